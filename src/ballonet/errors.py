@@ -1,0 +1,118 @@
+"""Every error that ballonet raises: one root, leaves that say what the caller may conclude.
+
+Each class has a stable ``code`` (for programs) and each instance a message that says what happened with the
+values, and, where a person can act, a ``hint``. Code outside this file raises these classes, never bare ones.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BallonetError(Exception):
+    """Root of all errors of this package.
+
+    :param message: what happened, with the values.
+    :param hint: what a person can do about it, or ``None``.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(BallonetError):
+    """The caller asked for something impossible; nothing was started."""
+
+    code = "config"
+
+
+class NameInUseError(ConfigError):
+    """A sandbox of that name is already running; it was left alone."""
+
+    code = "name-in-use"
+
+
+class HostError(BallonetError):
+    """The host lacks something that is needed (a program, a directory, a permission)."""
+
+    code = "host"
+
+
+class ProcessError(HostError):
+    """A helper program could not be run or failed; the message carries its status and last words."""
+
+    code = "process"
+
+
+class EngineError(BallonetError):
+    """QEMU could not be started, refused a command, or ended."""
+
+    code = "engine"
+
+
+class EngineMissingError(EngineError):
+    """There is no usable QEMU on this host: absent, or too old."""
+
+    code = "engine-missing"
+
+
+class EngineExitedError(EngineError):
+    """QEMU has ended, so the virtual machine no longer exists."""
+
+    code = "engine-exited"
+
+
+class BalloonError(EngineError):
+    """The balloon cannot do what was asked (no device, target outside the range with ``strict``)."""
+
+    code = "balloon"
+
+
+class GuestError(BallonetError):
+    """The guest failed to boot, or did not do what was asked."""
+
+    code = "guest"
+
+
+class GuestBootError(GuestError):
+    """The guest never reported that it is ready; the message carries the end of its console."""
+
+    code = "guest-boot"
+
+
+class GuestChannelError(GuestError):
+    """The guest broke the agent protocol, or the channel to it closed. The channel is not usable any more."""
+
+    code = "guest-channel"
+
+
+class GuestCommandError(GuestError):
+    """A command could not be started in the guest (not found, not executable, too many)."""
+
+    code = "guest-command"
+
+    def __init__(self, message: str, *, errno: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.errno = errno
+
+
+class ControlError(BallonetError):
+    """The control socket could not be served or reached, or refused a request."""
+
+    code = "control"
+
+
+class BindError(ControlError):
+    """The control socket could not be bound; the sandbox was not started."""
+
+    code = "bind"
+
+
+class SandboxError(BallonetError):
+    """The sandbox's own process failed or ended."""
+
+    code = "sandbox"

@@ -1,0 +1,68 @@
+"""Units of memory: the only place that converts bytes, MiB and 4 KiB balloon pages, and reads or writes sizes.
+
+Everywhere else a name carries its unit: ``*_mib``, ``*_bytes``, ``*_pages``.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from ballonet.errors import ConfigError
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+#: Size of a virtio balloon page in bytes (virtio 1.2 §5.5.6: always 4096, whatever the guest's page size).
+BALLOON_PAGE_BYTES = 4096
+
+#: The largest size that any setting accepts, in MiB (16 TiB): far above real hosts, far below overflow.
+MAX_MIB = 16 << 20
+
+_SIZE = re.compile(r"\s*(?P<number>\d{1,12}(?:\.\d{1,6})?)\s*(?P<unit>[a-zA-Z]*)\s*", re.ASCII)
+_UNIT_MIB = {"": 1, "m": 1, "mb": 1, "mib": 1, "g": 1024, "gb": 1024, "gib": 1024}
+_UNIT_MIB |= {"t": 1024**2, "tb": 1024**2, "tib": 1024**2}
+
+
+def mib_to_bytes(mib: int) -> int:
+    """MiB as bytes."""
+    return mib * MIB
+
+
+def bytes_to_mib(size_bytes: int) -> int:
+    """Whole MiB in ``size_bytes``, rounded down: never says more than there is."""
+    return size_bytes // MIB
+
+
+def kib_to_bytes(kib: int) -> int:
+    """KiB (the unit of ``/proc``) as bytes."""
+    return kib * KIB
+
+
+def mib_to_pages(mib: int) -> int:
+    """MiB as 4 KiB balloon pages (the unit of the virtio device and of the plain control protocol)."""
+    return mib * MIB // BALLOON_PAGE_BYTES
+
+
+def parse_size(text: str, what: str = "size") -> int:
+    """Read a size such as ``512``, ``512M`` or ``1.5G`` and return whole MiB.
+
+    A bare number is MiB. Units are binary whatever their spelling, as in Docker and QEMU: ``M``, ``MB`` and
+    ``MiB`` are all 2²⁰ bytes; also ``G`` and ``T``, upper or lower case.
+
+    :param what: the setting's name, for the message.
+    :raises ConfigError: not a size, negative, not a whole number of MiB, or above 16 TiB. Zero is read as
+        zero: whether it makes sense is for the setting to say.
+    """
+    match = _SIZE.fullmatch(text) if len(text) <= 64 else None
+    factor = _UNIT_MIB.get(match["unit"].lower()) if match else None
+    if match is None or factor is None:
+        shown = text if len(text) <= 32 else text[:32] + "…"
+        raise ConfigError(f"{what} {shown!r} is not a size", hint="write it as 512 (MiB), 512M or 1.5G")
+    mib = Decimal(match["number"]) * factor
+    if mib != int(mib):
+        raise ConfigError(f"{what} {text!r} is {mib} MiB, not a whole number of MiB")
+    if mib > MAX_MIB:
+        raise ConfigError(f"{what} {text!r} is above the largest supported size, {MAX_MIB} MiB (16 TiB)")
+    return int(mib)

@@ -1,0 +1,1 @@
+"""The control socket: its protocol (pure), its server and its client."""

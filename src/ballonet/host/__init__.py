@@ -1,0 +1,1 @@
+"""What the host says (/proc, PSI, PSS) and enforces (cgroups)."""

@@ -1,0 +1,1 @@
+"""The sandbox's own process: supervises one VM and serves its sockets."""

@@ -1,0 +1,1 @@
+"""The engine: QEMU, its balloon and its statistics. Imports no other package of ballonet."""

@@ -6,12 +6,14 @@ command is logged at debug level. Errors name the program, its status and its la
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shlex
 import shutil
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ballonet.errors import HostError, ProcessError
@@ -49,9 +51,10 @@ def run(
     cwd: Path | None = None,
     timeout_s: float = 120,
     env: Mapping[str, str] | None = None,
+    input_text: str = "",
     hint: str | None = None,
 ) -> str:
-    """Run a program to its end and return its standard output.
+    """Run a program to its end, with ``input_text`` as its standard input, and return its standard output.
 
     :raises ProcessError: it could not be started, took longer than ``timeout_s``, or ended with another
         status than 0; the message has the end of what it wrote to standard error.
@@ -62,7 +65,7 @@ def run(
         done = subprocess.run(
             [os.fspath(word) for word in argv],
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            input=input_text,
             capture_output=True,
             text=True,
             errors="replace",
@@ -75,8 +78,74 @@ def run(
     except OSError as error:
         raise ProcessError(f"{name} could not be started: {error.strerror}", hint=hint) from error
     except subprocess.TimeoutExpired as error:
-        raise ProcessError(f"{name} did not finish within {timeout_s:g} s and was ended", hint=hint) from error
+        message = f"{name} did not finish within {timeout_s:g} s and was ended"
+        raise ProcessError(message, hint=hint) from error
     if done.returncode != 0:
         last_words = done.stderr.strip()[-2000:] or "it wrote nothing to standard error"
         raise ProcessError(f"{name} ended with status {done.returncode}: {last_words}", hint=hint)
     return done.stdout
+
+
+def spawn(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    pass_fds: Sequence[int] = (),
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | None = subprocess.DEVNULL,
+    stderr: int | None = subprocess.DEVNULL,
+    env: Mapping[str, str] | None = None,
+    new_session: bool = False,
+    die_with_parent: bool = False,
+    hint: str | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a program and return at once. See :func:`wait_exit` for its end.
+
+    :param new_session: its own session, so that Ctrl-C in our terminal does not reach it.
+    :param die_with_parent: the kernel kills it (SIGKILL) when *this thread* ends, however that happens
+        (``PR_SET_PDEATHSIG``, prctl(2)): call from the main thread only.
+    :raises ProcessError: it could not be started.
+    """
+    log.debug("spawn %s", show_command(argv))
+    try:
+        return subprocess.Popen(
+            [os.fspath(word) for word in argv],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            env=clean_environment(env),
+            start_new_session=new_session,
+            preexec_fn=_ask_to_die_with_parent() if die_with_parent else None,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ProcessError(f"{os.fspath(argv[0])} could not be started: {error}", hint=hint) from error
+
+
+def _ask_to_die_with_parent() -> Callable[[], None]:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: the child only makes two system calls
+    parent = os.getpid()
+
+    def in_child() -> None:
+        pr_set_pdeathsig = 1
+        if libc.prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != parent:
+            os._exit(125)  # the parent is gone already: nobody would ever end this process
+
+    return in_child
+
+
+async def wait_exit(child: subprocess.Popen[bytes]) -> int:
+    """Wait for ``child`` without a thread and without polling (pidfd_open(2)); its status, or minus the signal."""
+    loop = asyncio.get_running_loop()
+    if (status := child.poll()) is not None:
+        return status
+    pidfd = os.pidfd_open(child.pid)
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+    return child.wait()

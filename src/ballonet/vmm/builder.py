@@ -1,0 +1,95 @@
+"""VmBuilder: from single settings to a complete :class:`VmSpec`; the last line of defence for sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from ballonet.errors import ConfigError
+from ballonet.vmm.config import Accel, BalloonSpec, Machine, VmSpec
+
+#: The least memory that a guest gets when no floor was given, unless a quarter of its ceiling is more (MiB).
+SAFE_FLOOR_MIB = 128
+
+
+def default_floor_mib(ceiling_mib: int, initial_mib: int) -> int:
+    """The floor when none was given: max(128 MiB, ceiling / 4), never above initial."""
+    return min(max(SAFE_FLOOR_MIB, ceiling_mib // 4), initial_mib)
+
+
+class VmBuilder:
+    """Collects settings; :meth:`build` checks that nothing is missing."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._cpus = 1
+        self._memory_mib = 512
+        self._machine = Machine.MICROVM
+        self._accel = Accel.TCG
+        self._tsc_khz: int | None = None
+        self._kernel: Path | None = None
+        self._initramfs: Path | None = None
+        self._balloon: tuple[int | None, int | None, bool, bool] | None = None
+
+    def cpus(self, count: int) -> Self:
+        self._cpus = count
+        return self
+
+    def memory(self, ceiling_mib: int) -> Self:
+        self._memory_mib = ceiling_mib
+        return self
+
+    def machine(self, machine: Machine) -> Self:
+        self._machine = machine
+        return self
+
+    def accel(self, accel: Accel, *, tsc_khz: int | None = None) -> Self:
+        """``accel`` decided (not ``auto``); ``tsc_khz`` for emulation."""
+        self._accel = accel
+        self._tsc_khz = tsc_khz
+        return self
+
+    def boot(self, kernel: Path, initramfs: Path) -> Self:
+        """An uncompressed vmlinux with a PVH entry, and a cpio archive."""
+        self._kernel = kernel
+        self._initramfs = initramfs
+        return self
+
+    def balloon(
+        self,
+        initial_mib: int | None = None,
+        min_mib: int | None = None,
+        *,
+        deflate_on_oom: bool = True,
+        free_page_reporting: bool = True,
+    ) -> Self:
+        """Give the VM a balloon. Missing initial: the ceiling. Missing min: :func:`default_floor_mib`."""
+        self._balloon = (initial_mib, min_mib, deflate_on_oom, free_page_reporting)
+        return self
+
+    def build(self) -> VmSpec:
+        """:raises ConfigError: no kernel was given, or the accelerator was left undecided."""
+        if self._kernel is None or self._initramfs is None:
+            raise ConfigError(f"virtual machine {self._name!r} has no kernel to boot")
+        if self._accel is Accel.AUTO:
+            raise ConfigError(f"virtual machine {self._name!r}: the accelerator is not decided")
+        return VmSpec(
+            name=self._name,
+            cpus=self._cpus,
+            memory_mib=self._memory_mib,
+            machine=self._machine,
+            accel=self._accel,
+            kernel=self._kernel,
+            initramfs=self._initramfs,
+            balloon=self._balloon_spec(),
+            tsc_khz=self._tsc_khz,
+        )
+
+    def _balloon_spec(self) -> BalloonSpec | None:
+        if self._balloon is None:
+            return None
+        ceiling = self._memory_mib
+        initial, floor, deflate_on_oom, free_page_reporting = self._balloon
+        initial = ceiling if initial is None else max(0, min(initial, ceiling))
+        floor = default_floor_mib(ceiling, initial) if floor is None else max(0, min(floor, initial))
+        return BalloonSpec(ceiling, initial, floor, deflate_on_oom, free_page_reporting)

@@ -1,0 +1,97 @@
+"""What a virtual machine is made of: the configuration a sandbox's process receives, and the finished spec.
+
+Pure data. :class:`VmConfig` is what was asked (every field, the balloon's included, shows in its ``repr``);
+:class:`VmSpec` is what :class:`~ballonet.vmm.builder.VmBuilder` makes of it, complete and clamped, ready
+to be rendered as an engine command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class Machine(StrEnum):
+    """The engine's machine types that ballonet drives."""
+
+    MICROVM = "microvm"
+    Q35 = "q35"
+
+
+class Accel(StrEnum):
+    """How guest code runs: hardware virtualisation, software emulation, or whichever the host can do."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VmConfig:
+    """A sandbox's virtual machine as it was asked for. All sizes are MiB of guest-visible memory.
+
+    ``None`` in a balloon field means that it was not given; a VM has a balloon when any of them is given.
+    """
+
+    name: str
+    cpus: int = 1
+    memory_mib: int = 512
+    balloon_initial_mib: int | None = None
+    balloon_min_mib: int | None = None
+    balloon_control_socket: Path | None = None
+    machine: Machine = Machine.MICROVM
+    accel: Accel = Accel.AUTO
+    deflate_on_oom: bool = True
+    free_page_reporting: bool = True
+
+    @property
+    def has_balloon(self) -> bool:
+        """Whether any balloon field was given."""
+        given = (self.balloon_initial_mib, self.balloon_min_mib, self.balloon_control_socket)
+        return any(value is not None for value in given)
+
+
+@dataclass(frozen=True)
+class Clamped:
+    """A target brought into a balloon's range."""
+
+    requested_mib: int
+    effective_mib: int
+    #: Which end of the range was in the way: ``"floor"``, ``"ceiling"``, or ``None``.
+    by: str | None
+
+
+@dataclass(frozen=True)
+class BalloonSpec:
+    """The balloon of a VM: its range in MiB of guest-visible memory, and how the device behaves."""
+
+    ceiling_mib: int
+    initial_mib: int
+    floor_mib: int
+    deflate_on_oom: bool = True
+    free_page_reporting: bool = True
+
+    def clamp(self, requested_mib: int) -> Clamped:
+        """``requested_mib`` brought into [floor, ceiling]."""
+        if requested_mib > self.ceiling_mib:
+            return Clamped(requested_mib, self.ceiling_mib, "ceiling")
+        if requested_mib < self.floor_mib:
+            return Clamped(requested_mib, self.floor_mib, "floor")
+        return Clamped(requested_mib, requested_mib, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VmSpec:
+    """A complete virtual machine, ready to be started."""
+
+    name: str
+    cpus: int
+    memory_mib: int
+    machine: Machine
+    accel: Accel
+    kernel: Path
+    initramfs: Path
+    balloon: BalloonSpec | None = None
+    #: Frequency of the host's time stamp counter: the guest of an emulated microvm cannot measure it.
+    tsc_khz: int | None = None

@@ -1,0 +1,57 @@
+"""The guest's console and the engine's own messages: the last of them is kept, the rest goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+
+#: How much is kept, in bytes: enough for a kernel panic with its trace.
+KEPT_BYTES = 64 * 1024
+
+
+class Tail:
+    """Reads a stream for as long as it lives and keeps its end, however much comes."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._kept = bytearray()
+        self._reader: asyncio.Task[None] | None = None
+
+    def start(self, stream: socket.socket) -> None:
+        """Read ``stream`` (owned from now on) until it ends."""
+        stream.setblocking(False)
+        self._reader = asyncio.create_task(self._read(stream), name=self._name)
+
+    async def drained(self, timeout_s: float = 1.0) -> None:
+        """Wait until the stream has ended, so that its last words are there."""
+        if self._reader is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await asyncio.shield(self._reader)
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        if self._reader is not None:
+            self._reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader
+
+    @property
+    def text(self) -> str:
+        """What is kept, made safe to show: control characters other than newline and tab are dropped."""
+        text = self._kept.decode("utf-8", errors="replace").replace("\r", "")
+        return "".join(char for char in text if char.isprintable() or char in "\n\t")
+
+    def last_lines(self, count: int) -> str:
+        """The last ``count`` lines that are not empty."""
+        lines = [line for line in self.text.splitlines() if line.strip()]
+        return "\n".join(lines[-count:])
+
+    async def _read(self, stream: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with stream, contextlib.suppress(OSError):
+            while chunk := await loop.sock_recv(stream, 16384):
+                self._kept += chunk
+                if len(self._kept) > KEPT_BYTES:
+                    del self._kept[: len(self._kept) - KEPT_BYTES]

@@ -1,0 +1,159 @@
+"""The engine binary: found, probed once, remembered.
+
+QEMU describes itself over QMP on a machine of type ``none``: that costs a tenth of a second, so the answer is
+kept in a small file, keyed by the binary's path, size, times and inode.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ballonet.errors import EngineMissingError, HostError
+from ballonet.process import find_program, run
+from ballonet.vmm.config import Accel, Machine
+
+PROGRAM = "qemu-system-x86_64"
+#: The oldest version that has all that is used here (``x-query-virtio-status``).
+MINIMUM_VERSION = (7, 2)
+INSTALL_HINT = "install it: apt-get install qemu-system-x86"
+
+_QUESTIONS = ("qmp_capabilities", "query-version", "query-machines", "qom-list-types", "quit")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A QEMU binary and what it can do."""
+
+    binary: Path
+    version: tuple[int, int, int]
+    #: Of :class:`~ballonet.vmm.config.Machine`, those that it has.
+    machines: tuple[str, ...]
+    accelerators: tuple[str, ...]
+    seccomp: bool
+
+    @property
+    def version_text(self) -> str:
+        return ".".join(map(str, self.version))
+
+    def require(self, machine: Machine, accel: Accel) -> None:
+        """:raises EngineMissingError: this binary was built without that machine type or accelerator."""
+        if machine not in self.machines:
+            raise EngineMissingError(
+                f"{self.binary} has no machine type {machine}; it has {', '.join(self.machines) or 'neither'}",
+                hint="choose another with --machine",
+            )
+        if accel not in self.accelerators:
+            raise EngineMissingError(
+                f"{self.binary} has no accelerator {accel}; it has {', '.join(self.accelerators)}",
+                hint="choose another with --accel",
+            )
+
+
+def find_engine(cache: Path, *, binary: Path | None = None) -> Engine:
+    """The engine to use: ``binary``, or ``$BALLONET_QEMU``, or ``qemu-system-x86_64`` on PATH.
+
+    :param cache: directory where the probe's answer is kept.
+    :raises EngineMissingError: there is none, it does not run, or it is too old.
+    """
+    chosen = binary or (Path(os.environ["BALLONET_QEMU"]) if os.environ.get("BALLONET_QEMU") else None)
+    try:
+        path = chosen or find_program(PROGRAM, hint=INSTALL_HINT)
+        facts = path.stat()
+    except (HostError, OSError) as error:
+        raise EngineMissingError(f"no usable QEMU: {error}", hint=INSTALL_HINT) from error
+    key = f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ino}"
+    kept = cache / "engine.json"
+    engine = _recall(kept, key)
+    if engine is None:
+        engine = probe_engine(path)
+        _remember(kept, key, engine)
+    _check(engine)
+    return engine
+
+
+def probe_engine(binary: Path) -> Engine:
+    """Ask the binary itself.
+
+    :raises EngineMissingError: it does not answer as QEMU does.
+    """
+    questions = "".join(json.dumps({"execute": word}) + "\n" for word in _QUESTIONS)
+    argv = [
+        str(binary),
+        "-nodefaults",
+        "-no-user-config",
+        "-machine",
+        "none",
+        "-display",
+        "none",
+        "-qmp",
+        "stdio",
+    ]
+    try:
+        answers = [json.loads(line) for line in run(argv, input_text=questions, timeout_s=60).splitlines()]
+        returned: list[Any] = [answer["return"] for answer in answers if "return" in answer]
+        _, version, machines, types, *_ = returned
+        numbers = version["qemu"]
+        names = {entry["name"] for entry in types}
+        machine_names = {entry.get("alias") or entry["name"] for entry in machines}
+        return Engine(
+            binary=binary,
+            version=(int(numbers["major"]), int(numbers["minor"]), int(numbers["micro"])),
+            machines=tuple(machine.value for machine in Machine if machine in machine_names),
+            accelerators=tuple(sorted(n.removesuffix("-accel") for n in names if n.endswith("-accel"))),
+            seccomp=_has_seccomp(binary),
+        )
+    except HostError as error:
+        raise EngineMissingError(f"{binary} does not run: {error}", hint=INSTALL_HINT) from error
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{binary} does not answer like QEMU: {error!r}"
+        raise EngineMissingError(message, hint=INSTALL_HINT) from error
+
+
+def _has_seccomp(binary: Path) -> bool:
+    argv = [str(binary), "-nodefaults", "-machine", "none", "-display", "none", "-sandbox", "on", "-version"]
+    try:
+        run(argv, timeout_s=60)
+    except HostError:
+        return False
+    return True
+
+
+def _check(engine: Engine) -> None:
+    if engine.version[:2] < MINIMUM_VERSION:
+        raise EngineMissingError(
+            f"{engine.binary} is QEMU {engine.version_text}; ballonet needs "
+            f"{'.'.join(map(str, MINIMUM_VERSION))} or newer",
+            hint=INSTALL_HINT,
+        )
+
+
+def _recall(kept: Path, key: str) -> Engine | None:
+    try:
+        document = json.loads(kept.read_text())
+        if document["key"] != key:
+            return None
+        facts = document["engine"]
+        return Engine(
+            binary=Path(facts["binary"]),
+            version=tuple(facts["version"]),
+            machines=tuple(facts["machines"]),
+            accelerators=tuple(facts["accelerators"]),
+            seccomp=bool(facts["seccomp"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent or unreadable: probing again is always right
+
+
+def _remember(kept: Path, key: str, engine: Engine) -> None:
+    document = {"key": key, "engine": {**asdict(engine), "binary": str(engine.binary)}}
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as out:
+            json.dump(document, out)
+        Path(out.name).replace(kept)
+    except OSError:
+        return  # a read-only cache only makes the next start probe again

@@ -1,0 +1,93 @@
+"""The engine's command line: the one place that renders it. Pure.
+
+Options are QEMU's own (``qemu-system-x86_64 -help``, docs/system/i386/microvm.rst).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ballonet.vmm.config import Accel, BalloonSpec, Machine, VmSpec
+from ballonet.vmm.engine import Engine
+
+#: QOM id of the balloon device; its object is at /machine/peripheral/<id>.
+BALLOON_ID = "balloon0"
+#: Name of the virtio-serial port on which the guest's agent listens.
+AGENT_PORT = "org.ballonet.agent.0"
+#: Size of the translation cache under emulation in MiB: QEMU's own default may take an eighth of host memory.
+TRANSLATION_CACHE_MIB = 64
+
+
+@dataclass(frozen=True)
+class EngineFds:
+    """Descriptors that the engine inherits: one end each of three connected Unix sockets."""
+
+    qmp: int
+    agent: int
+    console: int
+
+
+def render_command(spec: VmSpec, engine: Engine, fds: EngineFds) -> list[str]:
+    """The argument list that boots ``spec``, paused, with its three channels on ``fds``."""
+    argv = [str(engine.binary), "-name", f"guest={spec.name},debug-threads=on"]
+    argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"]
+    if engine.seccomp:
+        argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    argv += ["-machine", _machine(spec), "-accel", _accel(spec), "-cpu", _cpu(spec)]
+    argv += ["-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M"]
+    # A shared memfd: guest RAM then counts as RssShmem, apart from what the engine itself needs.
+    argv += ["-object", f"memory-backend-memfd,id=ram0,size={spec.memory_mib}M,share=on"]
+    argv += ["-kernel", str(spec.kernel), "-initrd", str(spec.initramfs)]
+    argv += ["-append", kernel_command_line(spec)]
+    argv += ["-chardev", f"socket,id=console0,fd={fds.console}", "-serial", "chardev:console0"]
+    argv += ["-chardev", f"socket,id=qmp0,fd={fds.qmp}", "-mon", "chardev=qmp0,mode=control"]
+    argv += ["-device", _virtio("virtio-serial", spec.machine)]
+    argv += ["-chardev", f"socket,id=agent0,fd={fds.agent}"]
+    argv += ["-device", f"virtserialport,chardev=agent0,name={AGENT_PORT}"]
+    if spec.balloon is not None:
+        argv += ["-device", _balloon(spec.balloon, spec.machine)]
+    return argv
+
+
+def kernel_command_line(spec: VmSpec) -> str:
+    """The guest kernel's parameters (Documentation/admin-guide/kernel-parameters.txt)."""
+    words = ["console=ttyS0", "quiet", "panic=-1", "psi=1"]
+    if spec.accel is Accel.TCG:
+        # Emulated code does not run on the processor's own speculation: mitigations only cost time there.
+        words.append("mitigations=off")
+        if spec.tsc_khz is not None:
+            # An emulated microvm has neither HPET nor PM timer: without this the kernel, now and then,
+            # cannot calibrate its clock and hangs.
+            words.append(f"tsc_early_khz={spec.tsc_khz}")
+    return " ".join(words)
+
+
+def _machine(spec: VmSpec) -> str:
+    if spec.machine is Machine.Q35:
+        return "q35,memory-backend=ram0,usb=off,vmport=off,smbus=off,sata=off"
+    # Its virtio-mmio devices are found by ACPI: Debian's kernels take none from the command line.
+    return (
+        "microvm,memory-backend=ram0,acpi=on,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off"
+    )
+
+
+def _accel(spec: VmSpec) -> str:
+    if spec.accel is Accel.KVM:
+        return "kvm"
+    return f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"
+
+
+def _cpu(spec: VmSpec) -> str:
+    # Five-level page tables only make each emulated page walk longer.
+    return "host" if spec.accel is Accel.KVM else "max,la57=off"
+
+
+def _virtio(device: str, machine: Machine) -> str:
+    return f"{device}-device" if machine is Machine.MICROVM else f"{device}-pci"
+
+
+def _balloon(balloon: BalloonSpec, machine: Machine) -> str:
+    deflate = "on" if balloon.deflate_on_oom else "off"
+    reporting = "on" if balloon.free_page_reporting else "off"
+    device = _virtio("virtio-balloon", machine)
+    return f"{device},id={BALLOON_ID},deflate-on-oom={deflate},free-page-reporting={reporting}"

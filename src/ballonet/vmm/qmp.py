@@ -1,0 +1,67 @@
+"""The engine's monitor, through the official ``qemu.qmp`` package: its errors become ours, its noise is quiet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, StateError
+
+from ballonet.errors import EngineError, EngineExitedError
+
+# The package logs every end of stream as an error; the process's end is noticed and told elsewhere.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)
+
+EventHandler = Callable[[str, Mapping[str, Any]], None]
+
+
+class Qmp:
+    """A connected monitor. Events go to one handler, in order, on the loop."""
+
+    def __init__(self, name: str, on_event: EventHandler) -> None:
+        self._client = QMPClient(name)
+        self._on_event = on_event
+        self._events: asyncio.Task[None] | None = None
+
+    async def connect(self, monitor: socket.socket) -> None:
+        """Negotiate over a connected socket, which this object owns from now on.
+
+        :raises EngineExitedError: the engine ended first.
+        """
+        try:
+            await self._client.connect(monitor)
+        except (ConnectError, OSError) as error:
+            raise EngineExitedError(f"QEMU ended before its monitor answered: {error}") from error
+        self._events = asyncio.create_task(self._pump_events())
+
+    async def execute(self, command: str, **arguments: object) -> Any:
+        """Run one command and return its answer. ``_`` in argument names stands for ``-``.
+
+        :raises EngineError: QEMU refused it; the message has the command and QEMU's words.
+        :raises EngineExitedError: QEMU is gone.
+        """
+        sent = {name.replace("_", "-"): value for name, value in arguments.items()}
+        try:
+            return await self._client.execute(command, sent or None)
+        except ExecuteError as error:
+            raise EngineError(f"QEMU refused {command} {sent}: {error}") from error
+        except (ExecInterruptedError, StateError, ConnectionError, EOFError) as error:
+            raise EngineExitedError(f"QEMU ended before it answered {command}") from error
+
+    async def close(self) -> None:
+        """Let go of the monitor; harmless if the engine is gone."""
+        if self._events is not None:
+            self._events.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._events
+        with contextlib.suppress(QMPError, EOFError, OSError):
+            await self._client.disconnect()
+
+    async def _pump_events(self) -> None:
+        async for event in self._client.events:
+            name, data = event["event"], event.get("data")
+            self._on_event(str(name), data if isinstance(data, dict) else {})

@@ -1,0 +1,190 @@
+"""Vm: one running engine. Starts it, holds its channels, and always notices its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from ballonet.errors import EngineError, EngineExitedError
+from ballonet.process import spawn, wait_exit
+from ballonet.vmm.balloon import Balloon
+from ballonet.vmm.config import VmSpec
+from ballonet.vmm.console import Tail
+from ballonet.vmm.engine import Engine
+from ballonet.vmm.qemu_args import EngineFds, render_command
+from ballonet.vmm.qmp import Qmp
+
+log = logging.getLogger(__name__)
+
+#: How long the engine may take to end by itself when told to (seconds).
+_QUIT_S = 5.0
+
+
+class ExitReason(StrEnum):
+    """Why a VM ended."""
+
+    STOPPED = "stopped"
+    GUEST_POWEROFF = "guest-poweroff"
+    GUEST_REBOOT = "guest-reboot"
+    GUEST_PANIC = "guest-panic"
+    ENGINE_KILLED = "engine-killed"
+    ENGINE_FAILED = "engine-failed"
+
+
+@dataclass(frozen=True)
+class VmExit:
+    """How a VM ended: why, the engine's exit status (negative: the signal), and a sentence for a person."""
+
+    reason: ExitReason
+    status: int
+    detail: str
+
+
+class Vm:
+    """A virtual machine. :meth:`start`, use :attr:`agent_channel` and :attr:`balloon`, then :meth:`kill`."""
+
+    def __init__(self, spec: VmSpec, engine: Engine) -> None:
+        self.spec = spec
+        self.engine = engine
+        self.console = Tail("guest console")
+        self.balloon: Balloon | None = None
+        self._words = Tail("engine messages")
+        self._qmp = Qmp(spec.name, self._on_event)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._agent: socket.socket | None = None
+        self._shutdown_reason: str | None = None
+        self._stopping = False
+        self._exit: asyncio.Task[VmExit] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the engine."""
+        assert self._child is not None, "the VM was not started"
+        return self._child.pid
+
+    @property
+    def agent_channel(self) -> socket.socket:
+        """Our end of the guest agent's virtio-serial port: a connected stream socket, to be owned by the caller."""
+        assert self._agent is not None, "the VM was not started"
+        return self._agent
+
+    async def start(self) -> None:
+        """Start the engine and let the guest run. Returns as soon as it runs, long before it has booted.
+
+        :raises EngineError: the engine did not start; nothing is left behind.
+        """
+        self.engine.require(self.spec.machine, self.spec.accel)
+        pairs = [socket.socketpair() for _ in range(4)]
+        (qmp, qmp_far), (self._agent, agent_far), (console, console_far), (words, words_far) = pairs
+        far_ends = (qmp_far, agent_far, console_far)
+        argv = render_command(self.spec, self.engine, EngineFds(*(end.fileno() for end in far_ends)))
+        try:
+            self._child = spawn(
+                argv,
+                pass_fds=[end.fileno() for end in far_ends],
+                stderr=words_far.fileno(),
+                die_with_parent=True,
+            )
+        except BaseException:
+            for near, _ in pairs:
+                near.close()
+            raise
+        finally:
+            for _, far in pairs:
+                far.close()
+        self.console.start(console)
+        self._words.start(words)
+        self._exit = asyncio.create_task(self._watch(), name="engine exit")
+        try:
+            await self._qmp.connect(qmp)
+            if self.spec.balloon is not None:
+                self.balloon = Balloon(self.spec.balloon, self.spec.machine, self._qmp)
+                await self.balloon.start()
+            await self._qmp.execute("cont")
+        except EngineError as error:
+            ended = await self.kill()
+            raise EngineError(f"QEMU did not start: {ended.detail or error.message}") from error
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def wait(self) -> VmExit:
+        """Wait for the engine's end, for whatever reason."""
+        assert self._exit is not None, "the VM was not started"
+        return await asyncio.shield(self._exit)
+
+    async def kill(self) -> VmExit:
+        """End the VM now, as pulling the plug would, and wait until it is gone. May be called again."""
+        assert self._exit is not None, "the VM was not started"
+        if not self._exit.done():
+            self._stopping = True
+            with contextlib.suppress(EngineError, TimeoutError):
+                async with asyncio.timeout(_QUIT_S):
+                    await self._qmp.execute("quit")
+                    await self.wait()
+            if not self._exit.done() and self._child is not None:
+                self._child.kill()
+        ended = await self.wait()
+        await self._qmp.close()
+        await self.console.stop()
+        await self._words.stop()
+        if self._agent is not None:
+            self._agent.close()
+        return ended
+
+    async def _watch(self) -> VmExit:
+        assert self._child is not None
+        status = await wait_exit(self._child)
+        await self.console.drained()
+        await self._words.drained()
+        if self.balloon is not None:
+            self.balloon.engine_exited()
+            await self.balloon.stop()
+        ended = explain_exit(
+            status, self._shutdown_reason, self._stopping, self.console.text, self._words.last_lines(3)
+        )
+        log.info("virtual machine ended: %s", ended.detail)
+        return ended
+
+    def _on_event(self, name: str, data: Mapping[str, Any]) -> None:
+        if name == "SHUTDOWN":
+            self._shutdown_reason = str(data.get("reason"))
+        elif self.balloon is not None:
+            self.balloon.handle_event(name, data)
+
+
+_PANIC = re.compile(r"Kernel panic - not syncing: (.{0,200})")
+
+
+def explain_exit(status: int, reason: str | None, stopping: bool, console: str, words: str) -> VmExit:
+    """Why the engine ended, from its exit status and the reason in its last SHUTDOWN event (QMP ShutdownCause).
+
+    :param stopping: whether we told it to.
+    :param console: what the guest last wrote to its console: a panic shows there.
+    :param words: what the engine last wrote to standard error.
+    """
+    if panic := _PANIC.search(console):
+        return VmExit(ExitReason.GUEST_PANIC, status, f"the guest's kernel panicked: {panic[1].strip()}")
+    if reason == "guest-shutdown":
+        return VmExit(ExitReason.GUEST_POWEROFF, status, "the guest powered itself off")
+    if reason == "guest-reset":
+        return VmExit(ExitReason.GUEST_REBOOT, status, "the guest rebooted itself, which ends a sandbox")
+    if stopping:
+        return VmExit(ExitReason.STOPPED, status, words)
+    if status < 0:
+        name = signal.Signals(-status).name
+        return VmExit(ExitReason.ENGINE_KILLED, status, f"QEMU was killed by {name}")
+    last = f": {words}" if words else ""
+    return VmExit(ExitReason.ENGINE_FAILED, status, f"QEMU ended by itself with status {status}{last}")
+
+
+__all__ = ["EngineExitedError", "ExitReason", "Vm", "VmExit", "explain_exit"]

@@ -36,13 +36,19 @@ class VmConfig:
 
     name: str
     cpus: int = 1
+    #: The ceiling.
     memory_mib: int = 512
+    #: Guest-visible memory at boot.
     balloon_initial_mib: int | None = None
+    #: The least guest-visible memory that a target may ask for.
     balloon_min_mib: int | None = None
+    #: Path of the Unix socket on which the host submits run-time targets.
     balloon_control_socket: Path | None = None
     machine: Machine = Machine.MICROVM
     accel: Accel = Accel.AUTO
+    #: The guest's kernel may take memory back from the balloon before it kills a process.
     deflate_on_oom: bool = True
+    #: The guest tells the host which pages it has freed.
     free_page_reporting: bool = True
 
     @property

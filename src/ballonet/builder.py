@@ -1,0 +1,83 @@
+"""SandboxBuilder: the fluent way to a :class:`~ballonet.config.SandboxConfig`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from ballonet.config import SandboxConfig
+from ballonet.errors import ConfigError
+from ballonet.memory import parse_size
+from ballonet.vmm.config import Accel, Machine
+
+#: A size: MiB as a number, or text such as "1.5G".
+Size = int | str
+
+
+class SandboxBuilder:
+    """Collects settings; :meth:`build` checks them, together, and says what does not fit.
+
+    >>> SandboxBuilder("box").memory("1G").balloon(initial=512, min=256).build().balloon_min_mib
+    256
+    """
+
+    def __init__(self, name: str) -> None:
+        self._fields: dict[str, Any] = {"name": name}
+
+    def image(self, image: str | None) -> Self:
+        return self._set(image=image)
+
+    def cpus(self, count: int) -> Self:
+        return self._set(cpus=count)
+
+    def memory(self, ceiling: Size) -> Self:
+        """The ceiling."""
+        return self._set(memory_mib=_mib(ceiling, "memory_mib"))
+
+    def balloon(
+        self,
+        initial: Size | None = None,
+        min: Size | None = None,  # the contract's name for it
+        control_socket: str | Path | None = None,
+    ) -> Self:
+        """Give the sandbox a balloon; each part is optional, and only the parts given are set."""
+        if initial is not None:
+            self._set(balloon_initial_mib=_mib(initial, "balloon_initial_mib"))
+        if min is not None:
+            self._set(balloon_min_mib=_mib(min, "balloon_min_mib"))
+        if control_socket is not None:
+            if not isinstance(control_socket, str | Path):
+                kind = type(control_socket).__name__
+                raise ConfigError(f"balloon_control_socket must be a path, not {kind} ({control_socket!r})")
+            self._set(balloon_control_socket=Path(control_socket))
+        return self
+
+    def deflate_on_oom(self, on: bool = True) -> Self:
+        return self._set(deflate_on_oom=on)
+
+    def free_page_reporting(self, on: bool = True) -> Self:
+        return self._set(free_page_reporting=on)
+
+    def confidential(self, on: bool = True) -> Self:
+        return self._set(confidential=on)
+
+    def machine(self, machine: Machine | str) -> Self:
+        return self._set(machine=machine)
+
+    def accel(self, accel: Accel | str) -> Self:
+        return self._set(accel=accel)
+
+    def build(self) -> SandboxConfig:
+        """:raises ConfigError: a setting, or a pair of them, is impossible; the message names both values."""
+        return SandboxConfig(**self._fields)
+
+    def _set(self, **fields: Any) -> Self:
+        self._fields.update(fields)
+        return self
+
+
+def _mib(size: Size, field: str) -> int:
+    return parse_size(size, field) if isinstance(size, str) else size
+
+
+__all__ = ["SandboxBuilder", "Size"]

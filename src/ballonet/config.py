@@ -1,0 +1,109 @@
+"""What a person or a program asks of a sandbox. A configuration that exists is a valid one.
+
+Nothing here looks at the host: whether a path can be bound or a kernel be found is said by those who do it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ballonet.errors import ConfigError
+from ballonet.memory import MAX_MIB
+from ballonet.vmm.config import Accel, Machine, VmConfig
+
+#: Names are safe as file names, host names and label values.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+#: The least memory that the guest's kernel, its modules and the agent need to boot (MiB), measured.
+MIN_MEMORY_MIB = 96
+#: The most processors that the engine's machine types take.
+MAX_CPUS = 255
+#: Bytes in ``sockaddr_un.sun_path`` less the terminating NUL (unix(7)).
+MAX_SOCKET_PATH_BYTES = 107
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxConfig(VmConfig):
+    """One sandbox: its virtual machine (the fields of :class:`~ballonet.vmm.config.VmConfig`) and what runs in it.
+
+    :raises ConfigError: on construction, naming the field and the values.
+    """
+
+    #: What the sandbox's root is made from; ``None`` is the built-in busybox root.
+    image: str | None = None
+    #: Encrypted guest memory. Not offered together with a balloon: the host could not take pages back.
+    confidential: bool = False
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        _check_int("cpus", self.cpus, 1, MAX_CPUS, unit="")
+        _check_int("memory_mib", self.memory_mib, MIN_MEMORY_MIB, MAX_MIB)
+        self._check_balloon()
+        for field, kind in (("machine", Machine), ("accel", Accel)):
+            value = getattr(self, field)
+            if value not in list(kind):
+                raise ConfigError(f"{field} {value!r} is unknown; choose one of {', '.join(kind)}")
+            object.__setattr__(self, field, kind(value))
+        if self.image is not None:
+            raise ConfigError(f"image {self.image!r}: only the built-in root is supported so far")
+
+    def _check_balloon(self) -> None:
+        ceiling, initial, floor = self.memory_mib, self.balloon_initial_mib, self.balloon_min_mib
+        if initial is not None:
+            _check_int("balloon_initial_mib", initial, 1, MAX_MIB)
+            _check_not_above("balloon_initial_mib", initial, "memory_mib", ceiling)
+        if floor is not None:
+            _check_int("balloon_min_mib", floor, 0, MAX_MIB)
+            _check_not_above("balloon_min_mib", floor, "memory_mib", ceiling)
+            if initial is not None:
+                _check_not_above("balloon_min_mib", floor, "balloon_initial_mib", initial)
+        if self.balloon_control_socket is not None:
+            check_socket_name(self.balloon_control_socket)
+        if self.confidential and self.has_balloon:
+            raise ConfigError(
+                "confidential does not go together with a balloon: the host cannot take back encrypted memory",
+                hint="leave out confidential, or every balloon setting",
+            )
+        if self.confidential:
+            raise ConfigError("confidential guests are not supported yet")
+
+
+def check_name(name: str) -> None:
+    """:raises ConfigError: ``name`` is not usable as a sandbox's name."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        shown = repr(name) if len(repr(name)) <= 80 else f"{repr(name)[:60]}… ({len(name)} characters)"
+        raise ConfigError(
+            f"name {shown} is not usable",
+            hint="1 to 63 letters, digits, '_', '.' or '-', beginning with a letter or digit",
+        )
+
+
+def check_socket_name(path: Path | str) -> None:
+    """:raises ConfigError: ``path`` is empty or longer than a Unix socket's address can be."""
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"balloon_control_socket must be a path, not {type(path).__name__} ({path!r})")
+    encoded = os.fsencode(path)
+    if not encoded or encoded == b".":  # Path("") reads as "."
+        raise ConfigError("balloon_control_socket is empty", hint="give a path, such as ./sandbox.sock")
+    if b"\0" in encoded:
+        raise ConfigError(f"balloon_control_socket {path!r} has a NUL byte in it")
+    if len(encoded) > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            f"balloon_control_socket is {len(encoded)} bytes long; a Unix socket's path has at most "
+            f"{MAX_SOCKET_PATH_BYTES}",
+            hint="choose a directory with a shorter path",
+        )
+
+
+def _check_int(field: str, value: object, least: int, most: int, *, unit: str = " MiB") -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{field} must be a whole number, not {type(value).__name__} ({value!r})")
+    if not least <= value <= most:
+        raise ConfigError(f"{field} {value}{unit} is outside {least} to {most}{unit}")
+
+
+def _check_not_above(field: str, value: int, limit_field: str, limit: int) -> None:
+    if value > limit:
+        raise ConfigError(f"{field} {value} MiB must not exceed {limit_field} {limit} MiB")

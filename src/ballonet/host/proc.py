@@ -1,0 +1,59 @@
+"""What the host really holds for a process, from ``/proc/PID`` (proc(5)). Unknown is ``None``, never zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ballonet.memory import bytes_to_mib, kib_to_bytes
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Host memory of one process in bytes, from ``status``: cheap to read (microseconds)."""
+
+    #: All of it (VmRSS).
+    total_bytes: int
+    #: Guest RAM alone: it is the only shared memory that the engine maps (RssShmem).
+    guest_ram_bytes: int
+
+    @property
+    def total_mib(self) -> int:
+        return bytes_to_mib(self.total_bytes)
+
+    @property
+    def guest_ram_mib(self) -> int:
+        return bytes_to_mib(self.guest_ram_bytes)
+
+
+def read_resident(pid: int, *, proc: Path = PROC) -> Resident | None:
+    """What process ``pid`` holds now; ``None`` if it is gone (a zombie holds nothing and says nothing)."""
+    fields = _read_kib_fields(proc / str(pid) / "status")
+    try:
+        return Resident(total_bytes=fields["VmRSS"], guest_ram_bytes=fields["RssShmem"])
+    except KeyError:
+        return None
+
+
+def read_pss_bytes(pid: int, *, proc: Path = PROC) -> int | None:
+    """Proportional set size: shared pages are counted by share, so that sums over processes are right.
+
+    Walks every mapping (milliseconds for a large VM): not for tight loops. ``None`` if it cannot be read.
+    """
+    return _read_kib_fields(proc / str(pid) / "smaps_rollup").get("Pss")
+
+
+def _read_kib_fields(path: Path) -> dict[str, int]:
+    """The ``Name:   123 kB`` lines of a file in /proc, in bytes."""
+    fields: dict[str, int] = {}
+    try:
+        for line in path.read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            words = value.split()
+            if len(words) == 2 and words[1] == "kB" and words[0].isdigit():
+                fields[name] = kib_to_bytes(int(words[0]))
+    except OSError:
+        return {}
+    return fields

@@ -1,0 +1,89 @@
+"""The flags of the hidden command ``ballonet sandbox``: rendered and parsed here, from one table. Pure.
+
+A flag is rendered only when its value differs from the default, so that a configuration without a feature
+renders exactly as it did before the feature existed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ballonet.config import SandboxConfig
+from ballonet.errors import ConfigError
+from ballonet.vmm.config import Accel, Machine, VmConfig
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag and the configuration field it carries; ``read`` turns its text into the field's value."""
+
+    name: str
+    field: str
+    read: Callable[[str], Any]
+
+
+def _on_off(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError("must be on or off")
+    return text == "on"
+
+
+FLAGS = (
+    Flag("--name", "name", str),
+    Flag("--cpus", "cpus", int),
+    Flag("--memory-mib", "memory_mib", int),
+    Flag("--balloon-initial-mib", "balloon_initial_mib", int),
+    Flag("--balloon-min-mib", "balloon_min_mib", int),
+    Flag("--balloon-control-socket", "balloon_control_socket", Path),
+    Flag("--machine", "machine", Machine),
+    Flag("--accel", "accel", Accel),
+    Flag("--deflate-on-oom", "deflate_on_oom", _on_off),
+    Flag("--free-page-reporting", "free_page_reporting", _on_off),
+)
+
+#: Always rendered: a sandbox's process shows in ``ps`` with its name and size.
+_ALWAYS = frozenset({"name", "cpus", "memory_mib"})
+
+
+def render_flags(config: SandboxConfig) -> list[str]:
+    """The flags that carry ``config`` to the sandbox's process."""
+    defaults = {field.name: field.default for field in fields(SandboxConfig)}
+    rendered: list[str] = []
+    for flag in FLAGS:
+        value = getattr(config, flag.field)
+        if flag.field in _ALWAYS or value != defaults[flag.field]:
+            text = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+            rendered += [flag.name, text]
+    return rendered
+
+
+def parse_flags(argv: Sequence[str]) -> VmConfig:
+    """What the sandbox's process makes of its flags.
+
+    :raises ConfigError: an unknown flag, one without its value, or a value that cannot be read.
+    """
+    known = {flag.name: flag for flag in FLAGS}
+    values: dict[str, Any] = {}
+    words = iter(argv)
+    for word in words:
+        name, glued, text = word.partition("=")
+        flag = known.get(name)
+        if flag is None:
+            raise ConfigError(f"ballonet sandbox: unknown flag {word!r}")
+        if not glued:
+            try:
+                text = next(words)
+            except StopIteration:
+                raise ConfigError(f"ballonet sandbox: {name} needs a value") from None
+        try:
+            values[flag.field] = flag.read(text)
+        except ValueError as error:
+            raise ConfigError(f"ballonet sandbox: {name} {text!r}: {error}") from error
+    if "name" not in values:
+        raise ConfigError("ballonet sandbox: --name is missing")
+    # The same rules hold on this side: the flags may have been typed by hand.
+    SandboxConfig(**values)
+    return VmConfig(**values)

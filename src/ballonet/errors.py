@@ -116,3 +116,15 @@ class SandboxError(BallonetError):
     """The sandbox's own process failed or ended."""
 
     code = "sandbox"
+
+
+def error_class(code: str) -> type[BallonetError]:
+    """The class whose ``code`` this is, for an error that comes from another process; the root if unknown."""
+    known: dict[str, type[BallonetError]] = {}
+    pending: list[type[BallonetError]] = [BallonetError]
+    while pending:
+        cls = pending.pop()
+        known[cls.code] = cls
+        pending.extend(cls.__subclasses__())
+    found = known.get(code, BallonetError)
+    return GuestError if found is GuestCommandError else found

@@ -15,7 +15,7 @@ from typing import Any
 
 from ballonet.errors import EngineError, EngineExitedError
 from ballonet.vmm.config import BalloonSpec, Clamped, Machine
-from ballonet.vmm.convergence import BalloonSnapshot, Convergence, Driver, State
+from ballonet.vmm.convergence import BalloonStatus, Convergence, Driver, State
 from ballonet.vmm.qemu_args import BALLOON_ID
 from ballonet.vmm.qmp import Qmp
 from ballonet.vmm.statistics import GuestStatistics, parse_statistics
@@ -48,7 +48,7 @@ class Balloon:
         self._statistics_on = False
 
     @property
-    def snapshot(self) -> BalloonSnapshot:
+    def snapshot(self) -> BalloonStatus:
         """What is known now; costs nothing."""
         return self._convergence.snapshot
 
@@ -78,13 +78,13 @@ class Balloon:
         self._wake.set()
         return clamped
 
-    async def wait_change(self, seen_version: int) -> tuple[int, BalloonSnapshot]:
+    async def wait_change(self, seen_version: int) -> tuple[int, BalloonStatus]:
         """Wait until the snapshot is another than that of ``seen_version`` (start with −1); changes coalesce."""
         while self._version == seen_version:
             await self._news.wait()
         return self._version, self.snapshot
 
-    async def wait_settled(self, generation: int) -> BalloonSnapshot:
+    async def wait_settled(self, generation: int) -> BalloonStatus:
         """Wait until the target of ``generation`` is applied, refused, failed, or superseded by another."""
         version = -1
         while True:

@@ -43,7 +43,7 @@ class Driver(StrEnum):
 
 
 @dataclass(frozen=True)
-class BalloonSnapshot:
+class BalloonStatus:
     """A balloon at one moment. ``actual_bytes`` is ``None`` until the engine has told it."""
 
     spec: BalloonSpec
@@ -82,8 +82,8 @@ class Convergence:
         self._engine_target = self._target_bytes
 
     @property
-    def snapshot(self) -> BalloonSnapshot:
-        return BalloonSnapshot(
+    def snapshot(self) -> BalloonStatus:
+        return BalloonStatus(
             spec=self._spec,
             requested_mib=self._clamped.requested_mib,
             target_mib=self._clamped.effective_mib,

@@ -1,0 +1,199 @@
+"""The balloon's state machine: what may be called applied, and when a guest refuses."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ballonet.memory import mib_to_bytes
+from ballonet.vmm.builder import default_floor_mib
+from ballonet.vmm.config import BalloonSpec
+from ballonet.vmm.convergence import STALL_WINDOW_S, Convergence, Driver, State
+
+SPEC = BalloonSpec(ceiling_mib=1024, initial_mib=512, floor_mib=256)
+
+
+def state_of(balloon: Convergence) -> State:
+    return balloon.snapshot.state
+
+
+def settled_at_initial() -> Convergence:
+    balloon = Convergence(SPEC, now=0)
+    balloon.observe(mib_to_bytes(1024), 0)
+    balloon.driver_seen(Driver.PRESENT, 1)
+    balloon.observe(mib_to_bytes(512), 2)
+    assert state_of(balloon) is State.APPLIED
+    return balloon
+
+
+def test_a_booting_guest_is_converging_however_long_it_takes() -> None:
+    balloon = Convergence(SPEC, now=0)
+    balloon.observe(mib_to_bytes(1024), 0)
+    balloon.tick(1000)
+    assert state_of(balloon) is State.CONVERGING
+    assert balloon.snapshot.detail == "the guest is booting"
+    assert balloon.poll_interval(1000) is None
+
+
+def test_applied_only_when_actual_is_there_to_the_byte() -> None:
+    balloon = settled_at_initial()
+    balloon.set_target(300, 10)
+    for actual in (mib_to_bytes(400), mib_to_bytes(300) + 4096):
+        balloon.observe(actual, 11)
+        assert state_of(balloon) is State.CONVERGING
+    balloon.observe(mib_to_bytes(300), 12)
+    assert state_of(balloon) is State.APPLIED
+    assert balloon.snapshot.since == 12
+
+
+@pytest.mark.parametrize(
+    ("requested", "effective", "by"),
+    [
+        (2000, 1024, "ceiling"),
+        (100, 256, "floor"),
+        (0, 256, "floor"),
+        (700, 700, None),
+        (10**30, 1024, "ceiling"),
+    ],
+)
+def test_targets_are_clamped_and_the_request_is_remembered(
+    requested: int, effective: int, by: str | None
+) -> None:
+    balloon = settled_at_initial()
+    assert balloon.set_target(requested, 10).by == by
+    assert balloon.snapshot.requested_mib == requested
+    assert balloon.snapshot.target_mib == effective
+    assert balloon.engine_target_bytes == mib_to_bytes(effective)
+
+
+def test_no_progress_for_the_window_is_refused_and_the_engine_is_asked_for_what_is_there() -> None:
+    balloon = settled_at_initial()
+    balloon.set_target(256, 10)
+    balloon.observe(mib_to_bytes(400), 10.5)
+    balloon.tick(10 + STALL_WINDOW_S - 0.1)
+    assert state_of(balloon) is State.CONVERGING
+    balloon.observe(mib_to_bytes(390), 10.4 + STALL_WINDOW_S)
+    assert state_of(balloon) is State.CONVERGING, "112 MiB at 10.5 s were progress"
+    balloon.tick(10.5 + STALL_WINDOW_S)
+    snapshot = balloon.snapshot
+    assert snapshot.state is State.GUEST_REFUSED
+    assert snapshot.target_mib == 256, "the target goes on saying what was asked"
+    assert balloon.engine_target_bytes == mib_to_bytes(390)
+    assert "134 MiB short" in str(snapshot.detail)
+    assert balloon.poll_interval(100) is None
+
+
+def test_steady_progress_is_never_refused() -> None:
+    balloon = Convergence(BalloonSpec(8192, 8192, 128), now=0)
+    balloon.observe(mib_to_bytes(8192), 0)
+    balloon.driver_seen(Driver.PRESENT, 0)
+    balloon.set_target(128, 0)
+    now, actual = 0.0, 8192
+    while actual > 128:
+        now, actual = now + 1, max(128, actual - 16)
+        balloon.observe(mib_to_bytes(actual), now)
+        assert balloon.snapshot.state in (State.CONVERGING, State.APPLIED)
+    assert state_of(balloon) is State.APPLIED
+
+
+def test_a_new_target_after_a_refusal_is_tried_again() -> None:
+    balloon = settled_at_initial()
+    balloon.set_target(256, 10)
+    balloon.tick(16)
+    assert state_of(balloon) is State.GUEST_REFUSED
+    balloon.set_target(300, 20)
+    assert state_of(balloon) is State.CONVERGING
+    assert balloon.engine_target_bytes == mib_to_bytes(300)
+
+
+def test_a_refused_guest_that_gets_there_after_all_is_applied() -> None:
+    balloon = settled_at_initial()
+    balloon.set_target(256, 10)
+    balloon.tick(16)
+    balloon.observe(mib_to_bytes(256), 17)
+    assert state_of(balloon) is State.APPLIED
+
+
+def test_memory_the_guest_took_back_is_said() -> None:
+    balloon = settled_at_initial()
+    balloon.observe(mib_to_bytes(552), 20)
+    assert state_of(balloon) is State.GUEST_REFUSED
+    assert "took back 40 MiB" in str(balloon.snapshot.detail)
+
+
+def test_an_absent_driver_is_no_driver_and_a_late_one_is_given_its_time() -> None:
+    balloon = Convergence(SPEC, now=0)
+    balloon.observe(mib_to_bytes(1024), 0)
+    balloon.driver_seen(Driver.ABSENT, 3)
+    assert state_of(balloon) is State.NO_DRIVER
+    balloon.set_target(300, 4)
+    assert state_of(balloon) is State.NO_DRIVER
+    assert balloon.engine_target_bytes == mib_to_bytes(300), "it applies when a driver comes"
+    balloon.driver_seen(Driver.PRESENT, 50)
+    assert state_of(balloon) is State.CONVERGING
+    balloon.tick(52)
+    assert state_of(balloon) is State.CONVERGING
+
+
+@pytest.mark.parametrize("actual", [-4096, mib_to_bytes(1024) + 4096, 2**63, -(2**63)])
+def test_an_impossible_actual_is_said_and_shown_within_range(actual: int) -> None:
+    balloon = settled_at_initial()
+    balloon.observe(actual, 20)
+    snapshot = balloon.snapshot
+    assert snapshot.state is State.FAILED
+    assert "impossible" in str(snapshot.detail)
+    assert 0 <= (snapshot.actual_mib or 0) <= 1024
+
+
+def test_polling_slows_down_and_stops_when_settled() -> None:
+    balloon = settled_at_initial()
+    balloon.set_target(300, 10)
+    intervals = [balloon.poll_interval(10 + t) for t in (0, 1, 5, 50)]
+    assert intervals == sorted(intervals, key=lambda i: i or 0)
+    assert intervals[0] == 0.005
+    assert intervals[-1] == 0.25
+    balloon.observe(mib_to_bytes(300), 11)
+    assert balloon.poll_interval(11) is None
+
+
+def test_every_set_has_a_generation_of_its_own() -> None:
+    balloon = settled_at_initial()
+    first = balloon.snapshot.generation
+    balloon.set_target(300, 10)
+    balloon.set_target(300, 11)
+    assert balloon.snapshot.generation == first + 2
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "initial", "floor"), [(1024, 512, 256), (512, 512, 128), (256, 100, 100), (8192, 8192, 2048)]
+)
+def test_the_default_floor_is_safe_and_never_above_initial(ceiling: int, initial: int, floor: int) -> None:
+    assert default_floor_mib(ceiling, initial) == floor
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["set", "observe", "tick", "present", "absent"]),
+            st.integers(-(2**64), 2**64),
+            st.floats(0, 10),
+        )
+    )
+)
+def test_whatever_happens_applied_means_actual_is_the_target(steps: list[tuple[str, int, float]]) -> None:
+    balloon = Convergence(SPEC, now=0)
+    now = 0.0
+    for what, value, passed in steps:
+        now += passed
+        if what == "set":
+            balloon.set_target(value, now)
+        elif what == "observe":
+            balloon.observe(value, now)
+        elif what == "tick":
+            balloon.tick(now)
+        else:
+            balloon.driver_seen(Driver(what), now)
+        snapshot = balloon.snapshot
+        assert SPEC.floor_mib <= snapshot.target_mib <= SPEC.ceiling_mib
+        if snapshot.state is State.APPLIED:
+            assert snapshot.actual_mib == snapshot.target_mib
+        assert 0 <= balloon.engine_target_bytes <= mib_to_bytes(SPEC.ceiling_mib)

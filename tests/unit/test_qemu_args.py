@@ -1,0 +1,70 @@
+"""The engine's command line, rendered without starting anything."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ballonet.vmm.config import Accel, BalloonSpec, Machine, VmSpec
+from ballonet.vmm.engine import Engine
+from ballonet.vmm.qemu_args import EngineFds, kernel_command_line, render_command
+
+ENGINE = Engine(
+    Path("/usr/bin/qemu-system-x86_64"), (7, 2, 0), ("microvm", "q35"), ("kvm", "tcg"), seccomp=True
+)
+SPEC = VmSpec(
+    name="box",
+    cpus=2,
+    memory_mib=1024,
+    machine=Machine.MICROVM,
+    accel=Accel.TCG,
+    kernel=Path("/k/vmlinux"),
+    initramfs=Path("/k/initramfs"),
+    balloon=BalloonSpec(1024, 512, 256),
+    tsc_khz=2_500_000,
+)
+FDS = EngineFds(qmp=10, agent=11, console=12)
+
+
+def rendered(spec: VmSpec, engine: Engine = ENGINE) -> str:
+    return " ".join(render_command(spec, engine, FDS))
+
+
+def test_nothing_is_inherited_from_the_user_or_given_by_default() -> None:
+    command = rendered(SPEC)
+    for word in ("-nodefaults", "-no-user-config", "-sandbox on,", "-display none", "-no-reboot"):
+        assert word in command
+    assert "-net" not in command
+
+
+def test_guest_memory_is_a_shared_memfd_of_the_ceiling() -> None:
+    assert "memory-backend-memfd,id=ram0,size=1024M,share=on" in rendered(SPEC)
+
+
+def test_without_a_balloon_there_is_no_balloon_device() -> None:
+    assert "virtio-balloon" in rendered(SPEC)
+    assert "virtio-balloon" not in rendered(replace(SPEC, balloon=None))
+
+
+def test_balloon_switches_reach_the_device() -> None:
+    assert "deflate-on-oom=on,free-page-reporting=on" in rendered(SPEC)
+    off = replace(SPEC, balloon=BalloonSpec(1024, 512, 256, deflate_on_oom=False, free_page_reporting=False))
+    assert "deflate-on-oom=off,free-page-reporting=off" in rendered(off)
+
+
+def test_q35_has_pci_devices_and_microvm_has_mmio_ones() -> None:
+    assert "virtio-balloon-device," in rendered(SPEC)
+    assert "virtio-balloon-pci," in rendered(replace(SPEC, machine=Machine.Q35))
+
+
+def test_emulation_bounds_its_cache_and_tells_the_guest_its_clock() -> None:
+    assert "tb-size=64" in rendered(SPEC)
+    assert "tsc_early_khz=2500000" in kernel_command_line(SPEC)
+
+
+def test_kvm_keeps_the_guests_mitigations() -> None:
+    line = kernel_command_line(replace(SPEC, accel=Accel.KVM))
+    assert "mitigations" not in line
+    assert "tsc_early_khz" not in line
+
+
+def test_an_engine_without_seccomp_is_not_asked_for_it() -> None:
+    assert "-sandbox" not in rendered(SPEC, replace(ENGINE, seccomp=False))

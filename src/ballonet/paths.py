@@ -1,0 +1,174 @@
+"""Where ballonet keeps its files, and how a file there comes to be: whole, or not at all.
+
+Owns the cache directory (kernels, initramfs: can be deleted at any time) and the run directory (one directory
+per running sandbox). Directories follow the XDG Base Directory Specification 0.8. Never decides what is in them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ballonet.errors import ConfigError, HostError
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def cache_dir(env: Mapping[str, str] | None = None) -> Path:
+    """The cache directory: ``$XDG_CACHE_HOME/ballonet``, else ``~/.cache/ballonet``; made on demand, mode 0700.
+
+    :param env: the environment to read; the process's own by default.
+    :raises HostError: it cannot be made, or is not a directory of ours.
+    """
+    env = os.environ if env is None else env
+    base = _absolute(env.get("XDG_CACHE_HOME")) or _home(env) / ".cache"
+    return private_dir(base / "ballonet", hint="set XDG_CACHE_HOME to a directory that is yours")
+
+
+def run_dir(env: Mapping[str, str] | None = None) -> Path:
+    """The run directory, the first that applies, made on demand with mode 0700.
+
+    1. ``$BALLONET_RUN_DIR`` itself;
+    2. ``$XDG_RUNTIME_DIR/ballonet``, where that variable names an existing directory of ours (``su`` and
+       ``sudo`` may leave another user's there);
+    3. ``/run/ballonet`` for root; ``/run/user/UID/ballonet`` where that parent exists and is ours;
+    4. ``/tmp/ballonet-UID``.
+
+    :raises ConfigError: ``$BALLONET_RUN_DIR`` is not an absolute path.
+    :raises HostError: it cannot be made, or what is there is not a directory of ours that only we can use.
+    """
+    env = os.environ if env is None else env
+    return private_dir(
+        _run_dir_path(env, os.getuid()), hint="set BALLONET_RUN_DIR to a directory that is yours"
+    )
+
+
+def sandbox_dir(name: str, env: Mapping[str, str] | None = None) -> Path:
+    """The directory of the sandbox ``name`` inside :func:`run_dir`; not made here.
+
+    :raises ConfigError: ``name`` would not be one plain entry of the run directory.
+    """
+    if not name or name.startswith(".") or "/" in name or "\0" in name:
+        raise ConfigError(f"sandbox name {name!r} cannot be the name of a directory")
+    return run_dir(env) / name
+
+
+def private_dir(path: Path, *, hint: str | None = None) -> Path:
+    """Make ``path`` (and its parents) if need be, and see to it that only we can use it.
+
+    A directory of ours whose mode lets others in is closed (0700); anything else there is refused and left
+    alone: a symbolic link or another user's directory could hand our sockets to somebody else.
+
+    :raises HostError: it cannot be made, is a symbolic link, not a directory, or owned by another user.
+    """
+    with contextlib.suppress(FileExistsError):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise HostError(f"directory {path} cannot be made: {error.strerror}", hint=hint) from error
+    # Judged through one descriptor, so that what is checked is also what is changed.
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        found = "is a symbolic link" if path.is_symlink() else f"cannot be used: {error.strerror}"
+        raise HostError(f"directory {path} {found}", hint=hint) from error
+    try:
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid():
+            raise HostError(f"directory {path} belongs to user {status.st_uid}, not to us", hint=hint)
+        if status.st_mode & _OTHERS:
+            os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)
+    return path
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write ``content`` to ``path`` so that a reader, even after a power cut, sees all of it or the old file.
+
+    :raises HostError: it cannot be written (permission, full disk).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise HostError(f"{path} cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def exclusive(lock_file: Path) -> Iterator[None]:
+    """Hold ``lock_file`` alone, among threads and processes, for the time of the ``with`` block; waits its turn.
+
+    The file stays (removing it would let two holders in); the kernel releases the lock when its holder dies.
+
+    :raises HostError: the lock file cannot be opened.
+    """
+    try:
+        fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HostError(f"lock file {lock_file} cannot be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _run_dir_path(env: Mapping[str, str], uid: int, root: Path = Path("/")) -> Path:
+    chosen = env.get("BALLONET_RUN_DIR")
+    if chosen:
+        path = _absolute(chosen)
+        if path is None:
+            raise ConfigError(f"BALLONET_RUN_DIR is {chosen!r}, not an absolute path")
+        return path
+    runtime = _absolute(env.get("XDG_RUNTIME_DIR"))
+    if runtime is not None and _owned_directory(runtime, uid):
+        return runtime / "ballonet"
+    if uid == 0:
+        return root / "run/ballonet"
+    user = root / "run/user" / str(uid)
+    return user / "ballonet" if _owned_directory(user, uid) else root / "tmp" / f"ballonet-{uid}"
+
+
+def _absolute(text: str | None) -> Path | None:
+    # The XDG specification has relative paths ignored, like unset ones.
+    return Path(text) if text and text.startswith("/") else None
+
+
+def _owned_directory(path: Path, uid: int) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    home = _absolute(env.get("HOME"))
+    if home is not None:
+        return home
+    import pwd
+
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise HostError(
+            f"user {os.getuid()} has no home directory", hint="set HOME or XDG_CACHE_HOME"
+        ) from None

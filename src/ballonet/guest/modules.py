@@ -1,0 +1,151 @@
+"""Kernel modules on the host: which files a list of module names needs, in load order, and their contents.
+
+Reads what kmod's ``depmod`` writes (modules.dep(5)) and what the kernel's build lists (``modules.builtin``,
+Documentation/kbuild/kbuild.rst). A tree without ``modules.dep``, as a package that was unpacked but not
+installed has it, is read too: then each module itself is asked what it depends on (its ``.modinfo`` section).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ballonet.errors import HostError
+from ballonet.guest.elf import Elf
+
+_SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
+
+#: The index files whose content decides what :meth:`ModuleTree.resolve` answers.
+INDEX_FILES = ("modules.dep", "modules.builtin")
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module file. ``relative`` is where it belongs under ``/lib/modules/RELEASE`` when uncompressed."""
+
+    name: str
+    path: Path
+    relative: str
+
+
+def canonical(name: str) -> str:
+    """The one spelling of a module's name: the kernel takes ``-`` and ``_`` as the same."""
+    return name.replace("-", "_")
+
+
+class ModuleTree:
+    """The modules of one kernel release.
+
+    :param directory: the release's directory, such as ``/lib/modules/6.12.9-cloud-amd64``.
+    :raises HostError: the directory cannot be read, or has no list of the built-in modules.
+    """
+
+    def __init__(self, directory: Path, release: str) -> None:
+        self._directory = directory
+        self._release = release
+        self._builtin = {_module_name(line) for line in self._lines("modules.builtin")}
+        self._dependencies: dict[str, list[str]] | None = None
+        self._files: dict[str, str] = {}
+        if (directory / "modules.dep").exists():
+            self._dependencies = {}
+            for line in self._lines("modules.dep"):
+                path, _, needed = line.partition(":")
+                self._files[_module_name(path)] = path
+                # modules.dep(5) lists them the other way round: the last is to be loaded first.
+                self._dependencies[_module_name(path)] = [
+                    _module_name(word) for word in reversed(needed.split())
+                ]
+        else:
+            self._files = {_module_name(path): path for path in _walk(directory)}
+
+    def resolve(self, names: Iterable[str]) -> list[Module]:
+        """The modules to load for ``names``: what each depends on before it, none twice, built-in ones left out.
+
+        :raises HostError: this kernel has no module of one of the names.
+        """
+        ordered: list[Module] = []
+        begun = set(self._builtin)  # also ends a circle, which only damaged data has
+        for name in names:
+            self._add(canonical(name), None, begun, ordered)
+        return ordered
+
+    def _add(self, name: str, wanted_by: str | None, begun: set[str], ordered: list[Module]) -> None:
+        if name in begun:
+            return
+        begun.add(name)
+        relative = self._files.get(name)
+        if relative is None:
+            why = f", which {wanted_by} depends on" if wanted_by else ""
+            raise HostError(
+                f"kernel {self._release} has no module {name}{why} (looked in {self._directory})",
+                hint="use another kernel, or install the package with this kernel's modules",
+            )
+        path = self._directory / relative
+        for dependency in self._dependencies_of(name, path):
+            self._add(dependency, name, begun, ordered)
+        plain = relative[: relative.index(".ko") + 3]
+        if plain.startswith("/") or ".." in PurePosixPath(plain).parts:
+            plain = f"external/{name}.ko"  # an absolute path, as old versions of depmod wrote them
+        ordered.append(Module(name, path, plain))
+
+    def _dependencies_of(self, name: str, path: Path) -> list[str]:
+        if self._dependencies is not None:
+            return self._dependencies[name]
+        information = Elf(read_module(path), str(path)).section(".modinfo") or b""
+        for entry in information.split(b"\0"):
+            key, _, value = entry.partition(b"=")
+            if key == b"depends":
+                return [canonical(word) for word in value.decode("ascii", "replace").split(",") if word]
+        return []
+
+    def _lines(self, name: str) -> list[str]:
+        try:
+            return (self._directory / name).read_text("utf-8", "replace").splitlines()
+        except OSError as error:
+            raise HostError(
+                f"the modules of kernel {self._release} cannot be listed: {self._directory / name}: {error.strerror}"
+            ) from error
+
+
+def read_module(path: Path) -> bytes:
+    """The content of a module file, uncompressed (``.ko``, ``.ko.xz``, ``.ko.gz``, ``.ko.zst``).
+
+    :raises HostError: it cannot be read, or is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise HostError(f"module {path} cannot be read: {error.strerror}") from error
+    try:
+        return _decompress(content, path.suffix)
+    except Exception as error:  # each library has its own error class, importing one to name it is not lazy
+        raise HostError(f"module {path} is damaged: {error}") from error
+
+
+def _decompress(content: bytes, suffix: str) -> bytes:
+    if suffix == ".xz":
+        import lzma
+
+        return lzma.decompress(content, lzma.FORMAT_XZ)
+    if suffix == ".gz":
+        import gzip
+
+        return gzip.decompress(content)
+    if suffix == ".zst":
+        import zstandard
+
+        return zstandard.ZstdDecompressor().decompressobj().decompress(content)
+    return content
+
+
+def _walk(directory: Path) -> Iterable[str]:
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            if name.endswith(_SUFFIXES):
+                yield os.path.relpath(os.path.join(parent, name), directory)  # noqa: PTH118 # hundreds of them
+
+
+def _module_name(path: str) -> str:
+    return canonical(path.rpartition("/")[2].partition(".ko")[0])

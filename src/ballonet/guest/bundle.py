@@ -1,0 +1,118 @@
+"""Everything a guest boots from, in one call: kernel and initramfs, found or made, from the cache when possible.
+
+The second call for the same inputs only looks at a handful of files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ballonet.errors import ConfigError, HostError
+from ballonet.guest.initramfs import DEFAULT_MODULES, obtain_initramfs
+from ballonet.guest.kernel import find_kernel
+from ballonet.guest.modules import canonical
+from ballonet.paths import cache_dir
+
+#: Where the package's build puts the guest's programs (``hatch_build.py``).
+BIN_DIR = Path(__file__).parent / "agent" / "bin"
+
+
+@dataclass(frozen=True)
+class GuestBundle:
+    """What a guest boots from.
+
+    ``vmlinux`` goes to QEMU's ``-kernel``, ``initramfs`` to ``-initrd``; ``vmlinuz`` is the same kernel
+    compressed. ``modules`` are the names that the agent loads, in order: built-in ones are not among them.
+    """
+
+    release: str
+    vmlinuz: Path
+    vmlinux: Path
+    modules_dir: Path
+    initramfs: Path
+    modules: tuple[str, ...]
+
+
+def prepare_guest(
+    *,
+    cache: Path | None = None,
+    without_modules: Sequence[str] = (),
+    extra_modules: Sequence[str] = (),
+    kernel: Path | None = None,
+    agent: Path | None = None,
+    busybox: Path | None = None,
+    fetch: bool = True,
+    report: Callable[[str], None] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> GuestBundle:
+    """Find or make what a guest boots from.
+
+    :param cache: the cache directory; :func:`ballonet.paths.cache_dir` by default.
+    :param without_modules: modules of :data:`DEFAULT_MODULES` to leave out, such as ``virtio_balloon``.
+    :param extra_modules: modules to load after those.
+    :param kernel: a ``vmlinuz`` to use instead of looking for one (see :func:`find_kernel`).
+    :param agent: the agent's binary, the package's own by default.
+    :param busybox: a static busybox, the one on ``PATH`` by default.
+    :param fetch: whether a kernel may be downloaded if the host has none.
+    :param report: told in one line what takes time.
+    :param env: the environment to read; the process's own by default.
+    :raises ConfigError: ``without_modules`` names a module that is not among the default ones.
+    :raises HostError: something is missing on the host; the hint says how to get it.
+    """
+    env = os.environ if env is None else env
+    cache = cache_dir(env) if cache is None else cache
+    without = {canonical(name) for name in without_modules}
+    unknown = without.difference(DEFAULT_MODULES)
+    if unknown:
+        raise ConfigError(
+            f"{', '.join(sorted(unknown))} cannot be left out: the modules are {', '.join(DEFAULT_MODULES)}"
+        )
+    agent = guest_program("agent") if agent is None else agent
+    busybox = find_busybox(env) if busybox is None else busybox
+    found = find_kernel(cache=cache, fetch=fetch, explicit=kernel, report=report, env=env)
+    initramfs = obtain_initramfs(
+        kernel=found,
+        agent=agent,
+        busybox=busybox,
+        module_names=[*(name for name in DEFAULT_MODULES if name not in without), *extra_modules],
+        cache=cache,
+        report=report,
+    )
+    return GuestBundle(
+        release=found.release,
+        vmlinuz=found.vmlinuz,
+        vmlinux=found.vmlinux,
+        modules_dir=found.modules_dir,
+        initramfs=initramfs.path,
+        modules=initramfs.modules,
+    )
+
+
+def guest_program(name: str, directory: Path = BIN_DIR) -> Path:
+    """A program that was compiled when the package was built: ``agent``, or ``tsckhz``.
+
+    :raises HostError: it is not there: the sources are used without having been built.
+    """
+    path = directory / name
+    if not path.is_file():
+        raise HostError(
+            f"the guest's program {name} was not built ({path} is missing)",
+            hint="install the package (pip install, also with -e), with musl-tools or gcc there to compile it",
+        )
+    return path
+
+
+def find_busybox(env: Mapping[str, str]) -> Path:
+    """The busybox on ``PATH``. Whether it is static is checked when an initramfs is built with it.
+
+    :raises HostError: there is none.
+    """
+    # Not by shutil.which: importing it would cost more than the rest of a call that finds everything made.
+    for directory in (*env.get("PATH", os.defpath).split(":"), "/usr/bin", "/bin"):
+        path = Path(directory or ".", "busybox").absolute()
+        if path.is_file() and os.access(path, os.X_OK):
+            return path
+    raise HostError("busybox is not installed (not on PATH)", hint="apt-get install busybox-static")

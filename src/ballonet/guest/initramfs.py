@@ -1,0 +1,172 @@
+"""The guest's first file system: the agent as ``/init``, busybox with its applets, the kernel modules it loads.
+
+Uncompressed: unpacking would cost more time in the guest, above all under emulation, than reading does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ballonet.errors import HostError
+from ballonet.guest.artifacts import Artifacts, Inputs, Product
+from ballonet.guest.cpio import Archive
+from ballonet.guest.elf import PT_INTERP, Elf
+from ballonet.guest.kernel import Kernel
+from ballonet.guest.modules import INDEX_FILES, Module, ModuleTree, read_module
+
+#: What every guest loads: the transports of both machine types, the balloon and the agent's channel. One list
+#: for both: the two modules that a machine has no use for take a few kilobytes and no time.
+DEFAULT_MODULES = ("virtio_mmio", "virtio_pci", "virtio_balloon", "virtio_console")
+
+#: Where the agent finds the modules to load: absolute paths, one a line, in load order.
+MODULE_LIST = "etc/ballonet/modules"
+
+# Counted up when the same inputs are to give another archive.
+_LAYOUT = "1"
+
+_DIRECTORIES = (
+    *("bin", "sbin", "usr/bin", "usr/sbin", "etc/ballonet", "lib/modules"),
+    *("dev", "mnt", "proc", "run", "sys", "var"),
+)
+
+_TEXTS = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n",
+    "etc/hostname": "ballonet\n",
+    "etc/resolv.conf": "",
+}
+
+
+@dataclass(frozen=True)
+class Initramfs:
+    """A built archive, and the names of the modules in it in load order (built-in ones are not among them)."""
+
+    path: Path
+    modules: tuple[str, ...]
+
+
+def obtain_initramfs(
+    *,
+    kernel: Kernel,
+    agent: Path,
+    busybox: Path,
+    module_names: Sequence[str],
+    cache: Path,
+    report: Callable[[str], None] | None = None,
+) -> Initramfs:
+    """The archive for these inputs, from the cache if nothing that goes in has changed.
+
+    :param agent: the agent's binary. It and ``busybox`` must be static: the guest has no libraries.
+    :param module_names: modules to load; what they depend on comes along.
+    :param report: told in one line what takes time.
+    :raises HostError: an input is missing, unreadable or unfit; the kernel lacks a module; the cache is not
+        writable.
+    """
+
+    def make() -> Product:
+        if report is not None:
+            report(f"building the initramfs for kernel {kernel.release}")
+        inputs = Inputs()
+        programs = {path: _static_program(inputs.read(path), path) for path in (agent, busybox)}
+        for name in INDEX_FILES:
+            inputs.watch(kernel.modules_dir / name)
+        modules = ModuleTree(kernel.modules_dir, kernel.release).resolve(module_names)
+        contents = [(module, read_module(inputs.watch(module.path))) for module in modules]
+        archive = render(
+            release=kernel.release,
+            agent=programs[agent],
+            busybox=programs[busybox],
+            applets=busybox_applets(busybox),
+            modules=contents,
+        )
+        # The archive says everything about its inputs and is the same for the same ones: its digest is theirs.
+        name = f"initramfs-{hashlib.sha256(archive).hexdigest()[:32]}.cpio"
+        facts = {"modules": [module.name for module in modules]}
+        return Product(name, len(archive), lambda: archive, inputs, facts)
+
+    request = {
+        "what": "initramfs " + _LAYOUT,
+        "release": kernel.release,
+        "modules_dir": str(kernel.modules_dir),
+        "agent": str(agent),
+        "busybox": str(busybox),
+        "modules": list(module_names),
+    }
+    made = Artifacts(cache).obtain(request, make)
+    return Initramfs(made.path, tuple(made.facts["modules"]))
+
+
+def build_initramfs(
+    *, kernel: Kernel, agent: Path, busybox: Path, module_names: Sequence[str], cache: Path
+) -> Path:
+    """The path of :func:`obtain_initramfs`'s archive."""
+    return obtain_initramfs(
+        kernel=kernel, agent=agent, busybox=busybox, module_names=module_names, cache=cache
+    ).path
+
+
+def render(
+    *,
+    release: str,
+    agent: bytes,
+    busybox: bytes,
+    applets: Sequence[str],
+    modules: Sequence[tuple[Module, bytes]],
+) -> bytes:
+    """The archive's bytes. Pure, and the same for the same inputs.
+
+    :param applets: where busybox's programs go, such as ``usr/bin/wc``.
+    :param modules: the modules with their uncompressed contents, in load order.
+    """
+    archive = Archive()
+    for directory in _DIRECTORIES:
+        archive.directories(directory)
+    archive.directory("root", 0o700)
+    archive.directory("tmp", 0o1777)
+    archive.directory("var/tmp", 0o1777)
+    # The kernel opens it for PID 1 before anything can be mounted (Documentation/admin-guide/devices.txt: 5, 1).
+    archive.character_device("dev/console", 5, 1)
+    archive.file("init", agent, 0o755)
+    archive.file("bin/busybox", busybox, 0o755)
+    for applet in applets:
+        archive.directories(applet.rpartition("/")[0])
+        archive.symlink(applet, "/bin/busybox")
+    for name, text in _TEXTS.items():
+        archive.file(name, text.encode())
+    paths = []
+    for module, content in modules:
+        path = f"lib/modules/{release}/{module.relative}"
+        archive.directories(path.rpartition("/")[0])
+        archive.file(path, content)
+        paths.append(f"/{path}\n")
+    archive.file(MODULE_LIST, "".join(paths).encode())
+    return archive.to_bytes()
+
+
+def busybox_applets(busybox: Path) -> list[str]:
+    """Where this busybox wants its programs: relative paths such as ``usr/bin/wc``.
+
+    :raises ProcessError: it cannot be run.
+    :raises HostError: it names no programs.
+    """
+    from ballonet.process import run
+
+    listed = run([busybox, "--list-full"], timeout_s=30).split()
+    # linuxrc is an init of the days of initrd; busybox itself is there as a file.
+    applets = sorted({name for name in listed if "/" in name} - {"bin/busybox"})
+    if not applets:
+        raise HostError(f"{busybox} --list-full names no programs", hint="apt-get install busybox-static")
+    return applets
+
+
+def _static_program(content: bytes, path: Path) -> bytes:
+    if next(Elf(content, str(path)).segments(PT_INTERP), None) is not None:
+        raise HostError(
+            f"{path} is dynamically linked, but the guest has no libraries",
+            hint="apt-get install busybox-static" if path.name == "busybox" else None,
+        )
+    return content

@@ -1,0 +1,156 @@
+"""The client's half of the protocol, pure: requests as lines, replies as values or errors. No I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import itertools
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+from ballonet.control.backend import BalloonSnapshot
+from ballonet.control.protocol import CHANGED, ERRORS, METHODS, encode, parse_json
+from ballonet.control.socketfile import MAX_PATH_BYTES
+from ballonet.control.wire import decode, show
+from ballonet.errors import ControlError, ControlRefusedError
+
+T = TypeVar("T")
+
+_ids = itertools.count(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One request on its way."""
+
+    id: int
+    method: str
+    line: bytes
+
+
+def make_call(method: str, params: object = None) -> Call:
+    """The request for ``method``; ``params`` is its parameter dataclass."""
+    call_id = next(_ids)
+    message: dict[str, object] = {"jsonrpc": "2.0", "id": call_id, "method": method}
+    if params is not None:
+        message["params"] = params
+    return Call(call_id, method, encode(message))
+
+
+def read_line(line: bytes, path: str) -> dict[str, Any]:
+    """The message that a server's line holds.
+
+    :raises ControlRefusedError: the server refused the connection.
+    :raises ControlError: it is no message of this protocol.
+    """
+    if line.startswith((b"ERR", b"OK")):
+        text = line.decode("ascii", "replace").strip()
+        reason = text.removeprefix("ERR ")
+        if reason.startswith("not permitted"):
+            raise ControlRefusedError(reason, hint="ask the sandbox's owner for access", name="not-permitted")
+        if reason.startswith(("too many connections", "the sandbox is out of")):
+            raise ControlRefusedError(reason, hint="close other connections, or try again later", name="busy")
+        raise ControlError(
+            f"the server at {path} speaks only the plain protocol; it answered {show(text)}",
+            hint="it is an older program; send it a plain target",
+        )
+    try:
+        message = parse_json(line)
+    except ControlError as error:
+        raise ControlError(f"the server at {path} sent a line that is no message: {error.message}") from error
+    if not isinstance(message, dict):
+        raise ControlError(f"the server at {path} sent {show(message)} instead of a message")
+    return message
+
+
+def result_of(call: Call, message: Mapping[str, Any]) -> Any:
+    """The result that answers ``call``, or ``None`` if ``message`` answers something else.
+
+    :raises ControlRefusedError: the server refused.
+    :raises ControlError: the reply does not have the documented form.
+    """
+    error = message.get("error")
+    # An error without an id is about the connection as a whole, such as a deadline that has passed.
+    if isinstance(error, dict) and message.get("id") in (call.id, None):
+        raise refusal_from(error)
+    if message.get("id") != call.id:
+        return None
+    return decode_reply(METHODS[call.method].result, message.get("result"), call.method)
+
+
+def change_of(message: Mapping[str, Any]) -> BalloonSnapshot | None:
+    """The snapshot of a change notification, ``None`` for other messages.
+
+    :raises ControlRefusedError: the message is an error: the server ends the watch.
+    """
+    error = message.get("error")
+    if isinstance(error, dict):
+        raise refusal_from(error)
+    if message.get("method") != CHANGED:
+        return None
+    return decode_reply(BalloonSnapshot, message.get("params"), CHANGED)
+
+
+def decode_reply(cls: type[T], members: object, what: str) -> T:
+    """``members`` as a ``cls``; members that a newer server adds are left out."""
+    try:
+        return decode(cls, members, ignore_unknown=True)
+    except ControlError as error:
+        raise ControlError(
+            f"the reply to {what} is not as documented: {error.message}",
+            hint="client and server differ in version",
+        ) from error
+
+
+def refusal_from(error: Mapping[str, Any]) -> ControlRefusedError:
+    """The exception for an error reply."""
+    data = error.get("data")
+    data = data if isinstance(data, dict) else {}
+    hint = data.get("hint")
+    known = ERRORS.get(cast(int, error.get("code")), ("failed", ""))[0]
+    return ControlRefusedError(
+        str(error.get("message", "refused")),
+        hint=hint if isinstance(hint, str) else None,
+        name=str(data.get("name", known)),
+    )
+
+
+def connect_error(path: str, error: OSError) -> ControlError:
+    """What a failed ``connect`` means."""
+    reasons = {
+        errno.ENOENT: ("there is no socket", "is the sandbox running?"),
+        errno.ECONNREFUSED: (
+            "nobody listens there any more",
+            "the sandbox has ended; `ballonet prune` cleans up",
+        ),
+        errno.EACCES: ("its mode or directory keeps you out", "ask the sandbox's owner for access"),
+        errno.EPERM: ("its mode or directory keeps you out", "ask the sandbox's owner for access"),
+        errno.EAGAIN: ("too many clients wait to be accepted", "try again later"),
+        errno.ENOTSOCK: ("it is not a socket", "give the path of a control socket"),
+    }
+    cause, hint = reasons.get(error.errno or 0, (error.strerror or str(error), "check the path"))
+    return ControlError(f"cannot connect to the control socket {path!r}: {cause}", hint=hint)
+
+
+def check_path(path: str) -> None:
+    """:raises ControlError: no socket can have this path."""
+    length = len(path.encode("utf-8", "surrogateescape"))
+    if not path or "\0" in path or length > MAX_PATH_BYTES:
+        reason = f"it has {length} bytes, at most {MAX_PATH_BYTES} are possible" if length else "it is empty"
+        raise ControlError(f"cannot connect to the control socket {path!r}: {reason}", hint="check the path")
+
+
+def stalled(path: str, what: str, seconds: float) -> ControlError:
+    """The error for a server that does not answer in time."""
+    return ControlError(
+        f"the server at {path} did not answer {what} within {seconds:g} s",
+        hint="the sandbox's process may be stopped or stuck; see its log",
+    )
+
+
+def ended(path: str, what: str) -> ControlError:
+    """The error for a server that closes instead of answering."""
+    return ControlError(
+        f"the server at {path} closed the connection without answering {what}",
+        hint="the sandbox has ended, or its program is too old for this request",
+    )

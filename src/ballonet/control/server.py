@@ -1,0 +1,244 @@
+"""The control server: accepts on the bound socket, checks who connects, and keeps clients from harming each other.
+
+Nothing is written to disk while it serves, so a full disk does not concern it; a lack of descriptors or memory
+refuses the one who connects, for as long as it lasts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable
+
+from ballonet.control import protocol
+from ballonet.control.backend import Backend
+from ballonet.control.connection import Connection, Limits
+from ballonet.control.dispatch import Dispatcher
+from ballonet.control.peers import Access, AccessPolicy, Peer, peer_of
+from ballonet.control.socketfile import ControlSocket
+from ballonet.errors import BindError
+from ballonet.version import __version__
+
+log = logging.getLogger(__name__)
+
+#: Connections taken before others have their turn.
+_ACCEPTS_PER_TURN = 16
+
+#: Bytes read at once from a connection.
+_READ_BYTES = 16 * 1024
+
+#: What the kernel may hold for a client that does not read, in bytes (it doubles the figure: socket(7)).
+_KERNEL_BUFFER_BYTES = 16 * 1024
+
+#: Pause after a failure of ``accept`` that cannot be refused politely, in seconds.
+_ACCEPT_PAUSE_S = 0.1
+
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+
+
+class ControlServer:
+    """Serves one sandbox's control socket.
+
+    :param control_socket: bound; the server owns it from now on and removes it in :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        control_socket: ControlSocket,
+        *,
+        policy: AccessPolicy | None = None,
+        limits: Limits | None = None,
+        program_version: str = __version__,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.dispatcher = Dispatcher(backend, program_version=program_version, call_s=self.limits.call_s)
+        self.scratch = memoryview(bytearray(_READ_BYTES))
+        self.loop: asyncio.AbstractEventLoop
+        self._policy = policy or AccessPolicy()
+        self._control_socket = control_socket
+        self._connections: set[Connection] = set()
+        self._per_user: Counter[int] = Counter()
+        self._joining: set[asyncio.Task[None]] = set()
+        self._spare_fd = -1
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._lost_reason: str | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return self._per_user.total()
+
+    async def start(self) -> None:
+        """Begin to accept."""
+        self.loop = asyncio.get_running_loop()
+        self._spare_fd = _open_spare()
+        self._listen()
+        self._later("check socket", self.limits.check_socket_s, self._check_socket)
+
+    async def close(self) -> None:
+        """Stop accepting, remove the socket, end every connection. May be repeated."""
+        self._stop_timers()
+        if self._control_socket.fileno() >= 0:
+            self.loop.remove_reader(self._control_socket.fileno())
+        self._control_socket.close()
+        await asyncio.gather(*self._joining, return_exceptions=True)
+        for connection in list(self._connections):
+            connection.end()
+        self._stop_timers()
+        if self._spare_fd >= 0:
+            os.close(self._spare_fd)
+            self._spare_fd = -1
+        # Closed transports flush and report their end in the next turns of the loop.
+        await asyncio.sleep(0)
+
+    def remember(self, connection: Connection) -> None:
+        """``connection`` has begun."""
+        self._connections.add(connection)
+        if "sweep" not in self._timers:
+            self._later("sweep", self.limits.sweep_s, self._sweep)
+
+    def forget(self, connection: Connection) -> None:
+        """``connection`` has ended."""
+        self._connections.discard(connection)
+        self._leave(connection.peer)
+
+    def _later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
+        self._timers[name] = self.loop.call_later(seconds, call)
+
+    def _stop_timers(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    # --- accepting ---
+
+    def _listen(self) -> None:
+        self.loop.add_reader(self._control_socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                client, _ = self._control_socket.socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS and self._refuse_with_spare():
+                    continue
+                self._pause_accepting(error)
+                return
+            self._admit(client)
+
+    def _refuse_with_spare(self) -> bool:
+        """Out of descriptors: give up the spare one to take the client, tell it, and let it go.
+
+        Left in the queue it would keep the listener ready, and the loop spinning, without ever being told.
+        """
+        if self._spare_fd < 0:
+            self._spare_fd = _open_spare()
+            if self._spare_fd < 0:
+                return False
+        os.close(self._spare_fd)
+        self._spare_fd = -1
+        try:
+            client, _ = self._control_socket.socket.accept()
+        except OSError:
+            return False
+        _refuse(client, "the sandbox is out of file descriptors: try again later")
+        self._spare_fd = _open_spare()
+        return True
+
+    def _pause_accepting(self, error: OSError) -> None:
+        log.warning("the control socket cannot accept now, pausing: %s", error.strerror)
+        self.loop.remove_reader(self._control_socket.fileno())
+        self._later("accept", _ACCEPT_PAUSE_S, self._listen)
+
+    def _admit(self, client: socket.socket) -> None:
+        client.setblocking(False)
+        try:
+            peer = peer_of(client)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BUFFER_BYTES)
+        except OSError as error:
+            log.warning("a control client was refused, its credentials are unknown: %s", error.strerror)
+            _refuse(client, "not permitted: your credentials are unknown")
+            return
+        access = self._policy.access(peer)
+        if access is Access.NONE:
+            log.warning("refused control client %s: not permitted", peer)
+            _refuse(client, f"not permitted: {peer} may not use this socket")
+        elif self._per_user[peer.uid] >= self.limits.per_user:
+            _refuse(
+                client, f"too many connections: uid {peer.uid} has {self.limits.per_user}, the most per user"
+            )
+        elif self.connections >= self.limits.total:
+            _refuse(client, f"too many connections: there are {self.limits.total}, the most in all")
+        else:
+            self._per_user[peer.uid] += 1
+            task = self.loop.create_task(self._join(client, peer, access))
+            self._joining.add(task)
+            task.add_done_callback(self._joining.discard)
+
+    async def _join(self, client: socket.socket, peer: Peer, access: Access) -> None:
+        await self.loop.connect_accepted_socket(lambda: Connection(self, peer, access), client)
+
+    def _leave(self, peer: Peer) -> None:
+        self._per_user[peer.uid] -= 1
+        if self._per_user[peer.uid] <= 0:
+            del self._per_user[peer.uid]
+
+    # --- from time to time ---
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for connection in list(self._connections):
+            connection.check_deadlines(now)
+        del self._timers["sweep"]
+        if self._connections:
+            self._later("sweep", self.limits.sweep_s, self._sweep)
+
+    def _check_socket(self) -> None:
+        """Bind again if somebody deleted the file.
+
+        A look at the path every few seconds also notices what a watch on the inode would not, such as a directory
+        that was renamed, and costs one system call.
+        """
+        self._later("check socket", self.limits.check_socket_s, self._check_socket)
+        if self._control_socket.still_ours():
+            return
+        before = self._control_socket.fileno()
+        try:
+            old = self._control_socket.rebind()
+        except BindError as error:
+            if error.message != self._lost_reason:
+                log.error("the control socket is gone and cannot be bound again yet: %s", error.message)
+            self._lost_reason = error.message
+            return
+        self._lost_reason = None
+        log.warning("the control socket %s was gone; it is bound again", self._control_socket.path)
+        self.loop.remove_reader(before)
+        # Whoever connected to the old one before it went is not left hanging.
+        with contextlib.suppress(OSError):
+            while True:
+                self._admit(old.accept()[0])
+        old.close()
+        self._listen()
+
+
+def _open_spare() -> int:
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def _refuse(client: socket.socket, reason: str) -> None:
+    """One line, then close. It is a plain one: the peer has not said yet which language it speaks."""
+    with contextlib.suppress(OSError):
+        client.setblocking(False)
+        client.send(protocol.plain_error(reason))
+    client.close()

@@ -106,10 +106,29 @@ class ControlError(BallonetError):
     code = "control"
 
 
+class ControlRefusedError(ControlError):
+    """The control server answered, and refused: nothing was changed.
+
+    :param name: the refusal's name in ``docs/control-protocol.md``, such as ``out-of-range``.
+    """
+
+    code = "control-refused"
+
+    def __init__(self, message: str, *, hint: str | None = None, name: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.name = name
+
+
 class BindError(ControlError):
     """The control socket could not be bound; the sandbox was not started."""
 
     code = "bind"
+
+
+class BusyError(BindError):
+    """A running sandbox, or another program, is listening on that socket; it was left alone."""
+
+    code = "busy"
 
 
 class SandboxError(BallonetError):

@@ -13,7 +13,7 @@ SPEC = BalloonSpec(ceiling_mib=1024, initial_mib=512, floor_mib=256)
 
 
 def state_of(balloon: Convergence) -> State:
-    return balloon.snapshot.state
+    return balloon.status.state
 
 
 def settled_at_initial() -> Convergence:
@@ -30,7 +30,7 @@ def test_a_booting_guest_is_converging_however_long_it_takes() -> None:
     balloon.observe(mib_to_bytes(1024), 0)
     balloon.tick(1000)
     assert state_of(balloon) is State.CONVERGING
-    assert balloon.snapshot.detail == "the guest is booting"
+    assert balloon.status.detail == "the guest is booting"
     assert balloon.poll_interval(1000) is None
 
 
@@ -42,7 +42,7 @@ def test_applied_only_when_actual_is_there_to_the_byte() -> None:
         assert state_of(balloon) is State.CONVERGING
     balloon.observe(mib_to_bytes(300), 12)
     assert state_of(balloon) is State.APPLIED
-    assert balloon.snapshot.since == 12
+    assert balloon.status.since == 12
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_targets_are_clamped_and_the_request_is_remembered(
 ) -> None:
     balloon = settled_at_initial()
     assert balloon.set_target(requested, 10).by == by
-    assert balloon.snapshot.requested_mib == requested
-    assert balloon.snapshot.target_mib == effective
+    assert balloon.status.requested_mib == requested
+    assert balloon.status.target_mib == effective
     assert balloon.engine_target_bytes == mib_to_bytes(effective)
 
 
@@ -74,11 +74,11 @@ def test_no_progress_for_the_window_is_refused_and_the_engine_is_asked_for_what_
     balloon.observe(mib_to_bytes(390), 10.4 + STALL_WINDOW_S)
     assert state_of(balloon) is State.CONVERGING, "112 MiB at 10.5 s were progress"
     balloon.tick(10.5 + STALL_WINDOW_S)
-    snapshot = balloon.snapshot
-    assert snapshot.state is State.GUEST_REFUSED
-    assert snapshot.target_mib == 256, "the target goes on saying what was asked"
+    status = balloon.status
+    assert status.state is State.GUEST_REFUSED
+    assert status.target_mib == 256, "the target goes on saying what was asked"
     assert balloon.engine_target_bytes == mib_to_bytes(390)
-    assert "134 MiB short" in str(snapshot.detail)
+    assert "134 MiB short" in str(status.detail)
     assert balloon.poll_interval(100) is None
 
 
@@ -91,7 +91,7 @@ def test_steady_progress_is_never_refused() -> None:
     while actual > 128:
         now, actual = now + 1, max(128, actual - 16)
         balloon.observe(mib_to_bytes(actual), now)
-        assert balloon.snapshot.state in (State.CONVERGING, State.APPLIED)
+        assert balloon.status.state in (State.CONVERGING, State.APPLIED)
     assert state_of(balloon) is State.APPLIED
 
 
@@ -117,7 +117,7 @@ def test_memory_the_guest_took_back_is_said() -> None:
     balloon = settled_at_initial()
     balloon.observe(mib_to_bytes(552), 20)
     assert state_of(balloon) is State.GUEST_REFUSED
-    assert "took back 40 MiB" in str(balloon.snapshot.detail)
+    assert "took back 40 MiB" in str(balloon.status.detail)
 
 
 def test_an_absent_driver_is_no_driver_and_a_late_one_is_given_its_time() -> None:
@@ -138,10 +138,10 @@ def test_an_absent_driver_is_no_driver_and_a_late_one_is_given_its_time() -> Non
 def test_an_impossible_actual_is_said_and_shown_within_range(actual: int) -> None:
     balloon = settled_at_initial()
     balloon.observe(actual, 20)
-    snapshot = balloon.snapshot
-    assert snapshot.state is State.FAILED
-    assert "impossible" in str(snapshot.detail)
-    assert 0 <= (snapshot.actual_mib or 0) <= 1024
+    status = balloon.status
+    assert status.state is State.FAILED
+    assert "impossible" in str(status.detail)
+    assert 0 <= (status.actual_mib or 0) <= 1024
 
 
 def test_polling_slows_down_and_stops_when_settled() -> None:
@@ -157,10 +157,10 @@ def test_polling_slows_down_and_stops_when_settled() -> None:
 
 def test_every_set_has_a_generation_of_its_own() -> None:
     balloon = settled_at_initial()
-    first = balloon.snapshot.generation
+    first = balloon.status.generation
     balloon.set_target(300, 10)
     balloon.set_target(300, 11)
-    assert balloon.snapshot.generation == first + 2
+    assert balloon.status.generation == first + 2
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_whatever_happens_applied_means_actual_is_the_target(steps: list[tuple[s
             balloon.tick(now)
         else:
             balloon.driver_seen(Driver(what), now)
-        snapshot = balloon.snapshot
-        assert SPEC.floor_mib <= snapshot.target_mib <= SPEC.ceiling_mib
-        if snapshot.state is State.APPLIED:
-            assert snapshot.actual_mib == snapshot.target_mib
+        status = balloon.status
+        assert SPEC.floor_mib <= status.target_mib <= SPEC.ceiling_mib
+        if status.state is State.APPLIED:
+            assert status.actual_mib == status.target_mib
         assert 0 <= balloon.engine_target_bytes <= mib_to_bytes(SPEC.ceiling_mib)

@@ -48,9 +48,9 @@ class Balloon:
         self._statistics_on = False
 
     @property
-    def snapshot(self) -> BalloonStatus:
+    def status(self) -> BalloonStatus:
         """What is known now; costs nothing."""
-        return self._convergence.snapshot
+        return self._convergence.status
 
     async def start(self) -> None:
         """Ask for the initial size, before the guest runs: the driver settles at it as soon as it loads."""
@@ -79,18 +79,18 @@ class Balloon:
         return clamped
 
     async def wait_change(self, seen_version: int) -> tuple[int, BalloonStatus]:
-        """Wait until the snapshot is another than that of ``seen_version`` (start with −1); changes coalesce."""
+        """Wait until the status is another than that of ``seen_version`` (start with −1); changes coalesce."""
         while self._version == seen_version:
             await self._news.wait()
-        return self._version, self.snapshot
+        return self._version, self.status
 
     async def wait_settled(self, generation: int) -> BalloonStatus:
         """Wait until the target of ``generation`` is applied, refused, failed, or superseded by another."""
         version = -1
         while True:
-            version, snapshot = await self.wait_change(version)
-            if snapshot.generation != generation or snapshot.state is not State.CONVERGING:
-                return snapshot
+            version, status = await self.wait_change(version)
+            if status.generation != generation or status.state is not State.CONVERGING:
+                return status
 
     async def check_driver(self) -> Driver:
         """Read the device's status: is there a driver that drives it? (virtio 1.2 §2.1, ``DRIVER_OK``)."""
@@ -101,7 +101,7 @@ class Balloon:
         self._convergence.driver_seen(Driver.PRESENT if ready else Driver.ABSENT, time.monotonic())
         self._changed()
         self._wake.set()
-        return self.snapshot.driver
+        return self.status.driver
 
     def handle_event(self, name: str, data: Mapping[str, Any]) -> None:
         """An engine event; those of other devices are ignored."""
@@ -191,11 +191,11 @@ class Balloon:
                     await self.check_driver()
 
     def _observed(self, actual_bytes: int) -> None:
-        before = self.snapshot
+        before = self.status
         if before.driver is Driver.UNKNOWN and actual_bytes != before.actual_bytes:
             self._convergence.driver_seen(Driver.PRESENT, time.monotonic())  # only a driver moves it
         self._convergence.observe(actual_bytes, time.monotonic())
-        after = self.snapshot
+        after = self.status
         if after != before:
             if after.state is not before.state:
                 log.info("balloon %s: %s", after.state, after.detail or f"actual {after.actual_mib} MiB")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 
 class Machine(StrEnum):
@@ -65,7 +66,7 @@ class Clamped:
     requested_mib: int
     effective_mib: int
     #: Which end of the range was in the way: ``"floor"``, ``"ceiling"``, or ``None``.
-    by: str | None
+    by: Literal["floor", "ceiling", "limit"] | None
 
 
 @dataclass(frozen=True)

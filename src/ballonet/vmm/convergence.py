@@ -82,7 +82,7 @@ class Convergence:
         self._engine_target = self._target_bytes
 
     @property
-    def snapshot(self) -> BalloonStatus:
+    def status(self) -> BalloonStatus:
         return BalloonStatus(
             spec=self._spec,
             requested_mib=self._clamped.requested_mib,

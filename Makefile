@@ -1,0 +1,58 @@
+# Two commands do everything on a fresh Debian 12 with python3, make and apt (as root or through sudo):
+#   make demo    set up, then show a sandbox's memory coming back to the host
+#   make test    set up, then lint, types and every test, virtual machines included
+# And, once set up:
+#   make check   lint, types and the tests that need no virtual machine
+#   make bench   measure (minutes); see bench/README.md
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+SOURCES := src tests bench hatch_build.py
+GUEST_SOURCES := $(wildcard src/ballonet/guest/agent/*.[ch] src/ballonet/guest/agent/tsc/*.c)
+PYTEST := $(PYTHON) -m pytest
+
+.PHONY: help setup packages demo test check lint types unit vm bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+packages:
+	@scripts/install-debian-packages
+
+$(VENV)/bin/pip: | packages
+	python3 -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(GUEST_SOURCES) | packages $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: packages $(VENV)/.installed
+
+demo: setup
+	$(VENV)/bin/ballonet demo
+
+test: check vm
+
+check: lint types unit
+
+lint: setup
+	$(PYTHON) -m ruff check $(SOURCES)
+	$(PYTHON) -m ruff format --check $(SOURCES)
+
+types: setup
+	$(PYTHON) -m mypy
+
+unit: setup
+	$(PYTEST) -q -m 'not vm'
+
+vm: setup
+	$(PYTEST) -q -m vm --durations=10
+
+bench: setup
+	$(PYTHON) -m bench.boot
+	$(PYTHON) -m bench.resize
+
+clean:
+	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin

@@ -1,0 +1,209 @@
+"""``ballonet demo``: boot a sandbox, use its memory, take it back, and show what the host got."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from ballonet.cli.sandbox_options import report_progress
+from ballonet.control.backend import BalloonSnapshot, Stats
+from ballonet.control.client import Client
+from ballonet.errors import GuestError, HostError
+from ballonet.sandbox import Sandbox, random_name
+
+CEILING_MIB, INITIAL_MIB, FLOOR_MIB = 1024, 512, 256
+#: How much the demo's guest program touches before it ends: well over half of the ceiling.
+TOUCH_MIB = 640
+#: How often the progress line and the plot's samples are taken (seconds).
+SAMPLE_S = 0.25
+_WAIT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One moment of the demo, for the plot. MiB; ``None`` is unknown."""
+
+    at_s: float
+    ceiling: int
+    target: int
+    actual: int | None
+    guest_used: int | None
+    resident: int | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. MiB; ``None`` is unknown; ``seconds`` is the time to converge."""
+
+    step: str
+    requested: int
+    effective: int
+    actual: int | None
+    available: int | None
+    resident: int | None
+    seconds: float | None
+    state: str
+
+
+_COLUMNS = ("step", "requested", "effective", "actual", "available", "resident", "seconds", "state")
+_HEADINGS = (
+    "",
+    "requested",
+    "effective",
+    "actual",
+    "guest avail.",
+    "guest RAM on host",
+    "converged in",
+    "state",
+)
+_WIDTHS = (30, 9, 9, 6, 12, 17, 12, 13)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plot", metavar="FILE.png", type=Path, help="also draw the memory over time (needs matplotlib)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from ballonet.config import SandboxConfig
+    from ballonet.guest.bundle import prepare_guest
+
+    if options.plot is not None:
+        from ballonet.cli.plot import check_can_plot
+
+        check_can_plot(options.plot)
+    prepare_guest(report=report_progress)
+    config = SandboxConfig(
+        name=random_name("demo"),
+        memory_mib=CEILING_MIB,
+        balloon_initial_mib=INITIAL_MIB,
+        balloon_min_mib=FLOOR_MIB,
+    )
+    return asyncio.run(_Demo(config, options.plot).go())
+
+
+class _Demo:
+    def __init__(self, config, plot: Path | None) -> None:
+        self._config = config
+        self._plot = plot
+        self._samples: list[Sample] = []
+        self._started = time.monotonic()
+        self._waiting_for: str | None = None
+        self._sandbox: Sandbox
+        self._client: Client
+
+    async def go(self) -> int:
+        print(f"A sandbox with a ceiling of {CEILING_MIB} MiB, {INITIAL_MIB} at boot, floor {FLOOR_MIB}.")
+        async with AsyncExitStack() as stack:
+            self._sandbox = await Sandbox.start(self._config)
+            stack.push_async_callback(self._sandbox.kill)
+            socket = self._sandbox.control_socket
+            if socket is None:
+                raise HostError("the demo's sandbox has no control socket")
+            print(f"It booted in {self._sandbox.boot_s:.1f} s; its control socket is {socket}\n")
+            print(_line(_HEADINGS))
+            self._client = await stack.enter_async_context(await Client.connect(socket))
+            sampler = await stack.enter_async_context(await Client.connect(socket))
+            sampling = asyncio.create_task(self._sample(sampler))
+            stack.callback(sampling.cancel)
+            verdict = await self._play()
+            if self._plot is not None:
+                from ballonet.cli.plot import plot_samples
+
+                plot_samples(self._samples, self._plot)
+        self._clear_progress()
+        print(f"\n{verdict}")
+        if self._plot is not None:
+            print(f"drawn in {self._plot}")
+        return 0
+
+    async def _play(self) -> str:
+        await self._move("boot at initial", INITIAL_MIB)
+        await self._move("grow to the ceiling", CEILING_MIB)
+        await self._touch()
+        peak = await self._row(f"touched {TOUCH_MIB} MiB, freed it")
+        shrunk = await self._move("shrink below the floor", 100)
+        await self._move("grow again", 768)
+        await self._touch(400)
+        await self._row("touched 400 MiB again")
+        if peak.resident is None or shrunk.resident is None:
+            return "The host's own accounting could not be read: nothing is known of what it got back."
+        got, most = peak.resident - shrunk.resident, peak.resident - shrunk.effective
+        return f"host got back {got} MiB of {most} (guest RAM on the host: {peak.resident} → {shrunk.resident} MiB)"
+
+    async def _move(self, step: str, target_mib: int) -> Row:
+        """Set a target through the socket, wait until the guest has followed, and show the row."""
+        self._waiting_for = f"{step}: target {target_mib} MiB"
+        started = time.monotonic()
+        reply = await self._client.set(target_mib, wait=True, timeout_s=_WAIT_S)
+        return await self._row(step, time.monotonic() - started, requested=reply.requested_mib)
+
+    async def _touch(self, mib: int = TOUCH_MIB) -> None:
+        """Have a program in the guest fill that much memory, and end."""
+        self._waiting_for = f"a guest program touches {mib} MiB"
+        done = await self._sandbox.exec(["dd", "if=/dev/zero", "of=/dev/null", f"bs={mib}M", "count=1"])
+        if done.returncode != 0:
+            raise GuestError(
+                f"the guest's dd ended with status {done.returncode}: {done.stderr.decode()[-300:]}"
+            )
+
+    async def _row(self, step: str, seconds: float | None = None, *, requested: int | None = None) -> Row:
+        balloon, stats = await self._client.get(), await self._client.stats()
+        row = Row(
+            step=step,
+            requested=balloon.requested_mib if requested is None else requested,
+            effective=balloon.target_mib,
+            actual=balloon.actual_mib,
+            available=stats.guest.available_mib,
+            resident=stats.host.guest_ram_mib,
+            seconds=seconds,
+            state=balloon.state,
+        )
+        self._clear_progress()
+        print(_line(tuple(_show(getattr(row, column)) for column in _COLUMNS)), flush=True)
+        return row
+
+    async def _sample(self, client: Client) -> None:
+        """Take the plot's samples, and keep the progress line moving."""
+        while True:
+            balloon, stats = await client.get(), await client.stats()
+            self._samples.append(_sample(time.monotonic() - self._started, balloon, stats))
+            if self._waiting_for is not None and sys.stdout.isatty():
+                ram = _show(stats.host.guest_ram_mib)
+                line = f"  … {self._waiting_for}: actual {_show(balloon.actual_mib)}, guest RAM on host {ram} MiB"
+                print(f"\r\x1b[K{line[:100]}", end="", flush=True)
+            await asyncio.sleep(SAMPLE_S)
+
+    def _clear_progress(self) -> None:
+        self._waiting_for = None
+        if sys.stdout.isatty():
+            print("\r\x1b[K", end="")
+
+
+def _sample(at_s: float, balloon: BalloonSnapshot, stats: Stats) -> Sample:
+    actual, available = balloon.actual_mib, stats.guest.available_mib
+    return Sample(
+        at_s=at_s,
+        ceiling=balloon.ceiling_mib,
+        target=balloon.target_mib,
+        actual=actual,
+        guest_used=None if actual is None or available is None else max(0, actual - available),
+        resident=stats.host.guest_ram_mib,
+    )
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f} s" if isinstance(value, float) else str(value)
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    first, *rest = zip(cells, _WIDTHS, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)])

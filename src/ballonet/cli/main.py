@@ -1,0 +1,78 @@
+"""The command ``ballonet``: finds the subcommand and runs it. Each lives in its own module, imported when used."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ballonet.errors import BallonetError, BindError, ConfigError
+from ballonet.version import __version__
+
+#: Exit statuses of ballonet itself; a command's own status passes through (128+n when signal n killed it).
+EXIT_USAGE = 2
+EXIT_FAILED = 125
+
+
+class Command(NamedTuple):
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "run": Command("ballonet.cli.run", "boot a sandbox, run a command in it, leave nothing behind"),
+    "demo": Command("ballonet.cli.demo", "show a sandbox's memory coming back to the host"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status. Never lets a traceback reach the user."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] == "sandbox":
+        from ballonet.machine.main import main as machine_main  # hidden: no parser, no other command's weight
+
+        return machine_main(words[1:])
+    try:
+        return _dispatch(words)
+    except BallonetError as error:
+        print(f"ballonet: error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError | BindError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output went away: nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _dispatch(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="ballonet",
+        description="MicroVM sandboxes whose memory breathes.",
+        epilog="'ballonet COMMAND --help' tells more.",
+    )
+    parser.add_argument("--version", action="version", version=f"ballonet {__version__}")
+    parser.add_argument(
+        "--debug", action="store_true", help="log what is done, each program started included"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    wanted = next((word for word in words if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name, help=command.help, description=command.help[0].upper() + command.help[1:] + "."
+        )
+        if name == wanted:
+            module = importlib.import_module(command.module)
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    options = parser.parse_args(words)
+    level = logging.DEBUG if options.debug else logging.WARNING
+    logging.basicConfig(level=level, format="ballonet: %(levelname)s: %(message)s")
+    status: int = options.run(options)
+    return status

@@ -1,0 +1,69 @@
+"""The options that describe a sandbox, shared by every command that makes one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ballonet.builder import SandboxBuilder
+from ballonet.config import SandboxConfig
+from ballonet.control.socketfile import check_socket_path
+from ballonet.vmm.config import Accel, Machine
+
+
+def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
+    """``--name``, ``--memory``, ``--balloon-*`` and the like. Sizes read 512, 512M or 1.5G."""
+    parser.add_argument("--name", help="the sandbox's name (default: a random one)")
+    parser.add_argument("--memory", metavar="SIZE", default="512M", help="the ceiling (default: 512M)")
+    parser.add_argument("--cpus", metavar="N", type=int, default=1, help="processors (default: 1)")
+    balloon = parser.add_argument_group("balloon", "any of these gives the sandbox a balloon")
+    balloon.add_argument("--balloon-initial", metavar="SIZE", help="memory at boot (default: the ceiling)")
+    balloon.add_argument(
+        "--balloon-min",
+        metavar="SIZE",
+        help="the least that a target may ask for (default: 128M or a quarter of the ceiling, the larger)",
+    )
+    balloon.add_argument(
+        "--balloon-control-socket", metavar="PATH", help="where to move the target at run time"
+    )
+    balloon.add_argument(
+        "--no-deflate-on-oom",
+        dest="deflate_on_oom",
+        action="store_false",
+        help="the guest may not take memory back before it kills a process",
+    )
+    balloon.add_argument(
+        "--no-free-page-reporting",
+        dest="free_page_reporting",
+        action="store_false",
+        help="the guest does not tell which pages it has freed",
+    )
+    engine = parser.add_argument_group("engine")
+    engine.add_argument("--machine", choices=list(map(str, Machine)), default="microvm", help="machine type")
+    engine.add_argument("--accel", choices=list(map(str, Accel)), default="auto", help="KVM or emulation")
+
+
+def config_from(options: argparse.Namespace, *, default_name: str) -> SandboxConfig:
+    """The configuration that the options describe.
+
+    :raises ConfigError: they are impossible, or the socket's path cannot be used.
+    """
+    builder = (
+        SandboxBuilder(default_name if options.name is None else options.name)
+        .cpus(options.cpus)
+        .memory(options.memory)
+        .balloon(options.balloon_initial, options.balloon_min, options.balloon_control_socket)
+        .deflate_on_oom(options.deflate_on_oom)
+        .free_page_reporting(options.free_page_reporting)
+        .machine(options.machine)
+        .accel(options.accel)
+    )
+    config = builder.build()
+    if config.balloon_control_socket is not None:
+        check_socket_path(config.balloon_control_socket)
+    return config
+
+
+def report_progress(line: str) -> None:
+    """Tell, on standard error, what takes time before the guest can boot."""
+    print(f"ballonet: {line}", file=sys.stderr, flush=True)

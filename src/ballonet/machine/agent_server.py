@@ -1,0 +1,63 @@
+"""Lets programs of the sandbox's owner talk to the guest's agent: they speak its frames over a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+
+from ballonet.control.peers import Access, AccessPolicy, peer_of
+from ballonet.control.socketfile import ControlSocket
+from ballonet.guest.relay import AgentRelay
+
+log = logging.getLogger(__name__)
+
+#: Programs that may be connected at once: each holds buffers.
+MAX_CLIENTS = 256
+
+
+class AgentServer:
+    """Accepts on the bound agent socket and hands each connection to the relay."""
+
+    def __init__(self, relay: AgentRelay, agent_socket: ControlSocket) -> None:
+        self._relay = relay
+        self._socket = agent_socket
+        self._policy = AccessPolicy()
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin to accept; connections that came before were waiting in the kernel."""
+        # asyncio closes the socket that it is given and would unlink its path: it gets a duplicate.
+        listener = socket.socket(fileno=self._socket.socket.dup().detach())
+        self._server = await asyncio.start_unix_server(self._accepted, sock=listener)
+
+    async def close(self) -> None:
+        """Stop accepting and hang up on everyone."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._clients:
+            task.cancel()
+        if self._clients:
+            await asyncio.wait(self._clients)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        try:
+            peer = peer_of(writer.get_extra_info("socket"))
+            if self._policy.access(peer) is not Access.FULL:
+                log.warning("refused agent client %s: not permitted", peer)
+            elif len(self._clients) > MAX_CLIENTS:
+                log.warning("refused agent client %s: %d are connected already", peer, MAX_CLIENTS)
+            else:
+                await self._relay.serve_connection(reader, writer)
+        except asyncio.CancelledError:
+            pass  # only close() cancels, and it waits for this end
+        finally:
+            self._clients.discard(task)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()

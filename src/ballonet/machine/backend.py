@@ -1,0 +1,140 @@
+"""What the control socket sees of this sandbox: its balloon and its host memory, in the protocol's terms."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from ballonet.control.backend import (
+    BalloonSnapshot,
+    Capabilities,
+    GuestMemory,
+    GuestPressure,
+    HostMemory,
+    Outcome,
+    SetResult,
+    Stats,
+    TrimRequest,
+    TrimResult,
+)
+from ballonet.errors import BalloonError
+from ballonet.host.clock import unix_time
+from ballonet.host.proc import read_pss_bytes, read_resident
+from ballonet.memory import bytes_to_mib
+from ballonet.vmm.balloon import Balloon
+from ballonet.vmm.convergence import BalloonStatus
+from ballonet.vmm.vm import Vm
+
+#: Statistics older than this are asked of the guest again (seconds).
+_STATISTICS_MAX_AGE_S = 1.0
+
+
+class MachineBackend:
+    """A :class:`ballonet.control.backend.Backend` over one :class:`~ballonet.vmm.vm.Vm`."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+
+    @property
+    def balloon(self) -> BalloonSnapshot | None:
+        return None if self._vm.balloon is None else self._snapshot(self._vm.balloon.status)
+
+    async def set_target(self, requested_mib: int, *, force: bool) -> SetResult:
+        balloon = self._balloon()
+        clamped = await balloon.set_target(requested_mib)
+        return SetResult(requested_mib, clamped.effective_mib, clamped.by, balloon.status.generation)
+
+    async def wait_settled(self, generation: int, timeout_s: float) -> tuple[BalloonSnapshot, Outcome]:
+        balloon = self._balloon()
+        outcome: Outcome = "timeout"
+        try:
+            async with asyncio.timeout(timeout_s):
+                status = await balloon.wait_settled(generation)
+                outcome = "settled" if status.generation == generation else "superseded"
+        except TimeoutError:
+            status = balloon.status
+        return self._snapshot(status), outcome
+
+    def subscribe(self) -> _Changes:
+        return _Changes(self, self._balloon())
+
+    async def stats(self) -> Stats:
+        guest = GuestMemory()
+        if self._vm.balloon is not None:
+            told = await self._vm.balloon.statistics(max_age_s=_STATISTICS_MAX_AGE_S)
+            guest = GuestMemory(
+                age_s=None if told.reported_at is None else max(0.0, time.time() - told.reported_at),
+                total_mib=_mib(told.total_bytes),
+                free_mib=_mib(told.free_bytes),
+                available_mib=_mib(told.available_bytes),
+                disk_caches_mib=_mib(told.disk_caches_bytes),
+                swap_in_mib=_mib(told.swap_in_bytes),
+                swap_out_mib=_mib(told.swap_out_bytes),
+                major_faults=told.major_faults,
+                minor_faults=told.minor_faults,
+            )
+        resident = read_resident(self._vm.pid)
+        host = HostMemory(
+            resident_mib=None if resident is None else resident.total_mib,
+            pss_mib=_mib(read_pss_bytes(self._vm.pid)),
+            guest_ram_mib=None if resident is None else resident.guest_ram_mib,
+        )
+        return Stats(guest=guest, pressure=GuestPressure(), oom_kills=None, host=host)
+
+    async def trim(self, request: TrimRequest) -> TrimResult:
+        raise BalloonError("guest.trim is not built yet")
+
+    async def set_limit(self, limit_mib: int | None) -> None:
+        raise BalloonError("balloon.limit is not built yet")
+
+    def capabilities(self) -> Capabilities:
+        has_balloon = self._vm.spec.balloon is not None
+        return Capabilities(
+            balloon=has_balloon,
+            statistics=has_balloon,
+            pressure_relief=False,
+            hard_cap=False,
+            trim=False,
+            accelerator=str(self._vm.spec.accel),
+            engine=f"QEMU {self._vm.engine.version_text}",
+        )
+
+    def _balloon(self) -> Balloon:
+        if self._vm.balloon is None:
+            raise BalloonError(
+                "this sandbox has no balloon", hint="start it with a balloon setting, such as --balloon-min"
+            )
+        return self._vm.balloon
+
+    def _snapshot(self, status: BalloonStatus) -> BalloonSnapshot:
+        resident = read_resident(self._vm.pid)
+        return BalloonSnapshot(
+            ceiling_mib=status.spec.ceiling_mib,
+            initial_mib=status.spec.initial_mib,
+            floor_mib=status.spec.floor_mib,
+            limit_mib=None,
+            requested_mib=status.requested_mib,
+            target_mib=status.target_mib,
+            actual_mib=status.actual_mib,
+            state=status.state.value,
+            since=unix_time(status.since),
+            driver=status.driver.value,
+            resident_mib=None if resident is None else resident.total_mib,
+            detail=status.detail,
+        )
+
+
+class _Changes:
+    """One watcher's view of a balloon; its versions are the protocol's, from 1, where the balloon's are from 0."""
+
+    def __init__(self, backend: MachineBackend, balloon: Balloon) -> None:
+        self._backend = backend
+        self._balloon = balloon
+
+    async def wait_change(self, since_version: int) -> tuple[int, BalloonSnapshot]:
+        version, status = await self._balloon.wait_change(since_version - 1)
+        return version + 1, self._backend._snapshot(status)
+
+
+def _mib(size_bytes: int | None) -> int | None:
+    return None if size_bytes is None else bytes_to_mib(size_bytes)

@@ -1,0 +1,48 @@
+"""From a configuration to a virtual machine: engine, accelerator, guest and balloon brought together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ballonet.guest.bundle import GuestBundle, prepare_guest
+from ballonet.host.tsc import host_tsc_khz
+from ballonet.paths import cache_dir
+from ballonet.vmm.accel import detect_accel
+from ballonet.vmm.builder import VmBuilder
+from ballonet.vmm.config import Accel, VmConfig, VmSpec
+from ballonet.vmm.engine import find_engine
+from ballonet.vmm.vm import Vm
+
+
+def build_spec(config: VmConfig, guest: GuestBundle, accel: Accel, tsc_khz: int | None) -> VmSpec:
+    """The complete VM for ``config``. The balloon is built whenever any balloon field is set. Pure."""
+    builder = (
+        VmBuilder(config.name)
+        .cpus(config.cpus)
+        .memory(config.memory_mib)
+        .machine(config.machine)
+        .accel(accel, tsc_khz=tsc_khz)
+        .boot(guest.vmlinux, guest.initramfs)
+    )
+    if config.has_balloon:
+        builder.balloon(
+            config.balloon_initial_mib,
+            config.balloon_min_mib,
+            deflate_on_oom=config.deflate_on_oom,
+            free_page_reporting=config.free_page_reporting,
+        )
+    return builder.build()
+
+
+def build_vm(config: VmConfig, *, guest: GuestBundle | None = None, cache: Path | None = None) -> Vm:
+    """A VM for ``config`` on this host, not yet started.
+
+    :param guest: what it boots from; found or made by default.
+    :raises EngineMissingError: there is no usable QEMU.
+    :raises HostError: the guest's kernel or programs cannot be had.
+    """
+    cache = cache_dir() if cache is None else cache
+    engine = find_engine(cache)
+    accel = detect_accel(config.accel).accel
+    tsc_khz = host_tsc_khz(cache) if accel is Accel.TCG else None
+    return Vm(build_spec(config, guest or prepare_guest(cache=cache), accel, tsc_khz), engine)

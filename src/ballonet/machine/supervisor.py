@@ -1,0 +1,157 @@
+"""The life of one sandbox's process: claim, boot, serve, end. Leaves nothing behind on any way out.
+
+The order is the promise: sockets are bound before the guest boots, readiness is reported when the agent answers,
+and the end is reported when the engine is gone and the files are removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from enum import StrEnum
+
+from ballonet.control.server import ControlServer
+from ballonet.errors import BallonetError, GuestBootError, GuestError
+from ballonet.guest.relay import AgentRelay
+from ballonet.machine.agent_server import AgentServer
+from ballonet.machine.backend import MachineBackend
+from ballonet.machine.build import build_vm
+from ballonet.machine.owner import OwnerLine, Report
+from ballonet.machine.place import Place, claim_place
+from ballonet.vmm.config import VmConfig
+from ballonet.vmm.vm import Vm
+
+log = logging.getLogger(__name__)
+
+#: How long a guest may take from the engine's start to its agent's first word (seconds): emulation on a busy
+#: host is slow, and a guest that hangs must not be waited for for ever.
+BOOT_TIMEOUT_S = 120.0
+#: How long a guest may take to power off by itself when the sandbox is stopped (seconds).
+POWEROFF_TIMEOUT_S = 5.0
+#: How many lines of the guest's console go into an error.
+_CONSOLE_LINES = 15
+
+
+class Ending(StrEnum):
+    """What made the sandbox end."""
+
+    STOP = "stop"
+    OWNER_GONE = "owner-gone"
+    GUEST = "guest"
+
+
+class Supervisor:
+    """Runs one sandbox from claim to end. Make it inside a running event loop."""
+
+    def __init__(self, config: VmConfig, owner: OwnerLine) -> None:
+        self._config = config
+        self._owner = owner
+        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> int:
+        """Live the sandbox's whole life; the process's exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._end, Ending.STOP)
+        await self._owner.open()
+        try:
+            place = claim_place(
+                self._config.name, self._config.balloon_control_socket, with_control=self._config.has_balloon
+            )
+            try:
+                report = await self._live(place)
+            finally:
+                place.give_up()
+        except BallonetError as error:
+            log.error("%s", error)
+            report = Report.failed(error)
+        self._owner.tell(report)
+        await self._owner.close()
+        return 0 if report.event == "ended" else 1
+
+    async def _live(self, place: Place) -> Report:
+        started = time.monotonic()
+        vm = build_vm(self._config)
+        async with contextlib.AsyncExitStack() as stack:
+            await vm.start()
+            stack.push_async_callback(vm.kill)
+            stack.push_async_callback(_cancel, asyncio.create_task(self._watch_engine(vm)))
+            stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
+            if place.control is not None:
+                server = ControlServer(MachineBackend(vm), place.control)
+                await server.start()
+                stack.push_async_callback(server.close)
+            relay = AgentRelay(vm.agent_channel)
+            stack.push_async_callback(relay.close)
+
+            boot = asyncio.create_task(self._boot(vm, relay))
+            stack.push_async_callback(_cancel, boot)
+            await asyncio.wait({boot, self._ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._ending.done():
+                boot.result()
+                agent_server = AgentServer(relay, place.agent)
+                await agent_server.start()
+                stack.push_async_callback(agent_server.close)
+                self._owner.tell(_ready_report(vm, place, time.monotonic() - started))
+            ending = await self._ending
+            if ending is Ending.STOP:
+                await _power_off(vm, relay)
+            ended = await vm.wait() if ending is Ending.GUEST else await vm.kill()
+        log.info("sandbox %s ended (%s): %s", self._config.name, ending, ended.detail)
+        return Report("ended", {"reason": ended.reason, "status": ended.status, "detail": ended.detail})
+
+    def _end(self, ending: Ending) -> None:
+        """Something ends the sandbox; the first to say so counts."""
+        if not self._ending.done():
+            self._ending.set_result(ending)
+
+    async def _watch_engine(self, vm: Vm) -> None:
+        await vm.wait()
+        self._end(Ending.GUEST)
+
+    async def _watch_owner(self) -> None:
+        self._end(Ending.STOP if await self._owner.wait_stop() else Ending.OWNER_GONE)
+
+    async def _boot(self, vm: Vm, relay: AgentRelay) -> None:
+        """Wait until the agent answers, and look who drives the balloon."""
+        try:
+            ready = await relay.wait_ready(BOOT_TIMEOUT_S)
+        except (GuestError, TimeoutError) as error:
+            console = vm.console.last_lines(_CONSOLE_LINES) or "(nothing)"
+            raise GuestBootError(
+                f"the guest did not come up: {error}\nits console ended with:\n{console}",
+                hint="more memory (--memory) or the other machine type (--machine q35) may help",
+            ) from error
+        for module, errno in ready.failed_modules:
+            log.warning("the guest could not load %s (errno %d)", module, errno)
+        if vm.balloon is not None:
+            await vm.balloon.check_driver()
+
+
+async def _power_off(vm: Vm, relay: AgentRelay) -> None:
+    """Let the guest end its processes and sync, for as long as it may take."""
+    with contextlib.suppress(GuestError, TimeoutError):
+        async with asyncio.timeout(POWEROFF_TIMEOUT_S):
+            await relay.shutdown()
+            await vm.wait()
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def _ready_report(vm: Vm, place: Place, boot_s: float) -> Report:
+    control = place.control
+    return Report(
+        "ready",
+        {
+            "engine_pid": vm.pid,
+            "agent_socket": str(place.agent.path),
+            "control_socket": None if control is None else str(control.path),
+            "boot_s": round(boot_s, 3),
+        },
+    )

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from ballonet.config import SandboxConfig
 from ballonet.errors import BallonetError, SandboxError
@@ -165,7 +165,8 @@ class Sandbox:
         await self.kill()
 
     async def _come_up(self) -> None:
-        await asyncio.wait({self._ready, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {self._ready, self._ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not self._ready.done():
             raise self._failure(await self._ended)
         facts = self._ready.result().facts

@@ -31,7 +31,7 @@ def test_a_booting_guest_is_converging_however_long_it_takes() -> None:
     balloon.tick(1000)
     assert state_of(balloon) is State.CONVERGING
     assert balloon.status.detail == "the guest is booting"
-    assert balloon.poll_interval(1000) is None
+    assert balloon.next_look(1000) is None
 
 
 def test_applied_only_when_actual_is_there_to_the_byte() -> None:
@@ -79,7 +79,7 @@ def test_no_progress_for_the_window_is_refused_and_the_engine_is_asked_for_what_
     assert status.target_mib == 256, "the target goes on saying what was asked"
     assert balloon.engine_target_bytes == mib_to_bytes(390)
     assert "134 MiB short" in str(status.detail)
-    assert balloon.poll_interval(100) is None
+    assert balloon.next_look(100) is None
 
 
 def test_steady_progress_is_never_refused() -> None:
@@ -147,12 +147,12 @@ def test_an_impossible_actual_is_said_and_shown_within_range(actual: int) -> Non
 def test_polling_slows_down_and_stops_when_settled() -> None:
     balloon = settled_at_initial()
     balloon.set_target(300, 10)
-    intervals = [balloon.poll_interval(10 + t) for t in (0, 1, 5, 50)]
+    intervals = [balloon.next_look(10 + t) for t in (0, 1, 5, 50)]
     assert intervals == sorted(intervals, key=lambda i: i or 0)
     assert intervals[0] == 0.005
     assert intervals[-1] == 0.25
     balloon.observe(mib_to_bytes(300), 11)
-    assert balloon.poll_interval(11) is None
+    assert balloon.next_look(11) is None
 
 
 def test_every_set_has_a_generation_of_its_own() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ballonet.cli.sandbox_options import report_progress
+from ballonet.config import SandboxConfig
 from ballonet.control.backend import BalloonSnapshot, Stats
 from ballonet.control.client import Client
 from ballonet.errors import GuestError, HostError
@@ -71,7 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ballonet.config import SandboxConfig
     from ballonet.guest.bundle import prepare_guest
 
     if options.plot is not None:
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _Demo:
-    def __init__(self, config, plot: Path | None) -> None:
+    def __init__(self, config: SandboxConfig, plot: Path | None) -> None:
         self._config = config
         self._plot = plot
         self._samples: list[Sample] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ballonet.errors import ConfigError, HostError
 
@@ -41,7 +41,7 @@ def plot_samples(samples: Sequence[Sample], path: Path) -> None:
     axes = figure.add_subplot()
     times = [sample.at_s for sample in samples]
 
-    def line(field: str, label: str, **style: object) -> None:
+    def line(field: str, label: str, **style: Any) -> None:
         values = [getattr(sample, field) for sample in samples]
         axes.plot(times, [float("nan") if v is None else v for v in values], label=label, **style)
 

@@ -41,7 +41,7 @@ class MachineBackend:
 
     async def set_target(self, requested_mib: int, *, force: bool) -> SetResult:
         balloon = self._balloon()
-        clamped = await balloon.set_target(requested_mib)
+        clamped = await balloon.set_target(requested_mib, force=force)
         return SetResult(requested_mib, clamped.effective_mib, clamped.by, balloon.status.generation)
 
     async def wait_settled(self, generation: int, timeout_s: float) -> tuple[BalloonSnapshot, Outcome]:
@@ -85,7 +85,7 @@ class MachineBackend:
         raise BalloonError("guest.trim is not built yet")
 
     async def set_limit(self, limit_mib: int | None) -> None:
-        raise BalloonError("balloon.limit is not built yet")
+        await self._balloon().set_limit(limit_mib)
 
     def capabilities(self) -> Capabilities:
         has_balloon = self._vm.spec.balloon is not None
@@ -112,7 +112,7 @@ class MachineBackend:
             ceiling_mib=status.spec.ceiling_mib,
             initial_mib=status.spec.initial_mib,
             floor_mib=status.spec.floor_mib,
-            limit_mib=None,
+            limit_mib=status.limit_mib,
             requested_mib=status.requested_mib,
             target_mib=status.target_mib,
             actual_mib=status.actual_mib,

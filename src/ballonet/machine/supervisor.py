@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from enum import StrEnum
+from typing import Any
 
 from ballonet.control.server import ControlServer
 from ballonet.errors import BallonetError, GuestBootError, GuestError
@@ -89,7 +90,8 @@ class Supervisor:
 
             boot = asyncio.create_task(self._boot(vm, relay))
             stack.push_async_callback(_cancel, boot)
-            await asyncio.wait({boot, self._ending}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {boot, self._ending}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not self._ending.done():
                 boot.result()
                 agent_server = AgentServer(relay, place.agent)

@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ballonet.errors import EngineError, EngineExitedError
 from ballonet.vmm.config import BalloonSpec, Clamped, Machine
 from ballonet.vmm.convergence import BalloonStatus, Convergence, Driver, State
+from ballonet.vmm.guard import GuestReading
 from ballonet.vmm.qemu_args import BALLOON_ID
 from ballonet.vmm.qmp import Qmp
 from ballonet.vmm.statistics import GuestStatistics, parse_statistics
@@ -25,8 +26,9 @@ log = logging.getLogger(__name__)
 _OBJECT = f"/machine/peripheral/{BALLOON_ID}"
 #: How often, while converging, the device's status is read to see whether the driver is still there (seconds).
 _DRIVER_CHECK_S = 1.0
-#: How long fresh statistics are waited for, and how often they are looked for meanwhile (seconds).
-_STATISTICS_WAIT_S, _STATISTICS_LOOK_S = 2.0, 0.01
+#: How long fresh statistics are waited for, how often the guest is asked again meanwhile, and how often they are
+#: looked for (seconds).
+_STATISTICS_WAIT_S, _STATISTICS_AGAIN_S, _STATISTICS_LOOK_S = 2.0, 0.25, 0.01
 
 
 class Balloon:
@@ -46,6 +48,9 @@ class Balloon:
         self._pushing = asyncio.Lock()
         self._asking = asyncio.Lock()
         self._statistics_on = False
+        #: How a guarded shrink learns what the guest can spare. The device's own statistics are the way that needs
+        #: nothing else; whoever has a quicker one puts it here.
+        self.read_guest: Callable[[], Awaitable[GuestReading]] = self._read_from_device
 
     @property
     def status(self) -> BalloonStatus:
@@ -65,18 +70,28 @@ class Balloon:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._follower
 
-    async def set_target(self, requested_mib: int) -> Clamped:
+    async def set_target(self, requested_mib: int, *, force: bool = False) -> Clamped:
         """Ask the guest for ``requested_mib``, brought into range. Returns when the engine has it, not the guest.
 
+        :param force: a shrink does not stop at the guard, whatever it does to the guest.
         :raises EngineError: the engine refused; the state is then ``failed``.
         """
-        clamped = self._convergence.set_target(requested_mib, time.monotonic())
-        # Said again even when it is the same: after an out-of-memory deflation only that moves the driver.
-        self._sent = None
-        await self._push()
-        self._changed()
-        self._wake.set()
+        clamped = self._convergence.set_target(requested_mib, time.monotonic(), force=force)
+        await self._retarget()
         return clamped
+
+    async def set_limit(self, limit_mib: int | None) -> None:
+        """Bound targets and relief to ``limit_mib`` (``None``: the ceiling), from now on and at once."""
+        self._convergence.set_limit(limit_mib, time.monotonic())
+        await self._retarget()
+
+    async def relieve(self, reason: str) -> bool:
+        """Give the guest everything back, up to the limit, in one step. False if it has that already."""
+        relieved = self._convergence.relieve(reason, time.monotonic())
+        if relieved:
+            log.warning("balloon: %s", self.status.detail)
+            await self._retarget()
+        return relieved
 
     async def wait_change(self, seen_version: int) -> tuple[int, BalloonStatus]:
         """Wait until the status is another than that of ``seen_version`` (start with −1); changes coalesce."""
@@ -125,21 +140,36 @@ class Balloon:
         if max_age_s is None or not _is_older(latest, max_age_s):
             return latest
         async with self._asking:
-            asked_at = int(time.time())
             latest = await self._read_statistics()
             if not _is_older(latest, max_age_s):
                 return latest
+            return await self._refresh_statistics(latest.reported_at or 0)
+
+    async def _refresh_statistics(self, reported_before: int) -> GuestStatistics:
+        """Have the engine ask the guest, and wait for a report of a later second than the last: only that is new."""
+        deadline = time.monotonic() + _STATISTICS_WAIT_S
+        while True:
             # Turning the engine's timer off and on makes it ask at once.
             await self._set_statistics_interval(0)
             await self._set_statistics_interval(1)
-            deadline = time.monotonic() + _STATISTICS_WAIT_S
-            while time.monotonic() < deadline:
+            again = time.monotonic() + _STATISTICS_AGAIN_S
+            while time.monotonic() < min(again, deadline):
                 latest = await self._read_statistics()
-                if latest.reported_at is not None and latest.reported_at >= asked_at:
+                if latest.reported_at is not None and latest.reported_at > reported_before:
+                    deadline = 0.0
                     break
                 await asyncio.sleep(_STATISTICS_LOOK_S)
-            await self._set_statistics_interval(0)
-        return latest
+            if time.monotonic() >= deadline:
+                await self._set_statistics_interval(0)
+                return latest
+
+    async def _read_from_device(self) -> GuestReading:
+        asked_at = time.time()
+        told = await self.statistics(max_age_s=0)
+        at = time.monotonic()
+        if told.reported_at is None or told.reported_at < int(asked_at):
+            return GuestReading(at, None, None)
+        return GuestReading(at, told.available_bytes, told.major_faults)
 
     async def _read_statistics(self) -> GuestStatistics:
         # Reading is an error until the timer was set once.
@@ -152,6 +182,13 @@ class Balloon:
         prop = "guest-stats-polling-interval"
         await self._qmp.execute("qom-set", path=_OBJECT, property=prop, value=seconds)
         self._statistics_on = True
+
+    async def _retarget(self) -> None:
+        # Said again even when it is the same: after an out-of-memory deflation only that moves the driver.
+        self._sent = None
+        await self._push()
+        self._changed()
+        self._wake.set()
 
     async def _push(self) -> None:
         """Make the engine's target the one that is wanted now."""
@@ -177,29 +214,53 @@ class Balloon:
             EngineError
         ):  # said in the state, or the VM is ending: the loop ends with it
             while True:
-                await self._push()
-                interval = self._convergence.poll_interval(time.monotonic())
                 self._wake.clear()
-                if interval is None:
-                    await self._wake.wait()
+                await self._push()
+                if self._convergence.reading_due(time.monotonic()):
+                    await self._ask_guest()
                     continue
+                wait_s = self._convergence.next_look(time.monotonic())
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(interval):
+                    async with asyncio.timeout(wait_s):
                         await self._wake.wait()
+                if wait_s is None:
+                    continue
+                self._tick()
                 self._observed((await self._qmp.execute("query-balloon"))["actual"])
                 if time.monotonic() - self._driver_checked_at > _DRIVER_CHECK_S:
                     await self.check_driver()
+
+    def _tick(self) -> None:
+        before = self.status
+        self._convergence.tick(time.monotonic())
+        if self.status != before:
+            self._sent = None
+            self._note_change(before)
+
+    async def _ask_guest(self) -> None:
+        """Let a guarded shrink go on, or stop, by what the guest reports."""
+        actual_before = self.status.actual_bytes
+        reading = await self.read_guest()
+        if actual_before is None:
+            return
+        before = self.status
+        self._convergence.guest_reported(reading, actual_before, time.monotonic())
+        if self.status != before:
+            self._note_change(before)
 
     def _observed(self, actual_bytes: int) -> None:
         before = self.status
         if before.driver is Driver.UNKNOWN and actual_bytes != before.actual_bytes:
             self._convergence.driver_seen(Driver.PRESENT, time.monotonic())  # only a driver moves it
         self._convergence.observe(actual_bytes, time.monotonic())
+        if self.status != before:
+            self._note_change(before)
+
+    def _note_change(self, before: BalloonStatus) -> None:
         after = self.status
-        if after != before:
-            if after.state is not before.state:
-                log.info("balloon %s: %s", after.state, after.detail or f"actual {after.actual_mib} MiB")
-            self._changed()
+        if after.state is not before.state:
+            log.info("balloon %s: %s", after.state, after.detail or f"actual {after.actual_mib} MiB")
+        self._changed()
 
     def _changed(self) -> None:
         self._version += 1

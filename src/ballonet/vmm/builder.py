@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from ballonet.errors import ConfigError
 from ballonet.vmm.config import Accel, BalloonSpec, Machine, VmSpec
+from ballonet.vmm.guard import default_guard_mib
 
 #: The least memory that a guest gets when no floor was given, unless a quarter of its ceiling is more (MiB).
 SAFE_FLOOR_MIB = 128
@@ -29,7 +31,7 @@ class VmBuilder:
         self._tsc_khz: int | None = None
         self._kernel: Path | None = None
         self._initramfs: Path | None = None
-        self._balloon: tuple[int | None, int | None, bool, bool] | None = None
+        self._balloon: Callable[[int], BalloonSpec] | None = None
 
     def cpus(self, count: int) -> Self:
         self._cpus = count
@@ -62,9 +64,21 @@ class VmBuilder:
         *,
         deflate_on_oom: bool = True,
         free_page_reporting: bool = True,
+        guard_mib: int | None = None,
     ) -> Self:
-        """Give the VM a balloon. Missing initial: the ceiling. Missing min: :func:`default_floor_mib`."""
-        self._balloon = (initial_mib, min_mib, deflate_on_oom, free_page_reporting)
+        """Give the VM a balloon.
+
+        Missing initial: the ceiling. Missing min: :func:`default_floor_mib`. Missing guard:
+        :func:`~ballonet.vmm.guard.default_guard_mib`; 0 is none.
+        """
+
+        def spec(ceiling: int) -> BalloonSpec:
+            initial = ceiling if initial_mib is None else max(0, min(initial_mib, ceiling))
+            floor = default_floor_mib(ceiling, initial) if min_mib is None else max(0, min(min_mib, initial))
+            guard = default_guard_mib(ceiling) if guard_mib is None else max(0, min(guard_mib, ceiling))
+            return BalloonSpec(ceiling, initial, floor, deflate_on_oom, free_page_reporting, guard)
+
+        self._balloon = spec
         return self
 
     def build(self) -> VmSpec:
@@ -81,15 +95,6 @@ class VmBuilder:
             accel=self._accel,
             kernel=self._kernel,
             initramfs=self._initramfs,
-            balloon=self._balloon_spec(),
+            balloon=None if self._balloon is None else self._balloon(self._memory_mib),
             tsc_khz=self._tsc_khz,
         )
-
-    def _balloon_spec(self) -> BalloonSpec | None:
-        if self._balloon is None:
-            return None
-        ceiling = self._memory_mib
-        initial, floor, deflate_on_oom, free_page_reporting = self._balloon
-        initial = ceiling if initial is None else max(0, min(initial, ceiling))
-        floor = default_floor_mib(ceiling, initial) if floor is None else max(0, min(floor, initial))
-        return BalloonSpec(ceiling, initial, floor, deflate_on_oom, free_page_reporting)

@@ -65,7 +65,7 @@ class Clamped:
 
     requested_mib: int
     effective_mib: int
-    #: Which end of the range was in the way: ``"floor"``, ``"ceiling"``, or ``None``.
+    #: What was in the way: an end of the range, the host's limit, or nothing.
     by: Literal["floor", "ceiling", "limit"] | None
 
 
@@ -78,13 +78,22 @@ class BalloonSpec:
     floor_mib: int
     deflate_on_oom: bool = True
     free_page_reporting: bool = True
+    #: Available memory that a shrink leaves to the guest, unless forced.
+    guard_mib: int = 0
 
-    def clamp(self, requested_mib: int) -> Clamped:
-        """``requested_mib`` brought into [floor, ceiling]."""
-        if requested_mib > self.ceiling_mib:
-            return Clamped(requested_mib, self.ceiling_mib, "ceiling")
+    def clamp(self, requested_mib: int, limit_mib: int | None = None) -> Clamped:
+        """``requested_mib`` brought into [floor, ceiling], and under the host's limit if there is one.
+
+        A limit below the floor means the floor: the floor is promised to the guest.
+        """
         if requested_mib < self.floor_mib:
             return Clamped(requested_mib, self.floor_mib, "floor")
+        if limit_mib is not None and limit_mib < self.ceiling_mib:
+            most = max(limit_mib, self.floor_mib)
+            if requested_mib > most:
+                return Clamped(requested_mib, most, "limit")
+        if requested_mib > self.ceiling_mib:
+            return Clamped(requested_mib, self.ceiling_mib, "ceiling")
         return Clamped(requested_mib, requested_mib, None)
 
 

@@ -1,9 +1,9 @@
 """How a balloon approaches its target: a pure state machine. No I/O, no clock: the caller passes the time.
 
 The words are those of the whole project. *Target* is what was asked after clamping; *actual* is what the guest
-has; ``applied`` means that actual has reached the target, never anything less. A guest that makes no progress
-is ``guest-refused``: from then on the engine is asked for what the guest has already, so that a driver that
-cannot allocate does not spin, while the target goes on saying what was asked.
+has; ``applied`` means that actual has reached the target, never anything less. The *engine's target* is what the
+device is asked for at this moment: the target itself, or less far where a shrink is guarded, or what the guest has
+already where it refused, so that a driver that cannot allocate does not spin.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from ballonet.memory import MIB, bytes_to_mib, mib_to_bytes
 from ballonet.vmm.config import BalloonSpec, Clamped
+from ballonet.vmm.guard import GuestReading, permit
 
 #: A guest that moves less than this …
 STALL_RATE_MIB_S = 15
@@ -22,6 +23,11 @@ STALL_WINDOW_S = 5.0
 POLL_SHARE = 0.02
 #: … but never more often, or more rarely, than this (seconds).
 POLL_MIN_S, POLL_MAX_S = 0.005, 0.25
+#: While a guarded shrink is on its way, the guest is asked for its statistics this often (seconds).
+GUARD_INTERVAL_S = 0.5
+#: After the guest took memory back by itself, the target is asked for again after this long (seconds), doubled
+#: each time it happens again, up to the second figure.
+RETRY_FIRST_S, RETRY_MOST_S = 10.0, 300.0
 
 
 class State(StrEnum):
@@ -30,6 +36,7 @@ class State(StrEnum):
     CONVERGING = "converging"
     APPLIED = "applied"
     GUEST_REFUSED = "guest-refused"
+    GUEST_FLOOR = "guest-floor"
     NO_DRIVER = "no-driver"
     FAILED = "failed"
 
@@ -49,6 +56,7 @@ class BalloonStatus:
     spec: BalloonSpec
     requested_mib: int
     target_mib: int
+    limit_mib: int | None
     actual_bytes: int | None
     state: State
     #: When the state was entered, on the caller's clock.
@@ -71,15 +79,23 @@ class Convergence:
     def __init__(self, spec: BalloonSpec, now: float) -> None:
         self._spec = spec
         self._clamped = Clamped(spec.initial_mib, spec.initial_mib, None)
+        self._limit: int | None = None
         self._actual: int | None = None
         self._driver = Driver.UNKNOWN
         self._generation = 0
         self._state = State.CONVERGING
         self._since = now
         self._detail: str | None = "the guest is booting"
+        #: Why the target is what it is, where nobody asked for it; shown once nothing else is to be said.
+        self._note: str | None = None
         self._set_at = now
         self._mark = (now, 0)
         self._engine_target = self._target_bytes
+        self._guarded = False
+        self._reading: GuestReading | None = None
+        self._reading_due = 0.0
+        self._retry_at: float | None = None
+        self._retry_s = RETRY_FIRST_S
 
     @property
     def status(self) -> BalloonStatus:
@@ -87,6 +103,7 @@ class Convergence:
             spec=self._spec,
             requested_mib=self._clamped.requested_mib,
             target_mib=self._clamped.effective_mib,
+            limit_mib=self._limit,
             actual_bytes=self._actual,
             state=self._state,
             since=self._since,
@@ -97,40 +114,78 @@ class Convergence:
 
     @property
     def engine_target_bytes(self) -> int:
-        """What the engine should be asked for now: the target, or near actual where the guest refused."""
+        """What the engine should be asked for now (see the module's text)."""
         return self._engine_target
 
-    def poll_interval(self, now: float) -> float | None:
-        """Seconds until actual should be read again; ``None`` while nothing moves: then events are enough."""
-        if self._state is not State.CONVERGING or self._driver is not Driver.PRESENT:
-            return None
-        return min(POLL_MAX_S, max(POLL_MIN_S, (now - self._set_at) * POLL_SHARE))
+    def next_look(self, now: float) -> float | None:
+        """Seconds until something should be read or tried again; ``None``: events are enough."""
+        if self._state is State.CONVERGING and self._driver is Driver.PRESENT:
+            return min(POLL_MAX_S, max(POLL_MIN_S, (now - self._set_at) * POLL_SHARE))
+        if self._retry_at is not None:
+            return max(0.0, self._retry_at - now)
+        return None
 
-    def set_target(self, requested_mib: int, now: float) -> Clamped:
-        """A new target, which supersedes the one before."""
-        self._clamped = self._spec.clamp(requested_mib)
-        self._generation += 1
-        self._set_at = now
-        self._engine_target = self._target_bytes
-        self._restart(now)
+    def reading_due(self, now: float) -> bool:
+        """Whether the guest's statistics are needed now, to go on with a guarded shrink."""
+        moving = self._state is State.CONVERGING and self._driver is Driver.PRESENT
+        return moving and self._guarded and now >= self._reading_due
+
+    def set_target(self, requested_mib: int, now: float, *, force: bool = True) -> Clamped:
+        """A new target, which supersedes the one before. ``force``: a shrink does not stop at the guard."""
+        self._note = None
+        self._retry_s = RETRY_FIRST_S
+        self._aim(requested_mib, now, force)
         return self._clamped
+
+    def set_limit(self, limit_mib: int | None, now: float) -> None:
+        """Bound targets, the one in force included: it comes down to the limit, or back up to what was asked."""
+        self._limit = limit_mib
+        if (
+            self._spec.clamp(self._clamped.requested_mib, limit_mib).effective_mib
+            != self._clamped.effective_mib
+        ):
+            self.set_target(self._clamped.requested_mib, now, force=False)
+
+    def relieve(self, reason: str, now: float) -> bool:
+        """The guest suffers: everything back, in one step. False if there is nothing to give."""
+        most = self._spec.clamp(self._spec.ceiling_mib, self._limit).effective_mib
+        if self._clamped.effective_mib >= most:
+            return False
+        before = self._clamped.effective_mib
+        self._aim(self._spec.ceiling_mib, now, force=True)
+        self._note = self._detail = f"raised from {before} MiB: {reason}"
+        return True
 
     def observe(self, actual_bytes: int, now: float) -> None:
         """The engine told ``actual``: in an event, or when asked."""
         lied = not 0 <= actual_bytes <= mib_to_bytes(self._spec.ceiling_mib)
         self._actual = min(max(actual_bytes, 0), mib_to_bytes(self._spec.ceiling_mib))
         if lied:
-            self._enter(
-                State.FAILED, now, f"the guest claims an impossible balloon (actual {actual_bytes} bytes)"
-            )
+            reason = f"the guest claims an impossible balloon (actual {actual_bytes} bytes)"
+            self._enter(State.FAILED, now, reason)
         elif self._actual == self._target_bytes:
-            self._enter(State.APPLIED, now, None)
+            self._guarded = False
+            self._retry_at = None
+            self._enter(State.APPLIED, now, self._note)
         elif self._state is State.APPLIED:
-            took = (self._actual - self._target_bytes) / MIB
-            way = "took back" if took > 0 else "gave away"
-            self._refuse(now, f"the guest {way} {abs(took):.0f} MiB after the target had been reached")
+            self._drifted(now)
         elif self._state is State.CONVERGING:
             self._watch_progress(now)
+
+    def guest_reported(self, reading: GuestReading, actual_before: int, now: float) -> None:
+        """The guest's statistics, asked for because of :meth:`reading_due`: go on, or stop at the guard."""
+        if not self._guarded or self._state is not State.CONVERGING:
+            return
+        before, self._reading = self._reading, reading
+        self._reading_due = now + GUARD_INTERVAL_S
+        permission = permit(self._target_bytes, actual_before, self._spec.guard_mib, reading, before)
+        if permission.lowest_bytes < actual_before:
+            if permission.lowest_bytes < self._engine_target:
+                self._mark = (now, self._distance)
+            self._engine_target = permission.lowest_bytes
+        else:
+            self._engine_target = self._actual if self._actual is not None else actual_before
+            self._enter(State.GUEST_FLOOR, now, permission.reason)
 
     def driver_seen(self, driver: Driver, now: float) -> None:
         """The device's status told whether a driver drives it."""
@@ -140,12 +195,17 @@ class Convergence:
         self._restart(now)
 
     def tick(self, now: float) -> None:
-        """Time has passed without news."""
+        """Time has passed."""
         if self._state is State.CONVERGING:
             self._watch_progress(now)
+        elif self._retry_at is not None and now >= self._retry_at:
+            self._retry_s = min(RETRY_MOST_S, self._retry_s * 2)
+            self._aim(self._clamped.requested_mib, now, force=False, keep_generation=True)
+            self._detail = "asked again after the guest took memory back"
 
     def fail(self, reason: str, now: float) -> None:
         """The engine refused a command, or is gone."""
+        self._retry_at = None
         self._enter(State.FAILED, now, reason)
 
     @property
@@ -156,13 +216,26 @@ class Convergence:
     def _distance(self) -> int:
         return abs((self._actual or 0) - self._target_bytes)
 
+    def _aim(self, requested_mib: int, now: float, force: bool, *, keep_generation: bool = False) -> None:
+        self._clamped = self._spec.clamp(requested_mib, self._limit)
+        self._generation += 0 if keep_generation else 1
+        self._set_at = now
+        self._retry_at = None
+        self._reading = None
+        self._reading_due = now
+        shrinks = self._actual is not None and self._target_bytes < self._actual
+        self._guarded = shrinks and not force and self._spec.guard_mib > 0
+        # A guarded shrink goes nowhere until the guest has said what it can spare.
+        self._engine_target = self._actual if self._guarded and self._actual else self._target_bytes
+        self._restart(now)
+
     def _restart(self, now: float) -> None:
         """Judge anew from here: a new target, or a driver that came or went."""
         self._mark = (now, self._distance)
         if self._driver is Driver.ABSENT:
             self._enter(State.NO_DRIVER, now, "no driver in the guest has taken the balloon device")
         elif self._actual == self._target_bytes:
-            self._enter(State.APPLIED, now, None)
+            self._enter(State.APPLIED, now, self._note)
         else:
             booting = self._driver is Driver.UNKNOWN
             self._enter(State.CONVERGING, now, "the guest is booting" if booting else None, restart=True)
@@ -180,6 +253,18 @@ class Convergence:
                 f"no progress for {STALL_WINDOW_S:g} s (less than {STALL_RATE_MIB_S} MiB/s), "
                 f"{missing:.0f} MiB short of the target",
             )
+
+    def _drifted(self, now: float) -> None:
+        """Actual left the target that it had reached: only the guest does that, out of need or out of malice."""
+        assert self._actual is not None
+        moved = (self._actual - self._target_bytes) / MIB
+        if moved < 0:
+            self._refuse(now, f"the guest gave away {-moved:.0f} MiB after the target had been reached")
+            return
+        self._refuse(
+            now, f"the guest took back {moved:.0f} MiB after the target had been reached (out of memory)"
+        )
+        self._retry_at = now + self._retry_s
 
     def _refuse(self, now: float, detail: str) -> None:
         if self._actual is not None:

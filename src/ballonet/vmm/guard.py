@@ -1,0 +1,70 @@
+"""How far a guest may be shrunk without hurting it: a pure judgement of what the guest reports.
+
+The guard is an amount of available memory that a shrink leaves to the guest. What is above it may be taken in one
+go; then the guest is asked again. A guest that does not report is not shrunk: unknown is not "plenty".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ballonet.memory import MIB, mib_to_bytes
+
+#: The guard when none was chosen: a tenth of the ceiling, and at least this much (MiB).
+GUARD_MIN_MIB = 64
+#: Major faults per second from which a guest is thrashing: its working set no longer fits.
+THRASHING_FAULTS_S = 100
+#: A step smaller than this is not worth taking (MiB): the guest is at the guard.
+_STEP_MIN_MIB = 4
+
+
+def default_guard_mib(ceiling_mib: int) -> int:
+    """max(64 MiB, ceiling / 10)."""
+    return max(GUARD_MIN_MIB, ceiling_mib // 10)
+
+
+@dataclass(frozen=True)
+class GuestReading:
+    """What the guest reported at one moment, on the caller's clock."""
+
+    at: float
+    available_bytes: int | None
+    major_faults: int | None
+
+
+@dataclass(frozen=True)
+class Permission:
+    """How low actual may go now (bytes), and, where that is not the target, why not lower."""
+
+    lowest_bytes: int
+    reason: str | None
+
+
+def permit(
+    target_bytes: int, actual_bytes: int, guard_mib: int, now: GuestReading, before: GuestReading | None
+) -> Permission:
+    """Judge a shrink from ``actual_bytes`` towards ``target_bytes``.
+
+    :param actual_bytes: what the guest had *before* it reported ``now``: a guest that was on its way meanwhile
+        is then judged too carefully rather than too boldly.
+    :param before: the reading before ``now`` in the same shrink, to see faults rise.
+    """
+    stay = min(actual_bytes, max(target_bytes, actual_bytes))
+    if now.available_bytes is None:
+        return Permission(stay, "the guest does not report its available memory")
+    faults = _faults_per_second(before, now)
+    if faults is not None and faults >= THRASHING_FAULTS_S:
+        return Permission(stay, f"the guest is thrashing ({faults:.0f} major faults a second)")
+    spare = now.available_bytes - mib_to_bytes(guard_mib)
+    if spare >= actual_bytes - target_bytes:
+        return Permission(target_bytes, None)
+    reason = f"the guest has {now.available_bytes // MIB} MiB available, and {guard_mib} MiB are left to it"
+    if spare < mib_to_bytes(_STEP_MIN_MIB):
+        return Permission(stay, reason)
+    return Permission(actual_bytes - spare, reason)
+
+
+def _faults_per_second(before: GuestReading | None, now: GuestReading) -> float | None:
+    if before is None or before.major_faults is None or now.major_faults is None or now.at <= before.at:
+        return None
+    return (now.major_faults - before.major_faults) / (now.at - before.at)

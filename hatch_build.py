@@ -13,9 +13,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
@@ -28,8 +27,8 @@ class BuildError(Exception):
     """The guest's programs cannot be built; the message says why and what to install."""
 
 
-@dataclass(frozen=True)
-class Program:
+# No dataclass: hatchling loads this file without registering it as a module, which dataclasses rely on.
+class Program(NamedTuple):
     """A program to build: from which C files, with which headers looked at, into which file."""
 
     sources: tuple[Path, ...]

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from ballonet.guest.elf import PT_INTERP, Elf
+from ballonet.host.tsc import PLAUSIBLE_KHZ
+
+pytest.importorskip("hatchling")
+ROOT = Path(__file__).parents[2]
+TSC = ROOT / "src/ballonet/guest/agent/tsc/tsckhz.c"
+
+
+def _load() -> ModuleType:
+    """As hatchling loads it: the module is not registered."""
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build: Any = _load()
+
+needs_compiler = pytest.mark.skipif(not build.compilers(), reason="install musl-tools")
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A small agent of two files and a header, and the real tsckhz."""
+    agent = tmp_path / "agent"
+    (agent / "tsc").mkdir(parents=True)
+    shutil.copy(TSC, agent / "tsc")
+    (agent / "answer.h").write_text("int answer(void);\n#define EXTRA 0\n")
+    (agent / "answer.c").write_text('#include "answer.h"\nint answer(void) { return 42 + EXTRA; }\n')
+    (agent / "main.c").write_text('#include "answer.h"\nint main(void) { return answer(); }\n')
+    return agent
+
+
+def status_of(program: Path) -> int:
+    return subprocess.run([program], check=False).returncode
+
+
+def age(directory: Path) -> None:
+    """Make every file older than any that is written from now on."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
+
+
+@needs_compiler
+def test_programs_are_static_and_run(sources: Path) -> None:
+    agent, tsckhz = build.compile_all(sources)
+    assert (agent, tsckhz) == (sources / "bin/agent", sources / "bin/tsckhz")
+    assert status_of(agent) == 42
+    for program in (agent, tsckhz):
+        assert list(Elf(program.read_bytes(), program.name).segments(PT_INTERP)) == []
+    assert sorted(path.name for path in (sources / "bin").iterdir()) == ["agent", "tsckhz"]
+
+
+@needs_compiler
+def test_real_tsckhz_measures_the_same_twice(sources: Path) -> None:
+    program = build.compile_all(sources)[1]
+    first, second = (int(subprocess.check_output([program], text=True)) for _ in range(2))
+    assert first in PLAUSIBLE_KHZ
+    assert abs(first - second) <= first // 100
+
+
+@needs_compiler
+def test_current_programs_are_left_alone_and_changed_ones_are_not(sources: Path) -> None:
+    age(sources)
+    agent, _ = build.compile_all(sources)
+    before = agent.stat().st_ino
+    build.compile_all(sources, [])  # would fail if there were anything to compile
+    assert agent.stat().st_ino == before
+    age(sources)
+    (sources / "answer.h").write_text("int answer(void);\n#define EXTRA 1\n")
+    with pytest.raises(build.BuildError):
+        build.compile_all(sources, [])
+    build.compile_all(sources)
+    assert status_of(agent) == 43
+
+
+@needs_compiler
+def test_next_compiler_is_tried_when_one_fails(sources: Path) -> None:
+    assert status_of(build.compile_all(sources, [["false"], *build.compilers()])[0]) == 42
+
+
+@needs_compiler
+def test_error_in_the_sources_is_shown_and_the_old_program_kept(sources: Path) -> None:
+    age(sources)
+    agent, _ = build.compile_all(sources)
+    age(sources)
+    (sources / "main.c").write_text("int main(void) { return nonsense; }\n")
+    with pytest.raises(build.BuildError, match=r"agent cannot be compiled:(.|\n)*nonsense"):
+        build.compile_all(sources)
+    assert status_of(agent) == 42
+    assert sorted(path.name for path in (sources / "bin").iterdir()) == ["agent", "tsckhz"]
+
+
+def test_no_compiler_says_what_to_install(sources: Path) -> None:
+    with pytest.raises(build.BuildError, match="install musl-tools"):
+        build.compile_all(sources, [])
+
+
+def test_missing_sources_are_said(tmp_path: Path) -> None:
+    with pytest.raises(build.BuildError, match="C sources of the guest's programs are missing"):
+        build.compile_all(tmp_path, [])
+
+
+def test_other_machine_is_refused(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.platform, "machine", lambda: "aarch64")
+    with pytest.raises(build.BuildError, match="x86-64 Linux, not aarch64"):
+        build.compile_all(sources, [])
+
+
+def test_musl_comes_before_glibc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gcc", "musl-gcc"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [Path(command[0]).name for command in build.compilers()][:2] == ["musl-gcc", "gcc"]

@@ -66,14 +66,13 @@ def private_dir(path: Path, *, hint: str | None = None) -> Path:
 
     :raises HostError: it cannot be made, is a symbolic link, not a directory, or owned by another user.
     """
-    with contextlib.suppress(FileExistsError):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir(mode=0o700)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise HostError(f"directory {path} cannot be made: {error.strerror}", hint=hint) from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        pass  # what is there is judged below
+    except OSError as error:
+        raise HostError(f"directory {path} cannot be made: {error.strerror}", hint=hint) from error
     # Judged through one descriptor, so that what is checked is also what is changed.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -105,14 +105,14 @@ def guest_program(name: str, directory: Path = BIN_DIR) -> Path:
     return path
 
 
-def find_busybox(env: Mapping[str, str]) -> Path:
+def find_busybox(env: Mapping[str, str], also_in: Sequence[str] = ("/usr/bin", "/bin")) -> Path:
     """The busybox on ``PATH``. Whether it is static is checked when an initramfs is built with it.
 
     :raises HostError: there is none.
     """
     # Not by shutil.which: importing it would cost more than the rest of a call that finds everything made.
-    for directory in (*env.get("PATH", os.defpath).split(":"), "/usr/bin", "/bin"):
-        path = Path(directory or ".", "busybox").absolute()
-        if path.is_file() and os.access(path, os.X_OK):
+    for directory in (*env.get("PATH", "").split(":"), *also_in):
+        path = Path(directory, "busybox")
+        if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
             return path
     raise HostError("busybox is not installed (not on PATH)", hint="apt-get install busybox-static")

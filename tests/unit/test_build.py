@@ -55,6 +55,12 @@ def age(directory: Path) -> None:
             os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
 
 
+def edit_after(program: Path, source: Path, text: str) -> None:
+    """Write ``source`` so that it is newer than ``program``, however coarse the file system's times are."""
+    source.write_text(text)
+    os.utime(source, ns=(0, program.stat().st_mtime_ns + 10**9))
+
+
 @needs_compiler
 def test_programs_are_static_and_run(sources: Path) -> None:
     agent, tsckhz = build.compile_all(sources)
@@ -80,8 +86,7 @@ def test_current_programs_are_left_alone_and_changed_ones_are_not(sources: Path)
     before = agent.stat().st_ino
     build.compile_all(sources, [])  # would fail if there were anything to compile
     assert agent.stat().st_ino == before
-    age(sources)
-    (sources / "answer.h").write_text("int answer(void);\n#define EXTRA 1\n")
+    edit_after(agent, sources / "answer.h", "int answer(void);\n#define EXTRA 1\n")
     with pytest.raises(build.BuildError):
         build.compile_all(sources, [])
     build.compile_all(sources)
@@ -97,8 +102,7 @@ def test_next_compiler_is_tried_when_one_fails(sources: Path) -> None:
 def test_error_in_the_sources_is_shown_and_the_old_program_kept(sources: Path) -> None:
     age(sources)
     agent, _ = build.compile_all(sources)
-    age(sources)
-    (sources / "main.c").write_text("int main(void) { return nonsense; }\n")
+    edit_after(agent, sources / "main.c", "int main(void) { return nonsense; }\n")
     with pytest.raises(build.BuildError, match=r"agent cannot be compiled:(.|\n)*nonsense"):
         build.compile_all(sources)
     assert status_of(agent) == 42

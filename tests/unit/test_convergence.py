@@ -109,8 +109,10 @@ def test_a_refused_guest_that_gets_there_after_all_is_applied() -> None:
     balloon = settled_at_initial()
     balloon.set_target(256, 10)
     balloon.tick(16)
+    assert balloon.engine_target_bytes == mib_to_bytes(512)
     balloon.observe(mib_to_bytes(256), 17)
     assert state_of(balloon) is State.APPLIED
+    assert balloon.engine_target_bytes == mib_to_bytes(256)
 
 
 def test_memory_the_guest_took_back_is_said() -> None:

@@ -166,6 +166,7 @@ class Convergence:
         elif self._actual == self._target_bytes:
             self._guarded = False
             self._retry_at = None
+            self._engine_target = self._target_bytes
             self._enter(State.APPLIED, now, self._note)
         elif self._state is State.APPLIED:
             self._drifted(now)

@@ -58,7 +58,7 @@ class Vm:
         self.console = Tail("guest console")
         self.balloon: Balloon | None = None
         self._words = Tail("engine messages")
-        self._qmp = Qmp(spec.name, self._on_event)
+        self.qmp = Qmp(spec.name, self._on_event)
         self._child: subprocess.Popen[bytes] | None = None
         self._agent: socket.socket | None = None
         self._shutdown_reason: str | None = None
@@ -105,11 +105,11 @@ class Vm:
         self._words.start(words)
         self._exit = asyncio.create_task(self._watch(), name="engine exit")
         try:
-            await self._qmp.connect(qmp)
+            await self.qmp.connect(qmp)
             if self.spec.balloon is not None:
-                self.balloon = Balloon(self.spec.balloon, self.spec.machine, self._qmp)
+                self.balloon = Balloon(self.spec.balloon, self.spec.machine, self.qmp)
                 await self.balloon.start()
-            await self._qmp.execute("cont")
+            await self.qmp.execute("cont")
         except EngineError as error:
             ended = await self.kill()
             raise EngineError(f"QEMU did not start: {ended.detail or error.message}") from error
@@ -129,12 +129,12 @@ class Vm:
             self._stopping = True
             with contextlib.suppress(EngineError, TimeoutError):
                 async with asyncio.timeout(_QUIT_S):
-                    await self._qmp.execute("quit")
+                    await self.qmp.execute("quit")
                     await self.wait()
             if not self._exit.done() and self._child is not None:
                 self._child.kill()
         ended = await self.wait()
-        await self._qmp.close()
+        await self.qmp.close()
         await self.console.stop()
         await self._words.stop()
         if self._agent is not None:

@@ -1,0 +1,94 @@
+"""Set → converged: through the control socket, against raw QMP on the same VM.
+
+One VM, one loop. While the raw arm moves the balloon, our own follower is stopped, so that nobody else talks to
+the engine; the raw arm polls ``query-balloon`` every 5 ms, as a script over QMP would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+from ballonet.guest.relay import AgentRelay
+
+from ballonet.config import SandboxConfig
+from ballonet.control.client import Client
+from ballonet.control.server import ControlServer
+from ballonet.control.socketfile import bind_control_socket
+from ballonet.machine.backend import MachineBackend
+from ballonet.machine.build import build_vm
+from ballonet.memory import mib_to_bytes
+from ballonet.vmm.vm import Vm
+from bench.result import state
+
+HIGH_MIB, LOW_MIB = 1024, 256
+
+
+async def raw(vm: Vm, target_mib: int) -> float:
+    """Seconds until ``query-balloon`` shows the target."""
+    wanted = mib_to_bytes(target_mib)
+    started = time.perf_counter()
+    await vm.qmp.execute("balloon", value=wanted)
+    while (await vm.qmp.execute("query-balloon"))["actual"] != wanted:  # noqa: ASYNC110  (that is what it measures)
+        await asyncio.sleep(0.005)
+    return time.perf_counter() - started
+
+
+async def ours(client: Client, target_mib: int) -> float:
+    """Seconds until the control socket answers that the target is applied."""
+    started = time.perf_counter()
+    reply = await client.set(target_mib, wait=True, timeout_s=120)
+    took = time.perf_counter() - started
+    if reply.state != "applied":
+        raise SystemExit(f"not applied: {reply}")
+    return took
+
+
+async def measure(rounds: int) -> None:
+    config = SandboxConfig(name="bench", memory_mib=HIGH_MIB, balloon_min_mib=LOW_MIB)
+    vm = build_vm(config)
+    arms: dict[str, dict[str, list[float]]] = {
+        "shrink": {"raw QMP": [], "control socket": []},
+        "grow": {"raw QMP": [], "control socket": []},
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        await vm.start()
+        server = ControlServer(MachineBackend(vm), bind_control_socket(Path(directory) / "control.sock"))
+        relay = AgentRelay(vm.agent_channel)
+        try:
+            await server.start()
+            await relay.wait_ready(120)
+            assert vm.balloon is not None
+            await vm.balloon.check_driver()
+            async with await Client.connect(Path(directory) / "control.sock") as client:
+                for turn in range(rounds + 1):
+                    for direction, target in (("shrink", LOW_MIB), ("grow", HIGH_MIB)):
+                        took = await ours(client, target)
+                        if turn:  # the first round touches fresh memory and translates fresh code
+                            arms[direction]["control socket"].append(took)
+                    await vm.balloon.stop()
+                    for direction, target in (("shrink", LOW_MIB), ("grow", HIGH_MIB)):
+                        took = await raw(vm, target)
+                        if turn:
+                            arms[direction]["raw QMP"].append(took)
+                    await vm.balloon.start()
+        finally:
+            await relay.close()
+            await server.close()
+            await vm.kill()
+    for direction, measured in arms.items():
+        note = f"{direction}, {HIGH_MIB} and {LOW_MIB} MiB, set to converged"
+        state(f"resize-{direction}", measured, unit="s", base="raw QMP", note=note)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    asyncio.run(measure(parser.parse_args().rounds))
+
+
+if __name__ == "__main__":
+    main()

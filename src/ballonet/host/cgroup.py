@@ -1,0 +1,241 @@
+"""Memory cgroups: one of our own for a process, with a limit that moves. Versions 1 and 2.
+
+Files and semantics: the kernel's Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst. A host that
+gives no writable memory controller is told apart with a reason; nothing is ever silently not enforced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ballonet.errors import HostError
+
+log = logging.getLogger(__name__)
+
+#: Names a directory on a cgroup2 file system that was delegated to us (cgroup-v2.rst, "Delegation").
+DELEGATED_VARIABLE = "BALLONET_CGROUP"
+#: Version 2: what lies between throttling (memory.high) and killing (memory.max), in bytes.
+_HIGH_TO_MAX_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Where a group of ours can be made: the directory above it, and the cgroup version."""
+
+    version: int
+    parent: Path
+
+
+class MemoryGroup(Protocol):
+    """One cgroup with a memory limit."""
+
+    @property
+    def procs_file(self) -> Path:
+        """Writing a process's number here puts it in; before exec, so that all its memory counts."""
+        ...
+
+    def set_limit(self, limit_bytes: int) -> bool:
+        """Set the limit. False: the kernel could not bring the group's memory under it yet; try again later."""
+        ...
+
+    def kills(self) -> int:
+        """How often the kernel killed a process of the group for this limit."""
+        ...
+
+    def remove(self) -> None:
+        """Remove the group once its processes are gone."""
+        ...
+
+
+def open_group(name: str, *, hierarchy: Hierarchy | None = None) -> MemoryGroup:
+    """Make a memory cgroup named ``name``; one left by a dead process of that name is taken over.
+
+    :raises HostError: this host gives no writable memory controller; the message says what was found.
+    """
+    hierarchy = hierarchy or find_hierarchy()
+    directory = hierarchy.parent / name
+    try:
+        if hierarchy.version == 2:
+            _delegate_memory(hierarchy.parent)
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir()
+        group: MemoryGroup = _GroupV2(directory) if hierarchy.version == 2 else _GroupV1(directory)
+    except OSError as error:
+        raise HostError(
+            f"no memory cgroup can be made under {hierarchy.parent}: {error.strerror}",
+            hint=_hint(hierarchy.version),
+        ) from error
+    return group
+
+
+def find_hierarchy(
+    *,
+    proc: Path = Path("/proc/self"),
+    env: Mapping[str, str] | None = None,
+    access: Mapping[Path, bool] | None = None,
+) -> Hierarchy:
+    """Where this process may make memory cgroups.
+
+    The delegated directory named by ``$BALLONET_CGROUP``; else below our own group of the version 1 memory
+    controller; else below our own version 2 group, where that was delegated to us.
+
+    :raises HostError: nowhere.
+    """
+    env = os.environ if env is None else env
+    if chosen := env.get(DELEGATED_VARIABLE):
+        directory = Path(chosen)
+        if not (directory / "cgroup.controllers").is_file():
+            raise HostError(f"${DELEGATED_VARIABLE} {chosen} is not a cgroup2 directory", hint=_hint(2))
+        return Hierarchy(2, directory)
+    mounts, groups = _mounts(proc / "mounts"), _groups(proc / "cgroup")
+    found: list[str] = []
+    for version, controllers in ((1, "memory"), (2, "")):
+        mount, group = mounts.get(controllers), groups.get(controllers)
+        if mount is None or group is None:
+            continue
+        parent = mount / group.lstrip("/")
+        if version == 2 and "memory" not in _words(parent / "cgroup.controllers"):
+            found.append(f"{parent} (version 2) has no memory controller")
+        elif not _writable(parent, access):
+            found.append(f"{parent} (version {version}) is not writable")
+        else:
+            return Hierarchy(version, parent)
+    raise HostError(
+        f"this host gives no writable memory controller: {'; '.join(found) or 'no cgroup file system is mounted'}",
+        hint=_hint(2),
+    )
+
+
+class _GroupV1:
+    """Version 1: ``memory.limit_in_bytes``; the kernel refuses a limit that it cannot reclaim down to."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        (directory / "memory.limit_in_bytes").write_text("-1")
+
+    @property
+    def procs_file(self) -> Path:
+        return self._directory / "cgroup.procs"
+
+    def set_limit(self, limit_bytes: int) -> bool:
+        try:
+            (self._directory / "memory.limit_in_bytes").write_text(str(limit_bytes))
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.EINTR):
+                return False
+            raise HostError(f"the limit of {self._directory} cannot be set: {error.strerror}") from error
+        return True
+
+    def kills(self) -> int:
+        return _keyed(self._directory / "memory.oom_control", "oom_kill")
+
+    def remove(self) -> None:
+        _remove(self._directory)
+
+
+class _GroupV2:
+    """Version 2: ``memory.high`` throttles at the limit, ``memory.max`` kills a little above it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        (directory / "memory.high").write_text("max")
+        (directory / "memory.max").write_text("max")
+
+    @property
+    def procs_file(self) -> Path:
+        return self._directory / "cgroup.procs"
+
+    def set_limit(self, limit_bytes: int) -> bool:
+        try:
+            (self._directory / "memory.high").write_text(str(limit_bytes))
+            current = int((self._directory / "memory.current").read_text())
+            if current > limit_bytes + _HIGH_TO_MAX_BYTES:
+                return False  # memory.max below what is held would kill at once
+            (self._directory / "memory.max").write_text(str(limit_bytes + _HIGH_TO_MAX_BYTES))
+        except OSError as error:
+            raise HostError(f"the limit of {self._directory} cannot be set: {error.strerror}") from error
+        return True
+
+    def kills(self) -> int:
+        return _keyed(self._directory / "memory.events", "oom_kill")
+
+    def remove(self) -> None:
+        _remove(self._directory)
+
+
+def _delegate_memory(parent: Path) -> None:
+    """See to it that the children of ``parent`` have the memory controller."""
+    if "memory" not in _words(parent / "cgroup.subtree_control"):
+        (parent / "cgroup.subtree_control").write_text("+memory")
+
+
+def _remove(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("the cgroup %s cannot be removed: %s", directory, error.strerror)
+
+
+def _mounts(path: Path) -> dict[str, Path]:
+    """Where the version 1 memory controller ("memory") and version 2 ("") are mounted (proc(5))."""
+    found: dict[str, Path] = {}
+    for line in _read(path).splitlines():
+        fields = line.split()
+        if len(fields) < 4:
+            continue
+        if fields[2] == "cgroup" and "memory" in fields[3].split(","):
+            found.setdefault("memory", Path(fields[1]))
+        elif fields[2] == "cgroup2":
+            found.setdefault("", Path(fields[1]))
+    return found
+
+
+def _groups(path: Path) -> dict[str, str]:
+    """Our own groups, by controller (cgroups(7), /proc/PID/cgroup)."""
+    found: dict[str, str] = {}
+    for line in _read(path).splitlines():
+        _, controllers, group = line.split(":", 2)
+        for controller in controllers.split(","):
+            found[controller] = group
+    return found
+
+
+def _writable(directory: Path, access: Mapping[Path, bool] | None) -> bool:
+    return os.access(directory, os.W_OK) if access is None else access.get(directory, False)
+
+
+def _words(path: Path) -> list[str]:
+    return _read(path).split()
+
+
+def _keyed(path: Path, key: str) -> int:
+    for line in _read(path).splitlines():
+        name, _, value = line.partition(" ")
+        if name == key and value.strip().isdigit():
+            return int(value)
+    return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _hint(version: int) -> str:
+    if version == 1:
+        return "run as root, or leave out --hard-cap"
+    return (
+        f"start it in a scope with a delegated memory controller (systemd-run --user --scope -p Delegate=yes …), set "
+        f"${DELEGATED_VARIABLE} to a delegated cgroup2 directory, or leave out --hard-cap"
+    )

@@ -58,6 +58,18 @@ class SandboxBuilder:
     def free_page_reporting(self, on: bool = True) -> Self:
         return self._set(free_page_reporting=on)
 
+    def guard(self, available: Size) -> Self:
+        """Available memory that a shrink leaves to the guest unless forced; 0 is none."""
+        return self._set(guard_mib=_mib(available, "guard_mib"))
+
+    def pressure_relief(self, on: bool = True) -> Self:
+        """The guest gets memory back by itself when it stalls for lack of it."""
+        return self._set(pressure_relief=on)
+
+    def hard_cap(self, on: bool = True) -> Self:
+        """The host enforces what the balloon asks for, with a cgroup."""
+        return self._set(hard_cap=on)
+
     def confidential(self, on: bool = True) -> Self:
         return self._set(confidential=on)
 

@@ -59,6 +59,9 @@ class SandboxConfig(VmConfig):
             _check_not_above("balloon_min_mib", floor, "memory_mib", ceiling)
             if initial is not None:
                 _check_not_above("balloon_min_mib", floor, "balloon_initial_mib", initial)
+        if self.guard_mib is not None:
+            _check_int("guard_mib", self.guard_mib, 0, MAX_MIB)
+            _check_not_above("guard_mib", self.guard_mib, "memory_mib", ceiling)
         if self.balloon_control_socket is not None:
             check_socket_name(self.balloon_control_socket)
         if self.confidential and self.has_balloon:

@@ -96,6 +96,7 @@ def spawn(
     env: Mapping[str, str] | None = None,
     new_session: bool = False,
     die_with_parent: bool = False,
+    cgroup_procs: str | None = None,
     hint: str | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a program and return at once. See :func:`wait_exit` for its end.
@@ -103,6 +104,7 @@ def spawn(
     :param new_session: its own session, so that Ctrl-C in our terminal does not reach it.
     :param die_with_parent: the kernel kills it (SIGKILL) when *this thread* ends, however that happens
         (``PR_SET_PDEATHSIG``, prctl(2)): call from the main thread only.
+    :param cgroup_procs: a ``cgroup.procs`` file: the program starts as a member of that cgroup.
     :raises ProcessError: it could not be started.
     """
     log.debug("spawn %s", show_command(argv))
@@ -115,21 +117,30 @@ def spawn(
             pass_fds=pass_fds,
             env=clean_environment(env),
             start_new_session=new_session,
-            preexec_fn=_ask_to_die_with_parent() if die_with_parent else None,
+            preexec_fn=_before_exec(die_with_parent, cgroup_procs),
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise ProcessError(f"{os.fspath(argv[0])} could not be started: {error}", hint=hint) from error
 
 
-def _ask_to_die_with_parent() -> Callable[[], None]:
+def _before_exec(die_with_parent: bool, cgroup_procs: str | None) -> Callable[[], None] | None:
+    """What the child does between fork and exec: a few system calls, prepared here."""
+    if not die_with_parent and cgroup_procs is None:
+        return None
     import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: the child only makes two system calls
+    libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getpid()
+    pr_set_pdeathsig = 1
 
     def in_child() -> None:
-        pr_set_pdeathsig = 1
-        if libc.prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != parent:
+        if cgroup_procs is not None:
+            fd = os.open(cgroup_procs, os.O_WRONLY)
+            os.write(fd, b"0")  # the writer itself, in both versions of cgroups
+            os.close(fd)
+        if die_with_parent and (
+            libc.prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != parent
+        ):
             os._exit(125)  # the parent is gone already: nobody would ever end this process
 
     return in_child

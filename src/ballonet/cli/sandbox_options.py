@@ -38,6 +38,22 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="the guest does not tell which pages it has freed",
     )
+    balloon.add_argument(
+        "--guard",
+        metavar="SIZE",
+        help="available memory that a shrink leaves to the guest (default: 64M or a tenth of the ceiling, the larger)",
+    )
+    balloon.add_argument(
+        "--no-pressure-relief",
+        dest="pressure_relief",
+        action="store_false",
+        help="a guest that stalls for lack of memory does not get any back by itself",
+    )
+    balloon.add_argument(
+        "--hard-cap",
+        action="store_true",
+        help="the host enforces the target with a cgroup, whatever the guest does",
+    )
     engine = parser.add_argument_group("engine")
     engine.add_argument("--machine", choices=list(map(str, Machine)), default="microvm", help="machine type")
     engine.add_argument("--accel", choices=list(map(str, Accel)), default="auto", help="KVM or emulation")
@@ -55,9 +71,13 @@ def config_from(options: argparse.Namespace, *, default_name: str) -> SandboxCon
         .balloon(options.balloon_initial, options.balloon_min, options.balloon_control_socket)
         .deflate_on_oom(options.deflate_on_oom)
         .free_page_reporting(options.free_page_reporting)
+        .pressure_relief(options.pressure_relief)
+        .hard_cap(options.hard_cap)
         .machine(options.machine)
         .accel(options.accel)
     )
+    if options.guard is not None:
+        builder.guard(options.guard)
     config = builder.build()
     if config.balloon_control_socket is not None:
         check_socket_path(config.balloon_control_socket)

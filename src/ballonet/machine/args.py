@@ -42,6 +42,9 @@ FLAGS = (
     Flag("--accel", "accel", Accel),
     Flag("--deflate-on-oom", "deflate_on_oom", _on_off),
     Flag("--free-page-reporting", "free_page_reporting", _on_off),
+    Flag("--guard-mib", "guard_mib", int),
+    Flag("--pressure-relief", "pressure_relief", _on_off),
+    Flag("--hard-cap", "hard_cap", _on_off),
 )
 
 #: Always rendered: a sandbox's process shows in ``ps`` with its name and size.

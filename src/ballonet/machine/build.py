@@ -30,6 +30,7 @@ def build_spec(config: VmConfig, guest: GuestBundle, accel: Accel, tsc_khz: int 
             config.balloon_min_mib,
             deflate_on_oom=config.deflate_on_oom,
             free_page_reporting=config.free_page_reporting,
+            guard_mib=config.guard_mib,
         )
     return builder.build()
 

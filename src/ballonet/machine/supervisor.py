@@ -20,10 +20,12 @@ from ballonet.guest.relay import AgentRelay
 from ballonet.machine.agent_server import AgentServer
 from ballonet.machine.backend import MachineBackend
 from ballonet.machine.build import build_vm
+from ballonet.machine.hardcap import HardCap
 from ballonet.machine.owner import OwnerLine, Report
 from ballonet.machine.place import Place, claim_place
+from ballonet.memory import mib_to_bytes
 from ballonet.vmm.config import VmConfig
-from ballonet.vmm.vm import Vm
+from ballonet.vmm.vm import ExitReason, Vm, VmExit
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +79,13 @@ class Supervisor:
         started = time.monotonic()
         vm = build_vm(self._config)
         async with contextlib.AsyncExitStack() as stack:
-            await vm.start()
+            cap = self._hard_cap(vm)
+            if cap is not None:
+                stack.push_async_callback(cap.close)
+            await vm.start(cgroup_procs=None if cap is None else cap.procs_file)
             stack.push_async_callback(vm.kill)
+            if cap is not None and vm.balloon is not None:
+                cap.follow(vm.pid, vm.balloon)
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_engine(vm)))
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
             if place.control is not None:
@@ -102,8 +109,19 @@ class Supervisor:
             if ending is Ending.STOP:
                 await _power_off(vm, relay)
             ended = await vm.wait() if ending is Ending.GUEST else await vm.kill()
+            if cap is not None and cap.kills():
+                detail = f"the host killed it for going over its hard cap of {cap.limit_mib} MiB"
+                ended = VmExit(ExitReason.HOST_OOM, ended.status, detail)
         log.info("sandbox %s ended (%s): %s", self._config.name, ending, ended.detail)
         return Report("ended", {"reason": ended.reason, "status": ended.status, "detail": ended.detail})
+
+    def _hard_cap(self, vm: Vm) -> HardCap | None:
+        if not self._config.hard_cap:
+            return None
+        balloon = vm.spec.balloon
+        return HardCap(
+            self._config.name, mib_to_bytes(vm.spec.memory_mib if balloon is None else balloon.initial_mib)
+        )
 
     def _end(self, ending: Ending) -> None:
         """Something ends the sandbox; the first to say so counts."""

@@ -52,6 +52,14 @@ class Balloon:
         #: nothing else; whoever has a quicker one puts it here.
         self.read_guest: Callable[[], Awaitable[GuestReading]] = self._read_from_device
 
+        #: Called with the engine's next target, in bytes, before the engine hears of it.
+        self.before_engine_target: Callable[[int], None] = lambda target_bytes: None
+
+    @property
+    def engine_target_bytes(self) -> int:
+        """What the engine is asked for at this moment: see :mod:`ballonet.vmm.convergence`."""
+        return self._convergence.engine_target_bytes
+
     @property
     def status(self) -> BalloonStatus:
         """What is known now; costs nothing."""
@@ -196,6 +204,7 @@ class Balloon:
             wanted = self._convergence.engine_target_bytes
             if wanted == self._sent:
                 return
+            self.before_engine_target(wanted)
             try:
                 # Zero is an error to the engine, and no guest could do it: one byte rounds to one page.
                 await self._qmp.execute("balloon", value=max(1, wanted))

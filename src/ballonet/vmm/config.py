@@ -51,6 +51,12 @@ class VmConfig:
     deflate_on_oom: bool = True
     #: The guest tells the host which pages it has freed.
     free_page_reporting: bool = True
+    #: Available memory that a shrink leaves to the guest unless forced; ``None``: max(64 MiB, ceiling / 10).
+    guard_mib: int | None = None
+    #: The guest gets memory back by itself when it stalls for lack of it.
+    pressure_relief: bool = True
+    #: The host enforces what the balloon asks for: the engine lives in a cgroup whose limit follows it.
+    hard_cap: bool = False
 
     @property
     def has_balloon(self) -> bool:

@@ -52,6 +52,8 @@ def render_command(spec: VmSpec, engine: Engine, fds: EngineFds) -> list[str]:
 def kernel_command_line(spec: VmSpec) -> str:
     """The guest kernel's parameters (Documentation/admin-guide/kernel-parameters.txt)."""
     words = ["console=ttyS0", "quiet", "panic=-1", "psi=1"]
+    if spec.machine is Machine.MICROVM:
+        words.append("pci=off")  # it has none: the kernel need not look
     if spec.accel is Accel.TCG:
         # Emulated code does not run on the processor's own speculation: mitigations only cost time there.
         words.append("mitigations=off")

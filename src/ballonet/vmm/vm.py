@@ -37,6 +37,7 @@ class ExitReason(StrEnum):
     GUEST_REBOOT = "guest-reboot"
     GUEST_PANIC = "guest-panic"
     ENGINE_KILLED = "engine-killed"
+    HOST_OOM = "host-oom"
     ENGINE_FAILED = "engine-failed"
 
 
@@ -77,9 +78,10 @@ class Vm:
         assert self._agent is not None, "the VM was not started"
         return self._agent
 
-    async def start(self) -> None:
+    async def start(self, *, cgroup_procs: str | None = None) -> None:
         """Start the engine and let the guest run. Returns as soon as it runs, long before it has booted.
 
+        :param cgroup_procs: the ``cgroup.procs`` file of the cgroup that the engine is to live in.
         :raises EngineError: the engine did not start; nothing is left behind.
         """
         self.engine.require(self.spec.machine, self.spec.accel)
@@ -93,6 +95,7 @@ class Vm:
                 pass_fds=[end.fileno() for end in far_ends],
                 stderr=words_far.fileno(),
                 die_with_parent=True,
+                cgroup_procs=cgroup_procs,
             )
         except BaseException:
             for near, _ in pairs:

@@ -1,0 +1,277 @@
+/* PID 1 only: making the machine usable, finding the host's port, and switching the machine off. */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef MCL_ONFAULT
+#define MCL_ONFAULT 4
+#endif
+
+enum { MAX_FAILED = 64, MAX_MODULE_NAME = 64, PORT_WAIT_MS = 10 * 1000, PORT_PAUSE_MS = 10 };
+enum { OPEN_FILES = 4096 }; /* 4 per process, and some */
+
+static const char port_name[] = "org.ballonet.agent.0";
+
+static struct {
+	uint16_t error;
+	char name[MAX_MODULE_NAME];
+} failed[MAX_FAILED];
+static uint16_t failed_count;
+static struct rlimit files_of_children;
+static bool have_files_of_children;
+
+static void mount_at(const char *kind, const char *where, unsigned long flags, const char *options)
+{
+	mkdir(where, 0755);
+	/* EBUSY: the kernel has mounted it already. */
+	if (mount(kind, where, kind, flags, options) < 0 && errno != EBUSY)
+		complain("cannot mount %s at %s: %s", kind, where, strerror(errno));
+}
+
+static void link_at(const char *target, const char *where)
+{
+	if (symlink(target, where) < 0 && errno != EEXIST)
+		complain("cannot make %s: %s", where, strerror(errno));
+}
+
+static void mount_all(void)
+{
+	mount_at("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	mount_at("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=755");
+	mount_at("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "mode=620,gid=5,ptmxmode=666");
+	mount_at("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777");
+	mount_at("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=755");
+	mount_at("tmpfs", "/tmp", MS_NOSUID | MS_NODEV, "mode=1777");
+	mount_at("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	link_at("/proc/self/fd", "/dev/fd");
+	link_at("/proc/self/fd/0", "/dev/stdin");
+	link_at("/proc/self/fd/1", "/dev/stdout");
+	link_at("/proc/self/fd/2", "/dev/stderr");
+}
+
+static void remember_failure(const char *path, int error)
+{
+	const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+
+	complain("cannot load %s: %s", path, strerror(error));
+	if (failed_count == MAX_FAILED)
+		return;
+	failed[failed_count].error = (uint16_t)error;
+	snprintf(failed[failed_count].name, MAX_MODULE_NAME, "%s", name);
+	failed_count++;
+}
+
+/* One module a line: an absolute path, then perhaps a space and parameters. Dependencies come first. */
+static void load_modules(void)
+{
+	FILE *list = fopen("/etc/ballonet/modules", "re");
+	char line[1024];
+
+	if (!list) {
+		if (errno != ENOENT)
+			remember_failure("/etc/ballonet/modules", errno);
+		return;
+	}
+	while (fgets(line, sizeof line, list)) {
+		char *parameters;
+		int fd;
+
+		line[strcspn(line, "\n")] = '\0';
+		if (line[0] == '\0')
+			continue;
+		parameters = strchrnul(line, ' ');
+		if (*parameters)
+			*parameters++ = '\0';
+		fd = open(line, O_RDONLY | O_CLOEXEC);
+		if (fd < 0) {
+			remember_failure(line, errno);
+			continue;
+		}
+		if (syscall(SYS_finit_module, fd, parameters, 0) < 0 && errno != EEXIST)
+			remember_failure(line, errno);
+		close(fd);
+	}
+	fclose(list);
+}
+
+static void open_console(void)
+{
+	int fd = open("/dev/console", O_RDWR | O_NOCTTY);
+
+	/* The kernel could not open it for us if the initramfs has no such node. */
+	for (int standard = 0; fd >= 0 && standard < 3; standard++)
+		if (fcntl(standard, F_GETFD) < 0)
+			dup2(fd, standard);
+	if (fd > STDERR_FILENO)
+		close(fd);
+}
+
+void boot(void)
+{
+	umask(022);
+	if (chdir("/") < 0)
+		complain("cannot enter /: %s", strerror(errno));
+	mount_all();
+	open_console();
+	setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
+	/* Ctrl-Alt-Del from the engine's monitor is a signal to us, not a reset. */
+	reboot(RB_DISABLE_CAD);
+	if (sethostname("sandbox", 7) < 0)
+		complain("cannot set the host name: %s", strerror(errno));
+	load_modules();
+}
+
+static void write_once(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+		complain("cannot write %s to %s: %s", text, path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
+/* The agent must answer while everything else starves: it is never chosen by the OOM killer, never paged out,
+ * and goes first. Its children get none of this (boot_unprotect_child). */
+void boot_protect_self(void)
+{
+	struct rlimit files;
+
+	write_once("/proc/self/oom_score_adj", "-1000");
+	/* What is mapped now is made resident now; the input rings of processes only as they are touched. */
+	if (mlockall(MCL_CURRENT) < 0 || mlockall(MCL_FUTURE | MCL_ONFAULT) < 0)
+		complain("cannot lock memory: %s", strerror(errno));
+	if (setpriority(PRIO_PROCESS, 0, -20) < 0)
+		complain("cannot raise priority: %s", strerror(errno));
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return;
+	files_of_children = files;
+	have_files_of_children = true;
+	if (files.rlim_cur < OPEN_FILES)
+		files.rlim_cur = OPEN_FILES;
+	if (files.rlim_max < OPEN_FILES)
+		files.rlim_max = OPEN_FILES;
+	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+		complain("cannot raise the limit of open files: %s", strerror(errno));
+}
+
+/* Runs in the child. Locked memory is not inherited; the rest is undone here. */
+void boot_unprotect_child(void)
+{
+	int fd;
+
+	if (!is_init)
+		return;
+	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		/* Failing is harmless here, and the console is no place for each child's troubles. */
+		if (write(fd, "0", 1) < 0)
+			errno = 0;
+		close(fd);
+	}
+	setpriority(PRIO_PROCESS, 0, 0);
+	if (have_files_of_children)
+		setrlimit(RLIMIT_NOFILE, &files_of_children);
+}
+
+size_t boot_failed_modules(uint8_t *to, size_t room, uint16_t *count)
+{
+	size_t used = 0;
+
+	*count = 0;
+	for (uint16_t i = 0; i < failed_count; i++) {
+		size_t length = strlen(failed[i].name) + 1;
+
+		if (used + 2 + length > room)
+			break;
+		put_u16(to + used, failed[i].error);
+		memcpy(to + used + 2, failed[i].name, length);
+		used += 2 + length;
+		*count = (uint16_t)(i + 1);
+	}
+	return used;
+}
+
+/* Opens /dev/PORT if the port called `entry` in /sys/class/virtio-ports has our name. */
+static int try_port(const char *entry)
+{
+	char path[300], name[64] = "";
+	int fd;
+	ssize_t got;
+
+	snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", entry);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	got = read(fd, name, sizeof name - 1);
+	close(fd);
+	if (got <= 0)
+		return -1;
+	name[strcspn(name, "\n")] = '\0';
+	if (strcmp(name, port_name) != 0)
+		return -1;
+	snprintf(path, sizeof path, "/dev/%s", entry);
+	return open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+}
+
+static int find_port(void)
+{
+	DIR *ports = opendir("/sys/class/virtio-ports");
+	struct dirent *entry;
+	int fd = -1;
+
+	if (!ports)
+		return -1;
+	while (fd < 0 && (entry = readdir(ports)))
+		if (entry->d_name[0] != '.')
+			fd = try_port(entry->d_name);
+	closedir(ports);
+	return fd;
+}
+
+/* The port appears when the device has answered the driver, some time after the module is loaded, and its node
+ * in /dev a little after its name in /sys. Looking every few milliseconds during boot, and never again, is
+ * simpler than following the kernel's device events and misses nothing. */
+int boot_open_port(void)
+{
+	const struct timespec pause = {.tv_nsec = PORT_PAUSE_MS * 1000000L};
+	int64_t deadline = now_ms() + PORT_WAIT_MS;
+
+	for (;;) {
+		int fd = find_port();
+
+		if (fd >= 0)
+			return fd;
+		if (now_ms() >= deadline)
+			break;
+		nanosleep(&pause, NULL);
+	}
+	complain("no virtio-serial port named %s after %d s", port_name, PORT_WAIT_MS / 1000);
+	agent_end(END_FAILED);
+}
+
+_Noreturn void power_off(void)
+{
+	sync();
+	reboot(RB_POWER_OFF);
+	/* A machine without a power switch: the engine is told not to restart it. */
+	reboot(RB_AUTOBOOT);
+	for (;;)
+		pause();
+}

@@ -1,0 +1,305 @@
+/* What the guest knows of its memory: statistics, pressure, and giving caches back. */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { TRIM_SECONDS = 30 };
+
+static const char reclaim_path[] = "/sys/fs/cgroup/memory.reclaim";
+static const char compact_path[] = "/proc/sys/vm/compact_memory";
+static const char pressure_path[] = "/proc/pressure/memory";
+
+/* Kept open: under memory pressure, opening may wait for the very memory that is missing. */
+static int meminfo = -1, vmstat = -1, pressure = -1;
+static int trigger = -1;   /* our pressure trigger; it lives as long as this is open */
+static bool fired;         /* PRESSURE is due */
+static pid_t trimmer;      /* the child that trims; 0: none */
+static bool trimmed;       /* TRIM_DONE is due */
+static uint32_t trim_error;
+
+struct line {
+	char *at;
+	size_t left;
+};
+
+__attribute__((format(printf, 2, 3))) static void add(struct line *to, const char *format, ...)
+{
+	va_list arguments;
+	int size;
+
+	va_start(arguments, format);
+	size = vsnprintf(to->at, to->left, format, arguments);
+	va_end(arguments);
+	/* A line that does not fit is left out whole. */
+	if (size < 0 || (size_t)size >= to->left)
+		return;
+	to->at += size;
+	to->left -= (size_t)size;
+}
+
+/* The whole of a /proc file, from its start. Empty if it cannot be read. */
+static const char *slurp(int fd)
+{
+	static char text[32 * 1024];
+	size_t used = 0;
+
+	while (fd >= 0 && used < sizeof text - 1) {
+		ssize_t got = pread(fd, text + used, sizeof text - 1 - used, (off_t)used);
+
+		if (got <= 0)
+			break;
+		used += (size_t)got;
+	}
+	text[used] = '\0';
+	return text;
+}
+
+struct wanted {
+	const char *key, *name;
+};
+
+/* Lines "KEY  NUMBER…" of `text`, under our names. */
+static void add_numbers(struct line *to, const char *text, const struct wanted *wanted)
+{
+	while (*text) {
+		for (const struct wanted *w = wanted; w->key; w++) {
+			size_t length = strlen(w->key);
+
+			if (strncmp(text, w->key, length) == 0 && text[length] == ' ')
+				add(to, "%s %" PRIu64 "\n", w->name, (uint64_t)strtoull(text + length, NULL, 10));
+		}
+		text = strchrnul(text, '\n');
+		text += *text == '\n';
+	}
+}
+
+/* "some avg10=1.23 avg60=… avg300=… total=456" (Documentation/accounting/psi.rst). */
+static void add_pressure(struct line *to, const char *text)
+{
+	while (*text) {
+		char kind[5];
+		unsigned whole, hundredths;
+		uint64_t total;
+
+		if (sscanf(text, "%4s avg10=%u.%2u avg60=%*s avg300=%*s total=%" SCNu64, kind, &whole,
+			   &hundredths, &total) == 4) {
+			add(to, "psi_%s_total_us %" PRIu64 "\n", kind, total);
+			add(to, "psi_%s_avg10_centi %u\n", kind, whole * 100 + hundredths);
+		}
+		text = strchrnul(text, '\n');
+		text += *text == '\n';
+	}
+}
+
+/* Writes the statistics as lines "name value\n"; what the kernel does not tell has no line. */
+size_t memory_stats(char *to, size_t room)
+{
+	static const struct wanted of_meminfo[] = {
+		{"MemTotal:", "mem_total_kib"},	    {"MemFree:", "mem_free_kib"},
+		{"MemAvailable:", "mem_available_kib"}, {"Cached:", "cached_kib"},
+		{"Buffers:", "buffers_kib"},	    {"SReclaimable:", "sreclaimable_kib"},
+		{"SwapTotal:", "swap_total_kib"},	    {"SwapFree:", "swap_free_kib"},
+		{NULL, NULL},
+	};
+	static const struct wanted of_vmstat[] = {
+		{"pgmajfault", "pgmajfault"}, {"oom_kill", "oom_kill"}, {"pswpin", "pswpin"},
+		{"pswpout", "pswpout"},	      {NULL, NULL},
+	};
+	struct line line = {to, room};
+	struct timespec up = {0};
+
+	add_numbers(&line, slurp(meminfo), of_meminfo);
+	add_numbers(&line, slurp(vmstat), of_vmstat);
+	add_pressure(&line, slurp(pressure));
+	clock_gettime(CLOCK_BOOTTIME, &up);
+	add(&line, "uptime_ms %" PRIu64 "\n", (uint64_t)up.tv_sec * 1000 + (uint64_t)up.tv_nsec / 1000000);
+	return (size_t)(line.at - to);
+}
+
+void memory_init(void)
+{
+	meminfo = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
+	vmstat = open("/proc/vmstat", O_RDONLY | O_CLOEXEC);
+	pressure = open(pressure_path, O_RDONLY | O_CLOEXEC);
+}
+
+uint32_t memory_features(void)
+{
+	uint32_t features = pressure >= 0 ? FEATURE_PRESSURE : 0;
+
+	/* Not PID 1: this machine is not ours to squeeze (see memory_trim). */
+	if (is_init && access(reclaim_path, W_OK) == 0)
+		features |= FEATURE_RECLAIM;
+	if (is_init && access(compact_path, W_OK) == 0)
+		features |= FEATURE_COMPACT;
+	return features;
+}
+
+static int write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int error = 0;
+
+	if (fd < 0)
+		return errno;
+	if (write(fd, text, strlen(text)) < 0)
+		error = errno;
+	close(fd);
+	return error;
+}
+
+static void stop_watching(void)
+{
+	if (trigger >= 0)
+		close(trigger);
+	trigger = -1;
+	fired = false;
+}
+
+/* Sets the pressure trigger (psi.rst, "Monitoring for pressure thresholds"); a stall of 0 takes it away.
+ * Returns 0 or errno. The kernel then wakes us, at most once a window; nothing is read periodically. */
+int memory_watch(uint32_t stall_us, uint32_t window_us)
+{
+	char text[64];
+	int error = 0;
+
+	stop_watching();
+	if (stall_us == 0)
+		return 0;
+	trigger = open(pressure_path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (trigger < 0)
+		return errno;
+	snprintf(text, sizeof text, "some %u %u", (unsigned)stall_us, (unsigned)window_us);
+	/* The kernel expects the NUL, too. */
+	if (write(trigger, text, strlen(text) + 1) < 0) {
+		error = errno;
+		stop_watching();
+	}
+	return error;
+}
+
+void memory_want(struct pollfd *want)
+{
+	*want = (struct pollfd){.fd = trigger, .events = POLLPRI};
+}
+
+void memory_ready(short revents)
+{
+	if (revents & POLLERR) {
+		complain("the kernel took the pressure trigger away");
+		stop_watching();
+	} else if (revents & POLLPRI) {
+		fired = true;
+	}
+}
+
+static uint32_t trim(uint64_t bytes, uint32_t flags)
+{
+	bool drop = flags & TRIM_DROP_CACHES;
+	int error = 0, next;
+
+	/* Only clean pages can be dropped. */
+	if (flags & TRIM_SYNC)
+		sync();
+	if (bytes > 0) {
+		char text[32];
+
+		snprintf(text, sizeof text, "%" PRIu64, bytes);
+		error = write_text(reclaim_path, text);
+		/* An older kernel, or no memory controller: all the caches instead of the asked amount. */
+		if (error == ENOENT || error == EACCES || error == EPERM) {
+			error = 0;
+			drop = true;
+		}
+	}
+	if (drop) {
+		next = write_text("/proc/sys/vm/drop_caches", "3");
+		error = error ? error : next;
+	}
+	if (flags & TRIM_COMPACT) {
+		next = write_text(compact_path, "1");
+		error = error ? error : next;
+	}
+	return (uint32_t)error;
+}
+
+bool memory_trimming(void)
+{
+	return trimmer > 0 || trimmed;
+}
+
+/* Trims in a child, since each step may take seconds. The answer follows when the child has ended. */
+void memory_trim(uint64_t bytes, uint32_t flags)
+{
+	if (!is_init) {
+		trim_error = EPERM;
+		trimmed = true;
+		return;
+	}
+	trimmer = fork();
+	if (trimmer == 0) {
+		sigset_t none;
+
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		boot_unprotect_child();
+		/* A reclaim that finds nothing may go on for minutes; the signal ends it. */
+		alarm(TRIM_SECONDS);
+		_exit((int)trim(bytes, flags));
+	}
+	if (trimmer < 0) {
+		trimmer = 0;
+		trim_error = (uint32_t)errno;
+		trimmed = true;
+	}
+}
+
+/* True: the process that has ended was the trimmer. */
+bool memory_reaped(pid_t pid, int status)
+{
+	if (trimmer <= 0 || pid != trimmer)
+		return false;
+	trimmer = 0;
+	trimmed = true;
+	trim_error = WIFEXITED(status) ? (uint32_t)WEXITSTATUS(status) : ETIMEDOUT;
+	return true;
+}
+
+/* Sends the notices that have come due and fit. */
+void memory_settle(void)
+{
+	uint8_t payload[4 + 4096];
+	size_t size;
+
+	if (trimmed && channel_data_room() >= sizeof payload) {
+		put_u32(payload, trim_error);
+		size = memory_stats((char *)payload + 4, sizeof payload - 4);
+		channel_send(T_TRIM_DONE, 0, payload, 4 + (uint32_t)size);
+		trimmed = false;
+	}
+	/* Several firings that could not be told at once are one. */
+	if (fired && channel_data_room() >= sizeof payload) {
+		size = memory_stats((char *)payload, sizeof payload);
+		channel_send(T_PRESSURE, 0, payload, (uint32_t)size);
+		fired = false;
+	}
+}
+
+/* The host that asked is gone. */
+void memory_forget(void)
+{
+	stop_watching();
+	trimmer = 0;
+	trimmed = false;
+}

@@ -1,0 +1,172 @@
+/* What each frame from the host means, and whether it makes sense now. A frame that cannot come from a correct
+ * host ends the agent. A frame for a stream that does not exist is ignored: it crossed the stream's last frame. */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <time.h>
+
+static void answer_stats(void)
+{
+	char text[4096];
+	size_t size = memory_stats(text, sizeof text);
+
+	channel_send(T_STATS, 0, text, (uint32_t)size);
+}
+
+static void answer_watch(uint32_t stall_us, uint32_t window_us)
+{
+	uint8_t reply[4];
+
+	put_u32(reply, (uint32_t)memory_watch(stall_us, window_us));
+	channel_send(T_WATCHING, 0, reply, sizeof reply);
+}
+
+/* Frames on stream 0: about the machine as a whole. */
+static void connection_frame(uint16_t type, const uint8_t *payload, uint32_t size)
+{
+	switch (type) {
+	case T_SHUTDOWN:
+		if (size != 0)
+			violation("SHUTDOWN has a payload", type, 0);
+		agent_end(END_OK);
+	case T_PING:
+		if (size > MAX_PING)
+			violation("PING is too long", type, 0);
+		channel_send(T_PONG, 0, payload, size);
+		return;
+	case T_STATS_REQ:
+		if (size != 0)
+			violation("STATS_REQ has a payload", type, 0);
+		answer_stats();
+		return;
+	case T_WATCH_PRESSURE:
+		if (size != 8)
+			violation("WATCH_PRESSURE is not 8 bytes long", type, 0);
+		answer_watch(get_u32(payload), get_u32(payload + 4));
+		return;
+	case T_TRIM:
+		if (size != 12)
+			violation("TRIM is not 12 bytes long", type, 0);
+		if (get_u32(payload + 8) & ~(uint32_t)(TRIM_DROP_CACHES | TRIM_COMPACT | TRIM_SYNC))
+			violation("TRIM has unknown flags", type, 0);
+		if (memory_trimming())
+			violation("TRIM before the last one was answered", type, 0);
+		memory_trim(get_u64(payload), get_u32(payload + 8));
+		return;
+	default:
+		violation("unknown, or not for stream 0", type, 0);
+	}
+}
+
+static void add_credit(struct process *p, const uint8_t *payload, uint32_t size)
+{
+	uint32_t bytes;
+
+	if (size != 4)
+		violation("CREDIT is not 4 bytes long", T_CREDIT, p->stream);
+	bytes = get_u32(payload);
+	if (bytes == 0 || bytes > WINDOW - p->credit)
+		violation("CREDIT is not for bytes that were sent", T_CREDIT, p->stream);
+	p->credit += bytes;
+}
+
+static void send_signal(struct process *p, const uint8_t *payload, uint32_t size)
+{
+	uint32_t number = size == 4 ? get_u32(payload) : 0;
+
+	if (number < 1 || number > 64)
+		violation("SIGNAL is not a signal number", T_SIGNAL, p->stream);
+	process_signal(p, (int)number);
+}
+
+static void take_input(struct process *p, const uint8_t *payload, uint32_t size)
+{
+	if (!p->has_stdin || p->stdin_eof)
+		violation("STDIN for a process whose standard input is not open", T_STDIN, p->stream);
+	if (size == 0 || size > p->room)
+		violation("STDIN is empty or beyond what was granted", T_STDIN, p->stream);
+	process_input(p, payload, size);
+}
+
+static void stream_frame(uint16_t type, uint32_t stream, uint8_t *payload, uint32_t size)
+{
+	struct process *p = process_find(stream);
+
+	switch (type) {
+	case T_EXEC:
+		if (p)
+			violation("EXEC on a stream that is in use", type, stream);
+		process_exec(stream, payload, size);
+		return;
+	case T_STDIN:
+		if (p)
+			take_input(p, payload, size);
+		return;
+	case T_STDIN_EOF:
+		if (size != 0)
+			violation("STDIN_EOF has a payload", type, stream);
+		if (p && (!p->has_stdin || p->stdin_eof))
+			violation("STDIN_EOF for a process whose standard input is not open", type, stream);
+		if (p)
+			process_input_end(p);
+		return;
+	case T_SIGNAL:
+		if (p)
+			send_signal(p, payload, size);
+		return;
+	case T_RESIZE:
+		if (size != 4)
+			violation("RESIZE is not 4 bytes long", type, stream);
+		if (p && !p->tty)
+			violation("RESIZE for a process without a terminal", type, stream);
+		if (p)
+			process_resize(p, get_u16(payload), get_u16(payload + 2));
+		return;
+	case T_CREDIT:
+		if (p)
+			add_credit(p, payload, size);
+		return;
+	default:
+		violation("unknown, or only for stream 0", type, stream);
+	}
+}
+
+void protocol_dispatch(void)
+{
+	uint16_t type;
+	uint32_t stream, size;
+	uint8_t *payload;
+
+	while (channel_next(&type, &stream, &payload, &size)) {
+		if (stream == 0)
+			connection_frame(type, payload, size);
+		else
+			stream_frame(type, stream, payload, size);
+	}
+}
+
+/* READY: the first frame of every connection. */
+void protocol_greet(void)
+{
+	uint8_t payload[4096];
+	struct timespec up = {0};
+	struct utsname names;
+	uint16_t failed = 0;
+	size_t used = 16, release;
+
+	clock_gettime(CLOCK_BOOTTIME, &up);
+	if (uname(&names) != 0)
+		strcpy(names.release, "unknown");
+	release = strlen(names.release) + 1;
+	memcpy(payload + used, names.release, release);
+	used += release;
+	used += boot_failed_modules(payload + used, sizeof payload - used, &failed);
+	put_u16(payload, PROTOCOL_VERSION);
+	put_u16(payload + 2, failed);
+	put_u32(payload + 4, memory_features());
+	put_u64(payload + 8, (uint64_t)up.tv_sec * 1000 + (uint64_t)up.tv_nsec / 1000000);
+	channel_send(T_READY, 0, payload, (uint32_t)used);
+}

@@ -1,0 +1,215 @@
+"""What a program asks of a guest's agent: run commands, read statistics, watch pressure, trim, shut down.
+
+The same over the guest's own channel (in the sandbox's process) and over a relay's socket (anywhere else); a relay
+allows processes and ``ping`` only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
+
+from ballonet.errors import ConfigError, GuestChannelError, GuestError
+from ballonet.guest import messages
+from ballonet.guest.channel import AgentChannel
+from ballonet.guest.frames import MAX_PING_BYTES, Frame, FrameType
+from ballonet.guest.guest_process import GuestProcess, ProcessState, start_process
+from ballonet.guest.messages import ExitStatus, Ready, TrimFlags
+from ballonet.guest.report import GuestReport, parse_report
+
+__all__ = ["AgentClient", "ExitStatus", "GuestProcess", "GuestReport", "Ready", "TrimFlags"]
+
+log = logging.getLogger(__name__)
+
+#: What a command gets if its caller names no environment.
+DEFAULT_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+_ANSWER_S = 10.0
+#: The agent ends a trim after 30 s by itself.
+_TRIM_S = 60.0
+#: The kernel fires at most once a window. More than this many at once, and then two a window, is a flood.
+_PRESSURE_BURST = 32
+
+
+class _PressureWatch:
+    """Passes pressure reports on, and notices a guest that sends more than its kernel can cause."""
+
+    def __init__(self, window_us: int, callback: Callable[[GuestReport], None]) -> None:
+        self._callback = callback
+        self._per_second = 2e6 / max(window_us, 1)
+        self._allowed = float(_PRESSURE_BURST)
+        self._last = time.monotonic()
+
+    def on_frame(self, frame: Frame) -> None:
+        now = time.monotonic()
+        self._allowed = min(_PRESSURE_BURST, self._allowed + (now - self._last) * self._per_second) - 1
+        self._last = now
+        if self._allowed < 0:
+            raise GuestChannelError("the guest floods the channel with pressure reports")
+        try:
+            self._callback(parse_report(frame.payload))
+        except Exception:
+            log.exception("a pressure callback failed")
+
+
+class AgentClient:
+    """Speaks with the agent over a channel. Every call raises :class:`GuestChannelError` once the channel has ended,
+    those that wait included."""
+
+    def __init__(self, channel: AgentChannel) -> None:
+        self.channel = channel
+
+    @classmethod
+    def over(cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Self:
+        """A client on a connected stream, which it owns from now on. Needs a running event loop."""
+        return cls(AgentChannel(reader, writer))
+
+    @classmethod
+    async def connect(cls, path: str | os.PathLike[str]) -> Self:
+        """A client on a Unix socket: the engine's end of the guest's port, or a relay's.
+
+        :raises GuestChannelError: nobody listens there.
+        """
+        try:
+            reader, writer = await asyncio.open_unix_connection(os.fspath(path))
+        except OSError as error:
+            raise GuestChannelError(
+                f"cannot reach the guest's agent at {os.fspath(path)}: {error.strerror}"
+            ) from error
+        return cls.over(reader, writer)
+
+    async def wait_ready(self, timeout_s: float | None = None) -> Ready:
+        """Wait until the guest has booted, and return what its agent says of it.
+
+        :raises GuestBootError: it did not within ``timeout_s`` seconds.
+        """
+        return await self.channel.wait_ready(timeout_s)
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        uid: int | None = None,
+        gid: int | None = None,
+        tty: bool = False,
+        rows: int = 24,
+        cols: int = 80,
+        stdin: bool = False,
+    ) -> GuestProcess:
+        """Start a process in the guest and return once it runs.
+
+        A caller that is cancelled here leaves nothing running. Later, leaving ``async with`` or dropping the
+        process kills it.
+
+        :param env: its whole environment; ``None`` is a plain ``PATH``.
+        :param cwd: its working directory; empty is ``/``.
+        :param uid: ``None`` is root, and likewise ``gid``; either given also drops root's other groups.
+        :param tty: give it a terminal of ``rows`` by ``cols``; its output then comes as standard output.
+        :param stdin: whether :meth:`GuestProcess.write_stdin` will be used; otherwise it reads ``/dev/null``.
+        :raises ConfigError: no process can be started like that (see :class:`~ballonet.guest.messages.Exec`).
+        :raises GuestCommandError: the guest could not start it; ``errno`` says why.
+        """
+        request = messages.Exec(
+            argv=argv,
+            env=DEFAULT_ENVIRONMENT if env is None else env,
+            cwd=cwd,
+            uid=uid,
+            gid=gid,
+            tty=tty,
+            stdin=stdin,
+            rows=rows,
+            columns=cols,
+        )
+        payload = request.encode()
+        state = ProcessState()
+        stream = await self.channel.open_stream(payload, messages.ExecShape(tty, stdin), state)
+        return await start_process(state, stream, argv[0])
+
+    async def stats(self, *, timeout_s: float = _ANSWER_S) -> GuestReport:
+        """The guest's own accounts of its memory, now.
+
+        :raises GuestError: no answer in time.
+        """
+        frame = await self.channel.request(FrameType.STATS_REQ, b"", FrameType.STATS, timeout_s)
+        return parse_report(frame.payload)
+
+    async def watch_pressure(
+        self,
+        stall_us: int,
+        window_us: int,
+        callback: Callable[[GuestReport], None],
+        *,
+        timeout_s: float = _ANSWER_S,
+    ) -> None:
+        """Have ``callback`` called when tasks of the guest were stalled on memory for ``stall_us`` within
+        ``window_us`` (microseconds). Replaces the watch before.
+
+        The guest's kernel decides; nothing is polled. Kernels accept windows from 500 ms to 10 s.
+
+        :raises GuestError: the guest's kernel refused, or no answer in time.
+        """
+        payload = messages.encode_watch(stall_us, window_us)
+        self.channel.on_pressure = _PressureWatch(window_us, callback).on_frame
+        await self._set_watch(payload, timeout_s, f"{stall_us} µs in {window_us} µs")
+
+    async def stop_watching_pressure(self, *, timeout_s: float = _ANSWER_S) -> None:
+        """End the watch. Reports that are under way may still be told until this returns."""
+        await self._set_watch(messages.encode_watch(0, 0), timeout_s, "none")
+        self.channel.on_pressure = None
+
+    async def trim(
+        self, size_bytes: int = 0, flags: TrimFlags = TrimFlags.DROP_CACHES, *, timeout_s: float = _TRIM_S
+    ) -> tuple[GuestReport, int]:
+        """Have the guest give memory back: reclaim ``size_bytes`` where its kernel can, otherwise (and with
+        ``DROP_CACHES``) drop its caches. One at a time.
+
+        :returns: the accounts afterwards, and the errno of the first step that failed (0: none; EAGAIN: there was
+            less to reclaim; ETIMEDOUT: it took longer than 30 s and was ended).
+        :raises GuestError: one is running already, or no answer in time.
+        """
+        payload = messages.encode_trim(size_bytes, flags)
+        frame = await self.channel.request(FrameType.TRIM, payload, FrameType.TRIM_DONE, timeout_s)
+        number, text = messages.split_trim_done(frame)
+        return parse_report(text), number
+
+    async def ping(self, payload: bytes = b"", *, timeout_s: float = _ANSWER_S) -> None:
+        """Make sure that the agent answers.
+
+        :param payload: at most 1024 bytes to be sent back.
+        :raises GuestError: no answer in time.
+        :raises GuestChannelError: the answer is a different one.
+        """
+        if len(payload) > MAX_PING_BYTES:
+            raise ConfigError(f"a ping of {len(payload)} bytes; at most {MAX_PING_BYTES} are allowed")
+        frame = await self.channel.request(FrameType.PING, payload, FrameType.PONG, timeout_s)
+        if frame.payload != payload:
+            error = GuestChannelError("the guest answered a ping with other bytes than it got")
+            self.channel.fail(error)
+            raise error
+
+    async def shutdown(self) -> None:
+        """Ask the guest to kill everything and power off, without waiting for it (see :meth:`wait_lost`)."""
+        self.channel.send_now(Frame(FrameType.SHUTDOWN, 0))
+
+    async def wait_lost(self) -> GuestChannelError:
+        """Wait until the channel has ended, and say why."""
+        return await self.channel.wait_lost()
+
+    async def close(self) -> None:
+        """End the channel. On the guest's own channel this ends the guest, after a grace."""
+        await self.channel.close()
+
+    async def _set_watch(self, payload: bytes, timeout_s: float, what: str) -> None:
+        frame = await self.channel.request(FrameType.WATCH_PRESSURE, payload, FrameType.WATCHING, timeout_s)
+        number = messages.decode_number(frame)
+        if number != 0:
+            self.channel.on_pressure = None
+            raise GuestError(
+                f"the guest cannot watch memory pressure ({what}): {os.strerror(number & 0xFFFF)}",
+                hint="its kernel needs PSI, and a window between 500000 and 10000000 µs",
+            )

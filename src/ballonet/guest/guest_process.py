@@ -1,0 +1,265 @@
+"""A process in the guest, as the program that started it holds it: output, input, signals, end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Self
+
+from ballonet.errors import GuestChannelError, GuestCommandError, GuestError
+from ballonet.guest import messages
+from ballonet.guest.channel import ChannelStream
+from ballonet.guest.frames import Frame, FrameType
+
+#: Standard input is sent in pieces of at most this size, so that processes take turns on the channel.
+_STDIN_PIECE_BYTES = 64 << 10
+
+
+class ProcessState:
+    """What is known of the process. The channel holds this and not the :class:`GuestProcess`, so that one that
+    nobody holds any more can be noticed."""
+
+    def __init__(self) -> None:
+        self.pid: int | None = None
+        self.exit: messages.ExitStatus | None = None
+        self.failure: messages.StartFailure | None = None
+        self.lost: GuestChannelError | None = None
+        self.buffers = {FrameType.STDOUT: bytearray(), FrameType.STDERR: bytearray()}
+        self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def over(self) -> bool:
+        """No more frames will come."""
+        return self.exit is not None or self.failure is not None or self.lost is not None
+
+    def on_frame(self, frame: Frame) -> None:
+        """Take in a frame (see :class:`~ballonet.guest.channel.StreamOwner`)."""
+        match frame.kind:
+            case FrameType.STDOUT | FrameType.STDERR:
+                self.buffers[frame.kind] += frame.payload
+            case FrameType.STARTED:
+                self.pid = messages.decode_number(frame)
+            case FrameType.EXIT:
+                self.exit = messages.decode_exit(frame)
+            case FrameType.ERROR:
+                self.failure = messages.decode_error(frame)
+        self._wake()
+
+    def on_lost(self, error: GuestChannelError) -> None:
+        """Remember why nothing more will come."""
+        self.lost = error
+        self._wake()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds; it is looked at after each frame."""
+        while not condition():
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+
+    def check_alive(self) -> None:
+        """:raises GuestChannelError: the channel ended before the process did."""
+        if self.lost is not None:
+            raise GuestChannelError(self.lost.message, hint=self.lost.hint)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class OutputReader:
+    """Standard output or standard error of a process: an async iterator of bytes, in order.
+
+    At most the protocol's window (256 KiB, both outputs together) is held; a process whose output nobody reads
+    stops when it is full, so one who wants both must read both at the same time.
+    """
+
+    def __init__(
+        self, process: GuestProcess, state: ProcessState, stream: ChannelStream, kind: FrameType
+    ) -> None:
+        # Holding the process: one who reads its output still wants it.
+        self._process = process
+        self._state = state
+        self._stream = stream
+        self._buffer = state.buffers[kind]
+
+    async def read(self, limit: int = 64 << 10) -> bytes:
+        """The next bytes, at most ``limit``; empty at the end of the output.
+
+        :raises GuestChannelError: the channel ended before the process did; what came before is returned first.
+        """
+        await self._state.until(lambda: bool(self._buffer) or self._state.over)
+        if not self._buffer:
+            self._state.check_alive()
+            return b""
+        data = bytes(self._buffer[:limit])
+        del self._buffer[: len(data)]
+        if data and not self._state.over:
+            self._stream.consumed(len(data))
+        return data
+
+    async def read_all(self, limit: int) -> bytes:
+        """Everything up to the end.
+
+        :raises GuestError: it is more than ``limit`` bytes; the rest was not read.
+        """
+        parts = bytearray()
+        while data := await self.read():
+            if len(parts) + len(data) > limit:
+                raise GuestError(
+                    f"the command wrote more than {limit} bytes",
+                    hint="read its output piece by piece instead",
+                )
+            parts += data
+        return bytes(parts)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await self.read():
+            yield data
+
+
+class GuestProcess:
+    """A process in the guest. Best used as ``async with``: leaving the block kills it if it still runs.
+
+    One that is dropped without that is killed, too, when Python notices.
+    """
+
+    def __init__(self, state: ProcessState, stream: ChannelStream) -> None:
+        self._state = state
+        self._stream = stream
+        self._writing = asyncio.Lock()
+        self._stdin_closed = False
+        self._loop = asyncio.get_running_loop()
+        self.stdout = OutputReader(self, state, stream, FrameType.STDOUT)
+        #: Always empty for a process with a terminal: there is one output only.
+        self.stderr = OutputReader(self, state, stream, FrameType.STDERR)
+
+    @property
+    def pid(self) -> int:
+        """The process's number in the guest; 0 if it ended before it was asked for."""
+        return self._state.pid or 0
+
+    @property
+    def exit_status(self) -> messages.ExitStatus | None:
+        """How it ended, or ``None`` while it runs."""
+        return self._state.exit
+
+    async def write_stdin(self, data: bytes) -> None:
+        """Send standard input; waits while the process does not read. What comes after the process has ended, or
+        has closed its input, is dropped, as its end is what :meth:`wait` tells.
+
+        :raises GuestChannelError: the channel ended, or the process was started without standard input.
+        """
+        view = memoryview(data)
+        async with self._writing:
+            while view and not self._state.exit:
+                await self._state.until(lambda: self._stream.stdin_room > 0 or self._state.over)
+                self._state.check_alive()
+                piece = view[: min(self._stream.stdin_room, _STDIN_PIECE_BYTES)]
+                if piece and not self._state.over:
+                    await self._stream.send_stdin(bytes(piece))
+                view = view[len(piece) :]
+
+    async def close_stdin(self) -> None:
+        """End standard input. Doing it twice is harmless."""
+        async with self._writing:
+            if not self._stdin_closed and not self._state.over:
+                await self._stream.end_stdin()
+            self._stdin_closed = True
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process's group; SIGKILL reaches its whole session. Nothing happens after its end.
+
+        :raises GuestChannelError: the channel has ended, or there is no such signal.
+        """
+        self._stream.send_signal(number)
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Give the terminal a new size.
+
+        :raises GuestChannelError: the channel has ended, or the process has no terminal.
+        """
+        self._stream.resize(rows, cols)
+
+    async def wait(self) -> messages.ExitStatus:
+        """Wait for the end of the process. Its output must be read meanwhile if it may exceed the window.
+
+        :raises GuestChannelError: the channel ended first.
+        """
+        await self._state.until(lambda: self._state.over)
+        self._state.check_alive()
+        assert self._state.exit is not None
+        return self._state.exit
+
+    async def communicate(self, stdin: bytes = b"", *, limit: int = 16 << 20) -> tuple[bytes, bytes]:
+        """Send ``stdin`` and its end, and collect both outputs, up to the end of the process.
+
+        :param limit: the most that each output may have, in bytes.
+        :raises GuestError: an output is longer.
+        :raises GuestChannelError: the channel ended first.
+        """
+
+        async def feed() -> None:
+            await self.write_stdin(stdin)
+            await self.close_stdin()
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if self._stream.has_stdin and not self._stdin_closed:
+                    tasks.create_task(feed())
+                out = tasks.create_task(self.stdout.read_all(limit))
+                err = tasks.create_task(self.stderr.read_all(limit))
+        except* GuestError as group:
+            # The first failure is the reason; the others follow from it.
+            first: BaseException = group
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            raise first from None
+        return out.result(), err.result()
+
+    def abandon(self) -> None:
+        """Kill the process if it runs, and forget it. Its unread output is dropped."""
+        if not self._state.over:
+            self._stream.abandon()
+            self._state.on_lost(GuestChannelError("the process was abandoned"))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abandon()
+
+    def __del__(self) -> None:
+        if not self._state.over and not self._loop.is_closed():
+            # Python may call this in any thread.
+            self._loop.call_soon_threadsafe(self._stream.abandon)
+
+
+async def start_process(state: ProcessState, stream: ChannelStream, name: str) -> GuestProcess:
+    """Wait until the guest says that the process runs.
+
+    :raises GuestCommandError: it could not be started.
+    :raises GuestChannelError: the channel ended first.
+    """
+    try:
+        await state.until(lambda: state.pid is not None or state.over)
+    except BaseException:
+        stream.abandon()
+        raise
+    state.check_alive()
+    if state.failure is not None:
+        raise GuestCommandError(
+            f"{name} could not be started in the guest: {state.failure.text}",
+            errno=state.failure.errno,
+            hint="check that the command and the working directory exist in the guest",
+        )
+    return GuestProcess(state, stream)

@@ -1,0 +1,333 @@
+"""What the agent's frames say: payloads made from values and read back, each layout in one place. Pure.
+
+Layouts are in ``docs/agent.md``. Reading raises :class:`GuestChannelError` for whatever cannot be right; texts from
+the guest are bounded, decoded with replacement and stripped of what could rearrange a terminal. Making raises
+:class:`ConfigError` for what a caller may not ask.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ballonet.errors import ConfigError, GuestChannelError
+from ballonet.guest.frames import MAX_TO_GUEST_BYTES, MAX_WORDS, PROTOCOL_VERSION, Frame
+
+#: The uid or gid that means "as the agent is" (root).
+KEEP_ID = 0xFFFF_FFFF
+
+_MAX_TEXT_BYTES = 512
+_MAX_FAILED_MODULES = 1024
+
+
+class TrimFlags(enum.IntFlag):
+    """How to give memory back (``Trim``)."""
+
+    NONE = 0
+    #: Drop clean page cache, dentries and inodes.
+    DROP_CACHES = 1
+    #: Then move what is left together, so that whole huge pages become free.
+    COMPACT = 2
+    #: Write dirty pages first, so that they can be dropped, too.
+    SYNC = 4
+
+
+class Features(enum.IntFlag):
+    """What this guest can do (``Ready.features``). Bits that we do not know are kept out."""
+
+    NONE = 0
+    #: Pressure triggers (``/proc/pressure/memory``).
+    PRESSURE = 1
+    #: Reclaim of a given amount (cgroup ``memory.reclaim``).
+    RECLAIM = 2
+    COMPACT = 4
+
+
+def _unpack(layout: struct.Struct, frame: Frame) -> tuple[int, ...]:
+    if len(frame.payload) != layout.size:
+        raise GuestChannelError(
+            f"{frame.kind.name} frame of {len(frame.payload)} bytes; it must have {layout.size}"
+        )
+    return layout.unpack(frame.payload)
+
+
+def _text(data: bytes) -> str:
+    """Text from the guest: bounded, and without what could rearrange a terminal."""
+    decoded = data[:_MAX_TEXT_BYTES].decode(errors="replace")
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in decoded)
+
+
+_U32 = struct.Struct("<I")
+_U16_U16 = struct.Struct("<HH")
+_U32_U32 = struct.Struct("<II")
+_U64_U32 = struct.Struct("<QI")
+_READY = struct.Struct("<HHIQ")
+_EXEC = struct.Struct("<IIHHHHHH")
+_TTY, _STDIN = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Exec:
+    """Start a process. ``uid`` and ``gid`` ``None``: root's. ``cwd`` empty: ``/``.
+
+    ``argv[0]`` without a slash is looked up in the ``PATH`` of ``env``.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str = ""
+    uid: int | None = None
+    gid: int | None = None
+    tty: bool = False
+    stdin: bool = False
+    rows: int = 24
+    columns: int = 80
+
+    def encode(self) -> bytes:
+        """The payload.
+
+        :raises ConfigError: it cannot be said in one frame: no words, too many, too long, a NUL in one of them,
+            or a number out of range.
+        """
+        if not self.argv:
+            raise ConfigError("a command needs at least one word")
+        environment = [f"{name}={value}" for name, value in self.env.items()]
+        for name in self.env:
+            if not name or "=" in name:
+                raise ConfigError(f"environment variable name {name!r} is empty or has a '='")
+        if len(self.argv) > MAX_WORDS or len(environment) > MAX_WORDS:
+            raise ConfigError(
+                f"{len(self.argv)} arguments and {len(environment)} environment variables; "
+                f"at most {MAX_WORDS} of each are supported"
+            )
+        words = [_word(word) for word in (self.cwd, *self.argv, *environment)]
+        for what, number in (("uid", self.uid), ("gid", self.gid)):
+            if number is not None and not 0 <= number < KEEP_ID:
+                raise ConfigError(f"{what} {number} is not between 0 and {KEEP_ID - 1}")
+        check_size(self.rows, self.columns)
+        payload = _EXEC.pack(
+            KEEP_ID if self.uid is None else self.uid,
+            KEEP_ID if self.gid is None else self.gid,
+            self.tty * _TTY | self.stdin * _STDIN,
+            self.rows,
+            self.columns,
+            len(self.argv),
+            len(environment),
+            0,
+        ) + b"".join(word + b"\0" for word in words)
+        if len(payload) > MAX_TO_GUEST_BYTES:
+            raise ConfigError(
+                f"the command with its environment takes {len(payload)} bytes; at most {MAX_TO_GUEST_BYTES} fit",
+                hint="pass large data on standard input",
+            )
+        return payload
+
+
+def _word(text: str) -> bytes:
+    try:
+        word = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{text[:64]!r} cannot be encoded as UTF-8") from error
+    if b"\0" in word:
+        raise ConfigError(f"{text[:64]!r} has a NUL byte: no argument, variable or path can")
+    return word
+
+
+def check_size(rows: int, columns: int) -> None:
+    """:raises ConfigError: a terminal cannot have this size."""
+    if not (0 <= rows <= 0xFFFF and 0 <= columns <= 0xFFFF):
+        raise ConfigError(f"terminal size {rows}x{columns} is not between 0x0 and 65535x65535")
+
+
+@dataclass(frozen=True, slots=True)
+class ExecShape:
+    """What a relay must know of an EXEC payload that it passes on as it is."""
+
+    tty: bool
+    stdin: bool
+
+
+def decode_exec(frame: Frame) -> ExecShape:
+    """Check an EXEC payload exactly as the agent does, since a malformed one would end the whole channel.
+
+    :raises GuestChannelError: it is malformed.
+    """
+    if len(frame.payload) < _EXEC.size:
+        raise GuestChannelError(f"EXEC frame of {len(frame.payload)} bytes; it has at least {_EXEC.size}")
+    _, _, flags, _, _, argc, envc, zero = _EXEC.unpack_from(frame.payload)
+    if zero != 0 or flags & ~(_TTY | _STDIN):
+        raise GuestChannelError(
+            f"EXEC frame with unknown flags 0x{flags:04x} or a reserved field that is not 0"
+        )
+    if not 1 <= argc <= MAX_WORDS or envc > MAX_WORDS:
+        raise GuestChannelError(f"EXEC frame with {argc} arguments and {envc} environment variables")
+    words = frame.payload.count(b"\0", _EXEC.size)
+    if words != 1 + argc + envc or not frame.payload.endswith(b"\0"):
+        raise GuestChannelError(f"EXEC frame with {words} words instead of {1 + argc + envc}")
+    return ExecShape(tty=bool(flags & _TTY), stdin=bool(flags & _STDIN))
+
+
+@dataclass(frozen=True, slots=True)
+class FailedModule:
+    """A kernel module that the agent could not load."""
+
+    name: str
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The guest's first words. ``boot_ms``: since its kernel started, by its own clock."""
+
+    version: int
+    kernel_release: str
+    boot_ms: int
+    features: Features
+    failed_modules: tuple[FailedModule, ...]
+
+
+def decode_ready(frame: Frame) -> Ready:
+    """:raises GuestChannelError: malformed, or another protocol version."""
+    payload = frame.payload
+    if len(payload) < _READY.size:
+        raise GuestChannelError(f"READY frame of {len(payload)} bytes; it has at least {_READY.size}")
+    version, count, features, boot_ms = _READY.unpack_from(payload)
+    if version != PROTOCOL_VERSION:
+        raise GuestChannelError(
+            f"the guest's agent speaks protocol version {version}, not {PROTOCOL_VERSION}",
+            hint="rebuild the guest's initramfs with this version of ballonet",
+        )
+    if count > _MAX_FAILED_MODULES:
+        raise GuestChannelError(f"READY frame with {count} failed modules")
+    at = payload.find(b"\0", _READY.size)
+    if at < 0:
+        raise GuestChannelError("READY frame without a kernel release")
+    release = _text(payload[_READY.size : at])
+    at += 1
+    failed = []
+    for _ in range(count):
+        end = payload.find(b"\0", at + 2)
+        if end < 0:
+            raise GuestChannelError("READY frame with a cut list of failed modules")
+        failed.append(
+            FailedModule(_text(payload[at + 2 : end]), int.from_bytes(payload[at : at + 2], "little"))
+        )
+        at = end + 1
+    if at != len(payload):
+        raise GuestChannelError(f"READY frame with {len(payload) - at} bytes too many")
+    known = Features(features & (Features.PRESSURE | Features.RECLAIM | Features.COMPACT))
+    return Ready(version, release, boot_ms, known, tuple(failed))
+
+
+def encode_ready(ready: Ready) -> bytes:
+    """The payload, for local clients of a relay."""
+    failed = b"".join(
+        (module.errno & 0xFFFF).to_bytes(2, "little") + module.name.encode() + b"\0"
+        for module in ready.failed_modules
+    )
+    head = _READY.pack(ready.version, len(ready.failed_modules), ready.features, ready.boot_ms)
+    return head + ready.kernel_release.encode() + b"\0" + failed
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a process ended: by ``exit(code)``, or by signal ``code``."""
+
+    signalled: bool
+    code: int
+
+    @property
+    def returncode(self) -> int:
+        """As a shell says it, 0 to 255: the exit code, or 128 + the signal's number."""
+        return 128 + self.code if self.signalled else self.code
+
+
+def decode_exit(frame: Frame) -> ExitStatus:
+    """:raises GuestChannelError: malformed, or a status that no process can have."""
+    kind, code = _unpack(_U32_U32, frame)
+    if kind not in (0, 1) or code > (127 if kind else 255):
+        raise GuestChannelError(f"EXIT frame with kind {kind} and code {code}")
+    return ExitStatus(bool(kind), code)
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailure:
+    """A process could not be started. ``errno`` is Linux's; ``text`` is the guest's and not to be trusted."""
+
+    errno: int
+    text: str
+
+
+def decode_error(frame: Frame) -> StartFailure:
+    """:raises GuestChannelError: malformed."""
+    if len(frame.payload) < _U32.size:
+        raise GuestChannelError(f"ERROR frame of {len(frame.payload)} bytes; it has at least {_U32.size}")
+    (number,) = _U32.unpack_from(frame.payload)
+    return StartFailure(number & 0xFFFF, _text(frame.payload[_U32.size :]))
+
+
+def encode_error(number: int, text: str) -> bytes:
+    """The payload of ERROR, for local clients of a relay."""
+    return _U32.pack(number) + text.encode(errors="replace")[: _MAX_TEXT_BYTES // 2]
+
+
+def decode_number(frame: Frame) -> int:
+    """The one u32 of STARTED, CREDIT, STDIN_CREDIT, SIGNAL and WATCHING.
+
+    :raises GuestChannelError: malformed.
+    """
+    (number,) = _unpack(_U32, frame)
+    return number
+
+
+def encode_number(number: int) -> bytes:
+    """The payload of CREDIT, STDIN_CREDIT, SIGNAL or STARTED."""
+    return _U32.pack(number)
+
+
+def decode_resize(frame: Frame) -> tuple[int, int]:
+    """Rows and columns.
+
+    :raises GuestChannelError: malformed.
+    """
+    rows, columns = _unpack(_U16_U16, frame)
+    return rows, columns
+
+
+def encode_resize(rows: int, columns: int) -> bytes:
+    """:raises ConfigError: out of range."""
+    check_size(rows, columns)
+    return _U16_U16.pack(rows, columns)
+
+
+def encode_watch(stall_us: int, window_us: int) -> bytes:
+    """The payload of WATCH_PRESSURE, in microseconds; a stall of 0 ends the watch.
+
+    :raises ConfigError: out of range, or a stall longer than its window.
+    """
+    if not 0 <= stall_us <= window_us <= 0xFFFF_FFFF:
+        raise ConfigError(f"pressure stall {stall_us} µs must be between 0 and its window, {window_us} µs")
+    return _U32_U32.pack(stall_us, window_us)
+
+
+def encode_trim(size_bytes: int, flags: TrimFlags) -> bytes:
+    """The payload of TRIM.
+
+    :raises ConfigError: out of range.
+    """
+    if not 0 <= size_bytes < 1 << 63:
+        raise ConfigError(f"cannot trim {size_bytes} bytes")
+    return _U64_U32.pack(size_bytes, flags)
+
+
+def split_trim_done(frame: Frame) -> tuple[int, bytes]:
+    """The errno (0: none) and the statistics text of TRIM_DONE.
+
+    :raises GuestChannelError: malformed.
+    """
+    if len(frame.payload) < _U32.size:
+        raise GuestChannelError(f"TRIM_DONE frame of {len(frame.payload)} bytes; it has at least {_U32.size}")
+    (number,) = _U32.unpack_from(frame.payload)
+    return number & 0xFFFF, frame.payload[_U32.size :]

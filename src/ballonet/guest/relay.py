@@ -1,0 +1,198 @@
+"""The relay: many local clients on the one channel to a guest's agent.
+
+Local clients speak the frames of the channel, limited to processes and PING, with stream numbers of their own.
+All accounting is the channel's (``channel.py``); this file only passes frames on under other numbers, and makes
+sure that a client that breaks the protocol or vanishes takes only its own processes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from ballonet.errors import GuestChannelError, GuestCommandError, GuestError
+from ballonet.guest import messages
+from ballonet.guest.agent_client import AgentClient
+from ballonet.guest.channel import AgentChannel, ChannelStream
+from ballonet.guest.frames import (
+    FROM_LOCAL_CLIENT,
+    MAX_PING_BYTES,
+    MAX_TO_GUEST_BYTES,
+    WINDOW_BYTES,
+    Frame,
+    FrameDecoder,
+    FrameType,
+)
+
+log = logging.getLogger(__name__)
+
+_READ_BYTES = 64 << 10
+#: What a client may leave unread beyond the windows of its processes: replies, starts and ends.
+_MAX_UNREAD_SMALL_BYTES = 1 << 20
+#: How long a connection that has ended may take to pass on its last words.
+_FAREWELL_S = 5.0
+
+
+class AgentRelay:
+    """The guest's channel, shared: an in-process client, and connections of local clients.
+
+    Owns ``reader`` and ``writer``. Needs a running event loop.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._channel = AgentChannel(reader, writer)
+        #: Everything the agent can do, for this process.
+        self.client = AgentClient(self._channel)
+
+    async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one local client until it leaves, breaks the protocol, or the guest's channel ends.
+
+        Returns then, with the connection closed and the client's processes killed. Fit to be the callback of
+        :func:`asyncio.start_unix_server`.
+        """
+        await _Connection(self._channel, reader, writer).serve()
+
+    async def close(self) -> None:
+        """End the guest's channel, and with it every connection."""
+        await self._channel.close()
+
+
+class _RelayedProcess:
+    """Passes one stream's frames to the client under the number that the client gave it."""
+
+    def __init__(self, connection: _Connection, number: int) -> None:
+        self._connection = connection
+        self._number = number
+
+    def on_frame(self, frame: Frame) -> None:
+        if frame.kind in (FrameType.EXIT, FrameType.ERROR):
+            self._connection.forget(self._number)
+        self._connection.write(Frame(frame.kind, self._number, frame.payload))
+
+    def on_lost(self, error: GuestChannelError) -> None:
+        # The connection hears of it from the channel itself.
+        self._connection.forget(self._number)
+
+
+class _Connection:
+    """One local client."""
+
+    def __init__(
+        self, channel: AgentChannel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._channel = channel
+        self._reader = reader
+        self._writer = writer
+        self._decoder = FrameDecoder(FROM_LOCAL_CLIENT, MAX_TO_GUEST_BYTES)
+        #: ``None``: EXEC is on its way to the guest.
+        self._streams: dict[int, ChannelStream | None] = {}
+        self._closed = False
+
+    async def serve(self) -> None:
+        unsubscribe = self._channel.call_when_lost(self._end_soon)
+        try:
+            ready = await self._channel.wait_ready(None)
+            self.write(Frame(FrameType.READY, 0, messages.encode_ready(ready)))
+            while data := await self._reader.read(_READ_BYTES):
+                for frame in self._decoder.feed(data):
+                    await self._handle(frame)
+        except GuestError as error:
+            if self._channel.lost is None:
+                log.warning("a client of the agent relay was dropped: %s", error)
+        except OSError as error:
+            log.debug("a client of the agent relay vanished: %s", error)
+        finally:
+            unsubscribe()
+            self._closed = True
+            for stream in list(self._streams.values()):
+                if stream is not None:
+                    stream.abandon()
+            self._streams.clear()
+            await self._farewell()
+
+    def write(self, frame: Frame) -> None:
+        """Pass a frame to the client; one that leaves too much unread is dropped."""
+        if self._closed:
+            return
+        self._writer.write(frame.encode())
+        unread = self._writer.transport.get_write_buffer_size()
+        if unread > (len(self._streams) + 1) * WINDOW_BYTES + _MAX_UNREAD_SMALL_BYTES:
+            log.warning(
+                "a client of the agent relay does not read and was dropped: %d bytes wait for it", unread
+            )
+            self._closed = True
+            self._writer.transport.abort()
+
+    def forget(self, number: int) -> None:
+        """The process has ended; the client may use its number again."""
+        self._streams.pop(number, None)
+
+    def _end_soon(self) -> None:
+        """The guest is gone. Last words may still be passed on, but a client that does not read must not hold us."""
+        self._writer.close()
+        asyncio.get_running_loop().call_later(_FAREWELL_S, self._writer.transport.abort)
+
+    async def _handle(self, frame: Frame) -> None:
+        if frame.kind == FrameType.PING:
+            await self._ping(frame)
+        elif frame.stream == 0:
+            raise GuestChannelError(f"{frame.kind.name} frame on stream 0")
+        elif frame.kind == FrameType.EXEC:
+            await self._exec(frame)
+        else:
+            await self._pass_on(frame)
+
+    async def _ping(self, frame: Frame) -> None:
+        if frame.stream != 0 or len(frame.payload) > MAX_PING_BYTES:
+            raise GuestChannelError(f"PING frame of {len(frame.payload)} bytes on stream {frame.stream}")
+        # One at a time, and only to a client that reads: replies cannot pile up.
+        await self._writer.drain()
+        await self._channel.request(FrameType.PING, frame.payload, FrameType.PONG, None)
+        self.write(Frame(FrameType.PONG, 0, frame.payload))
+
+    async def _exec(self, frame: Frame) -> None:
+        number = frame.stream
+        if number in self._streams:
+            raise GuestChannelError(f"EXEC frame on stream {number}, which is in use")
+        shape = messages.decode_exec(frame)
+        # Only for a client that reads: each process adds to what waits for it.
+        await self._writer.drain()
+        self._streams[number] = None
+        try:
+            stream = await self._channel.open_stream(frame.payload, shape, _RelayedProcess(self, number))
+        except GuestCommandError as error:
+            self.forget(number)
+            self.write(Frame(FrameType.ERROR, number, messages.encode_error(error.errno, error.message)))
+            return
+        self._streams[number] = stream
+
+    async def _pass_on(self, frame: Frame) -> None:
+        stream = self._streams.get(frame.stream)
+        if stream is None:
+            # It crossed the last frame of its stream.
+            return
+        match frame.kind:
+            case FrameType.STDIN:
+                if not frame.payload:
+                    raise GuestChannelError("STDIN frame without bytes")
+                await stream.send_stdin(frame.payload)
+            case FrameType.STDIN_EOF:
+                if frame.payload:
+                    raise GuestChannelError("STDIN_EOF frame with a payload")
+                await stream.end_stdin()
+            case FrameType.SIGNAL:
+                stream.send_signal(messages.decode_number(frame))
+            case FrameType.RESIZE:
+                stream.resize(*messages.decode_resize(frame))
+            case FrameType.CREDIT:
+                stream.consumed(messages.decode_number(frame))
+
+    async def _farewell(self) -> None:
+        self._writer.close()
+        try:
+            async with asyncio.timeout(_FAREWELL_S):
+                with suppress(OSError):
+                    await self._writer.wait_closed()
+        except TimeoutError:
+            self._writer.transport.abort()

@@ -1,0 +1,53 @@
+"""What a guest says of its memory. Pure, and nothing here is to be trusted: a guest may write what it likes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+#: A report is about 500 bytes; more than this is not one.
+_MAX_TEXT_BYTES = 16 << 10
+_MAX_NUMBER = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class GuestReport:
+    """One reading of the guest's own accounts. ``None``: the guest did not say, or said something absurd.
+
+    ``*_kib`` come from ``/proc/meminfo``; the page counts and ``oom_kill`` are totals since boot from
+    ``/proc/vmstat`` (4 KiB pages); ``psi_*`` come from ``/proc/pressure/memory``, the averages over 10 s in
+    hundredths of a percent.
+    """
+
+    mem_total_kib: int | None = None
+    mem_free_kib: int | None = None
+    mem_available_kib: int | None = None
+    cached_kib: int | None = None
+    buffers_kib: int | None = None
+    sreclaimable_kib: int | None = None
+    swap_total_kib: int | None = None
+    swap_free_kib: int | None = None
+    pgmajfault: int | None = None
+    oom_kill: int | None = None
+    pswpin: int | None = None
+    pswpout: int | None = None
+    psi_some_total_us: int | None = None
+    psi_some_avg10_centi: int | None = None
+    psi_full_total_us: int | None = None
+    psi_full_avg10_centi: int | None = None
+    uptime_ms: int | None = None
+
+
+_NAMES = frozenset(field.name for field in fields(GuestReport))
+
+
+def parse_report(text: bytes) -> GuestReport:
+    """Read lines ``name value``. Never fails: what cannot be understood is left out; the first sound mention counts."""
+    values: dict[str, int] = {}
+    for line in text[:_MAX_TEXT_BYTES].decode(errors="replace").split("\n"):
+        name, _, number = line.partition(" ")
+        if name not in _NAMES or name in values:
+            continue
+        # 19 digits hold 2^63; longer ones would only cost time.
+        if number.isascii() and number.isdigit() and len(number) <= 19 and int(number) <= _MAX_NUMBER:
+            values[name] = int(number)
+    return GuestReport(**values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
@@ -25,7 +26,7 @@ __all__ = ["AgentClient", "ExitStatus", "GuestProcess", "GuestReport", "Ready", 
 
 log = logging.getLogger(__name__)
 
-#: What a command gets if its caller names no environment.
+#: What every command gets unless its caller says otherwise.
 DEFAULT_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _ANSWER_S = 10.0
 #: The agent ends a trim after 30 s by itself.
@@ -56,16 +57,23 @@ class _PressureWatch:
 
 
 class AgentClient:
-    """Speaks with the agent over a channel. Every call raises :class:`GuestChannelError` once the channel has ended,
-    those that wait included."""
+    """Speaks with the agent. Nothing but :meth:`wait_ready` may be called before that has returned once.
 
-    def __init__(self, channel: AgentChannel) -> None:
-        self.channel = channel
+    Every call raises :class:`GuestChannelError` once the channel has ended, those that wait then included.
+    Needs a running event loop.
 
-    @classmethod
-    def over(cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Self:
-        """A client on a connected stream, which it owns from now on. Needs a running event loop."""
-        return cls(AgentChannel(reader, writer))
+    :param stream: a connected Unix stream socket, or the reader of an open stream.
+    :param writer: the stream's writer, with a reader. Either way the client owns the stream from now on.
+    """
+
+    def __init__(
+        self, stream: socket.socket | asyncio.StreamReader, writer: asyncio.StreamWriter | None = None
+    ) -> None:
+        if isinstance(stream, socket.socket):
+            self._channel = AgentChannel(stream)
+        else:
+            assert writer is not None, "a reader needs its writer"
+            self._channel = AgentChannel((stream, writer))
 
     @classmethod
     async def connect(cls, path: str | os.PathLike[str]) -> Self:
@@ -79,21 +87,21 @@ class AgentClient:
             raise GuestChannelError(
                 f"cannot reach the guest's agent at {os.fspath(path)}: {error.strerror}"
             ) from error
-        return cls.over(reader, writer)
+        return cls(reader, writer)
 
     async def wait_ready(self, timeout_s: float | None = None) -> Ready:
         """Wait until the guest has booted, and return what its agent says of it.
 
         :raises GuestBootError: it did not within ``timeout_s`` seconds.
         """
-        return await self.channel.wait_ready(timeout_s)
+        return await self._channel.wait_ready(timeout_s)
 
     async def exec(
         self,
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
-        cwd: str = "",
+        cwd: str | None = None,
         uid: int | None = None,
         gid: int | None = None,
         tty: bool = False,
@@ -106,8 +114,8 @@ class AgentClient:
         A caller that is cancelled here leaves nothing running. Later, leaving ``async with`` or dropping the
         process kills it.
 
-        :param env: its whole environment; ``None`` is a plain ``PATH``.
-        :param cwd: its working directory; empty is ``/``.
+        :param env: its environment, with a plain ``PATH`` if that has none.
+        :param cwd: its working directory; ``None`` is ``/``.
         :param uid: ``None`` is root, and likewise ``gid``; either given also drops root's other groups.
         :param tty: give it a terminal of ``rows`` by ``cols``; its output then comes as standard output.
         :param stdin: whether :meth:`GuestProcess.write_stdin` will be used; otherwise it reads ``/dev/null``.
@@ -116,8 +124,8 @@ class AgentClient:
         """
         request = messages.Exec(
             argv=argv,
-            env=DEFAULT_ENVIRONMENT if env is None else env,
-            cwd=cwd,
+            env={**DEFAULT_ENVIRONMENT, **(env or {})},
+            cwd=cwd or "",
             uid=uid,
             gid=gid,
             tty=tty,
@@ -127,7 +135,7 @@ class AgentClient:
         )
         payload = request.encode()
         state = ProcessState()
-        stream = await self.channel.open_stream(payload, messages.ExecShape(tty, stdin), state)
+        stream = await self._channel.open_stream(payload, messages.ExecShape(tty, stdin), state)
         return await start_process(state, stream, argv[0])
 
     async def stats(self, *, timeout_s: float = _ANSWER_S) -> GuestReport:
@@ -135,7 +143,7 @@ class AgentClient:
 
         :raises GuestError: no answer in time.
         """
-        frame = await self.channel.request(FrameType.STATS_REQ, b"", FrameType.STATS, timeout_s)
+        frame = await self._channel.request(FrameType.STATS_REQ, b"", FrameType.STATS, timeout_s)
         return parse_report(frame.payload)
 
     async def watch_pressure(
@@ -154,13 +162,13 @@ class AgentClient:
         :raises GuestError: the guest's kernel refused, or no answer in time.
         """
         payload = messages.encode_watch(stall_us, window_us)
-        self.channel.on_pressure = _PressureWatch(window_us, callback).on_frame
+        self._channel.on_pressure = _PressureWatch(window_us, callback).on_frame
         await self._set_watch(payload, timeout_s, f"{stall_us} µs in {window_us} µs")
 
     async def stop_watching_pressure(self, *, timeout_s: float = _ANSWER_S) -> None:
         """End the watch. Reports that are under way may still be told until this returns."""
         await self._set_watch(messages.encode_watch(0, 0), timeout_s, "none")
-        self.channel.on_pressure = None
+        self._channel.on_pressure = None
 
     async def trim(
         self, size_bytes: int = 0, flags: TrimFlags = TrimFlags.DROP_CACHES, *, timeout_s: float = _TRIM_S
@@ -173,7 +181,7 @@ class AgentClient:
         :raises GuestError: one is running already, or no answer in time.
         """
         payload = messages.encode_trim(size_bytes, flags)
-        frame = await self.channel.request(FrameType.TRIM, payload, FrameType.TRIM_DONE, timeout_s)
+        frame = await self._channel.request(FrameType.TRIM, payload, FrameType.TRIM_DONE, timeout_s)
         number, text = messages.split_trim_done(frame)
         return parse_report(text), number
 
@@ -186,29 +194,29 @@ class AgentClient:
         """
         if len(payload) > MAX_PING_BYTES:
             raise ConfigError(f"a ping of {len(payload)} bytes; at most {MAX_PING_BYTES} are allowed")
-        frame = await self.channel.request(FrameType.PING, payload, FrameType.PONG, timeout_s)
+        frame = await self._channel.request(FrameType.PING, payload, FrameType.PONG, timeout_s)
         if frame.payload != payload:
             error = GuestChannelError("the guest answered a ping with other bytes than it got")
-            self.channel.fail(error)
+            self._channel.fail(error)
             raise error
 
     async def shutdown(self) -> None:
         """Ask the guest to kill everything and power off, without waiting for it (see :meth:`wait_lost`)."""
-        self.channel.send_now(Frame(FrameType.SHUTDOWN, 0))
+        self._channel.send_now(Frame(FrameType.SHUTDOWN, 0))
 
     async def wait_lost(self) -> GuestChannelError:
         """Wait until the channel has ended, and say why."""
-        return await self.channel.wait_lost()
+        return await self._channel.wait_lost()
 
     async def close(self) -> None:
         """End the channel. On the guest's own channel this ends the guest, after a grace."""
-        await self.channel.close()
+        await self._channel.close()
 
     async def _set_watch(self, payload: bytes, timeout_s: float, what: str) -> None:
-        frame = await self.channel.request(FrameType.WATCH_PRESSURE, payload, FrameType.WATCHING, timeout_s)
+        frame = await self._channel.request(FrameType.WATCH_PRESSURE, payload, FrameType.WATCHING, timeout_s)
         number = messages.decode_number(frame)
         if number != 0:
-            self.channel.on_pressure = None
+            self._channel.on_pressure = None
             raise GuestError(
                 f"the guest cannot watch memory pressure ({what}): {os.strerror(number & 0xFFFF)}",
                 hint="its kernel needs PSI, and a window between 500000 and 10000000 µs",

@@ -12,6 +12,7 @@ import asyncio
 import errno
 import logging
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -192,17 +193,20 @@ class ChannelStream:
 
 
 class AgentChannel:
-    """A byte stream to an agent (or to a relay) with its demultiplexer running. Needs a running event loop."""
+    """A byte stream to an agent (or to a relay) with its demultiplexer running. Needs a running event loop.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    :param stream: a connected stream socket or an open stream; the channel owns it from now on.
+    """
+
+    def __init__(self, stream: socket.socket | tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
         #: Why the channel has ended, or ``None`` while it lives.
         self.lost: GuestChannelError | None = None
         #: The guest's first words, once it has said them.
         self.ready: messages.Ready | None = None
         #: Gets each PRESSURE frame; while it is ``None``, such a frame breaks the protocol.
         self.on_pressure: Callable[[Frame], None] | None = None
-        self._reader = reader
-        self._writer = writer
+        self._stream = stream
+        self._writer: asyncio.StreamWriter | None = None if isinstance(stream, socket.socket) else stream[1]
         self._decoder = FrameDecoder(FROM_GUEST, MAX_TO_HOST_BYTES)
         self._streams: dict[int, ChannelStream] = {}
         self._last_number = 0
@@ -292,23 +296,23 @@ class AgentChannel:
         :param before: called just before the frame goes out; false: it is not needed any more.
         """
         async with self._sending:
-            self._check_alive()
+            writer = self._live_writer()
             try:
-                await self._writer.drain()
+                await writer.drain()
             except OSError as error:
                 self._lose(GuestChannelError(f"the channel to the guest broke: {error}"))
-            self._check_alive()
+            self._live_writer()
             if before is None or before():
-                self._writer.write(frame.encode())
+                writer.write(frame.encode())
 
     def send_now(self, frame: Frame) -> None:
         """Send a small frame without waiting.
 
         :raises GuestChannelError: the channel has ended; it does if the guest lets such frames pile up.
         """
-        self._check_alive()
-        self._writer.write(frame.encode())
-        unsent = self._writer.transport.get_write_buffer_size()
+        writer = self._live_writer()
+        writer.write(frame.encode())
+        unsent = writer.transport.get_write_buffer_size()
         if unsent > _MAX_UNSENT_BYTES:
             self._lose(GuestChannelError(f"the guest does not read: {unsent} bytes are waiting for it"))
             raise self._lost_error()
@@ -339,8 +343,9 @@ class AgentChannel:
 
     async def _read(self) -> None:
         try:
+            reader = await self._open()
             while self.lost is None:
-                data = await self._reader.read(_READ_BYTES)
+                data = await reader.read(_READ_BYTES)
                 if not data:
                     self._decoder.finish()
                     raise GuestChannelError(
@@ -360,6 +365,13 @@ class AgentChannel:
         except Exception as error:
             log.exception("the agent channel failed")
             self._lose(GuestChannelError(f"the channel to the guest failed: {error!r}"))
+
+    async def _open(self) -> asyncio.StreamReader:
+        if not isinstance(self._stream, socket.socket):
+            return self._stream[0]
+        self._stream.setblocking(False)
+        reader, self._writer = await asyncio.open_unix_connection(sock=self._stream)
+        return reader
 
     def _dispatch(self, frame: Frame) -> None:
         if self.ready is None:
@@ -396,9 +408,12 @@ class AgentChannel:
             if self._last_number not in self._streams:
                 return self._last_number
 
-    def _check_alive(self) -> None:
+    def _live_writer(self) -> asyncio.StreamWriter:
         if self.lost is not None:
             raise self._lost_error()
+        if self._writer is None:
+            raise GuestChannelError("nothing can be asked of the guest before it is ready")
+        return self._writer
 
     def _lost_error(self) -> GuestChannelError:
         # A new one for each who waits: a shared exception would collect all their tracebacks.
@@ -421,7 +436,10 @@ class AgentChannel:
         for stream in streams:
             stream.lose(self._lost_error())
         # Not close(): it would wait for a guest that may never read what is left.
-        self._writer.transport.abort()
+        if self._writer is not None:
+            self._writer.transport.abort()
+        elif isinstance(self._stream, socket.socket):
+            self._stream.close()
         for callback in tuple(self._lost_callbacks):
             callback()
         self._lost_callbacks.clear()

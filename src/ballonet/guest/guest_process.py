@@ -174,14 +174,14 @@ class GuestProcess:
                 await self._stream.end_stdin()
             self._stdin_closed = True
 
-    def send_signal(self, number: int) -> None:
+    async def send_signal(self, number: int) -> None:
         """Send a signal to the process's group; SIGKILL reaches its whole session. Nothing happens after its end.
 
         :raises GuestChannelError: the channel has ended, or there is no such signal.
         """
         self._stream.send_signal(number)
 
-    def resize(self, rows: int, cols: int) -> None:
+    async def resize(self, rows: int, cols: int) -> None:
         """Give the terminal a new size.
 
         :raises GuestChannelError: the channel has ended, or the process has no terminal.

@@ -11,6 +11,7 @@ import enum
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ballonet.errors import ConfigError, GuestChannelError
 from ballonet.guest.frames import MAX_TO_GUEST_BYTES, MAX_WORDS, PROTOCOL_VERSION, Frame
@@ -169,8 +170,7 @@ def decode_exec(frame: Frame) -> ExecShape:
     return ExecShape(tty=bool(flags & _TTY), stdin=bool(flags & _STDIN))
 
 
-@dataclass(frozen=True, slots=True)
-class FailedModule:
+class FailedModule(NamedTuple):
     """A kernel module that the agent could not load."""
 
     name: str

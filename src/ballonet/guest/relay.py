@@ -34,28 +34,16 @@ _MAX_UNREAD_SMALL_BYTES = 1 << 20
 _FAREWELL_S = 5.0
 
 
-class AgentRelay:
-    """The guest's channel, shared: an in-process client, and connections of local clients.
-
-    Owns ``reader`` and ``writer``. Needs a running event loop.
-    """
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._channel = AgentChannel(reader, writer)
-        #: Everything the agent can do, for this process.
-        self.client = AgentClient(self._channel)
+class AgentRelay(AgentClient):
+    """The guest's channel, shared: the client of this process, and connections of local clients."""
 
     async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one local client until it leaves, breaks the protocol, or the guest's channel ends.
 
-        Returns then, with the connection closed and the client's processes killed. Fit to be the callback of
-        :func:`asyncio.start_unix_server`.
+        Returns then, with the connection closed and the client's processes killed; when it is cancelled, too.
+        Fit to be the callback of :func:`asyncio.start_unix_server`.
         """
         await _Connection(self._channel, reader, writer).serve()
-
-    async def close(self) -> None:
-        """End the guest's channel, and with it every connection."""
-        await self._channel.close()
 
 
 class _RelayedProcess:

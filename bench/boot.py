@@ -14,7 +14,8 @@ import time
 
 from ballonet.config import SandboxConfig
 from ballonet.guest.bundle import prepare_guest
-from ballonet.guest.frames import Exec, FrameDecoder, FrameType
+from ballonet.guest.frames import Frame, FrameDecoder, FrameType
+from ballonet.guest.messages import Exec
 from ballonet.machine.build import build_vm
 from ballonet.vmm.qemu_args import EngineFds, render_command
 from bench.result import state
@@ -31,11 +32,12 @@ def bare() -> float:
     engine = subprocess.Popen(argv, pass_fds=[fds.qmp, fds.agent, fds.console], stdin=subprocess.DEVNULL)
     agent_far.close()
     decoder = FrameDecoder()
+    command = Exec(argv=["true"], env={"PATH": "/bin"}).encode()
     done = False
     while not done:
         for frame in decoder.feed(agent.recv(65536)):
             if frame.kind is FrameType.READY:
-                agent.sendall(Exec(argv=("true",)).frame(1).encode())
+                agent.sendall(Frame(FrameType.EXEC, 1, command).encode())
             done = done or frame.kind is FrameType.EXIT
     engine.kill()
     engine.wait()

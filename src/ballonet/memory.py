@@ -45,6 +45,11 @@ def mib_to_pages(mib: int) -> int:
     return mib * MIB // BALLOON_PAGE_BYTES
 
 
+def pages_to_mib(pages: int) -> int:
+    """Whole MiB in 4 KiB pages, rounded down."""
+    return bytes_to_mib(pages * BALLOON_PAGE_BYTES)
+
+
 def parse_size(text: str, what: str = "size") -> int:
     """Read a size such as ``512``, ``512M`` or ``1.5G`` and return whole MiB.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
 import socket
 import subprocess
@@ -29,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: How long the sandbox's process may take to clean up after it was told to end (seconds).
 _END_TIMEOUT_S = 30.0
+#: The most that each output of a command may have when it is collected in memory.
+MAX_OUTPUT_BYTES = 256 << 20
 
 
 def random_name(prefix: str = "box") -> str:
@@ -120,15 +121,14 @@ class Sandbox:
     async def exec(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None
     ) -> ExecResult:
-        """Run a command to its end and collect its output (which must fit in memory).
+        """Run a command to its end and collect its output.
 
         :raises GuestCommandError: it could not be started.
-        :raises GuestError: the guest ended, or broke the protocol.
+        :raises GuestError: the guest ended, broke the protocol, or the command wrote more than 256 MiB.
         """
-        process = await self.exec_stream(argv, env=env, cwd=cwd)
-        stdout, stderr, status = await asyncio.gather(
-            _collect(process.stdout), _collect(process.stderr), process.wait()
-        )
+        async with await self.exec_stream(argv, env=env, cwd=cwd) as process:
+            stdout, stderr = await process.communicate(limit=MAX_OUTPUT_BYTES)
+            status = await process.wait()
         return ExecResult(status.returncode, stdout, stderr)
 
     async def exec_stream(
@@ -188,7 +188,9 @@ class Sandbox:
         self._writer.close()
         last = self._last_report
         if last is None:
-            return SandboxEnd("killed", f"the sandbox's process ended with status {status} and without a word")
+            return SandboxEnd(
+                "killed", f"the sandbox's process ended with status {status} and without a word"
+            )
         if last.event == "failed":
             return SandboxEnd("failed", str(last.facts.get("message")))
         return SandboxEnd(str(last.facts["reason"]), str(last.facts["detail"]))
@@ -225,13 +227,5 @@ class Sandbox:
         if self._agent is None:
             from ballonet.guest.agent_client import AgentClient
 
-            reader, writer = await asyncio.open_unix_connection(os.fspath(self.agent_socket))
-            self._agent = AgentClient(reader, writer)
+            self._agent = await AgentClient.connect(self.agent_socket)
         return self._agent
-
-
-async def _collect(stream: object) -> bytes:
-    chunks = []
-    async for chunk in stream:  # type: ignore[attr-defined]
-        chunks.append(chunk)
-    return b"".join(chunks)

@@ -126,16 +126,21 @@ class _Demo:
     async def _play(self) -> str:
         await self._move("boot at initial", INITIAL_MIB)
         await self._move("grow to the ceiling", CEILING_MIB)
+        before = await self._client.stats()
         await self._touch()
         peak = await self._row(f"touched {TOUCH_MIB} MiB, freed it")
         shrunk = await self._move("shrink below the floor", 100)
         await self._move("grow again", 768)
         await self._touch(400)
         await self._row("touched 400 MiB again")
-        if peak.resident is None or shrunk.resident is None:
+        untouched = before.host.guest_ram_mib
+        if peak.resident is None or shrunk.resident is None or untouched is None:
             return "The host's own accounting could not be read: nothing is known of what it got back."
-        got, most = peak.resident - shrunk.resident, peak.resident - shrunk.effective
-        return f"host got back {got} MiB of {most} (guest RAM on the host: {peak.resident} → {shrunk.resident} MiB)"
+        got, cost = peak.resident - shrunk.resident, peak.resident - untouched
+        return (
+            f"host got back {got} MiB of {cost} that the guest had touched and freed "
+            f"(guest RAM on the host: {untouched} → {peak.resident} → {shrunk.resident} MiB)"
+        )
 
     async def _move(self, step: str, target_mib: int) -> Row:
         """Set a target through the socket, wait until the guest has followed, and show the row."""

@@ -55,7 +55,7 @@ def plot_samples(samples: Sequence[Sample], path: Path) -> None:
     axes.set_xlabel("seconds")
     axes.set_ylabel("MiB")
     axes.set_ylim(bottom=0, top=max(sample.ceiling for sample in samples) * 1.08)
-    axes.set_xlim(times[0], times[-1])
+    axes.set_xlim(0, times[-1])
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.set_title("Memory of one sandbox")

@@ -143,6 +143,7 @@ class _Run:
                 print(f"ballonet: error: {error.message}", file=sys.stderr)
                 return EXIT_NOT_FOUND if error.errno == 2 else EXIT_NOT_EXECUTABLE
             self._process = process
+            stack.callback(process.abandon)
             feeding = asyncio.create_task(_feed(process)) if self._options.interactive else None
             try:
                 await asyncio.gather(_copy(process.stdout, 1), _copy(process.stderr, 2))

@@ -18,9 +18,12 @@ from ballonet.control.backend import (
     TrimResult,
 )
 from ballonet.errors import BalloonError
+from ballonet.guest.report import GuestReport
 from ballonet.host.clock import unix_time
 from ballonet.host.proc import read_pss_bytes, read_resident
-from ballonet.memory import bytes_to_mib
+from ballonet.machine.guest_memory import GuestMemory as GuestMemorySource
+from ballonet.machine.hardcap import HardCap
+from ballonet.memory import bytes_to_mib, kib_to_bytes, pages_to_mib
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.convergence import BalloonStatus
 from ballonet.vmm.vm import Vm
@@ -32,8 +35,10 @@ _STATISTICS_MAX_AGE_S = 1.0
 class MachineBackend:
     """A :class:`ballonet.control.backend.Backend` over one :class:`~ballonet.vmm.vm.Vm`."""
 
-    def __init__(self, vm: Vm) -> None:
+    def __init__(self, vm: Vm, guest: GuestMemorySource, cap: HardCap | None = None) -> None:
         self._vm = vm
+        self._guest = guest
+        self._cap = cap
 
     @property
     def balloon(self) -> BalloonSnapshot | None:
@@ -59,27 +64,42 @@ class MachineBackend:
         return _Changes(self, self._balloon())
 
     async def stats(self) -> Stats:
-        guest = GuestMemory()
-        if self._vm.balloon is not None:
-            told = await self._vm.balloon.statistics(max_age_s=_STATISTICS_MAX_AGE_S)
-            guest = GuestMemory(
-                age_s=None if told.reported_at is None else max(0.0, time.time() - told.reported_at),
-                total_mib=_mib(told.total_bytes),
-                free_mib=_mib(told.free_bytes),
-                available_mib=_mib(told.available_bytes),
-                disk_caches_mib=_mib(told.disk_caches_bytes),
-                swap_in_mib=_mib(told.swap_in_bytes),
-                swap_out_mib=_mib(told.swap_out_bytes),
-                major_faults=told.major_faults,
-                minor_faults=told.minor_faults,
-            )
+        report = await self._guest.report()
+        if report is not None:
+            guest = _guest_memory(report)
+        else:
+            guest = await self._device_statistics()
+        return Stats(
+            guest=guest,
+            pressure=_pressure(report),
+            oom_kills=None if report is None else report.oom_kill,
+            host=self._host(),
+        )
+
+    async def _device_statistics(self) -> GuestMemory:
+        """The way out when the agent is silent: the balloon driver's own report."""
+        if self._vm.balloon is None:
+            return GuestMemory()
+        told = await self._vm.balloon.statistics(max_age_s=_STATISTICS_MAX_AGE_S)
+        return GuestMemory(
+            age_s=None if told.reported_at is None else max(0.0, time.time() - told.reported_at),
+            total_mib=_mib(told.total_bytes),
+            free_mib=_mib(told.free_bytes),
+            available_mib=_mib(told.available_bytes),
+            disk_caches_mib=_mib(told.disk_caches_bytes),
+            swap_in_mib=_mib(told.swap_in_bytes),
+            swap_out_mib=_mib(told.swap_out_bytes),
+            major_faults=told.major_faults,
+            minor_faults=told.minor_faults,
+        )
+
+    def _host(self) -> HostMemory:
         resident = read_resident(self._vm.pid)
-        host = HostMemory(
+        return HostMemory(
             resident_mib=None if resident is None else resident.total_mib,
             pss_mib=_mib(read_pss_bytes(self._vm.pid)),
             guest_ram_mib=None if resident is None else resident.guest_ram_mib,
         )
-        return Stats(guest=guest, pressure=GuestPressure(), oom_kills=None, host=host)
 
     async def trim(self, request: TrimRequest) -> TrimResult:
         raise BalloonError("guest.trim is not built yet")
@@ -92,8 +112,8 @@ class MachineBackend:
         return Capabilities(
             balloon=has_balloon,
             statistics=has_balloon,
-            pressure_relief=False,
-            hard_cap=False,
+            pressure_relief=self._guest.relief,
+            hard_cap=self._cap is not None,
             trim=False,
             accelerator=str(self._vm.spec.accel),
             engine=f"QEMU {self._vm.engine.version_text}",
@@ -134,6 +154,43 @@ class _Changes:
     async def wait_change(self, since_version: int) -> tuple[int, BalloonSnapshot]:
         version, status = await self._balloon.wait_change(since_version - 1)
         return version + 1, self._backend._snapshot(status)
+
+
+def _guest_memory(report: GuestReport) -> GuestMemory:
+    """A report of the agent, which is as old as its answer took. Kernels count swap in 4 KiB pages."""
+    cached = report.cached_kib
+    if cached is not None and report.buffers_kib is not None:
+        cached += report.buffers_kib
+    return GuestMemory(
+        age_s=0.0,
+        total_mib=_mib_of_kib(report.mem_total_kib),
+        free_mib=_mib_of_kib(report.mem_free_kib),
+        available_mib=_mib_of_kib(report.mem_available_kib),
+        disk_caches_mib=_mib_of_kib(cached),
+        swap_in_mib=None if report.pswpin is None else pages_to_mib(report.pswpin),
+        swap_out_mib=None if report.pswpout is None else pages_to_mib(report.pswpout),
+        major_faults=report.pgmajfault,
+    )
+
+
+def _pressure(report: GuestReport | None) -> GuestPressure:
+    if report is None:
+        return GuestPressure()
+    return GuestPressure(
+        age_s=0.0,
+        some_avg10=_percent(report.psi_some_avg10_centi),
+        some_total_us=report.psi_some_total_us,
+        full_avg10=_percent(report.psi_full_avg10_centi),
+        full_total_us=report.psi_full_total_us,
+    )
+
+
+def _percent(centi: int | None) -> float | None:
+    return None if centi is None else centi / 100
+
+
+def _mib_of_kib(kib: int | None) -> int | None:
+    return None if kib is None else bytes_to_mib(kib_to_bytes(kib))
 
 
 def _mib(size_bytes: int | None) -> int | None:

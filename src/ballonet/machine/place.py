@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from ballonet.control.socketfile import BusyError, ControlSocket, bind_control_socket
-from ballonet.errors import NameInUseError
+from ballonet.control.socketfile import ControlSocket, bind_control_socket
+from ballonet.errors import BusyError, NameInUseError
 from ballonet.paths import private_dir, sandbox_dir
 
 AGENT_SOCKET = "agent.sock"

@@ -20,6 +20,7 @@ from ballonet.guest.relay import AgentRelay
 from ballonet.machine.agent_server import AgentServer
 from ballonet.machine.backend import MachineBackend
 from ballonet.machine.build import build_vm
+from ballonet.machine.guest_memory import GuestMemory
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.owner import OwnerLine, Report
 from ballonet.machine.place import Place, claim_place
@@ -88,14 +89,16 @@ class Supervisor:
                 cap.follow(vm.pid, vm.balloon)
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_engine(vm)))
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
+            relay = AgentRelay(vm.take_agent_channel())
+            stack.push_async_callback(relay.close)
+            guest = GuestMemory(relay, vm.balloon)
+            stack.push_async_callback(guest.close)
             if place.control is not None:
-                server = ControlServer(MachineBackend(vm), place.control)
+                server = ControlServer(MachineBackend(vm, guest, cap), place.control)
                 await server.start()
                 stack.push_async_callback(server.close)
-            relay = AgentRelay(vm.agent_channel)
-            stack.push_async_callback(relay.close)
 
-            boot = asyncio.create_task(self._boot(vm, relay))
+            boot = asyncio.create_task(self._boot(vm, relay, guest))
             stack.push_async_callback(_cancel, boot)
             either: set[asyncio.Future[Any]] = {boot, self._ending}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -135,7 +138,7 @@ class Supervisor:
     async def _watch_owner(self) -> None:
         self._end(Ending.STOP if await self._owner.wait_stop() else Ending.OWNER_GONE)
 
-    async def _boot(self, vm: Vm, relay: AgentRelay) -> None:
+    async def _boot(self, vm: Vm, relay: AgentRelay, guest: GuestMemory) -> None:
         """Wait until the agent answers, and look who drives the balloon."""
         try:
             ready = await relay.wait_ready(BOOT_TIMEOUT_S)
@@ -149,6 +152,7 @@ class Supervisor:
             log.warning("the guest could not load %s (errno %d)", module, errno)
         if vm.balloon is not None:
             await vm.balloon.check_driver()
+        await guest.start(ready, relief=self._config.pressure_relief)
 
 
 async def _power_off(vm: Vm, relay: AgentRelay) -> None:

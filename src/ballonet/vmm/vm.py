@@ -51,7 +51,7 @@ class VmExit:
 
 
 class Vm:
-    """A virtual machine. :meth:`start`, use :attr:`agent_channel` and :attr:`balloon`, then :meth:`kill`."""
+    """A virtual machine. :meth:`start`, :meth:`take_agent_channel`, use :attr:`balloon`, then :meth:`kill`."""
 
     def __init__(self, spec: VmSpec, engine: Engine) -> None:
         self.spec = spec
@@ -72,11 +72,11 @@ class Vm:
         assert self._child is not None, "the VM was not started"
         return self._child.pid
 
-    @property
-    def agent_channel(self) -> socket.socket:
-        """Our end of the guest agent's virtio-serial port: a connected stream socket, to be owned by the caller."""
-        assert self._agent is not None, "the VM was not started"
-        return self._agent
+    def take_agent_channel(self) -> socket.socket:
+        """Our end of the guest agent's virtio-serial port: a connected stream socket, the caller's from now on."""
+        assert self._agent is not None, "the VM was not started, or its channel is taken"
+        channel, self._agent = self._agent, None
+        return channel
 
     async def start(self, *, cgroup_procs: str | None = None) -> None:
         """Start the engine and let the guest run. Returns as soon as it runs, long before it has booted.

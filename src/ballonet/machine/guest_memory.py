@@ -1,0 +1,91 @@
+"""What the guest says of its memory, through its agent: asked when needed, and told by itself when it stalls.
+
+Quicker and fresher than the balloon's own statistics, which come at most once a second; those are the way out when
+the agent does not answer. Nothing here is trusted: a guest that lies only harms itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from ballonet.errors import BallonetError, GuestError
+from ballonet.guest.agent_client import AgentClient
+from ballonet.guest.messages import Features, Ready
+from ballonet.guest.report import GuestReport
+from ballonet.memory import kib_to_bytes
+from ballonet.vmm.balloon import Balloon
+from ballonet.vmm.guard import GuestReading
+
+log = logging.getLogger(__name__)
+
+#: A guest whose tasks lost this much time to a lack of memory …
+STALL_US = 25_000
+#: … within this (microseconds) gets memory back. The kernel looks ten times in a window, and takes none shorter than
+#: this (Documentation/accounting/psi.rst), so a stall is told 25 to 75 ms after it began.
+WINDOW_US = 500_000
+#: How long the agent may take to answer: it is locked in memory and of high priority (seconds).
+_ANSWER_S = 2.0
+
+
+class GuestMemory:
+    """One guest's word on its memory, and the relief that it gets."""
+
+    def __init__(self, agent: AgentClient, balloon: Balloon | None) -> None:
+        self._agent = agent
+        self._balloon = balloon
+        self._relieving: asyncio.Task[None] | None = None
+        #: Whether stalls are watched for.
+        self.relief = False
+
+    async def start(self, ready: Ready, *, relief: bool) -> None:
+        """Use the agent from now on; with ``relief``, have it tell when the guest stalls."""
+        if self._balloon is None:
+            return
+        self._balloon.read_guest = self.read
+        if not relief:
+            return
+        if Features.PRESSURE not in ready.features:
+            log.warning("the guest's kernel has no pressure triggers: no pressure relief")
+            return
+        try:
+            await self._agent.watch_pressure(STALL_US, WINDOW_US, self._stalls)
+            self.relief = True
+        except GuestError as error:
+            log.warning("no pressure relief: %s", error)
+
+    async def report(self) -> GuestReport | None:
+        """What the guest says now; ``None`` if it does not answer."""
+        try:
+            return await self._agent.stats(timeout_s=_ANSWER_S)
+        except GuestError as error:
+            log.warning("the guest does not tell its memory: %s", error)
+            return None
+
+    async def read(self) -> GuestReading:
+        """For a guarded shrink."""
+        report = await self.report()
+        available = None if report is None or report.mem_available_kib is None else report.mem_available_kib
+        return GuestReading(
+            at=time.monotonic(),
+            available_bytes=None if available is None else kib_to_bytes(available),
+            major_faults=None if report is None else report.pgmajfault,
+        )
+
+    async def close(self) -> None:
+        """Give no more relief."""
+        if self._relieving is not None:
+            self._relieving.cancel()
+            await asyncio.wait({self._relieving})
+
+    def _stalls(self, report: GuestReport) -> None:
+        if self._relieving is None or self._relieving.done():
+            self._relieving = asyncio.create_task(self._relieve(), name="pressure relief")
+
+    async def _relieve(self) -> None:
+        assert self._balloon is not None
+        try:
+            await self._balloon.relieve("the guest stalled for lack of memory")
+        except BallonetError as error:
+            log.warning("no pressure relief: %s", error)

@@ -1,0 +1,79 @@
+"""Real virtual machines, shared where tests do not disturb each other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from ballonet.config import SandboxConfig
+from ballonet.control.client import Client
+from ballonet.guest.bundle import GuestBundle, prepare_guest
+from ballonet.sandbox import Sandbox
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here boots VMs, and async tests share one loop with the VMs' fixtures."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.vm)
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest.fixture(scope="session")
+def guest() -> GuestBundle:
+    return prepare_guest()
+
+
+@pytest.fixture(scope="session")
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run directory of the tests' own; empty again when they have passed."""
+    directory = tmp_path_factory.mktemp("run")
+    os.environ["BALLONET_RUN_DIR"] = str(directory)
+    yield directory
+    del os.environ["BALLONET_RUN_DIR"]
+    assert list(directory.iterdir()) == []
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def sandbox(guest: GuestBundle, run_directory: Path) -> AsyncIterator[Sandbox]:
+    """A sandbox of 1024 / 512 / 256 MiB for all tests that leave it usable."""
+    config = SandboxConfig(name="shared", memory_mib=1024, balloon_initial_mib=512, balloon_min_mib=256)
+    async with await Sandbox.start(config) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def client(sandbox: Sandbox) -> AsyncIterator[Client]:
+    """A client of the shared sandbox's control socket; the target is back at the ceiling before each test."""
+    assert sandbox.control_socket is not None
+    async with await Client.connect(sandbox.control_socket) as connected:
+        reply = await connected.set(1024, wait=True, timeout_s=120)
+        assert reply.state == "applied"
+        yield connected
+
+
+@pytest.fixture
+def ballonet(guest: GuestBundle, run_directory: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line, and return what it did. Nothing may be left behind when it ends."""
+
+    def call(*words: str, stdin: str = "", timeout_s: float = 200) -> subprocess.CompletedProcess[str]:
+        before = sorted(run_directory.rglob("*"))
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "ballonet", *words],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert sorted(run_directory.rglob("*")) == before
+        return done
+
+    return call

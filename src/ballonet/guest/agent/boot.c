@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -122,6 +123,40 @@ static void open_console(void)
 		close(fd);
 }
 
+static void write_once(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+		complain("cannot write %s to %s: %s", text, path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
+/* How much the kernel keeps free for itself. With transparent huge pages on it keeps far more than otherwise, so that
+ * it can make huge pages at any time (45 MiB in a guest of 1 GiB, and watermarks on top), which in a guest that is
+ * shrunk would be most of what it has. This is the kernel's own formula without huge pages: 4 times the square root of
+ * the memory, in KiB, within 128 KiB and 256 MiB (mm/page_alloc.c). */
+static void set_reserve(void)
+{
+	struct sysinfo memory;
+	unsigned long kib, root = 0;
+	char text[24];
+
+	if (sysinfo(&memory) < 0)
+		return;
+	kib = memory.totalram / 1024 * memory.mem_unit;
+	while ((root + 1) * (root + 1) <= kib)
+		root++;
+	kib = 4 * root;
+	if (kib < 128)
+		kib = 128;
+	if (kib > 256 * 1024)
+		kib = 256 * 1024;
+	snprintf(text, sizeof text, "%lu", kib);
+	write_once("/proc/sys/vm/min_free_kbytes", text);
+}
+
 void boot(void)
 {
 	umask(022);
@@ -134,17 +169,8 @@ void boot(void)
 	reboot(RB_DISABLE_CAD);
 	if (sethostname("sandbox", 7) < 0)
 		complain("cannot set the host name: %s", strerror(errno));
+	set_reserve();
 	load_modules();
-}
-
-static void write_once(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		complain("cannot write %s to %s: %s", text, path, strerror(errno));
-	if (fd >= 0)
-		close(fd);
 }
 
 /* The agent must answer while everything else starves: it is never chosen by the OOM killer, never paged out,

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from ballonet.memory import mib_to_bytes as mib
 from ballonet.vmm.config import BalloonSpec
-from ballonet.vmm.convergence import RETRY_FIRST_S, Convergence, Driver, State
+from ballonet.vmm.convergence import GUARD_PATIENCE_S, RETRY_FIRST_S, Convergence, Driver, State
 from ballonet.vmm.guard import GuestReading, default_guard_mib, permit
 
 SPEC = BalloonSpec(ceiling_mib=1024, initial_mib=1024, floor_mib=128, guard_mib=100)
@@ -94,10 +94,23 @@ def test_a_guarded_shrink_ends_at_the_guest_floor_and_says_why() -> None:
     balloon.observe(mib(624), 10.5)
     assert state_of(balloon) is State.CONVERGING
     balloon.guest_reported(reading(101), mib(624), 11)
+    assert state_of(balloon) is State.CONVERGING, "it may be but a moment"
+    balloon.guest_reported(reading(101), mib(624), 11 + GUARD_PATIENCE_S)
     assert state_of(balloon) is State.GUEST_FLOOR
     assert balloon.engine_target_bytes == mib(624)
     assert balloon.status.target_mib == 256
     assert "101 MiB available" in str(balloon.status.detail)
+
+
+def test_a_moment_of_little_memory_does_not_end_a_shrink() -> None:
+    balloon = running_at(1024)
+    balloon.set_target(256, 10, force=False)
+    balloon.guest_reported(reading(90), mib(1024), 10)
+    assert balloon.engine_target_bytes == mib(1024), "meanwhile nothing is taken"
+    balloon.guest_reported(reading(900), mib(1024), 10.5)
+    assert balloon.engine_target_bytes == mib(256)
+    balloon.guest_reported(reading(90), mib(600), 13)
+    assert state_of(balloon) is State.CONVERGING
 
 
 def test_force_and_growth_go_in_one_step_without_asking() -> None:

@@ -25,6 +25,10 @@ POLL_SHARE = 0.02
 POLL_MIN_S, POLL_MAX_S = 0.005, 0.25
 #: While a guarded shrink is on its way, the guest is asked for its statistics this often (seconds).
 GUARD_INTERVAL_S = 0.5
+#: A shrink that the guard has stopped is over when nothing more could be taken for this long (seconds). While pages
+#: move, the guest's free memory dips: free-page reporting alone takes up to 64 MiB aside (32 blocks of 2 MiB,
+#: PAGE_REPORTING_CAPACITY in the kernel's mm/page_reporting.h), for as long as it has something to report.
+GUARD_PATIENCE_S = 5.0
 #: After the guest took memory back by itself, the target is asked for again after this long (seconds), doubled
 #: each time it happens again, up to the second figure.
 RETRY_FIRST_S, RETRY_MOST_S = 10.0, 300.0
@@ -94,6 +98,7 @@ class Convergence:
         self._guarded = False
         self._reading: GuestReading | None = None
         self._reading_due = 0.0
+        self._held_since: float | None = None
         self._retry_at: float | None = None
         self._retry_s = RETRY_FIRST_S
 
@@ -184,8 +189,13 @@ class Convergence:
             if permission.lowest_bytes < self._engine_target:
                 self._mark = (now, self._distance)
             self._engine_target = permission.lowest_bytes
-        else:
-            self._engine_target = self._actual if self._actual is not None else actual_before
+            self._held_since = None
+            return
+        self._engine_target = self._actual if self._actual is not None else actual_before
+        self._mark = (now, self._distance)  # it is we who hold: no fault of the guest's
+        if self._held_since is None:
+            self._held_since = now
+        elif now - self._held_since >= GUARD_PATIENCE_S:
             self._enter(State.GUEST_FLOOR, now, permission.reason)
 
     def driver_seen(self, driver: Driver, now: float) -> None:
@@ -224,6 +234,7 @@ class Convergence:
         self._retry_at = None
         self._reading = None
         self._reading_due = now
+        self._held_since = None
         shrinks = self._actual is not None and self._target_bytes < self._actual
         self._guarded = shrinks and not force and self._spec.guard_mib > 0
         # A guarded shrink goes nowhere until the guest has said what it can spare.

@@ -1,0 +1,103 @@
+"""The command line, without a VM: bad input gets one clear line and status 2 before anything starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ballonet.cli.main import main
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run the command line, which must refuse with status 2; what it said on standard error."""
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("ballonet: error: ")
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--memory", "512", "--balloon-initial", "600"],
+            "balloon_initial_mib 600 MiB must not exceed memory_mib 512",
+        ),
+        (["--balloon-initial", "256", "--balloon-min", "300M"], "balloon_min_mib 300 MiB must not exceed"),
+        (["--memory", "0"], "memory_mib 0 MiB is outside"),
+        (["--memory=-1"], "'-1' is not a size"),
+        (["--memory", "lots"], "'lots' is not a size"),
+        (["--memory", "99999999999G"], "above the largest supported size"),
+        (["--memory", "1.0001G"], "not a whole number of MiB"),
+        (["--balloon-initial", "0"], "balloon_initial_mib 0 MiB is outside"),
+        (["--balloon-min=-5"], "is not a size"),
+        (["--balloon-min", "1T"], "balloon_min_mib 1048576 MiB must not exceed"),
+        (["--cpus", "0"], "cpus 0 is outside"),
+        (["--name", "../x"], "is not usable"),
+        (["--name", "a" * 300], "is not usable"),
+        (["--balloon-control-socket", ""], "balloon_control_socket is empty"),
+        (["--balloon-control-socket", "/tmp/" + "x" * 103], "108 bytes long"),
+        (["--balloon-control-socket", "/nonexistent/x.sock"], "the directory /nonexistent does not exist"),
+        (["--balloon-control-socket", "/proc/x.sock"], ""),
+        (["--env", "X"], "--env 'X' is not NAME=VALUE"),
+        ([], "no command was given"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    command = [] if not options else ["--", "true"]
+    assert message in refused(capsys, "run", *options, *command)
+
+
+def test_a_regular_file_is_never_deleted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    assert "not a socket" in refused(capsys, "run", "--balloon-control-socket", str(precious), "--", "true")
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_is_not_writable_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o500)
+    message = refused(capsys, "run", "--balloon-control-socket", str(tmp_path / "x.sock"), "--", "true")
+    assert "is not writable" in message
+
+
+def test_unknown_words_are_refused_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["nope"], ["run", "--nope"], []):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2
+    assert "usage: ballonet" in capsys.readouterr().err
+
+
+def test_help_names_every_command_and_loads_no_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import sys; from ballonet.cli.main import main\ntry: main(['--help'])\nfinally: print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    for command in ("run", "demo"):
+        assert command in done.stdout
+    assert "asyncio" not in done.stdout.split()
+    assert "sandbox " not in done.stdout.partition("options:")[0], "the hidden command is not shown"
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_booting(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert "the suffix must be one of" in refused(capsys, "demo", "--plot", "x.doc")
+    assert "does not exist" in refused(capsys, "demo", "--plot", str(tmp_path / "no" / "x.png"))
+
+
+def test_the_hidden_command_refuses_bad_flags_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sandbox", "--name", "x", "--nope", "1"]) == 2
+    assert "unknown flag" in capsys.readouterr().err

@@ -14,13 +14,8 @@ import time
 from enum import StrEnum
 from typing import Any
 
-from ballonet.control.server import ControlServer
-from ballonet.errors import BallonetError, GuestBootError, GuestError
-from ballonet.guest.relay import AgentRelay
-from ballonet.machine.agent_server import AgentServer
-from ballonet.machine.backend import MachineBackend
+from ballonet.errors import BallonetError
 from ballonet.machine.build import build_vm
-from ballonet.machine.guest_memory import GuestMemory
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.owner import OwnerLine, Report
 from ballonet.machine.place import Place, claim_place
@@ -35,8 +30,6 @@ log = logging.getLogger(__name__)
 BOOT_TIMEOUT_S = 120.0
 #: How long a guest may take to power off by itself when the sandbox is stopped (seconds).
 POWEROFF_TIMEOUT_S = 5.0
-#: How many lines of the guest's console go into an error.
-_CONSOLE_LINES = 15
 
 
 class Ending(StrEnum):
@@ -83,34 +76,28 @@ class Supervisor:
             cap = self._hard_cap(vm)
             if cap is not None:
                 stack.push_async_callback(cap.close)
-            await vm.start(cgroup_procs=None if cap is None else cap.procs_file)
+            vm.launch(cgroup_procs=None if cap is None else cap.procs_file)
             stack.push_async_callback(vm.kill)
+            from ballonet.machine.services import Services  # takes as long to load as the engine to start
+
+            await vm.start()
             if cap is not None and vm.balloon is not None:
                 cap.follow(vm.pid, vm.balloon)
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_engine(vm)))
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
-            relay = AgentRelay(vm.take_agent_channel())
-            stack.push_async_callback(relay.close)
-            guest = GuestMemory(relay, vm.balloon)
-            stack.push_async_callback(guest.close)
-            if place.control is not None:
-                server = ControlServer(MachineBackend(vm, guest, cap), place.control)
-                await server.start()
-                stack.push_async_callback(server.close)
-
-            boot = asyncio.create_task(self._boot(vm, relay, guest))
+            services = Services(vm, place, cap)
+            stack.push_async_callback(services.close)
+            await services.open_control()
+            boot = asyncio.create_task(services.boot(BOOT_TIMEOUT_S, relief=self._config.pressure_relief))
             stack.push_async_callback(_cancel, boot)
             either: set[asyncio.Future[Any]] = {boot, self._ending}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not self._ending.done():
                 boot.result()
-                agent_server = AgentServer(relay, place.agent)
-                await agent_server.start()
-                stack.push_async_callback(agent_server.close)
                 self._owner.tell(_ready_report(vm, place, time.monotonic() - started))
             ending = await self._ending
             if ending is Ending.STOP:
-                await _power_off(vm, relay)
+                await services.power_off(POWEROFF_TIMEOUT_S)
             ended = await vm.wait() if ending is Ending.GUEST else await vm.kill()
             if cap is not None and cap.kills():
                 detail = f"the host killed it for going over its hard cap of {cap.limit_mib} MiB"
@@ -137,30 +124,6 @@ class Supervisor:
 
     async def _watch_owner(self) -> None:
         self._end(Ending.STOP if await self._owner.wait_stop() else Ending.OWNER_GONE)
-
-    async def _boot(self, vm: Vm, relay: AgentRelay, guest: GuestMemory) -> None:
-        """Wait until the agent answers, and look who drives the balloon."""
-        try:
-            ready = await relay.wait_ready(BOOT_TIMEOUT_S)
-        except (GuestError, TimeoutError) as error:
-            console = vm.console.last_lines(_CONSOLE_LINES) or "(nothing)"
-            raise GuestBootError(
-                f"the guest did not come up: {error}\nits console ended with:\n{console}",
-                hint="more memory (--memory) or the other machine type (--machine q35) may help",
-            ) from error
-        for module, errno in ready.failed_modules:
-            log.warning("the guest could not load %s (errno %d)", module, errno)
-        if vm.balloon is not None:
-            await vm.balloon.check_driver()
-        await guest.start(ready, relief=self._config.pressure_relief)
-
-
-async def _power_off(vm: Vm, relay: AgentRelay) -> None:
-    """Let the guest end its processes and sync, for as long as it may take."""
-    with contextlib.suppress(GuestError, TimeoutError):
-        async with asyncio.timeout(POWEROFF_TIMEOUT_S):
-            await relay.shutdown()
-            await vm.wait()
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -61,6 +61,7 @@ class Vm:
         self._words = Tail("engine messages")
         self.qmp = Qmp(spec.name, self._on_event)
         self._child: subprocess.Popen[bytes] | None = None
+        self._monitor: socket.socket | None = None
         self._agent: socket.socket | None = None
         self._shutdown_reason: str | None = None
         self._stopping = False
@@ -78,15 +79,16 @@ class Vm:
         channel, self._agent = self._agent, None
         return channel
 
-    async def start(self, *, cgroup_procs: str | None = None) -> None:
-        """Start the engine and let the guest run. Returns as soon as it runs, long before it has booted.
+    def launch(self, *, cgroup_procs: str | None = None) -> None:
+        """Start the engine, paused, without waiting for it: the caller may use the time until :meth:`start`.
 
         :param cgroup_procs: the ``cgroup.procs`` file of the cgroup that the engine is to live in.
-        :raises EngineError: the engine did not start; nothing is left behind.
+        :raises EngineError: it has no such machine type or accelerator.
+        :raises ProcessError: it cannot be executed; nothing is left behind.
         """
         self.engine.require(self.spec.machine, self.spec.accel)
         pairs = [socket.socketpair() for _ in range(4)]
-        (qmp, qmp_far), (self._agent, agent_far), (console, console_far), (words, words_far) = pairs
+        (self._monitor, qmp_far), (self._agent, agent_far), (console, console_far), (words, words_far) = pairs
         far_ends = (qmp_far, agent_far, console_far)
         argv = render_command(self.spec, self.engine, EngineFds(*(end.fileno() for end in far_ends)))
         try:
@@ -107,8 +109,18 @@ class Vm:
         self.console.start(console)
         self._words.start(words)
         self._exit = asyncio.create_task(self._watch(), name="engine exit")
+
+    async def start(self) -> None:
+        """Let the guest run, after :meth:`launch`. Returns as soon as it runs, long before it has booted.
+
+        :raises EngineError: the engine did not start; nothing is left behind.
+        """
+        if self._child is None:
+            self.launch()
+        assert self._monitor is not None, "the VM was started already"
+        monitor, self._monitor = self._monitor, None
         try:
-            await self.qmp.connect(qmp)
+            await self.qmp.connect(monitor)
             if self.spec.balloon is not None:
                 self.balloon = Balloon(self.spec.balloon, self.spec.machine, self.qmp)
                 await self.balloon.start()
@@ -140,8 +152,9 @@ class Vm:
         await self.qmp.close()
         await self.console.stop()
         await self._words.stop()
-        if self._agent is not None:
-            self._agent.close()
+        for channel in (self._monitor, self._agent):
+            if channel is not None:
+                channel.close()
         return ended
 
     async def _watch(self) -> VmExit:

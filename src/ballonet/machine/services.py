@@ -1,0 +1,77 @@
+"""What is served around a running VM: its control socket, its agent to local programs, and relief to its guest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from ballonet.control.server import ControlServer
+from ballonet.errors import GuestBootError, GuestError
+from ballonet.guest.relay import AgentRelay
+from ballonet.machine.agent_server import AgentServer
+from ballonet.machine.backend import MachineBackend
+from ballonet.machine.guest_memory import GuestMemory
+from ballonet.machine.hardcap import HardCap
+from ballonet.machine.place import Place
+from ballonet.vmm.vm import Vm
+
+log = logging.getLogger(__name__)
+
+#: How many lines of the guest's console go into an error.
+_CONSOLE_LINES = 15
+
+
+class Services:
+    """Made when the VM runs; the control socket is served at once, the agent when the guest has booted."""
+
+    def __init__(self, vm: Vm, place: Place, cap: HardCap | None) -> None:
+        self._vm = vm
+        self._place = place
+        self._relay = AgentRelay(vm.take_agent_channel())
+        self._guest = GuestMemory(self._relay, vm.balloon)
+        self._agents = AgentServer(self._relay, place.agent)
+        self._control: ControlServer | None = None
+        if place.control is not None:
+            self._control = ControlServer(MachineBackend(vm, self._guest, cap), place.control)
+
+    async def open_control(self) -> None:
+        """Answer on the control socket from now on."""
+        if self._control is not None:
+            await self._control.start()
+
+    async def boot(self, timeout_s: float, *, relief: bool) -> None:
+        """Wait until the guest's agent answers, look who drives the balloon, and serve the agent.
+
+        :param relief: whether the guest gets memory back by itself when it stalls.
+        :raises GuestBootError: it did not come up; the message has the end of its console.
+        """
+        try:
+            ready = await self._relay.wait_ready(timeout_s)
+        except GuestError as error:
+            console = self._vm.console.last_lines(_CONSOLE_LINES) or "(nothing)"
+            raise GuestBootError(
+                f"the guest did not come up: {error}\nits console ended with:\n{console}",
+                hint="more memory (--memory) or the other machine type (--machine q35) may help",
+            ) from error
+        for module in ready.failed_modules:
+            log.warning("the guest could not load %s (errno %d)", module.name, module.errno)
+        if self._vm.balloon is not None:
+            await self._vm.balloon.check_driver()
+        await self._guest.start(ready, relief=relief)
+        await self._agents.start()
+
+    async def power_off(self, timeout_s: float) -> None:
+        """Let the guest end its processes, sync and power off, for as long as it may take."""
+        with contextlib.suppress(GuestError, TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._relay.shutdown()
+                await self._vm.wait()
+
+    async def close(self) -> None:
+        """Stop serving and hang up on everyone."""
+        await self._agents.close()
+        if self._control is not None:
+            await self._control.close()
+        await self._guest.close()
+        await self._relay.close()

@@ -66,7 +66,9 @@ def test_a_permission_never_takes_the_guard_and_never_passes_the_target(
     target: int, actual: int, guard: int, available: int | None, faults: int | None
 ) -> None:
     target = min(target, actual)
-    permission = permit(mib(target), mib(actual), guard, reading(available, 1, faults), reading(available, 0, 0))
+    permission = permit(
+        mib(target), mib(actual), guard, reading(available, 1, faults), reading(available, 0, 0)
+    )
     assert mib(target) <= permission.lowest_bytes <= mib(actual)
     taken = mib(actual) - permission.lowest_bytes
     if taken:
@@ -145,7 +147,11 @@ def test_relief_stops_at_the_hosts_limit() -> None:
 def test_a_limit_brings_the_target_down_at_once_and_gives_it_back_when_lifted() -> None:
     balloon = running_at(800)
     balloon.set_limit(400, 10)
-    assert (balloon.status.target_mib, balloon.status.requested_mib, balloon.status.limit_mib) == (400, 800, 400)
+    assert (balloon.status.target_mib, balloon.status.requested_mib, balloon.status.limit_mib) == (
+        400,
+        800,
+        400,
+    )
     assert balloon.set_target(900, 11).by == "limit"
     balloon.set_limit(None, 12)
     assert balloon.status.target_mib == 900
@@ -185,3 +191,35 @@ def test_asking_again_does_not_supersede_the_one_who_asked() -> None:
     balloon.observe(mib(340), 20)
     balloon.tick(20 + RETRY_FIRST_S)
     assert balloon.status.generation == generation
+
+
+def test_a_squeeze_takes_memory_for_a_moment_and_keeps_the_target() -> None:
+    balloon = running_at(1024)
+    assert balloon.squeeze(mib(300), until=30, now=20)
+    assert (balloon.engine_target_bytes, balloon.status.target_mib) == (mib(300), 1024)
+    balloon.observe(mib(1024), 20.1)
+    assert state_of(balloon) is State.CONVERGING, "still at the target is not yet done"
+    balloon.observe(mib(300), 21)
+    assert balloon.engine_target_bytes == mib(1024)
+    balloon.observe(mib(1024), 22)
+    assert state_of(balloon) is State.APPLIED
+
+
+def test_a_squeeze_that_gets_nowhere_ends_in_time_and_gives_back() -> None:
+    balloon = running_at(1024)
+    assert balloon.squeeze(mib(300), until=30, now=20)
+    balloon.observe(mib(900), 29)
+    balloon.tick(30)
+    assert balloon.engine_target_bytes == mib(1024)
+
+
+def test_a_squeeze_ends_when_the_guest_suffers_or_a_target_is_set() -> None:
+    balloon = running_at(1024)
+    assert balloon.squeeze(mib(300), until=30, now=20)
+    balloon.relieve("pressure", 21)
+    assert balloon.engine_target_bytes == mib(1024)
+    balloon.observe(mib(1024), 22)
+    assert balloon.squeeze(mib(300), until=40, now=30)
+    balloon.set_target(500, 31)
+    assert balloon.engine_target_bytes == mib(500)
+    assert not balloon.squeeze(mib(300), until=50, now=32), "not while on the way"

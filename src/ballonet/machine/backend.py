@@ -102,7 +102,27 @@ class MachineBackend:
         )
 
     async def trim(self, request: TrimRequest) -> TrimResult:
-        raise BalloonError("guest.trim is not built yet")
+        deadline = time.monotonic() + request.timeout_s
+        before = read_resident(self._vm.pid)
+        notes = [
+            await self._guest.trim(
+                request.caches_percent, compact=request.compact, timeout_s=request.timeout_s
+            )
+        ]
+        if request.inflate:
+            left_s = max(0.1, deadline - time.monotonic())
+            notes.append(await self._balloon().squeeze(left_s))
+        after = read_resident(self._vm.pid)
+        said = [note for note in notes if note is not None]
+        return TrimResult(
+            returned_mib=None
+            if before is None or after is None
+            else max(0, before.total_mib - after.total_mib),
+            resident_before_mib=None if before is None else before.total_mib,
+            resident_after_mib=None if after is None else after.total_mib,
+            complete=not said,
+            detail="; ".join(said) or None,
+        )
 
     async def set_limit(self, limit_mib: int | None) -> None:
         await self._balloon().set_limit(limit_mib)
@@ -114,7 +134,7 @@ class MachineBackend:
             statistics=has_balloon,
             pressure_relief=self._guest.relief,
             hard_cap=self._cap is not None,
-            trim=False,
+            trim=has_balloon,
             accelerator=str(self._vm.spec.accel),
             engine=f"QEMU {self._vm.engine.version_text}",
         )

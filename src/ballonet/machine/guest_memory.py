@@ -7,12 +7,14 @@ the agent does not answer. Nothing here is trusted: a guest that lies only harms
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import time
 
 from ballonet.errors import BallonetError, GuestError
 from ballonet.guest.agent_client import AgentClient
-from ballonet.guest.messages import Features, Ready
+from ballonet.guest.messages import Features, Ready, TrimFlags
 from ballonet.guest.report import GuestReport
 from ballonet.memory import kib_to_bytes
 from ballonet.vmm.balloon import Balloon
@@ -72,6 +74,29 @@ class GuestMemory:
             available_bytes=None if available is None else kib_to_bytes(available),
             major_faults=None if report is None else report.pgmajfault,
         )
+
+    async def trim(self, caches_percent: int, *, compact: bool, timeout_s: float) -> str | None:
+        """Have the guest drop clean caches and join its free memory; what could not be done, in words."""
+        flags = TrimFlags.NONE
+        size_bytes = 0
+        if caches_percent == 100:
+            flags |= TrimFlags.SYNC | TrimFlags.DROP_CACHES
+        elif caches_percent > 0:
+            report = await self.report()
+            if report is None or report.cached_kib is None:
+                return "the guest does not tell how large its caches are"
+            size_bytes = kib_to_bytes(report.cached_kib) * caches_percent // 100
+        if compact:
+            flags |= TrimFlags.COMPACT
+        if not flags and not size_bytes:
+            return None
+        try:
+            _, number = await self._agent.trim(size_bytes, flags, timeout_s=timeout_s)
+        except GuestError as error:
+            return f"the guest was not trimmed: {error}"
+        if number in (0, errno.EAGAIN):  # EAGAIN: there was less to reclaim than asked, which is no failure
+            return None
+        return f"the guest was trimmed in part: {os.strerror(number)}"
 
     async def close(self) -> None:
         """Give no more relief."""

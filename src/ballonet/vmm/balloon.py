@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ballonet.errors import EngineError, EngineExitedError
+from ballonet.memory import mib_to_bytes
 from ballonet.vmm.config import BalloonSpec, Clamped, Machine
 from ballonet.vmm.convergence import BalloonStatus, Convergence, Driver, State
 from ballonet.vmm.guard import GuestReading
@@ -100,6 +101,31 @@ class Balloon:
             log.warning("balloon: %s", self.status.detail)
             await self._retarget()
         return relieved
+
+    async def squeeze(self, timeout_s: float) -> str | None:
+        """Take what the guest can spare for a moment and give it back, so that free memory leaves the host.
+
+        Never below the floor, and never the guard. Returns when the guest has everything back.
+
+        :returns: why nothing, or not all, was taken; ``None`` if all went well.
+        """
+        actual = self.status.actual_bytes
+        reading = await self.read_guest()
+        if actual is None or reading.available_bytes is None:
+            return "the guest does not report its available memory"
+        spare = reading.available_bytes - mib_to_bytes(self.spec.guard_mib)
+        lowest = max(mib_to_bytes(self.spec.floor_mib), actual - max(0, spare))
+        now = time.monotonic()
+        # Half of the time for each way.
+        if not self._convergence.squeeze(lowest, now + timeout_s / 2, now):
+            return "the guest has nothing to spare" if lowest >= actual else "the balloon is not at rest"
+        await self._retarget()
+        try:
+            async with asyncio.timeout(timeout_s):
+                status = await self.wait_settled(self.status.generation)
+        except TimeoutError:
+            return f"the guest did not have everything back within {timeout_s:g} s"
+        return None if status.state is State.APPLIED else status.detail
 
     async def wait_change(self, seen_version: int) -> tuple[int, BalloonStatus]:
         """Wait until the status is another than that of ``seen_version`` (start with −1); changes coalesce."""

@@ -99,6 +99,7 @@ class Convergence:
         self._reading: GuestReading | None = None
         self._reading_due = 0.0
         self._held_since: float | None = None
+        self._squeeze: tuple[int, float] | None = None
         self._retry_at: float | None = None
         self._retry_s = RETRY_FIRST_S
 
@@ -153,6 +154,8 @@ class Convergence:
 
     def relieve(self, reason: str, now: float) -> bool:
         """The guest suffers: everything back, in one step. False if there is nothing to give."""
+        if self._squeeze is not None:
+            self._end_squeeze(now)
         most = self._spec.clamp(self._spec.ceiling_mib, self._limit).effective_mib
         if self._clamped.effective_mib >= most:
             return False
@@ -161,6 +164,27 @@ class Convergence:
         self._note = self._detail = f"raised from {before} MiB: {reason}"
         return True
 
+    def squeeze(self, lowest_bytes: int, until: float, now: float) -> bool:
+        """Take memory down to ``lowest_bytes`` for a moment, and give it back: what was free leaves the host.
+
+        The target stays. Ends when actual is there, at ``until``, or when the guest suffers. False: not now, the
+        balloon is not at rest, or there is nothing to take.
+        """
+        if self._state is not State.APPLIED or self._actual is None or lowest_bytes >= self._actual:
+            return False
+        self._squeeze = (lowest_bytes, until)
+        self._engine_target = lowest_bytes
+        self._set_at = now
+        self._enter(State.CONVERGING, now, "trimming: free memory is taken for a moment")
+        return True
+
+    def _end_squeeze(self, now: float) -> None:
+        self._squeeze = None
+        self._set_at = now
+        self._engine_target = self._target_bytes
+        self._mark = (now, self._distance)
+        self._detail = "trimmed: memory is given back"
+
     def observe(self, actual_bytes: int, now: float) -> None:
         """The engine told ``actual``: in an event, or when asked."""
         lied = not 0 <= actual_bytes <= mib_to_bytes(self._spec.ceiling_mib)
@@ -168,6 +192,9 @@ class Convergence:
         if lied:
             reason = f"the guest claims an impossible balloon (actual {actual_bytes} bytes)"
             self._enter(State.FAILED, now, reason)
+        elif self._squeeze is not None:
+            if self._actual <= self._squeeze[0]:
+                self._end_squeeze(now)
         elif self._actual == self._target_bytes:
             self._guarded = False
             self._retry_at = None
@@ -207,7 +234,10 @@ class Convergence:
 
     def tick(self, now: float) -> None:
         """Time has passed."""
-        if self._state is State.CONVERGING:
+        if self._squeeze is not None:
+            if now >= self._squeeze[1]:
+                self._end_squeeze(now)
+        elif self._state is State.CONVERGING:
             self._watch_progress(now)
         elif self._retry_at is not None and now >= self._retry_at:
             self._retry_s = min(RETRY_MOST_S, self._retry_s * 2)
@@ -235,6 +265,7 @@ class Convergence:
         self._reading = None
         self._reading_due = now
         self._held_since = None
+        self._squeeze = None
         shrinks = self._actual is not None and self._target_bytes < self._actual
         self._guarded = shrinks and not force and self._spec.guard_mib > 0
         # A guarded shrink goes nowhere until the guest has said what it can spare.

@@ -1,0 +1,201 @@
+"""``ballonet balloon``: look at a running sandbox's balloon and move it, by name or by its control socket."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ballonet.control.backend import BalloonSnapshot, TrimRequest
+from ballonet.control.client import Client, SyncClient
+from ballonet.errors import ConfigError, ControlError
+from ballonet.machine.place import control_socket_path
+from ballonet.memory import parse_size
+
+#: The target was set but the guest did not get there (``set --wait``).
+EXIT_NOT_APPLIED = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, help: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        sub.add_argument(
+            "sandbox", metavar="NAME|SOCKET", help="a sandbox's name, or the path of a control socket"
+        )
+        sub.add_argument("--json", action="store_true", help="print JSON")
+        return sub
+
+    action("get", "show the balloon: what was asked, what the guest has, and what the host holds")
+    set_ = action("set", "ask for another amount of memory")
+    set_.add_argument("target", metavar="SIZE", help="guest-visible memory: 512, 512M, 1.5G")
+    set_.add_argument("--wait", action="store_true", help="return when the guest has followed, or does not")
+    set_.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=30.0, help="for --wait (default: 30)"
+    )
+    set_.add_argument(
+        "--strict", action="store_true", help="refuse a target outside the range instead of clamping it"
+    )
+    set_.add_argument("--force", action="store_true", help="shrink even if it hurts the guest")
+    action("watch", "print a line at every change, until interrupted")
+    action("stats", "show the guest's own statistics, its pressure, and what the VM costs the host")
+    limit = action("limit", "bound targets and pressure relief")
+    limit.add_argument(
+        "limit", metavar="SIZE|none", help="the most that the guest may have; none: its ceiling"
+    )
+    trim = action("trim", "reclaim now what the guest does not need")
+    trim.add_argument(
+        "--caches", metavar="PERCENT", type=int, default=100, help="clean caches to drop (default: 100)"
+    )
+    trim.add_argument("--timeout", metavar="SECONDS", type=float, default=30.0, help="(default: 30)")
+    parser.epilog = (
+        f"Exit status: 0; 2 for bad usage; {EXIT_NOT_APPLIED} if set --wait did not reach its target; 125."
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    path = find_control_socket(options.sandbox)
+    if options.action == "watch":
+        try:
+            return asyncio.run(_watch(path, options.json))
+        except KeyboardInterrupt:
+            return 0
+    with SyncClient(path) as client:
+        return _ACTIONS[options.action](client, options)
+
+
+def find_control_socket(sandbox: str) -> Path:
+    """The control socket that ``sandbox`` means: itself if it is a path, else that of the sandbox of that name.
+
+    :raises ConfigError: no sandbox of that name has one.
+    """
+    if "/" in sandbox or sandbox.endswith(".sock"):
+        return Path(sandbox)
+    path = control_socket_path(sandbox)
+    if not path.is_socket():
+        raise ConfigError(
+            f"no running sandbox named {sandbox!r} has its control socket at {path}",
+            hint="if it was given another path (--balloon-control-socket), use that path here",
+        )
+    return path
+
+
+def _get(client: SyncClient, options: argparse.Namespace) -> int:
+    balloon = client.get()
+    if options.json:
+        return _print_json(asdict(balloon))
+    age = max(0, round(time.time() - balloon.since))
+    _print_table(
+        {
+            "ceiling": _mib(balloon.ceiling_mib),
+            "limit": _mib(balloon.limit_mib) if balloon.limit_mib is not None else "none",
+            "initial": _mib(balloon.initial_mib),
+            "floor": _mib(balloon.floor_mib),
+            "requested": _mib(balloon.requested_mib),
+            "target": _mib(balloon.target_mib),
+            "actual": _mib(balloon.actual_mib),
+            "state": f"{balloon.state}, for {age} s" + (f": {balloon.detail}" if balloon.detail else ""),
+            "driver": balloon.driver,
+            "resident": f"{_mib(balloon.resident_mib)} on the host",
+        }
+    )
+    return 0
+
+
+def _set(client: SyncClient, options: argparse.Namespace) -> int:
+    target_mib = parse_size(options.target, "target")
+    reply = client.set(
+        target_mib, strict=options.strict, wait=options.wait, timeout_s=options.timeout, force=options.force
+    )
+    if options.json:
+        _print_json(asdict(reply))
+    else:
+        clamped = (
+            f" (asked for {reply.requested_mib}, the {reply.clamped} is in the way)" if reply.clamped else ""
+        )
+        reason = f": {reply.detail}" if reply.detail else ""
+        print(
+            f"target {_mib(reply.target_mib)}{clamped}, actual {_mib(reply.actual_mib)}, {reply.state}{reason}"
+        )
+    return EXIT_NOT_APPLIED if options.wait and reply.state != "applied" else 0
+
+
+def _stats(client: SyncClient, options: argparse.Namespace) -> int:
+    stats = asdict(client.stats())
+    if options.json:
+        return _print_json(stats)
+    rows: dict[str, Any] = {}
+    for group in ("guest", "pressure", "host"):
+        rows |= {
+            f"{group} {name}": "unknown" if value is None else value for name, value in stats[group].items()
+        }
+    rows["oom_kills"] = "unknown" if stats["oom_kills"] is None else stats["oom_kills"]
+    _print_table(rows)
+    return 0
+
+
+def _limit(client: SyncClient, options: argparse.Namespace) -> int:
+    limit = None if options.limit == "none" else parse_size(options.limit, "limit")
+    balloon = client.limit(limit)
+    if options.json:
+        return _print_json(asdict(balloon))
+    print(
+        f"limit {_mib(limit) if limit is not None else 'none'}, target {_mib(balloon.target_mib)}, {balloon.state}"
+    )
+    return 0
+
+
+def _trim(client: SyncClient, options: argparse.Namespace) -> int:
+    result = client.trim(TrimRequest(caches_percent=options.caches, timeout_s=options.timeout))
+    if options.json:
+        return _print_json(asdict(result))
+    reason = f" ({result.detail})" if result.detail else ""
+    print(
+        f"the host got {_mib(result.returned_mib)}: resident {_mib(result.resident_before_mib)}"
+        f" → {_mib(result.resident_after_mib)}{reason}"
+    )
+    return 0
+
+
+_ACTIONS = {"get": _get, "set": _set, "stats": _stats, "limit": _limit, "trim": _trim}
+
+
+async def _watch(path: Path, as_json: bool) -> int:
+    async with await Client.connect(path) as client:
+        try:
+            async for balloon in client.watch():
+                print(json.dumps(asdict(balloon)) if as_json else _watch_line(balloon), flush=True)
+        except ControlError as error:
+            print(f"ballonet: {error.message}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _watch_line(balloon: BalloonSnapshot) -> str:
+    at = time.strftime("%H:%M:%S")
+    reason = f"  {balloon.detail}" if balloon.detail else ""
+    return (
+        f"{at}  target {_mib(balloon.target_mib)}  actual {_mib(balloon.actual_mib)}  "
+        f"resident {_mib(balloon.resident_mib)}  {balloon.state}{reason}"
+    )
+
+
+def _print_json(document: Any) -> int:
+    print(json.dumps(document))
+    return 0
+
+
+def _print_table(rows: dict[str, Any]) -> None:
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def _mib(value: int | None) -> str:
+    return "unknown" if value is None else f"{value} MiB"

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from ballonet.host.cgroup import MemoryGroup, open_group
 from ballonet.host.proc import read_resident
-from ballonet.memory import MIB, bytes_to_mib
+from ballonet.memory import MIB, bytes_to_mib, mib_to_bytes
 from ballonet.paths import run_dir
 from ballonet.vmm.balloon import Balloon
 
@@ -62,7 +62,7 @@ class HardCap:
     def follow(self, engine_pid: int, balloon: Balloon) -> None:
         """Let the limit follow ``balloon`` from now on."""
         self._engine_pid = engine_pid
-        balloon.before_engine_target = self.allow
+        balloon.before_retarget = self.allow
         self._follower = asyncio.create_task(self._follow(balloon), name="hard cap")
 
     def allow(self, target_bytes: int) -> None:
@@ -86,8 +86,7 @@ class HardCap:
         version = -1
         while True:
             version, status = await balloon.wait_change(version)
-            target = max(status.target_mib * MIB, balloon.engine_target_bytes)
-            self._allowed = allowed_bytes(self._allowed, target, status.actual_bytes)
+            self._allowed = allowed_bytes(self._allowed, mib_to_bytes(status.target_mib), status.actual_bytes)
             while not self._enforce():  # noqa: ASYNC110  (the kernel does not tell when it could)
                 await asyncio.sleep(_RETRY_S)
 

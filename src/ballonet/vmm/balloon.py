@@ -46,6 +46,7 @@ class Balloon:
         self._wake = asyncio.Event()
         self._follower: asyncio.Task[None] | None = None
         self._driver_checked_at = 0.0
+        self._driver_check_due = False
         self._pushing = asyncio.Lock()
         self._asking = asyncio.Lock()
         self._statistics_on = False
@@ -53,13 +54,8 @@ class Balloon:
         #: nothing else; whoever has a quicker one puts it here.
         self.read_guest: Callable[[], Awaitable[GuestReading]] = self._read_from_device
 
-        #: Called with the engine's next target, in bytes, before the engine hears of it.
-        self.before_engine_target: Callable[[int], None] = lambda target_bytes: None
-
-    @property
-    def engine_target_bytes(self) -> int:
-        """What the engine is asked for at this moment: see :mod:`ballonet.vmm.convergence`."""
-        return self._convergence.engine_target_bytes
+        #: Called with the target, in bytes, before the engine hears of a new one.
+        self.before_retarget: Callable[[int], None] = lambda target_bytes: None
 
     @property
     def status(self) -> BalloonStatus:
@@ -144,18 +140,25 @@ class Balloon:
     async def check_driver(self) -> Driver:
         """Read the device's status: is there a driver that drives it? (virtio 1.2 §2.1, ``DRIVER_OK``)."""
         self._driver_checked_at = time.monotonic()
+        self._driver_check_due = False
         answer = await self._qmp.execute("x-query-virtio-status", path=self._status_path)
         statuses = answer.get("status", {}).get("statuses", [])
         ready = any("DRIVER_OK" in str(status) for status in statuses)
+        before = self.status
         self._convergence.driver_seen(Driver.PRESENT if ready else Driver.ABSENT, time.monotonic())
-        self._changed()
-        self._wake.set()
+        if self.status != before:
+            self._note_change(before)
+            self._wake.set()
         return self.status.driver
 
     def handle_event(self, name: str, data: Mapping[str, Any]) -> None:
         """An engine event; those of other devices are ignored."""
         if name == "BALLOON_CHANGE" and isinstance(actual := data.get("actual"), int):
             self._observed(actual)
+            # Actual moves while nothing was asked, or before a driver was seen: a driver may have come or gone.
+            status = self.status
+            if status.state is not State.CONVERGING or status.driver is not Driver.PRESENT:
+                self._driver_check_due = True
             self._wake.set()
 
     def engine_exited(self) -> None:
@@ -230,7 +233,7 @@ class Balloon:
             wanted = self._convergence.engine_target_bytes
             if wanted == self._sent:
                 return
-            self.before_engine_target(wanted)
+            self.before_retarget(mib_to_bytes(self.status.target_mib))
             try:
                 # Zero is an error to the engine, and no guest could do it: one byte rounds to one page.
                 await self._qmp.execute("balloon", value=max(1, wanted))
@@ -251,6 +254,9 @@ class Balloon:
             while True:
                 self._wake.clear()
                 await self._push()
+                if self._driver_check_due:
+                    await self.check_driver()
+                    continue
                 if self._convergence.reading_due(time.monotonic()):
                     await self._ask_guest()
                     continue
@@ -285,8 +291,6 @@ class Balloon:
 
     def _observed(self, actual_bytes: int) -> None:
         before = self.status
-        if before.driver is Driver.UNKNOWN and actual_bytes != before.actual_bytes:
-            self._convergence.driver_seen(Driver.PRESENT, time.monotonic())  # only a driver moves it
         self._convergence.observe(actual_bytes, time.monotonic())
         if self.status != before:
             self._note_change(before)

@@ -276,6 +276,8 @@ class Convergence:
         """Judge anew from here: a new target, or a driver that came or went."""
         self._mark = (now, self._distance)
         if self._driver is Driver.ABSENT:
+            self._engine_target = self._target_bytes  # a driver that comes back finds it
+            self._retry_at = None
             self._enter(State.NO_DRIVER, now, "no driver in the guest has taken the balloon device")
         elif self._actual == self._target_bytes:
             self._enter(State.APPLIED, now, self._note)

@@ -77,7 +77,7 @@ class ControlServer:
     async def start(self) -> None:
         """Begin to accept."""
         self.loop = asyncio.get_running_loop()
-        self._spare_fd = _open_spare()
+        self._keep_spare()
         self._listen()
         self._later("check socket", self.limits.check_socket_s, self._check_socket)
 
@@ -124,34 +124,41 @@ class ControlServer:
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
             try:
-                client, _ = self._control_socket.socket.accept()
+                client = self._next_client()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno in _NO_DESCRIPTORS and self._refuse_with_spare():
-                    continue
                 self._pause_accepting(error)
                 return
-            self._admit(client)
+            if client is not None:
+                self._admit(client)
 
-    def _refuse_with_spare(self) -> bool:
-        """Out of descriptors: give up the spare one to take the client, tell it, and let it go.
+    def _next_client(self) -> socket.socket | None:
+        """The next client; ``None`` if it had to be refused for want of a descriptor.
 
-        Left in the queue it would keep the listener ready, and the loop spinning, without ever being told.
+        Left in the queue it would keep the listener ready, and the loop spinning, without ever being told. So the
+        spare descriptor is given up to take it, tell it and let it go. The kernel wants a free descriptor even to say
+        that nobody is in the queue, so the spare one is taken back on every way out.
         """
-        if self._spare_fd < 0:
-            self._spare_fd = _open_spare()
-            if self._spare_fd < 0:
-                return False
+        try:
+            return self._control_socket.socket.accept()[0]
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTORS or self._spare_fd < 0:
+                self._keep_spare()
+                raise
         os.close(self._spare_fd)
         self._spare_fd = -1
         try:
             client, _ = self._control_socket.socket.accept()
-        except OSError:
-            return False
-        _refuse(client, "the sandbox is out of file descriptors: try again later")
-        self._spare_fd = _open_spare()
-        return True
+            _refuse(client, "the sandbox is out of file descriptors: try again later")
+        finally:
+            self._keep_spare()
+        return None
+
+    def _keep_spare(self) -> None:
+        if self._spare_fd < 0:
+            with contextlib.suppress(OSError):
+                self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _pause_accepting(self, error: OSError) -> None:
         log.warning("the control socket cannot accept now, pausing: %s", error.strerror)
@@ -227,13 +234,6 @@ class ControlServer:
                 self._admit(old.accept()[0])
         old.close()
         self._listen()
-
-
-def _open_spare() -> int:
-    try:
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1
 
 
 def _refuse(client: socket.socket, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,6 +70,22 @@ class SandboxBuilder:
     def hard_cap(self, on: bool = True) -> Self:
         """The host enforces what the balloon asks for, with a cgroup."""
         return self._set(hard_cap=on)
+
+    def control_access(
+        self,
+        *,
+        allow_users: Sequence[int] = (),
+        allow_groups: Sequence[int] = (),
+        observe_users: Sequence[int] = (),
+        observe_groups: Sequence[int] = (),
+    ) -> Self:
+        """Let others (ids) use the control socket: to set and look, or only to look."""
+        return self._set(
+            balloon_allow_users=tuple(allow_users),
+            balloon_allow_groups=tuple(allow_groups),
+            balloon_observe_users=tuple(observe_users),
+            balloon_observe_groups=tuple(observe_groups),
+        )
 
     def confidential(self, on: bool = True) -> Self:
         return self._set(confidential=on)

@@ -22,6 +22,13 @@ MIN_MEMORY_MIB = 96
 MAX_CPUS = 255
 #: Bytes in ``sockaddr_un.sun_path`` less the terminating NUL (unix(7)).
 MAX_SOCKET_PATH_BYTES = 107
+#: The fields that let others than the owner use the control socket.
+ACCESS_FIELDS = (
+    "balloon_allow_users",
+    "balloon_allow_groups",
+    "balloon_observe_users",
+    "balloon_observe_groups",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +69,15 @@ class SandboxConfig(VmConfig):
         if self.guard_mib is not None:
             _check_int("guard_mib", self.guard_mib, 0, MAX_MIB)
             _check_not_above("guard_mib", self.guard_mib, "memory_mib", ceiling)
+        others = {field: getattr(self, field) for field in ACCESS_FIELDS if getattr(self, field)}
+        for field, ids in others.items():
+            for number in ids:
+                _check_int(field, number, 0, 2**32 - 2, unit="")
+        if others and self.balloon_control_socket is None:
+            raise ConfigError(
+                f"{', '.join(others)}: nobody else can reach a control socket in the sandbox's own directory",
+                hint="give the control socket a path in a directory that they can enter",
+            )
         if self.balloon_control_socket is not None:
             check_socket_name(self.balloon_control_socket)
         if self.confidential and self.has_balloon:

@@ -169,8 +169,8 @@ def test_when_the_engine_is_killed_the_run_says_so(running: Callable[..., Runnin
     assert "QEMU was killed by SIGKILL" in err
 
 
-def test_when_the_sandboxs_process_is_killed_the_engine_dies_and_the_next_start_cleans_up(
-    running: Callable[..., Running], ballonet: Call, run_directory: Path
+def test_when_the_sandboxs_process_is_killed_the_engine_dies_and_prune_cleans_up(
+    running: Callable[..., Running], run_directory: Path
 ) -> None:
     run = running("--name", "reborn", *SLEEPER)
     run.wait_for_line()
@@ -179,10 +179,29 @@ def test_when_the_sandboxs_process_is_killed_the_engine_dies_and_the_next_start_
     assert status == 125
     assert "ended" in err
     assert (run_directory / "reborn").is_dir(), "what SIGKILL leaves"
+    pruned = subprocess.run(
+        [sys.executable, "-P", "-m", "ballonet", "prune"], capture_output=True, text=True, check=True
+    )
+    assert pruned.stdout == "removed reborn\n"
+    assert not (run_directory / "reborn").exists()
+
+
+def test_the_next_start_of_a_name_replaces_what_a_killed_one_left(
+    running: Callable[..., Running], run_directory: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "control.sock"
+    options = ("--name", "reborn", "--balloon-control-socket", str(elsewhere))
+    run = running(*options, *SLEEPER)
+    run.wait_for_line()
+    assert (run_directory / "reborn" / "control.sock").readlink() == elsewhere
+    os.kill(run.machine_pid, signal.SIGKILL)
+    run.ended()
+    assert elsewhere.exists(), "what SIGKILL leaves"
     again = running("--name", "reborn", "--", "echo", "again")
     assert again.wait_for_line() == "again"
     assert again.ended()[0] == 0
     assert not (run_directory / "reborn").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_that_is_running_is_refused_and_left_alone(ballonet: Call, sandbox: Sandbox) -> None:

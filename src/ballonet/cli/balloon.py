@@ -81,7 +81,7 @@ def find_control_socket(sandbox: str) -> Path:
     if not path.is_socket():
         raise ConfigError(
             f"no running sandbox named {sandbox!r} has its control socket at {path}",
-            hint="if it was given another path (--balloon-control-socket), use that path here",
+            hint="a sandbox has one if any balloon setting was given when it was started",
         )
     return path
 

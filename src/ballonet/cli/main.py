@@ -26,6 +26,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command("ballonet.cli.run", "boot a sandbox, run a command in it, leave nothing behind"),
     "balloon": Command("ballonet.cli.balloon", "look at a running sandbox's balloon, and move it"),
+    "prune": Command("ballonet.cli.prune", "remove what killed sandboxes have left behind"),
     "demo": Command("ballonet.cli.demo", "show a sandbox's memory coming back to the host"),
 }
 

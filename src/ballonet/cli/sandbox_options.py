@@ -8,7 +8,15 @@ import sys
 from ballonet.builder import SandboxBuilder
 from ballonet.config import SandboxConfig
 from ballonet.control.socketfile import check_socket_path
+from ballonet.errors import ConfigError
 from ballonet.vmm.config import Accel, Machine
+
+_ACCESS = {
+    "allow-user": "this user, too, use the control socket",
+    "allow-group": "the members of this group, too, use the control socket",
+    "observe-user": "this user look at the balloon, but not move it",
+    "observe-group": "the members of this group look at the balloon, but not move it",
+}
 
 
 def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +62,14 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the host enforces the target with a cgroup, whatever the guest does",
     )
+    for option, what in _ACCESS.items():
+        balloon.add_argument(
+            f"--balloon-{option}",
+            metavar="NAME",
+            action="append",
+            default=[],
+            help=f"let {what} (may be repeated)",
+        )
     engine = parser.add_argument_group("engine")
     engine.add_argument("--machine", choices=list(map(str, Machine)), default="microvm", help="machine type")
     engine.add_argument("--accel", choices=list(map(str, Accel)), default="auto", help="KVM or emulation")
@@ -76,12 +92,36 @@ def config_from(options: argparse.Namespace, *, default_name: str) -> SandboxCon
         .machine(options.machine)
         .accel(options.accel)
     )
+    builder.control_access(
+        allow_users=[_user_id(name) for name in options.balloon_allow_user],
+        allow_groups=[_group_id(name) for name in options.balloon_allow_group],
+        observe_users=[_user_id(name) for name in options.balloon_observe_user],
+        observe_groups=[_group_id(name) for name in options.balloon_observe_group],
+    )
     if options.guard is not None:
         builder.guard(options.guard)
     config = builder.build()
     if config.balloon_control_socket is not None:
         check_socket_path(config.balloon_control_socket)
     return config
+
+
+def _user_id(name: str) -> int:
+    import pwd
+
+    try:
+        return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+    except KeyError as error:
+        raise ConfigError(f"there is no user named {name!r}") from error
+
+
+def _group_id(name: str) -> int:
+    import grp
+
+    try:
+        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        raise ConfigError(f"there is no group named {name!r}") from error
 
 
 def report_progress(line: str) -> None:

@@ -113,6 +113,20 @@ def find_hierarchy(
     )
 
 
+def prune_groups(prefix: str) -> list[str]:
+    """Remove the groups named ``prefix…`` in which nothing lives any more; their names. None where there are none."""
+    try:
+        parent = find_hierarchy().parent
+    except HostError:
+        return []
+    removed = []
+    for directory in sorted(parent.glob(f"{prefix}*/")):
+        with contextlib.suppress(OSError):  # busy: something lives in it
+            directory.rmdir()
+            removed.append(directory.name)
+    return removed
+
+
 class _GroupV1:
     """Version 1: ``memory.limit_in_bytes``; the kernel refuses a limit that it cannot reclaim down to."""
 

@@ -31,6 +31,16 @@ def _on_off(text: str) -> bool:
     return text == "on"
 
 
+def _ids(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+def _render(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 FLAGS = (
     Flag("--name", "name", str),
     Flag("--cpus", "cpus", int),
@@ -45,6 +55,10 @@ FLAGS = (
     Flag("--guard-mib", "guard_mib", int),
     Flag("--pressure-relief", "pressure_relief", _on_off),
     Flag("--hard-cap", "hard_cap", _on_off),
+    Flag("--balloon-allow-users", "balloon_allow_users", _ids),
+    Flag("--balloon-allow-groups", "balloon_allow_groups", _ids),
+    Flag("--balloon-observe-users", "balloon_observe_users", _ids),
+    Flag("--balloon-observe-groups", "balloon_observe_groups", _ids),
 )
 
 #: Always rendered: a sandbox's process shows in ``ps`` with its name and size.
@@ -58,8 +72,7 @@ def render_flags(config: SandboxConfig) -> list[str]:
     for flag in FLAGS:
         value = getattr(config, flag.field)
         if flag.field in _ALWAYS or value != defaults[flag.field]:
-            text = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
-            rendered += [flag.name, text]
+            rendered += [flag.name, _render(value)]
     return rendered
 
 

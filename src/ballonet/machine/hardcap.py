@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 OVERHEAD_MIN_MIB = 192
 #: On top of the measured overhead: page tables, kernel memory, and what the engine has not yet touched (MiB).
 OVERHEAD_MARGIN_MIB = 64
+#: What the names of our cgroups begin with.
+GROUP_PREFIX = "ballonet-"
 #: A limit that the kernel could not enforce yet is tried again after this long (seconds).
 _RETRY_S = 1.0
 
@@ -41,7 +43,7 @@ class HardCap:
     def __init__(self, name: str, initial_bytes: int) -> None:
         """:raises HostError: this host gives no writable memory controller."""
         # The same name may run at once under another run directory.
-        self._group: MemoryGroup = open_group(f"ballonet-{name}-{crc32(bytes(run_dir())):08x}")
+        self._group: MemoryGroup = open_group(f"{GROUP_PREFIX}{name}-{crc32(bytes(run_dir())):08x}")
         self._allowed = initial_bytes
         self._overhead = (OVERHEAD_MIN_MIB + OVERHEAD_MARGIN_MIB) * MIB
         self._engine_pid: int | None = None

@@ -10,8 +10,8 @@ import contextlib
 from pathlib import Path
 
 from ballonet.control.socketfile import ControlSocket, bind_control_socket
-from ballonet.errors import BusyError, NameInUseError
-from ballonet.paths import private_dir, sandbox_dir
+from ballonet.errors import BindError, BusyError, ConfigError, HostError, NameInUseError
+from ballonet.paths import private_dir, run_dir, sandbox_dir
 
 AGENT_SOCKET = "agent.sock"
 CONTROL_SOCKET = "control.sock"
@@ -23,7 +23,7 @@ def agent_socket_path(name: str) -> Path:
 
 
 def control_socket_path(name: str) -> Path:
-    """Where the sandbox ``name`` has its control socket, unless it was given another path."""
+    """Where the sandbox ``name`` has its control socket, or a link to it if it was given another path."""
     return sandbox_dir(name) / CONTROL_SOCKET
 
 
@@ -39,15 +39,21 @@ class Place:
         """Remove what is ours. May be repeated; servers that own a socket may have closed it before."""
         if self.control is not None:
             self.control.close()
+            link = self.directory / CONTROL_SOCKET
+            if link.is_symlink():
+                link.unlink()
         with contextlib.suppress(OSError):  # not empty: somebody else put something there, which is not ours
             self.agent.close()
             self.directory.rmdir()
 
 
-def claim_place(name: str, control_socket: Path | None, *, with_control: bool) -> Place:
+def claim_place(
+    name: str, control_socket: Path | None, *, with_control: bool, control_mode: int = 0o600
+) -> Place:
     """Take the name and bind the sockets, before anything is started.
 
     :param control_socket: where the control socket was asked to be; ``None``: in the sandbox's directory.
+    :param control_mode: of the control socket's file: see :class:`~ballonet.control.peers.AccessPolicy`.
     :raises NameInUseError: a sandbox of that name is running.
     :raises BindError: the control socket cannot be bound; nothing is left behind.
     """
@@ -60,12 +66,36 @@ def claim_place(name: str, control_socket: Path | None, *, with_control: bool) -
         ) from error
     place = Place(directory, agent, None)
     try:
-        default = directory / CONTROL_SOCKET
-        for left in (default, default.with_name(CONTROL_SOCKET + ".lock")):
-            left.unlink(missing_ok=True)  # from a sandbox of this name that was killed: the name is ours now
+        # What is here is of a sandbox of this name that was killed: the name is ours now.
+        _remove_left(directory)
         if with_control:
-            place.control = bind_control_socket(control_socket or default)
+            default = directory / CONTROL_SOCKET
+            place.control = bind_control_socket(control_socket or default, mode=control_mode)
+            if control_socket is not None:
+                default.symlink_to(place.control.path)
     except BaseException:
         place.give_up()
         raise
     return place
+
+
+def prune_places() -> list[str]:
+    """Remove what sandboxes that were killed have left in the run directory; their names. Live ones are left alone."""
+    removed = []
+    for directory in sorted(run_dir().iterdir()):
+        try:
+            claim_place(directory.name, None, with_control=False).give_up()
+        except (NameInUseError, ConfigError, HostError):
+            continue  # it lives, or it is not ours to judge
+        if not directory.exists():
+            removed.append(directory.name)
+    return removed
+
+
+def _remove_left(directory: Path) -> None:
+    left = directory / CONTROL_SOCKET
+    if left.is_symlink():
+        with contextlib.suppress(BindError):  # in use by somebody else now, or gone
+            bind_control_socket(left.readlink()).close()
+    left.unlink(missing_ok=True)
+    left.with_name(CONTROL_SOCKET + ".lock").unlink(missing_ok=True)

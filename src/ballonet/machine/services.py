@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 
+from ballonet.control.peers import AccessPolicy
 from ballonet.control.server import ControlServer
 from ballonet.errors import GuestBootError, GuestError
 from ballonet.guest.relay import AgentRelay
@@ -25,7 +26,7 @@ _CONSOLE_LINES = 15
 class Services:
     """Made when the VM runs; the control socket is served at once, the agent when the guest has booted."""
 
-    def __init__(self, vm: Vm, place: Place, cap: HardCap | None) -> None:
+    def __init__(self, vm: Vm, place: Place, cap: HardCap | None, policy: AccessPolicy) -> None:
         self._vm = vm
         self._place = place
         self._relay = AgentRelay(vm.take_agent_channel())
@@ -33,7 +34,7 @@ class Services:
         self._agents = AgentServer(self._relay, place.agent)
         self._control: ControlServer | None = None
         if place.control is not None:
-            self._control = ControlServer(MachineBackend(vm, self._guest, cap), place.control)
+            self._control = ControlServer(MachineBackend(vm, self._guest, cap), place.control, policy=policy)
 
     async def open_control(self) -> None:
         """Answer on the control socket from now on."""

@@ -14,6 +14,7 @@ import time
 from enum import StrEnum
 from typing import Any
 
+from ballonet.control.peers import AccessPolicy
 from ballonet.errors import BallonetError
 from ballonet.machine.build import build_vm
 from ballonet.machine.hardcap import HardCap
@@ -46,6 +47,12 @@ class Supervisor:
     def __init__(self, config: VmConfig, owner: OwnerLine) -> None:
         self._config = config
         self._owner = owner
+        self._policy = AccessPolicy(
+            allow_users=frozenset(config.balloon_allow_users),
+            allow_groups=frozenset(config.balloon_allow_groups),
+            read_only_users=frozenset(config.balloon_observe_users),
+            read_only_groups=frozenset(config.balloon_observe_groups),
+        )
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> int:
@@ -56,7 +63,10 @@ class Supervisor:
         await self._owner.open()
         try:
             place = claim_place(
-                self._config.name, self._config.balloon_control_socket, with_control=self._config.has_balloon
+                self._config.name,
+                self._config.balloon_control_socket,
+                with_control=self._config.has_balloon,
+                control_mode=self._policy.socket_mode(),
             )
             try:
                 report = await self._live(place)
@@ -85,7 +95,7 @@ class Supervisor:
                 cap.follow(vm.pid, vm.balloon)
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_engine(vm)))
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
-            services = Services(vm, place, cap)
+            services = Services(vm, place, cap, self._policy)
             stack.push_async_callback(services.close)
             await services.open_control()
             boot = asyncio.create_task(services.boot(BOOT_TIMEOUT_S, relief=self._config.pressure_relief))

@@ -57,6 +57,12 @@ class VmConfig:
     pressure_relief: bool = True
     #: The host enforces what the balloon asks for: the engine lives in a cgroup whose limit follows it.
     hard_cap: bool = False
+    #: Users and groups (ids) who may use the control socket beside its owner and root.
+    balloon_allow_users: tuple[int, ...] = ()
+    balloon_allow_groups: tuple[int, ...] = ()
+    #: Those who may look, but not set anything.
+    balloon_observe_users: tuple[int, ...] = ()
+    balloon_observe_groups: tuple[int, ...] = ()
 
     @property
     def has_balloon(self) -> bool:

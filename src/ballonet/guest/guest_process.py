@@ -137,9 +137,18 @@ class GuestProcess:
         self._writing = asyncio.Lock()
         self._stdin_closed = False
         self._loop = asyncio.get_running_loop()
-        self.stdout = OutputReader(self, state, stream, FrameType.STDOUT)
-        #: Always empty for a process with a terminal: there is one output only.
-        self.stderr = OutputReader(self, state, stream, FrameType.STDERR)
+
+    # Readers hold the process, so the process must not hold them: a circle would keep a dropped process running
+    # until the garbage collector comes by.
+    @property
+    def stdout(self) -> OutputReader:
+        """Standard output; with a terminal, everything."""
+        return OutputReader(self, self._state, self._stream, FrameType.STDOUT)
+
+    @property
+    def stderr(self) -> OutputReader:
+        """Standard error; with a terminal, nothing."""
+        return OutputReader(self, self._state, self._stream, FrameType.STDERR)
 
     @property
     def pid(self) -> int:
@@ -151,14 +160,21 @@ class GuestProcess:
         """How it ended, or ``None`` while it runs."""
         return self._state.exit
 
+    @property
+    def held_bytes(self) -> int:
+        """Output that has arrived and was not read yet: never more than the protocol's window."""
+        return sum(map(len, self._state.buffers.values()))
+
     async def write_stdin(self, data: bytes) -> None:
         """Send standard input; waits while the process does not read. What comes after the process has ended, or
         has closed its input, is dropped, as its end is what :meth:`wait` tells.
 
-        :raises GuestChannelError: the channel ended, or the process was started without standard input.
+        :raises GuestChannelError: the channel ended, or standard input was closed or never asked for.
         """
         view = memoryview(data)
         async with self._writing:
+            if self._stdin_closed or not self._stream.has_stdin:
+                raise GuestChannelError("the process's standard input is not open")
             while view and not self._state.exit:
                 await self._state.until(lambda: self._stream.stdin_room > 0 or self._state.over)
                 self._state.check_alive()

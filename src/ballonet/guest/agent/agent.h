@@ -110,7 +110,10 @@ struct process {
 	pid_t pid;       /* the direct child, and its process group and session; 0 once reaped */
 	int in;          /* our ends, -1 when closed */
 	int out[2];
-	int fail;        /* the child's report that it could not exec; closes when it could */
+	/* The process's side of its terminal. We hold it open, because a program that closes its descriptors before
+	 * it ends would otherwise look like the end of output, and closing our side would hang up on it. */
+	int terminal;
+	int fail; /* the child's report that it could not exec; closes when it could */
 	bool tty, has_stdin, stdin_eof, started, announced, ended;
 	int status;       /* of waitpid, once ended */
 	uint32_t credit;  /* output bytes that may still be sent */

@@ -18,6 +18,7 @@
 /* What a terminal can still hold when its process has ended; it cannot be asked (see note_end). */
 enum { TERMINAL_REST = 128 * 1024, GRANT_STEP = WINDOW / 4 };
 
+static const struct process vacant = {.in = -1, .out = {-1, -1}, .terminal = -1, .fail = -1};
 static struct process table[MAX_PROCESSES];
 static int used; /* slots from here on are free */
 static int turn; /* which slot is served first: moves on, so that none is always last */
@@ -32,7 +33,7 @@ static void close_fd(int *fd)
 void processes_init(void)
 {
 	for (int i = 0; i < MAX_PROCESSES; i++)
-		table[i] = (struct process){.in = -1, .out = {-1, -1}, .fail = -1};
+		table[i] = vacant;
 }
 
 struct process *process_find(uint32_t stream)
@@ -48,10 +49,11 @@ static void release(struct process *p)
 	close_fd(&p->in);
 	close_fd(&p->out[0]);
 	close_fd(&p->out[1]);
+	close_fd(&p->terminal);
 	close_fd(&p->fail);
 	if (p->ring)
 		munmap(p->ring, WINDOW);
-	*p = (struct process){.in = -1, .out = {-1, -1}, .fail = -1};
+	*p = vacant;
 	while (used > 0 && table[used - 1].stream == 0)
 		used--;
 }
@@ -275,6 +277,7 @@ static void note_end(struct process *p, int status)
 		if (bytes == 0)
 			close_fd(&p->out[i]);
 	}
+	close_fd(&p->terminal);
 	/* Nobody is left to read it. */
 	close_fd(&p->in);
 }

@@ -183,8 +183,6 @@ static int open_terminal(struct process *p, const struct exec_request *request, 
 {
 	struct winsize size = {.ws_row = request->rows, .ws_col = request->columns};
 	char name[64];
-	int terminal;
-
 	p->out[0] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
 	if (p->out[0] < 0 || grantpt(p->out[0]) < 0 || unlockpt(p->out[0]) < 0 ||
 	    ptsname_r(p->out[0], name, sizeof name) != 0 || ioctl(p->out[0], TIOCSWINSZ, &size) < 0)
@@ -194,12 +192,12 @@ static int open_terminal(struct process *p, const struct exec_request *request, 
 		if (p->in < 0)
 			return errno;
 	}
-	terminal = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
-	if (terminal < 0)
+	p->terminal = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (p->terminal < 0)
 		return errno;
-	standard[0] = standard[1] = standard[2] = terminal;
+	standard[0] = standard[1] = standard[2] = p->terminal;
 	/* So that the user may open its own terminal by name. Not fatal: the descriptors work without. */
-	if (request->uid != (uint32_t)KEEP_ID && fchown(terminal, request->uid, (gid_t)-1) < 0)
+	if (request->uid != (uint32_t)KEEP_ID && fchown(p->terminal, request->uid, (gid_t)-1) < 0)
 		complain("%s: %s", name, strerror(errno));
 	return 0;
 }
@@ -266,8 +264,8 @@ int exec_spawn(struct process *p, const struct exec_request *request)
 	error = p->tty ? open_terminal(p, request, standard) : open_pipes(p, standard);
 	if (error == 0)
 		error = start_child(p, request, standard);
-	for (int i = 0; i < 3; i++)
-		if (standard[i] >= 0 && (i == 0 || standard[i] != standard[0]))
+	for (int i = 0; i < 3 && !p->tty; i++)
+		if (standard[i] >= 0)
 			close(standard[i]);
 	return error;
 }

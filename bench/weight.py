@@ -1,0 +1,42 @@
+"""What a sandbox costs the host beside its guest's memory: PSS of its own process, and of its engine's."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from ballonet.config import SandboxConfig
+from ballonet.host.proc import read_pss_bytes, read_resident
+from ballonet.memory import MIB
+from ballonet.sandbox import Sandbox
+from bench.result import state
+
+
+async def measure(count: int) -> None:
+    configs = [SandboxConfig(name=f"weight-{n}", memory_mib=256, balloon_min_mib=128) for n in range(count)]
+    sandboxes: list[Sandbox] = []
+    try:
+        for config in configs:
+            sandboxes.append(await Sandbox.start(config))
+            await sandboxes[-1].exec(["true"])
+        await asyncio.sleep(5)
+        own = [(read_pss_bytes(sandbox.pid) or 0) / MIB for sandbox in sandboxes]
+        engine = [(read_pss_bytes(sandbox.engine_pid) or 0) / MIB for sandbox in sandboxes]
+        residents = [read_resident(sandbox.engine_pid) for sandbox in sandboxes]
+        guest = [resident.guest_ram_bytes / MIB for resident in residents if resident is not None]
+    finally:
+        await asyncio.gather(*(sandbox.kill() for sandbox in sandboxes))
+    arms = {"sandbox's process": own, "engine": engine, "guest RAM in the engine": guest}
+    state(
+        "weight", arms, unit="MiB", base="sandbox's process", note=f"PSS, {count} sandboxes running and idle"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=10)
+    asyncio.run(measure(parser.parse_args().count))
+
+
+if __name__ == "__main__":
+    main()

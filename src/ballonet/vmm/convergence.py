@@ -26,8 +26,8 @@ POLL_MIN_S, POLL_MAX_S = 0.005, 0.25
 #: While a guarded shrink is on its way, the guest is asked for its statistics this often (seconds).
 GUARD_INTERVAL_S = 0.5
 #: A shrink that the guard has stopped is over when nothing more could be taken for this long (seconds). While pages
-#: move, the guest's free memory dips: free-page reporting alone takes up to 64 MiB aside (32 blocks of 2 MiB,
-#: PAGE_REPORTING_CAPACITY in the kernel's mm/page_reporting.h), for as long as it has something to report.
+#: move, the guest's available memory dips: free-page reporting takes up to 64 MiB aside (32 blocks of 2 MiB,
+#: PAGE_REPORTING_CAPACITY), and what was just freed sits in per-processor lists that do not count as available.
 GUARD_PATIENCE_S = 5.0
 #: After the guest took memory back by itself, the target is asked for again after this long (seconds), doubled
 #: each time it happens again, up to the second figure.

@@ -211,6 +211,14 @@ def test_a_name_that_is_running_is_refused_and_left_alone(ballonet: Call, sandbo
     assert alive(sandbox.engine_pid)
 
 
+def test_a_bind_failure_stops_start_up_and_names_path_and_cause(ballonet: Call) -> None:
+    # Even root, who may write in every directory, cannot bind in this one.
+    done = ballonet("run", "--balloon-control-socket", "/proc/x.sock", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot bind the control socket '/proc/x.sock'" in done.stderr
+    assert "No such file or directory" in done.stderr
+
+
 def test_a_live_control_socket_is_never_stolen(ballonet: Call, sandbox: Sandbox) -> None:
     assert sandbox.control_socket is not None
     done = ballonet("run", "--balloon-control-socket", str(sandbox.control_socket), "--", "true")

@@ -6,7 +6,6 @@ Everywhere else a name carries its unit: ``*_mib``, ``*_bytes``, ``*_pages``.
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 
 from ballonet.errors import ConfigError
 
@@ -65,6 +64,8 @@ def parse_size(text: str, what: str = "size") -> int:
     if match is None or factor is None:
         shown = text if len(text) <= 32 else text[:32] + "…"
         raise ConfigError(f"{what} {shown!r} is not a size", hint="write it as 512 (MiB), 512M or 1.5G")
+    from decimal import Decimal  # only where a size is read: a sandbox's process gets whole MiB
+
     mib = Decimal(match["number"]) * factor
     if mib != int(mib):
         raise ConfigError(f"{what} {text!r} is {mib} MiB, not a whole number of MiB")

@@ -7,10 +7,10 @@ command is logged at debug level. Errors name the program, its status and its la
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -21,18 +21,33 @@ from ballonet.errors import HostError, ProcessError
 log = logging.getLogger(__name__)
 
 #: Debian keeps administrative programs here; a plain user's PATH often lacks them.
-_EXTRA_PATH = "/usr/sbin:/sbin"
+_EXTRA_PATH = ("/usr/sbin", "/sbin")
 
 
-def find_program(name: str, *, hint: str) -> Path:
-    """The path of program ``name``.
+def find_program(name: str, *, hint: str, search: Sequence[str] | None = None) -> Path:
+    """The path of program ``name``. Entries of the search path that are not absolute are passed over.
 
+    :param search: directories to look in; those of ``PATH`` and the administrator's by default.
     :raises HostError: it is not installed; ``hint`` says how to get it.
     """
-    found = shutil.which(name) or shutil.which(name, path=_EXTRA_PATH)
-    if found is None:
-        raise HostError(f"{name} is not installed (not on PATH)", hint=hint)
-    return Path(found)
+    if search is None:
+        search = (*os.environ.get("PATH", os.defpath).split(":"), *_EXTRA_PATH)
+    # Not shutil.which: shutil brings archive modules along, which every sandbox's process would carry.
+    for directory in search:
+        path = Path(directory, name)
+        if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
+            return path
+    raise HostError(f"{name} is not installed (not on PATH)", hint=hint)
+
+
+def return_free_memory() -> None:
+    """Give what this process has freed, mostly while loading its modules, back to the host (malloc_trim(3))."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

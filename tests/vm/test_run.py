@@ -49,6 +49,11 @@ def test_the_root_is_busybox_and_memory_is_what_was_asked(ballonet: Call) -> Non
     assert 256 * 1024 * 0.7 < int(total.split()[1]) < 256 * 1024
 
 
+def test_the_guest_can_talk_to_itself_and_to_nobody_else(ballonet: Call) -> None:
+    done = ballonet("run", "--", "sh", "-c", "ping -c 1 -W 5 127.0.0.1 >/dev/null && ls /sys/class/net")
+    assert (done.returncode, done.stdout) == (0, "lo\n")
+
+
 def test_a_guest_that_powers_off_ends_the_run_with_the_reason(ballonet: Call) -> None:
     done = ballonet("run", "--", "sh", "-c", "poweroff -f; sleep 1000")
     assert done.returncode == 125

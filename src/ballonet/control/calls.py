@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 from ballonet.control.backend import BalloonSnapshot
-from ballonet.control.protocol import CHANGED, ERRORS, METHODS, encode, parse_json
+from ballonet.control.protocol import CHANGED, ERRORS, LINE_LIMIT, METHODS, encode, parse_json
 from ballonet.control.socketfile import MAX_PATH_BYTES
 from ballonet.control.wire import decode, show
 from ballonet.errors import ControlError, ControlRefusedError
 
 T = TypeVar("T")
+
+#: Longest line that is read from a server.
+_MAX_REPLY_BYTES = 2 * LINE_LIMIT
 
 _ids = itertools.count(1)
 
@@ -35,6 +38,21 @@ def make_call(method: str, params: object = None) -> Call:
     if params is not None:
         message["params"] = params
     return Call(call_id, method, encode(message))
+
+
+def take_line(received: bytearray, path: str) -> bytes | None:
+    """Take the first whole line off ``received``, ``None`` if there is none yet.
+
+    :raises ControlError: it is too long to be one of this protocol's.
+    """
+    end = received.find(b"\n")
+    if end > _MAX_REPLY_BYTES or (end < 0 and len(received) > _MAX_REPLY_BYTES):
+        raise ControlError(f"the server at {path} sent a line of more than {_MAX_REPLY_BYTES} bytes")
+    if end < 0:
+        return None
+    line = bytes(received[: end + 1])
+    del received[: end + 1]
+    return line
 
 
 def read_line(line: bytes, path: str) -> dict[str, Any]:
@@ -125,7 +143,6 @@ def connect_error(path: str, error: OSError) -> ControlError:
         ),
         errno.EACCES: ("its mode or directory keeps you out", "ask the sandbox's owner for access"),
         errno.EPERM: ("its mode or directory keeps you out", "ask the sandbox's owner for access"),
-        errno.EAGAIN: ("too many clients wait to be accepted", "try again later"),
         errno.ENOTSOCK: ("it is not a socket", "give the path of a control socket"),
     }
     cause, hint = reasons.get(error.errno or 0, (error.strerror or str(error), "check the path"))

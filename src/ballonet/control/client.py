@@ -25,6 +25,9 @@ from ballonet.errors import ControlError, ControlRefusedError
 #: How long a server may take to answer, beyond what the call itself allows it (seconds).
 DEADLINE_S = 10.0
 
+#: Between attempts to enter a server's full queue (seconds).
+_QUEUE_FULL_PAUSE_S = 0.01
+
 _PLAIN_OK = re.compile(rb"OK ([0-9]{1,15})\r?\n?")
 
 
@@ -35,14 +38,14 @@ class Client:
     :class:`~ballonet.errors.ControlError` if the server stalls, ends, or is not of this protocol.
     """
 
-    def __init__(
-        self, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, deadline_s: float
-    ) -> None:
+    def __init__(self, path: str, connection: socket.socket, deadline_s: float) -> None:
         self._path = path
-        self._reader = reader
-        self._writer = writer
+        # A bare socket, not a stream: what a refusing server said can still be read after a write has failed.
+        self._socket = connection
+        self._input = bytearray()
         self._deadline_s = deadline_s
         self._turn = asyncio.Lock()
+        self._closed = False
 
     @classmethod
     async def connect(cls, path: str | os.PathLike[str], *, deadline_s: float = DEADLINE_S) -> Self:
@@ -52,20 +55,20 @@ class Client:
         """
         name = os.fspath(path)
         calls.check_path(name)
-        try:
-            async with asyncio.timeout(deadline_s):
-                reader, writer = await asyncio.open_unix_connection(name, limit=2 * LINE_LIMIT)
-        except TimeoutError:
-            raise calls.stalled(name, "connect", deadline_s) from None
-        except OSError as error:
-            raise calls.connect_error(name, error) from error
-        return cls(name, reader, writer, deadline_s)
+        deadline = time.monotonic() + deadline_s
+        while (connection := _try_connect(name)) is None:
+            if time.monotonic() > deadline:
+                raise calls.stalled(name, "connect", deadline_s)
+            await asyncio.sleep(_QUEUE_FULL_PAUSE_S)
+        return cls(name, connection, deadline_s)
 
     async def close(self) -> None:
-        """Close the connection. May be repeated."""
-        self._writer.close()
+        """Close the connection; a call on its way ends with an error. May be repeated."""
+        self._closed = True
         with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+            self._socket.shutdown(socket.SHUT_RDWR)
+        if not self._turn.locked():
+            self._socket.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,19 +132,26 @@ class Client:
 
     async def _call(self, call: Call, extra_s: float = 0.0) -> object:
         deadline_s = self._deadline_s + extra_s
-        async with self._turn:
-            try:
-                async with asyncio.timeout(deadline_s):
-                    return await self._exchange(call)
-            except TimeoutError:
+        try:
+            async with self._turn, asyncio.timeout(deadline_s):
+                return await self._exchange(call)
+        except TimeoutError:
+            self._closed = True
+            raise calls.stalled(self._path, call.method, deadline_s) from None
+        finally:
+            if self._closed:
                 await self.close()
-                raise calls.stalled(self._path, call.method, deadline_s) from None
 
     async def _exchange(self, call: Call) -> object:
-        # A server that refuses closes at once: what it said is read even if it could not be written to.
-        with contextlib.suppress(ConnectionError):
-            self._writer.write(call.line)
-            await self._writer.drain()
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._socket, call.line)
+        except ConnectionError:
+            pass  # a server that refuses closes at once; what it said is read below
+        except OSError:
+            raise calls.ended(self._path, call.method) from None
+        except asyncio.CancelledError:
+            self._closed = True  # perhaps half a line was sent
+            raise
         while True:
             message = calls.read_line(await self._read(call.method), self._path)
             result = calls.result_of(call, message)
@@ -149,15 +159,15 @@ class Client:
                 return result
 
     async def _read(self, what: str) -> bytes:
-        try:
-            return await self._reader.readuntil(b"\n")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            raise calls.ended(self._path, what) from None
-        except asyncio.LimitOverrunError:
-            await self.close()
-            raise ControlError(
-                f"the server at {self._path} sent a line of more than {2 * LINE_LIMIT} bytes"
-            ) from None
+        while (line := calls.take_line(self._input, self._path)) is None:
+            try:
+                piece = await asyncio.get_running_loop().sock_recv(self._socket, LINE_LIMIT)
+            except OSError:
+                piece = b""
+            if not piece:
+                raise calls.ended(self._path, what)
+            self._input += piece
+        return line
 
 
 class SyncClient:
@@ -246,18 +256,11 @@ class SyncClient:
             raise calls.ended(self._path, call.method) from error
 
     def _read(self, what: str, deadline: float | None) -> bytes:
-        while (end := self._input.find(b"\n")) < 0:
-            if len(self._input) > 2 * LINE_LIMIT:
-                self.close()
-                raise ControlError(
-                    f"the server at {self._path} sent a line of more than {2 * LINE_LIMIT} bytes"
-                )
+        while (line := calls.take_line(self._input, self._path)) is None:
             piece = _receive(self._socket, deadline)
             if not piece:
                 raise calls.ended(self._path, what)
             self._input += piece
-        line = bytes(self._input[: end + 1])
-        del self._input[: end + 1]
         return line
 
 
@@ -296,13 +299,23 @@ def send_plain(path: str | os.PathLike[str], target_mib: int, *, deadline_s: flo
 
 def _connect(path: str, deadline_s: float) -> socket.socket:
     calls.check_path(path)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    deadline = time.monotonic() + deadline_s
+    while (connection := _try_connect(path)) is None:
+        if time.monotonic() > deadline:
+            raise calls.stalled(path, "connect", deadline_s)
+        time.sleep(_QUEUE_FULL_PAUSE_S)
     connection.settimeout(deadline_s)
+    return connection
+
+
+def _try_connect(path: str) -> socket.socket | None:
+    """A connection that does not block, or ``None`` while the server's queue is full: try again then."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         connection.connect(path)
-    except TimeoutError:
+    except BlockingIOError:
         connection.close()
-        raise calls.stalled(path, "connect", deadline_s) from None
+        return None
     except OSError as error:
         connection.close()
         raise calls.connect_error(path, error) from error

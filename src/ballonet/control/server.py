@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 from ballonet.control import protocol
@@ -37,6 +37,9 @@ _KERNEL_BUFFER_BYTES = 16 * 1024
 
 #: Pause after a failure of ``accept`` that cannot be refused politely, in seconds.
 _ACCEPT_PAUSE_S = 0.1
+
+#: Refused clients that are kept a moment longer, so that they can read why; beyond it the oldest is let go.
+_REFUSED_KEPT = 32
 
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
@@ -65,6 +68,7 @@ class ControlServer:
         self._connections: set[Connection] = set()
         self._per_user: Counter[int] = Counter()
         self._joining: set[asyncio.Task[None]] = set()
+        self._refused: deque[tuple[float, socket.socket]] = deque()
         self._spare_fd = -1
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._lost_reason: str | None = None
@@ -91,6 +95,7 @@ class ControlServer:
         for connection in list(self._connections):
             connection.end()
         self._stop_timers()
+        self._keep_refused(0)
         if self._spare_fd >= 0:
             os.close(self._spare_fd)
             self._spare_fd = -1
@@ -146,11 +151,12 @@ class ControlServer:
             if error.errno not in _NO_DESCRIPTORS or self._spare_fd < 0:
                 self._keep_spare()
                 raise
+        self._keep_refused(0)
         os.close(self._spare_fd)
         self._spare_fd = -1
         try:
-            client, _ = self._control_socket.socket.accept()
-            _refuse(client, "the sandbox is out of file descriptors: try again later")
+            with self._control_socket.socket.accept()[0] as client:
+                _say_refused(client, "the sandbox is out of file descriptors: try again later")
         finally:
             self._keep_spare()
         return None
@@ -172,23 +178,36 @@ class ControlServer:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BUFFER_BYTES)
         except OSError as error:
             log.warning("a control client was refused, its credentials are unknown: %s", error.strerror)
-            _refuse(client, "not permitted: your credentials are unknown")
+            self._refuse(client, "not permitted: your credentials are unknown")
             return
         access = self._policy.access(peer)
         if access is Access.NONE:
             log.warning("refused control client %s: not permitted", peer)
-            _refuse(client, f"not permitted: {peer} may not use this socket")
+            self._refuse(client, f"not permitted: {peer} may not use this socket")
         elif self._per_user[peer.uid] >= self.limits.per_user:
-            _refuse(
+            self._refuse(
                 client, f"too many connections: uid {peer.uid} has {self.limits.per_user}, the most per user"
             )
         elif self.connections >= self.limits.total:
-            _refuse(client, f"too many connections: there are {self.limits.total}, the most in all")
+            self._refuse(client, f"too many connections: there are {self.limits.total}, the most in all")
         else:
             self._per_user[peer.uid] += 1
             task = self.loop.create_task(self._join(client, peer, access))
             self._joining.add(task)
             task.add_done_callback(self._joining.discard)
+
+    def _refuse(self, client: socket.socket, reason: str) -> None:
+        """Say why, and close a little later: many a client that cannot send its request never reads the reply."""
+        _say_refused(client, reason)
+        self._refused.append((self.loop.time() + self.limits.linger_s, client))
+        self._keep_refused(_REFUSED_KEPT)
+        if "refused" not in self._timers:
+            self._later("refused", self.limits.linger_s, self._sweep_refused)
+
+    def _keep_refused(self, most: int) -> None:
+        """Let all refused clients go but the ``most`` newest."""
+        while len(self._refused) > most:
+            self._refused.popleft()[1].close()
 
     async def _join(self, client: socket.socket, peer: Peer, access: Access) -> None:
         await self.loop.connect_accepted_socket(lambda: Connection(self, peer, access), client)
@@ -207,6 +226,13 @@ class ControlServer:
         del self._timers["sweep"]
         if self._connections:
             self._later("sweep", self.limits.sweep_s, self._sweep)
+
+    def _sweep_refused(self) -> None:
+        now = self.loop.time()
+        self._keep_refused(sum(until > now for until, _ in self._refused))
+        del self._timers["refused"]
+        if self._refused:
+            self._later("refused", self.limits.sweep_s, self._sweep_refused)
 
     def _check_socket(self) -> None:
         """Bind again if somebody deleted the file.
@@ -236,9 +262,9 @@ class ControlServer:
         self._listen()
 
 
-def _refuse(client: socket.socket, reason: str) -> None:
-    """One line, then close. It is a plain one: the peer has not said yet which language it speaks."""
+def _say_refused(client: socket.socket, reason: str) -> None:
+    """One last line. It is a plain one: the peer has not said yet which language it speaks."""
     with contextlib.suppress(OSError):
         client.setblocking(False)
         client.send(protocol.plain_error(reason))
-    client.close()
+        client.shutdown(socket.SHUT_WR)

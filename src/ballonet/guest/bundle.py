@@ -110,9 +110,7 @@ def find_busybox(env: Mapping[str, str], also_in: Sequence[str] = ("/usr/bin", "
 
     :raises HostError: there is none.
     """
-    # Not by shutil.which: importing it would cost more than the rest of a call that finds everything made.
-    for directory in (*env.get("PATH", "").split(":"), *also_in):
-        path = Path(directory, "busybox")
-        if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
-            return path
-    raise HostError("busybox is not installed (not on PATH)", hint="apt-get install busybox-static")
+    from ballonet.process import find_program
+
+    search = (*env.get("PATH", "").split(":"), *also_in)
+    return find_program("busybox", hint="apt-get install busybox-static", search=search)

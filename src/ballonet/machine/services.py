@@ -15,6 +15,7 @@ from ballonet.machine.backend import MachineBackend
 from ballonet.machine.guest_memory import GuestMemory
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.place import Place
+from ballonet.process import return_free_memory
 from ballonet.vmm.vm import Vm
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Services:
             await self._vm.balloon.check_driver()
         await self._guest.start(ready, relief=relief)
         await self._agents.start()
+        return_free_memory()
 
     async def power_off(self, timeout_s: float) -> None:
         """Let the guest end its processes, sync and power off, for as long as it may take."""

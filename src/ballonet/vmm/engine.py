@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ballonet.errors import EngineMissingError, HostError
+from ballonet.paths import replace_file
 from ballonet.process import find_program, run
 from ballonet.vmm.config import Accel, Machine
 
@@ -152,8 +152,6 @@ def _recall(kept: Path, key: str) -> Engine | None:
 def _remember(kept: Path, key: str, engine: Engine) -> None:
     document = {"key": key, "engine": {**asdict(engine), "binary": str(engine.binary)}}
     try:
-        with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as out:
-            json.dump(document, out)
-        Path(out.name).replace(kept)
-    except OSError:
+        replace_file(kept, json.dumps(document).encode())
+    except HostError:
         return  # a read-only cache only makes the next start probe again

@@ -5,14 +5,17 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
@@ -160,6 +163,18 @@ static void set_reserves(void)
 	write_once("/proc/sys/vm/percpu_pagelist_high_fraction", "256");
 }
 
+/* Programs expect 127.0.0.1 even where there is no network. */
+static void raise_loopback(void)
+{
+	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0)
+		complain("cannot raise the loopback interface: %s", strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
 void boot(void)
 {
 	umask(022);
@@ -173,6 +188,7 @@ void boot(void)
 	if (sethostname("sandbox", 7) < 0)
 		complain("cannot set the host name: %s", strerror(errno));
 	set_reserves();
+	raise_loopback();
 	load_modules();
 }
 

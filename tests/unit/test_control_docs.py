@@ -6,11 +6,14 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from ballonet.control.backend import BalloonSnapshot, Capabilities, State, TrimRequest
 from ballonet.control.connection import Limits
-from ballonet.control.protocol import ERRORS, METHODS
+from ballonet.control.protocol import ERRORS, METHODS, LimitParams, SetParams
+from ballonet.control.wire import field_specs
 from tests.unit.fake_backend import FakeBackend, serving
 
 PAGE = (Path(__file__).parents[2] / "docs" / "control-protocol.md").read_text()
@@ -68,6 +71,19 @@ def test_bounds_are_the_default_ones() -> None:
     limits = Limits()
     assert (limits.line_s, limits.idle_s, limits.write_s, limits.call_s) == (5, 300, 10, 30)
     assert f"{limits.per_user} per user, {limits.total} in all" in PAGE
+    assert f"closed {limits.linger_s:g} s later" in PAGE
+
+
+@pytest.mark.parametrize("cls", [SetParams, LimitParams, TrimRequest, BalloonSnapshot, Capabilities])
+def test_every_field_is_explained(cls: type) -> None:
+    for name in field_specs(cls):
+        assert f"`{name}`" in PAGE
+
+
+def test_every_state_is_in_the_table() -> None:
+    rows = re.search(r"^\| state \| meaning \|\n\|---\|---\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    assert rows is not None
+    assert re.findall(r"^\| `([a-z-]+)` \|", rows[1], re.MULTILINE) == list(get_args(State))
 
 
 def test_comparison_of_examples_sees_differences() -> None:

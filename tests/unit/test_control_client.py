@@ -371,3 +371,20 @@ def test_package_offers_its_clients() -> None:
     assert ballonet.control.send_plain is send_plain
     with pytest.raises(AttributeError):
         ballonet.control.nothing  # noqa: B018
+
+
+async def test_client_that_was_idle_for_longer_than_the_server_waits_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ballonet.control.client.IDLE_S", 0.0)
+    limits = Limits(line_s=0.05, idle_s=0.05, sweep_s=0.01)
+    async with (
+        serving(tmp_path / "s", FakeBackend(), limits=limits) as server,
+        await Client.connect(tmp_path / "s") as client,
+    ):
+        sync = await in_thread(SyncClient, tmp_path / "s")
+        for _ in range(2):
+            while server.connections:
+                await asyncio.sleep(0.01)  # until the server has had enough of them
+            assert (await client.get()).ceiling_mib == (await in_thread(sync.get)).ceiling_mib
+        sync.close()

@@ -28,6 +28,10 @@ DEADLINE_S = 10.0
 #: Between attempts to enter a server's full queue (seconds).
 _QUEUE_FULL_PAUSE_S = 0.01
 
+#: A connection that was silent for this long (seconds) is replaced before its next call: a server gives a connection
+#: five seconds to say something first, and no connection for ever.
+IDLE_S = 3.0
+
 _PLAIN_OK = re.compile(rb"OK ([0-9]{1,15})\r?\n?")
 
 
@@ -46,6 +50,7 @@ class Client:
         self._deadline_s = deadline_s
         self._turn = asyncio.Lock()
         self._closed = False
+        self._last_used = time.monotonic()
 
     @classmethod
     async def connect(cls, path: str | os.PathLike[str], *, deadline_s: float = DEADLINE_S) -> Self:
@@ -55,12 +60,7 @@ class Client:
         """
         name = os.fspath(path)
         calls.check_path(name)
-        deadline = time.monotonic() + deadline_s
-        while (connection := _try_connect(name)) is None:
-            if time.monotonic() > deadline:
-                raise calls.stalled(name, "connect", deadline_s)
-            await asyncio.sleep(_QUEUE_FULL_PAUSE_S)
-        return cls(name, connection, deadline_s)
+        return cls(name, await _connect_patiently(name, deadline_s), deadline_s)
 
     async def close(self) -> None:
         """Close the connection; a call on its way ends with an error. May be repeated."""
@@ -134,7 +134,13 @@ class Client:
         deadline_s = self._deadline_s + extra_s
         try:
             async with self._turn, asyncio.timeout(deadline_s):
-                return await self._exchange(call)
+                if time.monotonic() - self._last_used > IDLE_S and not self._closed:
+                    self._socket.close()
+                    self._socket = await _connect_patiently(self._path, self._deadline_s)
+                    self._input.clear()
+                answer = await self._exchange(call)
+                self._last_used = time.monotonic()
+                return answer
         except TimeoutError:
             self._closed = True
             raise calls.stalled(self._path, call.method, deadline_s) from None
@@ -181,9 +187,12 @@ class SyncClient:
         self._deadline_s = deadline_s
         self._socket = _connect(self._path, deadline_s)
         self._input = bytearray()
+        self._closed = False
+        self._last_used = time.monotonic()
 
     def close(self) -> None:
         """Close the connection. May be repeated."""
+        self._closed = True
         self._socket.close()
 
     def __enter__(self) -> Self:
@@ -240,6 +249,10 @@ class SyncClient:
     def _call(self, call: Call, extra_s: float = 0.0) -> object:
         deadline_s = self._deadline_s + extra_s
         deadline = time.monotonic() + deadline_s
+        if time.monotonic() - self._last_used > IDLE_S and not self._closed:
+            self._socket.close()
+            self._socket = _connect(self._path, self._deadline_s)
+            self._input.clear()
         try:
             with contextlib.suppress(ConnectionError):  # a refusal may be there to be read
                 self._socket.settimeout(deadline_s)
@@ -248,6 +261,7 @@ class SyncClient:
                 message = calls.read_line(self._read(call.method, deadline), self._path)
                 result = calls.result_of(call, message)
                 if result is not None:
+                    self._last_used = time.monotonic()
                     return result
         except TimeoutError:
             self.close()
@@ -295,6 +309,16 @@ def send_plain(path: str | os.PathLike[str], target_mib: int, *, deadline_s: flo
     if shown.startswith("ERR"):
         raise ControlRefusedError(shown.removeprefix("ERR").strip(), name="plain")
     raise ControlError(f"the server at {name} answered {shown[:80]!r}", hint="is it a control socket?")
+
+
+async def _connect_patiently(path: str, deadline_s: float) -> socket.socket:
+    """A connection, waited for while the server's queue is full."""
+    deadline = time.monotonic() + deadline_s
+    while (connection := _try_connect(path)) is None:
+        if time.monotonic() > deadline:
+            raise calls.stalled(path, "connect", deadline_s)
+        await asyncio.sleep(_QUEUE_FULL_PAUSE_S)
+    return connection
 
 
 def _connect(path: str, deadline_s: float) -> socket.socket:

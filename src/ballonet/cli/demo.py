@@ -160,6 +160,7 @@ class _Demo:
 
     async def _row(self, step: str, seconds: float | None = None, *, requested: int | None = None) -> Row:
         balloon, stats = await self._client.get(), await self._client.stats()
+        self._samples.append(_sample(time.monotonic() - self._started, balloon, stats))
         row = Row(
             step=step,
             requested=balloon.requested_mib if requested is None else requested,

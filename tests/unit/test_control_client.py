@@ -221,6 +221,16 @@ async def test_reply_of_another_form_is_a_clear_error(tmp_path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("code", [{"a": 1}, [], None, "x", 1.5, True, -1])
+def test_error_with_an_absurd_code_is_a_refusal(code: object) -> None:
+    call = calls.make_call("version")
+    message = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": "no"}}
+    for read in (lambda: calls.result_of(call, message), lambda: calls.change_of(message)):
+        with pytest.raises(ControlRefusedError, match="no") as caught:
+            read()
+        assert caught.value.name == "failed"
+
+
 async def test_members_of_a_newer_server_are_left_out(tmp_path: Path) -> None:
     snapshot = FakeBackend().feed.snapshot
     call = calls.make_call("balloon.get")

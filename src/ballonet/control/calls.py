@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import itertools
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from ballonet.control.backend import BalloonSnapshot
 from ballonet.control.protocol import CHANGED, ERRORS, LINE_LIMIT, METHODS, encode, parse_json
@@ -125,7 +125,8 @@ def refusal_from(error: Mapping[str, Any]) -> ControlRefusedError:
     data = error.get("data")
     data = data if isinstance(data, dict) else {}
     hint = data.get("hint")
-    known = ERRORS.get(cast(int, error.get("code")), ("failed", ""))[0]
+    code = error.get("code")  # what a server sends may be anything, also what no dictionary takes as a key
+    known = ERRORS[code][0] if isinstance(code, int) and code in ERRORS else "failed"
     return ControlRefusedError(
         str(error.get("message", "refused")),
         hint=hint if isinstance(hint, str) else None,

@@ -46,8 +46,8 @@ class MachineBackend:
 
     async def set_target(self, requested_mib: int, *, force: bool) -> SetResult:
         balloon = self._balloon()
-        clamped = await balloon.set_target(requested_mib, force=force)
-        return SetResult(requested_mib, clamped.effective_mib, clamped.by, balloon.status.generation)
+        clamped, generation = await balloon.set_target(requested_mib, force=force)
+        return SetResult(requested_mib, clamped.effective_mib, clamped.by, generation)
 
     async def wait_settled(self, generation: int, timeout_s: float) -> tuple[BalloonSnapshot, Outcome]:
         balloon = self._balloon()

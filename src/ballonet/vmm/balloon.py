@@ -75,15 +75,19 @@ class Balloon:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._follower
 
-    async def set_target(self, requested_mib: int, *, force: bool = False) -> Clamped:
+    async def set_target(self, requested_mib: int, *, force: bool = False) -> tuple[Clamped, int]:
         """Ask the guest for ``requested_mib``, brought into range. Returns when the engine has it, not the guest.
 
+        :returns: what became of the request, and its generation, for :meth:`wait_settled`.
         :param force: a shrink does not stop at the guard, whatever it does to the guest.
         :raises EngineError: the engine refused; the state is then ``failed``.
         """
         clamped = self._convergence.set_target(requested_mib, time.monotonic(), force=force)
+        generation = (
+            self.status.generation
+        )  # now: another target may be set while the engine is told of this one
         await self._retarget()
-        return clamped
+        return clamped, generation
 
     async def set_limit(self, limit_mib: int | None) -> None:
         """Bound targets and relief to ``limit_mib`` (``None``: the ceiling), from now on and at once."""
@@ -248,28 +252,35 @@ class Balloon:
 
     async def _follow(self) -> None:
         """Read actual while the guest is on its way, watch for stalls, and keep the engine's target right."""
-        with contextlib.suppress(
-            EngineError
-        ):  # said in the state, or the VM is ending: the loop ends with it
-            while True:
-                self._wake.clear()
-                await self._push()
-                if self._driver_check_due:
-                    await self.check_driver()
-                    continue
-                if self._convergence.reading_due(time.monotonic()):
-                    await self._ask_guest()
-                    continue
-                wait_s = self._convergence.next_look(time.monotonic())
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._wake.wait()
-                if wait_s is None:
-                    continue
-                self._tick()
-                self._observed((await self._qmp.execute("query-balloon"))["actual"])
-                if time.monotonic() - self._driver_checked_at > _DRIVER_CHECK_S:
-                    await self.check_driver()
+        while True:
+            self._wake.clear()
+            try:
+                await self._take_step()
+            except EngineExitedError:
+                return  # the VM says so itself
+            except EngineError as error:
+                log.warning("balloon: %s", error)  # in the state, too; the next target is a new chance
+                await self._wake.wait()
+
+    async def _take_step(self) -> None:
+        """Do what is due now, or wait until something is."""
+        await self._push()
+        if self._driver_check_due:
+            await self.check_driver()
+            return
+        if self._convergence.reading_due(time.monotonic()):
+            await self._ask_guest()
+            return
+        wait_s = self._convergence.next_look(time.monotonic())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+        if wait_s is None:
+            return
+        self._tick()
+        self._observed((await self._qmp.execute("query-balloon"))["actual"])
+        if time.monotonic() - self._driver_checked_at > _DRIVER_CHECK_S:
+            await self.check_driver()
 
     def _tick(self) -> None:
         before = self.status

@@ -1,0 +1,111 @@
+"""The balloon device against a scripted monitor, for what a real one cannot be driven to on purpose.
+
+That the scripted monitor tells the truth is shown by tests/vm/test_balloon.py, which does the same against QEMU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from ballonet.errors import EngineError
+from ballonet.memory import mib_to_bytes
+from ballonet.vmm.balloon import Balloon
+from ballonet.vmm.config import BalloonSpec, Machine
+from ballonet.vmm.convergence import State
+from ballonet.vmm.qmp import Qmp
+
+SPEC = BalloonSpec(ceiling_mib=1024, initial_mib=1024, floor_mib=128)
+
+
+class ScriptedQmp(Qmp):
+    """Answers as QEMU with a guest that follows at once, when it is allowed to."""
+
+    def __init__(self) -> None:
+        super().__init__("scripted", lambda name, data: None)
+        self.actual = mib_to_bytes(1024)
+        self.target = self.actual
+        self.follows = True
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.refuse: str | None = None
+
+    async def execute(self, command: str, **arguments: object) -> Any:
+        await self.gate.wait()
+        if command == "balloon":
+            if self.refuse is not None:
+                raise EngineError(self.refuse)
+            value = arguments["value"]
+            assert isinstance(value, int)
+            self.target = value
+        if command == "query-balloon":
+            if self.follows:
+                self.actual = self.target
+            return {"actual": self.actual}
+        if command == "x-query-virtio-status":
+            return {"status": {"statuses": ["VIRTIO_CONFIG_S_DRIVER_OK: ready"]}}
+        return {}
+
+
+@asynccontextmanager
+async def balloon_over(qmp: ScriptedQmp) -> AsyncIterator[Balloon]:
+    balloon = Balloon(SPEC, Machine.MICROVM, qmp)
+    await balloon.start()
+    await balloon.check_driver()
+    try:
+        yield balloon
+    finally:
+        await balloon.stop()
+
+
+async def test_overlapping_sets_each_have_their_own_generation_and_the_first_is_superseded() -> None:
+    qmp = ScriptedQmp()
+    async with balloon_over(qmp) as balloon:
+        qmp.gate.clear()
+        first = asyncio.create_task(balloon.set_target(300, force=True))
+        second = asyncio.create_task(balloon.set_target(400, force=True))
+        await asyncio.sleep(0)
+        qmp.gate.set()
+        (_, older), (_, newer) = await asyncio.gather(first, second)
+        assert newer == older + 1
+        assert (await balloon.wait_settled(older)).generation == newer
+        status = await balloon.wait_settled(newer)
+        assert (status.state, status.actual_mib) == (State.APPLIED, 400)
+    assert qmp.target == mib_to_bytes(400)
+
+
+async def test_an_engine_that_refuses_a_target_is_said_to_the_caller_and_in_the_state() -> None:
+    qmp = ScriptedQmp()
+    async with balloon_over(qmp) as balloon:
+        qmp.refuse = "QEMU refused balloon"
+        with pytest.raises(EngineError, match="refused"):
+            await balloon.set_target(300, force=True)
+        assert balloon.status.state is State.FAILED
+        qmp.refuse = None
+        _, generation = await balloon.set_target(300, force=True)
+        status = await balloon.wait_settled(generation)
+        assert status.state is State.APPLIED, "a refusal is not the end of it"
+
+
+async def test_a_driver_that_was_off_course_while_nobody_followed_is_set_right_again() -> None:
+    qmp = ScriptedQmp()
+    async with balloon_over(qmp) as balloon:
+        await balloon.stop()
+        qmp.target = qmp.actual = mib_to_bytes(700)  # somebody else moved it
+        await balloon.start()
+        balloon.handle_event("BALLOON_CHANGE", {"actual": qmp.actual})
+        assert balloon.status.state is not State.APPLIED
+        assert balloon.status.actual_mib == 700
+
+
+async def test_events_that_are_not_the_balloons_or_make_no_sense_change_nothing() -> None:
+    async with balloon_over(ScriptedQmp()) as balloon:
+        before = balloon.status
+        balloon.handle_event("RESUME", {})
+        balloon.handle_event("BALLOON_CHANGE", {"actual": "lots"})
+        balloon.handle_event("BALLOON_CHANGE", {})
+        assert balloon.status == before

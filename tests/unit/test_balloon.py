@@ -6,6 +6,7 @@ That the scripted monitor tells the truth is shown by tests/vm/test_balloon.py, 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from ballonet.errors import EngineError
 from ballonet.memory import mib_to_bytes
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.config import BalloonSpec, Machine
-from ballonet.vmm.convergence import State
+from ballonet.vmm.convergence import Driver, State
 from ballonet.vmm.qmp import Qmp
 
 SPEC = BalloonSpec(ceiling_mib=1024, initial_mib=1024, floor_mib=128)
@@ -33,6 +34,8 @@ class ScriptedQmp(Qmp):
         self.gate = asyncio.Event()
         self.gate.set()
         self.refuse: str | None = None
+        self.without_status = False
+        self.reported_at = int(time.time())
 
     async def execute(self, command: str, **arguments: object) -> Any:
         await self.gate.wait()
@@ -46,7 +49,11 @@ class ScriptedQmp(Qmp):
             if self.follows:
                 self.actual = self.target
             return {"actual": self.actual}
+        if command == "qom-get":
+            return {"stats": {}, "last-update": self.reported_at}
         if command == "x-query-virtio-status":
+            if self.without_status:
+                raise EngineError("The command x-query-virtio-status has not been found")
             return {"status": {"statuses": ["VIRTIO_CONFIG_S_DRIVER_OK: ready"]}}
         return {}
 
@@ -100,6 +107,17 @@ async def test_a_driver_that_was_off_course_while_nobody_followed_is_set_right_a
         balloon.handle_event("BALLOON_CHANGE", {"actual": qmp.actual})
         assert balloon.status.state is not State.APPLIED
         assert balloon.status.actual_mib == 700
+
+
+@pytest.mark.parametrize(("reported", "driver"), [(True, Driver.PRESENT), (False, Driver.ABSENT)])
+async def test_an_engine_without_the_experimental_command_is_asked_for_statistics(
+    reported: bool, driver: Driver
+) -> None:
+    qmp = ScriptedQmp()
+    qmp.without_status = True
+    qmp.reported_at = int(time.time()) if reported else 0
+    async with balloon_over(qmp) as balloon:
+        assert balloon.status.driver is driver
 
 
 async def test_events_that_are_not_the_balloons_or_make_no_sense_change_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import astuple
 
@@ -117,3 +118,13 @@ def test_absurd_report_values_are_unknown() -> None:
         b"swap_total_kib \xd9\xa3\npgmajfault 12 \nunheard_of 1\noom_kill 18446744073709551615\nuptime_ms 0\n"
     )
     assert report == GuestReport(mem_total_kib=1024, uptime_ms=0)
+
+
+def test_a_ready_that_would_not_fit_when_passed_on_is_refused() -> None:
+    modules = b"".join(b"\x02\x00" + b"\xff" * 60 + b"\0" for _ in range(900))
+    payload = struct.pack("<HHIQ", 1, 900, 0, 1) + b"6.12\0" + modules
+    with pytest.raises(GuestChannelError, match="READY frame of"):
+        messages.decode_ready(Frame(FrameType.READY, 0, payload))
+    allowed = struct.pack("<HHIQ", 1, 250, 0, 1) + b"6.12\0" + modules[: 250 * 63]
+    passed_on = messages.encode_ready(messages.decode_ready(Frame(FrameType.READY, 0, allowed)))
+    assert len(passed_on) <= 64 << 10

@@ -398,3 +398,11 @@ async def test_client_that_was_idle_for_longer_than_the_server_waits_goes_on(
                 await asyncio.sleep(0.01)  # until the server has had enough of them
             assert (await client.get()).ceiling_mib == (await in_thread(sync.get)).ceiling_mib
         sync.close()
+
+
+def test_words_of_a_server_are_bounded_and_cannot_rearrange_a_terminal() -> None:
+    error = calls.refusal_from({"code": -32602, "message": "\x1b[2J" + "x" * 5000, "data": {"hint": "\r\n"}})
+    assert "\x1b" not in error.message
+    assert len(error.message) <= 1000
+    assert error.hint is not None
+    assert error.hint.isprintable()

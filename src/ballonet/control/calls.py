@@ -120,6 +120,10 @@ def decode_reply(cls: type[T], members: object, what: str) -> T:
         ) from error
 
 
+#: How much of a server's words is shown.
+_MAX_SHOWN = 1000
+
+
 def refusal_from(error: Mapping[str, Any]) -> ControlRefusedError:
     """The exception for an error reply."""
     data = error.get("data")
@@ -128,10 +132,15 @@ def refusal_from(error: Mapping[str, Any]) -> ControlRefusedError:
     code = error.get("code")  # what a server sends may be anything, also what no dictionary takes as a key
     known = ERRORS[code][0] if isinstance(code, int) and code in ERRORS else "failed"
     return ControlRefusedError(
-        str(error.get("message", "refused")),
-        hint=hint if isinstance(hint, str) else None,
-        name=str(data.get("name", known)),
+        _shown(str(error.get("message", "refused"))),
+        hint=_shown(hint) if isinstance(hint, str) else None,
+        name=_shown(str(data.get("name", known))),
     )
+
+
+def _shown(text: str) -> str:
+    """A server's words, bounded, and without what could rearrange a terminal: they may be anyone's."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:_MAX_SHOWN])
 
 
 def connect_error(path: str, error: OSError) -> ControlError:

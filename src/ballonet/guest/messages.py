@@ -21,6 +21,9 @@ KEEP_ID = 0xFFFF_FFFF
 
 _MAX_TEXT_BYTES = 512
 _MAX_FAILED_MODULES = 1024
+#: The agent's READY is a few KiB at most. Each byte that is not text takes three when it is passed on to local clients,
+#: so this much always fits in a frame again.
+_MAX_READY_BYTES = 16 << 10
 
 
 class TrimFlags(enum.IntFlag):
@@ -193,6 +196,8 @@ def decode_ready(frame: Frame) -> Ready:
     payload = frame.payload
     if len(payload) < _READY.size:
         raise GuestChannelError(f"READY frame of {len(payload)} bytes; it has at least {_READY.size}")
+    if len(payload) > _MAX_READY_BYTES:
+        raise GuestChannelError(f"READY frame of {len(payload)} bytes; it has at most {_MAX_READY_BYTES}")
     version, count, features, boot_ms = _READY.unpack_from(payload)
     if version != PROTOCOL_VERSION:
         raise GuestChannelError(

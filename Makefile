@@ -53,6 +53,10 @@ vm: setup
 bench: setup
 	$(PYTHON) -m bench.boot
 	$(PYTHON) -m bench.resize
+	$(PYTHON) -m bench.control
+	$(PYTHON) -m bench.relief
+	$(PYTHON) -m bench.weight
+	$(PYTHON) -m bench.boots
 
 clean:
 	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin

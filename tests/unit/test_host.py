@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ballonet.errors import HostError
 from ballonet.host.cgroup import Hierarchy, find_hierarchy, open_group
 from ballonet.host.proc import read_pss_bytes, read_resident
+from ballonet.host.scope import enter_scope, scope_request
 from ballonet.machine.hardcap import allowed_bytes
 
 
@@ -141,3 +142,36 @@ def test_the_cap_never_falls_below_the_target_nor_below_what_a_guest_that_follow
             assert allowed >= min(actual, before), "lowered only as far as actual came down"
         if allowed > before:
             assert allowed == target, "raised only by a target"
+
+
+def test_a_scope_is_asked_for_as_systemd_documents_it() -> None:
+    words = scope_request("ballonet-box-7.scope", 7, user=True)
+    assert words[:3] == ["busctl", "--user", "call"]
+    signature, unit, mode, count, *properties = words[words.index("StartTransientUnit") + 1 :]
+    assert (signature, unit, mode, count) == ("ssa(sv)a(sa(sv))", "ballonet-box-7.scope", "fail", "2")
+    assert properties == ["PIDs", "au", "1", "7", "Delegate", "b", "true", "0"]
+    assert scope_request("x.scope", 7, user=False)[1] == "--system"
+
+
+def test_entering_a_scope_waits_until_the_manager_has_moved_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "cgroup"
+    own.write_text("0::/user.slice\n")
+    busctl = tmp_path / "busctl"
+    busctl.write_text(
+        f'#!/bin/sh\nfor w in "$@"; do case $w in *.scope) echo "0::/a/$w" > {own};; esac; done\n'
+    )
+    busctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    enter_scope("box", own_cgroup=own)
+    assert f"box-{os.getpid()}.scope" in own.read_text()
+
+
+def test_a_manager_that_refuses_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busctl = tmp_path / "busctl"
+    busctl.write_text("#!/bin/sh\necho 'Call failed: Access denied' >&2; exit 1\n")
+    busctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(HostError, match="Access denied"):
+        enter_scope("box")

@@ -59,7 +59,7 @@ def open_group(name: str, *, hierarchy: Hierarchy | None = None) -> MemoryGroup:
 
     :raises HostError: this host gives no writable memory controller; the message says what was found.
     """
-    hierarchy = hierarchy or find_hierarchy()
+    hierarchy = hierarchy or _find_or_make_hierarchy(name)
     directory = hierarchy.parent / name
     try:
         if hierarchy.version == 2:
@@ -73,6 +73,24 @@ def open_group(name: str, *, hierarchy: Hierarchy | None = None) -> MemoryGroup:
             hint=_hint(hierarchy.version),
         ) from error
     return group
+
+
+def _find_or_make_hierarchy(name: str) -> Hierarchy:
+    """What is there; else, with version 2, a systemd scope of our own."""
+    try:
+        return find_hierarchy()
+    except HostError as error:
+        if "" not in _mounts(Path("/proc/self/mounts")) or os.environ.get(DELEGATED_VARIABLE):
+            raise
+        from ballonet.host.scope import enter_scope
+
+        try:
+            enter_scope(name)
+        except HostError as refused:
+            raise HostError(
+                f"{error.message}; and no systemd scope: {refused.message}", hint=error.hint
+            ) from refused
+        return find_hierarchy()
 
 
 def find_hierarchy(
@@ -185,9 +203,23 @@ class _GroupV2:
 
 
 def _delegate_memory(parent: Path) -> None:
-    """See to it that the children of ``parent`` have the memory controller."""
-    if "memory" not in _words(parent / "cgroup.subtree_control"):
-        (parent / "cgroup.subtree_control").write_text("+memory")
+    """See to it that the children of ``parent`` have the memory controller.
+
+    A group with processes in it cannot give controllers to its children (cgroup-v2.rst, "No Internal Process
+    Constraint"): if the process is ourselves, we step into a child of our own.
+    """
+    control = parent / "cgroup.subtree_control"
+    if "memory" in _words(control):
+        return
+    try:
+        control.write_text("+memory")
+    except OSError as error:
+        if error.errno != errno.EBUSY or str(os.getpid()) not in _words(parent / "cgroup.procs"):
+            raise
+        leaf = parent / "ballonet"
+        leaf.mkdir(exist_ok=True)
+        (leaf / "cgroup.procs").write_text(str(os.getpid()))
+        control.write_text("+memory")
 
 
 def _remove(directory: Path) -> None:

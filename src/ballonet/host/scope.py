@@ -1,0 +1,44 @@
+"""A systemd scope of our own: how a plain user gets a delegated cgroup on a host with cgroup version 2.
+
+The manager (the user's, or the system's for root) is asked over D-Bus, with ``busctl``, to put this process into a
+transient scope with ``Delegate=yes`` (org.freedesktop.systemd1(5), StartTransientUnit; systemd's CGROUP_DELEGATION).
+The scope ends with the processes in it: there is nothing to clean up.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from ballonet.errors import HostError
+from ballonet.process import find_program, run
+
+#: How long the manager may take to move us (seconds).
+_MOVE_S = 10.0
+_LOOK_S = 0.01
+
+
+def scope_request(unit: str, pid: int, *, user: bool) -> list[str]:
+    """The words for ``busctl`` that put ``pid`` into a delegated scope named ``unit``. Pure."""
+    return [
+        *("busctl", "--user" if user else "--system", "call"),
+        *("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"),
+        *("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail"),
+        *("2", "PIDs", "au", "1", str(pid), "Delegate", "b", "true", "0"),
+    ]
+
+
+def enter_scope(name: str, *, own_cgroup: Path = Path("/proc/self/cgroup")) -> None:
+    """Move this process into a delegated scope.
+
+    :raises HostError: there is no systemd manager to ask, or it refuses.
+    """
+    unit = f"{name}-{os.getpid()}.scope"
+    find_program("busctl", hint="this host does not run systemd: use a delegated cgroup directory")
+    run(scope_request(unit, os.getpid(), user=os.geteuid() != 0), timeout_s=_MOVE_S)
+    deadline = time.monotonic() + _MOVE_S
+    while unit not in own_cgroup.read_text():
+        if time.monotonic() > deadline:
+            raise HostError(f"systemd did not move process {os.getpid()} into {unit} within {_MOVE_S:g} s")
+        time.sleep(_LOOK_S)

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 from ballonet.cli.sandbox_options import add_sandbox_options, config_from, report_progress
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
 #: How long the command may take to end after a signal was passed on to it (seconds).
 SIGNAL_GRACE_S = 10.0
+#: When the channel to the command is lost, the sandbox's own end, which says why, follows within this (seconds).
+_END_S = 15.0
 _READ_BYTES = 65536
 
 
@@ -122,11 +124,9 @@ class _Run:
         if process is None:
             return first
         await process.send_signal(first)
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(SIGNAL_GRACE_S):
                 await self._signals.get()
-        except TimeoutError:
-            pass
         return first
 
     async def _work(self) -> int:
@@ -149,7 +149,11 @@ class _Run:
                 await asyncio.gather(_copy(process.stdout, 1), _copy(process.stderr, 2))
                 return (await process.wait()).returncode
             except GuestChannelError as error:
-                end = await sandbox.wait()
+                try:
+                    async with asyncio.timeout(_END_S):
+                        end = await sandbox.wait()
+                except TimeoutError:
+                    raise error from None  # it lives, but the guest cannot be talked to any more
                 raise SandboxError(f"the sandbox ended before the command did: {end.detail}") from error
             finally:
                 if feeding is not None:

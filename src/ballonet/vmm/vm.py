@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from ballonet.errors import EngineError, EngineExitedError
+from ballonet.errors import EngineError
 from ballonet.process import spawn, wait_exit
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.config import VmSpec
@@ -201,6 +201,3 @@ def explain_exit(status: int, reason: str | None, stopping: bool, console: str, 
         return VmExit(ExitReason.ENGINE_KILLED, status, f"QEMU was killed by {name}")
     last = f": {words}" if words else ""
     return VmExit(ExitReason.ENGINE_FAILED, status, f"QEMU ended by itself with status {status}{last}")
-
-
-__all__ = ["EngineExitedError", "ExitReason", "Vm", "VmExit", "explain_exit"]

@@ -35,8 +35,11 @@ def find_program(name: str, *, hint: str, search: Sequence[str] | None = None) -
     # Not shutil.which: shutil brings archive modules along, which every sandbox's process would carry.
     for directory in search:
         path = Path(directory, name)
-        if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
-            return path
+        with contextlib.suppress(
+            OSError
+        ):  # a directory that we may not enter: another user's, left on PATH by su
+            if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
+                return path
     raise HostError(f"{name} is not installed (not on PATH)", hint=hint)
 
 

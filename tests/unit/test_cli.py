@@ -100,3 +100,16 @@ def test_a_plot_that_cannot_be_drawn_is_refused_before_booting(
 def test_the_hidden_command_refuses_bad_flags_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sandbox", "--name", "x", "--nope", "1"]) == 2
     assert "unknown flag" in capsys.readouterr().err
+
+
+def test_a_defect_of_ours_is_one_line_and_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr("ballonet.cli.sandbox_options.SandboxBuilder", broken)
+    assert main(["run", "--", "true"]) == 125
+    assert capsys.readouterr().err.startswith(
+        "ballonet: internal error: ZeroDivisionError: a defect\n  hint: "
+    )

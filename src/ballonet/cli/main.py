@@ -51,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output went away: nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        logging.getLogger(__name__).debug("internal error", exc_info=True)
+        print(f"ballonet: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("  hint: this is a defect of ballonet; 'ballonet --debug …' shows where", file=sys.stderr)
+        return EXIT_FAILED
 
 
 def _dispatch(words: list[str]) -> int:

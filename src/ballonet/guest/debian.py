@@ -23,7 +23,7 @@ _REFRESH = f"refresh apt's lists as root (apt-get update), {_OWN_KERNEL}"
 _DOWNLOAD_S = 900
 
 _DEPENDS = re.compile(r"^\s*\|?Depends: (linux-image-\d\S*)$", re.MULTILINE)
-# "500 http://deb.debian.org/debian bookworm/main amd64 Packages" in the output of apt-cache policy.
+# "500 http://HOST/debian bookworm/main amd64 Packages" in the output of apt-cache policy.
 _LIST = re.compile(r"^\s*-?\d+ \S.* Packages$", re.MULTILINE)
 
 

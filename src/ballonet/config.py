@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ballonet.errors import ConfigError
 from ballonet.memory import MAX_MIB
+from ballonet.paths import MAX_SOCKET_PATH_BYTES
 from ballonet.vmm.config import Accel, Machine, VmConfig
 
 #: Names are safe as file names, host names and label values.
@@ -20,8 +21,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 MIN_MEMORY_MIB = 96
 #: The most processors that the engine's machine types take.
 MAX_CPUS = 255
-#: Bytes in ``sockaddr_un.sun_path`` less the terminating NUL (unix(7)).
-MAX_SOCKET_PATH_BYTES = 107
 #: The fields that let others than the owner use the control socket.
 ACCESS_FIELDS = (
     "balloon_allow_users",

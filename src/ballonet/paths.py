@@ -16,6 +16,9 @@ from pathlib import Path
 
 from ballonet.errors import ConfigError, HostError
 
+#: Bytes in ``sockaddr_un.sun_path`` (unix(7)), its end excluded.
+MAX_SOCKET_PATH_BYTES = 107
+
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 

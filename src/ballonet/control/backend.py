@@ -11,13 +11,13 @@ from typing import Annotated, Literal, Protocol
 
 from ballonet.control.wire import Range
 from ballonet.memory import MAX_MIB
+from ballonet.target import Clamp, clamp_target
 
 #: ``converging``: on its way. ``applied``: *actual* has reached the target. ``guest-refused``: no progress; the guest
 #: does not give (or take) more. ``guest-floor``: a shrink stopped at the guard, as going on would hurt the guest.
 #: ``no-driver``: the guest never took the device. ``failed``: the engine refused or ended.
 State = Literal["converging", "applied", "guest-refused", "guest-floor", "no-driver", "failed"]
 Driver = Literal["present", "absent", "unknown"]
-Clamp = Literal["floor", "ceiling", "limit"]
 Outcome = Literal["settled", "timeout", "superseded"]
 
 Mib = Annotated[int, Range(0, MAX_MIB)]
@@ -200,16 +200,10 @@ class Backend(Protocol):
 
 
 def clamp(requested_mib: int, snapshot: BalloonSnapshot) -> tuple[int, Clamp | None]:
-    """The effective target for a request, and which bound moved it: [floor, ceiling], then the host's limit.
-
-    A limit below the floor means the floor: the floor is the guest's guarantee.
-    """
-    if requested_mib < snapshot.floor_mib:
-        return snapshot.floor_mib, "floor"
-    if snapshot.limit_mib is not None and snapshot.limit_mib < snapshot.ceiling_mib:
-        most = max(snapshot.limit_mib, snapshot.floor_mib)
-        if requested_mib > most:
-            return most, "limit"
-    if requested_mib > snapshot.ceiling_mib:
-        return snapshot.ceiling_mib, "ceiling"
-    return requested_mib, None
+    """The effective target for a request, and which bound moved it: see :func:`~ballonet.target.clamp_target`."""
+    return clamp_target(
+        requested_mib,
+        floor_mib=snapshot.floor_mib,
+        ceiling_mib=snapshot.ceiling_mib,
+        limit_mib=snapshot.limit_mib,
+    )

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 from ballonet.control.backend import BalloonSnapshot
 from ballonet.control.protocol import CHANGED, ERRORS, LINE_LIMIT, METHODS, encode, parse_json
-from ballonet.control.socketfile import MAX_PATH_BYTES
 from ballonet.control.wire import decode, show
 from ballonet.errors import ControlError, ControlRefusedError
+from ballonet.paths import MAX_SOCKET_PATH_BYTES
+from ballonet.text import printable
 
 T = TypeVar("T")
 
@@ -140,7 +141,7 @@ def refusal_from(error: Mapping[str, Any]) -> ControlRefusedError:
 
 def _shown(text: str) -> str:
     """A server's words, bounded, and without what could rearrange a terminal: they may be anyone's."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:_MAX_SHOWN])
+    return printable(text[:_MAX_SHOWN])
 
 
 def connect_error(path: str, error: OSError) -> ControlError:
@@ -162,8 +163,12 @@ def connect_error(path: str, error: OSError) -> ControlError:
 def check_path(path: str) -> None:
     """:raises ControlError: no socket can have this path."""
     length = len(path.encode("utf-8", "surrogateescape"))
-    if not path or "\0" in path or length > MAX_PATH_BYTES:
-        reason = f"it has {length} bytes, at most {MAX_PATH_BYTES} are possible" if length else "it is empty"
+    if not path or "\0" in path or length > MAX_SOCKET_PATH_BYTES:
+        reason = (
+            f"it has {length} bytes, at most {MAX_SOCKET_PATH_BYTES} are possible"
+            if length
+            else "it is empty"
+        )
         raise ControlError(f"cannot connect to the control socket {path!r}: {reason}", hint="check the path")
 
 

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Final, Literal, NoReturn
 from ballonet.control.backend import (
     BalloonSnapshot,
     Capabilities,
-    Clamp,
     Mib,
     Outcome,
     SetResult,
@@ -28,6 +27,7 @@ from ballonet.control.backend import (
 from ballonet.control.wire import Range, decode, show
 from ballonet.errors import ControlError
 from ballonet.memory import MAX_MIB, mib_to_pages
+from ballonet.target import Clamp
 
 #: Raised when a change would break a client that keeps to the documentation.
 PROTOCOL_VERSION: Final = 1

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ballonet.errors import BindError, BusyError, ConfigError
+from ballonet.paths import MAX_SOCKET_PATH_BYTES
 
 log = logging.getLogger(__name__)
-
-#: ``sun_path`` has 108 bytes, its end included (unix(7)).
-MAX_PATH_BYTES = 107
 
 #: Connections that the kernel holds until they are accepted; more wait in ``connect``.
 _BACKLOG = 512
@@ -57,9 +55,9 @@ def path_problem(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     if "\0" in name:
         return "the path holds a zero byte", "give the path of a file"
     length = len(os.fsencode(name))
-    if length > MAX_PATH_BYTES:
+    if length > MAX_SOCKET_PATH_BYTES:
         return (
-            f"the path has {length} bytes, a Unix socket's has at most {MAX_PATH_BYTES}",
+            f"the path has {length} bytes, a Unix socket's has at most {MAX_SOCKET_PATH_BYTES}",
             "choose a shorter directory",
         )
     parent = Path(name).parent

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ballonet.errors import ConfigError, GuestChannelError
 from ballonet.guest.frames import MAX_TO_GUEST_BYTES, MAX_WORDS, PROTOCOL_VERSION, Frame
+from ballonet.text import printable
 
 #: The uid or gid that means "as the agent is" (root).
 KEEP_ID = 0xFFFF_FFFF
@@ -59,8 +60,7 @@ def _unpack(layout: struct.Struct, frame: Frame) -> tuple[int, ...]:
 
 def _text(data: bytes) -> str:
     """Text from the guest: bounded, and without what could rearrange a terminal."""
-    decoded = data[:_MAX_TEXT_BYTES].decode(errors="replace")
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in decoded)
+    return printable(data[:_MAX_TEXT_BYTES].decode(errors="replace"))
 
 
 _U32 = struct.Struct("<I")

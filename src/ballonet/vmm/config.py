@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+
+from ballonet.target import Clamp, clamp_target
 
 
 class Machine(StrEnum):
@@ -78,7 +79,7 @@ class Clamped:
     requested_mib: int
     effective_mib: int
     #: What was in the way: an end of the range, the host's limit, or nothing.
-    by: Literal["floor", "ceiling", "limit"] | None
+    by: Clamp | None
 
 
 @dataclass(frozen=True)
@@ -94,19 +95,11 @@ class BalloonSpec:
     guard_mib: int = 0
 
     def clamp(self, requested_mib: int, limit_mib: int | None = None) -> Clamped:
-        """``requested_mib`` brought into [floor, ceiling], and under the host's limit if there is one.
-
-        A limit below the floor means the floor: the floor is promised to the guest.
-        """
-        if requested_mib < self.floor_mib:
-            return Clamped(requested_mib, self.floor_mib, "floor")
-        if limit_mib is not None and limit_mib < self.ceiling_mib:
-            most = max(limit_mib, self.floor_mib)
-            if requested_mib > most:
-                return Clamped(requested_mib, most, "limit")
-        if requested_mib > self.ceiling_mib:
-            return Clamped(requested_mib, self.ceiling_mib, "ceiling")
-        return Clamped(requested_mib, requested_mib, None)
+        """``requested_mib`` brought into [floor, ceiling], and under the host's limit if there is one."""
+        effective_mib, by = clamp_target(
+            requested_mib, floor_mib=self.floor_mib, ceiling_mib=self.ceiling_mib, limit_mib=limit_mib
+        )
+        return Clamped(requested_mib, effective_mib, by)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Where ballonet keeps its files, and how a file there comes to be: whole, or not at all.
 
-Owns the cache directory (kernels, initramfs: can be deleted at any time) and the run directory (one directory
-per running sandbox). Directories follow the XDG Base Directory Specification 0.8. Never decides what is in them.
+Knows the cache, state and data directories and the run directory (one directory per running sandbox). Directories follow the XDG Base Directory Specification 0.8. Never decides what is in them.
 """
 
 from __future__ import annotations
@@ -25,12 +24,30 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 def cache_dir(env: Mapping[str, str] | None = None) -> Path:
     """The cache directory: ``$XDG_CACHE_HOME/ballonet``, else ``~/.cache/ballonet``; made on demand, mode 0700.
 
+    What is in it can be made again: it may be deleted at any time.
+
     :param env: the environment to read; the process's own by default.
     :raises HostError: it cannot be made, or is not a directory of ours.
     """
-    env = os.environ if env is None else env
-    base = _absolute(env.get("XDG_CACHE_HOME")) or _home(env) / ".cache"
-    return private_dir(base / "ballonet", hint="set XDG_CACHE_HOME to a directory that is yours")
+    return _base_dir("XDG_CACHE_HOME", ".cache", env)
+
+
+def state_dir(env: Mapping[str, str] | None = None) -> Path:
+    """The state directory (the registry, each kept sandbox's logs and disk): ``$XDG_STATE_HOME/ballonet``, else
+    ``~/.local/state/ballonet``; made on demand, mode 0700.
+
+    :raises HostError: it cannot be made, or is not a directory of ours.
+    """
+    return _base_dir("XDG_STATE_HOME", ".local/state", env)
+
+
+def data_dir(env: Mapping[str, str] | None = None) -> Path:
+    """The data directory (images, named volumes): ``$XDG_DATA_HOME/ballonet``, else ``~/.local/share/ballonet``;
+    made on demand, mode 0700.
+
+    :raises HostError: it cannot be made, or is not a directory of ours.
+    """
+    return _base_dir("XDG_DATA_HOME", ".local/share", env)
 
 
 def run_dir(env: Mapping[str, str] | None = None) -> Path:
@@ -149,6 +166,12 @@ def _run_dir_path(env: Mapping[str, str], uid: int, root: Path = Path("/")) -> P
     return user / "ballonet" if _owned_directory(user, uid) else root / "tmp" / f"ballonet-{uid}"
 
 
+def _base_dir(variable: str, below_home: str, env: Mapping[str, str] | None) -> Path:
+    env = os.environ if env is None else env
+    base = _absolute(env.get(variable)) or _home(env, variable) / below_home
+    return private_dir(base / "ballonet", hint=f"set {variable} to a directory that is yours")
+
+
 def _absolute(text: str | None) -> Path | None:
     # The XDG specification has relative paths ignored, like unset ones.
     return Path(text) if text and text.startswith("/") else None
@@ -162,7 +185,7 @@ def _owned_directory(path: Path, uid: int) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == uid
 
 
-def _home(env: Mapping[str, str]) -> Path:
+def _home(env: Mapping[str, str], variable: str) -> Path:
     home = _absolute(env.get("HOME"))
     if home is not None:
         return home
@@ -171,6 +194,4 @@ def _home(env: Mapping[str, str]) -> Path:
     try:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:
-        raise HostError(
-            f"user {os.getuid()} has no home directory", hint="set HOME or XDG_CACHE_HOME"
-        ) from None
+        raise HostError(f"user {os.getuid()} has no home directory", hint=f"set HOME or {variable}") from None

@@ -1,6 +1,7 @@
 """Where ballonet keeps its files, and how a file there comes to be: whole, or not at all.
 
-Knows the cache, state and data directories and the run directory (one directory per running sandbox). Directories follow the XDG Base Directory Specification 0.8. Never decides what is in them.
+Knows the cache, state and data directories and the run directory (one directory per running sandbox).
+Directories follow the XDG Base Directory Specification 0.8. Never decides what is in them.
 """
 
 from __future__ import annotations

@@ -31,15 +31,39 @@ class ConfigError(BallonetError):
 
 
 class NameInUseError(ConfigError):
-    """A sandbox of that name is already running; it was left alone."""
+    """There is a sandbox of that name already; it was left alone."""
 
     code = "name-in-use"
+
+
+class UnknownSandboxError(ConfigError):
+    """There is no sandbox of that name."""
+
+    code = "unknown-sandbox"
+
+
+class NotRunningError(ConfigError):
+    """The sandbox exists but does not run, and what was asked needs it to."""
+
+    code = "not-running"
+
+
+class StillRunningError(ConfigError):
+    """The sandbox runs, and what was asked needs it not to."""
+
+    code = "still-running"
 
 
 class HostError(BallonetError):
     """The host lacks something that is needed (a program, a directory, a permission)."""
 
     code = "host"
+
+
+class RegistryError(HostError):
+    """The registry of sandboxes cannot be used; it was left as it is."""
+
+    code = "registry"
 
 
 class ProcessError(HostError):

@@ -1,0 +1,76 @@
+"""Which process is meant, for longer than its number lasts: numbers are used again, and after a reboot all are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ballonet.host.proc import PROC
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process number with the time it was started (clock ticks since boot) and the boot of the host (proc(5))."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+    @classmethod
+    def of(cls, pid: int, *, proc: Path = PROC) -> Self | None:
+        """The process that has number ``pid`` now; ``None`` if there is none, or it has ended (a zombie)."""
+        start = _start_ticks(pid, proc)
+        return None if start is None else cls(pid, start, boot_id(proc))
+
+    @classmethod
+    def ours(cls) -> Self:
+        """This process."""
+        found = cls.of(os.getpid())
+        assert found is not None, "a process that runs is in /proc"
+        return found
+
+    def alive(self, *, proc: Path = PROC) -> bool:
+        """Whether this very process still runs."""
+        return self.boot_id == boot_id(proc) and self.start_ticks == _start_ticks(self.pid, proc)
+
+    def open(self) -> int | None:
+        """A pidfd of it (pidfd_open(2)), the caller's to close; ``None`` if it has ended."""
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return None
+        if self.alive():  # looked at after opening: the descriptor cannot change whom it means
+            return pidfd
+        os.close(pidfd)
+        return None
+
+    def to_json(self) -> list[Any]:
+        return [self.pid, self.start_ticks, self.boot_id]
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self | None:
+        """``None`` for what :meth:`to_json` did not make."""
+        match value:
+            case [int(pid), int(start), str(boot)]:
+                return cls(pid, start, boot)
+        return None
+
+
+def boot_id(proc: Path = PROC) -> str:
+    """The kernel's random name for this boot of the host (random(4)); empty if it cannot be read."""
+    try:
+        return (proc / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _start_ticks(pid: int, proc: Path) -> int | None:
+    try:
+        stat = (proc / str(pid) / "stat").read_text(errors="replace")
+        # The name is in brackets and may hold anything; the fields after it count from the third.
+        fields = stat.rsplit(")", 1)[1].split()
+        return None if fields[0] in "ZX" else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None

@@ -1,0 +1,64 @@
+"""One row of the registry: a sandbox as it was asked for, and what is known of its last run. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ballonet.host.identity import ProcessId
+
+
+class State(StrEnum):
+    """Where a sandbox is in its life."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    #: It did not come up.
+    FAILED = "failed"
+
+    @property
+    def lives(self) -> bool:
+        """Whether it has a process."""
+        return self in (State.STARTING, State.RUNNING)
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a sandbox runs by itself. Without one it idles until it is stopped."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    #: ``UID`` or ``UID:GID``; ``None`` is root.
+    user: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A sandbox. Times are unix seconds."""
+
+    name: str
+    created_at: float
+    #: The desired configuration, as the flags of :mod:`ballonet.machine.args`: what the next start uses.
+    flags: tuple[str, ...]
+    #: What the root was asked to be made from; ``None`` is the built-in root.
+    image: str | None = None
+    command: Command | None = None
+    #: The sandbox goes away when it ends.
+    auto_remove: bool = False
+    #: Share of memory that the host's autopilot gives it, against 100 for the others.
+    weight: int = 100
+    #: Memory that the autopilot never takes from it (MiB).
+    reserve_mib: int = 0
+    state: State = State.CREATED
+    #: Names the last run; its notes carry the same.
+    run_id: str | None = None
+    #: Who started the last run: it is waited for as long as this process lives.
+    starter: ProcessId | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    end_reason: str | None = None
+    end_detail: str | None = None
+    exit_code: int | None = None

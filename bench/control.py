@@ -100,7 +100,7 @@ async def measure(rounds: int, count: int) -> None:
         "balloon.get alone": [],
         f"balloon.get, {SILENT + SLOW + 1} hostile": [],
     }
-    async with BareVm() as qmp, await Sandbox.start(CONFIG) as sandbox:
+    async with BareVm() as qmp, await Sandbox.create(CONFIG) as sandbox:
         path = sandbox.control_socket
         assert path is not None
         async with await Client.connect(path) as client:

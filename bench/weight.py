@@ -17,7 +17,7 @@ async def measure(count: int) -> None:
     sandboxes: list[Sandbox] = []
     try:
         for config in configs:
-            sandboxes.append(await Sandbox.start(config))
+            sandboxes.append(await Sandbox.create(config))
             await sandboxes[-1].exec(["true"])
         await asyncio.sleep(5)
         own = [(read_pss_bytes(sandbox.pid) or 0) / MIB for sandbox in sandboxes]

@@ -8,11 +8,8 @@ from typing import Any, Self
 
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError
-from ballonet.memory import parse_size
+from ballonet.memory import Size, parse_size
 from ballonet.vmm.config import Accel, Machine
-
-#: A size: MiB as a number, or text such as "1.5G".
-Size = int | str
 
 
 class SandboxBuilder:

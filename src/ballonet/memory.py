@@ -19,6 +19,9 @@ BALLOON_PAGE_BYTES = 4096
 #: The largest size that any setting accepts, in MiB (16 TiB): far above real hosts, far below overflow.
 MAX_MIB = 16 << 20
 
+#: A size: MiB as a number, or text such as "1.5G".
+Size = int | str
+
 _SIZE = re.compile(r"\s*(?P<number>\d{1,12}(?:\.\d{1,6})?)\s*(?P<unit>[a-zA-Z]*)\s*", re.ASCII)
 _UNIT_MIB = {"": 1, "m": 1, "mb": 1, "mib": 1, "g": 1024, "gb": 1024, "gib": 1024}
 _UNIT_MIB |= {"t": 1024**2, "tb": 1024**2, "tib": 1024**2}
@@ -47,6 +50,24 @@ def mib_to_pages(mib: int) -> int:
 def pages_to_mib(pages: int) -> int:
     """Whole MiB in 4 KiB pages, rounded down."""
     return bytes_to_mib(pages * BALLOON_PAGE_BYTES)
+
+
+def to_mib(size: Size, what: str = "size") -> int:
+    """A size as a program gives it, a number of MiB or text for :func:`parse_size`, as whole MiB.
+
+    :param what: the setting's name, for the message.
+    :raises ConfigError: it is of another type, negative, or not a size.
+    """
+    if isinstance(size, str):
+        return parse_size(size, what)
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise ConfigError(
+            f"{what} must be MiB as a whole number, or text, not {type(size).__name__} ({size!r})",
+            hint='for example 512 or "1.5G"',
+        )
+    if not 0 <= size <= MAX_MIB:
+        raise ConfigError(f"{what} {size} MiB is outside 0 to {MAX_MIB} MiB")
+    return size
 
 
 def parse_size(text: str, what: str = "size") -> int:

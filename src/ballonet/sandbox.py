@@ -1,48 +1,62 @@
-"""Sandbox: what a program holds. Starts the sandbox's own process and talks to its guest."""
+"""Sandbox: what a program holds. Made, found and ended here; commands, files and the balloon through it.
+
+Async; :mod:`ballonet.sync` is the same without asyncio.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import secrets
-import socket
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from ballonet import lifecycle
+from ballonet.builder import SandboxBuilder, Size
 from ballonet.config import SandboxConfig
-from ballonet.errors import BallonetError, SandboxError
-from ballonet.machine.args import render_flags
-from ballonet.machine.owner import STOP, Report
-from ballonet.process import spawn, wait_exit
+from ballonet.errors import ConfigError, NotRunningError
+from ballonet.machine.launch import OwnedProcess, SandboxEnd
+from ballonet.machine.place import agent_socket_path
+from ballonet.memory import to_mib
+from ballonet.registry.record import Command, Record
+from ballonet.registry.registry import Registry
 
 if TYPE_CHECKING:
+    from ballonet.control.backend import BalloonSnapshot, Stats, TrimResult
+    from ballonet.control.client import Client
+    from ballonet.control.protocol import SetReply
     from ballonet.guest.agent_client import AgentClient, GuestProcess
+    from ballonet.guest.files import GuestFiles
+    from ballonet.modify import Change, Plan
 
-log = logging.getLogger(__name__)
+__all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
 
-#: How long the sandbox's process may take to clean up after it was told to end (seconds).
-_END_TIMEOUT_S = 30.0
 #: The most that each output of a command may have when it is collected in memory.
 MAX_OUTPUT_BYTES = 256 << 20
 
 
 def random_name(prefix: str = "box") -> str:
-    """A name that no running sandbox is likely to have."""
+    """A name that no sandbox is likely to have."""
     return f"{prefix}-{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True)
-class SandboxEnd:
-    """How a sandbox ended: a word (see :class:`ballonet.vmm.vm.ExitReason`), and a sentence."""
+class Balloon:
+    """A sandbox's balloon, for :meth:`Sandbox.create`. Sizes are MiB, or text such as ``"1.5G"``."""
 
-    reason: str
-    detail: str
+    #: Guest-visible memory at boot; the ceiling by default.
+    initial: Size | None = None
+    #: The least that a target may ask for; by default max(128 MiB, a quarter of the ceiling).
+    min: Size | None = None
+    control_socket: str | Path | None = None
+    #: Available memory that a shrink leaves to the guest unless forced.
+    guard: Size | None = None
+    deflate_on_oom: bool = True
+    free_page_reporting: bool = True
+    pressure_relief: bool = True
+    hard_cap: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,81 +69,202 @@ class ExecResult:
 
 
 class Sandbox:
-    """A running sandbox that belongs to this program: it ends when the program does, however that ends.
+    """A sandbox. *Owned* ones end and go away with the program that created them, however that ends; *detached* ones
+    stay until they are stopped and removed.
 
-    Use :meth:`start`, or ``async with await Sandbox.start(config) as sandbox``.
+    ``async with await Sandbox.create("box", memory="1G") as box: …``; leaving the block ends an owned sandbox at
+    once, and leaves a detached one alone.
     """
 
-    def __init__(
-        self,
-        config: SandboxConfig,
-        child: subprocess.Popen[bytes],
-        line: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        log_file: IO[bytes],
-    ) -> None:
-        self.config = config
-        self.engine_pid = 0
-        self.agent_socket = Path()
-        self.control_socket: Path | None = None
-        #: From the start of the sandbox's process to the guest agent's first word.
-        self.boot_s = 0.0
-        self._child = child
-        self._reader, self._writer = line
-        self._log_file = log_file
+    def __init__(self, registry: Registry, record: Record, process: OwnedProcess | None = None) -> None:
+        self._registry = registry
+        self._record = record
+        self._process = process
         self._agent: AgentClient | None = None
-        self._ready: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
-        self._last_report: Report | None = None
-        self._ended = asyncio.create_task(self._follow(), name="sandbox end")
+        self._connecting = asyncio.Lock()
+        #: The balloon: look at it, move it, watch it.
+        self.balloon = BalloonHandle(self)
+        #: From the start of the sandbox's process to the guest agent's first word (seconds); 0 when not known.
+        self.boot_s = 0.0
+        self._control_socket: str | None = None
+        self._engine_pid = 0
+        self._process_pid = 0
+        if process is not None:
+            self._process_pid = process.pid
+            self._take(process.facts)
+        elif (note := lifecycle.living(record)) is not None:
+            self._process_pid = note.process.pid
+            self._take({name: getattr(note, name) for name in ("engine_pid", "control_socket", "boot_s")})
 
     @classmethod
-    async def start(cls, config: SandboxConfig) -> Self:
-        """Boot a sandbox and return when its guest answers.
+    async def create(
+        cls,
+        name: str | SandboxConfig,
+        *,
+        image: str | None = None,
+        memory: Size = 512,
+        cpus: int = 1,
+        balloon: Balloon | bool = True,
+        command: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        weight: int = 100,
+        reserve: Size = 0,
+        detached: bool = False,
+    ) -> Self:
+        """Register a sandbox, boot it, and return when its guest answers.
 
-        :raises ConfigError: the name is taken, or something else that was asked is impossible.
-        :raises BindError: the control socket cannot be bound.
+        :param name: its name; or a whole configuration, and then image, memory, cpus and balloon say nothing.
+        :param memory: the ceiling.
+        :param balloon: ``True`` is one with its defaults, ``False`` none.
+        :param command: what it runs by itself; it then ends with this command. ``env``, ``cwd`` and ``user``
+            (``UID[:GID]``) are the command's.
+        :param weight: share of memory that the host's autopilot gives it, against 100 for others.
+        :param reserve: memory that the autopilot never takes from it.
+        :raises NameInUseError: there is a sandbox of that name.
+        :raises ConfigError: a setting, or a pair of them, is impossible; the message names the values.
         :raises BallonetError: it did not come up; nothing is left behind.
         """
-        ours, theirs = socket.socketpair()
-        log_file = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the sandbox)
-        # -P: the working directory may be anyone's; no module is to be imported from there.
-        argv = [sys.executable, "-P", "-m", "ballonet", "sandbox", "--owner-fd", str(theirs.fileno())]
+        config = name if isinstance(name, SandboxConfig) else _config(name, image, memory, cpus, balloon)
+        registry = Registry.open()
         try:
-            with theirs:
-                child = spawn(
-                    [*argv, *render_flags(config)],
-                    pass_fds=[theirs.fileno()],
-                    stderr=log_file.fileno(),
-                    new_session=True,
-                )
+            record = lifecycle.create(
+                registry,
+                config,
+                command=None if command is None else make_command(command, env, cwd, user),
+                auto_remove=not detached,
+                weight=weight,
+                reserve_mib=to_mib(reserve, "reserve"),
+            )
+            try:
+                process = await lifecycle.start(registry, record.name, detached=detached)
+            except BaseException:
+                await lifecycle.remove(registry, record.name, force=True)
+                raise
+            return cls._started(registry, record.name, process, detached)
         except BaseException:
-            ours.close()
-            log_file.close()
+            registry.close()
             raise
-        sandbox = cls(config, child, await asyncio.open_connection(sock=ours), log_file)
+
+    @classmethod
+    async def start(cls, name: str) -> Self:
+        """Start a sandbox that exists and does not run; it is detached from then on.
+
+        :raises UnknownSandboxError: there is none of that name.
+        :raises StillRunningError: it runs.
+        """
+        registry = Registry.open()
         try:
-            await sandbox._come_up()
+            process = await lifecycle.start(registry, name, detached=True)
+            return cls._started(registry, name, process, detached=True)
         except BaseException:
-            await sandbox.kill()
+            registry.close()
             raise
-        return sandbox
+
+    @classmethod
+    async def get(cls, name: str) -> Self:
+        """A sandbox that exists, running or not.
+
+        :raises UnknownSandboxError: there is none of that name.
+        """
+        registry = Registry.open()
+        try:
+            return cls(registry, lifecycle.find(registry, name))
+        except BaseException:
+            registry.close()
+            raise
+
+    @staticmethod
+    async def list() -> list[Record]:
+        """What sandboxes there are, the oldest first."""
+        with Registry.open() as registry:
+            return lifecycle.list_sandboxes(registry)
+
+    @staticmethod
+    async def remove(name: str, *, force: bool = False) -> None:
+        """Remove a sandbox, its logs and its disk; with ``force`` even one that runs.
+
+        :raises UnknownSandboxError: there is none of that name.
+        :raises StillRunningError: it runs, and ``force`` was not given.
+        """
+        with Registry.open() as registry:
+            await lifecycle.remove(registry, name, force=force)
+
+    @staticmethod
+    def builder(name: str) -> SandboxBuilder:
+        """The fluent way to a configuration: ``await Sandbox.create(Sandbox.builder("box").memory("1G").build())``."""
+        return SandboxBuilder(name)
+
+    @property
+    def name(self) -> str:
+        return self._record.name
+
+    @property
+    def config(self) -> SandboxConfig:
+        """The desired configuration: what the next start uses."""
+        return lifecycle.config_of(self._record)
 
     @property
     def pid(self) -> int:
-        """Process id of the sandbox's own process; the engine's is :attr:`engine_pid`."""
-        return self._child.pid
+        """Process id of the sandbox's own process (0: it does not run); the engine's is :attr:`engine_pid`."""
+        return self._process_pid
+
+    @property
+    def engine_pid(self) -> int:
+        return self._engine_pid
+
+    @property
+    def agent_socket(self) -> Path:
+        return agent_socket_path(self.name)
+
+    @property
+    def control_socket(self) -> Path | None:
+        """Where the balloon is moved; ``None`` without a balloon, or when it does not run."""
+        return None if self._control_socket is None else Path(self._control_socket)
+
+    @property
+    def fs(self) -> GuestFiles:
+        """The guest's files: read, write, list, copy in and out."""
+        from ballonet.guest.files import GuestFiles
+
+        return GuestFiles(self._connect_agent)
+
+    def record(self) -> Record:
+        """What the registry and the sandbox's process say of it now.
+
+        :raises UnknownSandboxError: it is gone.
+        """
+        self._record = lifecycle.find(self._registry, self.name)
+        return self._record
 
     async def exec(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        stdin: bytes | None = None,
     ) -> ExecResult:
         """Run a command to its end and collect its output.
 
         :raises GuestCommandError: it could not be started.
         :raises GuestError: the guest ended, broke the protocol, or the command wrote more than 256 MiB.
         """
-        async with await self.exec_stream(argv, env=env, cwd=cwd) as process:
-            stdout, stderr = await process.communicate(limit=MAX_OUTPUT_BYTES)
+        process = await self.exec_stream(argv, env=env, cwd=cwd, user=user, stdin=stdin is not None)
+        async with process:
+            stdout, stderr = await process.communicate(stdin or b"", limit=MAX_OUTPUT_BYTES)
             status = await process.wait()
         return ExecResult(status.returncode, stdout, stderr)
+
+    async def shell(
+        self, script: str, *, env: Mapping[str, str] | None = None, cwd: str | None = None
+    ) -> ExecResult:
+        """Run a shell script to its end: ``exec(["/bin/sh", "-c", script])``."""
+        if not isinstance(script, str):
+            raise ConfigError(f"a script must be text, not {type(script).__name__} ({script!r})")
+        return await self.exec(["/bin/sh", "-c", script], env=env, cwd=cwd)
 
     async def exec_stream(
         self,
@@ -137,95 +272,210 @@ class Sandbox:
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        user: str | None = None,
         stdin: bool = False,
+        tty: bool = False,
+        rows: int = 24,
+        cols: int = 80,
     ) -> GuestProcess:
-        """Start a command; its output is read, and its input written, as it runs."""
+        """Start a command; its output is read, and its input written, as it runs. With ``tty`` it has a terminal."""
+        if isinstance(argv, str | bytes):
+            raise ConfigError(f"a command is a list of words, not {type(argv).__name__} ({argv!r})")
+        uid, gid = lifecycle.parse_user(user)
         agent = await self._connect_agent()
-        return await agent.exec(argv, env=env, cwd=cwd, stdin=stdin)
+        return await agent.exec(
+            argv, env=env, cwd=cwd, uid=uid, gid=gid, stdin=stdin, tty=tty, rows=rows, cols=cols
+        )
+
+    async def metrics(self) -> Stats:
+        """The guest's and the host's memory statistics, each with its age."""
+        return await self.balloon.stats()
+
+    async def modify(self, **changes: Any) -> Sequence[Change]:
+        """Change settings: at once what can be, the rest from the next start on. What was done, and how far it came.
+
+        See :func:`ballonet.modify.plan_changes` for the names.
+
+        :raises ConfigError: a change is impossible; nothing was changed.
+        """
+        from ballonet.modify import apply_plan
+
+        return await apply_plan(self._registry, self.plan(**changes))
+
+    def plan(self, **changes: Any) -> Plan:
+        """What :meth:`modify` would do."""
+        from ballonet.modify import plan_changes
+
+        record = self.record()
+        return plan_changes(record, lifecycle.living(record), changes)
 
     async def wait(self) -> SandboxEnd:
         """Wait for the sandbox's end, for whatever reason; everything is then cleaned up."""
-        return await asyncio.shield(self._ended)
+        if self._process is not None:
+            return await self._after_end(await self._process.wait())
+        ended = await lifecycle.wait_end(self._registry, self.name)
+        return _end_of(ended)
 
-    async def stop(self) -> SandboxEnd:
-        """Let the guest power off, within a few seconds, and wait for the end."""
-        with contextlib.suppress(OSError):
-            self._writer.write(STOP)
-        return await self._end()
+    async def stop(self, timeout_s: float = lifecycle.STOP_TIMEOUT_S) -> SandboxEnd:
+        """Let the sandbox end in order, without once ``timeout_s`` has passed, and wait for that."""
+        if self._process is not None:
+            return await self._after_end(await self._process.stop(timeout_s))
+        await self._hang_up()
+        return _end_of(await lifecycle.stop(self._registry, self.name, timeout_s=timeout_s))
 
     async def kill(self) -> SandboxEnd:
         """End the sandbox now, as pulling the plug would, and wait until nothing of it is left."""
-        self._writer.close()
-        return await self._end()
+        if self._process is not None:
+            return await self._after_end(await self._process.kill())
+        return await self.stop(timeout_s=0)
+
+    async def close(self) -> None:
+        """Let go of what this program holds: an owned sandbox ends, a detached one goes on."""
+        if self._process is not None:
+            await self.kill()
+        await self._hang_up()
+        self._registry.close()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.kill()
+        await self.close()
 
-    async def _come_up(self) -> None:
-        either: set[asyncio.Future[Any]] = {self._ready, self._ended}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not self._ready.done():
-            raise self._failure(await self._ended)
-        facts = self._ready.result().facts
-        self.engine_pid = int(facts["engine_pid"])
-        self.agent_socket = Path(facts["agent_socket"])
-        self.control_socket = None if facts["control_socket"] is None else Path(facts["control_socket"])
-        self.boot_s = float(facts["boot_s"])
+    @classmethod
+    def _started(cls, registry: Registry, name: str, process: OwnedProcess, detached: bool) -> Self:
+        sandbox = cls(registry, registry.get(name), process)
+        if detached:
+            process.let_go()
+            sandbox._process = None
+        return sandbox
 
-    async def _follow(self) -> SandboxEnd:
-        """Read what the sandbox's process reports, to its end and the process's own."""
-        while (report := await self._next_report()) is not None:
-            if report.event == "ready":
-                self._ready.set_result(report)
-            else:
-                self._last_report = report
-        status = await wait_exit(self._child)
+    def _take(self, facts: Mapping[str, Any]) -> None:
+        self._engine_pid = int(facts["engine_pid"])
+        self._control_socket = facts["control_socket"]
+        self.boot_s = float(facts["boot_s"] or 0)
+
+    async def _after_end(self, end: SandboxEnd) -> SandboxEnd:
+        """An owned sandbox goes away with its end."""
+        await self._hang_up()
+        with contextlib.suppress(ConfigError):  # gone already
+            lifecycle.find(self._registry, self.name)
+        return end
+
+    async def _hang_up(self) -> None:
+        await self.balloon.close()
         if self._agent is not None:
-            await self._agent.close()
-        self._writer.close()
-        last = self._last_report
-        if last is None:
-            return SandboxEnd(
-                "killed", f"the sandbox's process ended with status {status} and without a word"
-            )
-        if last.event == "failed":
-            return SandboxEnd("failed", str(last.facts.get("message")))
-        return SandboxEnd(str(last.facts["reason"]), str(last.facts["detail"]))
-
-    async def _next_report(self) -> Report | None:
-        try:
-            line = await self._reader.readline()
-        except (OSError, ValueError):
-            return None
-        return Report.decode(line) if line.endswith(b"\n") else None
-
-    def _failure(self, end: SandboxEnd) -> BallonetError:
-        """Why the sandbox did not come up."""
-        if self._last_report is not None and self._last_report.event == "failed":
-            return self._last_report.to_error()
-        message = f"sandbox {self.config.name!r} ended while it was booting: {end.detail}"
-        self._log_file.seek(0)
-        words = self._log_file.read()[-2000:].decode(errors="replace").strip()
-        return SandboxError(f"{message}; its last words were:\n{words}" if words else message)
-
-    async def _end(self) -> SandboxEnd:
-        """Wait for the end of a sandbox that was told to end, and make sure of it."""
-        try:
-            async with asyncio.timeout(_END_TIMEOUT_S):
-                return await self.wait()
-        except TimeoutError:
-            log.warning("the process of sandbox %s does not end; killing it", self.config.name)
-            self._child.kill()
-            return await self.wait()
-        finally:
-            self._log_file.close()
+            agent, self._agent = self._agent, None
+            await agent.close()
 
     async def _connect_agent(self) -> AgentClient:
-        if self._agent is None:
-            from ballonet.guest.agent_client import AgentClient
+        async with self._connecting:
+            if self._agent is None:
+                from ballonet.guest.agent_client import AgentClient
 
-            self._agent = await AgentClient.connect(self.agent_socket)
-        return self._agent
+                if self._process is None:
+                    lifecycle.find_running(self._registry, self.name)
+                self._agent = await AgentClient.connect(self.agent_socket)
+            return self._agent
+
+
+class BalloonHandle:
+    """A sandbox's balloon. Connects to the control socket when first used.
+
+    Every call raises :class:`~ballonet.errors.NotRunningError` without a running sandbox that has a balloon, and what
+    :class:`ballonet.control.client.Client` raises.
+    """
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._client: Client | None = None
+
+    async def get(self) -> BalloonSnapshot:
+        """The balloon now."""
+        return await (await self._connect()).get()
+
+    async def set(
+        self,
+        target: Size,
+        *,
+        strict: bool = False,
+        wait: bool = False,
+        timeout_s: float = 30,
+        force: bool = False,
+    ) -> SetReply:
+        """Ask for ``target`` of guest-visible memory; with ``wait``, answer when the guest has followed or does not."""
+        client = await self._connect()
+        return await client.set(
+            to_mib(target, "target"), strict=strict, wait=wait, timeout_s=timeout_s, force=force
+        )
+
+    async def limit(self, limit: Size | None) -> BalloonSnapshot:
+        """Bound targets and pressure relief; ``None``: the ceiling."""
+        return await (await self._connect()).limit(None if limit is None else to_mib(limit, "limit"))
+
+    async def stats(self) -> Stats:
+        """The guest's and the host's memory statistics."""
+        return await (await self._connect()).stats()
+
+    async def trim(self) -> TrimResult:
+        """Reclaim memory now."""
+        return await (await self._connect()).trim()
+
+    async def watch(self) -> AsyncIterator[BalloonSnapshot]:
+        """The balloon now, then at each change."""
+        async for snapshot in (await self._connect()).watch():
+            yield snapshot
+
+    async def close(self) -> None:
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.close()
+
+    async def _connect(self) -> Client:
+        if self._client is None:
+            from ballonet.control.client import Client
+
+            socket = self._sandbox.control_socket
+            if socket is None:
+                raise NotRunningError(
+                    f"sandbox {self._sandbox.name!r} does not run, or has no balloon",
+                    hint="create it with a balloon (balloon=True), and start it",
+                )
+            self._client = await Client.connect(socket)
+        return self._client
+
+
+def make_command(
+    argv: Sequence[str], env: Mapping[str, str] | None, cwd: str | None, user: str | None
+) -> Command:
+    """:raises ConfigError: no command can be like that."""
+    if isinstance(argv, str | bytes) or not all(isinstance(word, str) for word in argv):
+        raise ConfigError(f"a command is a list of words, not {type(argv).__name__} ({argv!r})")
+    if not argv:
+        raise ConfigError("the command is empty", hint="give a list of words, such as ['sleep', '60']")
+    lifecycle.parse_user(user)
+    return Command(tuple(argv), dict(env or {}), cwd, user)
+
+
+def _config(name: str, image: str | None, memory: Size, cpus: int, balloon: Balloon | bool) -> SandboxConfig:
+    builder = SandboxBuilder(name).image(image).cpus(cpus).memory(memory)
+    if balloon is True:
+        balloon = Balloon()
+    if isinstance(balloon, Balloon):
+        initial = memory if balloon.initial is None else balloon.initial
+        builder.balloon(initial, balloon.min, balloon.control_socket)
+        builder.deflate_on_oom(balloon.deflate_on_oom).free_page_reporting(balloon.free_page_reporting)
+        builder.pressure_relief(balloon.pressure_relief).hard_cap(balloon.hard_cap)
+        if balloon.guard is not None:
+            builder.guard(balloon.guard)
+    elif balloon is not False:
+        raise ConfigError(
+            f"balloon must be a Balloon, True or False, not {type(balloon).__name__} ({balloon!r})"
+        )
+    return builder.build()
+
+
+def _end_of(record: Record | None) -> SandboxEnd:
+    if record is None:
+        return SandboxEnd("removed", "it went away with its end")
+    return SandboxEnd(record.end_reason or str(record.state), record.end_detail or "", record.exit_code)

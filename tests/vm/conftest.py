@@ -38,8 +38,9 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run directory of the tests' own; empty again when they have passed."""
     directory = tmp_path_factory.mktemp("run")
     os.environ["BALLONET_RUN_DIR"] = str(directory)
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     yield directory
-    del os.environ["BALLONET_RUN_DIR"]
+    del os.environ["BALLONET_RUN_DIR"], os.environ["XDG_STATE_HOME"]
     assert list(directory.iterdir()) == []
 
 
@@ -47,7 +48,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 async def sandbox(guest: GuestBundle, run_directory: Path) -> AsyncIterator[Sandbox]:
     """A sandbox of 1024 / 512 / 256 MiB for all tests that leave it usable."""
     config = SandboxConfig(name="shared", memory_mib=1024, balloon_initial_mib=512, balloon_min_mib=256)
-    async with await Sandbox.start(config) as running:
+    async with await Sandbox.create(config) as running:
         yield running
 
 

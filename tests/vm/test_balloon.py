@@ -68,7 +68,7 @@ async def test_guest_visible_memory_after_boot_is_initial(sandbox: Sandbox) -> N
         sandbox, "MemTotal"
     )  # deflate-on-OOM: MemTotal does not see the balloon
     config = SandboxConfig(name="initial", memory_mib=1024, balloon_initial_mib=512, deflate_on_oom=False)
-    async with await Sandbox.start(config) as booted:
+    async with await Sandbox.create(config) as booted:
         assert booted.control_socket is not None
         async with await Client.connect(booted.control_socket) as client:
             async for balloon in client.watch():
@@ -167,7 +167,7 @@ async def test_a_guest_without_the_module_has_no_driver(guest: GuestBundle) -> N
 @pytest.mark.parametrize("machine", ["q35"])
 async def test_the_other_machine_type_does_the_same(machine: str, run_directory: object) -> None:
     config = SandboxConfig(name=machine, memory_mib=512, balloon_min_mib=256, machine=machine)  # type: ignore[arg-type]
-    async with await Sandbox.start(config) as sandbox:
+    async with await Sandbox.create(config) as sandbox:
         assert sandbox.control_socket is not None
         async with await Client.connect(sandbox.control_socket) as client:
             reply = await client.set(256, wait=True, timeout_s=WAIT_S)

@@ -93,7 +93,7 @@ def pages_with_pattern(pid: int) -> int:
 
 async def test_memory_given_to_the_host_holds_nothing_of_the_guests(run_directory: Path) -> None:
     config = SandboxConfig(name="secret", memory_mib=512, balloon_min_mib=128, free_page_reporting=False)
-    async with await Sandbox.start(config) as sandbox:
+    async with await Sandbox.create(config) as sandbox:
         assert sandbox.control_socket is not None
         async with await Client.connect(sandbox.control_socket) as client:
             write = (
@@ -115,7 +115,7 @@ async def test_memory_given_to_the_host_holds_nothing_of_the_guests(run_director
 
 async def test_without_deflate_on_oom_a_guarded_shrink_leaves_a_guest_that_lives(run_directory: Path) -> None:
     config = SandboxConfig(name="no-doo", memory_mib=256, balloon_min_mib=0, deflate_on_oom=False)
-    async with await Sandbox.start(config) as sandbox:
+    async with await Sandbox.create(config) as sandbox:
         assert sandbox.control_socket is not None
         async with await Client.connect(sandbox.control_socket) as client:
             reply = await client.set(0, wait=True, timeout_s=WAIT_S)
@@ -145,7 +145,7 @@ async def test_a_target_set_before_the_guest_has_booted_is_applied_when_it_has(g
 
 
 async def test_a_sandbox_without_a_balloon_says_so(run_directory: Path) -> None:
-    async with await Sandbox.start(SandboxConfig(name="plain")) as sandbox:
+    async with await Sandbox.create(SandboxConfig(name="plain")) as sandbox:
         assert sandbox.control_socket is None
         words = ["-P", "-m", "ballonet", "balloon", "get", "plain"]
         done = await asyncio.create_subprocess_exec(sys.executable, *words, stderr=asyncio.subprocess.PIPE)
@@ -180,7 +180,7 @@ async def test_half_a_request_changes_nothing(sandbox: Sandbox, client: Client) 
 async def test_when_the_guest_loses_its_channel_it_powers_off_and_the_sandbox_ends(
     run_directory: Path,
 ) -> None:
-    sandbox = await Sandbox.start(SandboxConfig(name="cut", balloon_min_mib=128))
+    sandbox = await Sandbox.create(SandboxConfig(name="cut", balloon_min_mib=128))
     try:
         cut = "cd /sys/bus/virtio/drivers/virtio_console; for d in virtio*; do echo $d > unbind; done; sleep 1000"
         cutter = await sandbox.exec_stream(["sh", "-c", cut])

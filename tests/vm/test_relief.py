@@ -70,7 +70,7 @@ async def test_without_relief_an_out_of_memory_deflation_is_said_and_the_target_
     run_directory: Path,
 ) -> None:
     config = SandboxConfig(name="oom", memory_mib=512, balloon_min_mib=192, pressure_relief=False)
-    async with await Sandbox.start(config) as sandbox:
+    async with await Sandbox.create(config) as sandbox:
         assert sandbox.control_socket is not None
         async with await Client.connect(sandbox.control_socket) as client:
             reply = await client.set(192, force=True, wait=True, timeout_s=WAIT_S)
@@ -90,7 +90,7 @@ async def test_a_trim_gives_the_hosts_memory_back_without_moving_the_target(run_
     config = SandboxConfig(
         name="trim", memory_mib=1024, balloon_min_mib=256, free_page_reporting=False, pressure_relief=False
     )
-    async with await Sandbox.start(config) as sandbox:
+    async with await Sandbox.create(config) as sandbox:
         assert sandbox.control_socket is not None
         async with await Client.connect(sandbox.control_socket) as client:
             await touch(sandbox, 500)
@@ -127,7 +127,7 @@ async def test_a_guest_that_refuses_is_held_by_the_hard_cap_while_its_neighbour_
         hard_cap=True,
         pressure_relief=False,
     )
-    capped = await Sandbox.start(config)
+    capped = await Sandbox.create(config)
     try:
         assert capped.control_socket is not None
         async with await Client.connect(capped.control_socket) as client:

@@ -212,7 +212,7 @@ def test_the_next_start_of_a_name_replaces_what_a_killed_one_left(
 def test_a_name_that_is_running_is_refused_and_left_alone(ballonet: Call, sandbox: Sandbox) -> None:
     done = ballonet("run", "--name", sandbox.config.name, "--", "true")
     assert done.returncode == 2
-    assert f"a sandbox named {sandbox.config.name!r} is already running" in done.stderr
+    assert f"there is a sandbox named {sandbox.config.name!r} already" in done.stderr
     assert alive(sandbox.engine_pid)
 
 

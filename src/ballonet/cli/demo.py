@@ -101,7 +101,7 @@ class _Demo:
     async def go(self) -> int:
         print(f"A sandbox with a ceiling of {CEILING_MIB} MiB, {INITIAL_MIB} at boot, floor {FLOOR_MIB}.")
         async with AsyncExitStack() as stack:
-            self._sandbox = await Sandbox.start(self._config)
+            self._sandbox = await Sandbox.create(self._config)
             stack.push_async_callback(self._sandbox.kill)
             socket = self._sandbox.control_socket
             if socket is None:

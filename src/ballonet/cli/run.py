@@ -133,7 +133,7 @@ class _Run:
         from ballonet.sandbox import Sandbox
 
         async with AsyncExitStack() as stack:
-            sandbox = await Sandbox.start(self._config)
+            sandbox = await Sandbox.create(self._config)
             stack.push_async_callback(sandbox.kill)
             try:
                 process = await sandbox.exec_stream(

@@ -81,6 +81,20 @@ def parse_flags(argv: Sequence[str]) -> VmConfig:
 
     :raises ConfigError: an unknown flag, one without its value, or a value that cannot be read.
     """
+    # The same rules hold on this side: the flags may have been typed by hand.
+    parse_config(argv)
+    return VmConfig(**_parse_values(argv))
+
+
+def parse_config(argv: Sequence[str]) -> SandboxConfig:
+    """The configuration that :func:`render_flags` was given; what has no flag is left at its default.
+
+    :raises ConfigError: as :func:`parse_flags` does.
+    """
+    return SandboxConfig(**_parse_values(argv))
+
+
+def _parse_values(argv: Sequence[str]) -> dict[str, Any]:
     known = {flag.name: flag for flag in FLAGS}
     values: dict[str, Any] = {}
     words = iter(argv)
@@ -100,6 +114,4 @@ def parse_flags(argv: Sequence[str]) -> VmConfig:
             raise ConfigError(f"ballonet sandbox: {name} {text!r}: {error}") from error
     if "name" not in values:
         raise ConfigError("ballonet sandbox: --name is missing")
-    # The same rules hold on this side: the flags may have been typed by hand.
-    SandboxConfig(**values)
-    return VmConfig(**values)
+    return values

@@ -7,18 +7,20 @@ that this process, one per sandbox, need not carry a database. Each names the ru
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import HostError
 from ballonet.host.identity import ProcessId
 from ballonet.paths import replace_file
 
 MACHINE_NOTE = "machine.json"
 END_NOTE = "end.json"
+#: In the run directory: how many seconds the stop that follows may take (a number). The only note that others write.
+STOP_NOTE = "stop"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,26 @@ class EndNote:
             return None
 
 
+def write_stop_seconds(directory: Path, seconds: float) -> None:
+    """:raises HostError: it cannot be written."""
+    replace_file(directory / STOP_NOTE, f"{seconds:g}".encode())
+
+
+def read_stop_seconds(directory: Path, default: float) -> float:
+    """What :func:`write_stop_seconds` wrote, or ``default``."""
+    try:
+        return float((directory / STOP_NOTE).read_text())
+    except (OSError, ValueError):
+        return default
+
+
+def remove_notes(directory: Path) -> None:
+    """Remove those of the run directory. What cannot be removed is of no harm: it names a process that is gone."""
+    for name in (MACHINE_NOTE, STOP_NOTE):
+        with contextlib.suppress(OSError):
+            (directory / name).unlink(missing_ok=True)
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_bytes())
@@ -90,11 +112,3 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def remove_note(directory: Path) -> None:
-    """The sandbox's process ends: it lives no more."""
-    try:
-        (directory / MACHINE_NOTE).unlink(missing_ok=True)
-    except OSError as error:
-        raise HostError(f"{directory / MACHINE_NOTE} cannot be removed: {error.strerror}") from error

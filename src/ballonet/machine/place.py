@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ballonet.control.socketfile import ControlSocket, bind_control_socket
 from ballonet.errors import BindError, BusyError, ConfigError, HostError, NameInUseError
+from ballonet.machine.notes import remove_notes
 from ballonet.paths import private_dir, run_dir, sandbox_dir
 
 AGENT_SOCKET = "agent.sock"
@@ -42,6 +43,7 @@ class Place:
             link = self.directory / CONTROL_SOCKET
             if link.is_symlink():
                 link.unlink()
+        remove_notes(self.directory)
         with contextlib.suppress(OSError):  # not empty: somebody else put something there, which is not ours
             self.agent.close()
             self.directory.rmdir()
@@ -93,6 +95,7 @@ def prune_places() -> list[str]:
 
 
 def _remove_left(directory: Path) -> None:
+    remove_notes(directory)
     left = directory / CONTROL_SOCKET
     if left.is_symlink():
         with contextlib.suppress(BindError):  # in use by somebody else now, or gone

@@ -64,6 +64,16 @@ class Services:
         await self._agents.start()
         return_free_memory()
 
+    @property
+    def agent(self) -> AgentRelay:
+        """The guest's agent, for this process itself."""
+        return self._relay
+
+    async def oom_kills(self) -> int | None:
+        """How many processes the guest's kernel has killed for lack of memory; ``None`` if it does not say."""
+        report = await self._guest.report()
+        return None if report is None else report.oom_kill
+
     async def power_off(self, timeout_s: float) -> None:
         """Let the guest end its processes, sync and power off, for as long as it may take."""
         with contextlib.suppress(GuestError, TimeoutError):

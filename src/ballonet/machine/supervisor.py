@@ -11,18 +11,27 @@ import contextlib
 import logging
 import signal
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ballonet.control.peers import AccessPolicy
-from ballonet.errors import BallonetError
+from ballonet.errors import BallonetError, GuestError
+from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
 from ballonet.machine.hardcap import HardCap
+from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
 from ballonet.machine.owner import OwnerLine, Report
 from ballonet.machine.place import Place, claim_place
+from ballonet.machine.run_options import RunOptions
 from ballonet.memory import mib_to_bytes
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.vm import ExitReason, Vm, VmExit
+
+if TYPE_CHECKING:
+    from ballonet.machine.command import MainCommand
+    from ballonet.machine.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +42,37 @@ BOOT_TIMEOUT_S = 120.0
 POWEROFF_TIMEOUT_S = 5.0
 
 
+#: How long the sandbox's own command may take to end when the sandbox is stopped (seconds), unless the one who stops
+#: it says otherwise (:data:`~ballonet.machine.notes.STOP_NOTE`).
+STOP_COMMAND_S = 10.0
+
+
 class Ending(StrEnum):
     """What made the sandbox end."""
 
     STOP = "stop"
+    #: Stop without asking the guest.
+    FORCE = "force"
     OWNER_GONE = "owner-gone"
     GUEST = "guest"
+    COMMAND = "command"
 
 
 class Supervisor:
     """Runs one sandbox from claim to end. Make it inside a running event loop."""
 
-    def __init__(self, config: VmConfig, owner: OwnerLine) -> None:
+    def __init__(
+        self, config: VmConfig, owner: OwnerLine, options: RunOptions | None = None, flags: Sequence[str] = ()
+    ) -> None:
         self._config = config
         self._owner = owner
+        self._options = options or RunOptions()
+        self._note = MachineNote(
+            run_id=self._options.run_id or "", process=ProcessId.ours(), flags=tuple(flags)
+        )
+        self._exit_code: int | None = None
+        self._command: MainCommand | None = None
+        self._force = asyncio.Event()
         self._policy = AccessPolicy(
             allow_users=frozenset(config.balloon_allow_users),
             allow_groups=frozenset(config.balloon_allow_groups),
@@ -60,6 +86,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._end, Ending.STOP)
+        loop.add_signal_handler(signal.SIGUSR1, self._end, Ending.FORCE)
         await self._owner.open()
         try:
             place = claim_place(
@@ -69,7 +96,13 @@ class Supervisor:
                 control_mode=self._policy.socket_mode(),
             )
             try:
+                if self._options.run_id is not None:
+                    self._note.write(place.directory)
                 report = await self._live(place)
+                self._note_end(report)
+            except BallonetError as error:
+                self._note_end(Report.failed(error))
+                raise
             finally:
                 place.give_up()
         except BallonetError as error:
@@ -104,16 +137,62 @@ class Supervisor:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not self._ending.done():
                 boot.result()
-                self._owner.tell(_ready_report(vm, place, time.monotonic() - started))
+                await self._start_command(services, stack)
+                self._tell_ready(vm, place, time.monotonic() - started)
             ending = await self._ending
-            if ending is Ending.STOP:
-                await services.power_off(POWEROFF_TIMEOUT_S)
-            ended = await vm.wait() if ending is Ending.GUEST else await vm.kill()
+            ended = await self._shut_down(ending, vm, services, place)
             if cap is not None and cap.kills():
                 detail = f"the host killed it for going over its hard cap of {cap.limit_mib} MiB"
                 ended = VmExit(ExitReason.HOST_OOM, ended.status, detail)
         log.info("sandbox %s ended (%s): %s", self._config.name, ending, ended.detail)
-        return Report("ended", {"reason": ended.reason, "status": ended.status, "detail": ended.detail})
+        facts = {"reason": ended.reason, "status": ended.status, "detail": ended.detail}
+        return Report("ended", {**facts, "exit_code": self._exit_code})
+
+    async def _start_command(self, services: Services, stack: contextlib.AsyncExitStack) -> None:
+        """Start the sandbox's own command, if it has one; the sandbox ends with it."""
+        if not self._options.command:
+            return
+        assert self._options.state_dir is not None
+        from ballonet.machine.command import MainCommand
+
+        self._command = command = MainCommand(services.agent, self._options.state_dir)
+        stack.callback(command.close)
+        await command.start()
+        stack.push_async_callback(_cancel, asyncio.create_task(self._watch_command(command)))
+
+    async def _watch_command(self, command: MainCommand) -> None:
+        with contextlib.suppress(GuestError):  # the engine's end, which follows, says more
+            self._exit_code = await command.wait()
+            self._end(Ending.COMMAND)
+
+    async def _shut_down(self, ending: Ending, vm: Vm, services: Services, place: Place) -> VmExit:
+        """Bring the VM to its end as ``ending`` asks for, and say how it ended."""
+        if ending is Ending.GUEST:
+            return await vm.wait()
+        oom_kills = await services.oom_kills() if self._exit_code == 128 + signal.SIGKILL else 0
+        if ending in (Ending.STOP, Ending.COMMAND):
+            graceful = asyncio.create_task(self._ask_to_end(ending, services, place))
+            forced = asyncio.create_task(self._force.wait())
+            await asyncio.wait({graceful, forced}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (graceful, forced):
+                await _cancel(task)
+        ended = await vm.kill()
+        if ending is Ending.COMMAND:
+            said = f"its command ended with status {self._exit_code}"
+            if oom_kills:
+                said += f"; the guest's kernel killed {oom_kills} processes for lack of memory"
+            ended = VmExit(ExitReason.GUEST_OOM if oom_kills else ExitReason.COMPLETED, ended.status, said)
+        elif ending is Ending.STOP and not self._force.is_set():
+            ended = VmExit(ExitReason.STOPPED, ended.status, "it was stopped")
+        else:
+            why = "the program that it belonged to is gone" if ending is Ending.OWNER_GONE else "by request"
+            ended = VmExit(ExitReason.STOPPED, ended.status, f"it was stopped without waiting for it: {why}")
+        return ended
+
+    async def _ask_to_end(self, ending: Ending, services: Services, place: Place) -> None:
+        if ending is Ending.STOP and self._command is not None:
+            await self._command.terminate(read_stop_seconds(place.directory, STOP_COMMAND_S))
+        await services.power_off(POWEROFF_TIMEOUT_S)
 
     def _hard_cap(self, vm: Vm) -> HardCap | None:
         if not self._config.hard_cap:
@@ -123,8 +202,39 @@ class Supervisor:
             self._config.name, mib_to_bytes(vm.spec.memory_mib if balloon is None else balloon.initial_mib)
         )
 
+    def _tell_ready(self, vm: Vm, place: Place, boot_s: float) -> None:
+        control = None if place.control is None else str(place.control.path)
+        facts: dict[str, Any] = {
+            "engine_pid": vm.pid,
+            "control_socket": control,
+            "boot_s": round(boot_s, 3),
+            "started_at": time.time(),
+        }
+        if self._options.run_id is not None:
+            self._note = replace(self._note, ready=True, **facts)
+            self._note.write(place.directory)
+        self._owner.tell(Report("ready", {**facts, "agent_socket": str(place.agent.path)}))
+
+    def _note_end(self, report: Report) -> None:
+        """Leave word of the end for the registry."""
+        if self._options.run_id is None or self._options.state_dir is None:
+            return
+        failed = report.event == "failed"
+        note = EndNote(
+            run_id=self._options.run_id,
+            reason="failed" if failed else str(report.facts["reason"]),
+            detail=str(report.facts["message" if failed else "detail"]),
+            exit_code=self._exit_code,
+        )
+        try:
+            note.write(self._options.state_dir)
+        except BallonetError as error:  # a full disk must not keep the sandbox from ending
+            log.error("the sandbox's end could not be noted: %s", error)
+
     def _end(self, ending: Ending) -> None:
         """Something ends the sandbox; the first to say so counts."""
+        if ending is Ending.FORCE:
+            self._force.set()
         if not self._ending.done():
             self._ending.set_result(ending)
 
@@ -133,22 +243,12 @@ class Supervisor:
         self._end(Ending.GUEST)
 
     async def _watch_owner(self) -> None:
-        self._end(Ending.STOP if await self._owner.wait_stop() else Ending.OWNER_GONE)
+        if await self._owner.wait_stop():
+            self._end(Ending.STOP)
+        elif not (self._options.detached and self._note.ready):
+            self._end(Ending.OWNER_GONE)
 
 
-async def _cancel(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.wait({task})
-
-
-def _ready_report(vm: Vm, place: Place, boot_s: float) -> Report:
-    control = place.control
-    return Report(
-        "ready",
-        {
-            "engine_pid": vm.pid,
-            "agent_socket": str(place.agent.path),
-            "control_socket": None if control is None else str(control.path),
-            "boot_s": round(boot_s, 3),
-        },
-    )

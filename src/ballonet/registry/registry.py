@@ -208,7 +208,7 @@ def _explained(path: Path) -> Iterator[None]:
         elif "locked" in text:
             hint = "another program keeps it locked; try again, or end that program"
         elif "not a database" in text or "malformed" in text:
-            hint = f"the file is damaged: move {path} away; sandboxes that run go on and can be stopped by their process"
+            hint = f"the file is damaged: move {path} away; sandboxes that run go on"
         else:
             hint = None
         raise RegistryError(f"the registry {path} cannot be used: {text}", hint=hint) from error

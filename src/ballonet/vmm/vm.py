@@ -33,6 +33,10 @@ class ExitReason(StrEnum):
     """Why a VM ended."""
 
     STOPPED = "stopped"
+    #: The sandbox's own command ended.
+    COMPLETED = "completed"
+    #: The sandbox's own command was killed by the guest's kernel for lack of memory, or the kernel gave up.
+    GUEST_OOM = "guest-oom"
     GUEST_POWEROFF = "guest-poweroff"
     GUEST_REBOOT = "guest-reboot"
     GUEST_PANIC = "guest-panic"
@@ -189,7 +193,10 @@ def explain_exit(status: int, reason: str | None, stopping: bool, console: str, 
     :param words: what the engine last wrote to standard error.
     """
     if panic := _PANIC.search(console):
-        return VmExit(ExitReason.GUEST_PANIC, status, f"the guest's kernel panicked: {panic[1].strip()}")
+        # "Out of memory and no killable processes...", "System is deadlocked on memory" (mm/oom_kill.c)
+        starved = re.search(r"(?i)out of memory|deadlocked on memory", panic[1])
+        reason_word = ExitReason.GUEST_OOM if starved else ExitReason.GUEST_PANIC
+        return VmExit(reason_word, status, f"the guest's kernel panicked: {panic[1].strip()}")
     if reason == "guest-shutdown":
         return VmExit(ExitReason.GUEST_POWEROFF, status, "the guest powered itself off")
     if reason == "guest-reset":

@@ -1,0 +1,88 @@
+"""The sandbox's own command, run by its process so that it needs nobody else: its output goes to a log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ballonet.errors import GuestError, HostError
+from ballonet.machine.output_log import OutputLog
+
+if TYPE_CHECKING:
+    from ballonet.guest.agent_client import AgentClient, GuestProcess
+    from ballonet.guest.guest_process import OutputReader
+
+log = logging.getLogger(__name__)
+
+#: The command, in the sandbox's state directory: not among the flags, which every user of the host can read.
+COMMAND_FILE = "command.json"
+
+
+class MainCommand:
+    """Start it, wait for its status, and stop it when the sandbox is stopped."""
+
+    def __init__(self, agent: AgentClient, state: Path) -> None:
+        self._agent = agent
+        self._state = state
+        self._process: GuestProcess | None = None
+        self._copying: asyncio.Future[list[None]] | None = None
+        self._log: OutputLog | None = None
+
+    async def start(self) -> None:
+        """:raises GuestCommandError: the guest could not start it.
+        :raises GuestError: the guest cannot be talked to.
+        """
+        settings = _read(self._state / COMMAND_FILE)
+        self._log = OutputLog(self._state)
+        self._process = process = await self._agent.exec(
+            settings["argv"],
+            env=settings["env"],
+            cwd=settings["cwd"],
+            uid=settings["uid"],
+            gid=settings["gid"],
+        )
+        outputs = (("stdout", process.stdout), ("stderr", process.stderr))
+        self._copying = asyncio.gather(*(self._copy(name, output) for name, output in outputs))
+
+    async def wait(self) -> int:
+        """Its status once it has ended; 128+n where signal n killed it.
+
+        :raises GuestError: the guest was lost first.
+        """
+        assert self._process is not None
+        assert self._copying is not None
+        await self._copying
+        return (await self._process.wait()).returncode
+
+    async def terminate(self, timeout_s: float) -> None:
+        """Ask it to end (SIGTERM), and wait for that for at most ``timeout_s``."""
+        if self._process is not None:
+            with contextlib.suppress(GuestError, TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._process.send_signal(signal.SIGTERM)
+                    await self._process.wait()
+
+    def close(self) -> None:
+        if self._log is not None:
+            if self._log.lost_bytes:
+                log.warning("%d bytes of the command's output could not be kept", self._log.lost_bytes)
+            self._log.close()
+
+    async def _copy(self, name: str, output: OutputReader) -> None:
+        assert self._log is not None
+        async for data in output:
+            self._log.write(name, data)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise HostError(f"the sandbox's command cannot be read from {path}: {error}") from error
+    assert isinstance(settings, dict)
+    return settings

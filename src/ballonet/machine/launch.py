@@ -1,0 +1,169 @@
+"""The program's side of starting a sandbox's process: start it, hear that it is up, end it, hear how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from ballonet.errors import BallonetError, SandboxError
+from ballonet.machine.owner import STOP, Report
+from ballonet.machine.run_options import RunOptions
+from ballonet.process import spawn, wait_exit
+
+log = logging.getLogger(__name__)
+
+#: How long the sandbox's process may take to clean up after it was told to end (seconds).
+_END_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class SandboxEnd:
+    """How a sandbox ended: a word (see :class:`ballonet.vmm.vm.ExitReason`), a sentence, and the status of the
+    sandbox's own command if it had one that ended."""
+
+    reason: str
+    detail: str
+    exit_code: int | None = None
+
+
+#: Children that go on without us, to be reaped when they have ended.
+_let_go: list[subprocess.Popen[bytes]] = []
+
+
+class OwnedProcess:
+    """A sandbox's process that this program has started; made by :func:`launch`, which waits until it is up."""
+
+    def __init__(
+        self,
+        child: subprocess.Popen[bytes],
+        line: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        log_file: IO[bytes],
+    ) -> None:
+        self._child = child
+        self._reader, self._writer = line
+        self._log_file = log_file
+        self._ready: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+        self._last_report: Report | None = None
+        self._ended = asyncio.create_task(self._follow(), name="sandbox end")
+        #: What it said when it was up.
+        self.facts: dict[str, Any] = {}
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    async def come_up(self, name: str) -> None:
+        """Wait until the sandbox is up.
+
+        :raises BallonetError: it did not come up.
+        """
+        either: set[asyncio.Future[Any]] = {self._ready, self._ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not self._ready.done():
+            raise self._failure(name, await self._ended)
+        self.facts = self._ready.result().facts
+
+    async def wait(self) -> SandboxEnd:
+        """Wait for its end; everything is then cleaned up."""
+        return await asyncio.shield(self._ended)
+
+    async def stop(self, timeout_s: float) -> SandboxEnd:
+        """Let it end in order; once ``timeout_s`` has passed, without."""
+        with contextlib.suppress(OSError):
+            self._writer.write(STOP)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.wait()
+        return await self.kill()
+
+    async def kill(self) -> SandboxEnd:
+        """End it now, as pulling the plug would, and wait until nothing of it is left."""
+        self._writer.close()
+        try:
+            async with asyncio.timeout(_END_TIMEOUT_S):
+                return await self.wait()
+        except TimeoutError:
+            log.warning("sandbox process %d does not end; killing it", self._child.pid)
+            self._child.kill()
+            return await self.wait()
+        finally:
+            self._log_file.close()
+
+    def let_go(self) -> None:
+        """It is on its own from now on (it must have been started detached)."""
+        self._ended.cancel()
+        self._writer.close()
+        self._log_file.close()
+        _let_go.append(self._child)
+
+    async def _follow(self) -> SandboxEnd:
+        """Read what the sandbox's process reports, to its end and the process's own."""
+        while (report := await self._next_report()) is not None:
+            if report.event == "ready":
+                self._ready.set_result(report)
+            else:
+                self._last_report = report
+        status = await wait_exit(self._child)
+        self._writer.close()
+        last = self._last_report
+        if last is None:
+            said = f"the sandbox's process ended with status {status} and without a word"
+            return SandboxEnd("killed", said)
+        if last.event == "failed":
+            return SandboxEnd("failed", str(last.facts.get("message")))
+        return SandboxEnd(str(last.facts["reason"]), str(last.facts["detail"]), last.facts.get("exit_code"))
+
+    async def _next_report(self) -> Report | None:
+        try:
+            line = await self._reader.readline()
+        except (OSError, ValueError):
+            return None
+        return Report.decode(line) if line.endswith(b"\n") else None
+
+    def _failure(self, name: str, end: SandboxEnd) -> BallonetError:
+        """Why the sandbox did not come up."""
+        if self._last_report is not None and self._last_report.event == "failed":
+            return self._last_report.to_error()
+        message = f"sandbox {name!r} ended while it was booting: {end.detail}"
+        self._log_file.seek(0)
+        words = self._log_file.read()[-2000:].decode(errors="replace").strip()
+        return SandboxError(f"{message}; its last words were:\n{words}" if words else message)
+
+
+async def launch(name: str, flags: Sequence[str], options: RunOptions, log_path: Path) -> OwnedProcess:
+    """Start a sandbox's process, and return when its guest answers.
+
+    :param log_path: the file that gets what the process logs, from the beginning.
+    :raises BallonetError: it did not come up; nothing of it is left.
+    """
+    _let_go[:] = [child for child in _let_go if child.poll() is None]
+    log_file = log_path.open("w+b")
+    try:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                options = replace(options, owner_fd=theirs.fileno())
+                # -P: the working directory may be anyone's; no module is to be imported from there.
+                argv = [sys.executable, "-P", "-m", "ballonet", "sandbox", *options.render(), *flags]
+                child = spawn(argv, pass_fds=[theirs.fileno()], stderr=log_file.fileno(), new_session=True)
+        except BaseException:
+            ours.close()
+            raise
+    except BaseException:
+        log_file.close()
+        raise
+    process = OwnedProcess(child, await asyncio.open_connection(sock=ours), log_file)
+    try:
+        await process.come_up(name)
+    except BaseException:
+        await process.kill()
+        raise
+    return process

@@ -7,6 +7,7 @@ so that a crash, a kill or a power cut never leaves a dead one shown as running.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -25,6 +26,7 @@ from ballonet.errors import (
     NotRunningError,
     SandboxError,
     StillRunningError,
+    UnknownSandboxError,
 )
 from ballonet.host.identity import ProcessId
 from ballonet.machine.args import parse_config, render_flags
@@ -277,7 +279,13 @@ async def remove(registry: Registry, name: str, *, force: bool = False) -> None:
         _forget(registry, record)
 
 
-def prune_stopped(registry: Registry) -> list[str]:
+async def discard(registry: Registry, name: str) -> None:
+    """Remove a sandbox, running or not, if it is there."""
+    with contextlib.suppress(UnknownSandboxError):
+        await remove(registry, name, force=True)
+
+
+def prune(registry: Registry) -> list[str]:
     """Refresh all, and remove state directories that no sandbox has; the names."""
     known = {record.name for record in list_sandboxes(registry)}
     directory = state_dir() / "sandboxes"

@@ -140,7 +140,7 @@ class Sandbox:
             try:
                 process = await lifecycle.start(registry, record.name, detached=detached)
             except BaseException:
-                await lifecycle.remove(registry, record.name, force=True)
+                await lifecycle.discard(registry, record.name)
                 raise
             return cls._started(registry, record.name, process, detached)
         except BaseException:

@@ -24,11 +24,31 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "run": Command("ballonet.cli.run", "boot a sandbox, run a command in it, leave nothing behind"),
+    "run": Command("ballonet.cli.run", "boot a sandbox and run a command in it; with -d, keep it"),
+    "create": Command("ballonet.cli.create", "register a sandbox without starting it"),
+    "start": Command("ballonet.cli.start", "start sandboxes that exist"),
+    "stop": Command("ballonet.cli.stop", "end sandboxes, in order if they let it happen"),
+    "restart": Command("ballonet.cli.start", "stop sandboxes, and start them again"),
+    "rm": Command("ballonet.cli.rm", "remove sandboxes with their logs and disks"),
+    "ls": Command("ballonet.cli.ls", "list all sandboxes"),
+    "ps": Command("ballonet.cli.ls", "list the sandboxes that run"),
+    "exec": Command("ballonet.cli.exec", "run a command in a sandbox that runs"),
+    "inspect": Command("ballonet.cli.inspect", "show all that is known of sandboxes, as JSON"),
+    "wait": Command("ballonet.cli.wait", "wait until sandboxes have ended"),
+    "logs": Command("ballonet.cli.logs", "show what a sandbox's command has written"),
+    "modify": Command("ballonet.cli.modify", "change a sandbox, at once where that is possible"),
     "balloon": Command("ballonet.cli.balloon", "look at a running sandbox's balloon, and move it"),
     "prune": Command("ballonet.cli.prune", "remove what killed sandboxes have left behind"),
+    "version": Command("ballonet.cli.version", "show versions"),
     "demo": Command("ballonet.cli.demo", "show a sandbox's memory coming back to the host"),
 }
+
+
+def print_error(error: BallonetError) -> None:
+    """Tell a person what happened, and what to do about it."""
+    print(f"ballonet: error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  hint: {error.hint}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,9 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except BallonetError as error:
-        print(f"ballonet: error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  hint: {error.hint}", file=sys.stderr)
+        print_error(error)
         return EXIT_USAGE if isinstance(error, ConfigError | BindError) else EXIT_FAILED
     except KeyboardInterrupt:
         return 130

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from ballonet import lifecycle
 from ballonet.host.cgroup import prune_groups
 from ballonet.machine.hardcap import GROUP_PREFIX
 from ballonet.machine.place import prune_places
+from ballonet.registry.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    removed = [*prune_places(), *(f"cgroup {name}" for name in prune_groups(GROUP_PREFIX))]
+    with Registry.open() as registry:
+        strays = [f"the files of {name}" for name in lifecycle.prune(registry)]
+    removed = [*prune_places(), *strays, *(f"cgroup {name}" for name in prune_groups(GROUP_PREFIX))]
     for name in removed:
         print(f"removed {name}")
     if not removed:

@@ -1,81 +1,86 @@
-"""``ballonet run``: a sandbox for one command."""
+"""``ballonet run``: a sandbox for one command, or with ``-d`` one that stays."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import signal
-import sys
-from collections.abc import AsyncIterable
-from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack
 
-from ballonet.cli.sandbox_options import add_sandbox_options, config_from, report_progress
+from ballonet import lifecycle
+from ballonet.cli.attach import Joined, SignalPasser, joined_from, run_joined, with_signals
+from ballonet.cli.sandbox_options import (
+    EXIT_STATUSES,
+    add_command_options,
+    add_sandbox_options,
+    add_stream_options,
+    argv_from,
+    command_from,
+    config_from,
+    policy_from,
+    report_progress,
+)
 from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError, GuestChannelError, GuestCommandError, SandboxError
+from ballonet.errors import ConfigError, GuestChannelError, SandboxError
+from ballonet.registry.registry import Registry
 
-if TYPE_CHECKING:
-    from ballonet.guest.agent_client import GuestProcess
-
-#: The command exists in the guest but cannot be run, or does not exist: as a shell and Docker say it.
-EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
-#: How long the command may take to end after a signal was passed on to it (seconds).
-SIGNAL_GRACE_S = 10.0
 #: When the channel to the command is lost, the sandbox's own end, which says why, follows within this (seconds).
 _END_S = 15.0
-_READ_BYTES = 65536
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sandbox_options(parser)
+    add_stream_options(parser)
     parser.add_argument(
-        "-i", "--interactive", action="store_true", help="pass our standard input on to the command"
+        "-d",
+        "--detach",
+        action="store_true",
+        help="return when it is up; it stays until its command ends, or it is stopped",
     )
-    parser.add_argument("-w", "--workdir", metavar="DIR", help="the command's working directory in the guest")
-    parser.add_argument(
-        "-e",
-        "--env",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="set a variable for the command",
-    )
+    parser.add_argument("--rm", action="store_true", help="with -d: it goes away when it ends")
     parser.add_argument("--dry-run", action="store_true", help="print the engine's command line and stop")
-    parser.add_argument(
-        "command", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run, and its arguments"
-    )
-    parser.epilog = (
-        "Exit status: the command's own, 128+n if signal n killed it; 2 for bad usage, 125 if ballonet failed or the "
-        "guest ended first, 126 if the command cannot be executed, 127 if it does not exist."
-    )
+    add_command_options(parser)
+    parser.epilog = EXIT_STATUSES
 
 
 def run(options: argparse.Namespace) -> int:
-    argv = options.command[1:] if options.command[:1] == ["--"] else options.command
+    argv = argv_from(options)
     from ballonet.sandbox import random_name
 
     config = config_from(options, default_name=random_name("run"))
-    env = _environment(options.env)
+    policy = policy_from(options)
+    command = command_from(options)
     if options.dry_run:
         return _print_engine_command(config)
-    if not argv:
+    if options.detach and (options.tty or options.interactive):
+        raise ConfigError("-d does not go together with -i or -t", hint="use 'ballonet exec -it' afterwards")
+    if not options.detach and not argv:
         raise ConfigError("no command was given", hint="for example: ballonet run -- uname -a")
+    joined = joined_from(options)
 
     from ballonet.guest.bundle import prepare_guest
 
     prepare_guest(report=report_progress)  # here, where a person sees the progress; the sandbox finds it made
-    return asyncio.run(_Run(config, argv, env, options).go())
+    with Registry.open() as registry:
+        stays = options.detach and not options.rm
+        lifecycle.create(
+            registry, config, command=command if options.detach else None, auto_remove=not stays, **policy
+        )
+        if options.detach:
+            return asyncio.run(_start_detached(registry, config.name))
+        return asyncio.run(
+            with_signals(lambda signals: _run_attached(registry, config.name, argv, joined, signals))
+        )
 
 
-def _environment(settings: list[str]) -> dict[str, str]:
-    env = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not name or not equals:
-            raise ConfigError(f"--env {setting!r} is not NAME=VALUE")
-        env[name] = value
-    return env
+async def _start_detached(registry: Registry, name: str) -> int:
+    try:
+        process = await lifecycle.start(registry, name, detached=True)
+    except BaseException:
+        await lifecycle.discard(registry, name)
+        raise
+    process.let_go()
+    print(name)
+    return 0
 
 
 def _print_engine_command(config: SandboxConfig) -> int:
@@ -89,103 +94,26 @@ def _print_engine_command(config: SandboxConfig) -> int:
     return 0
 
 
-class _Run:
-    """One run: the sandbox, its command, and the signals that come meanwhile."""
+async def _run_attached(
+    registry: Registry, name: str, argv: list[str], joined: Joined, signals: SignalPasser
+) -> int:
+    """Whatever happens, the sandbox is gone when this returns."""
+    from ballonet.guest.agent_client import AgentClient
+    from ballonet.machine.place import agent_socket_path
 
-    def __init__(
-        self, config: SandboxConfig, argv: list[str], env: dict[str, str], options: argparse.Namespace
-    ) -> None:
-        self._config = config
-        self._argv = argv
-        self._env = env
-        self._options = options
-        self._process: GuestProcess | None = None
-        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-
-    async def go(self) -> int:
-        """Run it; whatever happens, the sandbox is gone when this returns."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._signals.put_nowait, number)
-        work = asyncio.create_task(self._work())
-        interrupted = asyncio.create_task(self._interrupted())
-        await asyncio.wait({work, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            interrupted.cancel()
-            return work.result()
-        work.cancel()
-        await asyncio.wait({work})
-        return 128 + interrupted.result()
-
-    async def _interrupted(self) -> signal.Signals:
-        """Pass signals on to the command. Returns when it is to be given up: on the second, or after a grace."""
-        first = await self._signals.get()
-        process = self._process
-        if process is None:
-            return first
-        await process.send_signal(first)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SIGNAL_GRACE_S):
-                await self._signals.get()
-        return first
-
-    async def _work(self) -> int:
-        from ballonet.sandbox import Sandbox
-
-        async with AsyncExitStack() as stack:
-            sandbox = await Sandbox.create(self._config)
-            stack.push_async_callback(sandbox.kill)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(lifecycle.discard, registry, name)
+        sandbox = await lifecycle.start(registry, name, detached=False)
+        stack.push_async_callback(sandbox.kill)
+        agent = await AgentClient.connect(agent_socket_path(name))
+        stack.push_async_callback(agent.close)
+        try:
+            return await run_joined(agent, argv, joined, signals)
+        except GuestChannelError as error:
             try:
-                process = await sandbox.exec_stream(
-                    self._argv, env=self._env, cwd=self._options.workdir, stdin=self._options.interactive
-                )
-            except GuestCommandError as error:
-                print(f"ballonet: error: {error.message}", file=sys.stderr)
-                return EXIT_NOT_FOUND if error.errno == 2 else EXIT_NOT_EXECUTABLE
-            self._process = process
-            stack.callback(process.abandon)
-            feeding = asyncio.create_task(_feed(process)) if self._options.interactive else None
-            try:
-                await asyncio.gather(_copy(process.stdout, 1), _copy(process.stderr, 2))
-                return (await process.wait()).returncode
-            except GuestChannelError as error:
-                try:
-                    async with asyncio.timeout(_END_S):
-                        end = await sandbox.wait()
-                except TimeoutError:
-                    raise error from None  # it lives, but the guest cannot be talked to any more
-                raise SandboxError(f"the sandbox ended before the command did: {end.detail}") from error
-            finally:
-                if feeding is not None:
-                    feeding.cancel()
-        raise AssertionError("unreachable")
-
-
-async def _copy(stream: AsyncIterable[bytes], fd: int) -> None:
-    """Copy the command's output to ours. Blocking writes on purpose: a slow reader slows the command."""
-    async for chunk in stream:
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(fd, view) :]
-
-
-async def _feed(process: GuestProcess) -> None:
-    """Copy our standard input to the command's, to its end."""
-    while chunk := await _read_stdin():
-        await process.write_stdin(chunk)
-    await process.close_stdin()
-
-
-async def _read_stdin() -> bytes:
-    """Wait for input without a thread, which could not be interrupted, and without changing the terminal's flags."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    try:
-        loop.add_reader(0, ready.set)
-    except PermissionError:
-        return os.read(0, _READ_BYTES)  # a regular file: always ready
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(0)
-    return os.read(0, _READ_BYTES)
+                async with asyncio.timeout(_END_S):
+                    end = await sandbox.wait()
+            except TimeoutError:
+                raise error from None  # it lives, but the guest cannot be talked to any more
+            raise SandboxError(f"the sandbox ended before the command did: {end.detail}") from error
+    raise AssertionError("unreachable")

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from ballonet.builder import SandboxBuilder
 from ballonet.config import SandboxConfig
 from ballonet.control.socketfile import check_socket_path
 from ballonet.errors import ConfigError
+from ballonet.lifecycle import parse_user
+from ballonet.memory import parse_size
+from ballonet.registry.record import Command
 from ballonet.vmm.config import Accel, Machine
 
+#: The epilogue of every command that runs one in a guest.
+EXIT_STATUSES = (
+    "Exit status: the command's own, 128+n if signal n killed it; 2 for bad usage, 125 if ballonet failed or the "
+    "guest ended first, 126 if the command cannot be executed, 127 if it does not exist."
+)
 _ACCESS = {
     "allow-user": "this user, too, use the control socket",
     "allow-group": "the members of this group, too, use the control socket",
@@ -24,7 +35,20 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the sandbox's name (default: a random one)")
     parser.add_argument("--memory", metavar="SIZE", default="512M", help="the ceiling (default: 512M)")
     parser.add_argument("--cpus", metavar="N", type=int, default=1, help="processors (default: 1)")
-    balloon = parser.add_argument_group("balloon", "any of these gives the sandbox a balloon")
+    parser.add_argument(
+        "--weight",
+        metavar="N",
+        type=int,
+        default=100,
+        help="share of memory from the autopilot, against 100 for others",
+    )
+    parser.add_argument(
+        "--reserve", metavar="SIZE", default="0", help="memory that the autopilot never takes (default: 0)"
+    )
+    balloon = parser.add_argument_group("balloon")
+    balloon.add_argument(
+        "--no-balloon", action="store_true", help="all memory stays with the guest, and nothing moves it"
+    )
     balloon.add_argument("--balloon-initial", metavar="SIZE", help="memory at boot (default: the ceiling)")
     balloon.add_argument(
         "--balloon-min",
@@ -75,16 +99,95 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--accel", choices=list(map(str, Accel)), default="auto", help="KVM or emulation")
 
 
+def add_stream_options(parser: argparse.ArgumentParser) -> None:
+    """How our standard streams are joined to the command's."""
+    parser.add_argument(
+        "-i", "--interactive", action="store_true", help="pass our standard input on to the command"
+    )
+    parser.add_argument("-t", "--tty", action="store_true", help="give the command a terminal: ours")
+
+
+def add_command_options(parser: argparse.ArgumentParser) -> None:
+    """The command that the sandbox runs, and what it runs it with."""
+    parser.add_argument("-w", "--workdir", metavar="DIR", help="the command's working directory in the guest")
+    parser.add_argument(
+        "-e",
+        "--env",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="set a variable for the command (NAME alone: as it is here)",
+    )
+    parser.add_argument("-u", "--user", metavar="UID[:GID]", help="who the command runs as (default: root)")
+    parser.add_argument(
+        "argv", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run, and its arguments"
+    )
+
+
+def argv_from(options: argparse.Namespace) -> list[str]:
+    """The words of the command; none if none was given."""
+    words: list[str] = options.argv
+    return words[1:] if words[:1] == ["--"] else words
+
+
+def command_from(options: argparse.Namespace) -> Command | None:
+    """The command that the options describe, if one was given.
+
+    :raises ConfigError: a variable or the user makes no sense.
+    """
+    argv = argv_from(options)
+    if not argv:
+        return None
+    parse_user(options.user)
+    return Command(tuple(argv), parse_env(options.env), options.workdir, options.user)
+
+
+def parse_env(settings: Sequence[str]) -> dict[str, str]:
+    """Variables from ``NAME=VALUE``, or ``NAME`` for our own.
+
+    :raises ConfigError: there is no name, or no such variable here.
+    """
+    env = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not name or (not equals and name not in os.environ):
+            raise ConfigError(
+                f"--env {setting!r} is not NAME=VALUE", hint="NAME alone takes our own variable"
+            )
+        env[name] = value if equals else os.environ[name]
+    return env
+
+
+def policy_from(options: argparse.Namespace) -> dict[str, Any]:
+    """What the autopilot is to know: arguments for :func:`ballonet.lifecycle.create`.
+
+    :raises ConfigError: a value is impossible.
+    """
+    from ballonet.modify import check_weight
+
+    return {
+        "weight": check_weight(options.weight),
+        "reserve_mib": parse_size(options.reserve, "reserve"),
+    }
+
+
 def config_from(options: argparse.Namespace, *, default_name: str) -> SandboxConfig:
     """The configuration that the options describe.
 
     :raises ConfigError: they are impossible, or the socket's path cannot be used.
     """
+    balloon = (options.balloon_initial, options.balloon_min, options.balloon_control_socket)
+    if options.no_balloon and any(part is not None for part in balloon):
+        raise ConfigError(
+            "--no-balloon does not go together with a balloon setting", hint="leave one of them out"
+        )
+    if not options.no_balloon and all(part is None for part in balloon):
+        balloon = (options.memory, None, None)  # a balloon that takes nothing until somebody asks
     builder = (
         SandboxBuilder(default_name if options.name is None else options.name)
         .cpus(options.cpus)
         .memory(options.memory)
-        .balloon(options.balloon_initial, options.balloon_min, options.balloon_control_socket)
+        .balloon(*balloon)
         .deflate_on_oom(options.deflate_on_oom)
         .free_page_reporting(options.free_page_reporting)
         .pressure_relief(options.pressure_relief)

@@ -83,7 +83,7 @@ class Registry:
         record = self.find(name)
         if record is None:
             raise UnknownSandboxError(
-                f"there is no sandbox named {name!r}"[:200], hint="'ballonet ls --all' shows all"
+                f"there is no sandbox named {name!r}"[:200], hint="'ballonet ls' shows all"
             )
         return record
 

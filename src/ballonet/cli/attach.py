@@ -1,0 +1,211 @@
+"""A command in a guest, joined to our own standard streams, signals and terminal."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import struct
+import sys
+import termios
+import tty
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ballonet.cli.sandbox_options import parse_env
+from ballonet.errors import ConfigError, GuestCommandError
+from ballonet.lifecycle import parse_user
+
+if TYPE_CHECKING:
+    from ballonet.guest.agent_client import AgentClient, GuestProcess
+
+#: The command exists in the guest but cannot be run, or does not exist: as a shell and Docker say it.
+EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
+#: How long the command may take to end after a signal was passed on to it (seconds).
+SIGNAL_GRACE_S = 10.0
+_READ_BYTES = 65536
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def check_terminal(wanted: bool) -> None:
+    """:raises ConfigError: a terminal is wanted and our standard input is none."""
+    if wanted and not os.isatty(0):
+        raise ConfigError("-t needs a terminal, and standard input is none", hint="leave out -t")
+
+
+def terminal_size() -> tuple[int, int]:
+    """Rows and columns of our terminal; 24 by 80 if it does not say."""
+    try:
+        rows, cols, _, _ = struct.unpack("HHHH", fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
+    except OSError:
+        return 24, 80
+    return rows or 24, cols or 80
+
+
+@dataclass(frozen=True)
+class Joined:
+    """How a command in the guest is run and joined to our streams."""
+
+    env: Mapping[str, str]
+    cwd: str | None
+    uid: int | None
+    gid: int | None
+    stdin: bool
+    terminal: bool
+
+
+def joined_from(options: argparse.Namespace) -> Joined:
+    """What the options of :mod:`ballonet.cli.sandbox_options` ask for.
+
+    :raises ConfigError: a variable, the user or the terminal makes no sense.
+    """
+    uid, gid = parse_user(options.user)
+    check_terminal(options.tty)
+    return Joined(parse_env(options.env), options.workdir, uid, gid, options.interactive, options.tty)
+
+
+class SignalPasser:
+    """Catches our signals from now on, and passes them to the command once there is one. Needs the running loop."""
+
+    def __init__(self) -> None:
+        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self.process: GuestProcess | None = None
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._signals.put_nowait, number)
+
+    async def wait_give_up(self) -> signal.Signals:
+        """Pass signals on. Returns when the command is to be given up: on the second, after a grace, or at once
+        while there is no command."""
+        first = await self._signals.get()
+        if self.process is None:
+            return first
+        await self.process.send_signal(first)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SIGNAL_GRACE_S):
+                await self._signals.get()
+        return first
+
+
+async def with_signals(work: Callable[[SignalPasser], Coroutine[Any, Any, int]]) -> int:
+    """Run ``work`` to its exit status; once the command is given up for signal n, cancel it: 128+n then."""
+    signals = SignalPasser()
+    working = asyncio.create_task(work(signals))
+    giving_up = asyncio.create_task(signals.wait_give_up())
+    await asyncio.wait({working, giving_up}, return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        giving_up.cancel()
+        return working.result()
+    working.cancel()
+    await asyncio.wait({working})
+    return 128 + giving_up.result()
+
+
+async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, signals: SignalPasser) -> int:
+    """Run a command in the guest, joined to our streams, to its end; its exit status.
+
+    :raises GuestError: the guest was lost first.
+    """
+    from ballonet.cli.main import print_error
+
+    env = dict(joined.env)
+    if joined.terminal:
+        env.setdefault("TERM", os.environ.get("TERM", "linux"))
+    rows, cols = terminal_size() if joined.terminal else (24, 80)
+    try:
+        process = await agent.exec(
+            argv,
+            env=env,
+            cwd=joined.cwd,
+            uid=joined.uid,
+            gid=joined.gid,
+            tty=joined.terminal,
+            rows=rows,
+            cols=cols,
+            stdin=joined.stdin,
+        )
+    except GuestCommandError as error:
+        print_error(error)
+        return EXIT_NOT_FOUND if error.errno == errno.ENOENT else EXIT_NOT_EXECUTABLE
+    async with process:
+        signals.process = process
+        return await attach(process, stdin=joined.stdin, terminal=joined.terminal)
+
+
+async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> int:
+    """Copy the command's streams from and to ours until it ends; its exit status.
+
+    :param terminal: it has a terminal: ours becomes raw, so that each key goes to it, and its size follows ours.
+    :raises GuestError: the guest was lost first.
+    """
+    with _raw_terminal(process) if terminal else contextlib.nullcontext():
+        feeding = asyncio.create_task(_feed(process)) if stdin else None
+        try:
+            await asyncio.gather(_copy(process.stdout, 1), _copy(process.stderr, 2))
+            return (await process.wait()).returncode
+        finally:
+            if feeding is not None:
+                feeding.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await feeding
+
+
+@contextlib.contextmanager
+def _raw_terminal(process: GuestProcess) -> Iterator[None]:
+    """Our terminal passes everything on while the block runs, and is as it was afterwards."""
+    loop = asyncio.get_running_loop()
+    saved = termios.tcgetattr(0)
+    resizing: set[asyncio.Task[None]] = set()
+
+    def resized() -> None:
+        task = asyncio.create_task(process.resize(*terminal_size()))
+        resizing.add(task)
+        task.add_done_callback(resizing.discard)
+
+    loop.add_signal_handler(signal.SIGWINCH, resized)
+    try:
+        tty.setraw(0)
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGWINCH)
+        sys.stdout.flush()
+        termios.tcsetattr(0, termios.TCSADRAIN, saved)
+
+
+async def _copy(stream: AsyncIterable[bytes], fd: int) -> None:
+    """Copy the command's output to ours. Blocking writes on purpose: a slow reader slows the command."""
+    async for chunk in stream:
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(fd, view) :]
+
+
+async def _feed(process: GuestProcess) -> None:
+    """Copy our standard input to the command's, to its end."""
+    while chunk := await _read_stdin():
+        await process.write_stdin(chunk)
+    await process.close_stdin()
+
+
+async def _read_stdin() -> bytes:
+    """Wait for input without a thread, which could not be interrupted, and without changing the terminal's flags."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    try:
+        loop.add_reader(0, ready.set)
+    except PermissionError:
+        return os.read(0, _READ_BYTES)  # a regular file: always ready
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(0)
+    try:
+        return os.read(0, _READ_BYTES)
+    except OSError:
+        return b""  # the terminal is gone

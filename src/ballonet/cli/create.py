@@ -1,0 +1,31 @@
+"""``ballonet create``: register a sandbox without starting it."""
+
+from __future__ import annotations
+
+import argparse
+
+from ballonet.cli.sandbox_options import (
+    add_command_options,
+    add_sandbox_options,
+    command_from,
+    config_from,
+    policy_from,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_sandbox_options(parser)
+    add_command_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from ballonet import lifecycle
+    from ballonet.registry.registry import Registry
+    from ballonet.sandbox import random_name
+
+    config = config_from(options, default_name=random_name())
+    command = command_from(options)
+    with Registry.open() as registry:
+        lifecycle.create(registry, config, command=command, **policy_from(options))
+    print(config.name)
+    return 0

@@ -1,0 +1,40 @@
+"""``ballonet exec``: a command in a sandbox that runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from ballonet import lifecycle
+from ballonet.cli.attach import Joined, SignalPasser, joined_from, run_joined, with_signals
+from ballonet.cli.sandbox_options import EXIT_STATUSES, add_command_options, add_stream_options, argv_from
+from ballonet.errors import ConfigError
+from ballonet.registry.registry import Registry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_stream_options(parser)
+    parser.add_argument("name", metavar="NAME", help="a sandbox's name")
+    add_command_options(parser)
+    parser.epilog = EXIT_STATUSES
+
+
+def run(options: argparse.Namespace) -> int:
+    argv = argv_from(options)
+    if not argv:
+        raise ConfigError("no command was given", hint=f"for example: ballonet exec {options.name} uname -a")
+    joined = joined_from(options)
+    with Registry.open() as registry:
+        lifecycle.find_running(registry, options.name)
+    return asyncio.run(with_signals(lambda signals: _exec(options.name, argv, joined, signals)))
+
+
+async def _exec(name: str, argv: list[str], joined: Joined, signals: SignalPasser) -> int:
+    from ballonet.guest.agent_client import AgentClient
+    from ballonet.machine.place import agent_socket_path
+
+    agent = await AgentClient.connect(agent_socket_path(name))
+    try:
+        return await run_joined(agent, argv, joined, signals)
+    finally:
+        await agent.close()

@@ -1,0 +1,49 @@
+"""``ballonet inspect``: all that is known of sandboxes, as JSON."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from ballonet import lifecycle
+from ballonet.cli.ls import describe
+from ballonet.cli.names import add_names
+from ballonet.cli.output import print_json
+from ballonet.registry.registry import Registry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_names(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON (it always does)")
+
+
+def run(options: argparse.Namespace) -> int:
+    with Registry.open() as registry:
+        records = [lifecycle.find(registry, name) for name in options.names]
+    found = []
+    for record, row in zip(records, describe(records), strict=True):
+        note = lifecycle.living(record)
+        running = None if note is None else asdict(lifecycle.config_of(record, note.flags))
+        desired = asdict(lifecycle.config_of(record))
+        found.append(
+            row
+            | {
+                "desired": desired,
+                "running": running,
+                #: Settings that wait for the next start.
+                "pending": _pending(desired, running),
+                "auto_remove": record.auto_remove,
+                "state_dir": str(lifecycle.state_dir_of(record.name)),
+                "control_socket": None if note is None else note.control_socket,
+                "engine_pid": None if note is None else note.engine_pid,
+                "boot_s": None if note is None else note.boot_s,
+            }
+        )
+    return print_json(found)
+
+
+def _pending(desired: dict[str, Any], running: dict[str, Any] | None) -> dict[str, Any]:
+    return (
+        {} if running is None else {name: value for name, value in desired.items() if running[name] != value}
+    )

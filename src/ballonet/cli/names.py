@@ -1,0 +1,31 @@
+"""Commands that take the names of sandboxes and do the same to each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from ballonet.errors import BallonetError, ConfigError
+
+
+def add_names(parser: argparse.ArgumentParser, *, nargs: str = "+") -> None:
+    parser.add_argument("names", metavar="NAME", nargs=nargs, help="a sandbox's name")
+
+
+def for_each(names: Sequence[str], do: Callable[[str], object]) -> int:
+    """Do it to each; one that fails does not keep the others from it. The exit status of the first failure, or 0."""
+    from ballonet.cli.main import EXIT_FAILED, EXIT_USAGE, print_error
+
+    if len(names) == 1:
+        do(names[0])
+        return 0
+    status = 0
+    for name in names:
+        try:
+            do(name)
+        except BallonetError as error:
+            print_error(error)
+            status = status or (EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
+    sys.stdout.flush()
+    return status

@@ -1,0 +1,25 @@
+"""``ballonet rm``: remove sandboxes with their logs and disks."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from ballonet import lifecycle
+from ballonet.cli.names import add_names, for_each
+from ballonet.registry.registry import Registry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_names(parser)
+    parser.add_argument("-f", "--force", action="store_true", help="end those that run first")
+
+
+def run(options: argparse.Namespace) -> int:
+    with Registry.open() as registry:
+
+        def remove(name: str) -> None:
+            asyncio.run(lifecycle.remove(registry, name, force=options.force))
+            print(name)
+
+        return for_each(options.names, remove)

@@ -1,0 +1,46 @@
+"""``ballonet start`` and ``ballonet restart``: boot sandboxes that exist."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from ballonet import lifecycle
+from ballonet.cli.names import add_names, for_each
+from ballonet.cli.sandbox_options import report_progress
+from ballonet.registry.registry import Registry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_names(parser)
+    parser.add_argument(
+        "-t",
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=lifecycle.STOP_TIMEOUT_S,
+        help="restart: how long the end in order may take (default: 10)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from ballonet.guest.bundle import prepare_guest
+
+    restart = options.command == "restart"
+    with Registry.open() as registry:
+
+        def start(name: str) -> None:
+            record = lifecycle.find(registry, name)
+            if not restart and record.state.lives:
+                return  # as in Docker: it is what was asked for
+            prepare_guest(report=report_progress)
+            asyncio.run(_start(registry, name, options.timeout if restart else None))
+            print(name)
+
+        return for_each(options.names, start)
+
+
+async def _start(registry: Registry, name: str, stop_timeout_s: float | None) -> None:
+    if stop_timeout_s is not None:
+        await lifecycle.stop(registry, name, timeout_s=stop_timeout_s)
+    (await lifecycle.start(registry, name, detached=True)).let_go()

@@ -1,0 +1,38 @@
+"""``ballonet version``: of ballonet and of what it runs on."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+
+from ballonet.cli.output import print_facts, print_json
+from ballonet.errors import BallonetError
+from ballonet.version import __version__
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    from ballonet.control.protocol import PROTOCOL_VERSION
+    from ballonet.paths import cache_dir
+    from ballonet.registry.schema import VERSION
+    from ballonet.vmm.engine import find_engine
+
+    try:
+        engine = find_engine(cache_dir()).version_text
+    except BallonetError as error:
+        engine = f"none ({error.message})"
+    facts = {
+        "ballonet": __version__,
+        "control protocol": PROTOCOL_VERSION,
+        "registry": VERSION,
+        "engine": f"QEMU {engine}",
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+    }
+    if options.json:
+        return print_json({name.replace(" ", "_"): value for name, value in facts.items()})
+    print_facts(facts)
+    return 0

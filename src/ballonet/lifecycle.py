@@ -6,7 +6,6 @@ so that a crash, a kill or a power cut never leaves a dead one shown as running.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -17,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ballonet.config import SandboxConfig, check_name
 from ballonet.errors import (
@@ -30,13 +30,16 @@ from ballonet.errors import (
 )
 from ballonet.host.identity import ProcessId
 from ballonet.machine.args import parse_config, render_flags
-from ballonet.machine.command import COMMAND_FILE
-from ballonet.machine.launch import OwnedProcess, launch
-from ballonet.machine.notes import EndNote, MachineNote, write_stop_seconds
+from ballonet.machine.notes import COMMAND_FILE, EndNote, MachineNote, write_stop_seconds
 from ballonet.machine.run_options import RunOptions
 from ballonet.paths import private_dir, replace_file, sandbox_dir, state_dir
 from ballonet.registry.record import Command, Record, State
 from ballonet.registry.registry import Registry
+
+if TYPE_CHECKING:
+    from ballonet.machine.launch import OwnedProcess
+
+# asyncio is imported where it is used: 'ballonet ls' is quick without it.
 
 MACHINE_LOG = "machine.log"
 #: How long a sandbox may take to end in order before it is ended without (seconds), as in Docker.
@@ -101,6 +104,8 @@ async def start(registry: Registry, name: str, *, detached: bool) -> OwnedProces
     :raises StillRunningError: it runs already.
     :raises BallonetError: it did not come up; the registry says so.
     """
+    from ballonet.machine.launch import launch
+
     record = find(registry, name)
     run_id = secrets.token_hex(8)
     if not registry.begin_run(name, run_id, ProcessId.ours()):
@@ -243,6 +248,8 @@ async def stop(registry: Registry, name: str, *, timeout_s: float = STOP_TIMEOUT
 
 async def wait_end(registry: Registry, name: str) -> Record | None:
     """Wait for the end of a sandbox that runs; its record then (``None``: it went away with its end)."""
+    import asyncio
+
     record = find(registry, name)
     while record.state.lives:
         note = living(record)
@@ -330,6 +337,8 @@ def _write_command(directory: Path, command: Command | None) -> None:
 
 async def _ended(pidfd: int, timeout_s: float | None) -> bool:
     """Wait for a process's end; whether it came in time."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     loop.add_reader(pidfd, over.set)

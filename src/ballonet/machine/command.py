@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ballonet.errors import GuestError, HostError
+from ballonet.machine.notes import COMMAND_FILE
 from ballonet.machine.output_log import OutputLog
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from ballonet.guest.guest_process import OutputReader
 
 log = logging.getLogger(__name__)
-
-#: The command, in the sandbox's state directory: not among the flags, which every user of the host can read.
-COMMAND_FILE = "command.json"
 
 
 class MainCommand:

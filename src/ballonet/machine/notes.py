@@ -19,7 +19,10 @@ from ballonet.paths import replace_file
 
 MACHINE_NOTE = "machine.json"
 END_NOTE = "end.json"
-#: In the run directory: how many seconds the stop that follows may take (a number). The only note that others write.
+#: In the state directory: the command that the sandbox runs by itself. Not among its flags, which every user of the
+#: host can read.
+COMMAND_FILE = "command.json"
+#: In the run directory: how many seconds the stop that follows may take (a number).
 STOP_NOTE = "stop"
 
 

@@ -124,6 +124,12 @@ class GuestCommandError(GuestError):
         self.errno = errno
 
 
+class GuestFileError(GuestError):
+    """A file of the guest could not be read, written or copied; the message has the path and the guest's words."""
+
+    code = "guest-file"
+
+
 class ControlError(BallonetError):
     """The control socket could not be served or reached, or refused a request."""
 

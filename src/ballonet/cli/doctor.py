@@ -1,0 +1,158 @@
+"""``ballonet doctor``: what this host can do for sandboxes, and what to do about what it cannot."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ballonet.cli.output import print_json, print_table
+from ballonet.errors import BallonetError
+
+OK, WARNING, FAILED = "ok", "warning", "failed"
+
+
+class Finding(NamedTuple):
+    """One thing looked at."""
+
+    check: str
+    result: str
+    detail: str
+    hint: str | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--boot", action="store_true", help="prove it: boot a guest and move its balloon")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.epilog = "Exit status: 0 if sandboxes can run here, 1 if not."
+
+
+def run(options: argparse.Namespace) -> int:
+    findings = [_judge(name, check) for name, check in _CHECKS]
+    if options.boot:
+        findings.append(_judge("boot", _boot))
+    if options.json:
+        print_json([finding._asdict() for finding in findings])
+    else:
+        print_table(("CHECK", "RESULT", "DETAIL"), [finding[:3] for finding in findings])
+        for finding in findings:
+            if finding.hint:
+                print(f"  {finding.check}: {finding.hint}")
+    return 1 if any(finding.result == FAILED for finding in findings) else 0
+
+
+def _judge(name: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except BallonetError as error:
+        return Finding(name, FAILED, error.message.splitlines()[0], error.hint)
+
+
+def _engine() -> Finding:
+    from ballonet.paths import cache_dir
+    from ballonet.vmm.engine import find_engine
+
+    engine = find_engine(cache_dir())
+    return Finding("engine", OK, f"QEMU {engine.version_text} ({engine.binary})")
+
+
+def _accelerator() -> Finding:
+    from ballonet.vmm.accel import detect_accel
+    from ballonet.vmm.config import Accel
+
+    found = detect_accel(Accel.AUTO)
+    if found.accel is Accel.KVM:
+        return Finding("accelerator", OK, f"KVM: {found.reason}")
+    return Finding(
+        "accelerator", WARNING, f"emulation: {found.reason}", "guests run, several times slower than with KVM"
+    )
+
+
+def _kernel() -> Finding:
+    from ballonet.guest.bundle import prepare_guest
+
+    guest = prepare_guest(fetch=False)
+    return Finding("guest kernel", OK, f"{guest.release} ({guest.vmlinuz})")
+
+
+def _directories() -> Finding:
+    from ballonet.paths import cache_dir, run_dir, state_dir
+
+    found = [
+        f"{name} {directory()}"
+        for name, directory in (("cache", cache_dir), ("state", state_dir), ("run", run_dir))
+    ]
+    return Finding("directories", OK, ", ".join(found))
+
+
+def _registry() -> Finding:
+    from ballonet import lifecycle
+    from ballonet.registry.registry import Registry
+
+    with Registry.open() as registry:
+        records = lifecycle.list_sandboxes(registry)
+    live = sum(record.state.lives for record in records)
+    return Finding("registry", OK, f"{len(records)} sandboxes, {live} of them running")
+
+
+def _memory() -> Finding:
+    from ballonet.host.proc import PROC
+
+    fields = dict(line.split(":", 1) for line in (PROC / "meminfo").read_text().splitlines())
+    total, available = (int(fields[name].split()[0]) // 1024 for name in ("MemTotal", "MemAvailable"))
+    detail = f"{available} MiB of {total} MiB available"
+    if available < 512:
+        return Finding("memory", WARNING, detail, "shrink or stop something: a sandbox needs some 200 MiB")
+    return Finding("memory", OK, detail)
+
+
+def _pressure() -> Finding:
+    from ballonet.host.proc import PROC
+
+    try:
+        line = (PROC / "pressure/memory").read_text().splitlines()[0]
+    except OSError:
+        return Finding(
+            "host pressure", WARNING, "not told by this kernel", "boot it with psi=1 for the autopilot"
+        )
+    return Finding("host pressure", OK, line)
+
+
+def _hard_cap() -> Finding:
+    from ballonet.host.cgroup import find_hierarchy
+
+    try:
+        found = find_hierarchy()
+    except BallonetError as error:
+        return Finding("hard cap", WARNING, error.message.splitlines()[0], error.hint)
+    return Finding("hard cap", OK, f"cgroup v{found.version} at {found.parent}")
+
+
+def _boot() -> Finding:
+    import asyncio
+
+    from ballonet.sandbox import Sandbox, random_name
+
+    async def prove() -> Finding:
+        started = time.monotonic()
+        async with await Sandbox.create(random_name("doctor"), memory=256) as sandbox:
+            booted = time.monotonic() - started
+            done = await sandbox.exec(["uname", "-r"])
+            reply = await sandbox.balloon.set(160, wait=True, timeout_s=60)
+        detail = f"booted {done.stdout.decode().strip()} in {booted:.1f} s; shrink to 160 MiB: {reply.state}"
+        return Finding("boot", OK if reply.state == "applied" else WARNING, detail, reply.detail)
+
+    return asyncio.run(prove())
+
+
+_CHECKS: tuple[tuple[str, Callable[[], Finding]], ...] = (
+    ("engine", _engine),
+    ("accelerator", _accelerator),
+    ("guest kernel", _kernel),
+    ("directories", _directories),
+    ("registry", _registry),
+    ("memory", _memory),
+    ("host pressure", _pressure),
+    ("hard cap", _hard_cap),
+)

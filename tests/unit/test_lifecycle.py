@@ -1,0 +1,204 @@
+"""What the registry makes of the notes that sandboxes' processes leave. The processes themselves: tests/vm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ballonet import lifecycle
+from ballonet.config import SandboxConfig
+from ballonet.errors import ConfigError, NameInUseError, NotRunningError, StillRunningError
+from ballonet.host.identity import ProcessId
+from ballonet.machine.notes import EndNote, MachineNote
+from ballonet.modify import apply_plan, plan_changes
+from ballonet.paths import private_dir, sandbox_dir
+from ballonet.registry.record import Command, Record, State
+from ballonet.registry.registry import Registry
+
+DEAD = ProcessId(1, 1, "an earlier boot")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("BALLONET_RUN_DIR", str(tmp_path / "run"))
+    return Registry.open()
+
+
+def begun(registry: Registry, *, starter: ProcessId = DEAD, auto_remove: bool = False) -> Record:
+    """A sandbox whose start was begun by somebody else."""
+    lifecycle.create(registry, SandboxConfig(name="box", balloon_min_mib=128), auto_remove=auto_remove)
+    assert registry.begin_run("box", "run1", starter)
+    return registry.get("box")
+
+
+def note(process: ProcessId, **more: object) -> MachineNote:
+    written = MachineNote(run_id="run1", process=process, **more)  # type: ignore[arg-type]
+    written.write(private_dir(sandbox_dir("box")))
+    return written
+
+
+def test_a_sandbox_whose_process_lives_is_running(registry: Registry) -> None:
+    begun(registry)
+    note(ProcessId.ours(), ready=True, started_at=5.0, control_socket="/x", flags=("--name", "box"))
+    found = lifecycle.find(registry, "box")
+    assert (found.state, found.started_at) == (State.RUNNING, 5.0)
+    assert registry.get("box").state is State.RUNNING
+    assert lifecycle.find_running(registry, "box")[1].control_socket == "/x"
+
+
+def test_one_that_is_booting_is_starting(registry: Registry) -> None:
+    begun(registry)
+    note(ProcessId.ours())
+    assert lifecycle.find(registry, "box").state is State.STARTING
+    with pytest.raises(NotRunningError, match="starting"):
+        lifecycle.find_running(registry, "box")
+
+
+def test_one_whose_starter_lives_and_has_no_process_yet_is_starting(registry: Registry) -> None:
+    begun(registry, starter=ProcessId.ours())
+    assert lifecycle.find(registry, "box").state is State.STARTING
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_killed_process_is_never_shown_as_running(registry: Registry, ready: bool) -> None:
+    """A crash, SIGKILL or a power cut: there is a note of a process that is no more, and none of an end."""
+    begun(registry)
+    note(DEAD, ready=ready)
+    found = lifecycle.find(registry, "box")
+    assert (found.state, found.end_reason) == (State.STOPPED, "killed")
+    assert found.ended_at is not None
+    assert registry.get("box") == found
+
+
+def test_an_end_that_was_noted_is_told(registry: Registry) -> None:
+    begun(registry)
+    EndNote(run_id="run1", reason="guest-oom", detail="why", exit_code=137, ended_at=9.0).write(
+        lifecycle.state_dir_of("box")
+    )
+    found = lifecycle.find(registry, "box")
+    assert (found.state, found.end_reason, found.end_detail) == (State.STOPPED, "guest-oom", "why")
+    assert (found.exit_code, found.ended_at) == (137, 9.0)
+
+
+def test_the_note_of_an_earlier_run_is_not_this_ones(registry: Registry) -> None:
+    begun(registry)
+    EndNote(run_id="run0", reason="completed", detail="old", exit_code=0).write(lifecycle.state_dir_of("box"))
+    assert lifecycle.find(registry, "box").end_reason == "killed"
+
+
+def test_one_that_goes_away_with_its_end_is_gone_and_its_name_free(registry: Registry) -> None:
+    begun(registry, auto_remove=True)
+    directory = lifecycle.state_dir_of("box")
+    assert directory.is_dir()
+    assert lifecycle.list_sandboxes(registry) == []
+    assert not directory.exists()
+    begun(registry, auto_remove=True)
+    # ... even if nobody has looked since
+    lifecycle.create(registry, SandboxConfig(name="box"))
+    assert registry.get("box").state is State.CREATED
+
+
+def test_a_live_ones_name_is_taken(registry: Registry) -> None:
+    begun(registry, auto_remove=True)
+    note(ProcessId.ours(), ready=True)
+    with pytest.raises(NameInUseError):
+        lifecycle.create(registry, SandboxConfig(name="box"))
+    assert lifecycle.find(registry, "box").state is State.RUNNING
+
+
+async def test_start_and_remove_refuse_one_that_lives(registry: Registry) -> None:
+    begun(registry)
+    note(ProcessId.ours(), ready=True)
+    with pytest.raises(StillRunningError):
+        await lifecycle.start(registry, "box", detached=True)
+    with pytest.raises(StillRunningError):
+        await lifecycle.remove(registry, "box")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 300, "-x", "a\nb", "ü"])
+def test_odd_names_are_refused_before_anything_is_looked_up(registry: Registry, name: str) -> None:
+    with pytest.raises(ConfigError, match="not usable"):
+        lifecycle.find(registry, name)
+
+
+@pytest.mark.parametrize("user", ["root", "1:x", "-1", "1:2:3", ":5"])
+def test_users_are_numbers(user: str) -> None:
+    with pytest.raises(ConfigError, match="UID"):
+        lifecycle.parse_user(user)
+
+
+def test_prune_removes_files_that_no_sandbox_has(registry: Registry) -> None:
+    lifecycle.create(registry, SandboxConfig(name="box"))
+    stray = private_dir(lifecycle.state_dir_of("stray"))
+    assert lifecycle.prune(registry) == ["stray"]
+    assert not stray.exists()
+    assert lifecycle.state_dir_of("box").is_dir()
+
+
+# --- modify ---
+
+
+async def test_changes_to_a_stopped_sandbox_wait_for_its_start(registry: Registry) -> None:
+    lifecycle.create(registry, SandboxConfig(name="box", memory_mib=512), command=Command(("true",)))
+    plan = plan_changes(registry.get("box"), None, {"memory": "1G", "balloon_min": 128, "weight": 50})
+    assert [(change.setting, change.when) for change in plan.changes] == [
+        ("memory", "next start"),
+        ("balloon_min", "next start"),
+        ("weight", "live"),
+    ]
+    assert registry.get("box").weight == 100  # a plan does nothing
+    done = await apply_plan(registry, plan)
+    assert [change.state for change in done] == ["saved", "saved", "done"]
+    now = registry.get("box")
+    assert (lifecycle.config_of(now).memory_mib, now.weight) == (1024, 50)
+
+
+def test_changes_to_a_running_one_say_what_needs_a_restart(registry: Registry) -> None:
+    record = begun(registry)
+    process = note(ProcessId.ours(), ready=True, flags=record.flags, control_socket="/x")
+    plan = plan_changes(
+        record, process, {"cpus": 2, "balloon_initial": 300, "memory_target": 300, "memory": 512}
+    )
+    assert {change.setting: change.when for change in plan.changes} == {
+        "cpus": "requires restart",
+        "balloon_initial": "next start",
+        "memory_target": "live",
+        "memory": "live",  # it is what runs already
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "no change"),
+        ({"colour": 1}, "colour"),
+        ({"memory": 100, "balloon_min": 200}, "balloon_min_mib 200 MiB must not exceed memory_mib 100 MiB"),
+        ({"memory": "much"}, "'much'"),
+        ({"memory": 1.5}, "float"),
+        ({"weight": 0}, "weight 0"),
+        ({"cpus": "two"}, "str"),
+        ({"reserve": 4096}, "reserve 4096 MiB must not exceed memory_mib 512 MiB"),
+        ({"memory_target": 300}, "does not run"),
+    ],
+)
+def test_impossible_changes_are_refused_whole(
+    registry: Registry, settings: dict[str, object], words: str
+) -> None:
+    lifecycle.create(registry, SandboxConfig(name="box"))
+    before = registry.get("box")
+    with pytest.raises(ConfigError, match=words):
+        plan_changes(before, None, settings)
+    assert registry.get("box") == before
+
+
+async def test_a_target_that_cannot_be_asked_for_is_not_told_as_done(registry: Registry) -> None:
+    record = begun(registry)
+    process = replace(
+        note(ProcessId.ours(), ready=True, flags=record.flags), control_socket="/nowhere/x.sock"
+    )
+    (change,) = await apply_plan(registry, plan_changes(record, process, {"memory_target": 300}))
+    assert change.state == "failed"
+    assert "/nowhere/x.sock" in str(change.detail)

@@ -9,7 +9,7 @@
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-SOURCES := src tests bench fuzz hatch_build.py
+SOURCES := src tests bench examples fuzz hatch_build.py
 GUEST_SOURCES := $(wildcard src/ballonet/guest/agent/*.[ch] src/ballonet/guest/agent/tsc/*.c)
 PYTEST := $(PYTHON) -m pytest
 

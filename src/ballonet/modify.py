@@ -90,6 +90,10 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
         _SIZES[name]: to_mib(value, name) for name, value in settings.items() if name in _SIZES
     }
     fields |= {_OTHERS[name]: value for name, value in settings.items() if name in _OTHERS}
+    if old.balloon_initial_mib == old.memory_mib and "memory_mib" in fields:
+        fields.setdefault(
+            "balloon_initial_mib", fields["memory_mib"]
+        )  # it boots with all it may have, as before
     new = replace(old, **fields)
     changes = []
     for name, field in (_SIZES | _OTHERS).items():

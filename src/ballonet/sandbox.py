@@ -279,8 +279,6 @@ class Sandbox:
         cols: int = 80,
     ) -> GuestProcess:
         """Start a command; its output is read, and its input written, as it runs. With ``tty`` it has a terminal."""
-        if isinstance(argv, str | bytes):
-            raise ConfigError(f"a command is a list of words, not {type(argv).__name__} ({argv!r})")
         uid, gid = lifecycle.parse_user(user)
         agent = await self._connect_agent()
         return await agent.exec(

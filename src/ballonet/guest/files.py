@@ -154,6 +154,7 @@ class GuestFiles:
         """
         from ballonet.guest.archive import unpack
 
+        await self.stat(source)  # a source that is not there is told in plain words
         parent, name = posixpath.split(_absolute(source))
         argv = ["tar", "-c", "-f", "-", "-C", parent, f"./{name}"]
         async with await self._start(argv) as process:

@@ -95,6 +95,8 @@ class Exec:
         :raises ConfigError: it cannot be said in one frame: no words, too many, too long, a NUL in one of them,
             or a number out of range.
         """
+        if isinstance(self.argv, str | bytes):
+            raise ConfigError(f"a command is a list of words, not {type(self.argv).__name__} ({self.argv!r})")
         if not self.argv:
             raise ConfigError("a command needs at least one word")
         environment = [f"{name}={value}" for name, value in self.env.items()]
@@ -130,6 +132,8 @@ class Exec:
 
 
 def _word(text: str) -> bytes:
+    if not isinstance(text, str):
+        raise ConfigError(f"arguments, variables and paths are text, not {type(text).__name__} ({text!r})")
     try:
         word = text.encode(errors="surrogateescape")
     except UnicodeEncodeError as error:

@@ -1,0 +1,143 @@
+"""Copies out of a guest: a hostile one cannot write outside of what was asked for."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ballonet.errors import ConfigError, GuestFileError
+from ballonet.guest.archive import pack, unpack
+
+
+def member(name: str, content: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info, content
+
+
+def archive(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+async def pieces(data: bytes, size: int = 100) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
+
+
+def directory(name: str) -> tuple[tarfile.TarInfo, bytes]:
+    return member(name, type=tarfile.DIRTYPE, mode=0o755)
+
+
+def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    return member(name, type=kind, linkname=to)
+
+
+async def test_a_tree_comes_back_as_it_was(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "-odd \n name").write_bytes(b"\0\xff")
+    (source / os.fsdecode(b"not-\xff-utf8")).write_bytes(b"x")
+    (source / "sub/run").write_text("#!/bin/sh\n")
+    (source / "sub/run").chmod(0o750)
+    (source / "link").symlink_to("sub/run")
+    os.link(source / "sub/run", source / "twin")
+    os.utime(source / "sub/run", (1000, 1000))
+    packed = b"".join([piece async for piece in pack(source, "name")])
+    await unpack(pieces(packed, 7000), tmp_path / "target", "./name", "/name")
+    for path in (tmp_path / "target").rglob("*"):
+        original = source / path.relative_to(tmp_path / "target")
+        assert path.lstat().st_mode == original.lstat().st_mode
+        if path.is_symlink():
+            assert path.readlink() == original.readlink()
+        elif path.is_file():
+            assert path.read_bytes() == original.read_bytes()
+    assert len(list((tmp_path / "target").rglob("*"))) == len(list(source.rglob("*"))) == 6
+    assert (tmp_path / "target/sub/run").stat().st_mtime == 1000
+
+
+async def test_a_single_file_takes_the_name_that_was_asked_for(tmp_path: Path) -> None:
+    await unpack(pieces(archive(member("./a", b"content"))), tmp_path / "b", "./a", "/a")
+    assert (tmp_path / "b").read_bytes() == b"content"
+    await unpack(pieces(archive(member("./a", b"newer"))), tmp_path / "b", "./a", "/a")
+    assert (tmp_path / "b").read_bytes() == b"newer"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("../evil", b"x")],
+        [member("./a/../../evil", b"x")],
+        [member("/evil", b"x")],
+        [member("./b/evil", b"x")],
+        [directory("./a"), link("./a/l", "../.."), member("./a/l/evil", b"x")],
+        [directory("./a"), link("./a/l", "/")],
+        [directory("./a"), link("./a/l", "x/../../../evil")],
+        [link("./a", "..")],
+        [directory("./a"), link("./a/l", "../evil", tarfile.LNKTYPE)],
+        [directory("./a"), member("./a/dev", type=tarfile.CHRTYPE, devmajor=1, devminor=3)],
+        [directory("./a"), member("./a/pipe", type=tarfile.FIFOTYPE)],
+    ],
+)
+async def test_what_leads_out_is_refused(
+    tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]
+) -> None:
+    target = tmp_path / "in/target"
+    target.parent.mkdir()
+    with pytest.raises(GuestFileError, match="/a"):
+        await unpack(pieces(archive(*members)), target, "./a", "/a")
+    assert [path for path in tmp_path.rglob("*") if path.name in ("evil", "dev", "pipe")] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+async def test_a_link_that_is_there_already_is_not_followed(tmp_path: Path) -> None:
+    """A guest that sends a link first and then a file below it; or a target that has been one before."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "sub").symlink_to(outside)
+    data = archive(directory("./a"), member("./a/sub/file", b"x"))
+    with pytest.raises(ConfigError):
+        await unpack(pieces(data), target, "./a", "/a")
+    assert list(outside.iterdir()) == []
+    (target / "file").symlink_to(outside / "file")
+    await unpack(pieces(archive(directory("./a"), member("./a/file", b"x"))), target, "./a", "/a")
+    assert not (target / "file").is_symlink()
+    assert list(outside.iterdir()) == []
+
+
+async def test_setuid_is_dropped(tmp_path: Path) -> None:
+    await unpack(pieces(archive(member("./a", b"x", mode=0o6755))), tmp_path / "a", "./a", "/a")
+    assert (tmp_path / "a").stat().st_mode & 0o7777 == 0o755
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage" * 1000, archive(member("./a", b"x" * 5000))[:2000]])
+async def test_what_is_no_archive_is_told(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(GuestFileError, match="no usable archive"):
+        await unpack(pieces(data), tmp_path / "a", "./a", "/a")
+
+
+async def test_what_cannot_be_read_or_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        async for _ in pack(tmp_path / "nothing", "x"):
+            pass
+    with pytest.raises(ConfigError, match="cannot be written"):
+        await unpack(pieces(archive(member("./a", b"x"))), tmp_path / "none/a", "./a", "/a")
+
+
+async def test_a_reader_that_leaves_ends_the_packing(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(bytes(10 << 20))
+    stream = pack(tmp_path / "big", "big")
+    assert await anext(stream)
+    await stream.aclose()  # type: ignore[attr-defined]

@@ -56,7 +56,9 @@ bench: setup
 	$(PYTHON) -m bench.control
 	$(PYTHON) -m bench.relief
 	$(PYTHON) -m bench.weight
+	$(PYTHON) -m bench.exec
 	$(PYTHON) -m bench.boots
+	$(PYTHON) -m bench.churn
 
 clean:
 	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin

@@ -14,7 +14,7 @@ class GuestReport:
     """One reading of the guest's own accounts. ``None``: the guest did not say, or said something absurd.
 
     ``*_kib`` come from ``/proc/meminfo``; the page counts and ``oom_kill`` are totals since boot from
-    ``/proc/vmstat`` (4 KiB pages); ``psi_*`` come from ``/proc/pressure/memory``, the averages over 10 s in
+    ``/proc/vmstat`` (4 KiB pages); ``psi_*`` come from ``/proc/pressure/memory``, the averages over 10 and 60 s in
     hundredths of a percent.
     """
 
@@ -32,8 +32,10 @@ class GuestReport:
     pswpout: int | None = None
     psi_some_total_us: int | None = None
     psi_some_avg10_centi: int | None = None
+    psi_some_avg60_centi: int | None = None
     psi_full_total_us: int | None = None
     psi_full_avg10_centi: int | None = None
+    psi_full_avg60_centi: int | None = None
     uptime_ms: int | None = None
 
 

@@ -199,8 +199,10 @@ def _pressure(report: GuestReport | None) -> GuestPressure:
     return GuestPressure(
         age_s=0.0,
         some_avg10=_percent(report.psi_some_avg10_centi),
+        some_avg60=_percent(report.psi_some_avg60_centi),
         some_total_us=report.psi_some_total_us,
         full_avg10=_percent(report.psi_full_avg10_centi),
+        full_avg60=_percent(report.psi_full_avg60_centi),
         full_total_us=report.psi_full_total_us,
     )
 

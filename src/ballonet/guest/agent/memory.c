@@ -89,13 +89,14 @@ static void add_pressure(struct line *to, const char *text)
 {
 	while (*text) {
 		char kind[5];
-		unsigned whole, hundredths;
+		unsigned whole10, centi10, whole60, centi60;
 		uint64_t total;
 
-		if (sscanf(text, "%4s avg10=%u.%2u avg60=%*s avg300=%*s total=%" SCNu64, kind, &whole,
-			   &hundredths, &total) == 4) {
+		if (sscanf(text, "%4s avg10=%u.%2u avg60=%u.%2u avg300=%*s total=%" SCNu64, kind, &whole10,
+			   &centi10, &whole60, &centi60, &total) == 6) {
 			add(to, "psi_%s_total_us %" PRIu64 "\n", kind, total);
-			add(to, "psi_%s_avg10_centi %u\n", kind, whole * 100 + hundredths);
+			add(to, "psi_%s_avg10_centi %u\n", kind, whole10 * 100 + centi10);
+			add(to, "psi_%s_avg60_centi %u\n", kind, whole60 * 100 + centi60);
 		}
 		text = strchrnul(text, '\n');
 		text += *text == '\n';

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import signal
 import time
@@ -107,7 +106,7 @@ async def start(registry: Registry, name: str, *, detached: bool) -> OwnedProces
     from ballonet.machine.launch import launch
 
     record = find(registry, name)
-    run_id = secrets.token_hex(8)
+    run_id = os.urandom(8).hex()
     if not registry.begin_run(name, run_id, ProcessId.ours()):
         raise StillRunningError(f"sandbox {name!r} runs already", hint=f"ballonet exec {name} …")
     directory = state_dir_of(name)

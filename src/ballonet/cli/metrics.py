@@ -1,0 +1,68 @@
+"""``ballonet metrics``: the memory of all sandboxes for Prometheus, served, in a file, or printed once."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ballonet.errors import ConfigError, HostError
+
+if TYPE_CHECKING:
+    from ballonet.metrics.exposition import Exporter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--listen", metavar="ADDRESS:PORT", help="serve them, at /metrics, until interrupted")
+    how.add_argument(
+        "--textfile", metavar="FILE.prom", type=Path, help="write them to a file, for node_exporter, and end"
+    )
+    parser.epilog = "With neither they are printed once. Figures that are unknown have no sample."
+
+
+def run(options: argparse.Namespace) -> int:
+    try:
+        from ballonet.metrics.exposition import Exporter
+    except ImportError as error:
+        raise HostError(
+            "prometheus-client is not installed", hint="pip install 'ballonet[metrics]'"
+        ) from error
+    from ballonet.metrics.collect import collect
+    from ballonet.paths import replace_file
+
+    exporter = Exporter()
+    if options.listen is not None:
+        return _serve(exporter, *parse_address(options.listen))
+    text = exporter.render(asyncio.run(collect()))
+    if options.textfile is not None:
+        replace_file(options.textfile, text, mode=0o644)
+    else:
+        print(text.decode(), end="")
+    return 0
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """``127.0.0.1:9400`` or ``[::1]:9400``.
+
+    :raises ConfigError: it is neither.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"--listen {text!r} is not ADDRESS:PORT", hint="for example 127.0.0.1:9400")
+    return host.strip("[]"), int(port)
+
+
+def _serve(exporter: Exporter, host: str, port: int) -> int:
+    from prometheus_client import start_http_server
+
+    from ballonet.metrics.collect import collect
+
+    try:
+        server, thread = start_http_server(port, host, exporter.registry(lambda: asyncio.run(collect())))
+    except OSError as error:
+        raise HostError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    print(f"serving http://{host}:{server.server_port}/metrics", flush=True)
+    thread.join()
+    return 0

@@ -1,0 +1,111 @@
+"""The model and its Prometheus text, from samples made by hand. Real sandboxes: tests/vm/test_metrics.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ballonet.cli.metrics import parse_address
+from ballonet.config import SandboxConfig
+from ballonet.errors import ConfigError
+from ballonet.host.identity import ProcessId
+from ballonet.machine.notes import MachineNote
+from ballonet.metrics.collect import collect
+from ballonet.metrics.exposition import Exporter
+from ballonet.metrics.model import HostSample, SandboxSample, Snapshot, Totals
+
+HOST = HostSample(at=1, total=1000, available=500, committed=1500, promised=800, held=300)
+SAMPLE = SandboxSample(
+    name="box", state="running", run_id="a", at=10, guest_at=9.5, ceiling=1024, actual=512, resident=400,
+    guest_ram=300, oom_kills=2,
+)  # fmt: skip
+
+
+def values(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(text.decode())
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_what_is_known_is_told_and_what_is_unknown_is_not_there() -> None:
+    told = values(Exporter().render(Snapshot(HOST, [SAMPLE])))
+    box = (("sandbox", "box"),)
+    assert told["ballonet_sandbox_memory_ceiling_bytes", box] == 1024
+    assert told["ballonet_sandbox_memory_overhead_bytes", box] == 100
+    assert told["ballonet_sandbox_memory_reclaimed_bytes", box] == 724
+    assert told["ballonet_sandbox_memory_guest_oom_kills_total", box] == 2
+    assert told["ballonet_sandbox_guest_report_age_seconds", box] == 0.5
+    assert told["ballonet_host_memory_overcommit_ratio", ()] == 1.5
+    assert ("ballonet_sandbox_memory_target_bytes", box) not in told
+    assert ("ballonet_sandbox_memory_guest_major_faults_total", box) not in told
+
+
+def test_totals_survive_a_restart_without_going_backwards() -> None:
+    totals = Totals()
+    told = [
+        totals.add(sample, "oom_kills", sample.oom_kills)
+        for sample in (
+            SAMPLE,
+            replace(SAMPLE, oom_kills=None),
+            replace(SAMPLE, run_id="b", oom_kills=0),
+            replace(SAMPLE, run_id="b", oom_kills=5),
+            replace(SAMPLE, run_id="b", oom_kills=1),  # a guest that lies
+        )
+    ]
+    assert told == [2, 2, 2, 7, 8]
+
+
+def test_labels_are_escaped_and_help_is_there() -> None:
+    text = Exporter().render(Snapshot(HOST, [replace(SAMPLE, unknown='a "quoted"\nreason')]))
+    assert any(dict(labels).get("reason") == 'a "quoted"\nreason' for _, labels in values(text))
+    for family in text_string_to_metric_families(text.decode()):
+        assert family.documentation.endswith(".")
+        assert family.name.startswith("ballonet_")
+
+
+async def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket is bound and nobody answers: the scrape ends at the deadline, and the others are told."""
+    import socket
+
+    from ballonet import lifecycle
+    from ballonet.paths import private_dir, sandbox_dir
+    from ballonet.registry.registry import Registry
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("BALLONET_RUN_DIR", str(tmp_path / "run"))
+    with Registry.open() as registry, socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "silent"))
+        silent.listen()
+        for name in ("idle", "stuck"):
+            lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
+        registry.begin_run("stuck", "run1", ProcessId.ours())
+        MachineNote(
+            run_id="run1",
+            process=ProcessId.ours(),
+            ready=True,
+            flags=registry.get("stuck").flags,
+            control_socket=str(tmp_path / "silent"),
+            started_at=1.0,
+            engine_pid=ProcessId.ours().pid,
+        ).write(private_dir(sandbox_dir("stuck")))
+        idle, stuck = (await collect(deadline_s=0.2)).sandboxes
+    assert (idle.state, idle.unknown, idle.resident) == ("created", "it is created", None)
+    assert (stuck.state, stuck.unknown) == ("running", "no answer within 0.2 s")
+    assert stuck.resident is not None
+    assert stuck.target is None
+
+
+def test_addresses() -> None:
+    assert parse_address("127.0.0.1:9400") == ("127.0.0.1", 9400)
+    assert parse_address("[::1]:1") == ("::1", 1)
+    for wrong in ("", "9400", ":9400", "a:b", "a:99999"):
+        with pytest.raises(ConfigError, match="not ADDRESS:PORT"):
+            parse_address(wrong)

@@ -76,8 +76,9 @@ class Sandbox:
     once, and leaves a detached one alone.
     """
 
-    def __init__(self, registry: Registry, record: Record, process: OwnedProcess | None = None) -> None:
-        self._registry = registry
+    # The registry is opened for each look: one kept open by every sandbox would cost a program three descriptors each.
+
+    def __init__(self, record: Record, process: OwnedProcess | None = None) -> None:
         self._record = record
         self._process = process
         self._agent: AgentClient | None = None
@@ -127,14 +128,15 @@ class Sandbox:
         :raises BallonetError: it did not come up; nothing is left behind.
         """
         config = name if isinstance(name, SandboxConfig) else _config(name, image, memory, cpus, balloon)
-        registry = Registry.open()
-        try:
+        from ballonet.modify import check_weight
+
+        with Registry.open() as registry:
             record = lifecycle.create(
                 registry,
                 config,
                 command=None if command is None else make_command(command, env, cwd, user),
                 auto_remove=not detached,
-                weight=weight,
+                weight=check_weight(weight),
                 reserve_mib=to_mib(reserve, "reserve"),
             )
             try:
@@ -142,10 +144,7 @@ class Sandbox:
             except BaseException:
                 await lifecycle.discard(registry, record.name)
                 raise
-            return cls._started(registry, record.name, process, detached)
-        except BaseException:
-            registry.close()
-            raise
+            return cls._started(registry.get(record.name), process, detached)
 
     @classmethod
     async def start(cls, name: str) -> Self:
@@ -154,13 +153,9 @@ class Sandbox:
         :raises UnknownSandboxError: there is none of that name.
         :raises StillRunningError: it runs.
         """
-        registry = Registry.open()
-        try:
+        with Registry.open() as registry:
             process = await lifecycle.start(registry, name, detached=True)
-            return cls._started(registry, name, process, detached=True)
-        except BaseException:
-            registry.close()
-            raise
+            return cls._started(registry.get(name), process, detached=True)
 
     @classmethod
     async def get(cls, name: str) -> Self:
@@ -168,12 +163,8 @@ class Sandbox:
 
         :raises UnknownSandboxError: there is none of that name.
         """
-        registry = Registry.open()
-        try:
-            return cls(registry, lifecycle.find(registry, name))
-        except BaseException:
-            registry.close()
-            raise
+        with Registry.open() as registry:
+            return cls(lifecycle.find(registry, name))
 
     @staticmethod
     async def list() -> list[Record]:
@@ -235,7 +226,8 @@ class Sandbox:
 
         :raises UnknownSandboxError: it is gone.
         """
-        self._record = lifecycle.find(self._registry, self.name)
+        with Registry.open() as registry:
+            self._record = lifecycle.find(registry, self.name)
         return self._record
 
     async def exec(
@@ -298,7 +290,9 @@ class Sandbox:
         """
         from ballonet.modify import apply_plan
 
-        return await apply_plan(self._registry, self.plan(**changes))
+        plan = self.plan(**changes)
+        with Registry.open() as registry:
+            return await apply_plan(registry, plan)
 
     def plan(self, **changes: Any) -> Plan:
         """What :meth:`modify` would do."""
@@ -311,15 +305,16 @@ class Sandbox:
         """Wait for the sandbox's end, for whatever reason; everything is then cleaned up."""
         if self._process is not None:
             return await self._after_end(await self._process.wait())
-        ended = await lifecycle.wait_end(self._registry, self.name)
-        return _end_of(ended)
+        with Registry.open() as registry:
+            return _end_of(await lifecycle.wait_end(registry, self.name))
 
     async def stop(self, timeout_s: float = lifecycle.STOP_TIMEOUT_S) -> SandboxEnd:
         """Let the sandbox end in order, without once ``timeout_s`` has passed, and wait for that."""
         if self._process is not None:
             return await self._after_end(await self._process.stop(timeout_s))
         await self._hang_up()
-        return _end_of(await lifecycle.stop(self._registry, self.name, timeout_s=timeout_s))
+        with Registry.open() as registry:
+            return _end_of(await lifecycle.stop(registry, self.name, timeout_s=timeout_s))
 
     async def kill(self) -> SandboxEnd:
         """End the sandbox now, as pulling the plug would, and wait until nothing of it is left."""
@@ -332,7 +327,6 @@ class Sandbox:
         if self._process is not None:
             await self.kill()
         await self._hang_up()
-        self._registry.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -341,8 +335,8 @@ class Sandbox:
         await self.close()
 
     @classmethod
-    def _started(cls, registry: Registry, name: str, process: OwnedProcess, detached: bool) -> Self:
-        sandbox = cls(registry, registry.get(name), process)
+    def _started(cls, record: Record, process: OwnedProcess, detached: bool) -> Self:
+        sandbox = cls(record, process)
         if detached:
             process.let_go()
             sandbox._process = None
@@ -356,8 +350,8 @@ class Sandbox:
     async def _after_end(self, end: SandboxEnd) -> SandboxEnd:
         """An owned sandbox goes away with its end."""
         await self._hang_up()
-        with contextlib.suppress(ConfigError):  # gone already
-            lifecycle.find(self._registry, self.name)
+        with contextlib.suppress(ConfigError), Registry.open() as registry:  # gone already
+            lifecycle.find(registry, self.name)
         return end
 
     async def _hang_up(self) -> None:
@@ -372,7 +366,8 @@ class Sandbox:
                 from ballonet.guest.agent_client import AgentClient
 
                 if self._process is None:
-                    lifecycle.find_running(self._registry, self.name)
+                    with Registry.open() as registry:
+                        lifecycle.find_running(registry, self.name)
                 self._agent = await AgentClient.connect(self.agent_socket)
             return self._agent
 

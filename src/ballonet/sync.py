@@ -285,5 +285,5 @@ async def _create(name: str | SandboxConfig, **settings: Any) -> async_sandbox.S
 
 
 async def _value(get: Callable[[], _T]) -> _T:
-    """Something synchronous, done in the loop's thread: the registry's connection lives there."""
+    """Something synchronous, done in the loop's thread like all else."""
     return get()

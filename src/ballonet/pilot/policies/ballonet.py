@@ -11,16 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ballonet.pilot.limits import dead_band_mib, step_mib
 from ballonet.pilot.model import Decision, HostView, Input, SandboxView, Verdict, promisable_mib
 from ballonet.pilot.policies.shares import divide
 from ballonet.pilot.policies.working_set import Judgement, Kept, Tuning, judge
-
-#: A target moves when it is off by this much (MiB), or by this share of the ceiling, whichever is more.
-DEAD_BAND_MIB = 16
-DEAD_BAND_SHARE = 1 / 64
-#: The most that is taken in one period to save memory, as a share of the ceiling, by the seconds since a sandbox was
-#: first seen: the first steps after a start are small, so that a wrong input shows before it hurts.
-STEPS = ((2.0, 1 / 32), (4.0, 1 / 16), (6.0, 1 / 8), (float("inf"), 1 / 4))
 
 
 class Memory(NamedTuple):
@@ -121,13 +115,7 @@ class Ballonet:
         """The most that may be taken now to save memory (MiB)."""
         known = before.get(view.name)
         seen_s = 0.0 if known is None else host.at_s - known.first_s
-        share = next(share for until, share in STEPS if seen_s < until)
-        return int(view.ceiling_mib * share * min(1.0, passed_s / self.period_s))
-
-
-def dead_band_mib(ceiling_mib: int) -> int:
-    """How far a target may be off without being moved."""
-    return max(DEAD_BAND_MIB, int(ceiling_mib * DEAD_BAND_SHARE))
+        return int(step_mib(view.ceiling_mib, seen_s) * min(1.0, passed_s / self.period_s))
 
 
 def inputs(host: HostView, view: SandboxView, promisable: int | None) -> dict[str, Input]:

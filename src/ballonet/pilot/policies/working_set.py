@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ballonet.pilot.limits import STALE_S, UNCOOPERATIVE, Totals, pressure, totals
 from ballonet.pilot.model import SandboxView
-
-#: States in which a balloon does not follow: the sandbox is left out.
-UNCOOPERATIVE = frozenset({"guest-refused", "no-driver", "failed"})
 
 
 @dataclass(frozen=True)
@@ -35,17 +33,11 @@ class Tuning:
     #: A guest that wasted memory is held tight for so long; each time it does so again soon, twice as long.
     tight_s: float = 15.0
     tight_most_s: float = 600.0
-    #: Stalls in a second from which a guest is under pressure (microseconds): the same as for relief.
-    stall_us: int = 25_000
-    #: Major faults per second from which it is (``vmm/guard.py``).
-    faults_s: int = 100
     #: After pressure nothing is taken for so long.
     hold_s: float = 5.0
     #: How long a level of caches that hurt is kept before less is tried; doubled each time that hurts again.
     retry_s: float = 300.0
     retry_most_s: float = 4800.0
-    #: A reading older than this says nothing.
-    stale_s: float = 15.0
     #: A guest that did not follow is asked again after so long, doubled each time, up to the second.
     refused_s: float = 30.0
     refused_most_s: float = 960.0
@@ -75,9 +67,7 @@ class Kept(NamedTuple):
     #: When a guest that does not follow is asked again, and how long that was.
     ask_again_s: float
     ask_wait_s: float
-    pressure_us: int | None
-    major_faults: int | None
-    oom_kills: int | None
+    totals: Totals
 
 
 class Judgement(NamedTuple):
@@ -112,7 +102,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
     if kept is None:
         kept = _first(view, at_s, used, caches, tuning)
     passed = max(0.0, at_s - kept.at_s)
-    pressed = _pressure(view, kept, passed, tuning)
+    pressed = _pressure(view, kept, passed)
     need = max(used, _fall(kept.need_mib, used, passed, tuning.need_half_life_s))
     peak = max(used, _fall(kept.peak_mib, used, passed, tuning.peak_half_life_s))
     hot, retry_at, retry_wait = _hot_caches(view, at_s, kept, used, caches, pressed is not None, tuning)
@@ -145,9 +135,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
         tight_wait,
         kept.ask_again_s,
         kept.ask_wait_s,
-        view.pressure_some_us,
-        view.major_faults,
-        view.oom_kills,
+        totals(view),
     )
     return Judgement(None, pressed, work, want, why, kept)
 
@@ -161,7 +149,7 @@ def _left_alone(
         return "the engine does not tell its actual memory", kept
     if view.guest_available_mib is None:
         return "the guest does not tell its available memory", kept
-    if view.guest_age_s is not None and view.guest_age_s > tuning.stale_s:
+    if view.guest_age_s is not None and view.guest_age_s > STALE_S:
         return f"the guest's word is {view.guest_age_s:.0f} s old", kept
     if view.state not in UNCOOPERATIVE:
         return None, kept
@@ -194,9 +182,7 @@ def _first(view: SandboxView, at_s: float, used: int, caches: int, tuning: Tunin
         tuning.tight_s,
         0.0,
         tuning.refused_s,
-        view.pressure_some_us,
-        view.major_faults,
-        view.oom_kills,
+        totals(view),
     )
 
 
@@ -208,21 +194,10 @@ def _within(view: SandboxView, mib: float) -> int:
     return min(view.ceiling_mib, max(view.least_mib, round(mib)))
 
 
-def _pressure(view: SandboxView, kept: Kept, passed_s: float, tuning: Tuning) -> str | None:
+def _pressure(view: SandboxView, kept: Kept, passed_s: float) -> str | None:
     if view.target_mib > kept.target_mib:
         return f"somebody raised its target from {kept.target_mib} to {view.target_mib} MiB, as its own relief does"
-    seconds = max(passed_s, 0.5)
-    if view.pressure_some_us is not None and kept.pressure_us is not None:
-        stalled = view.pressure_some_us - kept.pressure_us
-        if stalled >= tuning.stall_us * max(1.0, passed_s):
-            return f"its tasks stalled for {stalled / 1000:.0f} ms of the last {passed_s:.1f} s"
-    if view.major_faults is not None and kept.major_faults is not None:
-        faults = (view.major_faults - kept.major_faults) / seconds
-        if faults >= tuning.faults_s:
-            return f"it had {faults:.0f} major faults a second"
-    if view.oom_kills is not None and kept.oom_kills is not None and view.oom_kills > kept.oom_kills:
-        return f"its kernel killed {view.oom_kills - kept.oom_kills} processes for lack of memory"
-    return None
+    return pressure(totals(view), kept.totals, passed_s)
 
 
 def _hot_caches(

@@ -20,7 +20,7 @@ class Tuning:
 
     #: Use rises at once and falls by half in this long; the highest use of late, from which bursts are foreseen, in
     #: the second.
-    need_half_life_s: float = 8.0
+    need_half_life_s: float = 30.0
     peak_half_life_s: float = 240.0
     #: What a guest has available beyond its need at the least: the sandbox's own guard (``vmm/guard.py``).
     guard_min_mib: int = 64
@@ -30,7 +30,9 @@ class Tuning:
     #: Guest RAM on the host beyond the need is waste from this on, until it falls to half of it.
     waste_min_mib: int = 32
     waste_share: float = 1 / 32
-    #: A guest that wasted memory is held tight for so long; each time it does so again soon, twice as long.
+    #: Waste is borne for a while: an eighth of the ceiling so long, more of it less long.
+    patience_s: float = 30.0
+    #: Then the guest is held to its need for so long; each time that it wastes again soon, twice as long.
     tight_s: float = 15.0
     tight_most_s: float = 600.0
     #: After pressure nothing is taken for so long.
@@ -64,6 +66,8 @@ class Kept(NamedTuple):
     tight: bool
     tight_until_s: float
     tight_wait_s: float
+    #: Waste over time (MiB times seconds) since there was none.
+    wasted: float
     #: When a guest that does not follow is asked again, and how long that was.
     ask_again_s: float
     ask_wait_s: float
@@ -107,10 +111,11 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
     peak = max(used, _fall(kept.peak_mib, used, passed, tuning.peak_half_life_s))
     hot, retry_at, retry_wait = _hot_caches(view, at_s, kept, used, caches, pressed is not None, tuning)
     guard = guard_mib(view.ceiling_mib, tuning)
-    tight, tight_until, tight_wait = _tightness(view, at_s, kept, need + hot + guard, tuning)
+    tight, tight_until, tight_wait, wasted = _tightness(view, at_s, kept, passed, need + hot + guard, tuning)
     work = _within(view, need + hot + guard)
     roomy = max(peak, need + view.ceiling_mib * tuning.burst_share) + hot + guard
-    want = work if tight else max(work, _within(view, roomy))
+    # One who wastes nothing keeps what it has: free memory costs the host nothing, and a burst finds it there.
+    want = work if tight else max(work, _within(view, max(roomy, view.target_mib)))
     pressed_s = at_s if pressed is not None else kept.pressed_s
     why = f"uses {used} MiB, needs {need:.0f} + {hot:.0f} of caches + {guard} to spare"
     if pressed is not None:
@@ -133,6 +138,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
         tight,
         tight_until,
         tight_wait,
+        wasted,
         kept.ask_again_s,
         kept.ask_wait_s,
         totals(view),
@@ -181,6 +187,7 @@ def _first(view: SandboxView, at_s: float, used: int, caches: int, tuning: Tunin
         at_s,
         tuning.tight_s,
         0.0,
+        0.0,
         tuning.refused_s,
         totals(view),
     )
@@ -220,21 +227,23 @@ def _hot_caches(
 
 
 def _tightness(
-    view: SandboxView, at_s: float, kept: Kept, work: float, tuning: Tuning
-) -> tuple[bool, float, float]:
-    """Whether it is to be held at what it needs since it holds more of the host than that, until when, how long."""
+    view: SandboxView, at_s: float, kept: Kept, passed_s: float, work: float, tuning: Tuning
+) -> tuple[bool, float, float, float]:
+    """Whether it is to be held at what it needs since it holds more of the host than that, until when, how long that
+    is, and its waste over time."""
     held = view.guest_ram_mib
     if held is None:
         held = (view.actual_mib or 0) - (view.guest_free_mib or 0)
     waste = held - work
     worth = max(tuning.waste_min_mib, view.ceiling_mib * tuning.waste_share)
-    tight, until, wait = kept.tight, kept.tight_until_s, kept.tight_wait_s
-    if not tight and waste >= worth:
-        again = at_s - until < 2 * wait and until > kept.first_s
-        wait = min(2 * wait, tuning.tight_most_s) if again else tuning.tight_s
-        return True, at_s + wait, wait
-    if tight and waste >= worth:
-        return True, max(until, at_s + tuning.tight_s), wait
-    if tight and at_s >= until and waste < worth / 2:
-        return False, at_s, wait
-    return tight, until, wait
+    until, wait = kept.tight_until_s, kept.tight_wait_s
+    if kept.tight:
+        if waste >= worth:
+            return True, max(until, at_s + tuning.tight_s), wait, 0.0
+        return (True, until, wait, 0.0) if at_s < until or waste > worth / 2 else (False, at_s, wait, 0.0)
+    wasted = kept.wasted + waste * passed_s if waste >= worth else 0.0
+    if wasted < view.ceiling_mib / 8 * tuning.patience_s:
+        return False, until, wait, wasted
+    again = kept.tight_until_s > kept.first_s and at_s - until < 2 * wait + 2 * tuning.patience_s
+    wait = min(2 * wait, tuning.tight_most_s) if again else tuning.tight_s
+    return True, at_s + wait, wait, 0.0

@@ -33,8 +33,9 @@ class Physics:
     #: The most that a guest allocates (3 GB/s, PEERS), and what its first touch costs the host (1 us a page).
     allocate_mib_s: float = 2861.0
     touch_mib_s: float = 4096.0
-    #: Clean caches are given up at this speed by one who needs the memory.
-    reclaim_mib_s: float = 4096.0
+    #: The kernel's own thread gives up clean caches at this speed in the background; beyond it, the one who needs the
+    #: memory stalls while it does so itself, as fast.
+    reclaim_mib_s: float = 2048.0
     #: Reading files again: how often the work comes round, and the disk's speed.
     reread_s: float = 10.0
     disk_mib_s: float = 500.0
@@ -181,9 +182,14 @@ class Guest:
             most = physics.allocate_mib_s * dt
             if need > most:
                 need = most
-            got, took_s = self._take(need)
+            reclaimed = self.once + self.hot
+            got, fresh = self._take(need)
             self.anon = anon + got
-            stalled = took_s
+            cost += fresh / physics.touch_mib_s
+            reclaimed -= self.once + self.hot
+            if reclaimed > 0.0:
+                took_s = reclaimed / physics.reclaim_mib_s - dt
+                stalled = took_s if took_s > 0.0 else 0.0
             if got < need - 0.01:
                 short = True
                 stalled += (dt - stalled) * (1 - got / need) if stalled < dt else 0.0
@@ -274,14 +280,13 @@ class Guest:
         return cost * physics.balloon_cost
 
     def _take(self, need: float) -> tuple[float, float]:
-        """Find ``need`` in free memory, then in caches; what was found, and the time that it took the one who asked.
+        """Find ``need`` in free memory, then in caches; what was found, and how much of it the host must find anew.
 
         Small blocks go first, then those that the host still holds, then those that it must find anew.
         """
         physics = self.physics
         free = self.actual - self.kernel - self.anon - self.once - self.hot
         spare = free - physics.watermark_mib
-        took_s = 0.0
         got = need if need <= spare else max(0.0, spare)
         rest = got
         part = rest if rest < self.fragments else self.fragments
@@ -290,20 +295,16 @@ class Guest:
         part = rest if rest < self.loose else self.loose
         self.loose -= part
         rest -= part
-        took_s = rest / physics.touch_mib_s
         if got < need:
             short = need - got
             part = short if short < self.once else self.once
             self.once -= part
-            short -= part
-            taken = part
-            if short > 0.0 and self.hot > 0.0:
-                part = short if short < self.hot else self.hot
+            got += part
+            if part < short and self.hot > 0.0:
+                part = short - part if short - part < self.hot else self.hot
                 self.hot -= part
-                taken += part
-            got += taken
-            took_s += taken / physics.reclaim_mib_s
-        return got, took_s
+                got += part
+        return got, rest
 
     def _starve(self, lacking: float, at_s: float, dt: float) -> float:
         """Nothing is left to reclaim. The balloon gives back, or a process dies; the time that it cost."""

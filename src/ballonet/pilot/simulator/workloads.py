@@ -14,7 +14,7 @@ def build(random: Random, *, start_s: float, minutes: float, scale: float = 1.0)
     """A clang build as in the HyperAlloc paper's 16 GiB guest: compilers by the dozen, objects written, a few links.
 
     ``scale`` 1.0 is that size: some 6 GiB of compilers, 11 GiB while linking, 1.2 GiB of sources read again and again,
-    15 MiB/s of files touched once.
+    1.5 MiB/s of files touched once.
     """
     idle = 150 * scale
     points = [Point(0.0, idle, busy=False)]
@@ -27,7 +27,7 @@ def build(random: Random, *, start_s: float, minutes: float, scale: float = 1.0)
         level = (random.uniform(8.5, 11.5) if linking else random.uniform(2.5, 7.5)) * 1024 * scale
         ramp = random.uniform(1.0, 4.0)
         hold = random.uniform(10, 25) if linking else random.uniform(3, 12)
-        files = {"hot_mib": 1200 * scale, "read_mib_s": 15 * scale}
+        files = {"hot_mib": 1200 * scale, "read_mib_s": 1.5 * scale}
         points.append(Point(at + ramp, level, **files))
         points.append(Point(at + ramp + hold, level * random.uniform(0.85, 1.0), **files))
         at += ramp + hold
@@ -95,7 +95,7 @@ def pipeline(random: Random, *, seconds: float, ceiling_mib: int, start_s: float
         points.append(Point(at, idle + ceiling_mib * 0.08, packages, 30.0))
         at += random.uniform(10, 25)
         for _ in range(random.randint(3, 8)):
-            level = ceiling_mib * random.uniform(0.2, 0.62)
+            level = ceiling_mib * random.uniform(0.15, 0.5)
             points.append(Point(at, idle + ceiling_mib * 0.1, packages, 4.0))
             ramp = max(0.3, level / random.uniform(200, 1024))
             points.append(Point(at + ramp, level, packages, 4.0))

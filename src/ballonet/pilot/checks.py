@@ -12,8 +12,8 @@ from ballonet.pilot.limits import (
     STALE_S,
     UNCOOPERATIVE,
     Totals,
-    dead_band_mib,
     pressure,
+    room_band_mib,
     step_mib,
     totals,
 )
@@ -139,10 +139,12 @@ def check_decision(
             step = step_mib(view.ceiling_mib, host.at_s - first_s)
             if view.target_mib - target > step:
                 steep.append((view, view.target_mib - target - step))
-        together += new if follows else max(new, view.ceiling_mib if view.actual_mib is None else view.actual_mib)
+        together += (
+            new if follows else max(new, view.ceiling_mib if view.actual_mib is None else view.actual_mib)
+        )
         least = view.least_mib if pressed is None else max(view.least_mib, view.actual_mib or 0)
         if follows:
-            slack += dead_band_mib(view.ceiling_mib)
+            slack += room_band_mib(view.ceiling_mib)
             if new > least:
                 could.append(view.name)
     if promisable is None:

@@ -55,3 +55,8 @@ def step_mib(ceiling_mib: int, seen_s: float) -> int:
 def dead_band_mib(ceiling_mib: int) -> int:
     """How far a target may be off without being moved: 16 MiB or 1/64 of the ceiling, whichever is more."""
     return max(16, ceiling_mib // 64)
+
+
+def room_band_mib(ceiling_mib: int) -> int:
+    """How far a target that leaves a guest room to grow may be off without being moved: 1/16 of the ceiling."""
+    return max(16, ceiling_mib // 16)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ballonet.pilot.limits import dead_band_mib, step_mib
+from ballonet.pilot.limits import dead_band_mib, room_band_mib, step_mib
 from ballonet.pilot.model import Decision, HostView, Input, SandboxView, Verdict, promisable_mib
 from ballonet.pilot.policies.shares import divide
 from ballonet.pilot.policies.working_set import Judgement, Kept, Tuning, judge
@@ -81,7 +81,7 @@ class Ballonet:
         before: Mapping[str, Kept],
         notes: list[str],
     ) -> list[int]:
-        least, work, most, want, weights = [], [], [], [], []
+        least, work, pressed, room, keep, weights = [], [], [], [], [], []
         for view, found in ours:
             low = view.least_mib
             wanted = found.want_mib
@@ -91,25 +91,31 @@ class Ballonet:
                 wanted = max(wanted, view.target_mib - self._step(host, view, before, passed_s))
             least.append(low)
             work.append(max(low, found.work_mib))
-            most.append(view.ceiling_mib if found.pressed is not None else max(low, found.work_mib))
-            want.append(max(low, wanted))
+            pressed.append(view.ceiling_mib if found.pressed is not None else work[-1])
+            room.append(max(low, min(wanted, found.room_mib)))
+            keep.append(max(low, wanted))
             weights.append(view.weight)
         if sum(least) > budget:
             notes.append(
                 f"{sum(least)} MiB of floors, reserves and guests under pressure are more than the {budget} MiB that "
                 "may be promised: nobody else gets more than that"
             )
-        targets = divide(
-            budget, divide(budget, divide(budget, least, work, weights), most, weights), want, weights
-        )
-        kept = [
+
+        # Room is not promised to the last MiB, or each small growth of one would move all the others.
+        spare = sum(dead_band_mib(view.ceiling_mib) for view, _ in ours)
+        targets = least
+        for most in (work, pressed):
+            targets = divide(budget, targets, most, weights)
+        for most in (room, keep):
+            targets = divide(budget - spare, targets, most, weights)
+        moved = [
             view.target_mib if _near(view, found, target) else target
             for (view, found), target in zip(ours, targets, strict=True)
         ]
-        if sum(kept) > max(budget, sum(least)):
-            # Staying where they are, all together would have too much: only those stay that would grow.
-            kept = [min(stay, target) for stay, target in zip(kept, targets, strict=True)]
-        return kept
+        if sum(moved) > max(budget, sum(least)):
+            # Staying where they are, they would have too much together.
+            moved = [min(stay, target) for stay, target in zip(moved, targets, strict=True)]
+        return moved
 
     def _step(self, host: HostView, view: SandboxView, before: Mapping[str, Kept], passed_s: float) -> int:
         """The most that may be taken now to save memory (MiB)."""
@@ -129,9 +135,12 @@ def inputs(host: HostView, view: SandboxView, promisable: int | None) -> dict[st
 
 
 def _near(view: SandboxView, found: Judgement, target: int) -> bool:
+    """Whether the target in force is as good as ``target``. Room is divided anew only when it is off by a lot."""
     if found.pressed is not None or not view.least_mib <= view.target_mib <= view.ceiling_mib:
         return False
-    return abs(target - view.target_mib) < dead_band_mib(view.ceiling_mib)
+    off = target - view.target_mib
+    matters = view.target_mib < found.work_mib if off > 0 else found.want_mib == found.work_mib
+    return abs(off) < (dead_band_mib(view.ceiling_mib) if matters else room_band_mib(view.ceiling_mib))
 
 
 def _reason(view: SandboxView, found: Judgement, target: int) -> str:

@@ -81,8 +81,9 @@ class Judgement(NamedTuple):
     alone: str | None
     #: Why it gets everything back, if it does.
     pressed: str | None
-    #: What it needs, and what it should have if there is enough.
+    #: What it needs; that with room for what it may do next; what it should have if there is enough for all.
     work_mib: int
+    room_mib: int
     want_mib: int
     #: The numbers of the above, in words.
     why: str
@@ -98,7 +99,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
     """What ``view`` needs at ``at_s``, given what was remembered of it."""
     alone, kept = _left_alone(view, at_s, kept, tuning)
     if alone is not None:
-        return Judgement(alone, None, 0, 0, "", kept)
+        return Judgement(alone, None, 0, 0, 0, "", kept)
     actual, available = view.actual_mib, view.guest_available_mib
     assert actual is not None and available is not None
     used = max(0, actual - available)
@@ -113,9 +114,9 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
     guard = guard_mib(view.ceiling_mib, tuning)
     tight, tight_until, tight_wait, wasted = _tightness(view, at_s, kept, passed, need + hot + guard, tuning)
     work = _within(view, need + hot + guard)
-    roomy = max(peak, need + view.ceiling_mib * tuning.burst_share) + hot + guard
+    room = max(work, _within(view, max(peak, need + view.ceiling_mib * tuning.burst_share) + hot + guard))
     # One who wastes nothing keeps what it has: free memory costs the host nothing, and a burst finds it there.
-    want = work if tight else max(work, _within(view, max(roomy, view.target_mib)))
+    want = work if tight else max(room, _within(view, view.target_mib))
     pressed_s = at_s if pressed is not None else kept.pressed_s
     why = f"uses {used} MiB, needs {need:.0f} + {hot:.0f} of caches + {guard} to spare"
     if pressed is not None:
@@ -143,7 +144,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
         kept.ask_wait_s,
         totals(view),
     )
-    return Judgement(None, pressed, work, want, why, kept)
+    return Judgement(None, pressed, work, room, want, why, kept)
 
 
 def _left_alone(

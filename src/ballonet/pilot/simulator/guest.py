@@ -245,7 +245,9 @@ class Guest:
         if self.point + 1 < len(points):
             after = points[self.point + 1]
             self.next_at = after.at_s
-            self.slope = (after.work_mib - here.work_mib) / (after.at_s - here.at_s) if self.point >= 0 else 0.0
+            self.slope = (
+                (after.work_mib - here.work_mib) / (after.at_s - here.at_s) if self.point >= 0 else 0.0
+            )
         else:
             self.next_at, self.slope = float("inf"), 0.0
 

@@ -44,7 +44,12 @@ class Oracle:
             band = dead_band_mib(view.ceiling_mib)
             far = target > view.target_mib or target <= view.target_mib - band
             verdicts.append(
-                Verdict(view.name, target if far else None, f"it is going to need {needed} MiB", {"needed_mib": needed})
+                Verdict(
+                    view.name,
+                    target if far else None,
+                    f"it is going to need {needed} MiB",
+                    {"needed_mib": needed},
+                )
             )
         return Decision(verdicts, None)
 
@@ -78,7 +83,11 @@ def _work(trace: Trace, count: int, period_s: float) -> array[float]:
             low, high = at * period_s, (at + 1) * period_s
             for moment in (max(low, here.at_s), high if after is None else min(high, after.at_s)):
                 share = 0.0 if after is None else (moment - here.at_s) / (after.at_s - here.at_s)
-                value = here.work_mib if after is None else here.work_mib + share * (after.work_mib - here.work_mib)
+                value = (
+                    here.work_mib
+                    if after is None
+                    else here.work_mib + share * (after.work_mib - here.work_mib)
+                )
                 values[at] = max(values[at], value)
     return values
 

@@ -16,14 +16,18 @@ OVERCOMMIT = 0.6
 RESERVE_SHARE = 0.05
 
 
-def sandbox(name: str, ceiling_mib: int, trace: Trace, *, caches_mib: float = 0.0, weight: int = 100) -> GuestSpec:
+def sandbox(
+    name: str, ceiling_mib: int, trace: Trace, *, caches_mib: float = 0.0, weight: int = 100
+) -> GuestSpec:
     """One with the defaults of ``ballonet run``: a floor of a quarter of the ceiling, 128 MiB at least."""
     return GuestSpec(
         name, ceiling_mib, trace, max(128, ceiling_mib // 4), weight=weight, caches_mib=caches_mib
     )
 
 
-def host_for(name: str, about: str, guests: list[GuestSpec], duration_s: float, share: float = OVERCOMMIT) -> Scenario:
+def host_for(
+    name: str, about: str, guests: list[GuestSpec], duration_s: float, share: float = OVERCOMMIT
+) -> Scenario:
     """A host with memory for ``share`` of the ceilings, beside what its reserve and the engines need."""
     ceilings = sum(guest.ceiling_mib for guest in guests)
     host = int(ceilings * share / (1 - RESERVE_SHARE)) + 40 * len(guests)
@@ -73,11 +77,15 @@ def _files(seed: int) -> Scenario:
     random = Random(seed)
     guests = [
         sandbox(
-            f"reader-{n}", 4096, workloads.read_files(random, seconds=590, rate_mib_s=150, hot_mib=900 * (n % 2))
+            f"reader-{n}",
+            4096,
+            workloads.read_files(random, seconds=590, rate_mib_s=150, hot_mib=900 * (n % 2)),
         )
         for n in range(6)
     ]
-    return host_for("files", "six that read files: three each file once, three also 900 MiB again and again", guests, 600)
+    return host_for(
+        "files", "six that read files: three each file once, three also 900 MiB again and again", guests, 600
+    )
 
 
 def _ci(seed: int) -> Scenario:
@@ -121,7 +129,12 @@ def _adversarial(seed: int) -> Scenario:
         )
         for n in range(6)
     ]
-    return host_for("adversarial", "six that all grow at 1 GiB/s in the same second, to nearly all that there is", guests, 180)
+    return host_for(
+        "adversarial",
+        "six that all grow at 1 GiB/s in the same second, to nearly all that there is",
+        guests,
+        180,
+    )
 
 
 SCENARIOS: dict[str, Callable[[int], Scenario]] = {

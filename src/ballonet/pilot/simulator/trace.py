@@ -35,7 +35,9 @@ class Trace:
             raise ConfigError("a trace needs a point at least")
         for before, after in zip(points, points[1:], strict=False):
             if after.at_s <= before.at_s:
-                raise ConfigError(f"a trace's times must rise: {after.at_s:g} s comes after {before.at_s:g} s")
+                raise ConfigError(
+                    f"a trace's times must rise: {after.at_s:g} s comes after {before.at_s:g} s"
+                )
         for point in points:
             if min(point.at_s, point.work_mib, point.hot_mib, point.read_mib_s) < 0:
                 raise ConfigError(f"a trace has no negative numbers: {point}")

@@ -92,7 +92,8 @@ def check_decision(
     - ``range``: a target is within the sandbox's least and its ceiling.
     - ``problem``: nothing moves whose inputs cannot be used, or whose balloon cannot follow, or while the host is mute.
     - ``pressure``: nothing is taken from a guest under pressure.
-    - ``step``: no more is taken at once than :func:`~ballonet.pilot.limits.step_mib`, but where the promise asks for it.
+    - ``step``: no more is taken at once than :func:`~ballonet.pilot.limits.step_mib`, unless the promise
+      asks for it.
     - ``promise``: the targets together are not above what may be promised, while anybody could have less.
 
     :param before: what :func:`remember` kept of the tick before; without it pressure is unknown.

@@ -11,8 +11,8 @@ from ballonet.vmm.guard import THRASHING_FAULTS_S
 UNCOOPERATIVE = frozenset({"guest-refused", "no-driver", "failed"})
 #: A guest's word older than this says nothing any more (seconds).
 STALE_S = 15.0
-#: Stalls from which a guest is under pressure: this much (microseconds) at once, and on average per second. The first is
-#: what its own relief answers to (``machine/guest_memory.py``).
+#: Stalls from which a guest is under pressure: this much (microseconds) at once, and on average per second. It is
+#: what its own relief answers to, too (``machine/guest_memory.py``).
 STALL_US = 25_000
 #: The most that is taken in one period to save memory, as a share of the ceiling, by the seconds since a sandbox was
 #: first seen: the first steps after a start are small, so that a wrong input shows before it hurts.

@@ -44,7 +44,7 @@ class Physics:
     #: Reporting: delay, and the share of freed memory that lies in blocks smaller than order 9. The share makes a clang
     #: build come to PEERS' 431 of 659 GiB·min.
     report_delay_s: float = 2.0
-    fragmented: float = 0.3
+    fragmented: float = 0.25
     #: A guest that cannot reclaim anything kills after so long; with deflate-on-oom it takes this much a second.
     oom_after_s: float = 0.2
     oom_deflate_mib_s: float = 256.0

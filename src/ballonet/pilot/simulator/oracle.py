@@ -18,8 +18,9 @@ from ballonet.pilot.simulator.trace import Trace
 from ballonet.pilot.simulator.world import Scenario
 from ballonet.vmm.guard import default_guard_mib
 
-#: Files are kept that are read again within so long.
+#: Files are kept that are read again within so long, and memory that is wanted again within the second.
 KEEP_FILES_S = 60.0
+KEEP_S = 5.0
 
 
 class Oracle:
@@ -69,7 +70,8 @@ def _plan(spec: GuestSpec, physics: Physics, duration_s: float, period_s: float)
     slope = physics.deflate_mib_s * period_s
     for at in range(count - 2, -1, -1):
         plan[at] = max(need[at], need[at + 1], plan[at + 1] - slope)
-    return plan
+    reach = int(KEEP_S / period_s)
+    return array("d", [max(plan[at : at + reach + 1]) for at in range(count)])
 
 
 def _work(trace: Trace, count: int, period_s: float) -> array[float]:

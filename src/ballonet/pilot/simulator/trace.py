@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from ballonet.errors import ConfigError
@@ -33,7 +34,7 @@ class Trace:
         """
         if not points:
             raise ConfigError("a trace needs a point at least")
-        for before, after in zip(points, points[1:], strict=False):
+        for before, after in pairwise(points):
             if after.at_s <= before.at_s:
                 raise ConfigError(
                     f"a trace's times must rise: {after.at_s:g} s comes after {before.at_s:g} s"
@@ -51,7 +52,7 @@ class Trace:
     def work_at(self, at_s: float) -> float:
         """Memory that the work wants at ``at_s``."""
         points = self.points
-        for before, after in zip(points, points[1:], strict=False):
+        for before, after in pairwise(points):
             if at_s < after.at_s:
                 share = max(0.0, (at_s - before.at_s) / (after.at_s - before.at_s))
                 return before.work_mib + share * (after.work_mib - before.work_mib)

@@ -14,7 +14,7 @@ def build(random: Random, *, start_s: float, minutes: float, scale: float = 1.0)
     """A clang build as in the HyperAlloc paper's 16 GiB guest: compilers by the dozen, objects written, a few links.
 
     ``scale`` 1.0 is that size: some 6 GiB of compilers, 11 GiB while linking, 1.2 GiB of sources read again and again,
-    1.5 MiB/s of files touched once.
+    1.8 MiB/s of files touched once.
     """
     idle = 150 * scale
     points = [Point(0.0, idle, busy=False)]
@@ -24,12 +24,12 @@ def build(random: Random, *, start_s: float, minutes: float, scale: float = 1.0)
     next_link = at + minutes * 60 * 0.45
     while at < end:
         linking = at >= next_link
-        level = (random.uniform(8.5, 11.5) if linking else random.uniform(2.5, 7.5)) * 1024 * scale
+        level = (random.uniform(9.0, 12.0) if linking else random.uniform(2.5, 7.5)) * 1024 * scale
         ramp = random.uniform(1.0, 4.0)
         hold = random.uniform(10, 25) if linking else random.uniform(3, 12)
-        files = {"hot_mib": 1200 * scale, "read_mib_s": 1.5 * scale}
-        points.append(Point(at + ramp, level, **files))
-        points.append(Point(at + ramp + hold, level * random.uniform(0.85, 1.0), **files))
+        hot, read = 1200 * scale, 1.8 * scale
+        points.append(Point(at + ramp, level, hot, read))
+        points.append(Point(at + ramp + hold, level * random.uniform(0.85, 1.0), hot, read))
         at += ramp + hold
         if linking:
             next_link = at + random.uniform(0.15, 0.25) * minutes * 60
@@ -47,11 +47,11 @@ def agent(random: Random, *, seconds: float, ceiling_mib: int) -> Trace:
         heavy = random.random() < 0.35
         peak = ceiling_mib * (random.uniform(0.45, 0.78) if heavy else random.uniform(0.05, 0.2))
         hold = random.uniform(1.0, 6.0)
-        files = {"hot_mib": ceiling_mib * 0.04, "read_mib_s": random.uniform(0, 25)}
-        points.append(Point(at, idle, **files))
+        hot, read = ceiling_mib * 0.04, random.uniform(0, 25)
+        points.append(Point(at, idle, hot, read))
         up = at + max(0.2, (peak - idle) / BURST_MIB_S)
-        points.append(Point(up, peak, **files))
-        points.append(Point(up + hold, peak * random.uniform(0.7, 1.0), **files))
+        points.append(Point(up, peak, hot, read))
+        points.append(Point(up + hold, peak * random.uniform(0.7, 1.0), hot, read))
         points.append(Point(up + hold + 0.3, idle, busy=False))
         at = up + hold + random.uniform(15, 90)
     return Trace(points)

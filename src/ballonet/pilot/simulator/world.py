@@ -55,7 +55,7 @@ class Outcome:
     slowdown: float = 0.0
     #: The slowest guest's.
     slowdown_worst: float = 0.0
-    #: Processes that guests killed, memory that balloons gave back on out-of-memory (MiB), and times that the host had none left.
+    #: Processes that guests killed, MiB that balloons gave back on out-of-memory, times that the host had none left.
     guest_oom_kills: int = 0
     oom_deflated_mib: float = 0.0
     host_oom: int = 0

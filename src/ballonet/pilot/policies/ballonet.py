@@ -1,8 +1,8 @@
 """Ours: every guest has what it needs and room to grow; what it merely holds goes back to the host. Pure.
 
-In order, out of what may be promised: each sandbox's floor or reserve, and to a guest under pressure what it has; then
-what each needs (:mod:`working_set`), by weight where that is too much; then everything to guests under pressure; then
-room to grow for the others. So idle memory goes first, and a light sandbox's before a heavy one's.
+In order, out of what may be promised: each sandbox's floor or reserve, and to a guest under pressure what it has;
+then what each needs (:mod:`working_set`), by weight where that is too much; then everything to guests under pressure;
+then room to grow for the others. So idle memory goes first, and a light sandbox's before a heavy one's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What one guest needs, judged from what it reports: the part of our policy that looks at one sandbox. Pure.
 
 *Used* is what the guest has less what it calls available: right whether its kernel counts the balloon as used
-(``deflate-on-oom``) or takes it off its total. Caches are idle memory until they prove otherwise: when taking them made
-the guest stall or fault, the level that hurt is kept for it, and tried again much later.
+(``deflate-on-oom``) or takes it off its total. Caches are idle memory until they prove otherwise: when taking them
+made the guest stall or fault, the level that hurt is kept for it, and tried again much later.
 """
 
 from __future__ import annotations

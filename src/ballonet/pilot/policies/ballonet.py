@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ballonet.pilot.limits import dead_band_mib, room_band_mib, step_mib
 from ballonet.pilot.model import Decision, HostView, Input, SandboxView, Verdict, promisable_mib
 from ballonet.pilot.policies.shares import divide
-from ballonet.pilot.policies.working_set import Judgement, Kept, Tuning, judge
+from ballonet.pilot.policies.working_set import Judgement, Kept, Tuning, guard_mib, judge
 
 
 class Memory(NamedTuple):
@@ -68,8 +68,10 @@ class Ballonet:
             target = targets[at]
             at += 1
             kept[view.name] = kept[view.name]._replace(target_mib=target)
-            moved = None if target == view.target_mib else target
-            verdicts.append(Verdict(view.name, moved, _reason(view, found, target), seen))
+            if target == view.target_mib and not _gave_up(view, self.tuning):
+                verdicts.append(Verdict(view.name, None, _reason(view, found, target, self.tuning), seen))
+            else:
+                verdicts.append(Verdict(view.name, target, _reason(view, found, target, self.tuning), seen))
         return Decision(verdicts, Memory(host.at_s, kept), notes)
 
     def _targets(
@@ -143,12 +145,23 @@ def _near(view: SandboxView, found: Judgement, target: int) -> bool:
     return abs(off) < (dead_band_mib(view.ceiling_mib) if matters else room_band_mib(view.ceiling_mib))
 
 
-def _reason(view: SandboxView, found: Judgement, target: int) -> str:
+def _gave_up(view: SandboxView, tuning: Tuning) -> bool:
+    """Whether its own guard has stopped a shrink that it would let pass now: only asking again makes it go on."""
+    if view.state != "guest-floor" or view.actual_mib is None or view.guest_available_mib is None:
+        return False
+    band = dead_band_mib(view.ceiling_mib)
+    spare = view.guest_available_mib - guard_mib(view.ceiling_mib, tuning)
+    return view.actual_mib - view.target_mib >= band and spare >= band
+
+
+def _reason(view: SandboxView, found: Judgement, target: int, tuning: Tuning) -> str:
     if found.pressed is not None:
         lacking = (
             "" if target == view.ceiling_mib else f" of {view.ceiling_mib}: the host may promise no more"
         )
         return f"{found.pressed}: it gets {target} MiB{lacking}"
+    if target == view.target_mib and _gave_up(view, tuning):
+        return f"is asked for {target} MiB again, of which it has {view.actual_mib}: {found.why}"
     if target == view.target_mib:
         return f"stays at {target} MiB: {found.why}"
     if target > view.target_mib:

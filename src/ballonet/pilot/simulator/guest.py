@@ -41,8 +41,8 @@ class Physics:
     disk_mib_s: float = 500.0
     #: Major faults for each MiB read again: a quarter is mapped, read ahead in 128 KiB.
     faults_per_mib: float = 2.0
-    #: Reporting: delay, and the share of freed memory that lies in blocks smaller than order 9. The share makes a clang
-    #: build come to PEERS' 431 of 659 GiB·min.
+    #: Reporting: delay, and the share of freed memory that lies in blocks smaller than order 9. The share makes a
+    #: clang build come to PEERS' 431 of 659 GiB·min.
     report_delay_s: float = 2.0
     fragmented: float = 0.25
     #: A guest that cannot reclaim anything kills after so long; with deflate-on-oom it takes this much a second.

@@ -1,7 +1,7 @@
 """An oracle: it knows each guest's trace, and gives exactly what the work needs, in time. Nobody can be it.
 
-What it gives is the work's memory, the kernel's, and the files that the work reads again within a while; growth begins
-early enough for the balloon's speed. It is bound by floors and by the sandbox's guard as every policy is.
+What it gives is the work's memory, the kernel's, and the files that the work reads again within a while; growth
+begins early enough for the balloon's speed. It is bound by floors and by the sandbox's guard as every policy is.
 """
 
 from __future__ import annotations

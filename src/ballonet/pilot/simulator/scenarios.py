@@ -147,3 +147,8 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "mixed": _mixed,
     "adversarial": _adversarial,
 }
+
+
+def of_guests(name: str, about: str, guests: list[GuestSpec]) -> Scenario:
+    """Recorded guests on a host with memory for :data:`OVERCOMMIT` of their ceilings; a minute more than their traces."""
+    return host_for(name, about, guests, max(guest.trace.end_s for guest in guests) + 60)

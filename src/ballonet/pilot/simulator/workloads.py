@@ -13,8 +13,8 @@ BURST_MIB_S = 2861.0
 def build(random: Random, *, start_s: float, minutes: float, scale: float = 1.0) -> Trace:
     """A clang build as in the HyperAlloc paper's 16 GiB guest: compilers by the dozen, objects written, a few links.
 
-    ``scale`` 1.0 is that size: some 6 GiB of compilers, 11 GiB while linking, 1.2 GiB of sources read again and again,
-    1.8 MiB/s of files touched once.
+    ``scale`` 1.0 is that size: some 6 GiB of compilers, 11 GiB while linking, 1.2 GiB of sources read again and
+    again, 1.8 MiB/s of files touched once.
     """
     idle = 150 * scale
     points = [Point(0.0, idle, busy=False)]

@@ -9,7 +9,8 @@ from ballonet.pilot.checks import Seen, Violation, check_decision, remember
 from ballonet.pilot.model import Decision, HostView, Policy, SandboxView
 from ballonet.pilot.simulator.guest import Guest, GuestSpec, Physics
 
-#: The engine's own memory beside the guest's (PEERS: QEMU's PSS of an idle guest on KVM, 119 MB with some 80 of guest).
+#: The engine's own memory beside the guest's (PEERS: QEMU's PSS of an idle guest on KVM, 119 MB with some 80 of
+#: guest).
 ENGINE_MIB = 40
 #: Below this share of available memory the host's own tasks stall.
 HOST_STALLS_SHARE = 0.02

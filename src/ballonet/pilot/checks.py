@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from ballonet.pilot.limits import (
     STALE_S,
-    UNCOOPERATIVE,
     Totals,
+    claim_mib,
+    follows,
     pressure,
     room_band_mib,
     step_mib,
@@ -118,7 +119,7 @@ def check_decision(
             continue
         target = verdict.target_mib
         problem = problem_of(view)
-        follows = problem is None and view.state not in UNCOOPERATIVE
+        usable = problem is None and follows(view)
         new = view.target_mib if target is None else target
         pressed = None
         if before is not None and view.name in before.totals:
@@ -140,11 +141,9 @@ def check_decision(
             step = step_mib(view.ceiling_mib, host.at_s - first_s)
             if view.target_mib - target > step:
                 steep.append((view, view.target_mib - target - step))
-        together += (
-            new if follows else max(new, view.ceiling_mib if view.actual_mib is None else view.actual_mib)
-        )
+        together += new if usable else max(new, claim_mib(view))
         least = view.least_mib if pressed is None else max(view.least_mib, view.actual_mib or 0)
-        if follows:
+        if usable:
             slack += room_band_mib(view.ceiling_mib)
             if new > least:
                 could.append(view.name)

@@ -47,6 +47,20 @@ def pressure(now: Totals, before: Totals, passed_s: float) -> str | None:
     return None
 
 
+def follows(view: SandboxView) -> bool:
+    """Whether its balloon follows targets, as far as is known. One that stops near its target is inexact, not stuck."""
+    if view.state == "guest-refused":
+        return view.actual_mib is not None and abs(view.actual_mib - view.target_mib) < dead_band_mib(
+            view.ceiling_mib
+        )
+    return view.state not in UNCOOPERATIVE
+
+
+def claim_mib(view: SandboxView) -> int:
+    """What a sandbox that is left alone may come to hold: its target or what it has, its ceiling if that is unknown."""
+    return view.ceiling_mib if view.actual_mib is None else max(view.target_mib, view.actual_mib)
+
+
 def step_mib(ceiling_mib: int, seen_s: float) -> int:
     """The most that may be taken in one period from a sandbox that was first seen ``seen_s`` ago, to save memory."""
     return int(ceiling_mib * next(share for until, share in STEPS if seen_s < until))

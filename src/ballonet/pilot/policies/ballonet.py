@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ballonet.pilot.limits import dead_band_mib, room_band_mib, step_mib
+from ballonet.pilot.limits import claim_mib, dead_band_mib, room_band_mib, step_mib
 from ballonet.pilot.model import Decision, HostView, Input, SandboxView, Verdict, promisable_mib
 from ballonet.pilot.policies.shares import divide
 from ballonet.pilot.policies.working_set import Judgement, Kept, Tuning, guard_mib, judge
@@ -47,42 +47,40 @@ class Ballonet:
             verdicts = [Verdict(view.name, None, why, inputs(host, view, None)) for view in sandboxes]
             return Decision(verdicts, Memory(host.at_s, kept), [why])
         notes: list[str] = []
-        alone_mib = 0
-        ours: list[tuple[SandboxView, Judgement]] = []
-        for view, found in zip(sandboxes, judged, strict=True):
-            if found.alone is None:
-                ours.append((view, found))
-            else:
-                alone_mib += max(
-                    view.target_mib, view.ceiling_mib if view.actual_mib is None else view.actual_mib
-                )
-        budget = max(0, promisable - alone_mib)
-        targets = self._targets(host, ours, budget, passed_s, before, notes)
+        counted = [
+            (view, found)
+            for view, found in zip(sandboxes, judged, strict=True)
+            if found.alone is None and not found.doubted
+        ]
+        names = {view.name for view, _ in counted}
+        held = sum(claim_mib(view) for view in sandboxes if view.name not in names)
+        divided = self._divide(host, counted, promisable, held, passed_s, before, notes)
+        targets = dict(zip((view.name for view, _ in counted), divided, strict=True))
         verdicts = []
-        at = 0
         for view, found in zip(sandboxes, judged, strict=True):
             seen = inputs(host, view, promisable)
             if found.alone is not None:
                 verdicts.append(Verdict(view.name, None, f"left alone: {found.alone}", seen))
                 continue
-            target = targets[at]
-            at += 1
+            # One that refused before is asked for what it could give, but gets no more than is counted for it.
+            target = targets.get(view.name, min(found.want_mib, claim_mib(view)))
             kept[view.name] = kept[view.name]._replace(target_mib=target)
-            if target == view.target_mib and not _gave_up(view, self.tuning):
-                verdicts.append(Verdict(view.name, None, _reason(view, found, target, self.tuning), seen))
-            else:
-                verdicts.append(Verdict(view.name, target, _reason(view, found, target, self.tuning), seen))
+            again = _gave_up(view, self.tuning) or (found.doubted and view.state == "guest-refused")
+            moved = target if target != view.target_mib or again else None
+            verdicts.append(Verdict(view.name, moved, _reason(view, found, target, again), seen))
         return Decision(verdicts, Memory(host.at_s, kept), notes)
 
-    def _targets(
+    def _divide(
         self,
         host: HostView,
         ours: Sequence[tuple[SandboxView, Judgement]],
-        budget: int,
+        promisable: int,
+        held: int,
         passed_s: float,
         before: Mapping[str, Kept],
         notes: list[str],
     ) -> list[int]:
+        budget = promisable - held
         least, work, pressed, room, keep, weights = [], [], [], [], [], []
         for view, found in ours:
             low = view.least_mib
@@ -99,10 +97,9 @@ class Ballonet:
             weights.append(view.weight)
         if sum(least) > budget:
             notes.append(
-                f"{sum(least)} MiB of floors, reserves and guests under pressure are more than the {budget} MiB that "
-                "may be promised: nobody else gets more than that"
+                f"of the {promisable} MiB that may be promised, sandboxes that are left alone hold {held}; floors, "
+                f"reserves and guests under pressure take {sum(least)}: {held + sum(least) - promisable} too much"
             )
-
         # Room is not promised to the last MiB, or each small growth of one would move all the others.
         spare = sum(dead_band_mib(view.ceiling_mib) for view, _ in ours)
         targets = least
@@ -154,13 +151,13 @@ def _gave_up(view: SandboxView, tuning: Tuning) -> bool:
     return view.actual_mib - view.target_mib >= band and spare >= band
 
 
-def _reason(view: SandboxView, found: Judgement, target: int, tuning: Tuning) -> str:
+def _reason(view: SandboxView, found: Judgement, target: int, again: bool) -> str:
     if found.pressed is not None:
         lacking = (
             "" if target == view.ceiling_mib else f" of {view.ceiling_mib}: the host may promise no more"
         )
         return f"{found.pressed}: it gets {target} MiB{lacking}"
-    if target == view.target_mib and _gave_up(view, tuning):
+    if target == view.target_mib and again:
         return f"is asked for {target} MiB again, of which it has {view.actual_mib}: {found.why}"
     if target == view.target_mib:
         return f"stays at {target} MiB: {found.why}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ballonet.pilot.limits import STALE_S, UNCOOPERATIVE, Totals, pressure, totals
+from ballonet.pilot.limits import STALE_S, Totals, follows, pressure, totals
 from ballonet.pilot.model import SandboxView
 
 
@@ -79,6 +79,8 @@ class Judgement(NamedTuple):
 
     #: Why it is left alone; the rest says nothing then.
     alone: str | None
+    #: It refused before and is asked again: what it is to give is not counted on.
+    doubted: bool
     #: Why it gets everything back, if it does.
     pressed: str | None
     #: What it needs; that with room for what it may do next; what it should have if there is enough for all.
@@ -99,7 +101,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
     """What ``view`` needs at ``at_s``, given what was remembered of it."""
     alone, kept = _left_alone(view, at_s, kept, tuning)
     if alone is not None:
-        return Judgement(alone, None, 0, 0, 0, "", kept)
+        return Judgement(alone, False, None, 0, 0, 0, "", kept)
     actual, available = view.actual_mib, view.guest_available_mib
     assert actual is not None and available is not None
     used = max(0, actual - available)
@@ -144,7 +146,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
         kept.ask_wait_s,
         totals(view),
     )
-    return Judgement(None, pressed, work, room, want, why, kept)
+    return Judgement(None, kept.ask_wait_s > tuning.refused_s, pressed, work, room, want, why, kept)
 
 
 def _left_alone(
@@ -158,7 +160,9 @@ def _left_alone(
         return "the guest does not tell its available memory", kept
     if view.guest_age_s is not None and view.guest_age_s > STALE_S:
         return f"the guest's word is {view.guest_age_s:.0f} s old", kept
-    if view.state not in UNCOOPERATIVE:
+    if follows(view):
+        if kept is not None and view.state == "applied":
+            kept = kept._replace(ask_wait_s=tuning.refused_s)
         return None, kept
     if kept is None or view.state != "guest-refused":
         return f"its balloon does not follow: {view.state}", kept

@@ -316,9 +316,9 @@ class Guest:
             return 0.0
         if self.spec.deflate_on_oom and self.actual < self.ceiling - 1.0:
             back = min(lacking, physics.oom_deflate_mib_s * dt, self.ceiling - self.actual)
-            self.actual += back
-            self.goal = self.actual  # it stays there until a target is sent again
-            self.oom_deflated += back
+            reached = self.spec.behaviour.reach(self.actual, self.actual + back, back, at_s)
+            self.oom_deflated += reached - self.actual
+            self.actual = self.goal = reached  # it stays there until a target is sent again
             return 0.0
         self.kills += 1
         self.starving_s = 0.0

@@ -72,15 +72,27 @@ class Seen(NamedTuple):
     at_s: float
     first_s: Mapping[str, float]
     totals: Mapping[str, Totals]
+    #: The targets that were left in force; empty where they are not known.
+    targets: Mapping[str, int]
 
 
-def remember(host: HostView, sandboxes: Sequence[SandboxView], before: Seen | None) -> Seen:
-    """For the next :func:`check_decision`."""
+def remember(
+    host: HostView, sandboxes: Sequence[SandboxView], before: Seen | None, decision: Decision | None = None
+) -> Seen:
+    """For the next :func:`check_decision`.
+
+    :param decision: what was decided and applied; without it, a target that was raised meanwhile is not noticed.
+    """
+    targets = {} if decision is None else {view.name: view.target_mib for view in sandboxes}
+    for verdict in () if decision is None else decision.verdicts:
+        if verdict.target_mib is not None:
+            targets[verdict.sandbox] = verdict.target_mib
     first = {} if before is None else before.first_s
     return Seen(
         host.at_s,
         {view.name: first.get(view.name, host.at_s) for view in sandboxes},
         {view.name: totals(view) for view in sandboxes},
+        targets,
     )
 
 
@@ -124,6 +136,8 @@ def check_decision(
         pressed = None
         if before is not None and view.name in before.totals:
             pressed = pressure(totals(view), before.totals[view.name], host.at_s - before.at_s)
+            if view.target_mib > before.targets.get(view.name, view.target_mib):
+                pressed = f"its target was raised to {view.target_mib} MiB meanwhile, as its own relief does"
         if target is not None:
             if problem is None and view.state in ("no-driver", "failed"):
                 problem = f"its balloon is in the state {view.state}"

@@ -273,12 +273,12 @@ class Guest:
             self.state = "applied"
         elif reached == goal:
             self.state = "applied"
-        elif at_s - self.progress_at >= STALL_WINDOW_S:
-            if abs(reached - self.progress_mib) < STALL_RATE_MIB_S * STALL_WINDOW_S:
-                guarded = goal < reached and self.spec.behaviour.kind is Kind.IDEAL
-                self.state = "guest-floor" if guarded else "guest-refused"
-                self.goal = reached
+        elif abs(reached - self.progress_mib) >= STALL_RATE_MIB_S * STALL_WINDOW_S:
             self.progress_at, self.progress_mib = at_s, reached
+        elif at_s - self.progress_at >= STALL_WINDOW_S:
+            guarded = goal < reached and self.spec.behaviour.kind is Kind.IDEAL
+            self.state = "guest-floor" if guarded else "guest-refused"
+            self.goal = reached
         return cost * physics.balloon_cost
 
     def _take(self, need: float) -> tuple[float, float]:

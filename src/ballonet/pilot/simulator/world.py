@@ -149,7 +149,7 @@ def simulate(
             out.notes += bool(decision.notes)
             if check:
                 out.violations.extend(check_decision(host, views, decision, seen))
-                seen = remember(host, views, seen)
+                seen = remember(host, views, seen, decision)
             if watch is not None:
                 watch(host, views, decision)
             memory = decision.memory

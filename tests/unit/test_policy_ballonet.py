@@ -70,7 +70,7 @@ def test_caches_that_nobody_reads_again_go_back_to_the_host() -> None:
     rested = run([wasteful], 60)[0]
     assert rested.guest_ram_mib is not None and rested.guest_ram_mib < 420
     # Once it wastes nothing it has room again: free memory costs the host nothing.
-    assert rested.target_mib > 600
+    assert rested.target_mib > squeezed.target_mib + 64
 
 
 def test_a_guest_that_holds_only_what_it_uses_is_left_its_room() -> None:

@@ -20,18 +20,18 @@ class Tuning:
 
     #: Use rises at once and falls by half in this long; the highest use of late, from which bursts are foreseen, in
     #: the second.
-    need_half_life_s: float = 30.0
+    need_half_life_s: float = 20.0
     peak_half_life_s: float = 240.0
     #: What a guest has available beyond its need at the least: the sandbox's own guard (``vmm/guard.py``).
     guard_min_mib: int = 64
     guard_share: float = 0.1
     #: What a guest may grow by at once when it wastes nothing, beside what it did of late.
-    burst_share: float = 0.25
+    burst_share: float = 0.1
     #: Guest RAM on the host beyond the need is waste from this on, until it falls to half of it.
     waste_min_mib: int = 32
     waste_share: float = 1 / 32
     #: Waste is borne for a while: an eighth of the ceiling so long, more of it less long.
-    patience_s: float = 30.0
+    patience_s: float = 10.0
     #: Then the guest is held to its need for so long; each time that it wastes again soon, twice as long.
     tight_s: float = 15.0
     tight_most_s: float = 600.0

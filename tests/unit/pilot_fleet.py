@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,12 +52,12 @@ class Fixed:
 
     name = "fixed"
 
-    def __init__(self, targets: dict[str, int | None], period_s: float = 60.0) -> None:
+    def __init__(self, targets: Mapping[str, int | None], period_s: float = 60.0) -> None:
         self.targets = targets
         self.period_s = period_s
         self.seen: list[tuple[HostView, dict[str, SandboxView], object]] = []
 
-    def decide(self, host: HostView, sandboxes: list[SandboxView], memory: object) -> Decision:
+    def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: Any) -> Decision:
         self.seen.append((host, {view.name: view for view in sandboxes}, memory))
         verdicts = [
             Verdict(
@@ -67,7 +68,7 @@ class Fixed:
             )
             for view in sandboxes
         ]
-        return Decision(verdicts, (0 if memory is None else memory) + 1)  # type: ignore[operator]
+        return Decision(verdicts, (memory or 0) + 1)
 
 
 def own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ import pytest
 from ballonet.pilot import claim, fleet
 from ballonet.pilot.journal import read_decisions
 from ballonet.pilot.loop import Pilot, Settings, Tick
-from ballonet.pilot.model import Decision
 from tests.unit.pilot_fleet import Fixed, Guest, own_directories, running
 
 
@@ -184,9 +183,9 @@ async def test_decisions_are_on_record_with_every_input(tmp_path: Path) -> None:
         await one_tick(Fixed({"a": 300}))
     (entry,) = read_decisions(claim.pilot_dir(), "a", 9)
     assert (entry["old_mib"], entry["target_mib"], entry["reason"]) == (512, 300, "so the test wants")
-    assert entry["inputs"] == {"x": 1}
-    assert entry["seen"]["guest_available_mib"] == 300
-    assert entry["host"]["total_mib"] > 0
+    assert entry["inputs"]["x"] == 1
+    assert entry["inputs"]["guest_available_mib"] == 300
+    assert entry["inputs"]["host_total_mib"] > 0
     status = claim.read_status()
     assert status is not None
     assert [view["name"] for view in status["sandboxes"]] == ["a"]
@@ -209,14 +208,27 @@ async def test_a_sandbox_that_goes_and_one_that_comes_are_noticed(
     assert after == ["a"]
 
 
-class Wrong(Fixed):
-    def decide(self, *args: object) -> Decision:
-        return super().decide(*args)._replace(memory="kept")  # type: ignore[arg-type]
-
-
 async def test_what_the_policy_remembers_comes_back_to_it(tmp_path: Path) -> None:
-    policy = Wrong({}, period_s=0.01)
+    policy = Fixed({}, period_s=0.01)
     async with running(tmp_path, {"a": Guest()}):
-        with pytest.raises(TypeError):
-            await Pilot(policy, Settings()).run(ticks=2)
-    assert policy.seen[1][2] == "kept"
+        await Pilot(policy, Settings()).run(ticks=3)
+    assert [memory for _, _, memory in policy.seen] == [None, 1, 2]
+
+
+async def test_our_own_rule_may_not_shrink_a_guest_under_pressure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    guest = Guest()
+    policy = Fixed({}, period_s=0.01)
+    policy.name = "ballonet"
+    async with running(tmp_path, {"a": guest}):
+        pilot = Pilot(policy, Settings())
+        await pilot.tick()
+        guest.stall_for(5_000_000)
+        guest.change(resident_mib=600)  # so that its statistics are asked for again
+        policy.targets = {"a": 500}
+        with caplog.at_level(logging.WARNING):
+            await pilot.tick()
+        await pilot._fleet.close()
+    assert guest.targets == []
+    assert any("though its tasks stalled" in line for line in caplog.messages)

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+import textwrap
 import time
 from typing import Any
 
@@ -69,8 +70,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ballonet.pilot.loop import Settings
-    from ballonet.pilot.policies.catalog import DEFAULT_POLICY, make_policy
+    from ballonet.pilot.loop import DEFAULT_POLICY, Settings
+    from ballonet.pilot.policies.catalog import make_policy
 
     settings = Settings(
         only=tuple(options.only or ()),
@@ -166,9 +167,8 @@ def _explain(options: argparse.Namespace) -> int:
         for title, key in (("error", "error"), ("problem", "problem")):
             if entry.get(key):
                 print(f"    {title}: {show(entry[key])}")
-        for title in ("inputs", "seen", "host"):
-            facts = ", ".join(f"{name} {_number(value)}" for name, value in entry[title].items())
-            print(f"    {title}: {facts}" if facts else f"    {title}: none")
+        facts = ", ".join(f"{name} {_number(value)}" for name, value in entry["inputs"].items())
+        print(textwrap.fill(facts, 110, initial_indent="    inputs: ", subsequent_indent=" " * 12))
     return 0
 
 

@@ -16,16 +16,21 @@ from typing import Any
 
 from ballonet.errors import BallonetError
 from ballonet.pilot import claim
-from ballonet.pilot.checks import check_decision, problem_of
+from ballonet.pilot.checks import RULES, Seen, check_decision, problem_of, remember
 from ballonet.pilot.fleet import Fleet
 from ballonet.pilot.host import read_host
 from ballonet.pilot.journal import Journal
-from ballonet.pilot.model import HostView, Policy, SandboxView, Verdict
+from ballonet.pilot.model import Decision, HostView, Input, Policy, SandboxView, Verdict
 
 log = logging.getLogger(__name__)
 
 #: How often the registry is read for sandboxes that have come, gone or changed (seconds).
 DISCOVER_S = 2.0
+#: The rule that is ours.
+DEFAULT_POLICY = "ballonet"
+#: What no policy may break. The others (see :mod:`ballonet.pilot.checks`) are what ours promises: peers' rules, which
+#: promise less, are run as they are.
+RULES_FOR_ALL = ("verdict", "range", "problem")
 #: Between two ticks at the least, however many sandboxes are relieved (seconds).
 LEAST_PERIOD_S = 0.05
 
@@ -71,6 +76,8 @@ class Pilot:
         self._memory: Any = None
         self._began = time.monotonic()
         self._discovered = -DISCOVER_S
+        self._seen: Seen | None = None
+        self._enforced = RULES if policy.name == DEFAULT_POLICY else RULES_FOR_ALL
         self._stop = asyncio.Event()
         self._said: dict[str, str] = {}
         self._journal = None if settings.dry_run else Journal(claim.pilot_dir())
@@ -114,7 +121,7 @@ class Pilot:
             reserve_mib=self._settings.reserve_mib,
         )
         if claim.paused_since() is not None:
-            self._memory = None  # when it goes on it starts from what it finds then
+            self._memory = self._seen = None  # when it goes on it starts from what it finds then
             idle = [Verdict(view.name, None, "the autopilot is paused") for view in sandboxes]
             tick = Tick(time.time(), host, sandboxes, idle, {}, {}, (), True)
         else:
@@ -125,16 +132,8 @@ class Pilot:
     async def _decide(self, host: HostView, sandboxes: Sequence[SandboxView]) -> Tick:
         decision = self._policy.decide(host, sandboxes, self._memory)
         self._memory = decision.memory
-        verdicts = list(decision.verdicts)
-        for violation in check_decision(host, sandboxes, decision):
-            # A defect of the policy: loud, and what it asked for is not done.
-            self._say_once(f"check {violation.sandbox}", f"policy {self._policy.name}: {violation}")
-            verdicts = [
-                verdict._replace(target_mib=None, reason=f"not done: {violation}")
-                if violation.sandbox in (None, verdict.sandbox)
-                else verdict
-                for verdict in verdicts
-            ]
+        verdicts = self._checked(host, sandboxes, decision)
+        self._seen = remember(host, sandboxes, self._seen)
         targets = {view.name: view.target_mib for view in sandboxes}
         moves = {
             verdict.sandbox: verdict.target_mib
@@ -147,6 +146,25 @@ class Pilot:
         for note in decision.notes:
             self._say_once("host", note)
         return Tick(time.time(), host, sandboxes, verdicts, moves, errors, decision.notes, False)
+
+    def _checked(self, host: HostView, sandboxes: Sequence[SandboxView], decision: Decision) -> list[Verdict]:
+        """The verdicts, without those that break a rule: a policy's defect is loud, and not carried out."""
+        targets = {view.name: view.target_mib for view in sandboxes}
+        verdicts = {verdict.sandbox: verdict for verdict in decision.verdicts if verdict.sandbox in targets}
+        for violation in check_decision(host, sandboxes, decision, self._seen):
+            if violation.rule not in self._enforced:
+                continue
+            self._say_once(
+                f"{violation.rule} {violation.sandbox}", f"policy {self._policy.name}: {violation.message}"
+            )
+            for name, verdict in verdicts.items():
+                # What all together have too much is not made more; who gives something back may do so.
+                grows = verdict.target_mib is not None and verdict.target_mib > targets[name]
+                if violation.sandbox == name or (violation.sandbox is None and grows):
+                    verdicts[name] = verdict._replace(
+                        target_mib=None, reason=f"not done: {violation.message}"
+                    )
+        return list(verdicts.values())
 
     def _judged(self, view: SandboxView) -> SandboxView:
         """With its problem, if its figures are missing or absurd: loud, once, and it is left alone."""
@@ -176,9 +194,7 @@ class Pilot:
                 "error": tick.errors.get(verdict.sandbox),
                 "problem": views[verdict.sandbox].problem,
                 "policy": self._policy.name,
-                "inputs": dict(verdict.inputs),
-                "seen": views[verdict.sandbox]._asdict(),
-                "host": tick.host._asdict(),
+                "inputs": _inputs(tick.host, views[verdict.sandbox], verdict),
             }
             for verdict in tick.verdicts
         ]
@@ -216,3 +232,10 @@ class Pilot:
             if early > 0:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), early)
+
+
+def _inputs(host: HostView, view: SandboxView, verdict: Verdict) -> dict[str, Input]:
+    """All that a verdict was made from: what was seen, and what the policy says it reckoned with."""
+    seen: dict[str, Input] = view._asdict()
+    del seen["name"]
+    return {**seen, **{f"host_{name}": value for name, value in host._asdict().items()}, **verdict.inputs}

@@ -17,7 +17,7 @@ from ballonet.errors import AdmissionError
 from ballonet.machine.args import parse_config
 from ballonet.paths import exclusive
 from ballonet.pilot import claim
-from ballonet.pilot.admission import admit
+from ballonet.pilot.admission import admit, needed_mib
 from ballonet.pilot.host import read_host
 from ballonet.pilot.model import SandboxView
 from ballonet.registry.record import Record
@@ -69,17 +69,10 @@ def _judge(registry: Registry, record: Record, status: dict[str, Any]) -> None:
     )
     if host.available_mib is not None:
         # They hold nothing yet, and will.
-        owed = sum(view.target_mib for view in pending)
+        owed = sum(needed_mib(*_sizes(view)) for view in pending)
         host = host._replace(available_mib=max(0, host.available_mib - owed))
     new = _as_booting(record)
-    verdict = admit(
-        host,
-        views,
-        ceiling_mib=new.ceiling_mib,
-        initial_mib=new.target_mib,
-        floor_mib=new.floor_mib,
-        reserve_mib=new.reserve_mib,
-    )
+    verdict = admit(host, views, *_sizes(new))
     if not verdict.ok:
         raise AdmissionError(
             f"no room for sandbox {record.name!r}: {verdict.reason}",
@@ -109,6 +102,11 @@ def _as_booting(record: Record) -> SandboxView:
         weight=record.weight,
         reserve_mib=record.reserve_mib,
     )
+
+
+def _sizes(booting: SandboxView) -> tuple[int, int, int, int]:
+    """Ceiling, initial memory, floor and reserve."""
+    return booting.ceiling_mib, booting.target_mib, booting.floor_mib, booting.reserve_mib
 
 
 def _any_match(name: str, patterns: tuple[str, ...]) -> bool:

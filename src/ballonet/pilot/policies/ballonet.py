@@ -1,8 +1,8 @@
 """Ours: every guest has what it needs and room to grow; what it merely holds goes back to the host. Pure.
 
-In order, out of what may be promised: each sandbox's floor or reserve, and to a guest under pressure what it has; then
-what each needs (:mod:`working_set`), by weight where that is too much; then everything to guests under pressure; then
-room to grow for the others. So idle memory goes first, and a light sandbox's before a heavy one's.
+In order, out of what may be promised: each sandbox's floor or reserve, and to a guest under pressure what it has;
+then what each needs (:mod:`working_set`), by weight where that is too much; then everything to guests under pressure;
+then room to grow for the others. So idle memory goes first, and a light sandbox's before a heavy one's.
 """
 
 from __future__ import annotations
@@ -11,16 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ballonet.pilot.limits import dead_band_mib, room_band_mib, step_mib
 from ballonet.pilot.model import Decision, HostView, Input, SandboxView, Verdict, promisable_mib
 from ballonet.pilot.policies.shares import divide
-from ballonet.pilot.policies.working_set import Judgement, Kept, Tuning, judge
-
-#: A target moves when it is off by this much (MiB), or by this share of the ceiling, whichever is more.
-DEAD_BAND_MIB = 16
-DEAD_BAND_SHARE = 1 / 64
-#: The most that is taken in one period to save memory, as a share of the ceiling, by the seconds since a sandbox was
-#: first seen: the first steps after a start are small, so that a wrong input shows before it hurts.
-STEPS = ((2.0, 1 / 32), (4.0, 1 / 16), (6.0, 1 / 8), (float("inf"), 1 / 4))
+from ballonet.pilot.policies.working_set import Judgement, Kept, Tuning, guard_mib, judge
 
 
 class Memory(NamedTuple):
@@ -74,8 +68,10 @@ class Ballonet:
             target = targets[at]
             at += 1
             kept[view.name] = kept[view.name]._replace(target_mib=target)
-            moved = None if target == view.target_mib else target
-            verdicts.append(Verdict(view.name, moved, _reason(view, found, target), seen))
+            if target == view.target_mib and not _gave_up(view, self.tuning):
+                verdicts.append(Verdict(view.name, None, _reason(view, found, target, self.tuning), seen))
+            else:
+                verdicts.append(Verdict(view.name, target, _reason(view, found, target, self.tuning), seen))
         return Decision(verdicts, Memory(host.at_s, kept), notes)
 
     def _targets(
@@ -87,7 +83,7 @@ class Ballonet:
         before: Mapping[str, Kept],
         notes: list[str],
     ) -> list[int]:
-        least, work, most, want, weights = [], [], [], [], []
+        least, work, pressed, room, keep, weights = [], [], [], [], [], []
         for view, found in ours:
             low = view.least_mib
             wanted = found.want_mib
@@ -97,37 +93,37 @@ class Ballonet:
                 wanted = max(wanted, view.target_mib - self._step(host, view, before, passed_s))
             least.append(low)
             work.append(max(low, found.work_mib))
-            most.append(view.ceiling_mib if found.pressed is not None else max(low, found.work_mib))
-            want.append(max(low, wanted))
+            pressed.append(view.ceiling_mib if found.pressed is not None else work[-1])
+            room.append(max(low, min(wanted, found.room_mib)))
+            keep.append(max(low, wanted))
             weights.append(view.weight)
         if sum(least) > budget:
             notes.append(
                 f"{sum(least)} MiB of floors, reserves and guests under pressure are more than the {budget} MiB that "
                 "may be promised: nobody else gets more than that"
             )
-        targets = divide(
-            budget, divide(budget, divide(budget, least, work, weights), most, weights), want, weights
-        )
-        kept = [
+
+        # Room is not promised to the last MiB, or each small growth of one would move all the others.
+        spare = sum(dead_band_mib(view.ceiling_mib) for view, _ in ours)
+        targets = least
+        for most in (work, pressed):
+            targets = divide(budget, targets, most, weights)
+        for most in (room, keep):
+            targets = divide(budget - spare, targets, most, weights)
+        moved = [
             view.target_mib if _near(view, found, target) else target
             for (view, found), target in zip(ours, targets, strict=True)
         ]
-        if sum(kept) > max(budget, sum(least)):
-            # Staying where they are, all together would have too much: only those stay that would grow.
-            kept = [min(stay, target) for stay, target in zip(kept, targets, strict=True)]
-        return kept
+        if sum(moved) > max(budget, sum(least)):
+            # Staying where they are, they would have too much together.
+            moved = [min(stay, target) for stay, target in zip(moved, targets, strict=True)]
+        return moved
 
     def _step(self, host: HostView, view: SandboxView, before: Mapping[str, Kept], passed_s: float) -> int:
         """The most that may be taken now to save memory (MiB)."""
         known = before.get(view.name)
         seen_s = 0.0 if known is None else host.at_s - known.first_s
-        share = next(share for until, share in STEPS if seen_s < until)
-        return int(view.ceiling_mib * share * min(1.0, passed_s / self.period_s))
-
-
-def dead_band_mib(ceiling_mib: int) -> int:
-    """How far a target may be off without being moved."""
-    return max(DEAD_BAND_MIB, int(ceiling_mib * DEAD_BAND_SHARE))
+        return int(step_mib(view.ceiling_mib, seen_s) * min(1.0, passed_s / self.period_s))
 
 
 def inputs(host: HostView, view: SandboxView, promisable: int | None) -> dict[str, Input]:
@@ -141,17 +137,31 @@ def inputs(host: HostView, view: SandboxView, promisable: int | None) -> dict[st
 
 
 def _near(view: SandboxView, found: Judgement, target: int) -> bool:
+    """Whether the target in force is as good as ``target``. Room is divided anew only when it is off by a lot."""
     if found.pressed is not None or not view.least_mib <= view.target_mib <= view.ceiling_mib:
         return False
-    return abs(target - view.target_mib) < dead_band_mib(view.ceiling_mib)
+    off = target - view.target_mib
+    matters = view.target_mib < found.work_mib if off > 0 else found.want_mib == found.work_mib
+    return abs(off) < (dead_band_mib(view.ceiling_mib) if matters else room_band_mib(view.ceiling_mib))
 
 
-def _reason(view: SandboxView, found: Judgement, target: int) -> str:
+def _gave_up(view: SandboxView, tuning: Tuning) -> bool:
+    """Whether its own guard has stopped a shrink that it would let pass now: only asking again makes it go on."""
+    if view.state != "guest-floor" or view.actual_mib is None or view.guest_available_mib is None:
+        return False
+    band = dead_band_mib(view.ceiling_mib)
+    spare = view.guest_available_mib - guard_mib(view.ceiling_mib, tuning)
+    return view.actual_mib - view.target_mib >= band and spare >= band
+
+
+def _reason(view: SandboxView, found: Judgement, target: int, tuning: Tuning) -> str:
     if found.pressed is not None:
         lacking = (
             "" if target == view.ceiling_mib else f" of {view.ceiling_mib}: the host may promise no more"
         )
         return f"{found.pressed}: it gets {target} MiB{lacking}"
+    if target == view.target_mib and _gave_up(view, tuning):
+        return f"is asked for {target} MiB again, of which it has {view.actual_mib}: {found.why}"
     if target == view.target_mib:
         return f"stays at {target} MiB: {found.why}"
     if target > view.target_mib:

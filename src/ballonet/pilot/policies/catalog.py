@@ -8,14 +8,26 @@ from typing import Any
 from ballonet.errors import ConfigError
 from ballonet.pilot.model import Policy
 from ballonet.pilot.policies.ballonet import Ballonet
+from ballonet.pilot.policies.hypeman import Hypeman
+from ballonet.pilot.policies.mom import Mom
+from ballonet.pilot.policies.proxmox import Proxmox
+from ballonet.pilot.policies.qmemman import Qmemman
 from ballonet.pilot.policies.reporting import Reporting
+from ballonet.pilot.policies.squeezed import Squeezed
 from ballonet.pilot.policies.static import Static
+from ballonet.pilot.policies.vm0 import Vm0
 
 #: What a policy is made by; settings are its dataclass's fields.
 POLICIES: dict[str, Callable[..., Policy]] = {
     "ballonet": Ballonet,
     "reporting": Reporting,
     "static": Static,
+    "mom": Mom,
+    "proxmox": Proxmox,
+    "squeezed": Squeezed,
+    "qmemman": Qmemman,
+    "vm0": Vm0,
+    "hypeman": Hypeman,
 }
 
 

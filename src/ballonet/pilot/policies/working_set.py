@@ -1,8 +1,8 @@
 """What one guest needs, judged from what it reports: the part of our policy that looks at one sandbox. Pure.
 
 *Used* is what the guest has less what it calls available: right whether its kernel counts the balloon as used
-(``deflate-on-oom``) or takes it off its total. Caches are idle memory until they prove otherwise: when taking them made
-the guest stall or fault, the level that hurt is kept for it, and tried again much later.
+(``deflate-on-oom``) or takes it off its total. Caches are idle memory until they prove otherwise: when taking them
+made the guest stall or fault, the level that hurt is kept for it, and tried again much later.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ballonet.pilot.limits import STALE_S, UNCOOPERATIVE, Totals, pressure, totals
 from ballonet.pilot.model import SandboxView
-
-#: States in which a balloon does not follow: the sandbox is left out.
-UNCOOPERATIVE = frozenset({"guest-refused", "no-driver", "failed"})
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Tuning:
 
     #: Use rises at once and falls by half in this long; the highest use of late, from which bursts are foreseen, in
     #: the second.
-    need_half_life_s: float = 8.0
+    need_half_life_s: float = 30.0
     peak_half_life_s: float = 240.0
     #: What a guest has available beyond its need at the least: the sandbox's own guard (``vmm/guard.py``).
     guard_min_mib: int = 64
@@ -32,20 +30,16 @@ class Tuning:
     #: Guest RAM on the host beyond the need is waste from this on, until it falls to half of it.
     waste_min_mib: int = 32
     waste_share: float = 1 / 32
-    #: A guest that wasted memory is held tight for so long; each time it does so again soon, twice as long.
+    #: Waste is borne for a while: an eighth of the ceiling so long, more of it less long.
+    patience_s: float = 30.0
+    #: Then the guest is held to its need for so long; each time that it wastes again soon, twice as long.
     tight_s: float = 15.0
     tight_most_s: float = 600.0
-    #: Stalls in a second from which a guest is under pressure (microseconds): the same as for relief.
-    stall_us: int = 25_000
-    #: Major faults per second from which it is (``vmm/guard.py``).
-    faults_s: int = 100
     #: After pressure nothing is taken for so long.
     hold_s: float = 5.0
     #: How long a level of caches that hurt is kept before less is tried; doubled each time that hurts again.
     retry_s: float = 300.0
     retry_most_s: float = 4800.0
-    #: A reading older than this says nothing.
-    stale_s: float = 15.0
     #: A guest that did not follow is asked again after so long, doubled each time, up to the second.
     refused_s: float = 30.0
     refused_most_s: float = 960.0
@@ -72,12 +66,12 @@ class Kept(NamedTuple):
     tight: bool
     tight_until_s: float
     tight_wait_s: float
+    #: Waste over time (MiB times seconds) since there was none.
+    wasted: float
     #: When a guest that does not follow is asked again, and how long that was.
     ask_again_s: float
     ask_wait_s: float
-    pressure_us: int | None
-    major_faults: int | None
-    oom_kills: int | None
+    totals: Totals
 
 
 class Judgement(NamedTuple):
@@ -87,8 +81,9 @@ class Judgement(NamedTuple):
     alone: str | None
     #: Why it gets everything back, if it does.
     pressed: str | None
-    #: What it needs, and what it should have if there is enough.
+    #: What it needs; that with room for what it may do next; what it should have if there is enough for all.
     work_mib: int
+    room_mib: int
     want_mib: int
     #: The numbers of the above, in words.
     why: str
@@ -104,7 +99,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
     """What ``view`` needs at ``at_s``, given what was remembered of it."""
     alone, kept = _left_alone(view, at_s, kept, tuning)
     if alone is not None:
-        return Judgement(alone, None, 0, 0, "", kept)
+        return Judgement(alone, None, 0, 0, 0, "", kept)
     actual, available = view.actual_mib, view.guest_available_mib
     assert actual is not None and available is not None
     used = max(0, actual - available)
@@ -112,15 +107,16 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
     if kept is None:
         kept = _first(view, at_s, used, caches, tuning)
     passed = max(0.0, at_s - kept.at_s)
-    pressed = _pressure(view, kept, passed, tuning)
+    pressed = _pressure(view, kept, passed)
     need = max(used, _fall(kept.need_mib, used, passed, tuning.need_half_life_s))
     peak = max(used, _fall(kept.peak_mib, used, passed, tuning.peak_half_life_s))
     hot, retry_at, retry_wait = _hot_caches(view, at_s, kept, used, caches, pressed is not None, tuning)
     guard = guard_mib(view.ceiling_mib, tuning)
-    tight, tight_until, tight_wait = _tightness(view, at_s, kept, need + hot + guard, tuning)
+    tight, tight_until, tight_wait, wasted = _tightness(view, at_s, kept, passed, need + hot + guard, tuning)
     work = _within(view, need + hot + guard)
-    roomy = max(peak, need + view.ceiling_mib * tuning.burst_share) + hot + guard
-    want = work if tight else max(work, _within(view, roomy))
+    room = max(work, _within(view, max(peak, need + view.ceiling_mib * tuning.burst_share) + hot + guard))
+    # One who wastes nothing keeps what it has: free memory costs the host nothing, and a burst finds it there.
+    want = work if tight else max(room, _within(view, view.target_mib))
     pressed_s = at_s if pressed is not None else kept.pressed_s
     why = f"uses {used} MiB, needs {need:.0f} + {hot:.0f} of caches + {guard} to spare"
     if pressed is not None:
@@ -143,13 +139,12 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
         tight,
         tight_until,
         tight_wait,
+        wasted,
         kept.ask_again_s,
         kept.ask_wait_s,
-        view.pressure_some_us,
-        view.major_faults,
-        view.oom_kills,
+        totals(view),
     )
-    return Judgement(None, pressed, work, want, why, kept)
+    return Judgement(None, pressed, work, room, want, why, kept)
 
 
 def _left_alone(
@@ -161,7 +156,7 @@ def _left_alone(
         return "the engine does not tell its actual memory", kept
     if view.guest_available_mib is None:
         return "the guest does not tell its available memory", kept
-    if view.guest_age_s is not None and view.guest_age_s > tuning.stale_s:
+    if view.guest_age_s is not None and view.guest_age_s > STALE_S:
         return f"the guest's word is {view.guest_age_s:.0f} s old", kept
     if view.state not in UNCOOPERATIVE:
         return None, kept
@@ -193,10 +188,9 @@ def _first(view: SandboxView, at_s: float, used: int, caches: int, tuning: Tunin
         at_s,
         tuning.tight_s,
         0.0,
+        0.0,
         tuning.refused_s,
-        view.pressure_some_us,
-        view.major_faults,
-        view.oom_kills,
+        totals(view),
     )
 
 
@@ -208,21 +202,10 @@ def _within(view: SandboxView, mib: float) -> int:
     return min(view.ceiling_mib, max(view.least_mib, round(mib)))
 
 
-def _pressure(view: SandboxView, kept: Kept, passed_s: float, tuning: Tuning) -> str | None:
+def _pressure(view: SandboxView, kept: Kept, passed_s: float) -> str | None:
     if view.target_mib > kept.target_mib:
         return f"somebody raised its target from {kept.target_mib} to {view.target_mib} MiB, as its own relief does"
-    seconds = max(passed_s, 0.5)
-    if view.pressure_some_us is not None and kept.pressure_us is not None:
-        stalled = view.pressure_some_us - kept.pressure_us
-        if stalled >= tuning.stall_us * max(1.0, passed_s):
-            return f"its tasks stalled for {stalled / 1000:.0f} ms of the last {passed_s:.1f} s"
-    if view.major_faults is not None and kept.major_faults is not None:
-        faults = (view.major_faults - kept.major_faults) / seconds
-        if faults >= tuning.faults_s:
-            return f"it had {faults:.0f} major faults a second"
-    if view.oom_kills is not None and kept.oom_kills is not None and view.oom_kills > kept.oom_kills:
-        return f"its kernel killed {view.oom_kills - kept.oom_kills} processes for lack of memory"
-    return None
+    return pressure(totals(view), kept.totals, passed_s)
 
 
 def _hot_caches(
@@ -245,21 +228,23 @@ def _hot_caches(
 
 
 def _tightness(
-    view: SandboxView, at_s: float, kept: Kept, work: float, tuning: Tuning
-) -> tuple[bool, float, float]:
-    """Whether it is to be held at what it needs since it holds more of the host than that, until when, how long."""
+    view: SandboxView, at_s: float, kept: Kept, passed_s: float, work: float, tuning: Tuning
+) -> tuple[bool, float, float, float]:
+    """Whether it is to be held at what it needs since it holds more of the host than that, until when, how long that
+    is, and its waste over time."""
     held = view.guest_ram_mib
     if held is None:
         held = (view.actual_mib or 0) - (view.guest_free_mib or 0)
     waste = held - work
     worth = max(tuning.waste_min_mib, view.ceiling_mib * tuning.waste_share)
-    tight, until, wait = kept.tight, kept.tight_until_s, kept.tight_wait_s
-    if not tight and waste >= worth:
-        again = at_s - until < 2 * wait and until > kept.first_s
-        wait = min(2 * wait, tuning.tight_most_s) if again else tuning.tight_s
-        return True, at_s + wait, wait
-    if tight and waste >= worth:
-        return True, max(until, at_s + tuning.tight_s), wait
-    if tight and at_s >= until and waste < worth / 2:
-        return False, at_s, wait
-    return tight, until, wait
+    until, wait = kept.tight_until_s, kept.tight_wait_s
+    if kept.tight:
+        if waste >= worth:
+            return True, max(until, at_s + tuning.tight_s), wait, 0.0
+        return (True, until, wait, 0.0) if at_s < until or waste > worth / 2 else (False, at_s, wait, 0.0)
+    wasted = kept.wasted + waste * passed_s if waste >= worth else 0.0
+    if wasted < view.ceiling_mib / 8 * tuning.patience_s:
+        return False, until, wait, wasted
+    again = kept.tight_until_s > kept.first_s and at_s - until < 2 * wait + 2 * tuning.patience_s
+    wait = min(2 * wait, tuning.tight_most_s) if again else tuning.tight_s
+    return True, at_s + wait, wait, 0.0

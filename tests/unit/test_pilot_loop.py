@@ -12,6 +12,7 @@ import pytest
 from ballonet.pilot import claim, fleet
 from ballonet.pilot.journal import read_decisions
 from ballonet.pilot.loop import Pilot, Settings, Tick
+from ballonet.pilot.model import promisable_mib
 from tests.unit.pilot_fleet import Fixed, Guest, own_directories, running
 
 
@@ -49,6 +50,15 @@ async def test_a_budget_is_the_host_that_the_policy_sees(tmp_path: Path) -> None
         await one_tick(policy, budget_mib=2000, reserve_mib=100)
     host = policy.seen[0][0]
     assert (host.total_mib, host.available_mib, host.reserve_mib) == (2000, 1100, 100)
+
+
+async def test_a_budget_that_is_overdrawn_shows_by_how_much(tmp_path: Path) -> None:
+    policy = Fixed({})
+    async with running(tmp_path, {"a": Guest(resident_mib=500)}):
+        await one_tick(policy, budget_mib=400, reserve_mib=0)
+    host, views, _ = policy.seen[0]
+    assert host.available_mib == -100
+    assert promisable_mib(host, list(views.values())) == 310  # 90 of its 500 MiB are the engine's own
 
 
 async def test_one_stuck_socket_delays_nobody_after_the_first_tick(tmp_path: Path) -> None:

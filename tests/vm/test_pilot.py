@@ -143,12 +143,12 @@ async def test_a_new_sandbox_is_refused_where_there_is_no_room_with_the_numbers(
 ) -> None:
     for box in fleet.values():
         await box.balloon.set(CEILING_MIB, wait=True, timeout_s=WAIT_S)
-    async with piloting("--budget", "700M") as pilot:
+    async with piloting("--budget", "500M") as pilot:
         await pilot.wait_tick(lambda tick: len(tick["sandboxes"]) == 2)
         refused = ballonet("run", "--name", "fly-new", "--memory", "640M", "--", "true")
         assert refused.returncode == 125
         assert "no room for sandbox 'fly-new'" in refused.stderr
-        assert "640" in refused.stderr
+        assert "it needs" in refused.stderr
         assert "--no-admission" in refused.stderr
         # Its budget is not about this one.
         other = ballonet("run", "--name", "other", "--memory", "128M", "--", "echo", "in")

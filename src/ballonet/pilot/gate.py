@@ -70,7 +70,7 @@ def _judge(registry: Registry, record: Record, status: dict[str, Any]) -> None:
     if host.available_mib is not None:
         # They hold nothing yet, and will.
         owed = sum(needed_mib(*_sizes(view)) for view in pending)
-        host = host._replace(available_mib=max(0, host.available_mib - owed))
+        host = host._replace(available_mib=host.available_mib - owed)
     new = _as_booting(record)
     verdict = admit(host, views, *_sizes(new))
     if not verdict.ok:

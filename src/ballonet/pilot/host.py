@@ -24,15 +24,15 @@ def host_view(
 ) -> HostView:
     """The host, or ``budget_mib`` of it: what all sandboxes' engines may hold together.
 
-    A budget's view is that of a host with so much memory and nothing else on it; but never more is available than
-    on the real one.
+    A budget's view is that of a host with so much memory and nothing else on it, but never more is available than
+    on the real one. Less than nothing is available where the engines hold more than the budget.
     """
     total = None if memory.total_bytes is None else bytes_to_mib(memory.total_bytes)
     available = None if memory.available_bytes is None else bytes_to_mib(memory.available_bytes)
     if budget_mib is not None:
         # One that does not say what it holds may hold its target.
         held = sum(box.target_mib if box.resident_mib is None else box.resident_mib for box in sandboxes)
-        left = max(0, budget_mib - held)
+        left = budget_mib - held
         available = left if available is None else min(left, available)
         total = budget_mib if total is None else min(budget_mib, total)
     total = total or 0

@@ -40,6 +40,7 @@ COMMANDS = {
     "modify": Command("ballonet.cli.modify", "change a sandbox, at once where that is possible"),
     "balloon": Command("ballonet.cli.balloon", "look at a running sandbox's balloon, and move it"),
     "metrics": Command("ballonet.cli.metrics", "tell the memory of all sandboxes to Prometheus"),
+    "pilot": Command("ballonet.cli.pilot", "share the host's memory among all sandboxes"),
     "simulate": Command("ballonet.cli.simulate", "try memory policies on modelled guests"),
     "prune": Command("ballonet.cli.prune", "remove what killed sandboxes have left behind"),
     "doctor": Command("ballonet.cli.doctor", "look what this host can do for sandboxes"),

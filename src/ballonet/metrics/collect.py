@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from ballonet import lifecycle
 from ballonet.errors import BallonetError
-from ballonet.host.proc import PROC, read_resident
-from ballonet.memory import kib_to_bytes, mib_to_bytes
+from ballonet.host.memory import read_host_memory
+from ballonet.host.proc import read_resident
+from ballonet.memory import mib_to_bytes
 from ballonet.metrics.model import HostSample, SandboxSample, Snapshot
 from ballonet.registry.registry import Registry
 
@@ -106,14 +107,13 @@ def _host_side(record: Record, note: MachineNote, why: str) -> SandboxSample:
 
 def _host(samples: list[SandboxSample]) -> HostSample:
     running = [sample for sample in samples if sample.resident is not None]
-    fields = _meminfo()
-    some, full = _pressure()
+    memory = read_host_memory()
     return HostSample(
         at=time.time(),
-        total=fields.get("MemTotal"),
-        available=fields.get("MemAvailable"),
-        pressure_some_s=some,
-        pressure_full_s=full,
+        total=memory.total_bytes,
+        available=memory.available_bytes,
+        pressure_some_s=memory.pressure_some_s,
+        pressure_full_s=memory.pressure_full_s,
         committed=sum(sample.ceiling or 0 for sample in running),
         # One whose target is unknown may have its ceiling.
         promised=sum(
@@ -121,25 +121,6 @@ def _host(samples: list[SandboxSample]) -> HostSample:
         ),
         held=sum(sample.resident or 0 for sample in running),
     )
-
-
-def _meminfo() -> dict[str, int]:
-    found = {}
-    for line in (PROC / "meminfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if value.endswith(" kB"):
-            found[name] = kib_to_bytes(int(value.split()[0]))
-    return found
-
-
-def _pressure() -> tuple[float | None, float | None]:
-    """Seconds since boot in which some, and all, of the host's tasks stalled on memory."""
-    try:
-        lines = (PROC / "pressure/memory").read_text().splitlines()
-        totals = {line.split()[0]: int(line.rpartition("total=")[2]) / 1e6 for line in lines}
-    except (OSError, ValueError, IndexError):
-        return None, None
-    return totals.get("some"), totals.get("full")
 
 
 def _bytes(mib: int | None) -> int | None:

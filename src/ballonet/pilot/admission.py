@@ -39,12 +39,8 @@ def admit(
     floor_mib: int,
     reserve_mib: int,
 ) -> Admission:
-    """Judge a sandbox that is about to start.
-
-    It needs its floor or reserve, and what a guest needs to boot, but that within its initial memory.
-    """
-    boot = min(initial_mib, BOOT_MIB + ceiling_mib // 64 + default_guard_mib(ceiling_mib))
-    needed = min(ceiling_mib, max(floor_mib, reserve_mib, boot)) + ENGINE_MIB
+    """Judge a sandbox that is about to start."""
+    needed = needed_mib(ceiling_mib, initial_mib, floor_mib, reserve_mib)
     promisable = promisable_mib(host, sandboxes)
     if promisable is None:
         return Admission(False, "the host does not tell its available memory", needed, None)
@@ -58,6 +54,13 @@ def admit(
     if needed <= free:
         return Admission(True, f"{asks}: {free} MiB are left for it", needed, free)
     return Admission(False, f"{asks}: only {free} MiB are left for it", needed, free)
+
+
+def needed_mib(ceiling_mib: int, initial_mib: int, floor_mib: int, reserve_mib: int) -> int:
+    """What a sandbox needs that starts (MiB): its floor or reserve, and what a guest needs to boot, but that within its
+    initial memory; and its engine."""
+    boot = min(initial_mib, BOOT_MIB + ceiling_mib // 64 + default_guard_mib(ceiling_mib))
+    return min(ceiling_mib, max(floor_mib, reserve_mib, boot)) + ENGINE_MIB
 
 
 def held_mib(view: SandboxView) -> int:

@@ -158,5 +158,5 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
 
 
 def of_guests(name: str, about: str, guests: list[GuestSpec]) -> Scenario:
-    """Recorded guests on a host with memory for :data:`OVERCOMMIT` of the ceilings; a minute more than the traces."""
+    """Recorded guests, a minute longer than their traces, on a host of :data:`OVERCOMMIT` of their ceilings."""
     return host_for(name, about, guests, max(guest.trace.end_s for guest in guests) + 60)

@@ -138,7 +138,7 @@ def simulate(
             host = HostView(
                 at_s,
                 scenario.host_mib,
-                max(0, int(available)),
+                int(available),
                 scenario.reserve_mib,
                 stalls_us,
                 stalls_us,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.errors import ConfigError
+from ballonet.errors import ConfigError, HostError
 from ballonet.memory import parse_size
 
 if TYPE_CHECKING:
@@ -168,4 +169,11 @@ def _about(make: object) -> str:
 
 
 def _histories(names: list[str]) -> list[GuestSpec]:
-    raise NotImplementedError(names)
+    from ballonet.pilot.simulator.recorded import from_histories
+
+    try:
+        history_path = importlib.import_module("ballonet.metrics.collect").history_path
+        read_history = importlib.import_module("ballonet.metrics.history").read_history
+    except (ImportError, AttributeError) as error:
+        raise HostError("this installation keeps no histories", hint="use --trace") from error
+    return from_histories({name: read_history(history_path(name)) for name in dict.fromkeys(names)})

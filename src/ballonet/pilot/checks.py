@@ -24,6 +24,9 @@ from ballonet.pilot.model import Decision, HostView, SandboxView, promisable_mib
 RULES = ("verdict", "range", "problem", "pressure", "step", "promise")
 
 
+_NUMBERS = (int, float)
+
+
 class Violation(NamedTuple):
     """A rule that a decision breaks."""
 
@@ -37,9 +40,8 @@ def problem_of(view: SandboxView) -> str | None:
     """Why the inputs about a sandbox cannot be used; ``None`` if they can."""
     if view.problem is not None:
         return view.problem
-    sizes = {name: value for name, value in view._asdict().items() if isinstance(value, int | float)}
-    for name, value in sizes.items():
-        if value < 0:
+    for name, value in zip(view._fields, view, strict=True):
+        if isinstance(value, _NUMBERS) and value < 0:
             return f"{name} is {value}: it cannot be negative"
     if view.floor_mib > view.ceiling_mib:
         return f"its floor, {view.floor_mib} MiB, is above its ceiling, {view.ceiling_mib}"

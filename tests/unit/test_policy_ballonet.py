@@ -124,7 +124,16 @@ def test_a_target_that_the_sandbox_raised_itself_counts_as_pressure() -> None:
     raised = view._replace(target_mib=1024)
     verdict = policy.decide(host(0.13), [raised], memory).verdicts[0]
     assert verdict.target_mib is None
-    assert "raised its target from 404 to 1024" in verdict.reason or "raised its target" in verdict.reason
+    assert "its target was raised from 514 to 1024 MiB meanwhile" in verdict.reason
+
+
+def test_a_target_that_was_never_set_is_not_taken_for_one_that_was_raised() -> None:
+    policy, memory = Ballonet(), None
+    wasteful = sandbox(guest_ram_mib=1000, guest_caches_mib=690, guest_available_mib=724, guest_free_mib=34)
+    for second in range(12):  # a dry run: nothing of what it decides is done
+        decision = policy.decide(host(second), [wasteful], memory)
+        memory = decision.memory
+    assert "gives" in decision.verdicts[0].reason
 
 
 def test_nothing_is_taken_for_a_while_after_pressure() -> None:
@@ -402,3 +411,14 @@ def test_shares_fill_what_there_is_within_their_bounds(total: int, rows: list[tu
 
 def test_what_may_be_promised_is_what_there_is_less_the_reserve() -> None:
     assert promisable_mib(host(), [sandbox(guest_ram_mib=500)]) == 4096 + 500 - 400
+
+
+def test_stalls_are_counted_by_when_the_guest_told_them() -> None:
+    policy = Ballonet()
+    view = sandbox(guest_age_s=0.0)
+    memory = policy.decide(host(0), [view], None).memory
+    # It was not asked for five seconds, in which it stalled for 100 ms: 20 ms a second are nothing.
+    for second in range(1, 5):
+        memory = policy.decide(host(second), [view._replace(guest_age_s=float(second))], memory).memory
+    told = view._replace(pressure_some_us=100_000)
+    assert "stalled" not in policy.decide(host(5), [told], memory).verdicts[0].reason

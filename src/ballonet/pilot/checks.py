@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from ballonet.pilot.limits import (
     STALE_S,
+    Left,
     Totals,
     claim_mib,
     follows,
     pressure,
+    raised,
     room_band_mib,
     step_mib,
     totals,
@@ -75,7 +77,7 @@ class Seen(NamedTuple):
     first_s: Mapping[str, float]
     totals: Mapping[str, Totals]
     #: The targets that were left in force; empty where they are not known.
-    targets: Mapping[str, int]
+    targets: Mapping[str, Left]
 
 
 def remember(
@@ -83,18 +85,19 @@ def remember(
 ) -> Seen:
     """For the next :func:`check_decision`.
 
-    :param decision: what was decided and applied; without it, a target that was raised meanwhile is not noticed.
+    :param decision: what was decided; without it, a target that was raised meanwhile is not noticed.
     """
-    targets = {} if decision is None else {view.name: view.target_mib for view in sandboxes}
-    for verdict in () if decision is None else decision.verdicts:
-        if verdict.target_mib is not None:
-            targets[verdict.sandbox] = verdict.target_mib
     first = {} if before is None else before.first_s
+    asked = {} if decision is None else {verdict.sandbox: verdict.target_mib for verdict in decision.verdicts}
+    left = {}
+    for view in sandboxes if decision is not None else ():
+        target = asked.get(view.name)
+        left[view.name] = Left(view.target_mib, view.target_mib if target is None else target)
     return Seen(
         host.at_s,
         {view.name: first.get(view.name, host.at_s) for view in sandboxes},
-        {view.name: totals(view) for view in sandboxes},
-        targets,
+        {view.name: totals(view, host.at_s) for view in sandboxes},
+        left,
     )
 
 
@@ -137,9 +140,9 @@ def check_decision(
         new = view.target_mib if target is None else target
         pressed = None
         if before is not None and view.name in before.totals:
-            pressed = pressure(totals(view), before.totals[view.name], host.at_s - before.at_s)
-            if view.target_mib > before.targets.get(view.name, view.target_mib):
-                pressed = f"its target was raised to {view.target_mib} MiB meanwhile, as its own relief does"
+            pressed = raised(view, before.targets.get(view.name)) or pressure(
+                totals(view, host.at_s), before.totals[view.name]
+            )
         if target is not None:
             if problem is None and view.state in ("no-driver", "failed"):
                 problem = f"its balloon is in the state {view.state}"

@@ -20,20 +20,23 @@ STEPS = ((2.0, 1 / 32), (4.0, 1 / 16), (6.0, 1 / 8), (float("inf"), 1 / 4))
 
 
 class Totals(NamedTuple):
-    """A guest's totals since its boot; pressure is the difference between two."""
+    """A guest's totals since its boot, and when it told them; pressure is the difference between two."""
 
+    told_s: float
     pressure_us: int | None
     major_faults: int | None
     oom_kills: int | None
 
 
-def totals(view: SandboxView) -> Totals:
-    """Those of ``view``."""
-    return Totals(view.pressure_some_us, view.major_faults, view.oom_kills)
+def totals(view: SandboxView, at_s: float) -> Totals:
+    """Those of ``view``, which was seen at ``at_s``."""
+    told_s = at_s - (view.guest_age_s or 0.0)
+    return Totals(told_s, view.pressure_some_us, view.major_faults, view.oom_kills)
 
 
-def pressure(now: Totals, before: Totals, passed_s: float) -> str | None:
+def pressure(now: Totals, before: Totals) -> str | None:
     """Why a guest is under pressure, in words; ``None`` if it is not, or does not tell."""
+    passed_s = now.told_s - before.told_s
     if now.pressure_us is not None and before.pressure_us is not None:
         stalled = now.pressure_us - before.pressure_us
         if stalled >= STALL_US * max(1.0, passed_s):
@@ -45,6 +48,28 @@ def pressure(now: Totals, before: Totals, passed_s: float) -> str | None:
     if now.oom_kills is not None and before.oom_kills is not None and now.oom_kills > before.oom_kills:
         return f"its kernel killed {now.oom_kills - before.oom_kills} processes for lack of memory"
     return None
+
+
+class Left(NamedTuple):
+    """A target as it was seen at the last tick, and as it was to be left."""
+
+    seen_mib: int
+    asked_mib: int
+
+
+def raised(view: SandboxView, left: Left | None) -> str | None:
+    """Whether somebody else has raised its target since, such as its own relief; in words.
+
+    A target that is still what it was may never have been moved (a dry run, a socket that failed): that is no sign.
+    """
+    if left is None or view.target_mib <= left.asked_mib:
+        return None
+    shrank = view.actual_mib is not None and view.actual_mib <= view.target_mib - dead_band_mib(
+        view.ceiling_mib
+    )
+    if view.target_mib == left.seen_mib and not shrank:
+        return None
+    return f"its target was raised from {left.asked_mib} to {view.target_mib} MiB meanwhile, as its own relief does"
 
 
 def follows(view: SandboxView) -> bool:

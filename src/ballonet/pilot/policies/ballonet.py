@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ballonet.pilot.limits import claim_mib, dead_band_mib, room_band_mib, step_mib
+from ballonet.pilot.limits import Left, claim_mib, dead_band_mib, room_band_mib, step_mib
 from ballonet.pilot.model import Decision, HostView, Input, SandboxView, Verdict, promisable_mib
 from ballonet.pilot.policies.shares import divide
 from ballonet.pilot.policies.working_set import Judgement, Kept, Tuning, guard_mib, judge
@@ -22,6 +22,8 @@ class Memory(NamedTuple):
 
     at_s: float
     sandboxes: Mapping[str, Kept]
+    #: The target that each sandbox was left with.
+    targets: Mapping[str, Left]
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,23 @@ class Ballonet:
 
     def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: Memory | None) -> Decision:
         before: Mapping[str, Kept] = {} if memory is None else memory.sandboxes
+        left: Mapping[str, Left] = {} if memory is None else memory.targets
         passed_s = self.period_s if memory is None else max(0.0, host.at_s - memory.at_s)
-        judged = [judge(view, host.at_s, before.get(view.name), self.tuning) for view in sandboxes]
+        judged = [
+            judge(view, host.at_s, before.get(view.name), left.get(view.name), self.tuning)
+            for view in sandboxes
+        ]
         kept = {
             view.name: found.kept
             for view, found in zip(sandboxes, judged, strict=True)
             if found.kept is not None
         }
+        left_now = {view.name: Left(view.target_mib, view.target_mib) for view in sandboxes}
         promisable = promisable_mib(host, sandboxes)
         if promisable is None:
             why = "left alone: the host does not tell its available memory"
             verdicts = [Verdict(view.name, None, why, inputs(host, view, None)) for view in sandboxes]
-            return Decision(verdicts, Memory(host.at_s, kept), [why])
+            return Decision(verdicts, Memory(host.at_s, kept, left_now), [why])
         notes: list[str] = []
         counted = [
             (view, found)
@@ -64,11 +71,11 @@ class Ballonet:
                 continue
             # One that refused before is asked for what it could give, but gets no more than is counted for it.
             target = targets.get(view.name, min(found.want_mib, claim_mib(view)))
-            kept[view.name] = kept[view.name]._replace(target_mib=target)
+            left_now[view.name] = Left(view.target_mib, target)
             again = _gave_up(view, self.tuning) or (found.doubted and view.state == "guest-refused")
             moved = target if target != view.target_mib or again else None
             verdicts.append(Verdict(view.name, moved, _reason(view, found, target, again), seen))
-        return Decision(verdicts, Memory(host.at_s, kept), notes)
+        return Decision(verdicts, Memory(host.at_s, kept, left_now), notes)
 
     def _divide(
         self,

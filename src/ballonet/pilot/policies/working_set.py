@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ballonet.pilot.limits import STALE_S, Totals, follows, pressure, totals
+from ballonet.pilot.limits import STALE_S, Left, Totals, follows, pressure, raised, totals
 from ballonet.pilot.model import SandboxView
 
 
@@ -50,8 +50,6 @@ class Kept(NamedTuple):
 
     first_s: float
     at_s: float
-    #: The target that we left it with: one above it was set by somebody else, such as the sandbox's own relief.
-    target_mib: int
     used_mib: int
     need_mib: float
     peak_mib: float
@@ -97,8 +95,11 @@ def guard_mib(ceiling_mib: int, tuning: Tuning) -> int:
     return max(tuning.guard_min_mib, int(ceiling_mib * tuning.guard_share))
 
 
-def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> Judgement:
-    """What ``view`` needs at ``at_s``, given what was remembered of it."""
+def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, tuning: Tuning) -> Judgement:
+    """What ``view`` needs at ``at_s``, given what was remembered of it.
+
+    :param left: the target that it was left with.
+    """
     alone, kept = _left_alone(view, at_s, kept, tuning)
     if alone is not None:
         return Judgement(alone, False, None, 0, 0, 0, "", kept)
@@ -109,7 +110,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
     if kept is None:
         kept = _first(view, at_s, used, caches, tuning)
     passed = max(0.0, at_s - kept.at_s)
-    pressed = _pressure(view, kept, passed)
+    pressed = raised(view, left) or pressure(totals(view, at_s), kept.totals)
     need = max(used, _fall(kept.need_mib, used, passed, tuning.need_half_life_s))
     peak = max(used, _fall(kept.peak_mib, used, passed, tuning.peak_half_life_s))
     hot, retry_at, retry_wait = _hot_caches(view, at_s, kept, used, caches, pressed is not None, tuning)
@@ -129,7 +130,6 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
     kept = Kept(
         kept.first_s,
         at_s,
-        view.target_mib,
         used,
         need,
         peak,
@@ -144,7 +144,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
         wasted,
         kept.ask_again_s,
         kept.ask_wait_s,
-        totals(view),
+        totals(view, at_s),
     )
     return Judgement(None, kept.ask_wait_s > tuning.refused_s, pressed, work, room, want, why, kept)
 
@@ -179,7 +179,6 @@ def _first(view: SandboxView, at_s: float, used: int, caches: int, tuning: Tunin
     return Kept(
         at_s,
         at_s,
-        view.target_mib,
         used,
         used,
         used,
@@ -194,7 +193,7 @@ def _first(view: SandboxView, at_s: float, used: int, caches: int, tuning: Tunin
         0.0,
         0.0,
         tuning.refused_s,
-        totals(view),
+        totals(view, at_s),
     )
 
 
@@ -204,12 +203,6 @@ def _fall(before: float, now: float, passed_s: float, half_life_s: float) -> flo
 
 def _within(view: SandboxView, mib: float) -> int:
     return min(view.ceiling_mib, max(view.least_mib, round(mib)))
-
-
-def _pressure(view: SandboxView, kept: Kept, passed_s: float) -> str | None:
-    if view.target_mib > kept.target_mib:
-        return f"somebody raised its target from {kept.target_mib} to {view.target_mib} MiB, as its own relief does"
-    return pressure(totals(view), kept.totals, passed_s)
 
 
 def _hot_caches(

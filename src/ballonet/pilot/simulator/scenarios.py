@@ -158,5 +158,8 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
 
 
 def of_guests(name: str, about: str, guests: list[GuestSpec]) -> Scenario:
-    """Recorded guests, a minute longer than their traces, on a host of :data:`OVERCOMMIT` of their ceilings."""
-    return host_for(name, about, guests, max(guest.trace.end_s for guest in guests) + 60)
+    """Recorded guests, a minute longer than their traces, on a host of :data:`OVERCOMMIT` of their ceilings; but the
+    largest of them fits."""
+    share = max(guest.ceiling_mib for guest in guests) / sum(guest.ceiling_mib for guest in guests)
+    seconds = max(guest.trace.end_s for guest in guests) + 60
+    return host_for(name, about, guests, seconds, max(OVERCOMMIT, share))

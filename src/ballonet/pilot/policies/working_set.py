@@ -100,15 +100,18 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
 
     :param left: the target that it was left with.
     """
-    alone, kept = _left_alone(view, at_s, kept, tuning)
-    if alone is not None:
-        return Judgement(alone, False, None, 0, 0, 0, "", kept)
+    blind = _blind(view)
+    if blind is not None:
+        return Judgement(blind, False, None, 0, 0, 0, "", kept)
     actual, available = view.actual_mib, view.guest_available_mib
     assert actual is not None and available is not None
     used = max(0, actual - available)
     caches = min(view.guest_caches_mib or 0, available)
     if kept is None:
         kept = _first(view, at_s, used, caches, tuning)
+    refuses, kept = _refuses(view, at_s, kept, tuning)
+    if refuses is not None:
+        return Judgement(refuses, False, None, 0, 0, 0, "", kept)
     passed = max(0.0, at_s - kept.at_s)
     pressed = raised(view, left) or pressure(totals(view, at_s), kept.totals)
     need = max(used, _fall(kept.need_mib, used, passed, tuning.need_half_life_s))
@@ -127,73 +130,72 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
     elif at_s - pressed_s < tuning.hold_s:
         want = max(want, _within(view, view.target_mib))
         why += f", was under pressure {at_s - pressed_s:.1f} s ago"
-    kept = Kept(
-        kept.first_s,
-        at_s,
-        used,
-        need,
-        peak,
-        caches,
-        hot,
-        retry_at,
-        retry_wait,
-        pressed_s,
-        tight,
-        tight_until,
-        tight_wait,
-        wasted,
-        kept.ask_again_s,
-        kept.ask_wait_s,
-        totals(view, at_s),
+    kept = kept._replace(
+        at_s=at_s,
+        used_mib=used,
+        need_mib=need,
+        peak_mib=peak,
+        caches_mib=caches,
+        hot_mib=hot,
+        retry_at_s=retry_at,
+        retry_wait_s=retry_wait,
+        pressed_s=pressed_s,
+        tight=tight,
+        tight_until_s=tight_until,
+        tight_wait_s=tight_wait,
+        wasted=wasted,
+        totals=totals(view, at_s),
     )
     return Judgement(None, kept.ask_wait_s > tuning.refused_s, pressed, work, room, want, why, kept)
 
 
-def _left_alone(
-    view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning
-) -> tuple[str | None, Kept | None]:
+def _blind(view: SandboxView) -> str | None:
+    """Why nothing can be said of it."""
     if view.problem is not None:
-        return view.problem, kept
+        return view.problem
     if view.actual_mib is None:
-        return "the engine does not tell its actual memory", kept
+        return "the engine does not tell its actual memory"
     if view.guest_available_mib is None:
-        return "the guest does not tell its available memory", kept
+        return "the guest does not tell its available memory"
     if view.guest_age_s is not None and view.guest_age_s > STALE_S:
-        return f"the guest's word is {view.guest_age_s:.0f} s old", kept
+        return f"the guest's word is {view.guest_age_s:.0f} s old"
+    return None
+
+
+def _refuses(view: SandboxView, at_s: float, kept: Kept, tuning: Tuning) -> tuple[str | None, Kept]:
+    """Why its balloon is not asked; one that refused is asked again, less and less often."""
     if follows(view):
-        if kept is not None and view.state == "applied":
-            kept = kept._replace(ask_wait_s=tuning.refused_s)
-        return None, kept
-    if kept is None or view.state != "guest-refused":
-        return f"its balloon does not follow: {view.state}", kept
+        return None, kept._replace(ask_wait_s=tuning.refused_s) if view.state == "applied" else kept
+    why = f"its balloon does not follow: {view.state}"
+    if view.state != "guest-refused":
+        return why, kept
     if kept.ask_again_s == 0:
-        return f"its balloon does not follow: {view.state}", kept._replace(ask_again_s=at_s + kept.ask_wait_s)
+        return why, kept._replace(ask_again_s=at_s + kept.ask_wait_s)
     if at_s < kept.ask_again_s:
-        left = kept.ask_again_s - at_s
-        return f"its balloon does not follow: {view.state}; it is asked again in {left:.0f} s", kept
+        return f"{why}; it is asked again in {kept.ask_again_s - at_s:.0f} s", kept
     wait = min(2 * kept.ask_wait_s, tuning.refused_most_s)
     return None, kept._replace(ask_again_s=0.0, ask_wait_s=wait)
 
 
 def _first(view: SandboxView, at_s: float, used: int, caches: int, tuning: Tuning) -> Kept:
     return Kept(
-        at_s,
-        at_s,
-        used,
-        used,
-        used,
-        caches,
-        0.0,
-        0.0,
-        tuning.retry_s,
-        float("-inf"),
-        False,
-        at_s,
-        tuning.tight_s,
-        0.0,
-        0.0,
-        tuning.refused_s,
-        totals(view, at_s),
+        first_s=at_s,
+        at_s=at_s,
+        used_mib=used,
+        need_mib=used,
+        peak_mib=used,
+        caches_mib=caches,
+        hot_mib=0.0,
+        retry_at_s=0.0,
+        retry_wait_s=tuning.retry_s,
+        pressed_s=float("-inf"),
+        tight=False,
+        tight_until_s=at_s,
+        tight_wait_s=tuning.tight_s,
+        wasted=0.0,
+        ask_again_s=0.0,
+        ask_wait_s=tuning.refused_s,
+        totals=totals(view, at_s),
     )
 
 

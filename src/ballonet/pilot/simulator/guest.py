@@ -1,7 +1,7 @@
 """A modelled guest: its memory, its page cache, its balloon, and what it suffers. Deterministic; time is passed in.
 
-Kept to plain floats in one object: a step is some hundred machine-code-free operations, and a simulation makes
-millions of them. ``docs/simulator.md`` says what is modelled and what is not.
+Plain floats in one object with slots, and few calls: a simulation takes millions of steps. ``docs/simulator.md`` says
+what is modelled, what is not, and where the constants come from.
 """
 
 from __future__ import annotations

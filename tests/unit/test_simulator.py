@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,12 +12,13 @@ from ballonet.errors import ConfigError
 from ballonet.memory import MIB
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
 from ballonet.pilot.policies.ballonet import Ballonet
+from ballonet.pilot.policies.catalog import POLICIES
 from ballonet.pilot.policies.reporting import Reporting
 from ballonet.pilot.policies.static import Static
 from ballonet.pilot.simulator.compare import compare
 from ballonet.pilot.simulator.guest import Guest, GuestSpec, Physics
 from ballonet.pilot.simulator.oracle import Oracle
-from ballonet.pilot.simulator.recorded import from_samples, read_trace
+from ballonet.pilot.simulator.recorded import OPTIONAL, REQUIRED, from_samples, read_trace
 from ballonet.pilot.simulator.scenarios import SCENARIOS, host_for
 from ballonet.pilot.simulator.trace import Point, Trace
 from ballonet.pilot.simulator.workloads import burst
@@ -268,6 +270,13 @@ def test_what_history_prints_as_csv_is_a_trace_too() -> None:
     assert [(point.at_s, point.work_mib) for point in db.trace.points] == [(1.5, 404.0)]
     with pytest.raises(ConfigError, match=r"h\.csv:2: this is no line of a history"):
         read_trace([lines[0], "soon,web,running,1,1,1,1,1"], "h.csv")
+
+
+def test_the_pages_name_every_column_of_a_trace_and_every_policy() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    simulator, policies = (docs / name for name in ("simulator.md", "pilot-policies.md"))
+    assert [column for column in (*REQUIRED, *OPTIONAL) if f"`{column}`" not in simulator.read_text()] == []
+    assert [name for name in POLICIES if f"`{name}`" not in policies.read_text()] == []
 
 
 def test_a_trace_must_go_forward() -> None:

@@ -17,7 +17,7 @@ from ballonet.vmm.guard import default_guard_mib
 #: What a guest needs to boot and run a small program, beside the page tables of its ceiling (1/64): a Debian cloud
 #: kernel and the built-in root (``docs/decisions.md``, 13: 153 of 256 MiB were still available).
 BOOT_MIB = 100
-#: The engine's own memory under emulation (DESIGN: about 97 MiB); on KVM it is less.
+#: The engine's own memory under emulation (measured: about 97 MiB); on KVM it is less.
 ENGINE_MIB = 100
 
 

@@ -19,9 +19,10 @@ from ballonet.vmm.guard import default_guard_mib
 class Physics:
     """The model's constants. ``docs/simulator.md`` has their sources."""
 
-    #: Inflating: 0.95 GiB/s on hardware (PEERS: virtio-balloon), 0.25 to 0.95 under emulation (DESIGN). The middle.
+    #: Inflating: 0.95 GiB/s on hardware (published for virtio-balloon), 0.25 to 0.95 measured under emulation. The
+    #: middle.
     inflate_mib_s: float = 600.0
-    #: Deflating: 2.5 GiB in 1.4 s (DESIGN).
+    #: Deflating: 2.5 GiB in 1.4 s, measured.
     deflate_mib_s: float = 1800.0
     #: Share of a working guest's time that a moving balloon takes: one of four processors.
     balloon_cost: float = 0.25
@@ -30,7 +31,7 @@ class Physics:
     kernel_share: float = 1 / 64
     #: Free memory that the kernel keeps for itself.
     watermark_mib: float = 8.0
-    #: The most that a guest allocates (3 GB/s, PEERS), and what its first touch costs the host (1 us a page).
+    #: The most that a guest allocates (3 GB/s, published), and what its first touch costs the host (1 us a page).
     allocate_mib_s: float = 2861.0
     touch_mib_s: float = 4096.0
     #: The kernel's own thread gives up clean caches at this speed in the background; beyond it, the one who needs the
@@ -42,7 +43,7 @@ class Physics:
     #: Major faults for each MiB read again: a quarter is mapped, read ahead in 128 KiB.
     faults_per_mib: float = 2.0
     #: Reporting: delay, and the share of freed memory that lies in blocks smaller than order 9. The share makes a
-    #: clang build come to PEERS' 431 of 659 GiB·min.
+    #: clang build come to the published 431 of 659 GiB·min.
     report_delay_s: float = 2.0
     fragmented: float = 0.25
     #: A guest that cannot reclaim anything kills after so long; with deflate-on-oom it takes this much a second.

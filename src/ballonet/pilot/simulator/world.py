@@ -9,7 +9,7 @@ from ballonet.pilot.checks import Seen, Violation, check_decision, remember
 from ballonet.pilot.model import Decision, HostView, Policy, SandboxView
 from ballonet.pilot.simulator.guest import Guest, GuestSpec, Physics
 
-#: The engine's own memory beside the guest's (PEERS: QEMU's PSS of an idle guest on KVM, 119 MB with some 80 of
+#: The engine's own memory beside the guest's (published: QEMU's PSS of an idle guest on KVM, 119 MB with some 80 of
 #: guest).
 ENGINE_MIB = 40
 #: Below this share of available memory the host's own tasks stall.

@@ -24,8 +24,6 @@ from ballonet.pilot.model import Decision, HostView, SandboxView, promisable_mib
 
 #: Rules that a decision may break. ``promise`` concerns all sandboxes, the others one.
 RULES = ("verdict", "range", "problem", "pressure", "step", "promise")
-
-
 _NUMBERS = (int, float)
 
 

@@ -28,7 +28,9 @@ class ImageConfig:
     #: The signal that asks the command to end, such as ``SIGTERM``.
     stop_signal: str | None = None
 
-    def command(self, words: tuple[str, ...] = (), *, entrypoint: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    def command(
+        self, words: tuple[str, ...] = (), *, entrypoint: tuple[str, ...] | None = None
+    ) -> tuple[str, ...]:
         """What is run: the entrypoint, then ``words``, or the image's own ``cmd`` where there are none.
 
         :param entrypoint: takes the place of the image's entrypoint, and drops its ``cmd``, as in Docker.

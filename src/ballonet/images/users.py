@@ -38,11 +38,17 @@ def resolve_user(spec: str | None, passwd: str, group: str) -> ResolvedUser:
     user, colon, group_name = (spec or "0").partition(":")
     user = user or "0"
     entry = next(
-        (fields for fields in _entries(passwd, 7) if user in (fields[0], fields[2]) and _is_id(fields[2], fields[3])),
+        (
+            fields
+            for fields in _entries(passwd, 7)
+            if user in (fields[0], fields[2]) and _is_id(fields[2], fields[3])
+        ),
         None,
     )
     # A name comes before a number that is spelled the same.
-    named = next((fields for fields in _entries(passwd, 7) if fields[0] == user and _is_id(fields[2], fields[3])), None)
+    named = next(
+        (fields for fields in _entries(passwd, 7) if fields[0] == user and _is_id(fields[2], fields[3])), None
+    )
     entry = named or entry
     if entry is not None:
         found = ResolvedUser(int(entry[2]), int(entry[3]), home=entry[5] or "/", name=entry[0])
@@ -67,7 +73,9 @@ def _find_group(name: str, group: str) -> int:
 
 def _number(text: str, what: str, file: str) -> int:
     if not text.isascii() or not text.isdecimal():
-        raise ConfigError(f"there is no {what} {text[:64]!r} in the image's {file}", hint="a number works without")
+        raise ConfigError(
+            f"there is no {what} {text[:64]!r} in the image's {file}", hint="a number works without"
+        )
     if len(text) > 10 or int(text) > MAX_ID:
         raise ConfigError(f"{what} {text[:64]} is above the largest number, {MAX_ID}")
     return int(text)
@@ -81,4 +89,6 @@ def _entries(text: str, fields: int) -> Iterator[list[str]]:
 
 
 def _is_id(*texts: str) -> bool:
-    return all(text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= MAX_ID for text in texts)
+    return all(
+        text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= MAX_ID for text in texts
+    )

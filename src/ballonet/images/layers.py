@@ -200,11 +200,11 @@ def _apply(tree: Tree, member: tarfile.TarInfo, layer: int, number: int, account
     )
 
 
-class _TarInfo(tarfile.TarInfo):
+class BoundedTarInfo(tarfile.TarInfo):
     """Headers within bounds, and an error where tarfile would take a damaged header for the end."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _TarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> BoundedTarInfo:
         try:
             info = super().frombuf(buf, encoding, errors)
         except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
@@ -228,10 +228,10 @@ class _TarInfo(tarfile.TarInfo):
 
 
 def _open_tar(stream: _Unpacked) -> tarfile.TarFile:
-    tar: tarfile.TarFile = tarfile.open(
+    tar: tarfile.TarFile = tarfile.open(  # noqa: SIM115  (whoever calls closes it)
         fileobj=stream,  # type: ignore[call-overload]
         mode="r|",
-        tarinfo=_TarInfo,
+        tarinfo=BoundedTarInfo,
         bufsize=_PIECE_BYTES,
         encoding="utf-8",
         errors="surrogateescape",
@@ -244,7 +244,7 @@ class _Unpacked:
 
     def __init__(self, path: Path, account: Account | None) -> None:
         try:
-            self._file: io.BufferedReader = path.open("rb")  # noqa: SIM115  (closed by __exit__)
+            self._file: io.BufferedReader = path.open("rb")
         except OSError as error:
             raise ImageError(f"{path} cannot be read: {error.strerror}") from error
         self._account = account

@@ -58,7 +58,7 @@ class Registry:
         self._log = directory / "log"
         (directory / "config.yml").write_text(_CONFIG.format(directory=directory / "storage"))
         with self._log.open("wb") as log:
-            argv = [_program(), "serve", str(directory / "config.yml")]
+            argv = [str(_program()), "serve", str(directory / "config.yml")]
             self._process = subprocess.Popen(
                 argv, stdout=log, stderr=log, env={**os.environ, "OTEL_TRACES_EXPORTER": "none"}
             )
@@ -140,7 +140,7 @@ def bad_registry(layout: Layout, send: Callable[[BaseHTTPRequestHandler, bytes],
             else:
                 send(self, layout.path(name).read_bytes())
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
         def _reply(self, content: bytes, kind: str) -> None:
             self.send_response(200)

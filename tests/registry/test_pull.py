@@ -218,7 +218,7 @@ def test_a_registry_that_drops_the_connection_is_told(store: ImageStore, layout:
         handler.wfile.write(content if len(content) < 10_000 else content[: len(content) // 2])
         handler.close_connection = True
 
-    with bad_registry(layout, drop) as address, pytest.raises(ImageFetchError, match="EOF|reset") as caught:
+    with bad_registry(layout, drop) as address, pytest.raises(ImageFetchError, match=r"EOF|reset") as caught:
         store.resolve(f"{address}/app")
     assert caught.value.hint
     assert nothing_is_left(store)

@@ -32,7 +32,7 @@ class Found:
 class Reader:
     def __init__(self, path: Path) -> None:
         self.image = path.read_bytes()
-        magic, _, features, block_bits, _, self.root_number = struct.unpack_from("<IIIBBH", self.image, 1024)
+        magic, _, _, block_bits, _, self.root_number = struct.unpack_from("<IIIBBH", self.image, 1024)
         (blocks,) = struct.unpack_from("<I", self.image, 1024 + 36)
         (self.meta_block,) = struct.unpack_from("<I", self.image, 1024 + 40)
         assert (magic, block_bits) == (0xE0F5E1E2, 12)

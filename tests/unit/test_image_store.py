@@ -385,7 +385,7 @@ def test_a_full_disk_half_way_is_told_and_nothing_half_written_is_used(
     layout.add(BASE, name="small")
     store = ImageStore(small_disk / "images")
     small = store.resolve(layout.reference("small"))
-    with pytest.raises(HostError, match="(?i)no space left") as caught:
+    with pytest.raises(HostError, match=r"(?i)no space left") as caught:
         store.resolve(layout.reference("big"))
     assert "make room" in str(caught.value.hint)
     assert store.list() == [small]

@@ -14,17 +14,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ballonet.control.peers import AccessPolicy
-from ballonet.errors import BallonetError, GuestError
+from ballonet.errors import BallonetError, ConfigError, GuestError
+from ballonet.guest.setup import root_kind, setup_steps
 from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
 from ballonet.machine.owner import OwnerLine, Report
 from ballonet.machine.place import Place, claim_place
+from ballonet.machine.ports import check_ports_free
 from ballonet.machine.run_options import RunOptions
+from ballonet.machine.shares import ShareServer, first_end, serve_volume
 from ballonet.memory import mib_to_bytes
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.vm import ExitReason, Vm, VmExit
@@ -56,6 +60,7 @@ class Ending(StrEnum):
     OWNER_GONE = "owner-gone"
     GUEST = "guest"
     COMMAND = "command"
+    VOLUME = "volume"
 
 
 class Supervisor:
@@ -72,6 +77,7 @@ class Supervisor:
         )
         self._exit_code: int | None = None
         self._command: MainCommand | None = None
+        self._volume_failure = ""
         self._force = asyncio.Event()
         self._policy = AccessPolicy(
             allow_users=frozenset(config.balloon_allow_users),
@@ -114,12 +120,20 @@ class Supervisor:
 
     async def _live(self, place: Place) -> Report:
         started = time.monotonic()
-        vm = build_vm(self._config)
+        vm = build_vm(self._config, disk=self._disk())
+        check_ports_free(self._config.ports)
         async with contextlib.AsyncExitStack() as stack:
             cap = self._hard_cap(vm)
             if cap is not None:
                 stack.push_async_callback(cap.close)
-            vm.launch(cgroup_procs=None if cap is None else cap.procs_file)
+            cgroup_procs = None if cap is None else cap.procs_file
+            servers = []
+            for volume in self._config.volumes:
+                servers.append(serve_volume(volume, place.directory, cgroup_procs=cgroup_procs))
+                stack.push_async_callback(servers[-1].close)
+            vm.launch(cgroup_procs=cgroup_procs, shares=[server.engine for server in servers])
+            for server in servers:
+                server.engine.close()  # the engine has its own
             stack.push_async_callback(vm.kill)
             from ballonet.machine.services import Services  # takes as long to load as the engine to start
 
@@ -128,10 +142,14 @@ class Supervisor:
                 cap.follow(vm.pid, vm.balloon)
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_engine(vm)))
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
+            stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(servers)))
             services = Services(vm, place, cap, self._policy)
             stack.push_async_callback(services.close)
             await services.open_control()
-            boot = asyncio.create_task(services.boot(BOOT_TIMEOUT_S, relief=self._config.pressure_relief))
+            steps = setup_steps(self._config, root_kind(self._config.root))
+            boot = asyncio.create_task(
+                services.boot(BOOT_TIMEOUT_S, steps, relief=self._config.pressure_relief)
+            )
             stack.push_async_callback(_cancel, boot)
             either: set[asyncio.Future[Any]] = {boot, self._ending}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -177,6 +195,8 @@ class Supervisor:
             for task in (graceful, forced):
                 await _cancel(task)
         ended = await vm.kill()
+        if ending is Ending.VOLUME:
+            return VmExit(ExitReason.VOLUME_FAILED, ended.status, self._volume_failure)
         if ending is Ending.COMMAND:
             said = f"its command ended with status {self._exit_code}"
             if oom_kills:
@@ -193,6 +213,15 @@ class Supervisor:
         if ending is Ending.STOP and self._command is not None:
             await self._command.terminate(read_stop_seconds(place.directory, STOP_COMMAND_S))
         await services.power_off(POWEROFF_TIMEOUT_S)
+
+    def _disk(self) -> Path | None:
+        if self._config.disk_mib is None:
+            return None
+        if self._options.state_dir is None:
+            raise ConfigError("ballonet sandbox: a disk needs --state-dir")
+        from ballonet.machine.disk import obtain_disk
+
+        return obtain_disk(self._options.state_dir, self._config.disk_mib)
 
     def _hard_cap(self, vm: Vm) -> HardCap | None:
         if not self._config.hard_cap:
@@ -241,6 +270,10 @@ class Supervisor:
     async def _watch_engine(self, vm: Vm) -> None:
         await vm.wait()
         self._end(Ending.GUEST)
+
+    async def _watch_volumes(self, servers: Sequence[ShareServer]) -> None:
+        self._volume_failure = await first_end(servers)
+        self._end(Ending.VOLUME)
 
     async def _watch_owner(self) -> None:
         if await self._owner.wait_stop():

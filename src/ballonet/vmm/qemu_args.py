@@ -54,6 +54,9 @@ def render_command(spec: VmSpec, engine: Engine, fds: EngineFds) -> list[str]:
         argv += ["-device", _balloon(spec.balloon, spec.machine)]
     for disk in spec.disks:
         argv += _disk(disk, spec.machine)
+    if spec.shares and spec.machine is Machine.MICROVM:
+        # Servers of directories speak virtio 1 only; these transports begin with the older one unless told.
+        argv += ["-global", "virtio-mmio.force-legacy=off"]
     for number, (tag, fd) in enumerate(zip(spec.shares, fds.shares, strict=True)):
         argv += ["-chardev", f"socket,id=share{number},fd={fd}"]
         device = _virtio("vhost-user-fs", spec.machine)

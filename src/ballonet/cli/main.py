@@ -39,6 +39,7 @@ COMMANDS = {
     "logs": Command("ballonet.cli.logs", "show what a sandbox's command has written"),
     "modify": Command("ballonet.cli.modify", "change a sandbox, at once where that is possible"),
     "balloon": Command("ballonet.cli.balloon", "look at a running sandbox's balloon, and move it"),
+    "volume": Command("ballonet.cli.volume", "list, make and remove named volumes"),
     "metrics": Command("ballonet.cli.metrics", "tell the memory of all sandboxes to Prometheus"),
     "prune": Command("ballonet.cli.prune", "remove what killed sandboxes have left behind"),
     "doctor": Command("ballonet.cli.doctor", "look what this host can do for sandboxes"),

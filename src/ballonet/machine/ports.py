@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ballonet.errors import BindError
 from ballonet.vmm.attach import Port
+from ballonet.vmm.vm import Vm
 
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 #: A line of the monitor's "info usernet": TCP[HOST_FORWARD] 12 127.0.0.1 8080 10.0.2.15 80 0 0
@@ -30,6 +31,15 @@ def check_ports_free(ports: Sequence[Port]) -> None:
             )
             where = f"{port.address}:{port.host}/{port.protocol}"
             raise BindError(f"port {where} cannot be published: {error.strerror}", hint=hint) from error
+
+
+async def published_ports(vm: Vm) -> tuple[Port, ...]:
+    """The ports that lead into a VM that runs, with those that the host chose."""
+    asked = vm.spec.ports
+    if all(port.host != 0 for port in asked):
+        return asked
+    told = await vm.qmp.execute("human-monitor-command", command_line="info usernet")
+    return chosen_ports(asked, str(told))
 
 
 def chosen_ports(asked: Sequence[Port], usernet: str) -> tuple[Port, ...]:

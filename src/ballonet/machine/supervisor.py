@@ -26,10 +26,11 @@ from ballonet.machine.hardcap import HardCap
 from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
 from ballonet.machine.owner import OwnerLine, Report
 from ballonet.machine.place import Place, claim_place
-from ballonet.machine.ports import check_ports_free
+from ballonet.machine.ports import check_ports_free, published_ports
 from ballonet.machine.run_options import RunOptions
 from ballonet.machine.shares import ShareServer, first_end, serve_volume
 from ballonet.memory import mib_to_bytes
+from ballonet.vmm.attach import Port
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.vm import ExitReason, Vm, VmExit
 
@@ -138,6 +139,7 @@ class Supervisor:
             from ballonet.machine.services import Services  # takes as long to load as the engine to start
 
             await vm.start()
+            ports = await published_ports(vm)
             if cap is not None and vm.balloon is not None:
                 cap.follow(vm.pid, vm.balloon)
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_engine(vm)))
@@ -156,7 +158,7 @@ class Supervisor:
             if not self._ending.done():
                 boot.result()
                 await self._start_command(services, stack)
-                self._tell_ready(vm, place, time.monotonic() - started)
+                self._tell_ready(vm, place, ports, time.monotonic() - started)
             ending = await self._ending
             ended = await self._shut_down(ending, vm, services, place)
             if cap is not None and cap.kills():
@@ -231,11 +233,12 @@ class Supervisor:
             self._config.name, mib_to_bytes(vm.spec.memory_mib if balloon is None else balloon.initial_mib)
         )
 
-    def _tell_ready(self, vm: Vm, place: Place, boot_s: float) -> None:
+    def _tell_ready(self, vm: Vm, place: Place, ports: Sequence[Port], boot_s: float) -> None:
         control = None if place.control is None else str(place.control.path)
         facts: dict[str, Any] = {
             "engine_pid": vm.pid,
             "control_socket": control,
+            "ports": tuple(map(str, ports)),
             "boot_s": round(boot_s, 3),
             "started_at": time.time(),
         }

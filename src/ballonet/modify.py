@@ -81,9 +81,9 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
 
     :param note: of the sandbox's process, if it runs.
     :param settings: ``memory``, ``balloon_initial``, ``balloon_min``, ``guard``, ``reserve`` and ``memory_target`` are
-        sizes, so is ``disk``, ``cpus`` and ``weight`` numbers, ``deflate_on_oom``, ``free_page_reporting``,
-        ``pressure_relief`` and ``hard_cap`` booleans; ``net``, and the lists ``volumes``, ``tmpfs`` and ``ports``, are as
-        :meth:`ballonet.sandbox.Sandbox.create` has them. ``memory_target`` moves the balloon of a running sandbox.
+        sizes, so is ``disk``; ``cpus`` and ``weight`` are numbers, ``deflate_on_oom``, ``free_page_reporting``,
+        ``pressure_relief`` and ``hard_cap`` booleans. ``net`` and the lists ``volumes``, ``tmpfs`` and ``ports`` are
+        as :meth:`ballonet.sandbox.Sandbox.create` has them. ``memory_target`` moves the balloon of a running sandbox.
     :raises ConfigError: a name is unknown, or a value impossible.
     :raises NotRunningError: a target for a sandbox that does not run, or has no balloon.
     """

@@ -66,6 +66,18 @@ class VolumeInUseError(ConfigError):
     code = "volume-in-use"
 
 
+class UnknownImageError(ConfigError):
+    """There is no image of that name here, and none was or could be fetched."""
+
+    code = "unknown-image"
+
+
+class ImageInUseError(ConfigError):
+    """Sandboxes use the image; it was left alone. The message names them."""
+
+    code = "image-in-use"
+
+
 class HostError(BallonetError):
     """The host lacks something that is needed (a program, a directory, a permission)."""
 
@@ -171,6 +183,18 @@ class BusyError(BindError):
     """A running sandbox, or another program, is listening on that socket; it was left alone."""
 
     code = "busy"
+
+
+class ImageError(BallonetError):
+    """An image is damaged, hostile, for another machine, or above a limit; nothing of it is used."""
+
+    code = "image"
+
+
+class ImageFetchError(ImageError):
+    """An image could not be fetched: its registry refused, stalled, dropped the connection or sent something else."""
+
+    code = "image-fetch"
 
 
 class SandboxError(BallonetError):

@@ -6,24 +6,19 @@ image's; user and working directory are the image's unless they are said.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ballonet import lifecycle
 from ballonet.config import SandboxConfig
-from ballonet.errors import HostError
 from ballonet.machine.disk import DEFAULT_DISK_MIB
-from ballonet.paths import replace_file
-from ballonet.registry.record import Command
+from ballonet.registry.record import Command, Record
 
 if TYPE_CHECKING:
-    from ballonet.images.store import Image
-
-#: In a sandbox's state directory: what its commands get unless they say otherwise.
-DEFAULTS_FILE = "defaults.json"
+    from ballonet.images.image import Image
+    from ballonet.images.store import Pull
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class Prepared:
 
         :raises ConfigError: the image has no such user.
         """
-        return _settings(self.image, env, cwd, user)
+        return settings_for(self.image, env, cwd, user)
 
     def command(
         self,
@@ -63,27 +58,28 @@ class Prepared:
         :param entrypoint: instead of the image's; the image's own command is then not used either. Empty: none.
         :raises ConfigError: the image has no such user.
         """
-        words = list(argv)
-        if entrypoint is not None:
-            words = [entrypoint] * bool(entrypoint) + words
-        elif self.image is not None:
-            words = [*self.image.config.entrypoint, *(words or self.image.config.cmd)]
+        replaced = None if entrypoint is None else (entrypoint,) * bool(entrypoint)
+        words = tuple(argv)
+        if self.image is not None:
+            words = self.image.config.command(words, entrypoint=replaced)
+        elif replaced is not None:
+            words = (*replaced, *words)
         if not words:
             return None
         settings = self.settings(env, cwd, user)
-        return Command(tuple(words), settings.env, settings.cwd, settings.user)
+        return Command(words, settings.env, settings.cwd, settings.user)
 
 
 def prepare(
     config: SandboxConfig,
     *,
-    pull: str = "missing",
+    pull: Pull = "missing",
     rootfs: Path | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Prepared:
     """Bring in what ``config`` asks for as its root. One without an image comes back as it is.
 
-    :param pull: ``missing``, ``always`` or ``never``.
+    :param pull: when to ask the image's registry.
     :param rootfs: a directory of the host to make the root from, instead of an image.
     :param report: told in one line what takes time.
     :raises BallonetError: the image cannot be had.
@@ -94,54 +90,37 @@ def prepare(
 
     store = ImageStore.open()
     if rootfs is not None:
-        image = store.from_rootfs(rootfs)
+        image = store.from_rootfs(rootfs, report)
     else:
         assert config.image is not None
-        image = store.resolve(config.image, pull=pull)
+        image = store.resolve(config.image, pull=pull, report=report)
     disk_mib = DEFAULT_DISK_MIB if config.disk_mib is None else config.disk_mib
     return Prepared(replace(config, root=image.root, disk_mib=disk_mib), image)
 
 
-def write_defaults(directory: Path, image: Image | None) -> None:
-    """Note in a sandbox's state directory what its commands get.
+def image_of(record: Record) -> Image | None:
+    """What the root of a sandbox is made from; ``None``: the built-in root, or a file that was named.
 
-    :raises HostError: it cannot be written.
+    :raises BallonetError: the image is not there any more.
     """
-    if image is not None:
-        settings = _settings(image, {}, None, None)
-        replace_file(directory / DEFAULTS_FILE, json.dumps(asdict(settings)).encode())
+    if record.image_id is None:
+        return None
+    from ballonet.images.store import ImageStore
+
+    return ImageStore.open().find(record.image_id)
 
 
-def settings_in(
-    name: str, image_id: str | None, env: Mapping[str, str], cwd: str | None, user: str | None
-) -> Settings:
-    """What a further command in the sandbox ``name`` runs with that says so much.
+def settings_for(image: Image | None, env: Mapping[str, str], cwd: str | None, user: str | None) -> Settings:
+    """What a command runs with in a sandbox of ``image`` that says so much.
 
     :raises ConfigError: the image has no such user.
     """
-    if image_id is None:
-        return _settings(None, env, cwd, user)
-    if user is not None:
-        from ballonet.images.store import ImageStore
-
-        return _settings(ImageStore.open().get(image_id), env, cwd, user)
-    path = lifecycle.state_dir_of(name) / DEFAULTS_FILE
-    try:
-        defaults = Settings(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise HostError(
-            f"what commands of sandbox {name!r} get cannot be read from {path}: {error}"
-        ) from error
-    return replace(defaults, env={**defaults.env, **env}, cwd=defaults.cwd if cwd is None else cwd)
-
-
-def _settings(image: Image | None, env: Mapping[str, str], cwd: str | None, user: str | None) -> Settings:
     if image is None:
         lifecycle.parse_user(user)
         return Settings(dict(env), cwd, user)
     from ballonet.images.users import resolve_user
 
-    who = resolve_user(image, user or image.config.user or "0")
+    who = resolve_user(user or image.config.user, image.passwd(), image.group())
     all_env = {"HOME": who.home, **image.config.env, **env}
     groups = "".join(f",{group}" for group in who.groups)
     return Settings(all_env, cwd or image.config.workdir or None, f"{who.uid}:{who.gid}{groups}")

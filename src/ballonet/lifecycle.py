@@ -36,7 +36,7 @@ from ballonet.registry.record import Command, Record, State
 from ballonet.registry.registry import Registry
 
 if TYPE_CHECKING:
-    from ballonet.images.store import Image
+    from ballonet.images.image import Image
     from ballonet.machine.launch import OwnedProcess
 
 # asyncio is imported where it is used: 'ballonet ls' is quick without it.
@@ -69,7 +69,6 @@ def create(
     :raises NameInUseError: there is one of that name.
     """
     from ballonet import volumes
-    from ballonet.imaged import write_defaults
 
     if command is not None:
         parse_user(command.user)
@@ -98,7 +97,6 @@ def create(
         shutil.rmtree(directory, ignore_errors=True)
         private_dir(directory)
         volumes.ensure(config.volumes)
-        write_defaults(directory, image)
     except BaseException:
         registry.remove(record.name)
         shutil.rmtree(directory, ignore_errors=True)

@@ -17,7 +17,7 @@ from ballonet import lifecycle
 from ballonet.builder import SandboxBuilder, Size
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError, NotRunningError
-from ballonet.imaged import Prepared, prepare, settings_in
+from ballonet.imaged import Prepared, image_of, prepare, settings_for
 from ballonet.machine.launch import OwnedProcess, SandboxEnd
 from ballonet.machine.place import agent_socket_path
 from ballonet.memory import to_mib
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ballonet.control.protocol import SetReply
     from ballonet.guest.agent_client import AgentClient, GuestProcess
     from ballonet.guest.files import GuestFiles
+    from ballonet.images.image import Image
+    from ballonet.images.store import Pull
     from ballonet.modify import Change, Plan
 
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
@@ -91,6 +93,7 @@ class Sandbox:
         self.boot_s = 0.0
         self._control_socket: str | None = None
         self._ports: tuple[str, ...] = ()
+        self._image: Image | None = None
         self._engine_pid = 0
         self._process_pid = 0
         if process is not None:
@@ -109,7 +112,7 @@ class Sandbox:
         *,
         image: str | None = None,
         rootfs: str | Path | None = None,
-        pull: str = "missing",
+        pull: Pull = "missing",
         disk: Size | None = None,
         volumes: Sequence[str | Volume] = (),
         tmpfs: Sequence[str | Tmpfs] = (),
@@ -310,7 +313,9 @@ class Sandbox:
         cols: int = 80,
     ) -> GuestProcess:
         """Start a command; its output is read, and its input written, as it runs. With ``tty`` it has a terminal."""
-        settings = settings_in(self.name, self._record.image_id, env or {}, cwd, user)
+        if self._record.image_id is not None and self._image is None:
+            self._image = image_of(self._record)
+        settings = settings_for(self._image, env or {}, cwd, user)
         uid, gid, groups = lifecycle.parse_user(settings.user)
         agent = await self._connect_agent()
         return await agent.exec(

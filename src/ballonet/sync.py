@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ballonet.control.backend import BalloonSnapshot, Stats, TrimResult
     from ballonet.control.protocol import SetReply
     from ballonet.guest.files import FileInfo
+    from ballonet.images.store import Pull
     from ballonet.modify import Change, Plan
 
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd"]
@@ -68,7 +69,7 @@ class Sandbox:
         *,
         image: str | None = None,
         rootfs: str | Path | None = None,
-        pull: str = "missing",
+        pull: Pull = "missing",
         disk: Size | None = None,
         volumes: Sequence[str | Volume] = (),
         tmpfs: Sequence[str | Tmpfs] = (),

@@ -15,7 +15,7 @@ from ballonet.cli.sandbox_options import (
     parse_env,
 )
 from ballonet.errors import ConfigError
-from ballonet.imaged import settings_in
+from ballonet.imaged import image_of, settings_for
 from ballonet.registry.registry import Registry
 
 
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     env = parse_env(options.env)
     with Registry.open() as registry:
         record, _ = lifecycle.find_running(registry, options.name)
-    settings = settings_in(record.name, record.image_id, env, options.workdir, options.user)
+    settings = settings_for(image_of(record), env, options.workdir, options.user)
     joined = joined_from(options, settings)
     return asyncio.run(with_signals(lambda signals: _exec(options.name, argv, joined, signals)))
 

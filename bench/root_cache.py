@@ -120,6 +120,7 @@ async def measure(arm: Arm, file: Path, count: int) -> dict[str, list[float]]:
         os.truncate(file, math.ceil(file.stat().st_size / (2 * MIB)) * 2 * MIB)
     forget(file)
     vms = []
+    agents = []  # a guest whose host is gone powers off
     cold: list[float] = []
     warm: list[float] = []
     kind = "squashfs" if arm.format == "squashfs" else "erofs"
@@ -143,6 +144,7 @@ async def measure(arm: Arm, file: Path, count: int) -> dict[str, list[float]]:
             vms.append(vm)
             await vm.start()
             agent = AgentClient(vm.take_agent_channel())
+            agents.append(agent)
             await agent.wait_ready(120)
             await _run(agent, ["sh", "-c", f"mount -t {kind} -o {options} {source} /root"])
             for times in (cold, warm):
@@ -185,6 +187,11 @@ def main() -> None:
         if options.only in arm.name:
             file = getattr(options, arm.format.replace("-", "_"))
             results[arm.name] = asyncio.run(measure(arm, file, options.count))
+            print(
+                arm.name,
+                {key: [round(value, 2) for value in values] for key, values in results[arm.name].items()},
+                flush=True,
+            )
     base = next(iter(results))
     tables = (
         ("total", "MiB", "engines and page cache of the file"),

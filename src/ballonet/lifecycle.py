@@ -70,6 +70,8 @@ def create(
     """
     from ballonet import volumes
 
+    if config.image is not None and config.root is None:
+        raise ConfigError(f"image {config.image!r} was not brought in", hint="see ballonet.imaged.prepare")
     if command is not None:
         parse_user(command.user)
     record = Record(

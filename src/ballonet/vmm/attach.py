@@ -15,6 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
+from ballonet.memory import parse_size
+
 #: Where the guest's kernel or its agent have their own file systems, or the root is: nothing is mounted over them.
 RESERVED = ("/proc", "/sys", "/dev")
 _LOOPBACK = "127.0.0.1"
@@ -75,11 +77,11 @@ class Tmpfs:
 
         :raises ValueError: it is not of that form.
         """
-        from ballonet.memory import parse_size
-
         target, colon, size = text.partition(":")
+        if not colon:
+            return cls(target)
         # Docker's spelling of the option is taken, too.
-        return cls(target, parse_size(size.removeprefix("size="), "tmpfs size") if colon else None)
+        return cls(target, parse_size(size.removeprefix("size="), f"size of tmpfs {target}"))
 
     def __str__(self) -> str:
         return self.target if self.size_mib is None else f"{self.target}:{self.size_mib}"

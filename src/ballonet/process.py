@@ -107,6 +107,7 @@ def run(
 def spawn(
     argv: Sequence[str | os.PathLike[str]],
     *,
+    cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
     stdin: int = subprocess.DEVNULL,
     stdout: int | None = subprocess.DEVNULL,
@@ -132,6 +133,7 @@ def spawn(
     try:
         return subprocess.Popen(
             [os.fspath(word) for word in argv],
+            cwd=cwd,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

@@ -38,6 +38,7 @@ COMMANDS = {
     "wait": Command("ballonet.cli.wait", "wait until sandboxes have ended"),
     "logs": Command("ballonet.cli.logs", "show what a sandbox's command has written"),
     "modify": Command("ballonet.cli.modify", "change a sandbox, at once where that is possible"),
+    "image": Command("ballonet.cli.image", "pull, load, build, list and remove images"),
     "balloon": Command("ballonet.cli.balloon", "look at a running sandbox's balloon, and move it"),
     "volume": Command("ballonet.cli.volume", "list, make and remove named volumes"),
     "metrics": Command("ballonet.cli.metrics", "tell the memory of all sandboxes to Prometheus"),

@@ -18,7 +18,7 @@ from ballonet.registry.record import Command, Record
 
 if TYPE_CHECKING:
     from ballonet.images.image import Image
-    from ballonet.images.store import Pull
+    from ballonet.images.store import ImageStore, Pull
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,23 @@ def prepare(
     *,
     pull: Pull = "missing",
     rootfs: Path | None = None,
+    store: ImageStore | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Prepared:
     """Bring in what ``config`` asks for as its root. One without an image comes back as it is.
 
     :param pull: when to ask the image's registry.
     :param rootfs: a directory of the host to make the root from, instead of an image.
+    :param store: where images are; the user's own by default.
     :param report: told in one line what takes time.
     :raises BallonetError: the image cannot be had.
     """
     if config.image is None and rootfs is None:
         return Prepared(config)
-    from ballonet.images.store import ImageStore
+    if store is None:
+        from ballonet.images.store import ImageStore
 
-    store = ImageStore.open()
+        store = ImageStore.open()
     if rootfs is not None:
         image = store.from_rootfs(rootfs, report)
     else:

@@ -10,27 +10,24 @@ import subprocess
 import urllib.request
 import zipfile
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from ballonet import lifecycle
-from ballonet.builder import SandboxBuilder
-from ballonet.errors import EngineError, GuestBootError, HostError
+from ballonet.config import SandboxConfig
+from ballonet.errors import ConfigError, EngineError, GuestBootError, HostError
+from ballonet.guest.bundle import find_busybox
 from ballonet.machine.build import build_vm
 from ballonet.memory import MIB
 from ballonet.registry.registry import Registry
-from ballonet.sandbox import Sandbox
+from ballonet.sandbox import Balloon, Sandbox
+from tests.unit import oci
 from tests.vm.processes import guest_ram_mib, wait_until
-from tests.vm.roots import debian_root
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="session")
-def root() -> Path:
-    return debian_root()
 
 
 @pytest.fixture(scope="session")
@@ -39,17 +36,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
-def rooted(name: str, root: Path) -> SandboxBuilder:
-    builder = SandboxBuilder(name).memory(512).balloon(512, 160)
-    builder._set(root=root)  # what ballonet.imaged does with an image's root
-    return builder.disk("1G")
-
-
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def debian(guest: object, run_directory: Path, root: Path, shared: Path) -> AsyncIterator[Sandbox]:
+async def debian(guest: object, debian_image: str, shared: Path) -> AsyncIterator[Sandbox]:
     """One guest for all tests that leave it usable."""
-    config = rooted("debian", root).volume(f"{shared}:/work").publish("0:8000").build()
-    async with await Sandbox.create(config) as running:
+    async with await Sandbox.create(
+        "debian", image=debian_image, balloon=Balloon(min=160), volumes=[f"{shared}:/work"], ports=["0:8000"]
+    ) as running:
         yield running
 
 
@@ -153,8 +145,7 @@ async def test_what_is_deleted_leaves_the_hosts_file(debian: Sandbox) -> None:
 
 
 async def test_no_second_engine_gets_the_disk(debian: Sandbox) -> None:
-    config = rooted("second", debian.config.root or Path("/"))
-    vm = build_vm(config.build(), disk=disk_of(debian))
+    vm = build_vm(replace(debian.config, volumes=(), ports=()), disk=disk_of(debian))
     with pytest.raises(EngineError, match='Failed to get "write" lock'):
         await vm.start()
 
@@ -173,10 +164,9 @@ async def test_the_balloon_works_with_a_root(debian: Sandbox) -> None:
 
 
 async def test_a_disk_outlives_stops_grows_and_goes_with_its_sandbox(
-    guest: object, run_directory: Path, root: Path
+    guest: object, debian_image: str
 ) -> None:
-    config = rooted("kept", root).build()
-    box = await Sandbox.create(config, detached=True)
+    box = await Sandbox.create("kept", image=debian_image, disk="1G", detached=True)
     try:
         await run(box, "echo remembered > /etc/note; touch /usr/bin/mine; rm /etc/debian_version")
         await box.stop()
@@ -195,19 +185,96 @@ async def test_a_disk_outlives_stops_grows_and_goes_with_its_sandbox(
     assert not disk.exists()
 
 
-async def test_a_damaged_root_is_an_error_that_names_it(
-    guest: object, run_directory: Path, root: Path, tmp_path: Path
-) -> None:
+async def test_a_damaged_root_is_an_error_that_names_it(debian: Sandbox, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.erofs"
+    root = debian.config.root
+    assert root is not None
+    config = SandboxConfig(name="damaged", root=damaged, disk_mib=64)
     with root.open("rb") as whole, damaged.open("wb") as half:
         half.write(whole.read(2048))
         half.truncate(1 * MIB)
         half.seek(1024 + 16)
         half.write(os.urandom(64))
     with pytest.raises(GuestBootError, match="root erofs"):
-        await Sandbox.create(rooted("damaged", damaged).build())
+        await Sandbox.create(config)
     shutil.copyfile("/etc/passwd", damaged)
     with pytest.raises(HostError, match="neither erofs nor squashfs"):
-        await Sandbox.create(rooted("damaged", damaged).build())
+        await Sandbox.create(config)
     with Registry.open() as registry:
         assert registry.find("damaged") is None
+
+
+@pytest.fixture(scope="module")
+def small_image(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image of busybox that says how it wants its command run."""
+    layout = oci.Layout(tmp_path_factory.mktemp("layout") / "small")
+    busybox = find_busybox(os.environ)
+    links = [oci.link(f"bin/{name}", "busybox") for name in ("sh", "id", "pwd", "echo", "cat", "sleep")]
+    files = {
+        "etc/passwd": b"root:x:0:0::/root:/bin/sh\napp:x:1000:100::/home/app:/bin/sh\n",
+        "etc/group": b"root:x:0:\nusers:x:100:\naudio:x:29:app\nvideo:x:44:root,app\n",
+    }
+    entries = [
+        oci.entry("bin"),
+        oci.entry("bin/busybox", busybox.read_bytes(), mode=0o755),
+        *links,
+        oci.entry("etc"),
+    ]
+    entries += [oci.entry(name, content) for name, content in files.items()]
+    entries += [oci.entry("home/app", uid=1000, gid=100), oci.entry("srv")]
+    config = {
+        "Entrypoint": ["/bin/sh", "-c", 'echo "$GREETING $1: $(id -u) $(id -G) $(pwd) $HOME"', "sh"],
+        "Cmd": ["by itself"],
+        "Env": ["GREETING=hello", "PATH=/bin"],
+        "User": "app",
+        "WorkingDir": "/srv",
+    }
+    layout.add(oci.layer(*entries), config=config)
+    return layout.reference()
+
+
+def test_a_command_gets_what_the_image_says_unless_it_says_so_itself(
+    ballonet: Call, small_image: str
+) -> None:
+    def said(*words: str) -> str:
+        done = ballonet("run", "--image", small_image, *words)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    assert said() == "hello by itself: 1000 100 29 44 /srv /home/app\n"
+    assert (
+        said("-e", "GREETING=bye", "-w", "/etc", "-u", "root", "--", "word")
+        == "bye word: 0 0 44 /etc /root\n"
+    )
+    assert said("--entrypoint", "echo", "--", "only this") == "only this\n"
+
+
+def test_exec_and_the_sandboxs_own_command_get_it_too_and_the_image_is_in_use(
+    ballonet: Call, small_image: str
+) -> None:
+    directory = str(Path(small_image.split(":")[1]))
+    assert ballonet("image", "load", directory, "--tag", "small").returncode == 0
+    created = ballonet("create", "--name", "own", "--image", "small", "--entrypoint", "sleep", "--", "1000")
+    assert created.returncode == 0, created
+    try:
+        refused = ballonet("image", "rm", "small")
+        assert refused.returncode == 2
+        assert "'own'" in refused.stderr or "own" in refused.stderr
+        with Registry.open() as registry:
+            record = registry.get("own")
+        assert record.command is not None
+        assert (record.command.argv, record.command.user) == (("sleep", "1000"), "1000:100,29,44")
+        assert (record.command.env["HOME"], record.command.cwd) == ("/home/app", "/srv")
+    finally:
+        ballonet("rm", "own")
+    assert ballonet("image", "rm", "small").returncode == 0
+
+
+async def test_commands_in_a_running_sandbox_get_the_images_user_and_directory(small_image: str) -> None:
+    async with await Sandbox.create("small", image=small_image) as box:
+        show = 'echo "$GREETING $(id -u) $(id -G) $(pwd)"'
+        assert (await box.shell(show)).stdout == b"hello 1000 100 29 44 /srv\n"
+        done = await box.exec(["sh", "-c", show], user="root:video", cwd="/", env={"GREETING": "x"})
+        assert done.stdout == b"x 0 44 /\n"
+        with pytest.raises(ConfigError, match="no user 'nobody-here'"):
+            await box.exec(["id"], user="nobody-here")

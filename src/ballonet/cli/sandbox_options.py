@@ -198,8 +198,13 @@ def prepared_from(options: argparse.Namespace, *, default_name: str) -> Prepared
     :raises BallonetError: it is impossible, or the image cannot be had.
     """
     config = config_from(options, default_name=default_name)
+    if options.image is None and options.rootfs is None:
+        return prepare(config)
+    from ballonet.cli.image import open_store
+
     rootfs = None if options.rootfs is None else Path(options.rootfs)
-    return prepare(config, pull=options.pull, rootfs=rootfs, report=report_progress)
+    with open_store(options) as (store, report):
+        return prepare(config, pull=options.pull, rootfs=rootfs, store=store, report=report)
 
 
 def command_from(options: argparse.Namespace, prepared: Prepared) -> Command | None:

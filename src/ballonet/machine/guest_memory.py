@@ -125,7 +125,7 @@ def _only_gives_caches(report: GuestReport, balloon: Balloon) -> bool:
     """Whether a guest stalls because the balloon's own driver is dropping its caches to make room.
 
     The kernel counts that as a stall for lack of memory like any other. While a shrink is under way, a guest that
-    still has available what the guard leaves to it is not short: the shrink itself watches for worse (:mod:`ballonet.vmm.guard`).
+    still has available what the guard leaves to it is not short: the shrink itself watches for worse.
     """
     status = balloon.status
     if status.state is not State.CONVERGING or report.mem_available_kib is None or status.actual_mib is None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import subprocess
 import urllib.request
 import zipfile
@@ -24,6 +25,8 @@ from ballonet.machine.build import build_vm
 from ballonet.memory import MIB
 from ballonet.registry.registry import Registry
 from ballonet.sandbox import Balloon, Sandbox
+from ballonet.vmm.attach import Tmpfs
+from ballonet.vmm.config import Machine
 from tests.unit import oci
 from tests.vm.processes import guest_ram_mib, wait_until
 
@@ -40,7 +43,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def debian(guest: object, debian_image: str, shared: Path) -> AsyncIterator[Sandbox]:
     """One guest for all tests that leave it usable."""
     async with await Sandbox.create(
-        "debian", image=debian_image, balloon=Balloon(min=160), volumes=[f"{shared}:/work"], ports=["0:8000"]
+        "debian",
+        image=debian_image,
+        balloon=Balloon(min=160),
+        volumes=[f"{shared}:/work"],
+        ports=["0:8000", "0:5353/udp"],
     ) as running:
         yield running
 
@@ -121,7 +128,7 @@ async def test_a_wheel_in_a_volume_is_installed_and_imported(debian: Sandbox, sh
 
 
 async def test_http_is_served_to_the_host_through_a_published_port(debian: Sandbox) -> None:
-    (port,) = debian.ports
+    port, _ = debian.ports
     assert (port.address, port.guest) == ("127.0.0.1", 8000)
     await run(debian, "mkdir -p /srv/www && echo served by a guest > /srv/www/page")
     async with await debian.exec_stream(
@@ -131,6 +138,20 @@ async def test_http_is_served_to_the_host_through_a_published_port(debian: Sandb
         url = f"http://127.0.0.1:{port.host}/page"
         page = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=60).read())
     assert page == b"served by a guest\n"
+
+
+async def test_datagrams_come_in_through_a_published_udp_port(debian: Sandbox) -> None:
+    _, port = debian.ports
+    assert (port.address, port.guest, port.protocol) == ("127.0.0.1", 5353, "udp")
+    script = (
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 5353));"
+        "print('bound', flush=True); print(s.recv(99).decode())"
+    )
+    async with await debian.exec_stream(["python3", "-c", script]) as server:
+        assert await server.stdout.read() == b"bound\n"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours:
+            ours.sendto(b"a datagram", (port.address, port.host))
+            assert await server.stdout.read() == b"a datagram\n"
 
 
 async def test_what_is_deleted_leaves_the_hosts_file(debian: Sandbox) -> None:
@@ -202,6 +223,17 @@ async def test_a_damaged_root_is_an_error_that_names_it(debian: Sandbox, tmp_pat
         await Sandbox.create(config)
     with Registry.open() as registry:
         assert registry.find("damaged") is None
+
+
+async def test_all_of_it_works_on_q35_too(debian: Sandbox, shared: Path) -> None:
+    config = replace(debian.config, name="q35", machine=Machine.Q35, tmpfs=(Tmpfs("/scratch", 16),))
+    async with await Sandbox.create(config) as box:
+        script = (
+            "python3 -c 'import json'; echo x > /var/x; echo q35 > /work/from-q35; df -k /scratch / | wc -l"
+        )
+        assert await run(box, script) == "3\n"
+        assert (shared / "from-q35").read_text() == "q35\n"
+        assert box.ports[0].host not in (0, debian.ports[0].host)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from ballonet import volumes
-from ballonet.errors import VolumeInUseError
+from ballonet.errors import HostError, VolumeInUseError
 from ballonet.registry.registry import Registry
 from ballonet.sandbox import Sandbox
 from tests.vm.processes import alive, descendants, guest_ram_mib, wait_until
@@ -30,15 +30,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def box(
-    guest: object, run_directory: Path, host: Path, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Sandbox]:
-    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def box(guest: object, run_directory: Path, host: Path) -> AsyncIterator[Sandbox]:
     shared = [f"{host}/data:/data", f"{host}/kept:/kept:ro", "cache:/var/cache/named"]
     async with await Sandbox.create("volumes", volumes=shared, tmpfs=["/scratch:32"]) as running:
         yield running
-    del os.environ["XDG_DATA_HOME"]
+    with Registry.open() as registry:
+        volumes.remove(registry, "cache")
 
 
 async def run(sandbox: Sandbox, script: str, status: int = 0) -> str:
@@ -128,6 +126,17 @@ async def test_a_server_that_ends_ends_its_sandbox_with_the_reason(
         assert f"{tmp_path}:/data" in end.detail
         reader.abandon()
     wait_until(lambda: not any(map(alive, servers)), "the end of the servers")
+
+
+async def test_a_server_that_does_not_start_is_told_in_its_own_words(
+    guest: object, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "virtiofsd"
+    program.write_text("#!/bin/sh\n[ $1 = --help ] && exit 0\necho 'no such right' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("BALLONET_VIRTIOFSD", str(program))
+    with pytest.raises(HostError, match=r":/data ended with status 1: no such right"):
+        await Sandbox.create("unserved", volumes=[f"{tmp_path}:/data"])
 
 
 def _command(pid: int) -> str:

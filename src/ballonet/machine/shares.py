@@ -105,17 +105,42 @@ def serve_volume(volume: Volume, directory: Path, *, cgroup_procs: str | None = 
     return server
 
 
-async def first_end(servers: Sequence[ShareServer]) -> str:
-    """Wait until one of them has ended; a sentence about it. Without servers: for ever."""
-    if not servers:
-        await asyncio.Event().wait()
-    waits = [asyncio.ensure_future(server.wait()) for server in servers]
-    try:
-        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        return done.pop().result()
-    finally:
-        for wait in waits:
-            wait.cancel()
+class ShareServers:
+    """The servers of all of a sandbox's volumes."""
+
+    def __init__(self) -> None:
+        self._servers: list[ShareServer] = []
+
+    def start(self, volumes: Sequence[Volume], directory: Path, *, cgroup_procs: str | None) -> None:
+        """Start one for each; see :func:`serve_volume`. What was started before a failure is for :meth:`close`."""
+        for volume in volumes:
+            self._servers.append(serve_volume(volume, directory, cgroup_procs=cgroup_procs))
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """The engine's ends of the connections."""
+        return [server.engine for server in self._servers]
+
+    def hand_over(self) -> None:
+        """The engine has its own copies now: a server ends with them."""
+        for server in self._servers:
+            server.engine.close()
+
+    async def first_end(self) -> str:
+        """Wait until one of them has ended; a sentence about it. Without servers: for ever."""
+        if not self._servers:
+            await asyncio.Event().wait()
+        waits = [asyncio.ensure_future(server.wait()) for server in self._servers]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def close(self) -> None:
+        for server in self._servers:
+            await server.close()
 
 
 def check_source(volume: Volume) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ballonet.control.peers import AccessPolicy
-from ballonet.errors import BallonetError, ConfigError, GuestError
+from ballonet.errors import BallonetError, ConfigError, EngineError, GuestError, HostError
 from ballonet.guest.setup import root_kind, setup_steps
 from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
@@ -26,17 +26,15 @@ from ballonet.machine.hardcap import HardCap
 from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
 from ballonet.machine.owner import OwnerLine, Report
 from ballonet.machine.place import Place, claim_place
-from ballonet.machine.ports import check_ports_free, published_ports
 from ballonet.machine.run_options import RunOptions
-from ballonet.machine.shares import ShareServer, first_end, serve_volume
 from ballonet.memory import mib_to_bytes
-from ballonet.vmm.attach import Port
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.vm import ExitReason, Vm, VmExit
 
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
     from ballonet.machine.services import Services
+    from ballonet.machine.shares import ShareServers
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +45,8 @@ BOOT_TIMEOUT_S = 120.0
 POWEROFF_TIMEOUT_S = 5.0
 
 
+#: When the engine does not start, how long a volume's server may take to be found ended (seconds).
+_SERVER_END_S = 0.5
 #: How long the sandbox's own command may take to end when the sandbox is stopped (seconds), unless the one who stops
 #: it says otherwise (:data:`~ballonet.machine.notes.STOP_NOTE`).
 STOP_COMMAND_S = 10.0
@@ -122,29 +122,27 @@ class Supervisor:
     async def _live(self, place: Place) -> Report:
         started = time.monotonic()
         vm = build_vm(self._config, disk=self._disk())
-        check_ports_free(self._config.ports)
+        if self._config.ports:
+            from ballonet.machine.ports import check_ports_free
+
+            check_ports_free(self._config.ports)
         async with contextlib.AsyncExitStack() as stack:
             cap = self._hard_cap(vm)
             if cap is not None:
                 stack.push_async_callback(cap.close)
             cgroup_procs = None if cap is None else cap.procs_file
-            servers = []
-            for volume in self._config.volumes:
-                servers.append(serve_volume(volume, place.directory, cgroup_procs=cgroup_procs))
-                stack.push_async_callback(servers[-1].close)
-            vm.launch(cgroup_procs=cgroup_procs, shares=[server.engine for server in servers])
-            for server in servers:
-                server.engine.close()  # the engine has its own
+            servers = self._serve_volumes(place, stack, cgroup_procs)
+            vm.launch(cgroup_procs=cgroup_procs, shares=[] if servers is None else servers.sockets)
             stack.push_async_callback(vm.kill)
             from ballonet.machine.services import Services  # takes as long to load as the engine to start
 
-            await vm.start()
-            ports = await published_ports(vm)
+            await _start(vm, servers)
             if cap is not None and vm.balloon is not None:
                 cap.follow(vm.pid, vm.balloon)
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_engine(vm)))
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
-            stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(servers)))
+            if servers is not None:
+                stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(servers)))
             services = Services(vm, place, cap, self._policy)
             stack.push_async_callback(services.close)
             await services.open_control()
@@ -158,7 +156,7 @@ class Supervisor:
             if not self._ending.done():
                 boot.result()
                 await self._start_command(services, stack)
-                self._tell_ready(vm, place, ports, time.monotonic() - started)
+                await self._tell_ready(vm, place, time.monotonic() - started)
             ending = await self._ending
             ended = await self._shut_down(ending, vm, services, place)
             if cap is not None and cap.kills():
@@ -216,6 +214,18 @@ class Supervisor:
             await self._command.terminate(read_stop_seconds(place.directory, STOP_COMMAND_S))
         await services.power_off(POWEROFF_TIMEOUT_S)
 
+    def _serve_volumes(
+        self, place: Place, stack: contextlib.AsyncExitStack, cgroup_procs: str | None
+    ) -> ShareServers | None:
+        if not self._config.volumes:
+            return None
+        from ballonet.machine.shares import ShareServers
+
+        servers = ShareServers()
+        stack.push_async_callback(servers.close)
+        servers.start(self._config.volumes, place.directory, cgroup_procs=cgroup_procs)
+        return servers
+
     def _disk(self) -> Path | None:
         if self._config.disk_mib is None:
             return None
@@ -233,12 +243,12 @@ class Supervisor:
             self._config.name, mib_to_bytes(vm.spec.memory_mib if balloon is None else balloon.initial_mib)
         )
 
-    def _tell_ready(self, vm: Vm, place: Place, ports: Sequence[Port], boot_s: float) -> None:
+    async def _tell_ready(self, vm: Vm, place: Place, boot_s: float) -> None:
         control = None if place.control is None else str(place.control.path)
         facts: dict[str, Any] = {
             "engine_pid": vm.pid,
             "control_socket": control,
-            "ports": tuple(map(str, ports)),
+            "ports": await _published(vm),
             "boot_s": round(boot_s, 3),
             "started_at": time.time(),
         }
@@ -274,8 +284,8 @@ class Supervisor:
         await vm.wait()
         self._end(Ending.GUEST)
 
-    async def _watch_volumes(self, servers: Sequence[ShareServer]) -> None:
-        self._volume_failure = await first_end(servers)
+    async def _watch_volumes(self, servers: ShareServers) -> None:
+        self._volume_failure = await servers.first_end()
         self._end(Ending.VOLUME)
 
     async def _watch_owner(self) -> None:
@@ -283,6 +293,28 @@ class Supervisor:
             self._end(Ending.STOP)
         elif not (self._options.detached and self._note.ready):
             self._end(Ending.OWNER_GONE)
+
+
+async def _start(vm: Vm, servers: ShareServers | None) -> None:
+    """Let the VM run; where it cannot for lack of a volume's server, say that."""
+    try:
+        await vm.start()
+    except EngineError:
+        if servers is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SERVER_END_S):
+                    raise HostError(await servers.first_end()) from None
+        raise
+    if servers is not None:
+        servers.hand_over()
+
+
+async def _published(vm: Vm) -> tuple[str, ...]:
+    if not vm.spec.ports:
+        return ()
+    from ballonet.machine.ports import published_ports
+
+    return tuple(map(str, await published_ports(vm)))
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

@@ -79,18 +79,10 @@ def _fetch(package: str, kernels: Path) -> Path:
     import shutil
     import tempfile
 
-    from ballonet.process import find_program, run
-
-    dpkg_deb = find_program("dpkg-deb", hint="apt-get install dpkg")
-    apt_get = find_program("apt-get", hint="apt-get is part of apt")
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=kernels) as made:
         work = Path(made)
-        run([apt_get, "download", package], cwd=work, timeout_s=_DOWNLOAD_S, hint=_REFRESH)
-        archives = list(work.glob("*.deb"))
-        if len(archives) != 1:
-            raise HostError(f"apt-get download {package} left {len(archives)} packages instead of one")
+        stem = unpack_package(package, work, work / "unpacked", hint=_REFRESH)
         unpacked, wanted = work / "unpacked", work / "wanted"
-        run([dpkg_deb, "-x", archives[0], unpacked], timeout_s=300, hint="is the disk full?")
         images = list(unpacked.glob("boot/vmlinuz-*"))
         # /lib is a link to /usr/lib on current systems, and newer packages are built that way.
         trees = [path for path in (unpacked / "lib/modules", unpacked / "usr/lib/modules") if path.is_dir()]
@@ -105,11 +97,30 @@ def _fetch(package: str, kernels: Path) -> Path:
         images[0].rename(wanted / "boot" / f"vmlinuz-{release}")
         trees[0].rename(wanted / "lib/modules")
         os.sync()  # the new name must not reach the disk before what it names
-        final = kernels / archives[0].stem
+        final = kernels / stem
         if final.exists():  # without a kernel in it, or this fetch would not be under way
             shutil.rmtree(final)
         wanted.rename(final)
     return final / "boot" / f"vmlinuz-{release}"
+
+
+def unpack_package(package: str, work: Path, target: Path, *, hint: str) -> str:
+    """Download a Debian package with apt into ``work`` and unpack it below ``target``: nothing is installed, no script
+    of it runs, and nothing needs root. Returns the package's name with version and architecture.
+
+    :param hint: what to do if the download fails.
+    :raises HostError: the host has no apt, or the download failed.
+    """
+    from ballonet.process import find_program, run
+
+    dpkg_deb = find_program("dpkg-deb", hint="apt-get install dpkg")
+    apt_get = find_program("apt-get", hint="apt-get is part of apt")
+    run([apt_get, "download", package], cwd=work, timeout_s=_DOWNLOAD_S, hint=hint)
+    archives = list(work.glob("*.deb"))
+    if len(archives) != 1:
+        raise HostError(f"apt-get download {package} left {len(archives)} packages instead of one")
+    run([dpkg_deb, "-x", archives[0], target], timeout_s=300, hint="is the disk full?")
+    return archives[0].stem
 
 
 def _remove_leftovers(kernels: Path) -> None:

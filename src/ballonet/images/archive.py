@@ -111,7 +111,7 @@ def _document(path: Path, name: str) -> Any:
                     return None if file is None else json.load(file)
                 if count > _MAX_MEMBERS:
                     break
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (ImageError, tarfile.TarError, EOFError, ValueError) as error:
         raise ImageError(f"{path} is no archive of images that can be read: {error}") from error
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error

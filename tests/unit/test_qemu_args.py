@@ -79,7 +79,7 @@ def test_disks_are_locked_and_no_character_of_their_paths_has_a_meaning() -> Non
     root, disk = (json.loads(word) for word in argv if word.startswith("{"))
     assert root["file"] == {"driver": "file", "filename": '/a,b="c"\\d', "locking": "on"}
     assert (root["read-only"], disk["read-only"], disk["discard"]) == (True, False, "unmap")
-    assert "virtio-blk-device,drive=disk-r,serial=r" in argv
+    assert "virtio-blk-device,drive=disk-r,serial=r,rerror=report,werror=report" in argv
 
 
 def test_shared_directories_come_over_inherited_sockets_and_the_newer_transport() -> None:

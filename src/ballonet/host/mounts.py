@@ -27,14 +27,16 @@ class _MountAttributes(ctypes.Structure):
 
 def read_only_view(directory: Path) -> Callable[[], None]:
     """To be called in a child between fork and exec: from then on ``directory``, with all that is mounted below it,
-    is read-only for that child, whatever it does as which user. Needs root; raises OSError in the child otherwise."""
+    is read-only for that child, whatever it does as which user. Needs root, and Linux 5.12; where it cannot be done the
+    child says so on standard error and ends."""
     libc = ctypes.CDLL(None, use_errno=True)
     path = os.fsencode(directory)
     attributes = _MountAttributes(set=_MOUNT_ATTR_RDONLY)
 
     def check(result: int) -> None:
         if result != 0:
-            raise OSError(ctypes.get_errno(), "cannot be made read-only", str(directory))
+            os.write(2, f"{directory} cannot be made read-only: {os.strerror(ctypes.get_errno())}\n".encode())
+            os._exit(1)
 
     def in_child() -> None:
         check(libc.unshare(_CLONE_NEWNS))

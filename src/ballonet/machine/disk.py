@@ -40,6 +40,11 @@ def obtain_disk(directory: Path, size_mib: int) -> Path:
     return disk
 
 
+def find_mke2fs() -> Path:
+    """:raises HostError: it is not installed."""
+    return find_program("mke2fs", hint=_HINT)
+
+
 def _make(disk: Path, size_mib: int) -> None:
     # Renamed when it is whole: one that was interrupted is never taken for a disk.
     half = disk.with_name(f".{disk.name}.{os.getpid()}")
@@ -59,8 +64,7 @@ def _make(disk: Path, size_mib: int) -> None:
     try:
         half.touch(mode=0o600)
         _resize(half, size_mib)
-        mke2fs = find_program("mke2fs", hint=_HINT)
-        run([mke2fs, "-q", "-F", "-t", "ext4", *options, half], hint=_HINT)
+        run([find_mke2fs(), "-q", "-F", "-t", "ext4", *options, half], hint=_HINT)
         half.rename(disk)
     except OSError as error:
         raise HostError(f"the disk {disk} cannot be made: {error.strerror}") from error

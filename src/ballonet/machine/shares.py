@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -68,6 +69,12 @@ def serve_volume(volume: Volume, directory: Path, *, cgroup_procs: str | None = 
     """
     check_source(volume)
     program = find_virtiofsd()
+    # The one in C cannot confine itself otherwise, nor can we keep a directory from being written.
+    if os.geteuid() != 0 and not (program.rust and (program.read_only or not volume.read_only)):
+        raise HostError(
+            f"volume {volume}: {program.binary} can serve it only for root",
+            hint="use a newer virtiofsd (BALLONET_VIRTIOFSD), or copy files with 'ballonet cp'",
+        )
     path = directory / "share.sock"
     engine = socket.socket(socket.AF_UNIX)
     words, words_far = socket.socketpair()

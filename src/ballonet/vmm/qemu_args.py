@@ -115,6 +115,8 @@ def _disk(disk: DiskSpec, machine: Machine) -> list[str]:
     if not disk.read_only:
         block["discard"] = "unmap"  # what the guest deletes leaves the file
     device = f"{_virtio('virtio-blk', machine)},drive={node},serial={disk.serial}"
+    # A full host is an error that the guest sees: left to itself, the engine would stop the guest until somebody comes.
+    device += ",rerror=report,werror=report"
     return ["-blockdev", json.dumps(block), "-device", device]
 
 

@@ -13,6 +13,7 @@ import json
 import math
 import mmap
 import os
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from ballonet.guest.agent_client import AgentClient
 from ballonet.guest.bundle import prepare_guest
 from ballonet.machine.build import build_vm
 from ballonet.memory import MIB
+from ballonet.process import run
 from ballonet.vmm import vm as vm_module
 from ballonet.vmm.config import Machine, VmSpec
 from ballonet.vmm.engine import Engine
@@ -115,6 +117,17 @@ def held_bytes(pid: int) -> int:
     return total
 
 
+def convert(tree: Path, format: str, directory: Path) -> Path:
+    """``tree`` as a file system in a file."""
+    file = directory / format
+    if not file.exists():
+        if format == "squashfs":
+            run(["mksquashfs", tree, file, "-quiet", "-no-progress", "-comp", "zstd"], timeout_s=600)
+        else:
+            run(["mkfs.erofs", "--quiet", *["-zlz4hc"] * (format == "erofs-lz4"), file, tree], timeout_s=600)
+    return file
+
+
 async def measure(arm: Arm, file: Path, count: int) -> dict[str, list[float]]:
     if arm.dax:  # memory comes in blocks of 2 MiB; the file system does not mind a longer device
         os.truncate(file, math.ceil(file.stat().st_size / (2 * MIB)) * 2 * MIB)
@@ -165,7 +178,7 @@ async def measure(arm: Arm, file: Path, count: int) -> dict[str, list[float]]:
         "engines": [engines / MIB],
         "cache": [cache / MIB],
         "first": cold[:1],
-        "cold": cold[1:],
+        "cold": cold[1:] or cold,
         "warm": warm,
     }
 
@@ -181,13 +194,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--only", default="", help="arms whose names have this in them")
-    for name in ("erofs", "erofs-lz4", "squashfs"):
-        parser.add_argument(f"--{name}", type=Path, required=True, help=f"a root with python3 as {name}")
+    parser.add_argument(
+        "tree", type=Path, help="a directory with a root that has python3, such as mmdebstrap makes"
+    )
     options = parser.parse_args()
+    arms = [arm for arm in ARMS if options.only in arm.name]
     results = {}
-    for arm in ARMS:
-        if options.only in arm.name:
-            file = getattr(options, arm.format.replace("-", "_"))
+    with tempfile.TemporaryDirectory() as directory:
+        for arm in arms:
+            file = convert(options.tree, arm.format, Path(directory))
             results[arm.name] = asyncio.run(measure(arm, file, options.count))
             print(
                 arm.name,
@@ -204,9 +219,9 @@ def main() -> None:
         ("warm", "s", "second run in a sandbox"),
     )
     for key, unit, note in tables:
-        arms = {name: result[key] for name, result in results.items()}
+        values = {name: result[key] for name, result in results.items()}
         said = f"{options.count} sandboxes of {MEMORY_MIB} MiB, python3 -c 'import json': {note}"
-        state(f"root-cache-{key}", arms, unit=unit, base=base, note=said)
+        state(f"root-cache-{key}", values, unit=unit, base=base, note=said)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ class AgentClient:
         return await start_process(state, stream, argv[0])
 
     async def set_up(self, steps: Sequence[Sequence[str]], *, timeout_s: float) -> None:
-        """Make the guest what it is to be, before anything runs in it: see :mod:`ballonet.guest.setup`.
+        """Make the guest what it is to be, before anything runs in it: see :mod:`ballonet.machine.guest_setup`.
 
         :raises GuestError: a step failed, with which and why; or no answer in time.
         """

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ballonet.guest.bundle import GuestBundle, prepare_guest
-from ballonet.guest.setup import DISK_SERIAL, ROOT_SERIAL, needed_modules, root_kind, share_tags
 from ballonet.host.tsc import host_tsc_khz
+from ballonet.machine.guest_setup import DISK_SERIAL, ROOT_SERIAL, needed_modules, root_kind, share_tags
 from ballonet.paths import cache_dir
 from ballonet.vmm.accel import detect_accel
 from ballonet.vmm.builder import VmBuilder

@@ -47,7 +47,7 @@ class Services:
         """Wait until the guest's agent answers, have it set up the guest, look who drives the balloon, and serve the
         agent.
 
-        :param steps: of :mod:`ballonet.guest.setup`.
+        :param steps: of :mod:`ballonet.machine.guest_setup`.
         :param relief: whether the guest gets memory back by itself when it stalls.
         :raises GuestBootError: it did not come up; the message has the end of its console.
         """

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from ballonet.control.peers import AccessPolicy
 from ballonet.errors import BallonetError, ConfigError, EngineError, GuestError, HostError
-from ballonet.guest.setup import root_kind, setup_steps
 from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
+from ballonet.machine.guest_setup import root_kind, setup_steps
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
 from ballonet.machine.owner import OwnerLine, Report

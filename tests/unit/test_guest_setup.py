@@ -6,7 +6,7 @@ import pytest
 
 from ballonet.config import SandboxConfig
 from ballonet.errors import HostError
-from ballonet.guest.setup import needed_modules, root_kind, setup_steps
+from ballonet.machine.guest_setup import needed_modules, root_kind, setup_steps
 from ballonet.vmm.attach import Net, Tmpfs, Volume
 
 PLAIN = SandboxConfig(name="box")

@@ -221,7 +221,8 @@ def main() -> None:
     for key, unit, note in tables:
         values = {name: result[key] for name, result in results.items()}
         said = f"{options.count} sandboxes of {MEMORY_MIB} MiB, python3 -c 'import json': {note}"
-        state(f"root-cache-{key}", values, unit=unit, base=base, note=said)
+        if values[base][0] > 0:
+            state(f"root-cache-{key}", values, unit=unit, base=base, note=said)
 
 
 if __name__ == "__main__":

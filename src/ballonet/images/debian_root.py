@@ -116,7 +116,8 @@ def _run(argv: Sequence[str], words: Path, report: Report | None) -> None:
                         raise ProcessError(f"mmdebstrap did not finish within {_DEADLINE_S:g} s") from None
                 lines = words.read_text(errors="replace").splitlines()
                 for line in lines[told:]:
-                    if report is not None and line.startswith("I: "):
+                    # Its word on a signal is about its own helpers.
+                    if report is not None and line.startswith("I: ") and "received signal" not in line:
                         report(line.removeprefix("I: "))
                 told = len(lines)
                 if child.returncode is not None:
@@ -130,12 +131,13 @@ def _run(argv: Sequence[str], words: Path, report: Report | None) -> None:
                     child.kill()
                     child.wait()
     if child.returncode != 0:
-        said = "\n".join(line for line in lines if line.startswith(("E: ", "W: ")))[-1500:] or "\n".join(
-            lines[-5:]
+        # The first error is the cause; those after it are how its callers failed.
+        said = next(
+            (line.removeprefix("E: ") for line in lines if line.startswith("E: ")), "\n".join(lines[-5:])
         )
         raise ProcessError(
-            f"mmdebstrap ended with status {child.returncode}: {said}",
-            hint="are the packages' names right? A plain user needs uidmap and an entry in /etc/subuid, or fakechroot",
+            f"mmdebstrap ended with status {child.returncode}: {said[:1500]}",
+            hint="are the names right, and the suite? A plain user needs fakechroot and fakeroot, or uidmap",
         )
 
 

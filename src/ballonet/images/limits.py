@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ballonet.errors import ConfigError
 from ballonet.memory import GIB, MIB
 
 #: A manifest or a configuration (bytes): what registries accept.
@@ -34,3 +35,9 @@ class Limits:
     layers: int = 256
     #: Unpacked bytes for each byte of a compressed layer. Programs and text compress 3 to 10 times.
     ratio: int = 200
+
+    def __post_init__(self) -> None:
+        """:raises ConfigError: a limit is not above zero."""
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ConfigError(f"the limit of {name.replace('_', ' ')} is {value}: it must be above zero")

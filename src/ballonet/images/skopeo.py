@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ballonet.errors import HostError, ImageError, ImageFetchError, UnknownImageError
+from ballonet.errors import ConfigError, HostError, ImageError, ImageFetchError, UnknownImageError
 from ballonet.images.limits import MAX_DOCUMENT_BYTES
 from ballonet.images.reference import Reference, is_loopback
 from ballonet.process import find_program, spawn
@@ -29,6 +29,8 @@ _LOOK_S = 0.1
 #: The name of the image in the layouts that we make.
 _NAME = "image"
 _FATAL = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
+#: Skopeo repeats the name, which our own message has already.
+_REPEATED = re.compile(r'^Error parsing image name "[^"]*": ')
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,13 @@ class Skopeo:
     tls_verify: bool | None = None
     #: A registry that sends nothing for so long is given up (seconds).
     stall_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        """:raises ConfigError: ``stall_s`` is not above zero."""
+        if not self.stall_s > 0:
+            raise ConfigError(
+                f"the time until a registry is given up is {self.stall_s:g} s: it must be above zero"
+            )
 
     def manifest(self, reference: Reference) -> bytes:
         """The manifest, or index, that ``reference`` means now, as it is.
@@ -191,7 +200,7 @@ def _explain(
         if fatal
         else words.strip()[-1000:] or f"it ended with status {status}"
     )
-    said = printable(said)[:1000]
+    said = printable(_REPEATED.sub("", said))[:1000]
     low = said.lower()
     cls, hint = next(((cls, hint) for text, cls, hint in _MEANINGS if text in low), (ImageFetchError, None))
     verb = "cannot be fetched" if reference.domain else "cannot be read"

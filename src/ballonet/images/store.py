@@ -78,7 +78,8 @@ class ImageStore:
         wanted = parse_reference(reference)
         if pull == "never":
             raise UnknownImageError(
-                f"there is no image {wanted.familiar()} here", hint=f"ballonet image pull {reference}"
+                f"there is no image {wanted.familiar()} here",
+                hint=f"ballonet image pull {reference}; 'ballonet image ls' shows what is here",
             )
         return self._fetch(wanted, report or _say_nothing)
 

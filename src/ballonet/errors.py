@@ -54,6 +54,18 @@ class StillRunningError(ConfigError):
     code = "still-running"
 
 
+class UnknownVolumeError(ConfigError):
+    """There is no volume of that name."""
+
+    code = "unknown-volume"
+
+
+class VolumeInUseError(ConfigError):
+    """Sandboxes have the volume; it was left alone. The message names them."""
+
+    code = "volume-in-use"
+
+
 class UnknownImageError(ConfigError):
     """There is no image of that name here, and none was or could be fetched."""
 
@@ -162,7 +174,7 @@ class ControlRefusedError(ControlError):
 
 
 class BindError(ControlError):
-    """The control socket could not be bound; the sandbox was not started."""
+    """The control socket, or a port, could not be bound; the sandbox was not started."""
 
     code = "bind"
 

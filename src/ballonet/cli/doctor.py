@@ -129,6 +129,30 @@ def _hard_cap() -> Finding:
     return Finding("hard cap", OK, f"cgroup v{found.version} at {found.parent}")
 
 
+def _disks() -> Finding:
+    from ballonet.machine.disk import find_mke2fs
+
+    return _optional("disks", lambda: f"mke2fs ({find_mke2fs()})")
+
+
+def _volumes() -> Finding:
+    from ballonet.host.virtiofsd import find_virtiofsd
+
+    def found() -> str:
+        program = find_virtiofsd()
+        return f"virtiofsd in {'Rust' if program.rust else 'C, for root only'} ({program.binary})"
+
+    return _optional("volumes", found)
+
+
+def _optional(check: str, look: Callable[[], str]) -> Finding:
+    """Something that only some sandboxes need."""
+    try:
+        return Finding(check, OK, look())
+    except BallonetError as error:
+        return Finding(check, WARNING, error.message.splitlines()[0], error.hint)
+
+
 def _boot() -> Finding:
     import asyncio
 
@@ -155,4 +179,6 @@ _CHECKS: tuple[tuple[str, Callable[[], Finding]], ...] = (
     ("memory", _memory),
     ("host pressure", _pressure),
     ("hard cap", _hard_cap),
+    ("disks", _disks),
+    ("volumes", _volumes),
 )

@@ -76,6 +76,7 @@ def _row(record: Record, note: MachineNote | None, balloon: dict[str, Any] | Non
         "actual_mib": told.get("actual_mib"),
         "balloon_state": told.get("state"),
         "resident_mib": None if resident is None else resident.total_mib,
+        "ports": [] if note is None else list(note.ports),
         "weight": record.weight,
         "reserve_mib": record.reserve_mib,
         "created_at": iso_time(record.created_at),
@@ -112,7 +113,8 @@ def _detail(row: dict[str, Any]) -> str | None:
     if row["state"] in ("stopped", "failed"):
         detail = row["end_detail"] or row["end_reason"]
         return None if detail is None else detail.splitlines()[0][:80]
-    return None if row["balloon_state"] in (None, "applied") else row["balloon_state"]
+    told = [] if row["balloon_state"] in (None, "applied") else [row["balloon_state"]]
+    return ", ".join([*told, *("→".join(port.rsplit(":", 1)) for port in row["ports"])]) or None
 
 
 def _mib(value: int | None) -> str | None:

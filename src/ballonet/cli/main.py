@@ -40,6 +40,7 @@ COMMANDS = {
     "modify": Command("ballonet.cli.modify", "change a sandbox, at once where that is possible"),
     "image": Command("ballonet.cli.image", "pull, load, build, list and remove images"),
     "balloon": Command("ballonet.cli.balloon", "look at a running sandbox's balloon, and move it"),
+    "volume": Command("ballonet.cli.volume", "list, make and remove named volumes"),
     "metrics": Command("ballonet.cli.metrics", "tell the memory of all sandboxes to Prometheus"),
     "pilot": Command("ballonet.cli.pilot", "share the host's memory among all sandboxes"),
     "simulate": Command("ballonet.cli.simulate", "try memory policies on modelled guests"),

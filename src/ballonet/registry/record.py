@@ -31,7 +31,7 @@ class Command:
     argv: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
     cwd: str | None = None
-    #: ``UID`` or ``UID:GID``; ``None`` is root.
+    #: ``UID``, ``UID:GID`` or ``UID:GID,GROUP,…`` with its supplementary groups; ``None`` is root.
     user: str | None = None
 
 

@@ -117,6 +117,39 @@ def test_others_pay_first_when_a_guest_under_pressure_needs_what_they_hold() -> 
     assert got + paid <= 1400
 
 
+def test_what_others_needed_of_late_does_not_keep_a_guest_under_pressure_from_its_memory() -> None:
+    policy, memory = Ballonet(), None
+    busy = [
+        sandbox(f"busy-{n}", guest_available_mib=300, guest_free_mib=280, guest_caches_mib=20) for n in "ab"
+    ]
+    needy = sandbox("needy", target_mib=300, actual_mib=300, guest_available_mib=80, guest_ram_mib=300)
+    tick = host(0, available_mib=1100, reserve_mib=400)  # 2000 MiB may be promised
+    memory = policy.decide(tick, [*busy, needy], None).memory
+    # Their bursts are over: they use 300 MiB each, and needed more than 700 a moment ago.
+    calm = [view._replace(guest_available_mib=724, guest_free_mib=704) for view in busy]
+    needy = needy._replace(pressure_some_us=60_000)
+    got = policy.decide(tick._replace(at_s=1), [*calm, needy], memory).verdicts[2].target_mib
+    assert got == 1024
+
+
+def test_stalls_while_its_own_balloon_drops_caches_are_no_pressure() -> None:
+    policy = Ballonet()
+    shrinking = sandbox(target_mib=500, state="converging", guest_caches_mib=600, guest_free_mib=100)
+    memory = policy.decide(host(0), [shrinking], None).memory
+    done = shrinking._replace(
+        actual_mib=500,
+        state="applied",
+        guest_available_mib=200,
+        guest_caches_mib=100,
+        pressure_some_us=90_000,
+    )
+    told = policy.decide(host(1), [done], memory).verdicts[0].reason
+    assert "stalled" not in told
+    short = done._replace(guest_available_mib=30)
+    told = policy.decide(host(1), [short], memory).verdicts[0].reason
+    assert "stalled for 90 ms" in told
+
+
 def test_a_target_that_the_sandbox_raised_itself_counts_as_pressure() -> None:
     policy = Ballonet()
     view = sandbox(target_mib=400, actual_mib=400, guest_available_mib=90, guest_free_mib=20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ballonet.pilot.model import SandboxView
-from ballonet.vmm.guard import THRASHING_FAULTS_S
+from ballonet.vmm.guard import GUARD_MIN_MIB, THRASHING_FAULTS_S
 
 #: States in which a balloon does not follow its target.
 UNCOOPERATIVE = frozenset({"guest-refused", "no-driver", "failed"})
@@ -26,18 +26,39 @@ class Totals(NamedTuple):
     pressure_us: int | None
     major_faults: int | None
     oom_kills: int | None
+    #: Whether its balloon was on its way to take memory, what the guest then had, and what of it was available.
+    shrinks: bool
+    actual_mib: int | None
+    available_mib: int | None
 
 
 def totals(view: SandboxView, at_s: float) -> Totals:
     """Those of ``view``, which was seen at ``at_s``."""
-    told_s = at_s - (view.guest_age_s or 0.0)
-    return Totals(told_s, view.pressure_some_us, view.major_faults, view.oom_kills)
+    shrinks = view.state == "converging" and view.actual_mib is not None and view.target_mib < view.actual_mib
+    return Totals(
+        at_s - (view.guest_age_s or 0.0),
+        view.pressure_some_us,
+        view.major_faults,
+        view.oom_kills,
+        shrinks,
+        view.actual_mib,
+        view.guest_available_mib,
+    )
+
+
+def _gives_caches(now: Totals, before: Totals) -> bool:
+    """Whether a guest's stalls are its balloon's driver at work: dropping caches for it counts as a stall for lack of
+    memory like any other (``machine/guest_memory.py`` passes over it, too)."""
+    took = now.actual_mib is not None and before.actual_mib is not None and now.actual_mib < before.actual_mib
+    return (now.shrinks or before.shrinks or took) and (now.available_mib or 0) >= GUARD_MIN_MIB
 
 
 def pressure(now: Totals, before: Totals) -> str | None:
     """Why a guest is under pressure, in words; ``None`` if it is not, or does not tell."""
     passed_s = now.told_s - before.told_s
-    if now.pressure_us is not None and before.pressure_us is not None:
+    stalls_told = now.pressure_us is not None and before.pressure_us is not None
+    if stalls_told and not _gives_caches(now, before):
+        assert now.pressure_us is not None and before.pressure_us is not None
         stalled = now.pressure_us - before.pressure_us
         if stalled >= STALL_US * max(1.0, passed_s):
             return f"its tasks stalled for {stalled / 1000:.0f} ms of the last {passed_s:.1f} s"

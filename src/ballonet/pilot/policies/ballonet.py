@@ -1,8 +1,8 @@
 """Ours: every guest has what it needs and room to grow; what it merely holds goes back to the host. Pure.
 
 In order, out of what may be promised: each sandbox's floor or reserve, and to a guest under pressure what it has;
-then what each needs (:mod:`working_set`), by weight where that is too much; then everything to guests under pressure;
-then room to grow for the others. So idle memory goes first, and a light sandbox's before a heavy one's.
+then what each uses now (:mod:`working_set`), by weight where that is too much; then everything to guests under
+pressure; then what each needed of late, and room to grow. So idle memory goes first, and a light sandbox's before a heavy one's.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Ballonet:
         notes: list[str],
     ) -> list[int]:
         budget = promisable - held
-        least, work, pressed, room, keep, weights = [], [], [], [], [], []
+        least, now, pressed, work, room, keep, weights = [], [], [], [], [], [], []
         for view, found in ours:
             low = view.least_mib
             wanted = found.want_mib
@@ -97,8 +97,9 @@ class Ballonet:
             elif wanted < view.target_mib:
                 wanted = max(wanted, view.target_mib - self._step(host, view, before, passed_s))
             least.append(low)
+            now.append(max(low, found.now_mib))
+            pressed.append(view.ceiling_mib if found.pressed is not None else now[-1])
             work.append(max(low, found.work_mib))
-            pressed.append(view.ceiling_mib if found.pressed is not None else work[-1])
             room.append(max(low, min(wanted, found.room_mib)))
             keep.append(max(low, wanted))
             weights.append(view.weight)
@@ -110,7 +111,7 @@ class Ballonet:
         # Room is not promised to the last MiB, or each small growth of one would move all the others.
         spare = sum(dead_band_mib(view.ceiling_mib) for view, _ in ours)
         targets = least
-        for most in (work, pressed):
+        for most in (now, pressed, work):
             targets = divide(budget, targets, most, weights)
         for most in (room, keep):
             targets = divide(budget - spare, targets, most, weights)

@@ -81,7 +81,9 @@ class Judgement(NamedTuple):
     doubted: bool
     #: Why it gets everything back, if it does.
     pressed: str | None
-    #: What it needs; that with room for what it may do next; what it should have if there is enough for all.
+    #: What it uses now, kept caches and guard included; what it needs; that with room for what it may do next; what it
+    #: should have if there is enough for all.
+    now_mib: int
     work_mib: int
     room_mib: int
     want_mib: int
@@ -102,7 +104,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
     """
     blind = _blind(view)
     if blind is not None:
-        return Judgement(blind, False, None, 0, 0, 0, "", kept)
+        return Judgement(blind, False, None, 0, 0, 0, 0, "", kept)
     actual, available = view.actual_mib, view.guest_available_mib
     assert actual is not None and available is not None
     used = max(0, actual - available)
@@ -111,7 +113,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
         kept = _first(view, at_s, used, caches, tuning)
     refuses, kept = _refuses(view, at_s, kept, tuning)
     if refuses is not None:
-        return Judgement(refuses, False, None, 0, 0, 0, "", kept)
+        return Judgement(refuses, False, None, 0, 0, 0, 0, "", kept)
     passed = max(0.0, at_s - kept.at_s)
     pressed = raised(view, left) or pressure(totals(view, at_s), kept.totals)
     need = max(used, _fall(kept.need_mib, used, passed, tuning.need_half_life_s))
@@ -119,6 +121,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
     hot, retry_at, retry_wait = _hot_caches(view, at_s, kept, used, caches, pressed is not None, tuning)
     guard = guard_mib(view.ceiling_mib, tuning)
     tight, tight_until, tight_wait, wasted = _tightness(view, at_s, kept, passed, need + hot + guard, tuning)
+    now = _within(view, used + hot + guard)
     work = _within(view, need + hot + guard)
     room = max(work, _within(view, max(peak, need + view.ceiling_mib * tuning.burst_share) + hot + guard))
     # One who wastes nothing keeps what it has: free memory costs the host nothing, and a burst finds it there.
@@ -146,7 +149,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
         wasted=wasted,
         totals=totals(view, at_s),
     )
-    return Judgement(None, kept.ask_wait_s > tuning.refused_s, pressed, work, room, want, why, kept)
+    return Judgement(None, kept.ask_wait_s > tuning.refused_s, pressed, now, work, room, want, why, kept)
 
 
 def _blind(view: SandboxView) -> str | None:

@@ -25,6 +25,7 @@ from ballonet.images.manifest import (
 )
 from ballonet.images.reference import REGISTRY, Reference, familiar, looks_like_id, parse_reference
 from ballonet.images.skopeo import ARCHITECTURE, SYSTEM, Skopeo
+from ballonet.memory import MIB, bytes_to_mib
 from ballonet.paths import data_dir
 
 Pull = Literal["missing", "always", "never"]
@@ -316,7 +317,7 @@ class ImageStore:
                 done += [f"image {familiar(name)}" for name in image.names] or [f"image {image.id}"]
         freed = self.catalog.sweep()
         if freed:
-            done.append(f"{freed} bytes of layers and unfinished work")
+            done.append(f"{bytes_to_mib(freed + MIB - 1)} MiB of layers and unfinished work")
         return done
 
 

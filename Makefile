@@ -62,6 +62,7 @@ bench: setup
 	$(PYTHON) -m bench.exec
 	$(PYTHON) -m bench.boots
 	$(PYTHON) -m bench.churn
+	$(PYTHON) -m bench.image
 
 clean:
 	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin

@@ -15,7 +15,7 @@ import pytest
 from ballonet.errors import ImageError, ImageFetchError, UnknownImageError
 from ballonet.images.skopeo import Skopeo
 from ballonet.images.store import ImageStore
-from tests.registry.conftest import Registry, bad_registry, deaf_server
+from tests.registry.server import Registry, bad_registry, deaf_server
 from tests.unit.erofs_reader import Reader
 from tests.unit.oci import Layout, entry, layer
 

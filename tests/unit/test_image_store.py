@@ -28,7 +28,7 @@ BASE = layer(entry("etc/passwd", PASSWD), entry("bin/su", b"su", mode=0o4755), d
 
 @pytest.fixture
 def store(tmp_path: Path) -> ImageStore:
-    return ImageStore(tmp_path / "images")
+    return ImageStore(tmp_path / "images: mine")  # skopeo takes a colon for the end of a path
 
 
 @pytest.fixture

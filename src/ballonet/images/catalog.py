@@ -139,7 +139,7 @@ class Catalog:
 
     def delete(self, image: Image) -> None:
         """Remove an image and its names. Whoever has its root open keeps it until it is closed."""
-        with self.change_names() as names:
+        with shared(self.directory / "lock"), self.change_names() as names:
             names.names = {name: id for name, id in names.names.items() if id != image.id}
             names.sources = {name: said for name, said in names.sources.items() if said.get("id") != image.id}
             gone = Path(tempfile.mkdtemp(dir=private_dir(self._work)))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from ballonet.errors import HostError, ImageError
 from ballonet.images.erofs import Layout, lay_out
-from ballonet.images.image import GROUP_FILE, PASSWD_FILE
-from ballonet.images.layers import Account, Layer, apply_layer, check_digest, contents
+from ballonet.images.image import GROUP_FILE, PASSWD_FILE, ROOT_FILE
+from ballonet.images.layers import Account, Layer, apply_layer, contents
 from ballonet.images.limits import Limits
 from ballonet.images.tree import Node, Tree, show
 from ballonet.memory import MIB, bytes_to_mib
@@ -41,7 +43,7 @@ class Plan:
 
 
 def plan_layers(layers: Sequence[Layer], id: str, limits: Limits, progress: Progress | None = None) -> Plan:
-    """Check and read ``layers``, the lowest first; nothing is written.
+    """Read ``layers``, the lowest first, whose digests were checked; nothing is written.
 
     :raises ImageError: one is damaged, hostile, or above a limit.
     """
@@ -50,15 +52,17 @@ def plan_layers(layers: Sequence[Layer], id: str, limits: Limits, progress: Prog
             f"the image has {len(layers)} layers (at most {limits.layers})",
             hint="--max-layers raises the limit",
         )
-    for layer in layers:
-        check_digest(layer.path, layer.digest, str(layer))
     tree, account = Tree(), Account(limits)
     sizes = [layer.path.stat().st_size for layer in layers]
     for index, layer in enumerate(layers):
-        apply_layer(tree, layer, account)
-        if progress is not None:
-            progress(sum(sizes[: index + 1]), sum(sizes))
+        before = sum(sizes[:index])
+        tick = None if progress is None else partial(_tell, progress, before, sum(sizes))
+        apply_layer(tree, layer, account, tick)
     return Plan.of(tree, id)
+
+
+def _tell(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(before + done, total)
 
 
 def write_layers(
@@ -87,8 +91,6 @@ def write_root(
     plan: Plan, content: Iterator[tuple[Node, IO[bytes]]], directory: Path, progress: Progress | None = None
 ) -> Path:
     """Write a root whose files' content comes as it comes, in any order. See :func:`write_layers`."""
-    from ballonet.images.image import ROOT_FILE
-
     path = directory / ROOT_FILE
     layout = plan.layout
     offsets = {id(extent.node): extent.offset for extent in layout.extents}
@@ -110,15 +112,12 @@ def write_root(
         for name, inside in _TEXTS.items():
             (directory / name).write_bytes(_text(plan, path, inside))
     except OSError as error:
-        hint = f"make room on the file system of {directory}" if error.errno == _ENOSPC else None
+        hint = f"make room on the file system of {directory}" if error.errno == errno.ENOSPC else None
         size = f"{bytes_to_mib(layout.size) + 1} MiB"
         raise HostError(
             f"the root ({size}) cannot be written to {path}: {error.strerror}", hint=hint
         ) from error
     return path
-
-
-_ENOSPC = 28
 
 
 def _copy(source: IO[bytes], node: Node, file: IO[bytes], offset: int) -> None:

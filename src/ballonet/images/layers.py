@@ -1,7 +1,8 @@
 """Reading the layers of an image: digests checked, unpacked as a stream, and put into a tree, within limits.
 
-Nothing is written here, and nothing is parsed before its digest is known to be right. A layer is read twice: once to
-learn what is in it (:func:`apply_layer`), once for the content that the finished root still has (:func:`contents`).
+Nothing is written here. A layer is read twice: once to learn what is in it (:func:`apply_layer`), once for the content
+that the finished root still has (:func:`contents`). Its file's digest is for the caller to check before
+(:func:`check_digest`); that of what it unpacks to is checked here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import stat
 import tarfile
 import zlib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -20,6 +21,8 @@ from ballonet.errors import ImageError
 from ballonet.images.limits import MAX_HEADER_BYTES, RATIO_FROM_BYTES, Limits
 from ballonet.images.tree import Node, Tree, show
 from ballonet.memory import bytes_to_mib
+
+Tick = Callable[[int], None]
 
 _PIECE_BYTES = 256 * 1024
 #: The largest window that a zstd stream may ask for (bytes), the default of its own tool.
@@ -116,13 +119,14 @@ def check_digest(path: Path, digest: str, what: str) -> None:
         raise ImageError(f"{what} is damaged: its digest is {found}, not {digest}")
 
 
-def apply_layer(tree: Tree, layer: Layer, account: Account) -> None:
+def apply_layer(tree: Tree, layer: Layer, account: Account, tick: Tick | None = None) -> None:
     """Read ``layer`` and put what it says into ``tree``.
 
+    :param tick: told now and then how many bytes of the layer's file have been read.
     :raises ImageError: it is damaged, hostile or above a limit; the tree is of no use then.
     """
     try:
-        stream = _Unpacked(layer.path, account)
+        stream = _Unpacked(layer.path, account, tick)
         with stream, _open_tar(stream) as tar:
             number = -1
             end = 0
@@ -242,12 +246,12 @@ def _open_tar(stream: _Unpacked) -> tarfile.TarFile:
 class _Unpacked:
     """A layer's file as the tar stream in it, whatever it is packed with; counted and hashed."""
 
-    def __init__(self, path: Path, account: Account | None) -> None:
+    def __init__(self, path: Path, account: Account | None, tick: Tick | None = None) -> None:
         try:
             self._file: io.BufferedReader = path.open("rb")
         except OSError as error:
             raise ImageError(f"{path} cannot be read: {error.strerror}") from error
-        self._account = account
+        self._account, self._tick = account, tick
         self._hash = hashlib.sha256() if account is not None else None
         self.unpacked = 0
         start = self._file.peek(4)[:4]
@@ -272,6 +276,8 @@ class _Unpacked:
             self._hash.update(piece)
         if self._account is not None:
             self._account.check_ratio(self._file.tell(), self.unpacked)
+        if self._tick is not None:
+            self._tick(self._file.tell())
         return piece
 
     def drain(self) -> None:

@@ -98,6 +98,7 @@ class Skopeo:
             f"oci:{layout.name}:{_NAME}",
         ]
         self._run(argv, reference, cwd=directory, arrived=arrived)
+        arrived()
         return layout
 
     def _tls(self, option: str, reference: Reference) -> list[str]:

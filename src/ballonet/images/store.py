@@ -25,6 +25,7 @@ from ballonet.images.manifest import (
 )
 from ballonet.images.reference import REGISTRY, Reference, familiar, looks_like_id, parse_reference
 from ballonet.images.skopeo import ARCHITECTURE, SYSTEM, Skopeo
+from ballonet.memory import MIB, bytes_to_mib
 from ballonet.paths import data_dir
 
 Pull = Literal["missing", "always", "never"]
@@ -172,8 +173,8 @@ class ImageStore:
     def _fetch_manifest(self, reference: Reference, document: bytes | None, digest: str, work: Path) -> Image:
         shown, total = reference.familiar(), 0
         if document is not None:
-            layers = parse_manifest(document, shown).layers
-            total = sum(layer.size for layer in layers if not (self._blob(layer)).exists())
+            wanted = parse_manifest(document, shown).layers
+            total = sum(blob.size for blob in wanted if not self._blob(blob).exists())
         step = self._step("fetch")
         layout = self.skopeo.copy(
             reference, digest, work, self.catalog.blobs, lambda count: step(min(count, total or count), total)
@@ -191,8 +192,11 @@ class ImageStore:
             raise ImageError(
                 f"the manifest of {shown} has {len(manifest.layers)} layers, its configuration {len(config.diff_ids)}"
             )
+        layers = self._layers(manifest, config)
+        for layer in layers:
+            self._check_blob(layer.path, layer.digest, str(layer))
         blobs = tuple(blob.digest for blob in (written, manifest.config, *manifest.layers))
-        return self._make(manifest.config.digest, config, self._layers(manifest, config), work, digest, blobs)
+        return self._make(manifest.config.digest, config, layers, work, digest, blobs)
 
     def _layers(self, manifest: Manifest, config: Configuration) -> list[Layer]:
         return [
@@ -212,8 +216,6 @@ class ImageStore:
         there = self.catalog.get(id)
         if there is not None:
             return there
-        for layer in layers:
-            self._check_blob(layer.path, layer.digest, str(layer))
         plan = plan_layers(layers, id, self.limits, self._step("read"))
         made = _fresh(work / "root")
         root = write_layers(plan, layers, made, self._step("root"))
@@ -315,7 +317,7 @@ class ImageStore:
                 done += [f"image {familiar(name)}" for name in image.names] or [f"image {image.id}"]
         freed = self.catalog.sweep()
         if freed:
-            done.append(f"{freed} bytes of layers and unfinished work")
+            done.append(f"{bytes_to_mib(freed + MIB - 1)} MiB of layers and unfinished work")
         return done
 
 

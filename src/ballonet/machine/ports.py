@@ -45,7 +45,7 @@ async def published_ports(vm: Vm) -> tuple[Port, ...]:
 def chosen_ports(asked: Sequence[Port], usernet: str) -> tuple[Port, ...]:
     """``asked`` with the ports that the host chose for 0, from what the monitor's ``info usernet`` says. Pure."""
     found = [
-        (protocol.lower(), address, int(host), int(guest))
+        (protocol.lower(), "0.0.0.0" if address == "*" else address, int(host), int(guest))
         for protocol, address, host, guest in _FORWARD.findall(usernet)
     ]
     chosen = []

@@ -126,6 +126,7 @@ def apply_layer(tree: Tree, layer: Layer, account: Account, tick: Tick | None = 
     :raises ImageError: it is damaged, hostile or above a limit; the tree is of no use then.
     """
     try:
+        tree.begin_layer()
         stream = _Unpacked(layer.path, account, tick)
         with stream, _open_tar(stream) as tar:
             number = -1
@@ -170,10 +171,10 @@ def contents(layer: Layer, wanted: Mapping[int, Any]) -> Generator[tuple[int, IO
 def _apply(tree: Tree, member: tarfile.TarInfo, layer: int, number: int, account: Account) -> None:
     path = member.name.encode(errors="surrogateescape")
     account.add_entry(member.size if member.isreg() else 0)
-    if tree.whiteout(path, layer):
+    if tree.whiteout(path):
         return
     if member.islnk():
-        tree.link(path, member.linkname.encode(errors="surrogateescape"), layer)
+        tree.link(path, member.linkname.encode(errors="surrogateescape"))
         return
     kind = _TYPES.get(member.type)
     if kind is None:

@@ -19,7 +19,8 @@ Files = list[tuple[Node, bytes]]
 def scan(directory: Path) -> tuple[Tree, str, Files]:
     """The tree below ``directory``, an id that changes when anything in it does, and where its files are.
 
-    What is mounted in it is left out. The id is made of how every file looks (inode, size, times, owner, mode), so that none is read for it.
+    What is mounted in it is left out. The id is made of how every file looks (inode, size, times, owner, mode), so that
+    none is read for it.
 
     :raises ConfigError: ``directory`` is none.
     :raises HostError: something in it cannot be looked at.

@@ -143,7 +143,7 @@ def apply_layer(tree: Tree, layer: Layer, account: Account, tick: Tick | None = 
                 raise ImageError(f"its content has the digest {stream.diff_id()}, not {layer.diff_id}")
     except ImageError as error:
         raise ImageError(f"{layer}: {error.message}", hint=error.hint) from error.__cause__
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
         raise ImageError(f"{layer} is no tar archive that can be read: {error}"[:300]) from error
 
 
@@ -164,7 +164,7 @@ def contents(layer: Layer, wanted: Mapping[int, Any]) -> Generator[tuple[int, IO
                     file = tar.extractfile(member)
                     assert file is not None
                     yield number, file
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
         raise ImageError(f"{layer} cannot be read any more: {error}") from error
 
 

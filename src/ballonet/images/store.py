@@ -292,13 +292,11 @@ class ImageStore:
         :raises UnknownImageError: there is no such image.
         """
         image = self.find(reference)
-        by_id = looks_like_id(reference) and reference not in map(familiar, image.names)
-        if not by_id:
-            name = str(parse_reference(reference))
-            if name in image.names and len(image.names) > 1:
-                with self.catalog.change_names() as names:
-                    names.names.pop(name, None)
-                return [f"name {familiar(name)}"]
+        name = str(parse_reference(reference))
+        if name in image.names and len(image.names) > 1:
+            with self.catalog.change_names() as names:
+                names.names.pop(name, None)
+            return [f"name {familiar(name)}"]
         using = users.get(image.id, ())
         if using:
             raise ImageInUseError(

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,18 @@ class Catalog:
                 shutil.rmtree(work, ignore_errors=True)
 
     @contextlib.contextmanager
-    def alone_with(self, what: str) -> Iterator[None]:
-        """Let nobody else be at ``what`` (a digest). Within :meth:`making`."""
-        with exclusive(self._locks / what.replace(":", "-")):
+    def alone_with(self, what: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Let nobody else be at ``what`` (a digest). Within :meth:`making`.
+
+        :param waiting: called if somebody is, before their end is waited for.
+        """
+        lock = self._locks / what.replace(":", "-")
+        with exclusive_if_free(lock) as free:
+            if free:
+                yield
+                return
+        waiting()
+        with exclusive(lock):
             yield
 
     def install(self, made: Path, image: Image, blobs: tuple[str, ...]) -> Image:

@@ -63,6 +63,7 @@ bench: setup
 	$(PYTHON) -m bench.boots
 	$(PYTHON) -m bench.churn
 	$(PYTHON) -m bench.simulate
+	$(PYTHON) -m bench.image
 
 clean:
 	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin

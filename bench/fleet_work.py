@@ -23,7 +23,7 @@ LENGTH_S = 150
 
 
 def build() -> None:
-    """Copy some hundred source files, compile them, write objects, and link: a large allocation that is gone afterwards.
+    """Copy some hundred source files, compile them, write objects, and link: a large allocation that then is gone.
 
     What a build leaves in the page cache is a quarter of its machine's memory, as published of a build of Clang in
     16 GiB (12.2 GiB stay afterwards, 8.0 without caches).

@@ -2,21 +2,24 @@
 
 The image has files of this host's ``/usr`` in two layers, and lies in a real registry on loopback. The plain arms are
 ``skopeo copy`` for the pull and, for the root, what one would type: unpack the layers with ``tar``, pack the tree with
-``mkfs.erofs``.
+``mkfs.erofs``. Last, the first command in a sandbox of that image, against one with the built-in root.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.registry.server import Registry
 from tests.unit.oci import Layout
@@ -51,12 +54,14 @@ def two_layers() -> list[bytes]:
     """Real files, in a fixed order, as many as fit."""
     found = (path for path in sorted(SOURCE.rglob("*")) if path.is_file() and not path.is_symlink())
     small = (path for path in found if path.stat().st_size <= LARGEST_BYTES)
-    return [one_layer(small), one_layer(small)]
+    return [one_layer(small, {"bin/true": Path("/bin/busybox")}), one_layer(small)]
 
 
-def one_layer(paths: Iterator[Path]) -> bytes:
+def one_layer(paths: Iterator[Path], more: Mapping[str, Path] = MappingProxyType({})) -> bytes:
     buffer, size = io.BytesIO(), 0
     with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, path in more.items():
+            tar.add(path, name)
         for path in paths:
             tar.add(path, str(path).lstrip("/"), recursive=False)
             size += path.stat().st_size
@@ -79,6 +84,7 @@ def measure(rounds: int, work: Path, reference: str, layers: list[Path], note: s
         "ballonet image pull": [],
         "the same, when it is here": [],
     }
+    start: dict[str, list[float]] = {"built-in root": [], "the image": []}
     sizes: dict[str, int] = {}
     for number in range(rounds):
         place = work / f"round{number}"
@@ -94,7 +100,7 @@ def measure(rounds: int, work: Path, reference: str, layers: list[Path], note: s
         )
         sizes["mkfs.erofs"] = erofs.stat().st_size
         marks: dict[str, float] = {}
-        store = ImageStore(place / "images", progress=partial(note_time, marks))
+        store = ImageStore(place / "ballonet/images", progress=partial(note_time, marks))
         started = time.perf_counter()
         image = store.resolve(reference)
         ended = time.perf_counter()
@@ -110,10 +116,14 @@ def measure(rounds: int, work: Path, reference: str, layers: list[Path], note: s
         whole["skopeo copy, tar -x, mkfs.erofs"].append(copied + unpacked + made_erofs)
         whole["ballonet image pull"].append(ended - started)
         whole["the same, when it is here"].append(again)
+        env = {**os.environ, "XDG_DATA_HOME": str(place), "XDG_STATE_HOME": str(place / "state")}
+        start["built-in root"].append(timed(ballonet, env))
+        start["the image"].append(timed(ballonet, env, "--image", reference))
         shutil.rmtree(place)
     state("image-pull", pull, unit="s", base="skopeo copy", note=note)
     shown = ", ".join(f"{name} {size // MIB} MiB" for name, size in sizes.items())
     state("image-root", root, unit="s", base="tar -x, mkfs.erofs", note=f"sizes: {shown}")
+    state("image-start", start, unit="s", base="built-in root", note="to the end of the first command")
     state("image", whole, unit="s", base="skopeo copy, tar -x, mkfs.erofs", note=note)
 
 
@@ -122,9 +132,14 @@ def note_time(marks: dict[str, float], step: str, done: int, total: int) -> None
     marks.setdefault(step, time.perf_counter())
 
 
-def timed(work: Callable[..., object], *words: str) -> float:
+def ballonet(env: Mapping[str, str], *words: str) -> None:
+    argv = [sys.executable, "-P", "-m", "ballonet", "run", *words, "--", "true"]
+    subprocess.run(argv, check=True, env=env, stdin=subprocess.DEVNULL)
+
+
+def timed(work: Callable[..., object], *given: object) -> float:
     started = time.perf_counter()
-    work(*words)
+    work(*given)
     return time.perf_counter() - started
 
 

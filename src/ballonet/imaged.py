@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ballonet.images.store import ImageStore, Pull
 
 
+#: A command that is one of these and nothing else waits for somebody to type: without a terminal it ends at once.
+_SHELLS = frozenset({"sh", "ash", "bash", "dash", "zsh"})
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a command runs with; :attr:`user` as :func:`ballonet.lifecycle.parse_user` reads it."""
@@ -52,9 +56,11 @@ class Prepared:
         cwd: str | None,
         user: str | None,
         entrypoint: str | None = None,
+        detached: bool = False,
     ) -> Command | None:
         """The command of a sandbox: ``argv``, or the image's own; ``None`` if neither says anything.
 
+        :param detached: nobody types: an image whose own command is a bare shell says nothing.
         :param entrypoint: instead of the image's; the image's own command is then not used either. Empty: none.
         :raises ConfigError: the image has no such user.
         """
@@ -64,7 +70,8 @@ class Prepared:
             words = self.image.config.command(words, entrypoint=replaced)
         elif replaced is not None:
             words = (*replaced, *words)
-        if not words:
+        bare_shell = len(words) == 1 and words[0].rpartition("/")[2] in _SHELLS
+        if not words or (detached and not argv and entrypoint is None and bare_shell):
             return None
         settings = self.settings(env, cwd, user)
         return Command(words, settings.env, settings.cwd, settings.user)

@@ -68,8 +68,6 @@ def create(
     :param image: what the root of ``config`` is made from (see :func:`ballonet.imaged.prepare`).
     :raises NameInUseError: there is one of that name.
     """
-    from ballonet import volumes
-
     if config.image is not None and config.root is None:
         raise ConfigError(f"image {config.image!r} was not brought in", hint="see ballonet.imaged.prepare")
     if command is not None:
@@ -98,7 +96,7 @@ def create(
         private_dir(directory.parent)
         shutil.rmtree(directory, ignore_errors=True)
         private_dir(directory)
-        volumes.ensure(config.volumes)
+        _ensure_volumes(config)
     except BaseException:
         registry.remove(record.name)
         shutil.rmtree(directory, ignore_errors=True)
@@ -115,7 +113,6 @@ async def start(registry: Registry, name: str, *, detached: bool, admission: boo
     :raises StillRunningError: it runs already.
     :raises BallonetError: it did not come up; the registry says so.
     """
-    from ballonet import volumes
     from ballonet.machine.launch import launch
     from ballonet.pilot.gate import admitted
 
@@ -129,7 +126,7 @@ async def start(registry: Registry, name: str, *, detached: bool, admission: boo
     try:
         private_dir(directory.parent)
         private_dir(directory)
-        volumes.ensure(config_of(record).volumes)
+        _ensure_volumes(config_of(record))
         _write_command(directory, record.command)
         options = RunOptions(
             run_id=run_id, state_dir=directory, detached=detached, command=record.command is not None
@@ -346,6 +343,13 @@ def _forget(registry: Registry, record: Record) -> None:
     """Remove the files first: the name must not be another's while they go."""
     shutil.rmtree(state_dir_of(record.name), ignore_errors=True)
     registry.remove(record.name, if_run=record.run_id)
+
+
+def _ensure_volumes(config: SandboxConfig) -> None:
+    if config.volumes:
+        from ballonet import volumes
+
+        volumes.ensure(config.volumes)
 
 
 def _write_command(directory: Path, command: Command | None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from hypothesis import HealthCheck, given, settings, strategies
 
 from ballonet.errors import HostError, ImageError
 from ballonet.images import limits
@@ -146,6 +147,7 @@ def test_upper_layers_replace_hide_and_keep(tmp_path: Path) -> None:
         ),
         layer(
             entry("dir/new", b"new"),  # before the opaque mark, and kept
+            link("dir/again", "etc/two", hard=True),  # likewise: the name is new, the file is not
             entry("dir/.wh..wh..opq", b""),
             entry("etc/.wh.one", b""),
             entry("etc/", mode=0o700),
@@ -162,6 +164,7 @@ def test_upper_layers_replace_hide_and_keep(tmp_path: Path) -> None:
         [
             "/",
             "/dir",
+            "/dir/again",
             "/dir/new",
             "/etc",
             "/etc/two",
@@ -486,3 +489,40 @@ def test_a_disk_that_is_too_small_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(HostError, match="No space left") as caught:
         root_of(tmp_path, layer(entry("a", b"a")))
     assert "make room" in str(caught.value.hint)
+
+
+# Any bytes at all
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=strategies.data())
+def test_a_layer_of_any_bytes_is_read_or_refused(tmp_path: Path, data: strategies.DataObject) -> None:
+    """Changed bytes, with the digests made right: what remains is the parser's own care."""
+    stream = bytearray(
+        layer(
+            entry("d/", xattrs={"user.a": "b"}),
+            entry("d/" + "n" * 150, b"content" * 100),
+            link("l", "d/x"),
+            link("h", "d/" + "n" * 150, hard=True),
+            device("null", 1, 3),
+            entry(".wh.other", b""),
+        )
+    )
+    for _ in range(data.draw(strategies.integers(1, 6))):
+        at = data.draw(strategies.integers(0, len(stream) - 1))
+        stream[at] = data.draw(strategies.integers(0, 255))
+    if data.draw(strategies.booleans()):
+        for at in range(0, len(stream) - 512, 512):  # headers whose checksums are right again
+            if stream[at + 257 : at + 262] == b"ustar":
+                total = sum(stream[at : at + 148]) + 8 * 32 + sum(stream[at + 156 : at + 512])
+                stream[at + 148 : at + 156] = b"%06o\0 " % total
+    path = tmp_path / "layer"
+    path.write_bytes(stream)
+    made = Layer(1, path, digest(bytes(stream)), digest(bytes(stream)))
+    shutil.rmtree(tmp_path / "made", ignore_errors=True)
+    (tmp_path / "made").mkdir()
+    try:
+        plan = plan_layers([made], "x", Limits(unpacked_bytes=MIB))
+        Reader(write_layers(plan, [made], tmp_path / "made")).files()
+    except ImageError:
+        pass

@@ -30,6 +30,7 @@ bad:x:none:web
         ("", ResolvedUser(0, 0, (), "/root", "root")),
         ("web", ResolvedUser(1000, 100, (44, 29), "/srv/web", "web")),
         ("1000", ResolvedUser(1000, 100, (44, 29), "/srv/web", "web")),
+        ("01000", ResolvedUser(1000, 100, (44, 29), "/srv/web", "web")),
         ("web:video", ResolvedUser(1000, 44, (), "/srv/web", "web")),
         ("web:7", ResolvedUser(1000, 7, (), "/srv/web", "web")),
         ("web:", ResolvedUser(1000, 100, (44, 29), "/srv/web", "web")),

@@ -14,7 +14,7 @@ USERNET = """Hub -1 (net0):
   TCP[ESTABLISHED]   17       127.0.0.1 44444       10.0.2.15    80     0     0
   TCP[HOST_FORWARD]  13       127.0.0.1 33333       10.0.2.15    80     0     0
   TCP[HOST_FORWARD]  12       127.0.0.1  8080       10.0.2.15    80     0     0
-  UDP[HOST_FORWARD]  11         0.0.0.0 35353       10.0.2.15    53     0     0
+  UDP[HOST_FORWARD]  11               * 35353       10.0.2.15    53     0     0
 """
 
 

@@ -128,6 +128,16 @@ async def test_a_server_that_ends_ends_its_sandbox_with_the_reason(
     wait_until(lambda: not any(map(alive, servers)), "the end of the servers")
 
 
+async def test_a_guest_that_powers_off_is_no_failure_of_its_volumes(
+    guest: object, run_directory: Path, tmp_path: Path
+) -> None:
+    async with await Sandbox.create("poweroff", volumes=[f"{tmp_path}:/data"]) as box:
+        running = await box.exec_stream(["poweroff", "-f"])
+        end = await box.wait()
+        assert end.reason == "guest-poweroff"
+        running.abandon()
+
+
 async def test_a_server_that_does_not_start_is_told_in_its_own_words(
     guest: object, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

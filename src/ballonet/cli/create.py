@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
 
     policy = policy_from(options)
     prepared = prepared_from(options, default_name=random_name())
-    command = command_from(options, prepared)
+    command = command_from(options, prepared, detached=True)
     with Registry.open() as registry:
         lifecycle.create(registry, prepared.config, image=prepared.image, command=command, **policy)
     print(prepared.config.name)

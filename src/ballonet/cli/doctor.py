@@ -96,6 +96,25 @@ def _registry() -> Finding:
     return Finding("registry", OK, f"{len(records)} sandboxes, {live} of them running")
 
 
+def _images() -> Finding:
+    from ballonet.images.store import ImageStore
+    from ballonet.memory import bytes_to_mib
+    from ballonet.process import find_program
+
+    images = ImageStore.open().list()
+    held = f"{len(images)} here, {bytes_to_mib(sum(image.size_bytes for image in images))} MiB"
+    missing = []
+    for program in ("skopeo", "mmdebstrap"):
+        try:
+            find_program(program, hint="")
+        except BallonetError:
+            missing.append(program)
+    if missing:
+        hint = f"apt-get install {' '.join(missing)}: skopeo fetches images, mmdebstrap builds Debian roots"
+        return Finding("images", WARNING, f"{held}; {' and '.join(missing)} not installed", hint)
+    return Finding("images", OK, held)
+
+
 def _memory() -> Finding:
     from ballonet.host.proc import PROC
 
@@ -176,6 +195,7 @@ _CHECKS: tuple[tuple[str, Callable[[], Finding]], ...] = (
     ("guest kernel", _kernel),
     ("directories", _directories),
     ("registry", _registry),
+    ("images", _images),
     ("memory", _memory),
     ("host pressure", _pressure),
     ("hard cap", _hard_cap),

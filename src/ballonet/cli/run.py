@@ -54,11 +54,13 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("-d does not go together with -i or -t", hint="use 'ballonet exec -it' afterwards")
     if not (options.detach or options.image or options.rootfs or options.dry_run or argv_from(options)):
         raise ConfigError("no command was given", hint="for example: ballonet run -- uname -a")
+    if options.idle and not options.detach:
+        raise ConfigError("--idle needs -d: without it, 'run' is over when its command is")
     check_terminal(options.tty)
     policy = policy_from(options)
     parse_env(options.env)
     prepared = prepared_from(options, default_name=random_name("run"))
-    command = command_from(options, prepared)
+    command = command_from(options, prepared, detached=options.detach)
     config = prepared.config
     if options.dry_run:
         return _print_engine_command(config)

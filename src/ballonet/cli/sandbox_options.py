@@ -135,6 +135,11 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROGRAM",
         help="run this instead of the image's entry point and command; '' is none",
     )
+    files.add_argument(
+        "--idle",
+        action="store_true",
+        help="run no command by itself, whatever the image says (with -d, or create)",
+    )
     network = parser.add_argument_group("network")
     network.add_argument(
         "--net",
@@ -217,17 +222,22 @@ def prepared_from(options: argparse.Namespace, *, default_name: str) -> Prepared
         return prepare(config, pull=options.pull, rootfs=rootfs, store=store, report=report)
 
 
-def command_from(options: argparse.Namespace, prepared: Prepared) -> Command | None:
+def command_from(options: argparse.Namespace, prepared: Prepared, *, detached: bool) -> Command | None:
     """The command that the options describe, or the image's own.
 
-    :raises ConfigError: a variable or the user makes no sense.
+    :raises ConfigError: a variable or the user makes no sense, or there is a command for a sandbox that is to idle.
     """
+    if options.idle:
+        if argv_from(options):
+            raise ConfigError("--idle does not go together with a command", hint="leave one of them out")
+        return None
     return prepared.command(
         argv_from(options),
         env=parse_env(options.env),
         cwd=options.workdir,
         user=options.user,
         entrypoint=options.entrypoint,
+        detached=detached,
     )
 
 

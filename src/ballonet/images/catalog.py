@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,18 @@ class Catalog:
                 shutil.rmtree(work, ignore_errors=True)
 
     @contextlib.contextmanager
-    def alone_with(self, what: str) -> Iterator[None]:
-        """Let nobody else be at ``what`` (a digest). Within :meth:`making`."""
-        with exclusive(self._locks / what.replace(":", "-")):
+    def alone_with(self, what: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Let nobody else be at ``what`` (a digest). Within :meth:`making`.
+
+        :param waiting: called if somebody is, before their end is waited for.
+        """
+        lock = self._locks / what.replace(":", "-")
+        with exclusive_if_free(lock) as free:
+            if free:
+                yield
+                return
+        waiting()
+        with exclusive(lock):
             yield
 
     def install(self, made: Path, image: Image, blobs: tuple[str, ...]) -> Image:
@@ -139,7 +148,7 @@ class Catalog:
 
     def delete(self, image: Image) -> None:
         """Remove an image and its names. Whoever has its root open keeps it until it is closed."""
-        with self.change_names() as names:
+        with shared(self.directory / "lock"), self.change_names() as names:
             names.names = {name: id for name, id in names.names.items() if id != image.id}
             names.sources = {name: said for name, said in names.sources.items() if said.get("id") != image.id}
             gone = Path(tempfile.mkdtemp(dir=private_dir(self._work)))

@@ -126,6 +126,7 @@ def apply_layer(tree: Tree, layer: Layer, account: Account, tick: Tick | None = 
     :raises ImageError: it is damaged, hostile or above a limit; the tree is of no use then.
     """
     try:
+        tree.begin_layer()
         stream = _Unpacked(layer.path, account, tick)
         with stream, _open_tar(stream) as tar:
             number = -1
@@ -142,7 +143,7 @@ def apply_layer(tree: Tree, layer: Layer, account: Account, tick: Tick | None = 
                 raise ImageError(f"its content has the digest {stream.diff_id()}, not {layer.diff_id}")
     except ImageError as error:
         raise ImageError(f"{layer}: {error.message}", hint=error.hint) from error.__cause__
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
         raise ImageError(f"{layer} is no tar archive that can be read: {error}"[:300]) from error
 
 
@@ -163,17 +164,17 @@ def contents(layer: Layer, wanted: Mapping[int, Any]) -> Generator[tuple[int, IO
                     file = tar.extractfile(member)
                     assert file is not None
                     yield number, file
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
         raise ImageError(f"{layer} cannot be read any more: {error}") from error
 
 
 def _apply(tree: Tree, member: tarfile.TarInfo, layer: int, number: int, account: Account) -> None:
     path = member.name.encode(errors="surrogateescape")
     account.add_entry(member.size if member.isreg() else 0)
-    if tree.whiteout(path, layer):
+    if tree.whiteout(path):
         return
     if member.islnk():
-        tree.link(path, member.linkname.encode(errors="surrogateescape"), layer)
+        tree.link(path, member.linkname.encode(errors="surrogateescape"))
         return
     kind = _TYPES.get(member.type)
     if kind is None:

@@ -19,17 +19,19 @@ Files = list[tuple[Node, bytes]]
 def scan(directory: Path) -> tuple[Tree, str, Files]:
     """The tree below ``directory``, an id that changes when anything in it does, and where its files are.
 
-    The id is made of how every file looks (inode, size, times, owner, mode), so that none is read for it.
+    What is mounted in it is left out. The id is made of how every file looks (inode, size, times, owner, mode), so that
+    none is read for it.
 
     :raises ConfigError: ``directory`` is none.
     :raises HostError: something in it cannot be looked at.
     """
-    directory = directory.absolute()
+    directory = directory.resolve()
     if not directory.is_dir():
         raise ConfigError(f"{directory} is no directory", hint="--rootfs takes the directory of a whole root")
     tree, files = Tree(), Files()
     looks = hashlib.sha256(os.fsencode(directory))
     known: dict[tuple[int, int], Node] = {}
+    here = directory.stat().st_dev
     ahead: list[tuple[bytes, Node, int]] = []
 
     def look(path: bytes) -> Node:
@@ -73,6 +75,8 @@ def scan(directory: Path) -> tuple[Tree, str, Files]:
             path, node, depth = ahead.pop()
             if depth > MAX_DEPTH:
                 raise HostError(f"{os.fsdecode(path)} lies more than {MAX_DEPTH} directories deep")
+            if os.lstat(path).st_dev != here:
+                continue  # what is mounted there, such as /proc, is no part of the directory
             for name in sorted(os.listdir(path)):  # noqa: PTH208
                 child = node.children[name] = look(os.path.join(path, name))  # noqa: PTH118  (bytes)
                 if child.is_directory:

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ from ballonet.images.manifest import (
 )
 from ballonet.images.reference import REGISTRY, Reference, familiar, looks_like_id, parse_reference
 from ballonet.images.skopeo import ARCHITECTURE, SYSTEM, Skopeo
+from ballonet.memory import MIB, bytes_to_mib
 from ballonet.paths import data_dir
 
 Pull = Literal["missing", "always", "never"]
@@ -102,11 +104,13 @@ class ImageStore:
         image = self.catalog.get(id)
         if image is not None:
             return image
-        (report or _say_nothing)(f"making a root of {directory}")
-        with self.catalog.making() as work, self.catalog.alone_with(id):
+        report = report or _say_nothing
+        waiting = partial(report, f"waiting for another program that makes a root of {directory}")
+        with self.catalog.making() as work, self.catalog.alone_with(id, waiting):
             image = self.catalog.get(id)
             if image is not None:
                 return image
+            report(f"making a root of {directory}")
             made = _fresh(work / "root")
             root = write_root(Plan.of(tree, id), contents_of(files), made, self._step("root"))
             return self._install(made, root, id, ImageConfig())
@@ -118,7 +122,7 @@ class ImageStore:
         """
         said = parse_configuration(config, "the image")
         id = _digest(config)
-        with self.catalog.making() as work, self.catalog.alone_with(id):
+        with self.catalog.making() as work, self.catalog.alone_with(id, lambda: None):
             return self._make(id, said, [Layer(1, layer, diff_id, diff_id)], work, None, ())
 
     def _here(self, reference: str) -> Image | None:
@@ -157,7 +161,8 @@ class ImageStore:
         document = self.skopeo.manifest(reference)
         chosen = parse_index(document, ARCHITECTURE, SYSTEM, shown)
         digest = _digest(document) if chosen is None else chosen.digest
-        with self.catalog.making() as work, self.catalog.alone_with(digest):
+        waiting = partial(report, f"waiting for another program that fetches {shown}")
+        with self.catalog.making() as work, self.catalog.alone_with(digest, waiting):
             image = next((image for image in self.catalog.list() if image.manifest == digest), None)
             if image is None:
                 report(f"fetching {shown}")
@@ -287,13 +292,11 @@ class ImageStore:
         :raises UnknownImageError: there is no such image.
         """
         image = self.find(reference)
-        by_id = looks_like_id(reference) and reference not in map(familiar, image.names)
-        if not by_id:
-            name = str(parse_reference(reference))
-            if name in image.names and len(image.names) > 1:
-                with self.catalog.change_names() as names:
-                    names.names.pop(name, None)
-                return [f"name {familiar(name)}"]
+        name = str(parse_reference(reference))
+        if name in image.names and len(image.names) > 1:
+            with self.catalog.change_names() as names:
+                names.names.pop(name, None)
+            return [f"name {familiar(name)}"]
         using = users.get(image.id, ())
         if using:
             raise ImageInUseError(
@@ -316,7 +319,7 @@ class ImageStore:
                 done += [f"image {familiar(name)}" for name in image.names] or [f"image {image.id}"]
         freed = self.catalog.sweep()
         if freed:
-            done.append(f"{freed} bytes of layers and unfinished work")
+            done.append(f"{bytes_to_mib(freed + MIB - 1)} MiB of layers and unfinished work")
         return done
 
 

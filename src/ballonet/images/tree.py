@@ -40,9 +40,8 @@ class Node:
     xattrs: dict[str, bytes] = field(default_factory=dict)
     #: Of a directory: what is in it, by name.
     children: dict[bytes, Node] = field(default_factory=dict)
-    #: The layer that it was last said in.
+    #: Where the content of a regular file is: a layer, and the number of a member in it.
     layer: int = 0
-    #: Where the content of a regular file is: the number of its member in that layer.
     member: int = 0
 
     @property
@@ -55,6 +54,12 @@ class Tree:
 
     def __init__(self) -> None:
         self.root = Node(stat.S_IFDIR | 0o755)
+        #: What the current layer has put where: a directory (its dictionary of names) and a name in it.
+        self._said: set[tuple[int, bytes]] = set()
+
+    def begin_layer(self) -> None:
+        """What comes now is of the next layer: its whiteouts hide what was said before."""
+        self._said.clear()
 
     def add(self, path: bytes, node: Node) -> None:
         """Put ``node`` at ``path``, in place of what is there. A directory keeps what it has.
@@ -68,14 +73,14 @@ class Tree:
             node.children = self.root.children
             self.root = node
             return
-        parent = self._walk(parts[:-1], path, make=node.layer)
+        parent = self._walk(parts[:-1], path, make=True)
         assert parent is not None
         there = parent.children.get(parts[-1])
         if there is not None and there.is_directory and node.is_directory:
             node.children = there.children
-        parent.children[parts[-1]] = node
+        self._put(parent, parts[-1], node)
 
-    def link(self, path: bytes, target: bytes, layer: int) -> None:
+    def link(self, path: bytes, target: bytes) -> None:
         """Give the file at ``target`` the second name ``path``.
 
         :raises ImageError: there is no such file in the root, or it is a directory.
@@ -89,11 +94,11 @@ class Tree:
         names = split_path(path)
         if not names:
             raise ImageError(f"the root is to be a hard link ({show(path)})")
-        parent = self._walk(names[:-1], path, make=layer)
+        parent = self._walk(names[:-1], path, make=True)
         assert parent is not None
-        parent.children[names[-1]] = node
+        self._put(parent, names[-1], node)
 
-    def whiteout(self, path: bytes, layer: int) -> bool:
+    def whiteout(self, path: bytes) -> bool:
         """If ``path`` is a whiteout, hide what it says of the layers below; whether it was one."""
         parts = split_path(path)
         if not parts or not parts[-1].startswith(WHITEOUT_PREFIX):
@@ -104,9 +109,9 @@ class Tree:
             return True
         if name == OPAQUE_WHITEOUT:
             for child in list(parent.children):
-                _hide(parent, child, layer)
+                self._hide(parent, child)
         elif not name.startswith(_RESERVED_PREFIX):
-            _hide(parent, name.removeprefix(WHITEOUT_PREFIX), layer)
+            self._hide(parent, name.removeprefix(WHITEOUT_PREFIX))
         return True
 
     def find(self, path: bytes) -> Node | None:
@@ -121,8 +126,22 @@ class Tree:
             parts = _clamped([*base, *_names(node.target)])
         return None
 
-    def _walk(self, parts: list[bytes], path: bytes, *, make: int | None = None) -> Node | None:
-        """The directory at ``parts``. Directories that are missing are made (by layer ``make``), or it is ``None``."""
+    def _put(self, parent: Node, name: bytes, node: Node) -> None:
+        parent.children[name] = node
+        self._said.add((id(parent.children), name))
+
+    def _hide(self, parent: Node, name: bytes) -> None:
+        """Remove what the layers below have put there; what the current one has said before stays."""
+        node = parent.children.get(name)
+        if node is None:
+            return
+        for child in list(node.children):
+            self._hide(node, child)
+        if not node.children and (id(parent.children), name) not in self._said:
+            del parent.children[name]
+
+    def _walk(self, parts: list[bytes], path: bytes, *, make: bool = False) -> Node | None:
+        """The directory at ``parts``. Directories that are missing are made, or it is ``None``."""
         stack, ahead, hops = [self.root], parts[::-1], 0
         while ahead:
             name = ahead.pop()
@@ -131,9 +150,10 @@ class Tree:
                 continue
             child = stack[-1].children.get(name)
             if child is None:
-                if make is None:
+                if not make:
                     return None
-                child = stack[-1].children[name] = Node(stat.S_IFDIR | 0o755, layer=make)
+                child = Node(stat.S_IFDIR | 0o755)
+                self._put(stack[-1], name, child)
             if stat.S_ISLNK(child.mode):
                 hops += 1
                 if hops > MAX_LINK_HOPS:
@@ -143,7 +163,7 @@ class Tree:
                 ahead += _names(child.target)[::-1]
                 continue
             if not child.is_directory:
-                if make is None:
+                if not make:
                     return None
                 raise ImageError(f"{show(path)} leads through {show(name)}, which is no directory")
             if len(stack) >= MAX_DEPTH:
@@ -199,14 +219,3 @@ def _clamped(names: list[bytes]) -> list[bytes]:
         elif kept:
             kept.pop()
     return kept
-
-
-def _hide(parent: Node, name: bytes, layer: int) -> None:
-    """Remove what the layers below ``layer`` have put there; what that layer itself has said before stays."""
-    node = parent.children.get(name)
-    if node is None:
-        return
-    for child in list(node.children):
-        _hide(node, child, layer)
-    if node.layer < layer and not node.children:
-        del parent.children[name]

@@ -37,19 +37,11 @@ def resolve_user(spec: str | None, passwd: str, group: str) -> ResolvedUser:
     """
     user, colon, group_name = (spec or "0").partition(":")
     user = user or "0"
-    entry = next(
-        (
-            fields
-            for fields in _entries(passwd, 7)
-            if user in (fields[0], fields[2]) and _is_id(fields[2], fields[3])
-        ),
-        None,
-    )
+    known = [fields for fields in _entries(passwd, 7) if _is_id(fields[2], fields[3])]
     # A name comes before a number that is spelled the same.
-    named = next(
-        (fields for fields in _entries(passwd, 7) if fields[0] == user and _is_id(fields[2], fields[3])), None
-    )
-    entry = named or entry
+    entry = next((fields for fields in known if fields[0] == user), None)
+    if entry is None and _is_id(user):
+        entry = next((fields for fields in known if int(fields[2]) == int(user)), None)
     if entry is not None:
         found = ResolvedUser(int(entry[2]), int(entry[3]), home=entry[5] or "/", name=entry[0])
     else:

@@ -13,6 +13,8 @@ from ballonet.vmm.attach import Port
 from ballonet.vmm.vm import Vm
 
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+#: Every address of the host, which the monitor shows as an asterisk.
+_ANY = "0.0.0.0"  # noqa: S104  (read, not bound)
 #: A line of the monitor's "info usernet": TCP[HOST_FORWARD] 12 127.0.0.1 8080 10.0.2.15 80 0 0
 _FORWARD = re.compile(r"^\s*(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)\s", re.MULTILINE)
 
@@ -45,7 +47,7 @@ async def published_ports(vm: Vm) -> tuple[Port, ...]:
 def chosen_ports(asked: Sequence[Port], usernet: str) -> tuple[Port, ...]:
     """``asked`` with the ports that the host chose for 0, from what the monitor's ``info usernet`` says. Pure."""
     found = [
-        (protocol.lower(), address, int(host), int(guest))
+        (protocol.lower(), address.replace("*", _ANY), int(host), int(guest))
         for protocol, address, host, guest in _FORWARD.findall(usernet)
     ]
     chosen = []

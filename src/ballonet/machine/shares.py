@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ballonet.errors import HostError
 from ballonet.host.mounts import read_only_view
@@ -22,6 +23,14 @@ log = logging.getLogger(__name__)
 
 #: How long a server may take to end once its engine is gone (seconds).
 _END_S = 5.0
+
+
+class ServerEnd(NamedTuple):
+    """How a server ended: with 0 it has seen its engine go."""
+
+    status: int
+    #: A sentence.
+    detail: str
 
 
 class ShareServer:
@@ -41,14 +50,14 @@ class ShareServer:
     def read_words(self, words: socket.socket) -> None:
         self._words.start(words)
 
-    async def wait(self) -> str:
-        """Wait for the server's end; a sentence about it."""
+    async def wait(self) -> ServerEnd:
+        """Wait for the server's end."""
         status = await wait_exit(self._child)
         await self._words.drained()
         said = self._words.last_lines(3)
         how = f"signal {-status}" if status < 0 else f"status {status}"
         message = f"the server of volume {self.volume} ended with {how}"
-        return f"{message}: {said}" if said else message
+        return ServerEnd(status, f"{message}: {said}" if said else message)
 
     async def close(self) -> None:
         self.engine.close()
@@ -99,13 +108,11 @@ def serve_volume(volume: Volume, directory: Path, *, cgroup_procs: str | None = 
                 cgroup_procs=cgroup_procs,
                 in_child=view,
             )
-        except OSError as error:
+        except BaseException as error:
             engine.close()
             words.close()
-            raise HostError(f"volume {volume} cannot be served: {error.strerror}") from error
-        except BaseException:
-            engine.close()
-            words.close()
+            if isinstance(error, OSError):
+                raise HostError(f"volume {volume} cannot be served: {error.strerror}") from error
             raise
     server = ShareServer(volume, child, engine)
     server.read_words(words)
@@ -133,10 +140,8 @@ class ShareServers:
         for server in self._servers:
             server.engine.close()
 
-    async def first_end(self) -> str:
-        """Wait until one of them has ended; a sentence about it. Without servers: for ever."""
-        if not self._servers:
-            await asyncio.Event().wait()
+    async def first_end(self) -> ServerEnd:
+        """Wait until one of them has ended."""
         waits = [asyncio.ensure_future(server.wait()) for server in self._servers]
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

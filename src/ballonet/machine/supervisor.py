@@ -45,6 +45,8 @@ BOOT_TIMEOUT_S = 120.0
 POWEROFF_TIMEOUT_S = 5.0
 
 
+#: When the servers of its volumes have seen it go, how long the engine may take to be gone (seconds).
+_ENGINE_END_S = 5.0
 #: When the engine does not start, how long a volume's server may take to be found ended (seconds).
 _SERVER_END_S = 0.5
 #: How long the sandbox's own command may take to end when the sandbox is stopped (seconds), unless the one who stops
@@ -142,7 +144,7 @@ class Supervisor:
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_engine(vm)))
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
             if servers is not None:
-                stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(servers)))
+                stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(vm, servers)))
             services = Services(vm, place, cap, self._policy)
             stack.push_async_callback(services.close)
             await services.open_control()
@@ -284,8 +286,15 @@ class Supervisor:
         await vm.wait()
         self._end(Ending.GUEST)
 
-    async def _watch_volumes(self, servers: ShareServers) -> None:
-        self._volume_failure = await servers.first_end()
+    async def _watch_volumes(self, vm: Vm, servers: ShareServers) -> None:
+        end = await servers.first_end()
+        if end.status == 0:
+            # An engine that ends hangs up on its servers first; why it ended is then what is to be told.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ENGINE_END_S):
+                    await vm.wait()
+                    return
+        self._volume_failure = end.detail
         self._end(Ending.VOLUME)
 
     async def _watch_owner(self) -> None:
@@ -303,7 +312,7 @@ async def _start(vm: Vm, servers: ShareServers | None) -> None:
         if servers is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SERVER_END_S):
-                    raise HostError(await servers.first_end()) from None
+                    raise HostError((await servers.first_end()).detail) from None
         raise
     if servers is not None:
         servers.hand_over()

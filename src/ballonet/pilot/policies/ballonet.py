@@ -2,7 +2,8 @@
 
 In order, out of what may be promised: each sandbox's floor or reserve, and to a guest under pressure what it has;
 then what each uses now (:mod:`working_set`), by weight where that is too much; then everything to guests under
-pressure; then what each needed of late, and room to grow. So idle memory goes first, and a light sandbox's before a heavy one's.
+pressure; then what each needed of late, and room to grow. So idle memory goes first, and a light sandbox's before a
+heavy one's.
 """
 
 from __future__ import annotations

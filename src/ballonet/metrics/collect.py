@@ -10,7 +10,7 @@ from ballonet import lifecycle
 from ballonet.errors import BallonetError
 from ballonet.host.proc import PROC, read_resident
 from ballonet.memory import kib_to_bytes, mib_to_bytes
-from ballonet.metrics.model import HostSample, SandboxSample, Snapshot
+from ballonet.metrics.model import HostSample, SandboxSample, Snapshot, sample_of
 from ballonet.registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -56,36 +56,14 @@ async def _ask(record: Record, note: MachineNote) -> SandboxSample:
         return _host_side(record, note, "it has no balloon, and so no control socket")
     async with await Client.connect(note.control_socket) as client:
         balloon, stats = await client.get(), await client.stats()
-    now = time.time()
-    guest, pressure = stats.guest, stats.pressure
-    return SandboxSample(
+    return sample_of(
         name=record.name,
-        state=record.state.value,
         run_id=record.run_id,
-        at=now,
-        guest_at=None if guest.age_s is None else now - guest.age_s,
-        unknown=None if guest.age_s is not None else "the guest does not report",
-        ceiling=mib_to_bytes(balloon.ceiling_mib),
-        floor=mib_to_bytes(balloon.floor_mib),
-        requested=mib_to_bytes(balloon.requested_mib),
-        target=mib_to_bytes(balloon.target_mib),
-        actual=_bytes(balloon.actual_mib),
-        limit=mib_to_bytes(balloon.ceiling_mib if balloon.limit_mib is None else balloon.limit_mib),
-        balloon_state=balloon.state,
-        resident=_bytes(stats.host.resident_mib),
-        pss=_bytes(stats.host.pss_mib),
-        guest_ram=_bytes(stats.host.guest_ram_mib),
-        guest_total=_bytes(guest.total_mib),
-        guest_free=_bytes(guest.free_mib),
-        guest_available=_bytes(guest.available_mib),
-        guest_caches=_bytes(guest.disk_caches_mib),
-        major_faults=guest.major_faults,
-        swap_in=_bytes(guest.swap_in_mib),
-        swap_out=_bytes(guest.swap_out_mib),
-        oom_kills=stats.oom_kills,
-        pressure_some_s=_seconds(pressure.some_total_us),
-        pressure_full_s=_seconds(pressure.full_total_us),
-        pressure_some_avg10=pressure.some_avg10,
+        created_at=record.created_at,
+        at=time.time(),
+        balloon=balloon,
+        stats=stats,
+        ceiling_mib=lifecycle.config_of(record, note.flags).memory_mib,
     )
 
 

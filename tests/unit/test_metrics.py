@@ -14,8 +14,8 @@ from ballonet.errors import ConfigError
 from ballonet.host.identity import ProcessId
 from ballonet.machine.notes import MachineNote
 from ballonet.metrics.collect import collect
-from ballonet.metrics.exposition import Exporter
-from ballonet.metrics.model import HostSample, SandboxSample, Snapshot, Totals
+from ballonet.metrics.exposition import Counters, Exporter
+from ballonet.metrics.model import HostSample, SandboxSample, Snapshot
 
 HOST = HostSample(at=1, total=1000, available=500, committed=1500, promised=800, held=300)
 SAMPLE = SandboxSample(
@@ -34,11 +34,11 @@ def values(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 
 def test_what_is_known_is_told_and_what_is_unknown_is_not_there() -> None:
-    told = values(Exporter().render(Snapshot(HOST, [SAMPLE])))
+    told = values(Exporter().render(lambda: Snapshot(HOST, [SAMPLE])))
     box = (("sandbox", "box"),)
     assert told["ballonet_sandbox_memory_ceiling_bytes", box] == 1024
     assert told["ballonet_sandbox_memory_overhead_bytes", box] == 100
-    assert told["ballonet_sandbox_memory_reclaimed_bytes", box] == 724
+    assert told["ballonet_sandbox_memory_unheld_bytes", box] == 724
     assert told["ballonet_sandbox_memory_guest_oom_kills_total", box] == 2
     assert told["ballonet_sandbox_guest_report_age_seconds", box] == 0.5
     assert told["ballonet_host_memory_overcommit_ratio", ()] == 1.5
@@ -46,30 +46,37 @@ def test_what_is_known_is_told_and_what_is_unknown_is_not_there() -> None:
     assert ("ballonet_sandbox_memory_guest_major_faults_total", box) not in told
 
 
-def test_totals_survive_a_restart_without_going_backwards() -> None:
-    totals = Totals()
+def test_counters_never_go_backwards_and_are_anothers_after_a_new_creation() -> None:
+    counters = Counters()
     told = [
-        totals.add(sample, "oom_kills", sample.oom_kills)
+        counters.value(sample, "oom_kills", sample.oom_kills)
         for sample in (
             SAMPLE,
-            replace(SAMPLE, oom_kills=None),
-            replace(SAMPLE, run_id="b", oom_kills=0),
+            replace(SAMPLE, oom_kills=None),  # a guest that does not answer
+            replace(SAMPLE, run_id="b", oom_kills=1),  # a killed run had not written its last one down
             replace(SAMPLE, run_id="b", oom_kills=5),
-            replace(SAMPLE, run_id="b", oom_kills=1),  # a guest that lies
+            replace(SAMPLE, created_at=11, oom_kills=0),
+            replace(SAMPLE, created_at=11, oom_kills=None),
         )
     ]
-    assert told == [2, 2, 2, 7, 8]
+    assert told == [2, 2, 2, 5, 0, 0]
+    assert counters.value(replace(SAMPLE, name="other"), "oom_kills", None) is None
 
 
 def test_labels_are_escaped_and_help_is_there() -> None:
-    text = Exporter().render(Snapshot(HOST, [replace(SAMPLE, unknown='a "quoted"\nreason')]))
-    assert any(dict(labels).get("reason") == 'a "quoted"\nreason' for _, labels in values(text))
+    unknown = {"guest": 'a "quoted"\nreason'}
+    text = Exporter().render(lambda: Snapshot(HOST, [replace(SAMPLE, unknown=unknown)]))
+    told = values(text)
+    labels = (("figures", "guest"), ("reason", 'a "quoted"\nreason'), ("sandbox", "box"))
+    assert told["ballonet_sandbox_unknown_info", labels] == 1
+    assert told["ballonet_sandbox_known", (("figures", "guest"), ("sandbox", "box"))] == 0
+    assert told["ballonet_sandbox_known", (("figures", "host"), ("sandbox", "box"))] == 1
     for family in text_string_to_metric_families(text.decode()):
         assert family.documentation.endswith(".")
         assert family.name.startswith("ballonet_")
 
 
-async def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(
+def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its socket is bound and nobody answers: the scrape ends at the deadline, and the others are told."""
@@ -96,9 +103,9 @@ async def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(
             started_at=1.0,
             engine_pid=ProcessId.ours().pid,
         ).write(private_dir(sandbox_dir("stuck")))
-        idle, stuck = (await collect(deadline_s=0.2)).sandboxes
-    assert (idle.state, idle.unknown, idle.resident) == ("created", "it is created", None)
-    assert (stuck.state, stuck.unknown) == ("running", "no answer within 0.2 s")
+        idle, stuck = collect(deadline_s=0.2).sandboxes
+    assert (idle.state, idle.unknown["balloon"], idle.resident) == ("created", "it is created", None)
+    assert (stuck.state, stuck.unknown["balloon"]) == ("running", "no answer within 0.2 s")
     assert stuck.resident is not None
     assert stuck.target is None
 

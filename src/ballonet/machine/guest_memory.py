@@ -38,6 +38,8 @@ class GuestMemory:
         self._agent = agent
         self._balloon = balloon
         self._relieving: asyncio.Task[None] | None = None
+        self._asked_at = -float("inf")
+        self._told: tuple[float, GuestReport] | None = None
         #: Whether stalls are watched for.
         self.relief = False
 
@@ -59,11 +61,27 @@ class GuestMemory:
 
     async def report(self) -> GuestReport | None:
         """What the guest says now; ``None`` if it does not answer."""
+        self._asked_at = time.monotonic()
         try:
-            return await self._agent.stats(timeout_s=_ANSWER_S)
+            report = await self._agent.stats(timeout_s=_ANSWER_S)
         except GuestError as error:
             log.warning("the guest does not tell its memory: %s", error)
             return None
+        self._told = (time.monotonic(), report)
+        return report
+
+    async def recent_report(self, max_age_s: float) -> tuple[GuestReport, float] | None:
+        """The guest's newest report and its age (seconds); ``None`` if there is none.
+
+        The guest is asked only if it was not within ``max_age_s``. What comes back may be older where it does not
+        answer.
+        """
+        if time.monotonic() - self._asked_at >= max_age_s:
+            await self.report()
+        if self._told is None:
+            return None
+        at, report = self._told
+        return report, time.monotonic() - at
 
     async def read(self) -> GuestReading:
         """For a guarded shrink."""
@@ -105,6 +123,7 @@ class GuestMemory:
             await asyncio.wait({self._relieving})
 
     def _stalls(self, report: GuestReport) -> None:
+        self._told = (time.monotonic(), report)
         if self._relieving is None or self._relieving.done():
             self._relieving = asyncio.create_task(self._relieve(), name="pressure relief")
 

@@ -7,8 +7,8 @@ number's meaning in words, its unit and its source. The sandbox's own process lo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from ballonet.memory import mib_to_bytes
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 #: Why the guest's figures are missing where nothing else is wrong.
 SILENT_GUEST = "the guest does not report"
+STALE_GUEST = "the guest has stopped reporting"
+#: A guest's figures that are older than this (seconds) say nothing any more: it is asked once a minute at least.
+STALE_S = 120.0
 NO_BALLOON = "it has no balloon"
 
 
@@ -35,7 +38,7 @@ class SandboxSample:
     guest_at: float | None = None
     #: The guest's clock at that moment: seconds since its boot.
     guest_uptime_s: float | None = None
-    #: Why figures are unknown, by where they come from: ``balloon``, ``host``, ``guest``.
+    #: Why figures are unknown, by where they come from: ``balloon``, ``host``, ``pss``, ``guest``.
     unknown: Mapping[str, str] = field(default_factory=dict)
 
     ceiling: int | None = None
@@ -121,7 +124,8 @@ def sample_of(
     :param at: when ``stats`` were read (unix seconds).
     :param ceiling_mib: where there is no balloon that says it.
     """
-    from ballonet.control.backend import EarlierTotals  # at use: readers of histories do without the protocol
+    # At use: readers of histories do without the protocol.
+    from ballonet.control.backend import EarlierTotals, GuestMemory, GuestPressure
 
     guest, pressure, host = stats.guest, stats.pressure, stats.host
     earlier = stats.earlier or EarlierTotals()
@@ -130,8 +134,19 @@ def sample_of(
         unknown["balloon"] = NO_BALLOON
     if guest.age_s is None:
         unknown["guest"] = SILENT_GUEST
+    elif guest.age_s > STALE_S:
+        unknown["guest"] = STALE_GUEST
+        guest = GuestMemory(
+            age_s=guest.age_s,
+            major_faults=guest.major_faults,
+            swap_in_mib=guest.swap_in_mib,
+            swap_out_mib=guest.swap_out_mib,
+        )
+        pressure = GuestPressure(some_total_us=pressure.some_total_us, full_total_us=pressure.full_total_us)
     if host.resident_mib is None:
         unknown["host"] = "the engine's process has ended"
+    elif host.pss_mib is None:
+        unknown["pss"] = "it was not read"
     return SandboxSample(
         name=name,
         state="running",
@@ -170,6 +185,12 @@ def sample_of(
         pressure_full_us=_sum(pressure.full_total_us, earlier.pressure_full_us),
         reclaimed=_sum(_bytes(host.reclaimed_mib), mib_to_bytes(earlier.reclaimed_mib)),
     )
+
+
+def with_totals(sample: SandboxSample, totals: Mapping[str, int | None]) -> SandboxSample:
+    """``sample`` with the totals of :data:`TOTALS` that ``totals`` has."""
+    changes: dict[str, Any] = {name: totals[name] for name in TOTALS}
+    return replace(sample, **changes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """Samples as rows for programs: the one set of names that JSON and CSV have. Pure.
 
-Sizes are bytes, times unix seconds, ``*_s`` seconds, ``*_us`` microseconds, ``*_avg10`` percent. Unknown is null in JSON
-and an empty cell in CSV.
+Sizes are bytes, times unix seconds, ``*_s`` seconds, ``*_us`` microseconds, ``*_avg10`` percent. Unknown is null in
+JSON and an empty cell in CSV.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from ballonet.host.proc import read_cpu_s
 from ballonet.machine.backend import MachineBackend
 from ballonet.memory import MIB, bytes_to_mib
 from ballonet.metrics.history import HISTORY_FILE, HistoryWriter, totals
-from ballonet.metrics.model import TOTALS, sample_of, with_totals
+from ballonet.metrics.model import TOTALS, SandboxSample, sample_of, with_totals
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Pace(Enum):
     QUICK = (0.5, 0.4)
     BUSY = (2.0, 1.5)
     #: Looks become rarer while it lasts, up to this.
-    IDLE = (10.0, 60.0)
+    IDLE = (5.0, 60.0)
 
     @property
     def look_s(self) -> float:
@@ -94,6 +94,8 @@ class Sampler:
         backend.earlier = earlier_totals(self._totals)
         self._before: Look | None = None
         self._written_at = 0.0
+        #: The newest sample that was not written, as it brought nothing new.
+        self._held: SandboxSample | None = None
         self._complained = False
         self._task: asyncio.Task[None] | None = None
 
@@ -107,7 +109,7 @@ class Sampler:
             self._task.cancel()
             await asyncio.wait({self._task})
             self._task = None
-            self._write(await self._backend.stats(float("inf")))
+            self._write(self._sample(await self._backend.stats(float("inf"))))
         self._history.close()
 
     async def _run(self) -> None:
@@ -134,9 +136,15 @@ class Sampler:
         look = replace(look, pressure_us=stats.pressure.some_total_us)
         pace = pace_of(self._before, look)
         self._before = look
+        sample = self._sample(stats)
         if pace is not Pace.IDLE or look.at - self._written_at >= Pace.IDLE.guest_age_s:
-            self._write(stats)
+            if pace is not Pace.IDLE and self._held is not None:
+                self._write(self._held)  # until here nothing had changed
+            self._write(sample)
             self._written_at = look.at
+            self._held = None
+        else:
+            self._held = sample
         return pace
 
     def _host_look(self) -> Look:
@@ -151,7 +159,7 @@ class Sampler:
             pressure_us=None if self._before is None else self._before.pressure_us,
         )
 
-    def _write(self, stats: Stats) -> None:
+    def _sample(self, stats: Stats) -> SandboxSample:
         sample = sample_of(
             name=self._name,
             run_id=self._run_id,
@@ -164,8 +172,11 @@ class Sampler:
         for name in TOTALS:
             value = getattr(sample, name)
             self._totals[name] = self._totals[name] if value is None else value
+        return with_totals(sample, self._totals)
+
+    def _write(self, sample: SandboxSample) -> None:
         try:
-            self._history.write(with_totals(sample, self._totals))
+            self._history.write(sample)
             self._complained = False
         except HostError as error:
             if not self._complained:  # a full disk is said once, and must not end the sandbox

@@ -74,9 +74,9 @@ class Exporter:
 class Counters:
     """Keeps counters from going backwards, and shows the last known value of one that is unknown now.
 
-    A sandbox counts on across its restarts by itself (its history knows its earlier runs). What may still go back is what
-    a killed sandbox had not written down, or a guest that lies. Another sandbox of the same name begins at zero, which
-    Prometheus takes as a counter's reset.
+    A sandbox counts on across its restarts by itself (its history knows its earlier runs). What may still go back is
+    what a killed sandbox had not written down, or a guest that lies. Another sandbox of the same name begins at zero,
+    which Prometheus takes as a counter's reset.
     """
 
     def __init__(self) -> None:

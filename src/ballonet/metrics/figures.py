@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-#: Where a figure comes from, which also says how old it may be: ``config``; ``balloon``: the engine's, as of the scrape;
-#: ``host``: ``/proc`` of the engine's process, as of the scrape; ``pss``: the same, on a slower clock; ``guest``: the
-#: guest's own word.
+#: Where a figure comes from, which also says how old it may be: ``config``; ``balloon``: the engine's, as of the
+#: scrape; ``host``: ``/proc`` of the engine's process, as of the scrape; ``pss``: the same, on a slower clock;
+#: ``guest``: the guest's own word.
 Source = Literal["config", "balloon", "host", "pss", "guest"]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -103,13 +104,17 @@ class Sampler:
         """Sample from now on."""
         self._task = asyncio.create_task(self._run(), name="sampler")
 
-    async def close(self) -> None:
-        """Write what is known last, without asking anyone, and end."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-            self._task = None
-            self._write(self._sample(await self._backend.stats(float("inf"))))
+    async def close(self, *, guest_age_s: float = math.inf) -> None:
+        """Write what is known last, and end. May be repeated.
+
+        :param guest_age_s: ask the guest once more if its report is older than this; by default nobody is asked.
+        """
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        self._task = None
+        self._write(self._sample(await self._backend.stats(guest_age_s)))
         self._history.close()
 
     async def _run(self) -> None:
@@ -175,6 +180,8 @@ class Sampler:
         return with_totals(sample, self._totals)
 
     def _write(self, sample: SandboxSample) -> None:
+        if sample.resident is None:
+            return  # the engine is gone: what it had is in the sample before
         try:
             self._history.write(sample)
             self._complained = False

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: How many lines of the guest's console go into an error.
 _CONSOLE_LINES = 15
+#: How old the guest's last report may be when it is powered off (seconds).
+_LAST_AGE_S = 0.5
 
 
 class Services:
@@ -91,6 +93,8 @@ class Services:
         """Let the guest end its processes, sync and power off, for as long as it may take."""
         with contextlib.suppress(GuestError, TimeoutError):
             async with asyncio.timeout(timeout_s):
+                if self._sampler is not None:
+                    await self._sampler.close(guest_age_s=_LAST_AGE_S)
                 await self._relay.shutdown()
                 await self._vm.wait()
 

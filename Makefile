@@ -59,6 +59,7 @@ bench: setup
 	$(PYTHON) -m bench.exec
 	$(PYTHON) -m bench.boots
 	$(PYTHON) -m bench.churn
+	$(PYTHON) -m bench.metrics
 
 clean:
 	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin

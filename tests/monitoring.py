@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import urllib.parse
 import urllib.request
@@ -15,6 +16,7 @@ from ballonet.paths import cache_dir
 
 CONTRIB = Path(__file__).parents[1] / "contrib"
 RULES = CONTRIB / "prometheus/ballonet.rules.yml"
+PAGE = CONTRIB.with_name("docs") / "metrics.md"
 DASHBOARD = CONTRIB / "grafana/ballonet.json"
 
 
@@ -39,6 +41,12 @@ def dashboard_queries() -> list[str]:
     document = json.loads(DASHBOARD.read_text())
     queries = [target["expr"] for panel in document["panels"] for target in panel["targets"]]
     return [query.replace("$__rate_interval", "1m").replace("$sandbox", ".*") for query in queries]
+
+
+def documented_queries() -> list[str]:
+    """The queries that docs/metrics.md gives as examples."""
+    (block,) = re.findall(r"^```promql\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return [line for line in block.splitlines() if line and not line.startswith("#")]
 
 
 def ask(base: str, path: str, **parameters: str) -> Any:

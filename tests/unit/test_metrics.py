@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ballonet.cli.metrics import parse_address
 from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError
+from ballonet.control.backend import EarlierTotals, GuestMemory, GuestPressure, HostMemory, Stats
+from ballonet.errors import ConfigError, HostError
 from ballonet.host.identity import ProcessId
 from ballonet.machine.notes import MachineNote
 from ballonet.metrics.collect import collect
+from ballonet.metrics.drawing import draw
 from ballonet.metrics.exposition import Counters, Exporter
-from ballonet.metrics.model import HostSample, SandboxSample, Snapshot
+from ballonet.metrics.model import STALE_S, HostSample, SandboxSample, Snapshot, sample_of
+from ballonet.metrics.table import COLUMNS, host_row, row, write_csv
 
 HOST = HostSample(at=1, total=1000, available=500, committed=1500, promised=800, held=300)
 SAMPLE = SandboxSample(
@@ -108,6 +112,80 @@ def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(
     assert (stuck.state, stuck.unknown["balloon"]) == ("running", "no answer within 0.2 s")
     assert stuck.resident is not None
     assert stuck.target is None
+
+
+def test_a_guest_that_has_stopped_reporting_is_unknown_and_what_it_counted_stays() -> None:
+    stats = Stats(
+        guest=GuestMemory(age_s=STALE_S + 1, available_mib=100, major_faults=7),
+        pressure=GuestPressure(some_avg10=50, some_total_us=9),
+        oom_kills=2,
+        host=HostMemory(resident_mib=5, pss_mib=4),
+        earlier=EarlierTotals(major_faults=10, oom_kills=1),
+    )
+    told = sample_of(name="a", run_id="r", at=1000, balloon=None, stats=stats, ceiling_mib=64)
+    assert told.unknown == {"balloon": "it has no balloon", "guest": "the guest has stopped reporting"}
+    assert (told.guest_available, told.pressure_some_avg10) == (None, None)
+    assert (told.major_faults, told.oom_kills, told.pressure_some_us) == (17, 3, 9)
+    assert told.guest_age_s == STALE_S + 1
+
+
+def test_many_stuck_sandboxes_do_not_make_a_scrape_endless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may take a second, all together half of one: those whose turn did not come are told as that."""
+    import socket
+
+    from ballonet import lifecycle
+    from ballonet.paths import private_dir, sandbox_dir
+    from ballonet.registry.registry import Registry
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("BALLONET_RUN_DIR", str(tmp_path / "run"))
+    with Registry.open() as registry, socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "silent"))
+        silent.listen(256)
+        for n in range(70):
+            name = f"stuck-{n}"
+            lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
+            registry.begin_run(name, "run1", ProcessId.ours())
+            note = MachineNote(
+                run_id="run1",
+                process=ProcessId.ours(),
+                ready=True,
+                flags=registry.get(name).flags,
+                control_socket=str(tmp_path / "silent"),
+                engine_pid=ProcessId.ours().pid,
+            )
+            note.write(private_dir(sandbox_dir(name)))
+        samples = collect(deadline_s=60, overall_s=0.5).sandboxes
+    reasons = [sample.unknown["guest"].split(":")[0].split(" within")[0] for sample in samples]
+    assert reasons.count("no answer") == 64
+    assert reasons.count("it was not asked") == 6
+
+
+def test_rows_have_the_same_names_in_every_form() -> None:
+    told = io.StringIO()
+    write_csv([SAMPLE], told)
+    header, line = told.getvalue().splitlines()
+    assert header.split(",") == list(COLUMNS)
+    assert set(row(SAMPLE)) == {*COLUMNS, "unknown"}
+    assert dict(zip(COLUMNS, line.split(","), strict=True))["overhead"] == "100"
+    assert "overcommit" in host_row(HOST)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_histories_are_drawn_whatever_is_unknown_in_them(tmp_path: Path, suffix: str) -> None:
+    moving = [
+        replace(SAMPLE, at=100.0 + n, guest_at=100.0 + n, actual=1024 - n, guest_available=10, limit=1000,
+                pressure_some_us=n * 100_000, run_id="a" if n < 5 else "b")
+        for n in range(10)
+    ]  # fmt: skip
+    bare = [SandboxSample(name="bare", state="running", at=101.0, ceiling=16 << 30)]
+    for from_start in (False, True):
+        draw([moving, bare], tmp_path / f"x.{suffix}", from_start=from_start)
+    assert (tmp_path / f"x.{suffix}").stat().st_size > 1000
+    with pytest.raises(HostError, match="cannot be written"):
+        draw([moving], tmp_path / "no" / f"x.{suffix}")
 
 
 def test_addresses() -> None:

@@ -26,7 +26,7 @@ from ballonet.metrics.figures import SANDBOX_FIGURES
 from ballonet.metrics.history import read_history
 from ballonet.metrics.model import TOTALS, SandboxSample
 from ballonet.sandbox import Sandbox
-from tests.monitoring import RULES, ask, dashboard_queries, prometheus_program
+from tests.monitoring import RULES, ask, dashboard_queries, documented_queries, prometheus_program
 from tests.vm.processes import wait_until
 
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]
@@ -240,7 +240,7 @@ def test_a_real_prometheus_has_each_size_by_its_next_scrape_and_after_a_restart(
 
 
 def test_prometheus_accepts_every_query_of_the_dashboard_and_the_rules(prometheus: str) -> None:
-    for query in dashboard_queries():
+    for query in [*dashboard_queries(), *documented_queries()]:
         ask(prometheus, "query", query=query)
     sizes = ask(prometheus, "query", query="ballonet_sandbox_memory_ceiling_bytes")["result"]
     assert {found["metric"]["sandbox"] for found in sizes} >= {"kept"}

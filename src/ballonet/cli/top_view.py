@@ -64,9 +64,9 @@ def state_of(sample: SandboxSample) -> str:
     """The word that matters most: of the balloon where the sandbox runs and answers, else the sandbox's own."""
     if sample.state != "running":
         return sample.state
-    if sample.balloon_state is not None and "guest" not in sample.unknown:
-        return sample.balloon_state
-    return "no answer" if "balloon" in sample.unknown and sample.guest_at is None else "silent guest"
+    if "guest" in sample.unknown:
+        return "no answer" if "balloon" in sample.unknown else "silent guest"
+    return sample.balloon_state or sample.state
 
 
 COLUMNS = (

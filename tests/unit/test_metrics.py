@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import socket
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ballonet import lifecycle
 from ballonet.cli.metrics import parse_address
 from ballonet.config import SandboxConfig
 from ballonet.control.backend import EarlierTotals, GuestMemory, GuestPressure, HostMemory, Stats
@@ -20,6 +23,9 @@ from ballonet.metrics.drawing import draw
 from ballonet.metrics.exposition import Counters, Exporter
 from ballonet.metrics.model import STALE_S, HostSample, SandboxSample, Snapshot, sample_of
 from ballonet.metrics.table import COLUMNS, host_row, row, write_csv
+from ballonet.paths import private_dir, sandbox_dir
+from ballonet.registry.record import State
+from ballonet.registry.registry import Registry
 
 HOST = HostSample(at=1, total=1000, available=500, committed=1500, promised=800, held=300)
 SAMPLE = SandboxSample(
@@ -80,38 +86,56 @@ def test_labels_are_escaped_and_help_is_there() -> None:
         assert family.name.startswith("ballonet_")
 
 
-def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its socket is bound and nobody answers: the scrape ends at the deadline, and the others are told."""
-    import socket
-
-    from ballonet import lifecycle
-    from ballonet.paths import private_dir, sandbox_dir
-    from ballonet.registry.registry import Registry
-
+@pytest.fixture
+def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The path of a socket that is bound and where nobody answers; the registry is the test's own."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("BALLONET_RUN_DIR", str(tmp_path / "run"))
-    with Registry.open() as registry, socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(tmp_path / "silent"))
-        silent.listen()
-        for name in ("idle", "stuck"):
-            lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
-        registry.begin_run("stuck", "run1", ProcessId.ours())
-        MachineNote(
-            run_id="run1",
-            process=ProcessId.ours(),
-            ready=True,
-            flags=registry.get("stuck").flags,
-            control_socket=str(tmp_path / "silent"),
-            started_at=1.0,
-            engine_pid=ProcessId.ours().pid,
-        ).write(private_dir(sandbox_dir("stuck")))
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "silent"))
+        bound.listen(256)
+        yield str(tmp_path / "silent")
+
+
+def register(registry: Registry, name: str, control_socket: str | None = None) -> None:
+    """A sandbox; one with a control socket runs, and this process stands for it and its engine."""
+    lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
+    if control_socket is None:
+        return
+    registry.begin_run(name, "run1", ProcessId.ours())
+    registry.update(name, state=State.RUNNING, started_at=1.0)
+    MachineNote(
+        run_id="run1",
+        process=ProcessId.ours(),
+        ready=True,
+        flags=registry.get(name).flags,
+        control_socket=control_socket,
+        started_at=1.0,
+        engine_pid=ProcessId.ours().pid,
+    ).write(private_dir(sandbox_dir(name)))
+
+
+def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(silent: str) -> None:
+    """The scrape ends at the deadline, and the others are told."""
+    with Registry.open() as registry:
+        register(registry, "idle")
+        register(registry, "stuck", silent)
         idle, stuck = collect(deadline_s=0.2).sandboxes
     assert (idle.state, idle.unknown["balloon"], idle.resident) == ("created", "it is created", None)
     assert (stuck.state, stuck.unknown["balloon"]) == ("running", "no answer within 0.2 s")
     assert stuck.resident is not None
     assert stuck.target is None
+
+
+def test_many_stuck_sandboxes_do_not_make_a_scrape_endless(silent: str) -> None:
+    """Each may take a minute, all together half a second: those whose turn did not come are told as that."""
+    with Registry.open() as registry:
+        for n in range(70):
+            register(registry, f"stuck-{n}", silent)
+        samples = collect(deadline_s=60, overall_s=0.5).sandboxes
+    reasons = [sample.unknown["guest"].split(":")[0].split(" within")[0] for sample in samples]
+    assert reasons.count("no answer") == 64
+    assert reasons.count("it was not asked") == 6
 
 
 def test_a_guest_that_has_stopped_reporting_is_unknown_and_what_it_counted_stays() -> None:
@@ -127,40 +151,6 @@ def test_a_guest_that_has_stopped_reporting_is_unknown_and_what_it_counted_stays
     assert (told.guest_available, told.pressure_some_avg10) == (None, None)
     assert (told.major_faults, told.oom_kills, told.pressure_some_us) == (17, 3, 9)
     assert told.guest_age_s == STALE_S + 1
-
-
-def test_many_stuck_sandboxes_do_not_make_a_scrape_endless(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each may take a second, all together half of one: those whose turn did not come are told as that."""
-    import socket
-
-    from ballonet import lifecycle
-    from ballonet.paths import private_dir, sandbox_dir
-    from ballonet.registry.registry import Registry
-
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("BALLONET_RUN_DIR", str(tmp_path / "run"))
-    with Registry.open() as registry, socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(tmp_path / "silent"))
-        silent.listen(256)
-        for n in range(70):
-            name = f"stuck-{n}"
-            lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
-            registry.begin_run(name, "run1", ProcessId.ours())
-            note = MachineNote(
-                run_id="run1",
-                process=ProcessId.ours(),
-                ready=True,
-                flags=registry.get(name).flags,
-                control_socket=str(tmp_path / "silent"),
-                engine_pid=ProcessId.ours().pid,
-            )
-            note.write(private_dir(sandbox_dir(name)))
-        samples = collect(deadline_s=60, overall_s=0.5).sandboxes
-    reasons = [sample.unknown["guest"].split(":")[0].split(" within")[0] for sample in samples]
-    assert reasons.count("no answer") == 64
-    assert reasons.count("it was not asked") == 6
 
 
 def test_rows_have_the_same_names_in_every_form() -> None:

@@ -37,7 +37,7 @@ def test_columns_and_format_are_the_codes() -> None:
     assert re.findall(r"`([a-z0-9_]+)`", fields) == list(FIELDS)
     assert f"{len(FIELDS)} × i64" in fields
     states = next(line for line in PAGE.splitlines() if line.startswith("| 4 | u8 |"))
-    assert re.findall(r"(\d) ([a-z-]+)", states) == [(str(at), state) for at, state in enumerate(STATES)]
+    assert re.findall(r"\b(\d) ([a-z-]+)", states) == [(str(at), state) for at, state in enumerate(STATES)]
     assert f"{SLOTS} samples, {SLOTS * SLOT_BYTES // MIB} MiB" in PAGE
     assert f"slots of {SLOT_BYTES} bytes" in PAGE
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ballonet.machine.sampler import BUSY_BYTES, BUSY_SHARE, PRESSURE_US, Pace
+from ballonet.machine.sampler import BUSY_BYTES, BUSY_SHARE, HEARTBEAT_S, PRESSURE_US, Pace
 from ballonet.memory import MIB
 from ballonet.metrics.collect import DEADLINE_S, GUEST_AGE_S, OVERALL_S
 from ballonet.metrics.figures import HOST_FIGURES, SANDBOX_FIGURES, Figure
@@ -44,7 +44,7 @@ def test_columns_and_format_are_the_codes() -> None:
 
 def test_the_rates_are_the_codes() -> None:
     assert (Pace.QUICK.look_s, Pace.BUSY.look_s, Pace.IDLE.look_s) == (0.5, 2.0, 5.0)
-    assert (Pace.IDLE.guest_age_s, GUEST_AGE_S, STALE_S) == (60, 60, 120)
+    assert (HEARTBEAT_S, GUEST_AGE_S, STALE_S) == (55, 60, 120)
     assert (BUSY_SHARE, BUSY_BYTES, PRESSURE_US) == (0.1, 4 * MIB, 10_000)
     assert (DEADLINE_S, OVERALL_S) == (2, 8)
 

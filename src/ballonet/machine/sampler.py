@@ -34,6 +34,9 @@ BUSY_SHARE = 0.10
 BUSY_BYTES = 4 * MIB
 #: A guest whose tasks lost this much time since the last sample is under pressure (microseconds).
 PRESSURE_US = 10_000
+#: While nothing happens, a guest is asked and a sample is written this often (seconds): a little oftener than readers
+#: want their figures (metrics/collect.py), so that those do not ask, too.
+HEARTBEAT_S = 55.0
 #: A balloon that moves wakes the sampler, but not oftener than this (seconds).
 LEAST_S = 0.25
 
@@ -43,8 +46,8 @@ class Pace(Enum):
 
     QUICK = (0.5, 0.4)
     BUSY = (2.0, 1.5)
-    #: Looks become rarer while it lasts, up to this.
-    IDLE = (5.0, 60.0)
+    #: Looks become rarer while it lasts, up to this; the guest is not asked but for the heartbeat.
+    IDLE = (5.0, math.inf)
 
     @property
     def look_s(self) -> float:
@@ -137,12 +140,13 @@ class Sampler:
         look = self._host_look()
         # The host's side decides whether the guest is asked: one that has just woken is asked at once.
         quicker = min(pace_of(self._before, look), pace, key=lambda one: one.look_s)
-        stats = await self._backend.stats(quicker.guest_age_s)
+        due = look.at - self._written_at >= HEARTBEAT_S
+        stats = await self._backend.stats(Pace.BUSY.guest_age_s if due else quicker.guest_age_s)
         look = replace(look, pressure_us=stats.pressure.some_total_us)
         pace = pace_of(self._before, look)
         self._before = look
         sample = self._sample(stats)
-        if pace is not Pace.IDLE or look.at - self._written_at >= Pace.IDLE.guest_age_s:
+        if due or pace is not Pace.IDLE:
             if pace is not Pace.IDLE and self._held is not None:
                 self._write(self._held)  # until here nothing had changed
             self._write(sample)

@@ -22,10 +22,13 @@ from pathlib import Path
 
 from ballonet import lifecycle
 from ballonet.config import SandboxConfig
-from ballonet.guest.agent_client import AgentClient
+from ballonet.control.client import Client
+from ballonet.control.peers import AccessPolicy
 from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
 from ballonet.machine.notes import MachineNote
+from ballonet.machine.place import claim_place
+from ballonet.machine.services import Services
 from ballonet.metrics.collect import collect
 from ballonet.metrics.exposition import Exporter
 from ballonet.metrics.model import Snapshot
@@ -34,6 +37,7 @@ from ballonet.process import spawn
 from ballonet.registry.record import State
 from ballonet.registry.registry import Registry
 from ballonet.sandbox import Sandbox
+from ballonet.vmm.vm import Vm
 from bench.result import state
 
 SIMULATED, PROCESSES = 1000, 4
@@ -123,13 +127,8 @@ async def serve(part: int) -> None:
 async def idle(seconds: float, windows: int) -> None:
     """The processor time of engines whose guests idle, in the same windows."""
     arms: dict[str, list[float]] = {}
-    bare = build_vm(SandboxConfig(name="bare", memory_mib=256, balloon_min_mib=128))
-    await bare.start()
-    agent = AgentClient(bare.take_agent_channel())
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(bare.kill)
-        stack.push_async_callback(agent.close)
-        await agent.wait_ready(120)
+        bare = await _unsampled(stack)
         names = ("own sampler", "and scraped every 5 s", "asked twice a second")
         sandboxes = []
         for number, _ in enumerate(names):
@@ -165,9 +164,21 @@ async def idle(seconds: float, windows: int) -> None:
     )
 
 
-async def _ask(sandbox: Sandbox, *, every_s: float, max_age_s: float) -> None:
-    from ballonet.control.client import Client
+async def _unsampled(stack: AsyncExitStack) -> Vm:
+    """A VM with all that a sandbox's process serves around it, but its sampler."""
+    place = claim_place("unsampled", None, with_control=True)
+    stack.callback(place.give_up)
+    vm = build_vm(SandboxConfig(name="unsampled", memory_mib=256, balloon_min_mib=128))
+    await vm.start()
+    stack.push_async_callback(vm.kill)
+    services = Services(vm, place, None, AccessPolicy())
+    stack.push_async_callback(services.close)
+    await services.open_control()
+    await services.boot(120, relief=True)
+    return vm
 
+
+async def _ask(sandbox: Sandbox, *, every_s: float, max_age_s: float) -> None:
     assert sandbox.control_socket is not None
     while True:
         async with await Client.connect(sandbox.control_socket) as client:

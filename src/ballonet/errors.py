@@ -161,6 +161,18 @@ class BusyError(BindError):
     code = "busy"
 
 
+class PilotBusyError(BallonetError):
+    """Another autopilot drives the user's sandboxes; it was left alone."""
+
+    code = "pilot-busy"
+
+
+class AdmissionError(BallonetError):
+    """The host has no room for the sandbox; it was not started."""
+
+    code = "no-room"
+
+
 class SandboxError(BallonetError):
     """The sandbox's own process failed or ended."""
 

@@ -96,18 +96,23 @@ def create(
     return record
 
 
-async def start(registry: Registry, name: str, *, detached: bool) -> OwnedProcess:
+async def start(registry: Registry, name: str, *, detached: bool, admission: bool = True) -> OwnedProcess:
     """Start a registered sandbox, and return when its guest answers.
 
     :param detached: it goes on when this program ends.
+    :param admission: where an autopilot drives the sandboxes, ask whether there is room.
+    :raises AdmissionError: there is not; nothing was started.
     :raises StillRunningError: it runs already.
     :raises BallonetError: it did not come up; the registry says so.
     """
     from ballonet.machine.launch import launch
+    from ballonet.pilot.gate import admitted
 
     record = find(registry, name)
     run_id = os.urandom(8).hex()
-    if not registry.begin_run(name, run_id, ProcessId.ours()):
+    with admitted(registry, record) if admission and not record.state.lives else contextlib.nullcontext():
+        begun = registry.begin_run(name, run_id, ProcessId.ours())
+    if not begun:
         raise StillRunningError(f"sandbox {name!r} runs already", hint=f"ballonet exec {name} …")
     directory = state_dir_of(name)
     try:

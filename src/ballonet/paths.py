@@ -111,9 +111,11 @@ def private_dir(path: Path, *, hint: str | None = None) -> Path:
     return path
 
 
-def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+def replace_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Write ``content`` to ``path`` so that a reader, even after a power cut, sees all of it or the old file.
 
+    :param durable: wait for the disk. Without, what is written often and soon old costs no disk anything, and a
+        power cut may leave an empty file.
     :raises HostError: it cannot be written (permission, full disk).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
@@ -123,7 +125,8 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             with os.fdopen(fd, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -113,6 +113,7 @@ class Sandbox:
         weight: int = 100,
         reserve: Size = 0,
         detached: bool = False,
+        admission: bool = True,
     ) -> Self:
         """Register a sandbox, boot it, and return when its guest answers.
 
@@ -123,6 +124,8 @@ class Sandbox:
             (``UID[:GID]``) are the command's.
         :param weight: share of memory that the host's autopilot gives it, against 100 for others.
         :param reserve: memory that the autopilot never takes from it.
+        :param admission: where an autopilot drives the sandboxes, start only if it finds room.
+        :raises AdmissionError: there is no room; nothing is left behind.
         :raises NameInUseError: there is a sandbox of that name.
         :raises ConfigError: a setting, or a pair of them, is impossible; the message names the values.
         :raises BallonetError: it did not come up; nothing is left behind.
@@ -140,21 +143,23 @@ class Sandbox:
                 reserve_mib=to_mib(reserve, "reserve"),
             )
             try:
-                process = await lifecycle.start(registry, record.name, detached=detached)
+                process = await lifecycle.start(registry, record.name, detached=detached, admission=admission)
             except BaseException:
                 await lifecycle.discard(registry, record.name)
                 raise
             return cls._started(registry.get(record.name), process, detached)
 
     @classmethod
-    async def start(cls, name: str) -> Self:
+    async def start(cls, name: str, *, admission: bool = True) -> Self:
         """Start a sandbox that exists and does not run; it is detached from then on.
 
+        :param admission: where an autopilot drives the sandboxes, start only if it finds room.
+        :raises AdmissionError: there is no room.
         :raises UnknownSandboxError: there is none of that name.
         :raises StillRunningError: it runs.
         """
         with Registry.open() as registry:
-            process = await lifecycle.start(registry, name, detached=True)
+            process = await lifecycle.start(registry, name, detached=True, admission=admission)
             return cls._started(registry.get(name), process, detached=True)
 
     @classmethod

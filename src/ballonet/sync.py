@@ -76,6 +76,7 @@ class Sandbox:
         weight: int = 100,
         reserve: Size = 0,
         detached: bool = False,
+        admission: bool = True,
     ) -> Self:
         """See :meth:`ballonet.sandbox.Sandbox.create`."""
         work = _create(
@@ -91,13 +92,14 @@ class Sandbox:
             weight=weight,
             reserve=reserve,
             detached=detached,
+            admission=admission,
         )
         return cls(_loop.run(work))
 
     @classmethod
-    def start(cls, name: str) -> Self:
+    def start(cls, name: str, *, admission: bool = True) -> Self:
         """See :meth:`ballonet.sandbox.Sandbox.start`."""
-        return cls(_loop.run(async_sandbox.Sandbox.start(name)))
+        return cls(_loop.run(async_sandbox.Sandbox.start(name, admission=admission)))
 
     @classmethod
     def get(cls, name: str) -> Self:

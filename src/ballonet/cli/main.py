@@ -43,6 +43,8 @@ COMMANDS = {
     "history": Command("ballonet.cli.history", "show what a sandbox's memory was"),
     "plot": Command("ballonet.cli.plot", "draw what sandboxes' memory was"),
     "top": Command("ballonet.cli.top", "watch the memory of all sandboxes, and move it"),
+    "pilot": Command("ballonet.cli.pilot", "share the host's memory among all sandboxes"),
+    "simulate": Command("ballonet.cli.simulate", "try memory policies on modelled guests"),
     "prune": Command("ballonet.cli.prune", "remove what killed sandboxes have left behind"),
     "doctor": Command("ballonet.cli.doctor", "look what this host can do for sandboxes"),
     "completion": Command("ballonet.cli.completion", "print a shell's completion of our commands"),

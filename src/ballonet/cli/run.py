@@ -10,6 +10,7 @@ from ballonet import lifecycle
 from ballonet.cli.attach import Joined, SignalPasser, joined_from, run_joined, with_signals
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
+    add_admission_option,
     add_command_options,
     add_sandbox_options,
     add_stream_options,
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="return when it is up; it stays until its command ends, or it is stopped",
     )
     parser.add_argument("--rm", action="store_true", help="with -d: it goes away when it ends")
+    add_admission_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the engine's command line and stop")
     add_command_options(parser)
     parser.epilog = EXIT_STATUSES
@@ -66,15 +68,17 @@ def run(options: argparse.Namespace) -> int:
             registry, config, command=command if options.detach else None, auto_remove=not stays, **policy
         )
         if options.detach:
-            return asyncio.run(_start_detached(registry, config.name))
+            return asyncio.run(_start_detached(registry, config.name, options.admission))
         return asyncio.run(
-            with_signals(lambda signals: _run_attached(registry, config.name, argv, joined, signals))
+            with_signals(
+                lambda signals: _run_attached(registry, config.name, argv, joined, signals, options.admission)
+            )
         )
 
 
-async def _start_detached(registry: Registry, name: str) -> int:
+async def _start_detached(registry: Registry, name: str, admission: bool) -> int:
     try:
-        process = await lifecycle.start(registry, name, detached=True)
+        process = await lifecycle.start(registry, name, detached=True, admission=admission)
     except BaseException:
         await lifecycle.discard(registry, name)
         raise
@@ -95,7 +99,12 @@ def _print_engine_command(config: SandboxConfig) -> int:
 
 
 async def _run_attached(
-    registry: Registry, name: str, argv: list[str], joined: Joined, signals: SignalPasser
+    registry: Registry,
+    name: str,
+    argv: list[str],
+    joined: Joined,
+    signals: SignalPasser,
+    admission: bool,
 ) -> int:
     """Whatever happens, the sandbox is gone when this returns."""
     from ballonet.guest.agent_client import AgentClient
@@ -103,7 +112,7 @@ async def _run_attached(
 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(lifecycle.discard, registry, name)
-        sandbox = await lifecycle.start(registry, name, detached=False)
+        sandbox = await lifecycle.start(registry, name, detached=False, admission=admission)
         stack.push_async_callback(sandbox.kill)
         agent = await AgentClient.connect(agent_socket_path(name))
         stack.push_async_callback(agent.close)

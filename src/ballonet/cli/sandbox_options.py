@@ -99,6 +99,16 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--accel", choices=list(map(str, Accel)), default="auto", help="KVM or emulation")
 
 
+def add_admission_option(parser: argparse.ArgumentParser) -> None:
+    """``--no-admission``, for the commands that start something."""
+    parser.add_argument(
+        "--no-admission",
+        dest="admission",
+        action="store_false",
+        help="start even if the autopilot finds no room for it",
+    )
+
+
 def add_stream_options(parser: argparse.ArgumentParser) -> None:
     """How our standard streams are joined to the command's."""
     parser.add_argument(

@@ -7,12 +7,14 @@ import asyncio
 
 from ballonet import lifecycle
 from ballonet.cli.names import add_names, for_each
-from ballonet.cli.sandbox_options import report_progress
+from ballonet.cli.sandbox_options import add_admission_option, report_progress
+from ballonet.errors import ConfigError
 from ballonet.registry.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_names(parser)
+    add_admission_option(parser)
     parser.add_argument(
         "-t",
         "--timeout",
@@ -34,13 +36,20 @@ def run(options: argparse.Namespace) -> int:
             if not restart and record.state.lives:
                 return  # as in Docker: it is what was asked for
             prepare_guest(report=report_progress)
-            asyncio.run(_start(registry, name, options.timeout if restart else None))
+            asyncio.run(
+                _start(registry, name, options.timeout if restart else None, admission=options.admission)
+            )
             print(name)
 
         return for_each(options.names, start)
 
 
-async def _start(registry: Registry, name: str, stop_timeout_s: float | None) -> None:
+async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *, admission: bool) -> None:
     if stop_timeout_s is not None:
-        await lifecycle.stop(registry, name, timeout_s=stop_timeout_s)
-    (await lifecycle.start(registry, name, detached=True)).let_go()
+        record = await lifecycle.stop(registry, name, timeout_s=stop_timeout_s)
+        admission = False  # it goes on in the place that it had
+        if record is None:
+            raise ConfigError(
+                f"sandbox {name!r} went away when it was stopped, as it was made to", hint="run it again"
+            )
+    (await lifecycle.start(registry, name, detached=True, admission=admission)).let_go()

@@ -31,7 +31,7 @@ class Resident:
 
 def read_resident(pid: int, *, proc: Path = PROC) -> Resident | None:
     """What process ``pid`` holds now; ``None`` if it is gone (a zombie holds nothing and says nothing)."""
-    fields = _read_kib_fields(proc / str(pid) / "status")
+    fields = read_kib_fields(proc / str(pid) / "status")
     try:
         return Resident(total_bytes=fields["VmRSS"], guest_ram_bytes=fields["RssShmem"])
     except KeyError:
@@ -43,7 +43,7 @@ def read_pss_bytes(pid: int, *, proc: Path = PROC) -> int | None:
 
     Walks every mapping (milliseconds for a large VM): not for tight loops. ``None`` if it cannot be read.
     """
-    return _read_kib_fields(proc / str(pid) / "smaps_rollup").get("Pss")
+    return read_kib_fields(proc / str(pid) / "smaps_rollup").get("Pss")
 
 
 def read_cpu_s(pid: int, *, proc: Path = PROC) -> float | None:
@@ -56,7 +56,7 @@ def read_cpu_s(pid: int, *, proc: Path = PROC) -> float | None:
         return None
 
 
-def _read_kib_fields(path: Path) -> dict[str, int]:
+def read_kib_fields(path: Path) -> dict[str, int]:
     """The ``Name:   123 kB`` lines of a file in /proc, in bytes."""
     fields: dict[str, int] = {}
     try:

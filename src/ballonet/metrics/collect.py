@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from ballonet import lifecycle
 from ballonet.errors import BallonetError, HostError
-from ballonet.host.proc import PROC, read_resident
-from ballonet.memory import kib_to_bytes, mib_to_bytes
+from ballonet.host.memory import read_host_memory
+from ballonet.host.proc import read_resident
+from ballonet.memory import mib_to_bytes
 from ballonet.metrics.model import (
     NO_BALLOON,
     TOTALS,
@@ -223,36 +224,19 @@ def _last_sample_of(path: Path, changed_at: int) -> SandboxSample | None:
 
 def read_host(samples: Sequence[SandboxSample]) -> HostSample:
     """The host now, and what ``samples`` come to."""
+    memory = read_host_memory()
     unknown = {}
-    fields: dict[str, int] = {}
-    try:
-        for line in (PROC / "meminfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if value.endswith(" kB"):
-                fields[name] = kib_to_bytes(int(value.split()[0]))
-    except (OSError, ValueError) as error:
-        unknown["meminfo"] = str(error)
-    pressure = _read_pressure()
-    if pressure is None:
+    if memory.total_bytes is None or memory.available_bytes is None:
+        unknown["meminfo"] = "/proc/meminfo does not say"
+    if memory.pressure_some_s is None:
         unknown["pressure"] = "the host's kernel tells no pressure"
-    some, full, avg10 = pressure or (None, None, None)
     return HostSample(
         at=time.time(),
-        total=fields.get("MemTotal"),
-        available=fields.get("MemAvailable"),
-        pressure_some_us=some,
-        pressure_full_us=full,
-        pressure_some_avg10=avg10,
+        total=memory.total_bytes,
+        available=memory.available_bytes,
+        pressure_some_s=memory.pressure_some_s,
+        pressure_full_s=memory.pressure_full_s,
+        pressure_some_avg10=memory.pressure_some_avg10,
         unknown=unknown,
         **sums(samples),
     )
-
-
-def _read_pressure() -> tuple[int, int, float] | None:
-    """The host's stalls on memory: microseconds since boot (some, all), percent of the last 10 s (some)."""
-    try:
-        lines = (PROC / "pressure/memory").read_text().splitlines()
-        some, full = (dict(word.split("=") for word in line.split()[1:]) for line in lines)
-        return int(some["total"]), int(full["total"]), float(some["avg10"])
-    except (OSError, ValueError, KeyError):
-        return None

@@ -188,20 +188,18 @@ HOST_FIGURES: tuple[Figure, ...] = (
         0.01,
     ),
     Figure(
-        "pressure_some_us",
+        "pressure_some_s",
         "ballonet_host_pressure_memory_waiting_seconds",
         "counter",
         "Time since the host's boot in which some task of it waited for memory.",
         "host",
-        1e-6,
     ),
     Figure(
-        "pressure_full_us",
+        "pressure_full_s",
         "ballonet_host_pressure_memory_stalled_seconds",
         "counter",
         "Time since the host's boot in which all tasks of it waited for memory.",
         "host",
-        1e-6,
     ),
 )
 

@@ -200,9 +200,9 @@ class HostSample:
     at: float
     total: int | None
     available: int | None
-    #: Time since boot in which some, and all, of the host's tasks stalled on memory (microseconds).
-    pressure_some_us: int | None = None
-    pressure_full_us: int | None = None
+    #: Seconds since boot in which some, and all, of the host's tasks stalled on memory; percent of the last 10 s.
+    pressure_some_s: float | None = None
+    pressure_full_s: float | None = None
     pressure_some_avg10: float | None = None
     #: Why figures are unknown, by where they come from: ``meminfo``, ``pressure``.
     unknown: Mapping[str, str] = field(default_factory=dict)

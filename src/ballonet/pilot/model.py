@@ -19,7 +19,8 @@ class HostView(NamedTuple):
     #: Seconds since the loop (or the simulation) began.
     at_s: float
     total_mib: int
-    #: What new programs could have without swapping; of a budget: what the sandboxes do not hold of it.
+    #: What new programs could have without swapping; of a budget: what the sandboxes do not hold of it, negative when
+    #: they hold more.
     available_mib: int | None
     #: Memory that sandboxes are never promised.
     reserve_mib: int = 0

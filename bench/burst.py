@@ -1,0 +1,111 @@
+"""A burst in one guest while the host is nearly full: how long the guest's tasks stalled until they had memory.
+
+Two sandboxes share a budget, driven by ``ballonet pilot``. One holds most of it in use; the other was brought down to
+what it needs, and then allocates as fast as it can. Its stall is the guest's own PSI counter (``some`` total), before
+against after the whole burst: an upper bound of the time until relief, on the guest's clock, since a guest that has
+memory does not stall. Side by side: the same burst in a guest that was never shrunk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from ballonet.config import SandboxConfig
+from ballonet.control.client import Client
+from ballonet.sandbox import Sandbox
+from bench.relief import percentile
+from bench.result import state
+
+CEILING_MIB = 768
+BUDGET_MIB = 1400
+#: What the neighbour holds in use, and what the burst allocates.
+NEIGHBOUR_MIB, BURST_MIB = 380, 550
+_LOW_MIB = 350
+
+
+async def burst(box: Sandbox, client: Client) -> tuple[float, float, int]:
+    """One burst: ms stalled, MiB/s that the guest got, and processes that its kernel killed."""
+    before = await client.stats()
+    began = time.perf_counter()
+    done = await box.exec(["dd", "if=/dev/zero", "of=/dev/null", f"bs={BURST_MIB}M", "count=1"])
+    took_s = time.perf_counter() - began
+    after = await client.stats()
+    assert done.returncode == 0, done.stderr
+    stalled = (after.pressure.some_total_us or 0) - (before.pressure.some_total_us or 0)
+    kills = (after.oom_kills or 0) - (before.oom_kills or 0)
+    return stalled / 1000, BURST_MIB / took_s, kills
+
+
+async def measure(rounds: int) -> None:
+    boxes = [
+        await Sandbox.create(
+            SandboxConfig(
+                name=name, memory_mib=CEILING_MIB, balloon_initial_mib=CEILING_MIB, balloon_min_mib=128
+            )
+        )
+        for name in ("burst", "neighbour")
+    ]
+    box, neighbour = boxes
+    arms: dict[str, list[float]] = {"never shrunk": [], "shrunk by the autopilot": []}
+    speeds: list[float] = []
+    kills = 0
+    assert box.control_socket is not None
+    try:
+        # Held in use for as long as it runs: a tmpfs file is not a cache.
+        await neighbour.shell(f"dd if=/dev/zero of=/dev/shm/held bs=1M count={NEIGHBOUR_MIB}")
+        async with await Client.connect(box.control_socket) as client:
+            for _ in range(rounds):
+                await client.set(CEILING_MIB, wait=True, timeout_s=60)
+                arms["never shrunk"].append((await burst(box, client))[0])
+                words = [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "ballonet",
+                    "pilot",
+                    "--budget",
+                    f"{BUDGET_MIB}M",
+                    "--json",
+                ]
+                pilot = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+                try:
+                    async for balloon in client.watch():
+                        if balloon.actual_mib is not None and balloon.actual_mib < _LOW_MIB:
+                            break
+                    stalled, speed, killed = await burst(box, client)
+                finally:
+                    pilot.terminate()
+                    pilot.wait()
+                arms["shrunk by the autopilot"].append(stalled)
+                speeds.append(speed)
+                kills += killed
+        killed_there = (await neighbour.metrics()).oom_kills
+    finally:
+        for each in boxes:
+            await each.kill()
+    state("burst", arms, unit="ms stalled", base="shrunk by the autopilot", note=f"{BURST_MIB} MiB at once")
+    for arm, values in arms.items():
+        print(f"  p99 {arm}: {percentile(values, 0.99):.1f} ms")
+    print(f"  the guest got {min(speeds):.0f} to {max(speeds):.0f} MiB/s while it was relieved")
+    print(f"  processes killed for lack of memory: {kills} there, {killed_there} in the neighbour")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=20)
+    with tempfile.TemporaryDirectory(prefix="ballonet-burst-") as directory:
+        os.environ["XDG_STATE_HOME"] = f"{directory}/state"
+        os.environ["BALLONET_RUN_DIR"] = f"{directory}/run"
+        asyncio.run(measure(parser.parse_args().rounds))
+
+
+if __name__ == "__main__":
+    main()

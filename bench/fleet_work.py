@@ -1,0 +1,137 @@
+"""What the guests of :mod:`bench.fleet` do. Runs inside a guest, with Python alone: a timeline of jobs, each timed.
+
+``python3 fleet_work.py ROLE``: a JSON object a job on standard output, ``{"job": …, "at": …, "took": …}``. Times are
+seconds since the program's start. A job that comes late because the one before took long starts at once.
+"""
+
+from __future__ import annotations
+
+import compileall
+import hashlib
+import json
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+MIB = 1 << 20
+#: How long a timeline is, whatever its jobs take (seconds).
+LENGTH_S = 150
+
+
+def build() -> None:
+    """Copy some hundred source files, compile them, and link: a large allocation that is gone afterwards."""
+    library = Path(sysconfig.get_path("stdlib"))
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        for package in ("asyncio", "email", "json", "logging", "unittest"):
+            shutil.copytree(
+                library / package, Path(directory, package), ignore=shutil.ignore_patterns("__pycache__")
+            )
+        compileall.compile_dir(directory, force=True, quiet=2)
+    in_child(lambda: touch(220))
+
+
+def numbers() -> None:
+    """Allocate, compute on it, free."""
+    in_child(lambda: compute(360))
+
+
+def read_once() -> None:
+    """Write a large file and read it: its cache is of no use to anyone afterwards."""
+    path = Path("/var/tmp/large")
+    if not path.exists():
+        with path.open("wb") as file:
+            for _ in range(240):
+                file.write(os.urandom(MIB))
+        os.sync()
+    read(path)
+
+
+def read_hot() -> None:
+    """Read a small file again and again: its cache is part of the working set."""
+    path = Path("/var/tmp/hot")
+    if not path.exists():
+        path.write_bytes(os.urandom(48 * MIB))
+        os.sync()
+    for _ in range(4):
+        read(path)
+
+
+def warm_up() -> None:
+    """What an agent's sandbox does before it waits for a person: start much, and end it."""
+    in_child(lambda: touch(300))
+
+
+def touch(mib: int) -> bytearray:
+    held = bytearray(mib * MIB)
+    for at in range(0, len(held), 4096):
+        held[at] = 1
+    return held
+
+
+def compute(mib: int) -> None:
+    held = touch(mib)
+    view = memoryview(held)
+    for _ in range(2):
+        hashlib.blake2b(view[: 96 * MIB]).digest()
+
+
+def read(path: Path) -> None:
+    with path.open("rb", buffering=0) as file:
+        while file.read(MIB):
+            pass
+
+
+def in_child(work: Callable[[], object]) -> None:
+    """Memory of a process that ends is free afterwards, whatever the allocator of this one thinks.
+
+    :raises RuntimeError: the child was killed, or failed.
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    _, ended = os.waitpid(pid, 0)
+    if ended != 0:
+        raise RuntimeError(f"a job's process ended with wait status {ended}")
+
+
+#: By role: jobs with the time at which each begins (seconds).
+TIMELINES: dict[str, list[tuple[float, Callable[[], None]]]] = {
+    "build-1": [(3, build), (62, build), (118, build)],
+    "build-2": [(30, build), (92, build)],
+    "numbers-1": [(12, numbers), (50, numbers), (104, numbers)],
+    "numbers-2": [(40, numbers), (82, numbers), (132, numbers)],
+    "reader": [(6, read_once), (26, read_hot), (56, read_hot), (72, read_once), (112, read_hot)],
+    "idle-1": [(1, warm_up)],
+    "idle-2": [(18, warm_up)],
+}
+
+
+def main() -> None:
+    began = time.monotonic()
+    for at, job in TIMELINES[sys.argv[1]]:
+        time.sleep(max(0.0, began + at - time.monotonic()))
+        start = time.monotonic()
+        try:
+            job()
+            failed = None
+        except (RuntimeError, MemoryError, OSError) as error:
+            failed = f"{type(error).__name__}: {error}"
+        took = time.monotonic() - start
+        print(
+            json.dumps({"job": job.__name__, "at": start - began, "took": took, "failed": failed}), flush=True
+        )
+    time.sleep(max(0.0, began + LENGTH_S - time.monotonic()))
+
+
+if __name__ == "__main__":
+    main()

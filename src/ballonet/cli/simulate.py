@@ -1,0 +1,171 @@
+"""``ballonet simulate``: memory policies on modelled guests, against each other and one who knows the future."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ballonet.errors import ConfigError
+from ballonet.memory import parse_size
+
+if TYPE_CHECKING:
+    from ballonet.pilot.simulator.compare import Arm
+    from ballonet.pilot.simulator.guest import GuestSpec
+    from ballonet.pilot.simulator.world import Scenario
+
+HEADINGS = (
+    "POLICY", "GIB·MIN", "OF STATIC", "OF ORACLE", "PEAK MIB", "OF STATIC", "SLOWER", "BELOW", "GUEST OOM",
+    "HOST OOM", "MOVES", "BROKE",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--scenario", metavar="NAME", default="mixed", help="what to run (default: mixed)")
+    what.add_argument("--trace", metavar="FILE.csv", type=Path, help="run this trace (see docs/simulator.md)")
+    what.add_argument(
+        "--history", metavar="NAME", nargs="+", help="run what these sandboxes did, by their histories"
+    )
+    what.add_argument("--list", action="store_true", help="list scenarios and policies")
+    parser.add_argument(
+        "--policy", metavar="NAME", action="append", help="run this one, or all; repeatable (default: all)"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=1, help="of a scenario (default: 1)")
+    parser.add_argument(
+        "--hosts", metavar="N", type=int, default=1, help="run so many hosts, with seeds that count up"
+    )
+    parser.add_argument(
+        "--budget",
+        metavar="SIZE",
+        help="the host's memory (default: the scenario's; 0.6 of a trace's ceilings)",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
+    parser.add_argument(
+        "--plot", metavar="FILE", type=Path, help="draw the first host's memory (png, svg, pdf)"
+    )
+    parser.epilog = (
+        "Slower: the share of working time lost, beyond static. Below: guest-seconds with less than the work needed. "
+        "Broke: decisions that break a rule of the real loop, which would not apply them."
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from ballonet.cli.output import print_json, print_table
+    from ballonet.pilot.policies.catalog import POLICIES
+    from ballonet.pilot.simulator.compare import compare
+    from ballonet.pilot.simulator.scenarios import SCENARIOS
+
+    if options.list:
+        rows = [[name, "scenario", make(1).about] for name, make in SCENARIOS.items()]
+        rows += [[name, "policy", _about(make)] for name, make in POLICIES.items()]
+        print_table(["NAME", "KIND", "ABOUT"], rows)
+        return 0
+    policies = _policies(options.policy, list(POLICIES))
+    if not 1 <= options.hosts <= 1000:
+        raise ConfigError(f"--hosts {options.hosts} is outside 1 to 1000")
+    if options.plot is not None:
+        from ballonet.metrics.drawing import check_can_draw
+
+        check_can_draw(options.plot, "--plot")
+    scenarios = _scenarios(options)
+    runs = [
+        compare(scenario, policies, sample_s=scenario.duration_s / 800 if options.plot and not at else None)
+        for at, scenario in enumerate(scenarios)
+    ]
+    if options.plot is not None:
+        from ballonet.cli.simulate_plot import plot_arms
+
+        plot_arms(scenarios[0], runs[0], options.plot)
+    seeds = list(range(options.seed, options.seed + len(scenarios)))
+    if options.json:
+        return print_json(
+            [
+                {"seed": seed, "host_mib": scenario.host_mib, "arms": [arm.as_dict() for arm in arms]}
+                for seed, scenario, arms in zip(seeds, scenarios, runs, strict=True)
+            ]
+        )
+    for seed, scenario, arms in zip(seeds, scenarios, runs, strict=True):
+        print(
+            f"{scenario.name}, seed {seed}: {scenario.about}; {len(scenario.guests)} sandboxes, "
+            f"{sum(guest.ceiling_mib for guest in scenario.guests)} MiB of ceilings on {scenario.host_mib} MiB, "
+            f"{scenario.duration_s:.0f} s"
+        )
+        print_table(HEADINGS, [_row(arm) for arm in arms])
+    return 0
+
+
+def _row(arm: Arm) -> list[object]:
+    out = arm.outcome
+    return [
+        out.policy,
+        f"{out.footprint_gib_min:.1f}",
+        f"{arm.footprint_of_static:.2f}",
+        f"{arm.footprint_of_oracle:.2f}",
+        f"{out.peak_mib:.0f}",
+        f"{arm.peak_of_static:.2f}",
+        f"{arm.slowdown:.2%}",
+        f"{out.below_s:.1f} s",
+        out.guest_oom_kills,
+        out.host_oom,
+        out.targets_moved,
+        len(out.violations),
+    ]
+
+
+def _policies(asked: list[str] | None, known: list[str]) -> list[str]:
+    if asked is None or "all" in asked:
+        return known
+    for name in asked:
+        if name not in known and name != "oracle":
+            raise ConfigError(f"there is no policy {name!r}", hint=f"all, or one of {', '.join(known)}")
+    return asked
+
+
+def _scenarios(options: argparse.Namespace) -> list[Scenario]:
+    from ballonet.pilot.simulator.scenarios import SCENARIOS, of_guests
+
+    budget = None if options.budget is None else parse_size(options.budget, "--budget")
+    if options.trace is not None or options.history is not None:
+        if options.hosts != 1:
+            raise ConfigError("--hosts goes with --scenario: a trace is of one host")
+        guests = _read(options.trace) if options.trace is not None else _histories(options.history)
+        name = str(options.trace) if options.trace is not None else "history"
+        scenarios = [of_guests(name, "recorded work", guests)]
+    else:
+        make = SCENARIOS.get(options.scenario)
+        if make is None:
+            hint = f"one of {', '.join(SCENARIOS)}"
+            raise ConfigError(f"there is no scenario {options.scenario!r}", hint=hint)
+        scenarios = [make(options.seed + at) for at in range(options.hosts)]
+    if budget is not None:
+        if budget < 64:
+            raise ConfigError(f"--budget {budget} MiB is below 64 MiB")
+        scenarios = [
+            dataclasses.replace(scenario, host_mib=budget, reserve_mib=budget // 20) for scenario in scenarios
+        ]
+    return scenarios
+
+
+def _read(path: Path) -> list[GuestSpec]:
+    from ballonet.pilot.simulator.recorded import read_trace
+
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return read_trace(file, str(path))
+    except OSError as error:
+        raise ConfigError(f"--trace {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--trace {path}: it is not UTF-8 text") from error
+
+
+def _about(make: object) -> str:
+    import sys
+
+    text = sys.modules[str(getattr(make, "__module__", ""))].__doc__ or ""
+    return text.split("\n")[0].rstrip(".")
+
+
+def _histories(names: list[str]) -> list[GuestSpec]:
+    raise NotImplementedError(names)

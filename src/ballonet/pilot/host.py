@@ -1,0 +1,61 @@
+"""The host as a policy sees it: itself, or a budget of it. Pure but for :func:`read_host`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ballonet.host.memory import HostMemory, read_host_memory
+from ballonet.memory import bytes_to_mib
+from ballonet.pilot.model import HostView, SandboxView
+
+
+def default_reserve_mib(total_mib: int) -> int:
+    """What sandboxes are never promised: a twentieth, at least 64 MiB."""
+    return max(64, total_mib // 20)
+
+
+def host_view(
+    memory: HostMemory,
+    at_s: float,
+    sandboxes: Sequence[SandboxView],
+    *,
+    budget_mib: int | None = None,
+    reserve_mib: int | None = None,
+) -> HostView:
+    """The host, or ``budget_mib`` of it: what all sandboxes' engines may hold together.
+
+    A budget's view is that of a host with so much memory and nothing else on it, but never more is available than
+    on the real one. Less than nothing is available where the engines hold more than the budget.
+    """
+    total = None if memory.total_bytes is None else bytes_to_mib(memory.total_bytes)
+    available = None if memory.available_bytes is None else bytes_to_mib(memory.available_bytes)
+    if budget_mib is not None:
+        # One that does not say what it holds may hold its target.
+        held = sum(box.target_mib if box.resident_mib is None else box.resident_mib for box in sandboxes)
+        left = budget_mib - held
+        available = left if available is None else min(left, available)
+        total = budget_mib if total is None else min(budget_mib, total)
+    total = total or 0
+    return HostView(
+        at_s=at_s,
+        total_mib=total,
+        available_mib=available,
+        reserve_mib=default_reserve_mib(total) if reserve_mib is None else reserve_mib,
+        pressure_some_us=_microseconds(memory.pressure_some_s),
+        pressure_full_us=_microseconds(memory.pressure_full_s),
+    )
+
+
+def read_host(
+    at_s: float,
+    sandboxes: Sequence[SandboxView],
+    *,
+    budget_mib: int | None = None,
+    reserve_mib: int | None = None,
+) -> HostView:
+    """:func:`host_view` of this host, now."""
+    return host_view(read_host_memory(), at_s, sandboxes, budget_mib=budget_mib, reserve_mib=reserve_mib)
+
+
+def _microseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1e6)

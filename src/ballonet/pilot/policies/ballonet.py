@@ -1,0 +1,172 @@
+"""Ours: every guest has what it needs and room to grow; what it merely holds goes back to the host. Pure.
+
+In order, out of what may be promised: each sandbox's floor or reserve, and to a guest under pressure what it has;
+then what each needs (:mod:`working_set`), by weight where that is too much; then everything to guests under pressure;
+then room to grow for the others. So idle memory goes first, and a light sandbox's before a heavy one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ballonet.pilot.limits import dead_band_mib, room_band_mib, step_mib
+from ballonet.pilot.model import Decision, HostView, Input, SandboxView, Verdict, promisable_mib
+from ballonet.pilot.policies.shares import divide
+from ballonet.pilot.policies.working_set import Judgement, Kept, Tuning, guard_mib, judge
+
+
+class Memory(NamedTuple):
+    """What is remembered from tick to tick."""
+
+    at_s: float
+    sandboxes: Mapping[str, Kept]
+
+
+@dataclass(frozen=True)
+class Ballonet:
+    """Our policy."""
+
+    tuning: Tuning = field(default_factory=Tuning)
+    name: str = "ballonet"
+    period_s: float = 1.0
+
+    def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: Memory | None) -> Decision:
+        before: Mapping[str, Kept] = {} if memory is None else memory.sandboxes
+        passed_s = self.period_s if memory is None else max(0.0, host.at_s - memory.at_s)
+        judged = [judge(view, host.at_s, before.get(view.name), self.tuning) for view in sandboxes]
+        kept = {
+            view.name: found.kept
+            for view, found in zip(sandboxes, judged, strict=True)
+            if found.kept is not None
+        }
+        promisable = promisable_mib(host, sandboxes)
+        if promisable is None:
+            why = "left alone: the host does not tell its available memory"
+            verdicts = [Verdict(view.name, None, why, inputs(host, view, None)) for view in sandboxes]
+            return Decision(verdicts, Memory(host.at_s, kept), [why])
+        notes: list[str] = []
+        alone_mib = 0
+        ours: list[tuple[SandboxView, Judgement]] = []
+        for view, found in zip(sandboxes, judged, strict=True):
+            if found.alone is None:
+                ours.append((view, found))
+            else:
+                alone_mib += max(
+                    view.target_mib, view.ceiling_mib if view.actual_mib is None else view.actual_mib
+                )
+        budget = max(0, promisable - alone_mib)
+        targets = self._targets(host, ours, budget, passed_s, before, notes)
+        verdicts = []
+        at = 0
+        for view, found in zip(sandboxes, judged, strict=True):
+            seen = inputs(host, view, promisable)
+            if found.alone is not None:
+                verdicts.append(Verdict(view.name, None, f"left alone: {found.alone}", seen))
+                continue
+            target = targets[at]
+            at += 1
+            kept[view.name] = kept[view.name]._replace(target_mib=target)
+            if target == view.target_mib and not _gave_up(view, self.tuning):
+                verdicts.append(Verdict(view.name, None, _reason(view, found, target, self.tuning), seen))
+            else:
+                verdicts.append(Verdict(view.name, target, _reason(view, found, target, self.tuning), seen))
+        return Decision(verdicts, Memory(host.at_s, kept), notes)
+
+    def _targets(
+        self,
+        host: HostView,
+        ours: Sequence[tuple[SandboxView, Judgement]],
+        budget: int,
+        passed_s: float,
+        before: Mapping[str, Kept],
+        notes: list[str],
+    ) -> list[int]:
+        least, work, pressed, room, keep, weights = [], [], [], [], [], []
+        for view, found in ours:
+            low = view.least_mib
+            wanted = found.want_mib
+            if found.pressed is not None:
+                low = min(view.ceiling_mib, max(low, view.actual_mib or 0))
+            elif wanted < view.target_mib:
+                wanted = max(wanted, view.target_mib - self._step(host, view, before, passed_s))
+            least.append(low)
+            work.append(max(low, found.work_mib))
+            pressed.append(view.ceiling_mib if found.pressed is not None else work[-1])
+            room.append(max(low, min(wanted, found.room_mib)))
+            keep.append(max(low, wanted))
+            weights.append(view.weight)
+        if sum(least) > budget:
+            notes.append(
+                f"{sum(least)} MiB of floors, reserves and guests under pressure are more than the {budget} MiB that "
+                "may be promised: nobody else gets more than that"
+            )
+
+        # Room is not promised to the last MiB, or each small growth of one would move all the others.
+        spare = sum(dead_band_mib(view.ceiling_mib) for view, _ in ours)
+        targets = least
+        for most in (work, pressed):
+            targets = divide(budget, targets, most, weights)
+        for most in (room, keep):
+            targets = divide(budget - spare, targets, most, weights)
+        moved = [
+            view.target_mib if _near(view, found, target) else target
+            for (view, found), target in zip(ours, targets, strict=True)
+        ]
+        if sum(moved) > max(budget, sum(least)):
+            # Staying where they are, they would have too much together.
+            moved = [min(stay, target) for stay, target in zip(moved, targets, strict=True)]
+        return moved
+
+    def _step(self, host: HostView, view: SandboxView, before: Mapping[str, Kept], passed_s: float) -> int:
+        """The most that may be taken now to save memory (MiB)."""
+        known = before.get(view.name)
+        seen_s = 0.0 if known is None else host.at_s - known.first_s
+        return int(step_mib(view.ceiling_mib, seen_s) * min(1.0, passed_s / self.period_s))
+
+
+def inputs(host: HostView, view: SandboxView, promisable: int | None) -> dict[str, Input]:
+    """All that a decision about ``view`` was made from."""
+    seen: dict[str, Input] = view._asdict()
+    del seen["name"]
+    seen["host_available_mib"] = host.available_mib
+    seen["host_reserve_mib"] = host.reserve_mib
+    seen["promisable_mib"] = promisable
+    return seen
+
+
+def _near(view: SandboxView, found: Judgement, target: int) -> bool:
+    """Whether the target in force is as good as ``target``. Room is divided anew only when it is off by a lot."""
+    if found.pressed is not None or not view.least_mib <= view.target_mib <= view.ceiling_mib:
+        return False
+    off = target - view.target_mib
+    matters = view.target_mib < found.work_mib if off > 0 else found.want_mib == found.work_mib
+    return abs(off) < (dead_band_mib(view.ceiling_mib) if matters else room_band_mib(view.ceiling_mib))
+
+
+def _gave_up(view: SandboxView, tuning: Tuning) -> bool:
+    """Whether its own guard has stopped a shrink that it would let pass now: only asking again makes it go on."""
+    if view.state != "guest-floor" or view.actual_mib is None or view.guest_available_mib is None:
+        return False
+    band = dead_band_mib(view.ceiling_mib)
+    spare = view.guest_available_mib - guard_mib(view.ceiling_mib, tuning)
+    return view.actual_mib - view.target_mib >= band and spare >= band
+
+
+def _reason(view: SandboxView, found: Judgement, target: int, tuning: Tuning) -> str:
+    if found.pressed is not None:
+        lacking = (
+            "" if target == view.ceiling_mib else f" of {view.ceiling_mib}: the host may promise no more"
+        )
+        return f"{found.pressed}: it gets {target} MiB{lacking}"
+    if target == view.target_mib and _gave_up(view, tuning):
+        return f"is asked for {target} MiB again, of which it has {view.actual_mib}: {found.why}"
+    if target == view.target_mib:
+        return f"stays at {target} MiB: {found.why}"
+    if target > view.target_mib:
+        return f"grows by {target - view.target_mib} to {target} MiB: {found.why}"
+    forced = ""
+    if target < found.work_mib:
+        forced = f", of which the host may promise it {target}"
+    return f"gives {view.target_mib - target} MiB back, down to {target}: {found.why}{forced}"

@@ -1,0 +1,78 @@
+"""XAPI's squeezed, written anew from its rule: every guest is squeezed by the same fraction.
+
+Every 10 s. One fraction = (target − min) / (max − min) for all, such that everything is given out. A guest that makes
+no progress towards its target for 5 s is inactive: it counts as what it has, and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ballonet.pilot.model import Decision, HostView, SandboxView, promisable_mib
+from ballonet.pilot.policies.moves import blind, move, mute_host
+
+STUCK_S = 5.0
+#: What counts as having arrived, and as progress (MiB): balloons are not exact.
+INEXACT_MIB = 4
+
+
+class Progress(NamedTuple):
+    """When a guest last moved, and what it had then."""
+
+    at_s: float
+    actual_mib: int
+    target_mib: int
+
+
+@dataclass(frozen=True)
+class Squeezed:
+    name: str = "squeezed"
+    period_s: float = 10.0
+
+    def decide(
+        self, host: HostView, sandboxes: Sequence[SandboxView], memory: Mapping[str, Progress] | None
+    ) -> Decision:
+        total = promisable_mib(host, sandboxes)
+        if total is None:
+            return mute_host(sandboxes, memory)
+        progress = {view.name: _follow(host, view, (memory or {}).get(view.name)) for view in sandboxes}
+        active = []
+        for view in sandboxes:
+            here = progress[view.name]
+            stuck = (
+                abs((view.actual_mib or 0) - view.target_mib) > INEXACT_MIB
+                and host.at_s - here.at_s >= STUCK_S
+            )
+            if blind(view) is None and not stuck:
+                active.append(view)
+            else:
+                total -= view.ceiling_mib if view.actual_mib is None else view.actual_mib
+        least = sum(view.least_mib for view in active)
+        range_mib = sum(view.ceiling_mib for view in active) - least
+        gamma = min(1.0, max(0.0, (total - least) / range_mib)) if range_mib else 1.0
+        verdicts = []
+        for view in sandboxes:
+            if view in active:
+                target = view.least_mib + int(gamma * (view.ceiling_mib - view.least_mib))
+                verdicts.append(move(view, target, f"all have {gamma:.1%} of their range", {"gamma": gamma}))
+            else:
+                verdicts.append(move(view, None, "it does not move: inactive", {"gamma": gamma}))
+        notes = (
+            []
+            if total >= least
+            else [f"{least} MiB of minimums are more than the {total} MiB that there are"]
+        )
+        return Decision(verdicts, progress, notes)
+
+
+def _follow(host: HostView, view: SandboxView, before: Progress | None) -> Progress:
+    actual = view.actual_mib or 0
+    if (
+        before is None
+        or before.target_mib != view.target_mib
+        or abs(actual - before.actual_mib) > INEXACT_MIB
+    ):
+        return Progress(host.at_s, actual, view.target_mib)
+    return before

@@ -1,0 +1,41 @@
+"""How a modelled balloon follows its target: the five guests that squeezed tests its balancer with. Pure.
+
+Described anew from what XAPI's squeezed tests do (``test/squeeze_test.ml``): an ideal guest, one that does not shrink
+below a limit of its own, one that does not grow above one, one whose driver does nothing, and one whose driver works
+only every other interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """A guest's way with its balloon."""
+
+    IDEAL = "ideal"
+    LOWER_LIMIT = "lower-limit"
+    UPPER_LIMIT = "upper-limit"
+    STUCK = "stuck"
+    INTERMITTENT = "intermittent"
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """One guest's: its kind and, where it has one, the limit (MiB) or the interval (seconds)."""
+
+    kind: Kind = Kind.IDEAL
+    limit_mib: float = 0.0
+    interval_s: float = 0.25
+
+    def reach(self, actual_mib: float, goal_mib: float, most_mib: float, at_s: float) -> float:
+        """What ``actual_mib`` becomes on the way to ``goal_mib`` when it can move by ``most_mib``."""
+        kind = self.kind
+        if kind is Kind.STUCK or (kind is Kind.INTERMITTENT and int(at_s / self.interval_s) % 2):
+            return actual_mib
+        if goal_mib < actual_mib:
+            reached = max(goal_mib, actual_mib - most_mib)
+            return max(reached, min(actual_mib, self.limit_mib)) if kind is Kind.LOWER_LIMIT else reached
+        reached = min(goal_mib, actual_mib + most_mib)
+        return min(reached, max(actual_mib, self.limit_mib)) if kind is Kind.UPPER_LIMIT else reached

@@ -1,0 +1,356 @@
+"""A modelled guest: its memory, its page cache, its balloon, and what it suffers. Deterministic; time is passed in.
+
+Kept to plain floats in one object: a step is some hundred machine-code-free operations, and a simulation makes
+millions of them. ``docs/simulator.md`` says what is modelled and what is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ballonet.pilot.model import SandboxView
+from ballonet.pilot.simulator.behaviour import Behaviour, Kind
+from ballonet.pilot.simulator.trace import Trace
+from ballonet.vmm.convergence import STALL_RATE_MIB_S, STALL_WINDOW_S
+from ballonet.vmm.guard import default_guard_mib
+
+
+@dataclass(frozen=True)
+class Physics:
+    """The model's constants. ``docs/simulator.md`` has their sources."""
+
+    #: Inflating: 0.95 GiB/s on hardware (PEERS: virtio-balloon), 0.25 to 0.95 under emulation (DESIGN). The middle.
+    inflate_mib_s: float = 600.0
+    #: Deflating: 2.5 GiB in 1.4 s (DESIGN).
+    deflate_mib_s: float = 1800.0
+    #: Share of a working guest's time that a moving balloon takes: one of four processors.
+    balloon_cost: float = 0.25
+    #: What a kernel and an idle root use, and how much of the ceiling its page tables take (1.6 %: 64 bytes a page).
+    kernel_mib: float = 80.0
+    kernel_share: float = 1 / 64
+    #: Free memory that the kernel keeps for itself.
+    watermark_mib: float = 8.0
+    #: The most that a guest allocates (3 GB/s, PEERS), and what its first touch costs the host (1 us a page).
+    allocate_mib_s: float = 2861.0
+    touch_mib_s: float = 4096.0
+    #: The kernel's own thread gives up clean caches at this speed in the background; beyond it, the one who needs the
+    #: memory stalls while it does so itself, as fast.
+    reclaim_mib_s: float = 2048.0
+    #: Reading files again: how often the work comes round, and the disk's speed.
+    reread_s: float = 10.0
+    disk_mib_s: float = 500.0
+    #: Major faults for each MiB read again: a quarter is mapped, read ahead in 128 KiB.
+    faults_per_mib: float = 2.0
+    #: Reporting: delay, and the share of freed memory that lies in blocks smaller than order 9. The share makes a
+    #: clang build come to PEERS' 431 of 659 GiB·min.
+    report_delay_s: float = 2.0
+    fragmented: float = 0.25
+    #: A guest that cannot reclaim anything kills after so long; with deflate-on-oom it takes this much a second.
+    oom_after_s: float = 0.2
+    oom_deflate_mib_s: float = 256.0
+    #: Relief: after this much stall in half a second (``machine/guest_memory.py``).
+    relief_stall_s: float = 0.025
+    relief_window_s: float = 0.5
+
+
+@dataclass(frozen=True)
+class GuestSpec:
+    """One sandbox of a scenario."""
+
+    name: str
+    ceiling_mib: int
+    trace: Trace
+    floor_mib: int
+    weight: int = 100
+    reserve_mib: int = 0
+    initial_mib: int | None = None
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    #: Caches that it has at the start, of files read once.
+    caches_mib: float = 0.0
+    relief: bool = True
+    deflate_on_oom: bool = True
+    #: The sandbox's guard; ``None``: the default.
+    guard_mib: int | None = None
+
+
+class Guest:
+    """A guest at one moment. All sizes are MiB, all totals since the start."""
+
+    __slots__ = (
+        "actual", "anon", "below_s", "busy_s", "ceiling", "faults", "fragments", "goal", "guard", "hot", "hot_ever",
+        "hot_want", "is_busy", "kernel", "kills", "loose", "lost_s", "next_at", "once", "oom_deflated", "physics",
+        "point", "progress_at", "progress_mib", "read_rate", "relieved", "report_at", "reporting", "slope", "spec",
+        "stall_s", "starving_s", "state", "target", "window", "work_base", "work_from",
+    )  # fmt: skip
+
+    def __init__(self, spec: GuestSpec, physics: Physics, *, reporting: bool) -> None:
+        self.spec = spec
+        self.physics = physics
+        self.reporting = reporting
+        self.ceiling = float(spec.ceiling_mib)
+        self.target = spec.ceiling_mib if spec.initial_mib is None else spec.initial_mib
+        self.actual = float(self.target)
+        self.goal = self.actual
+        self.guard = float(default_guard_mib(spec.ceiling_mib) if spec.guard_mib is None else spec.guard_mib)
+        self.kernel = physics.kernel_mib + spec.ceiling_mib * physics.kernel_share
+        first = spec.trace.points[0]
+        room = max(0.0, self.actual - self.kernel - physics.watermark_mib)
+        self.anon = min(first.work_mib, room)
+        self.once = min(spec.caches_mib, room - self.anon)
+        self.hot = self.hot_ever = 0.0
+        self.fragments = self.loose = 0.0
+        self.report_at = -1.0
+        self.state = "applied"
+        self.progress_at, self.progress_mib = 0.0, self.actual
+        self.point = -1
+        self.next_at = self.work_from = 0.0
+        self.work_base, self.slope, self.hot_want, self.read_rate = first.work_mib, 0.0, 0.0, 0.0
+        self.is_busy = True
+        self.below_s = self.busy_s = self.lost_s = self.stall_s = self.faults = self.window = 0.0
+        self.starving_s = self.oom_deflated = 0.0
+        self.kills = 0
+        self.relieved = False
+
+    @property
+    def free(self) -> float:
+        """Free memory in the guest."""
+        return self.actual - self.kernel - self.anon - self.once - self.hot
+
+    @property
+    def resident(self) -> float:
+        """What it holds of the host: all that it uses, and what it freed but did not give back."""
+        return self.kernel + self.anon + self.once + self.hot + self.fragments + self.loose
+
+    def set_target(self, target_mib: int, at_s: float) -> None:
+        """What the control socket does: clamp, and ask the engine."""
+        spec = self.spec
+        self.target = min(spec.ceiling_mib, max(spec.floor_mib, target_mib))
+        self.goal = float(self.target)
+        self.state = "applied" if abs(self.goal - self.actual) < 1.0 else "converging"
+        self.progress_at, self.progress_mib = at_s, self.actual
+
+    def view(self, at_s: float) -> SandboxView:
+        """What the pilot's loop would see."""
+        spec = self.spec
+        free = self.free
+        caches = self.once + self.hot
+        stall_us = int(self.stall_s * 1e6)
+        resident = int(self.resident)
+        return SandboxView(
+            spec.name,
+            spec.ceiling_mib,
+            spec.floor_mib,
+            self.target,
+            int(self.actual),
+            self.state,
+            spec.weight,
+            spec.reserve_mib,
+            resident,
+            resident,
+            spec.ceiling_mib,
+            int(free),
+            max(0, int(free + caches - self.physics.watermark_mib)),
+            int(caches),
+            0.0,
+            stall_us,
+            stall_us,
+            int(self.faults),
+            self.kills,
+            at_s,
+        )
+
+    def step(self, at_s: float, dt: float) -> None:
+        """Go on from ``at_s`` by ``dt``."""
+        if at_s >= self.next_at:
+            self._next_point(at_s)
+        physics = self.physics
+        stalled = 0.0
+        cost = 0.0
+        if self.actual != self.goal:
+            cost = self._move_balloon(at_s, dt)
+        # What the work allocates, or frees.
+        want = self.work_base + self.slope * (at_s - self.work_from)
+        anon = self.anon
+        short = False
+        if want < anon:
+            freed = anon - want
+            self.anon = want
+            self.fragments += freed * physics.fragmented
+            self.loose += freed - freed * physics.fragmented
+        elif want > anon:
+            need = want - anon
+            most = physics.allocate_mib_s * dt
+            if need > most:
+                need = most
+            reclaimed = self.once + self.hot
+            got, fresh = self._take(need)
+            self.anon = anon + got
+            cost += fresh / physics.touch_mib_s
+            reclaimed -= self.once + self.hot
+            if reclaimed > 0.0:
+                took_s = reclaimed / physics.reclaim_mib_s - dt
+                stalled = took_s if took_s > 0.0 else 0.0
+            if got < need - 0.01:
+                short = True
+                stalled += (dt - stalled) * (1 - got / need) if stalled < dt else 0.0
+                if self.once + self.hot < 1.0:
+                    stalled += self._starve(need - got, at_s, dt)
+            else:
+                self.starving_s = 0.0
+        else:
+            self.starving_s = 0.0
+        hot = self.hot_want
+        if hot > self.hot:
+            lost = self._read_again(hot, dt)
+            stalled += lost
+            if lost > 0.05 * dt:
+                short = True
+        if self.read_rate > 0.0:
+            self._read_once(self.read_rate * dt)
+        if self.loose > 0.0 and self.reporting:
+            if self.report_at < 0.0:
+                self.report_at = at_s + physics.report_delay_s
+            elif at_s >= self.report_at:
+                self.loose = 0.0
+                self.report_at = -1.0
+        if stalled > dt:
+            stalled = dt
+        if short:
+            self.below_s += dt
+        if self.is_busy:
+            self.busy_s += dt
+            cost += stalled
+            self.lost_s += cost if cost < dt else dt
+        self.stall_s += stalled
+        if stalled > 0.0 or self.window > 0.0:
+            self.window = self.window * (1 - dt / physics.relief_window_s) + stalled
+            if self.window >= physics.relief_stall_s and self.spec.relief and self.target < self.ceiling:
+                self.relieved = True
+            elif self.window < 1e-4:
+                self.window = 0.0
+
+    def relieve(self, at_s: float) -> None:
+        """The sandbox's own process answers a stall: everything back, in one step."""
+        self.relieved = False
+        self.window = 0.0
+        self.set_target(self.spec.ceiling_mib, at_s)
+
+    def _next_point(self, at_s: float) -> None:
+        points = self.spec.trace.points
+        while self.point + 1 < len(points) and points[self.point + 1].at_s <= at_s:
+            self.point += 1
+        here = points[max(0, self.point)]
+        self.work_base, self.work_from = here.work_mib, here.at_s
+        self.hot_want, self.read_rate, self.is_busy = here.hot_mib, here.read_mib_s, here.busy
+        if self.point + 1 < len(points):
+            after = points[self.point + 1]
+            self.next_at = after.at_s
+            self.slope = (
+                (after.work_mib - here.work_mib) / (after.at_s - here.at_s) if self.point >= 0 else 0.0
+            )
+        else:
+            self.next_at, self.slope = float("inf"), 0.0
+
+    def _move_balloon(self, at_s: float, dt: float) -> float:
+        """One step towards the goal; the time that it cost the guest."""
+        physics = self.physics
+        actual, goal = self.actual, self.goal
+        if goal < actual:
+            most = physics.inflate_mib_s * dt
+            room = self.free + self.once + self.hot - physics.watermark_mib - self.guard
+            if most > room:
+                most = max(0.0, room)
+            reached = self.spec.behaviour.reach(actual, goal, most, at_s)
+            if reached < actual:
+                self._take(actual - reached)
+            cost = (actual - reached) / physics.inflate_mib_s
+        else:
+            reached = self.spec.behaviour.reach(actual, goal, physics.deflate_mib_s * dt, at_s)
+            cost = (reached - actual) / physics.deflate_mib_s
+        self.actual = reached
+        if abs(goal - reached) < 1.0 and self.spec.behaviour.kind is Kind.IDEAL:
+            self.actual = goal
+            self.state = "applied"
+        elif reached == goal:
+            self.state = "applied"
+        elif at_s - self.progress_at >= STALL_WINDOW_S:
+            if abs(reached - self.progress_mib) < STALL_RATE_MIB_S * STALL_WINDOW_S:
+                guarded = goal < reached and self.spec.behaviour.kind is Kind.IDEAL
+                self.state = "guest-floor" if guarded else "guest-refused"
+                self.goal = reached
+            self.progress_at, self.progress_mib = at_s, reached
+        return cost * physics.balloon_cost
+
+    def _take(self, need: float) -> tuple[float, float]:
+        """Find ``need`` in free memory, then in caches; what was found, and how much of it the host must find anew.
+
+        Small blocks go first, then those that the host still holds, then those that it must find anew.
+        """
+        physics = self.physics
+        free = self.actual - self.kernel - self.anon - self.once - self.hot
+        spare = free - physics.watermark_mib
+        got = need if need <= spare else max(0.0, spare)
+        rest = got
+        part = rest if rest < self.fragments else self.fragments
+        self.fragments -= part
+        rest -= part
+        part = rest if rest < self.loose else self.loose
+        self.loose -= part
+        rest -= part
+        if got < need:
+            short = need - got
+            part = short if short < self.once else self.once
+            self.once -= part
+            got += part
+            if part < short and self.hot > 0.0:
+                part = short - part if short - part < self.hot else self.hot
+                self.hot -= part
+                got += part
+        return got, rest
+
+    def _starve(self, lacking: float, at_s: float, dt: float) -> float:
+        """Nothing is left to reclaim. The balloon gives back, or a process dies; the time that it cost."""
+        physics = self.physics
+        self.starving_s += dt
+        if self.actual < self.goal - 1.0 or self.starving_s <= physics.oom_after_s:
+            return 0.0
+        if self.spec.deflate_on_oom and self.actual < self.ceiling - 1.0:
+            back = min(lacking, physics.oom_deflate_mib_s * dt, self.ceiling - self.actual)
+            self.actual += back
+            self.goal = self.actual  # it stays there until a target is sent again
+            self.oom_deflated += back
+            return 0.0
+        self.kills += 1
+        self.starving_s = 0.0
+        self.fragments += self.anon * physics.fragmented
+        self.loose += self.anon * (1 - physics.fragmented)
+        self.anon = 0.0
+        return dt
+
+    def _read_again(self, hot: float, dt: float) -> float:
+        """Bring in what the work reads again and again; the time lost to what it had before."""
+        physics = self.physics
+        missing = hot - self.hot
+        known = self.hot_ever if self.hot_ever < hot else hot
+        again = known - self.hot
+        lost = 0.0
+        if again > 0.0:
+            share = again / physics.reread_s / physics.disk_mib_s
+            lost = share / (1 + share) * dt
+            self.faults += again / physics.reread_s * dt * physics.faults_per_mib
+        fetched = missing / physics.reread_s * (dt - lost)
+        room = self.free - physics.watermark_mib
+        if fetched > room + self.once:
+            fetched = max(0.0, room + self.once)
+        got, _ = self._take(fetched)
+        self.hot += got
+        if self.hot > self.hot_ever:
+            self.hot_ever = self.hot
+        return lost
+
+    def _read_once(self, size: float) -> None:
+        """Files read once fill what is free, and then push out their own kind."""
+        room = self.free - self.physics.watermark_mib
+        if room > 0.0:
+            got, _ = self._take(size if size < room else room)
+            self.once += got

@@ -1,0 +1,166 @@
+"""Recorded work as traces: CSV files, and the histories that sandboxes keep. Reads text and samples, opens nothing.
+
+``docs/simulator.md`` defines the columns.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from ballonet.errors import ConfigError
+from ballonet.memory import MIB
+from ballonet.pilot.simulator.guest import GuestSpec, Physics
+from ballonet.pilot.simulator.trace import Point, Trace
+
+#: Columns of a trace, with what is taken where one is left out or empty.
+REQUIRED = ("time", "sandbox", "working_set_mib")
+OPTIONAL = ("hot_mib", "read_mib_s", "busy", "ceiling_mib", "floor_mib", "weight", "reserve_mib")
+#: A trace that does not say when its guest works is taken to do so above its least by this share.
+BUSY_SHARE = 0.05
+#: More rows than this are refused: a mistake, or a file that was not meant.
+MOST_ROWS = 2_000_000
+
+
+class RecordedSample(Protocol):
+    """What is used of a sample of a history (bytes, unix seconds)."""
+
+    @property
+    def at(self) -> float: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def ceiling(self) -> int | None: ...
+    @property
+    def floor(self) -> int | None: ...
+    @property
+    def actual(self) -> int | None: ...
+    @property
+    def guest_available(self) -> int | None: ...
+    @property
+    def guest_caches(self) -> int | None: ...
+
+
+def read_trace(lines: Iterable[str], where: str) -> list[GuestSpec]:
+    """Guests from CSV with a header.
+
+    :param where: the file's name, for messages.
+    :raises ConfigError: a column is missing or unknown, a value is not a number or absurd, times do not rise.
+    """
+    reader = csv.DictReader(lines)
+    columns = reader.fieldnames or []
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        raise ConfigError(
+            f"{where}: there is no column {', '.join(missing)}", hint=f"the header needs {','.join(REQUIRED)}"
+        )
+    unknown = [name for name in columns if name not in (*REQUIRED, *OPTIONAL)]
+    if unknown:
+        raise ConfigError(
+            f"{where}: unknown column {', '.join(unknown)}", hint=f"known: {', '.join(OPTIONAL)}"
+        )
+    rows: dict[str, list[dict[str, float]]] = {}
+    for number, row in enumerate(reader, start=2):
+        if number > MOST_ROWS:
+            raise ConfigError(f"{where}: more than {MOST_ROWS} rows")
+        name = (row["sandbox"] or "").strip()
+        if not name:
+            raise ConfigError(f"{where}:{number}: the sandbox has no name")
+        rows.setdefault(name, []).append(_numbers(row, f"{where}:{number}"))
+    if not rows:
+        raise ConfigError(f"{where}: there is no row below the header")
+    start = min(points[0]["time"] for points in rows.values())
+    return [_guest(name, points, start, where) for name, points in rows.items()]
+
+
+def from_samples(samples: Iterable[RecordedSample], where: str, *, start: float | None = None) -> GuestSpec:
+    """One guest from its history: what it used is taken for its working set, what its caches grew by for reading.
+
+    How hard it would have used its caches again cannot be told from a history.
+
+    :param start: the time (unix seconds) that becomes 0; ``None``: that of its first sample.
+    :raises ConfigError: no sample says what it needs.
+    """
+    points: list[Point] = []
+    first = start
+    before: RecordedSample | None = None
+    name = where
+    ceiling = floor = 0
+    for sample in samples:
+        if sample.actual is None or sample.guest_available is None or sample.ceiling is None:
+            continue
+        first = sample.at if first is None else first
+        if points and sample.at - first <= points[-1].at_s:
+            continue
+        name, ceiling, floor = sample.name, sample.ceiling // MIB, (sample.floor or 0) // MIB
+        used = max(0, sample.actual - sample.guest_available) / MIB
+        read = 0.0
+        if before is not None and before.guest_caches is not None and sample.guest_caches is not None:
+            grew = (sample.guest_caches - before.guest_caches) / MIB
+            read = max(0.0, grew / (sample.at - before.at))
+        if points:
+            points[-1] = points[-1]._replace(read_mib_s=read)
+        points.append(Point(max(0.0, sample.at - first), used))
+        before = sample
+    if not points:
+        raise ConfigError(f"the history of {where} has no sample with the guest's own word")
+    kernel = Physics().kernel_mib + ceiling * Physics().kernel_share
+    return GuestSpec(name, ceiling, Trace(_busy(points, kernel)), floor)
+
+
+def _busy(points: list[Point], kernel_mib: float) -> list[Point]:
+    """Take the kernel's part off, and say when the guest worked."""
+    least = min(point.work_mib for point in points)
+    return [
+        point._replace(
+            work_mib=max(0.0, point.work_mib - kernel_mib),
+            busy=point.work_mib > least * (1 + BUSY_SHARE) or point.read_mib_s > 1.0,
+        )
+        for point in points
+    ]
+
+
+def _numbers(row: Mapping[str, str | None], where: str) -> dict[str, float]:
+    found = {}
+    for name, text in row.items():
+        if name == "sandbox" or name is None or text is None or not text.strip():
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            raise ConfigError(f"{where}: {name} is {text[:32]!r}, which is not a number") from None
+        if not math.isfinite(value) or value < 0:
+            raise ConfigError(f"{where}: {name} is {text[:32]}, which is negative or endless")
+        found[name] = value
+    for name in ("time", "working_set_mib"):
+        if name not in found:
+            raise ConfigError(f"{where}: {name} is empty")
+    return found
+
+
+def _guest(name: str, rows: list[dict[str, float]], start: float, where: str) -> GuestSpec:
+    most = max(row["working_set_mib"] + row.get("hot_mib", 0.0) for row in rows)
+    # Room for half as much again and the kernel, in steps of 256 MiB.
+    usual = math.ceil((most * 1.5 + 128) / 256) * 256
+    first = rows[0]
+    ceiling = int(first.get("ceiling_mib", usual))
+    if ceiling < 64:
+        raise ConfigError(f"{where}: the ceiling of {name}, {ceiling} MiB, is below 64 MiB")
+    floor = int(first.get("floor_mib", max(128, ceiling // 4)))
+    if floor > ceiling:
+        raise ConfigError(f"{where}: the floor of {name}, {floor} MiB, is above its ceiling, {ceiling} MiB")
+    least = min(row["working_set_mib"] for row in rows)
+    points = []
+    for row in rows:
+        hot, read = row.get("hot_mib", 0.0), row.get("read_mib_s", 0.0)
+        works = row["working_set_mib"] > least * (1 + BUSY_SHARE) or hot > 0 or read > 0
+        busy = bool(row["busy"]) if "busy" in row else works
+        points.append(Point(row["time"] - start, row["working_set_mib"], hot, read, busy))
+    weight, reserve = int(first.get("weight", 100)), int(first.get("reserve_mib", 0))
+    try:
+        trace = Trace(points)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: sandbox {name}: {error.message}") from None
+    return GuestSpec(name, ceiling, trace, floor, max(1, weight), min(reserve, ceiling))

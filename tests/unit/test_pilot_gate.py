@@ -1,0 +1,114 @@
+"""The gate before a start: judged by what an autopilot saw, and by what was let in since."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ballonet import lifecycle
+from ballonet.config import SandboxConfig
+from ballonet.errors import AdmissionError
+from ballonet.host.identity import ProcessId
+from ballonet.pilot import claim
+from ballonet.pilot.gate import FRESH_S, admitted
+from ballonet.pilot.model import HostView, SandboxView
+from ballonet.registry.record import Record
+from ballonet.registry.registry import Registry
+from tests.unit.pilot_fleet import own_directories
+
+BUSY = SandboxView(
+    name="busy",
+    ceiling_mib=1024,
+    floor_mib=128,
+    target_mib=600,
+    actual_mib=600,
+    resident_mib=600,
+    guest_ram_mib=510,
+    guest_total_mib=560,
+    guest_free_mib=20,
+    guest_available_mib=100,
+    guest_age_s=0.1,
+)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    own_directories(tmp_path, monkeypatch)
+    with Registry.open() as opened:
+        yield opened
+
+
+def saw(*views: SandboxView, budget_mib: int, at: float | None = None, only: tuple[str, ...] = ()) -> None:
+    """What the autopilot wrote down last."""
+    claim.write_status(
+        {
+            "at": time.time() if at is None else at,
+            "settings": {"only": only, "budget_mib": budget_mib, "reserve_mib": 0, "dry_run": False},
+            "host": HostView(1.0, budget_mib, budget_mib)._asdict(),
+            "sandboxes": [view._asdict() for view in views],
+        }
+    )
+
+
+def new(registry: Registry, name: str, mib: int = 512) -> Record:
+    return lifecycle.create(registry, SandboxConfig(name=name, memory_mib=mib, balloon_initial_mib=mib))
+
+
+def enter(registry: Registry, record: Record) -> None:
+    with admitted(registry, record):
+        registry.begin_run(record.name, "run", ProcessId.ours())
+
+
+def test_without_an_autopilot_nobody_is_asked(registry: Registry) -> None:
+    saw(BUSY, budget_mib=1)
+    enter(registry, new(registry, "box"))
+
+
+def test_there_is_room_or_a_refusal_with_the_numbers(registry: Registry) -> None:
+    with claim.Claim.take("ballonet"):
+        saw(BUSY, budget_mib=1300)
+        enter(registry, new(registry, "small", 512))
+        saw(BUSY, budget_mib=700)
+        with pytest.raises(
+            AdmissionError, match=r"no room for sandbox 'large': it needs 272 MiB.*only 0 MiB are left"
+        ) as refused:
+            enter(registry, new(registry, "large", 512))
+    assert "--no-admission" in str(refused.value.hint)
+
+
+def test_those_that_were_let_in_since_count(registry: Registry) -> None:
+    with claim.Claim.take("ballonet"):
+        saw(BUSY, budget_mib=1400)
+        enter(registry, new(registry, "first", 512))  # booting: the autopilot has not seen it yet
+        enter(registry, new(registry, "second", 512))
+        with pytest.raises(AdmissionError):
+            enter(registry, new(registry, "third", 512))
+
+
+def test_what_the_autopilot_said_long_ago_is_not_judged_by(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    with claim.Claim.take("ballonet"):
+        saw(BUSY, budget_mib=1, at=time.time() - FRESH_S - 1)
+        enter(registry, new(registry, "box"))
+    assert any("not asked for room" in line for line in caplog.messages)
+
+
+def test_a_sandbox_that_it_does_not_look_after_is_none_of_its_concern(registry: Registry) -> None:
+    with claim.Claim.take("ballonet", ("ci-*",)):
+        saw(BUSY, budget_mib=1, only=("ci-*",))
+        enter(registry, new(registry, "web"))
+        with pytest.raises(AdmissionError):
+            enter(registry, new(registry, "ci-1"))
+
+
+def test_the_gate_is_open_again_after_a_refusal(registry: Registry) -> None:
+    with claim.Claim.take("ballonet"):
+        saw(BUSY, budget_mib=1)
+        with pytest.raises(AdmissionError):
+            enter(registry, new(registry, "one"))
+        saw(BUSY, budget_mib=4000)
+        enter(registry, registry.get("one"))

@@ -1,0 +1,244 @@
+"""The autopilot's loop over real control sockets with scripted guests. Real guests: tests/vm/test_pilot.py."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+
+import pytest
+
+from ballonet.pilot import claim, fleet
+from ballonet.pilot.journal import read_decisions
+from ballonet.pilot.loop import Pilot, Settings, Tick
+from ballonet.pilot.model import promisable_mib
+from tests.unit.pilot_fleet import Fixed, Guest, own_directories, running
+
+
+@pytest.fixture(autouse=True)
+def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_directories(tmp_path, monkeypatch)
+
+
+async def one_tick(policy: Fixed, **settings: object) -> Tick:
+    ticks: list[Tick] = []
+    pilot = Pilot(policy, Settings(**settings), on_tick=ticks.append)  # type: ignore[arg-type]
+    await pilot.run(ticks=1)
+    return ticks[0]
+
+
+async def test_it_sees_all_asks_the_policy_and_moves_what_it_says(tmp_path: Path) -> None:
+    guests = {"a": Guest(), "b": Guest()}
+    policy = Fixed({"a": 400, "b": 512})
+    async with running(tmp_path, guests):
+        tick = await one_tick(policy)
+    assert guests["a"].targets == [400]
+    assert guests["a"].forced == [False]
+    assert guests["b"].targets == []  # it has that already
+    assert tick.moved == {"a": 400}
+    host, views, memory = policy.seen[0]
+    assert memory is None
+    assert host.total_mib > 0
+    assert (views["a"].ceiling_mib, views["a"].floor_mib, views["a"].guest_available_mib) == (1024, 256, 300)
+    assert views["a"].problem is None
+
+
+async def test_a_budget_is_the_host_that_the_policy_sees(tmp_path: Path) -> None:
+    policy = Fixed({})
+    async with running(tmp_path, {"a": Guest(resident_mib=400), "b": Guest(resident_mib=500)}):
+        await one_tick(policy, budget_mib=2000, reserve_mib=100)
+    host = policy.seen[0][0]
+    assert (host.total_mib, host.available_mib, host.reserve_mib) == (2000, 1100, 100)
+
+
+async def test_a_budget_that_is_overdrawn_shows_by_how_much(tmp_path: Path) -> None:
+    policy = Fixed({})
+    async with running(tmp_path, {"a": Guest(resident_mib=500)}):
+        await one_tick(policy, budget_mib=400, reserve_mib=0)
+    host, views, _ = policy.seen[0]
+    assert host.available_mib == -100
+    assert promisable_mib(host, list(views.values())) == 310  # 90 of its 500 MiB are the engine's own
+
+
+async def test_one_stuck_socket_delays_nobody_after_the_first_tick(tmp_path: Path) -> None:
+    guests = {"stuck": Guest(), "well": Guest()}
+    guests["stuck"].stall = asyncio.Event()
+    policy = Fixed({"well": 400, "stuck": 300}, period_s=0.05)
+    took: list[float] = []
+    async with running(tmp_path, guests):
+        pilot = Pilot(policy, Settings())
+        for _ in range(3):
+            began = time.monotonic()
+            tick = await pilot.tick()
+            took.append(time.monotonic() - began)
+        problems = {view.name: view.problem for view in tick.sandboxes}
+        await pilot._fleet.close()
+    assert problems == {"stuck": "it has not answered yet", "well": None}
+    assert guests["well"].targets == [400]
+    assert guests["stuck"].targets == []
+    # Not a speed: the first tick waits for the stuck one until its deadline, later ones do not wait for it at all.
+    assert took[1] < fleet.TICK_DEADLINE_S
+    assert took[2] < fleet.TICK_DEADLINE_S
+
+
+async def test_a_missing_figure_is_loud_once_and_its_sandbox_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    guests = {"mute": Guest(available_mib=None), "well": Guest()}
+    async with running(tmp_path, guests):
+        pilot = Pilot(Fixed({"mute": 300, "well": 300}), Settings())
+        with caplog.at_level(logging.WARNING):
+            await pilot.run(ticks=1)
+            await pilot.run(ticks=1)
+    assert guests["mute"].targets == []
+    assert guests["well"].targets == [300]
+    assert [line for line in caplog.messages if "left alone" in line] == [
+        line for line in caplog.messages if "mute" in line
+    ]
+    assert len([line for line in caplog.messages if "mute" in line]) == 1
+
+
+async def test_an_absurd_figure_leaves_that_sandbox_alone(tmp_path: Path) -> None:
+    guests = {"liar": Guest(available_mib=5000), "well": Guest()}
+    async with running(tmp_path, guests):
+        tick = await one_tick(Fixed({"liar": 300, "well": 300}))
+    problems = {view.name: view.problem for view in tick.sandboxes}
+    assert "5000" in str(problems["liar"])
+    assert (guests["liar"].targets, guests["well"].targets) == ([], [300])
+
+
+async def test_what_a_policy_may_not_ask_for_is_not_done(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    guest = Guest()
+    async with running(tmp_path, {"a": guest}):
+        with caplog.at_level(logging.WARNING):
+            tick = await one_tick(Fixed({"a": 4096}))
+    assert guest.targets == []
+    assert "not done" in tick.verdicts[0].reason
+    assert any("4096" in line for line in caplog.messages)
+
+
+async def test_a_sandbox_that_was_relieved_wakes_it_at_once(tmp_path: Path) -> None:
+    guest = Guest()
+    seen: list[int] = []
+    both = asyncio.Event()
+
+    def on_tick(tick: Tick) -> None:
+        seen.append(tick.sandboxes[0].target_mib)
+        if len(seen) == 2:
+            both.set()
+
+    async with running(tmp_path, {"a": guest}):
+        pilot = Pilot(Fixed({}, period_s=600), Settings(), on_tick=on_tick)
+        task = asyncio.create_task(pilot.run())
+        while not seen:
+            await asyncio.sleep(0.01)
+        while guest.feed._next is None:  # its watch is on
+            await asyncio.sleep(0.01)
+        guest.change(target_mib=1024, requested_mib=1024)
+        await asyncio.wait_for(both.wait(), 30)
+        pilot.stop()
+        await task
+    assert seen == [512, 1024]
+
+
+async def test_an_idle_guest_is_not_asked_at_each_tick(tmp_path: Path) -> None:
+    guest = Guest()
+    async with running(tmp_path, {"a": guest}):
+        await Pilot(Fixed({}, period_s=0.01), Settings()).run(ticks=6)
+        calm = guest.asked
+        guest.change(resident_mib=700)
+        await Pilot(Fixed({}), Settings()).run(ticks=1)
+    assert calm == 2  # once for the first look, once more because anything may have moved before it
+    assert guest.asked > calm
+
+
+async def test_dry_run_moves_nothing_and_writes_nothing(tmp_path: Path) -> None:
+    guest = Guest()
+    async with running(tmp_path, {"a": guest}):
+        tick = await one_tick(Fixed({"a": 300}), dry_run=True)
+    assert tick.moved == {"a": 300}
+    assert guest.targets == []
+    assert claim.read_status() is None
+    assert read_decisions(claim.pilot_dir(), "a", 9) == []
+
+
+async def test_paused_it_moves_nothing_and_starts_afresh_afterwards(tmp_path: Path) -> None:
+    guest = Guest()
+    policy = Fixed({"a": 300})
+    async with running(tmp_path, {"a": guest}):
+        pilot = Pilot(policy, Settings())
+        claim.pause()
+        tick = await pilot.tick()
+        assert tick.paused
+        assert (guest.targets, policy.seen) == ([], [])
+        assert claim.resume()
+        await pilot.tick()
+        await pilot._fleet.close()
+    assert guest.targets == [300]
+    assert policy.seen[0][2] is None
+
+
+async def test_only_what_it_looks_after(tmp_path: Path) -> None:
+    guests = {"ci-1": Guest(), "web": Guest()}
+    async with running(tmp_path, guests):
+        await one_tick(Fixed({"ci-1": 300, "web": 300}), only=("ci-*",))
+    assert (guests["ci-1"].targets, guests["web"].targets) == ([300], [])
+
+
+async def test_decisions_are_on_record_with_every_input(tmp_path: Path) -> None:
+    async with running(tmp_path, {"a": Guest()}):
+        await one_tick(Fixed({"a": 300}))
+    (entry,) = read_decisions(claim.pilot_dir(), "a", 9)
+    assert (entry["old_mib"], entry["target_mib"], entry["reason"]) == (512, 300, "so the test wants")
+    assert entry["inputs"]["x"] == 1
+    assert entry["inputs"]["guest_available_mib"] == 300
+    assert entry["inputs"]["host_total_mib"] > 0
+    status = claim.read_status()
+    assert status is not None
+    assert [view["name"] for view in status["sandboxes"]] == ["a"]
+
+
+async def test_a_sandbox_that_goes_and_one_that_comes_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ballonet.pilot.loop.DISCOVER_S", 0.0)
+    pilot = Pilot(Fixed({}), Settings())
+    async with running(tmp_path, {"a": Guest()}):
+        async with running(tmp_path, {"b": Guest()}):
+            both = {view.name: view.problem for view in (await pilot.tick()).sandboxes}
+        from ballonet.paths import sandbox_dir
+
+        (sandbox_dir("b") / "machine.json").unlink()
+        after = [view.name for view in (await pilot.tick()).sandboxes]
+    await pilot._fleet.close()
+    assert both == {"a": None, "b": None}
+    assert after == ["a"]
+
+
+async def test_what_the_policy_remembers_comes_back_to_it(tmp_path: Path) -> None:
+    policy = Fixed({}, period_s=0.01)
+    async with running(tmp_path, {"a": Guest()}):
+        await Pilot(policy, Settings()).run(ticks=3)
+    assert [memory for _, _, memory in policy.seen] == [None, 1, 2]
+
+
+async def test_our_own_rule_may_not_shrink_a_guest_under_pressure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    guest = Guest()
+    policy = Fixed({}, period_s=0.01)
+    policy.name = "ballonet"
+    async with running(tmp_path, {"a": guest}):
+        pilot = Pilot(policy, Settings())
+        await pilot.tick()
+        guest.stall_for(5_000_000)
+        guest.change(resident_mib=600)  # so that its statistics are asked for again
+        policy.targets = {"a": 500}
+        with caplog.at_level(logging.WARNING):
+            await pilot.tick()
+        await pilot._fleet.close()
+    assert guest.targets == []
+    assert any("though its tasks stalled" in line for line in caplog.messages)

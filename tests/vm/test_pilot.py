@@ -1,0 +1,168 @@
+"""The autopilot over real sandboxes: it takes what is idle, gives it back at once, and harms nobody when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+
+from ballonet.config import SandboxConfig
+from ballonet.control.client import Client
+from ballonet.sandbox import Sandbox
+from tests.vm.test_balloon import WAIT_S, touch
+
+CEILING_MIB = 768
+#: Less than the two ceilings together, and what the engines themselves need beside.
+BUDGET_MIB = 1400
+
+
+class Pilot:
+    """A real ``ballonet pilot`` process, and the ticks that it tells."""
+
+    def __init__(self, child: asyncio.subprocess.Process) -> None:
+        self.child = child
+
+    async def wait_tick(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first tick from now on that is as wanted."""
+        assert self.child.stdout is not None
+        tick = None
+        try:
+            async with asyncio.timeout(WAIT_S):
+                async for line in self.child.stdout:
+                    tick = json.loads(line)
+                    if wanted(tick):
+                        return dict(tick)
+        except TimeoutError:
+            raise AssertionError(f"no such tick within {WAIT_S} s; the last one: {tick}") from None
+        raise AssertionError("the autopilot ended")
+
+    async def end(self) -> int:
+        if self.child.returncode is None:
+            self.child.send_signal(signal.SIGTERM)
+        await self.child.communicate()
+        assert self.child.returncode is not None
+        return self.child.returncode
+
+
+@asynccontextmanager
+async def piloting(*words: str) -> AsyncIterator[Pilot]:
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "ballonet", "pilot", "--json", "--only", "fly-*", *words),
+        stdout=subprocess.PIPE,
+        limit=1 << 20,
+    )
+    pilot = Pilot(child)
+    try:
+        yield pilot
+    finally:
+        await pilot.end()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def fleet(run_directory: Path) -> AsyncIterator[dict[str, Sandbox]]:
+    boxes: dict[str, Sandbox] = {}
+    try:
+        for name in ("fly-a", "fly-b"):
+            # Without free-page reporting what a program has touched stays on the host: there is something to take.
+            config = SandboxConfig(
+                name=name,
+                memory_mib=CEILING_MIB,
+                balloon_initial_mib=CEILING_MIB,
+                balloon_min_mib=128,
+                free_page_reporting=False,
+            )
+            boxes[name] = await Sandbox.create(config)
+        yield boxes
+    finally:
+        for box in boxes.values():
+            await box.close()
+
+
+def view(tick: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(view for view in tick["sandboxes"] if view["name"] == name)
+
+
+def promised(tick: dict[str, Any]) -> int:
+    return sum(int(view["target_mib"]) for view in tick["sandboxes"])
+
+
+async def test_what_is_idle_is_taken_and_a_burst_gets_it_back_with_no_one_killed(
+    fleet: dict[str, Sandbox],
+) -> None:
+    box = fleet["fly-a"]
+    await touch(box, 500)
+    async with piloting("--budget", f"{BUDGET_MIB}M") as pilot:
+        # At the start both have their ceilings, more than may be promised; then each is brought to what it needs.
+        await pilot.wait_tick(lambda tick: view(tick, "fly-a")["actual_mib"] < 500)
+        await touch(box, 550)
+        tick = await pilot.wait_tick(
+            lambda tick: not tick["moved"] and all(v["state"] == "applied" for v in tick["sandboxes"])
+        )
+        assert promised(tick) <= BUDGET_MIB
+        assert [(await each.metrics()).oom_kills for each in fleet.values()] == [0, 0]
+        assert await pilot.end() == 0
+
+
+async def test_when_it_is_killed_targets_stay_relief_works_and_the_next_one_starts_from_there(
+    fleet: dict[str, Sandbox], ballonet: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    box = fleet["fly-b"]
+    await touch(box, 500)
+    async with piloting("--budget", f"{BUDGET_MIB}M") as pilot:
+        await pilot.wait_tick(
+            lambda tick: view(tick, "fly-b")["target_mib"] < 500 and view(tick, "fly-b")["state"] == "applied"
+        )
+        told = ballonet("pilot", "explain", "fly-b", "--last", "1").stdout
+        assert "guest_available_mib" in told
+        second = ballonet("pilot", "--ticks", "1")
+        assert second.returncode == 125
+        assert f"pid {pilot.child.pid}" in second.stderr
+        pilot.child.kill()
+    assert box.control_socket is not None
+    async with await Client.connect(box.control_socket) as client:
+        left_at = (await client.get()).target_mib
+        assert left_at < 500
+        await touch(box, 550)
+        assert (await client.get()).target_mib == CEILING_MIB
+        assert (await client.stats()).oom_kills == 0
+    async with piloting("--budget", f"{BUDGET_MIB}M") as pilot:
+        tick = await pilot.wait_tick(lambda tick: bool(tick["sandboxes"]))
+        assert view(tick, "fly-b")["target_mib"] == CEILING_MIB
+
+
+async def test_a_new_sandbox_is_refused_where_there_is_no_room_with_the_numbers(
+    fleet: dict[str, Sandbox], ballonet: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    for box in fleet.values():
+        await box.balloon.set(CEILING_MIB, wait=True, timeout_s=WAIT_S)
+    async with piloting("--budget", "500M") as pilot:
+        await pilot.wait_tick(lambda tick: len(tick["sandboxes"]) == 2)
+        refused = ballonet("run", "--name", "fly-new", "--memory", "640M", "--", "true")
+        assert refused.returncode == 125
+        assert "no room for sandbox 'fly-new'" in refused.stderr
+        assert "it needs" in refused.stderr
+        assert "--no-admission" in refused.stderr
+        # Its budget is not about this one.
+        other = ballonet("run", "--name", "other", "--memory", "128M", "--", "echo", "in")
+        assert (other.returncode, other.stdout) == (0, "in\n")
+        forced = ballonet("run", "--no-admission", "--name", "fly-new", "--", "echo", "in")
+        assert (forced.returncode, forced.stdout) == (0, "in\n")
+
+
+async def test_a_dry_run_says_what_it_would_do_and_does_nothing(
+    fleet: dict[str, Sandbox], ballonet: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    box = fleet["fly-a"]
+    await box.balloon.set(CEILING_MIB, wait=True, timeout_s=WAIT_S)
+    told = ballonet("pilot", "--dry-run", "--ticks", "1", "--only", "fly-a")
+    assert told.returncode == 0
+    assert "fly-a" in told.stdout
+    assert (await box.balloon.get()).target_mib == CEILING_MIB

@@ -73,6 +73,27 @@ def test_counters_never_go_backwards_and_are_anothers_after_a_new_creation() -> 
     assert counters.value(replace(SAMPLE, name="other"), "oom_kills", None) is None
 
 
+def test_a_failed_look_is_told_and_the_next_one_may_do() -> None:
+    exporter = Exporter()
+
+    def fails() -> Snapshot:
+        raise HostError("the registry cannot be read")
+
+    assert set(values(exporter.render(fails))) == {
+        ("ballonet_collect_success", ()),
+        ("ballonet_collect_duration_seconds", ()),
+    }
+    assert values(exporter.render(lambda: Snapshot(HOST, [SAMPLE])))["ballonet_collect_success", ()] == 1
+
+
+def test_counters_of_removed_sandboxes_are_forgotten() -> None:
+    exporter = Exporter()
+    exporter.render(lambda: Snapshot(HOST, [SAMPLE]))
+    exporter.render(lambda: Snapshot(HOST, []))
+    told = values(exporter.render(lambda: Snapshot(HOST, [replace(SAMPLE, oom_kills=None)])))
+    assert ("ballonet_sandbox_memory_guest_oom_kills_total", (("sandbox", "box"),)) not in told
+
+
 def test_labels_are_escaped_and_help_is_there() -> None:
     unknown = {"guest": 'a "quoted"\nreason'}
     text = Exporter().render(lambda: Snapshot(HOST, [replace(SAMPLE, unknown=unknown)]))

@@ -5,18 +5,22 @@ Which metrics there are, and what they mean: :mod:`ballonet.metrics.figures`, an
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from ballonet.control.backend import State as BalloonState
+from ballonet.errors import BallonetError
 from ballonet.metrics.figures import GROUPS, HOST_FIGURES, SANDBOX_FIGURES, Figure
 from ballonet.metrics.model import HostSample, SandboxSample, Snapshot
 from ballonet.registry.record import State
+
+log = logging.getLogger(__name__)
 
 
 class Exporter:
@@ -32,12 +36,27 @@ class Exporter:
         def families() -> Iterator[Metric]:
             with self._turn:
                 began = time.monotonic()
-                snapshot = take()
-                yield from self._families(snapshot)
+                error = None
+                try:
+                    snapshot = take()
+                except (
+                    BallonetError
+                ) as failure:  # such as a registry that cannot be read: the next scrape may
+                    error = failure
+                took_s = time.monotonic() - began
+                if error is None:
+                    yield from self._families(snapshot)
+                else:
+                    log.warning("nothing was collected: %s", error)
+                yield GaugeMetricFamily(
+                    "ballonet_collect_success",
+                    "Whether the sandboxes could be looked up.",
+                    value=float(error is None),
+                )
                 yield GaugeMetricFamily(
                     "ballonet_collect_duration_seconds",
                     "How long it took to ask all sandboxes.",
-                    value=time.monotonic() - began,
+                    value=took_s,
                 )
 
         registry = CollectorRegistry()
@@ -49,6 +68,7 @@ class Exporter:
         return generate_latest(self.registry(take))
 
     def _families(self, snapshot: Snapshot) -> Iterator[Metric]:
+        self._counters.keep({sample.name for sample in snapshot.sandboxes})
         for figure in SANDBOX_FIGURES:
             yield self._of_sandboxes(figure, snapshot.sandboxes)
         yield from _states(snapshot.sandboxes)
@@ -81,6 +101,11 @@ class Counters:
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[float | None, dict[str, float]]] = {}
+
+    def keep(self, names: Set[str]) -> None:
+        """Forget all others: they were removed."""
+        for name in self._last.keys() - names:
+            del self._last[name]
 
     def value(self, sample: SandboxSample, name: str, value: float | None) -> float | None:
         """What to show for ``value``."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ballonet.metrics.exposition import Exporter
@@ -19,7 +20,7 @@ _NAME = re.compile(r"\bballonet_[a-z0-9_]+")
 
 
 def told() -> bytes:
-    return Exporter().render(lambda: Snapshot(HOST, [SAMPLE]))
+    return generate_latest(Exporter().registry(lambda: Snapshot(HOST, [SAMPLE])))
 
 
 def metric_names() -> set[str]:

@@ -31,41 +31,40 @@ class Exporter:
         self._turn = threading.Lock()
 
     def registry(self, take: Callable[[], Snapshot]) -> CollectorRegistry:
-        """For prometheus-client's own server: each scrape takes a snapshot, one at a time."""
+        """For prometheus-client's own server: each scrape takes a snapshot, one at a time.
+
+        A look that fails is told and logged; the next one may do.
+        """
 
         def families() -> Iterator[Metric]:
             with self._turn:
-                began = time.monotonic()
-                error = None
                 try:
-                    snapshot = take()
-                except (
-                    BallonetError
-                ) as failure:  # such as a registry that cannot be read: the next scrape may
-                    error = failure
-                took_s = time.monotonic() - began
-                if error is None:
-                    yield from self._families(snapshot)
-                else:
+                    yield from self._timed(take)
+                    success = 1
+                except BallonetError as error:  # such as a registry that cannot be read
                     log.warning("nothing was collected: %s", error)
+                    success = 0
                 yield GaugeMetricFamily(
-                    "ballonet_collect_success",
-                    "Whether the sandboxes could be looked up.",
-                    value=float(error is None),
-                )
-                yield GaugeMetricFamily(
-                    "ballonet_collect_duration_seconds",
-                    "How long it took to ask all sandboxes.",
-                    value=took_s,
+                    "ballonet_collect_success", "Whether the sandboxes could be looked up.", value=success
                 )
 
-        registry = CollectorRegistry()
-        registry.register(_Collected(families))
-        return registry
+        return _registry_of(families)
 
     def render(self, take: Callable[[], Snapshot]) -> bytes:
-        """The text format, version 0.0.4."""
-        return generate_latest(self.registry(take))
+        """The text format, version 0.0.4.
+
+        :raises BallonetError: what ``take`` raises.
+        """
+        return generate_latest(_registry_of(lambda: self._timed(take)))
+
+    def _timed(self, take: Callable[[], Snapshot]) -> Iterator[Metric]:
+        began = time.monotonic()
+        snapshot = take()
+        took_s = time.monotonic() - began
+        yield from self._families(snapshot)
+        yield GaugeMetricFamily(
+            "ballonet_collect_duration_seconds", "How long it took to ask all sandboxes.", value=took_s
+        )
 
     def _families(self, snapshot: Snapshot) -> Iterator[Metric]:
         self._counters.keep({sample.name for sample in snapshot.sandboxes})
@@ -162,6 +161,12 @@ def _host_known(host: HostSample) -> Metric:
 def _family(figure: Figure, labels: list[str]) -> GaugeMetricFamily | CounterMetricFamily:
     kind = CounterMetricFamily if figure.kind == "counter" else GaugeMetricFamily
     return kind(figure.metric, figure.help, labels=labels)
+
+
+def _registry_of(families: Callable[[], Iterable[Metric]]) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_Collected(families))
+    return registry
 
 
 class _Collected:

@@ -19,9 +19,10 @@ from ballonet.control.backend import EarlierTotals, GuestMemory, GuestPressure, 
 from ballonet.errors import ConfigError, HostError
 from ballonet.host.identity import ProcessId
 from ballonet.machine.notes import MachineNote
-from ballonet.metrics.collect import collect
+from ballonet.metrics.collect import collect, history_path
 from ballonet.metrics.drawing import draw
 from ballonet.metrics.exposition import Counters, Exporter
+from ballonet.metrics.history import HistoryWriter
 from ballonet.metrics.model import STALE_S, HostSample, SandboxSample, Snapshot, sample_of
 from ballonet.metrics.table import COLUMNS, host_row, row, write_csv
 from ballonet.paths import private_dir, sandbox_dir
@@ -120,10 +121,12 @@ def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield str(tmp_path / "silent")
 
 
-def register(registry: Registry, name: str, control_socket: str | None = None) -> None:
-    """A sandbox; one with a control socket runs, and this process stands for it and its engine."""
+def register(
+    registry: Registry, name: str, control_socket: str | None = None, *, running: bool = True
+) -> None:
+    """A sandbox; for one that runs this process stands, and for its engine."""
     lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
-    if control_socket is None:
+    if not running:
         return
     registry.begin_run(name, "run1", ProcessId.ours())
     registry.update(name, state=State.RUNNING, started_at=1.0)
@@ -141,7 +144,7 @@ def register(registry: Registry, name: str, control_socket: str | None = None) -
 def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(silent: str) -> None:
     """The scrape ends at the deadline, and the others are told."""
     with Registry.open() as registry:
-        register(registry, "idle")
+        register(registry, "idle", running=False)
         register(registry, "stuck", silent)
         idle, stuck = collect(deadline_s=0.2).sandboxes
     assert (idle.state, idle.unknown["balloon"], idle.resident) == ("created", "it is created", None)
@@ -174,6 +177,24 @@ def test_a_guest_that_has_stopped_reporting_is_unknown_and_what_it_counted_stays
     assert (told.guest_available, told.pressure_some_avg10) == (None, None)
     assert (told.major_faults, told.oom_kills, told.pressure_some_us) == (17, 3, 9)
     assert told.guest_age_s == STALE_S + 1
+
+
+def test_a_sandbox_without_a_balloon_has_what_its_history_says(silent: str) -> None:
+    """It has no socket to be asked on; what the host says of its engine is of now."""
+    with Registry.open() as registry:
+        register(registry, "bare")
+        (told,) = collect().sandboxes
+        assert told.unknown == dict.fromkeys(("balloon", "pss", "guest"), "it has no balloon")
+        writer = HistoryWriter(history_path("bare"))
+        writer.write(replace(SAMPLE, run_id="run1", guest_available=77, pss=5, pss_age_s=1.0, resident=1))
+        writer.close()
+        (told,) = collect().sandboxes
+    assert told.unknown == {"balloon": "it has no balloon"}
+    assert (told.name, told.guest_available, told.guest_at, told.pss) == ("bare", 77, SAMPLE.guest_at, 5)
+    assert told.resident is not None
+    assert told.resident > 1
+    assert told.pss_age_s is not None
+    assert told.pss_age_s > 1000
 
 
 def test_rows_have_the_same_names_in_every_form() -> None:

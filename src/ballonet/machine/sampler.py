@@ -28,7 +28,7 @@ from ballonet.metrics.model import TOTALS, SandboxSample, sample_of, with_totals
 log = logging.getLogger(__name__)
 
 #: An engine that uses more than this share of one processor runs a guest that is busy. An idle one under emulation
-#: uses some 2 % (see bench/metrics.py).
+#: uses 0.5 %, and 4 % where the guest's kernel distrusts the TSC and ticks all the time (bench/metrics.py).
 BUSY_SHARE = 0.10
 #: So does one whose guest memory on the host moved by this.
 BUSY_BYTES = 4 * MIB

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
                 "engine_pid": None if note is None else note.engine_pid,
                 "boot_s": None if note is None else note.boot_s,
                 #: All figures of the one model, in bytes.
-                "memory": memory_row(sample),
+                "memory": None if note is None else memory_row(sample),
             }
         )
     return print_json(found)

@@ -64,6 +64,7 @@ bench: setup
 	$(PYTHON) -m bench.churn
 	$(PYTHON) -m bench.simulate
 	$(PYTHON) -m bench.image
+	$(PYTHON) -m bench.metrics
 
 clean:
 	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin

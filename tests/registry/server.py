@@ -7,15 +7,14 @@ import os
 import re
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from ballonet.guest.debian import unpack_package
-from ballonet.paths import cache_dir, exclusive, private_dir
+from ballonet.debian import fetch_package
+from ballonet.paths import cache_dir
 from tests.unit.oci import Layout
 
 _PACKAGE = "docker-registry"
@@ -29,15 +28,7 @@ _START_S = 60
 
 def _program() -> Path:
     """The registry's program. The package is unpacked, not installed: installed, it would start a service."""
-    tools = private_dir(cache_dir() / "tools")
-    program = tools / _PACKAGE
-    with exclusive(tools / "lock"):
-        if not program.is_file():
-            with tempfile.TemporaryDirectory(dir=tools) as made:
-                work = Path(made)
-                unpack_package(_PACKAGE, work, work / "unpacked", hint="apt-get update")
-                (work / "unpacked/usr/bin" / _PACKAGE).rename(program)
-    return program
+    return fetch_package(_PACKAGE, cache_dir(), print) / "usr/bin" / _PACKAGE
 
 
 class Registry:

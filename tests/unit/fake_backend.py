@@ -79,6 +79,7 @@ class FakeBackend(Backend):
         self.failure: Exception | None = None
         self.stall: asyncio.Event | None = None
         self.trims: list[TrimRequest] = []
+        self.ages: list[float] = []
         self.feed = ChangeFeed(
             BalloonSnapshot(
                 ceiling_mib=1024,
@@ -134,7 +135,8 @@ class FakeBackend(Backend):
     def subscribe(self) -> ChangeFeed:
         return self.feed
 
-    async def stats(self) -> Stats:
+    async def stats(self, max_age_s: float = 0.0) -> Stats:
+        self.ages.append(max_age_s)
         await self._maybe_stall()
         return Stats(
             guest=GuestMemory(age_s=0.5, total_mib=478, free_mib=301, available_mib=380, disk_caches_mib=44),

@@ -37,7 +37,7 @@ class Guest(FakeBackend):
         )
         self.change(resident_mib=resident_mib)
 
-    async def stats(self) -> Stats:
+    async def stats(self, max_age_s: float = 0.0) -> Stats:
         self.asked += 1
         await self._maybe_stall()
         return self.reading

@@ -36,6 +36,7 @@ class ScriptedQmp(Qmp):
         self.refuse: str | None = None
         self.without_status = False
         self.reported_at = int(time.time())
+        self.intervals: list[object] = []
 
     async def execute(self, command: str, **arguments: object) -> Any:
         await self.gate.wait()
@@ -49,6 +50,8 @@ class ScriptedQmp(Qmp):
             if self.follows:
                 self.actual = self.target
             return {"actual": self.actual}
+        if command == "qom-set":
+            self.intervals.append(arguments["value"])
         if command == "qom-get":
             return {"stats": {}, "last-update": self.reported_at}
         if command == "x-query-virtio-status":
@@ -127,3 +130,19 @@ async def test_events_that_are_not_the_balloons_or_make_no_sense_change_nothing(
         balloon.handle_event("BALLOON_CHANGE", {"actual": "lots"})
         balloon.handle_event("BALLOON_CHANGE", {})
         assert balloon.status == before
+
+
+async def test_a_question_that_is_given_up_does_not_leave_the_engine_asking_its_guest() -> None:
+    """A guest that does not answer, and a client that goes away: the engine's timer is off again."""
+    qmp = ScriptedQmp()
+    qmp.reported_at = 1
+    async with balloon_over(qmp) as balloon:
+        asking = asyncio.create_task(balloon.statistics(max_age_s=0))
+        async with asyncio.timeout(30):
+            while qmp.intervals[-1:] != [1]:
+                await asyncio.sleep(0)
+            asking.cancel()
+            while qmp.intervals[-1:] != [0]:
+                await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await asking

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import io
+import socket
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ballonet import lifecycle
 from ballonet.cli.metrics import parse_address
 from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError
+from ballonet.control.backend import EarlierTotals, GuestMemory, GuestPressure, HostMemory, Stats
+from ballonet.errors import ConfigError, HostError
 from ballonet.host.identity import ProcessId
 from ballonet.machine.notes import MachineNote
-from ballonet.metrics.collect import collect
-from ballonet.metrics.exposition import Exporter
-from ballonet.metrics.model import HostSample, SandboxSample, Snapshot, Totals
+from ballonet.metrics.collect import collect, history_path
+from ballonet.metrics.drawing import draw
+from ballonet.metrics.exposition import Counters, Exporter
+from ballonet.metrics.history import HistoryWriter
+from ballonet.metrics.model import STALE_S, HostSample, SandboxSample, Snapshot, sample_of
+from ballonet.metrics.table import COLUMNS, host_row, row, write_csv
+from ballonet.paths import private_dir, sandbox_dir
+from ballonet.registry.record import State
+from ballonet.registry.registry import Registry
 
 HOST = HostSample(at=1, total=1000, available=500, committed=1500, promised=800, held=300)
 SAMPLE = SandboxSample(
@@ -34,11 +46,11 @@ def values(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 
 def test_what_is_known_is_told_and_what_is_unknown_is_not_there() -> None:
-    told = values(Exporter().render(Snapshot(HOST, [SAMPLE])))
+    told = values(Exporter().render(lambda: Snapshot(HOST, [SAMPLE])))
     box = (("sandbox", "box"),)
     assert told["ballonet_sandbox_memory_ceiling_bytes", box] == 1024
     assert told["ballonet_sandbox_memory_overhead_bytes", box] == 100
-    assert told["ballonet_sandbox_memory_reclaimed_bytes", box] == 724
+    assert told["ballonet_sandbox_memory_unheld_bytes", box] == 724
     assert told["ballonet_sandbox_memory_guest_oom_kills_total", box] == 2
     assert told["ballonet_sandbox_guest_report_age_seconds", box] == 0.5
     assert told["ballonet_host_memory_overcommit_ratio", ()] == 1.5
@@ -46,61 +58,168 @@ def test_what_is_known_is_told_and_what_is_unknown_is_not_there() -> None:
     assert ("ballonet_sandbox_memory_guest_major_faults_total", box) not in told
 
 
-def test_totals_survive_a_restart_without_going_backwards() -> None:
-    totals = Totals()
+def test_counters_never_go_backwards_and_are_anothers_after_a_new_creation() -> None:
+    counters = Counters()
     told = [
-        totals.add(sample, "oom_kills", sample.oom_kills)
+        counters.value(sample, "oom_kills", sample.oom_kills)
         for sample in (
             SAMPLE,
-            replace(SAMPLE, oom_kills=None),
-            replace(SAMPLE, run_id="b", oom_kills=0),
+            replace(SAMPLE, oom_kills=None),  # a guest that does not answer
+            replace(SAMPLE, run_id="b", oom_kills=1),  # a killed run had not written its last one down
             replace(SAMPLE, run_id="b", oom_kills=5),
-            replace(SAMPLE, run_id="b", oom_kills=1),  # a guest that lies
+            replace(SAMPLE, created_at=11, oom_kills=0),
+            replace(SAMPLE, created_at=11, oom_kills=None),
         )
     ]
-    assert told == [2, 2, 2, 7, 8]
+    assert told == [2, 2, 2, 5, 0, 0]
+    assert counters.value(replace(SAMPLE, name="other"), "oom_kills", None) is None
+
+
+def test_a_failed_look_is_told_and_the_next_one_may_do() -> None:
+    exporter = Exporter()
+
+    def fails() -> Snapshot:
+        raise HostError("the registry cannot be read")
+
+    served = generate_latest(exporter.registry(fails))
+    assert values(served) == {("ballonet_collect_success", ()): 0}
+    served = generate_latest(exporter.registry(lambda: Snapshot(HOST, [SAMPLE])))
+    assert values(served)["ballonet_collect_success", ()] == 1
+    with pytest.raises(HostError, match="cannot be read"):
+        exporter.render(fails)
+
+
+def test_counters_of_removed_sandboxes_are_forgotten() -> None:
+    exporter = Exporter()
+    exporter.render(lambda: Snapshot(HOST, [SAMPLE]))
+    exporter.render(lambda: Snapshot(HOST, []))
+    told = values(exporter.render(lambda: Snapshot(HOST, [replace(SAMPLE, oom_kills=None)])))
+    assert ("ballonet_sandbox_memory_guest_oom_kills_total", (("sandbox", "box"),)) not in told
 
 
 def test_labels_are_escaped_and_help_is_there() -> None:
-    text = Exporter().render(Snapshot(HOST, [replace(SAMPLE, unknown='a "quoted"\nreason')]))
-    assert any(dict(labels).get("reason") == 'a "quoted"\nreason' for _, labels in values(text))
+    unknown = {"guest": 'a "quoted"\nreason'}
+    text = Exporter().render(lambda: Snapshot(HOST, [replace(SAMPLE, unknown=unknown)]))
+    told = values(text)
+    labels = (("figures", "guest"), ("reason", 'a "quoted"\nreason'), ("sandbox", "box"))
+    assert told["ballonet_sandbox_unknown_info", labels] == 1
+    assert told["ballonet_sandbox_known", (("figures", "guest"), ("sandbox", "box"))] == 0
+    assert told["ballonet_sandbox_known", (("figures", "host"), ("sandbox", "box"))] == 1
     for family in text_string_to_metric_families(text.decode()):
         assert family.documentation.endswith(".")
         assert family.name.startswith("ballonet_")
 
 
-async def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its socket is bound and nobody answers: the scrape ends at the deadline, and the others are told."""
-    import socket
-
-    from ballonet import lifecycle
-    from ballonet.paths import private_dir, sandbox_dir
-    from ballonet.registry.registry import Registry
-
+@pytest.fixture
+def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The path of a socket that is bound and where nobody answers; the registry is the test's own."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("BALLONET_RUN_DIR", str(tmp_path / "run"))
-    with Registry.open() as registry, socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(tmp_path / "silent"))
-        silent.listen()
-        for name in ("idle", "stuck"):
-            lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
-        registry.begin_run("stuck", "run1", ProcessId.ours())
-        MachineNote(
-            run_id="run1",
-            process=ProcessId.ours(),
-            ready=True,
-            flags=registry.get("stuck").flags,
-            control_socket=str(tmp_path / "silent"),
-            started_at=1.0,
-            engine_pid=ProcessId.ours().pid,
-        ).write(private_dir(sandbox_dir("stuck")))
-        idle, stuck = (await collect(deadline_s=0.2)).sandboxes
-    assert (idle.state, idle.unknown, idle.resident) == ("created", "it is created", None)
-    assert (stuck.state, stuck.unknown) == ("running", "no answer within 0.2 s")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "silent"))
+        bound.listen(256)
+        yield str(tmp_path / "silent")
+
+
+def register(
+    registry: Registry, name: str, control_socket: str | None = None, *, running: bool = True
+) -> None:
+    """A sandbox; for one that runs this process stands, and for its engine."""
+    lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
+    if not running:
+        return
+    registry.begin_run(name, "run1", ProcessId.ours())
+    registry.update(name, state=State.RUNNING, started_at=1.0)
+    MachineNote(
+        run_id="run1",
+        process=ProcessId.ours(),
+        ready=True,
+        flags=registry.get(name).flags,
+        control_socket=control_socket,
+        started_at=1.0,
+        engine_pid=ProcessId.ours().pid,
+    ).write(private_dir(sandbox_dir(name)))
+
+
+def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(silent: str) -> None:
+    """The scrape ends at the deadline, and the others are told."""
+    with Registry.open() as registry:
+        register(registry, "idle", running=False)
+        register(registry, "stuck", silent)
+        idle, stuck = collect(deadline_s=0.2).sandboxes
+    assert (idle.state, idle.unknown["balloon"], idle.resident) == ("created", "it is created", None)
+    assert (stuck.state, stuck.unknown["balloon"]) == ("running", "no answer within 0.2 s")
     assert stuck.resident is not None
     assert stuck.target is None
+
+
+def test_many_stuck_sandboxes_do_not_make_a_scrape_endless(silent: str) -> None:
+    """Each may take a minute, all together half a second: those whose turn did not come are told as that."""
+    with Registry.open() as registry:
+        for n in range(70):
+            register(registry, f"stuck-{n}", silent)
+        samples = collect(deadline_s=60, overall_s=0.5).sandboxes
+    reasons = [sample.unknown["guest"].split(":")[0].split(" within")[0] for sample in samples]
+    assert reasons.count("no answer") == 64
+    assert reasons.count("it was not asked") == 6
+
+
+def test_a_guest_that_has_stopped_reporting_is_unknown_and_what_it_counted_stays() -> None:
+    stats = Stats(
+        guest=GuestMemory(age_s=STALE_S + 1, available_mib=100, major_faults=7),
+        pressure=GuestPressure(some_avg10=50, some_total_us=9),
+        oom_kills=2,
+        host=HostMemory(resident_mib=5, pss_mib=4),
+        earlier=EarlierTotals(major_faults=10, oom_kills=1),
+    )
+    told = sample_of(name="a", run_id="r", at=1000, balloon=None, stats=stats, ceiling_mib=64)
+    assert told.unknown == {"balloon": "it has no balloon", "guest": "the guest has stopped reporting"}
+    assert (told.guest_available, told.pressure_some_avg10) == (None, None)
+    assert (told.major_faults, told.oom_kills, told.pressure_some_us) == (17, 3, 9)
+    assert told.guest_age_s == STALE_S + 1
+
+
+def test_a_sandbox_without_a_balloon_has_what_its_history_says(silent: str) -> None:
+    """It has no socket to be asked on; what the host says of its engine is of now."""
+    with Registry.open() as registry:
+        register(registry, "bare")
+        (told,) = collect().sandboxes
+        assert told.unknown == dict.fromkeys(("balloon", "pss", "guest"), "it has no balloon")
+        writer = HistoryWriter(history_path("bare"))
+        writer.write(replace(SAMPLE, run_id="run1", guest_available=77, pss=5, pss_age_s=1.0, resident=1))
+        writer.close()
+        (told,) = collect().sandboxes
+    assert told.unknown == {"balloon": "it has no balloon"}
+    assert (told.name, told.guest_available, told.guest_at, told.pss) == ("bare", 77, SAMPLE.guest_at, 5)
+    assert told.resident is not None
+    assert told.resident > 1
+    assert told.pss_age_s is not None
+    assert told.pss_age_s > 1000
+
+
+def test_rows_have_the_same_names_in_every_form() -> None:
+    told = io.StringIO()
+    write_csv([SAMPLE], told)
+    header, line = told.getvalue().splitlines()
+    assert header.split(",") == list(COLUMNS)
+    assert set(row(SAMPLE)) == {*COLUMNS, "unknown"}
+    assert dict(zip(COLUMNS, line.split(","), strict=True))["overhead"] == "100"
+    assert "overcommit" in host_row(HOST)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_histories_are_drawn_whatever_is_unknown_in_them(tmp_path: Path, suffix: str) -> None:
+    moving = [
+        replace(SAMPLE, at=100.0 + n, guest_at=100.0 + n, actual=1024 - n, guest_available=10, limit=1000,
+                pressure_some_us=n * 100_000, run_id="a" if n < 5 else "b")
+        for n in range(10)
+    ]  # fmt: skip
+    bare = [SandboxSample(name="bare", state="running", at=101.0, ceiling=16 << 30)]
+    for from_start in (False, True):
+        draw([moving, bare], tmp_path / f"x.{suffix}", from_start=from_start)
+    assert (tmp_path / f"x.{suffix}").stat().st_size > 1000
+    with pytest.raises(HostError, match="cannot be written"):
+        draw([moving], tmp_path / "no" / f"x.{suffix}")
 
 
 def test_addresses() -> None:

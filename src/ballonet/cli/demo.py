@@ -15,6 +15,7 @@ from ballonet.config import SandboxConfig
 from ballonet.control.backend import BalloonSnapshot, Stats
 from ballonet.control.client import Client
 from ballonet.errors import GuestError, HostError
+from ballonet.metrics.model import SandboxSample, sample_of
 from ballonet.sandbox import Sandbox, random_name
 
 CEILING_MIB, INITIAL_MIB, FLOOR_MIB = 1024, 512, 256
@@ -23,18 +24,6 @@ TOUCH_MIB = 640
 #: How often the progress line and the plot's samples are taken (seconds).
 SAMPLE_S = 0.25
 _WAIT_S = 120.0
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One moment of the demo, for the plot. MiB; ``None`` is unknown."""
-
-    at_s: float
-    ceiling: int
-    target: int
-    actual: int | None
-    guest_used: int | None
-    resident: int | None
 
 
 @dataclass(frozen=True)
@@ -75,9 +64,9 @@ def run(options: argparse.Namespace) -> int:
     from ballonet.guest.bundle import prepare_guest
 
     if options.plot is not None:
-        from ballonet.cli.plot import check_can_plot
+        from ballonet.metrics.drawing import check_can_draw
 
-        check_can_plot(options.plot)
+        check_can_draw(options.plot, "--plot")
     prepare_guest(report=report_progress)
     config = SandboxConfig(
         name=random_name("demo"),
@@ -92,8 +81,7 @@ class _Demo:
     def __init__(self, config: SandboxConfig, plot: Path | None) -> None:
         self._config = config
         self._plot = plot
-        self._samples: list[Sample] = []
-        self._started = time.monotonic()
+        self._samples: list[SandboxSample] = []
         self._waiting_for: str | None = None
         self._sandbox: Sandbox
         self._client: Client
@@ -114,9 +102,9 @@ class _Demo:
             stack.callback(sampling.cancel)
             verdict = await self._play()
             if self._plot is not None:
-                from ballonet.cli.plot import plot_samples
+                from ballonet.metrics.drawing import draw
 
-                plot_samples(self._samples, self._plot)
+                draw([self._samples], self._plot, from_start=True)
         self._clear_progress()
         print(f"\n{verdict}")
         if self._plot is not None:
@@ -160,7 +148,7 @@ class _Demo:
 
     async def _row(self, step: str, seconds: float | None = None, *, requested: int | None = None) -> Row:
         balloon, stats = await self._client.get(), await self._client.stats()
-        self._samples.append(_sample(time.monotonic() - self._started, balloon, stats))
+        self._samples.append(self._sampled(balloon, stats))
         row = Row(
             step=step,
             requested=balloon.requested_mib if requested is None else requested,
@@ -179,29 +167,27 @@ class _Demo:
         """Take the plot's samples, and keep the progress line moving."""
         while True:
             balloon, stats = await client.get(), await client.stats()
-            self._samples.append(_sample(time.monotonic() - self._started, balloon, stats))
+            self._samples.append(self._sampled(balloon, stats))
             if self._waiting_for is not None and sys.stdout.isatty():
                 ram = _show(stats.host.guest_ram_mib)
                 line = f"  … {self._waiting_for}: actual {_show(balloon.actual_mib)}, guest RAM on host {ram} MiB"
                 print(f"\r\x1b[K{line[:100]}", end="", flush=True)
             await asyncio.sleep(SAMPLE_S)
 
+    def _sampled(self, balloon: BalloonSnapshot, stats: Stats) -> SandboxSample:
+        return sample_of(
+            name=self._config.name,
+            run_id=None,
+            at=time.time(),
+            balloon=balloon,
+            stats=stats,
+            ceiling_mib=balloon.ceiling_mib,
+        )
+
     def _clear_progress(self) -> None:
         self._waiting_for = None
         if sys.stdout.isatty():
             print("\r\x1b[K", end="")
-
-
-def _sample(at_s: float, balloon: BalloonSnapshot, stats: Stats) -> Sample:
-    actual, available = balloon.actual_mib, stats.guest.available_mib
-    return Sample(
-        at_s=at_s,
-        ceiling=balloon.ceiling_mib,
-        target=balloon.target_mib,
-        actual=actual,
-        guest_used=None if actual is None or available is None else max(0, actual - available),
-        resident=stats.host.guest_ram_mib,
-    )
 
 
 def _show(value: object) -> str:

@@ -10,6 +10,7 @@ from ballonet import lifecycle
 from ballonet.cli.ls import describe
 from ballonet.cli.names import add_names
 from ballonet.cli.output import print_json
+from ballonet.metrics.table import row as memory_row
 from ballonet.registry.registry import Registry
 
 
@@ -22,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     with Registry.open() as registry:
         records = [lifecycle.find(registry, name) for name in options.names]
     found = []
-    for record, row in zip(records, describe(records), strict=True):
+    for record, (row, sample) in zip(records, describe(records), strict=True):
         note = lifecycle.living(record)
         running = None if note is None else asdict(lifecycle.config_of(record, note.flags))
         desired = asdict(lifecycle.config_of(record))
@@ -38,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
                 "control_socket": None if note is None else note.control_socket,
                 "engine_pid": None if note is None else note.engine_pid,
                 "boot_s": None if note is None else note.boot_s,
+                #: All figures of the one model, in bytes.
+                "memory": None if note is None else memory_row(sample),
             }
         )
     return print_json(found)

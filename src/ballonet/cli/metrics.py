@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--textfile", metavar="FILE.prom", type=Path, help="write them to a file, for node_exporter, and end"
     )
-    parser.epilog = "With neither they are printed once. Figures that are unknown have no sample."
+    parser.epilog = (
+        "With neither they are printed once. Figures that are unknown have no sample, and "
+        "ballonet_sandbox_unknown_info says why."
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     exporter = Exporter()
     if options.listen is not None:
         return _serve(exporter, *parse_address(options.listen))
-    text = exporter.render(asyncio.run(collect()))
+    text = exporter.render(functools.partial(collect, guest_age_s=0))
     if options.textfile is not None:
         replace_file(options.textfile, text, mode=0o644)
     else:
@@ -60,7 +63,7 @@ def _serve(exporter: Exporter, host: str, port: int) -> int:
     from ballonet.metrics.collect import collect
 
     try:
-        server, thread = start_http_server(port, host, exporter.registry(lambda: asyncio.run(collect())))
+        server, thread = start_http_server(port, host, exporter.registry(collect))
     except OSError as error:
         raise HostError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     print(f"serving http://{host}:{server.server_port}/metrics", flush=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.errors import ConfigError, HostError
+from ballonet.errors import ConfigError
 from ballonet.memory import parse_size
 
 if TYPE_CHECKING:
@@ -73,9 +72,9 @@ def run(options: argparse.Namespace) -> int:
     if not 1 <= options.hosts <= 1000:
         raise ConfigError(f"--hosts {options.hosts} is outside 1 to 1000")
     if options.plot is not None:
-        from ballonet.cli.plot import check_can_plot
+        from ballonet.metrics.drawing import check_can_draw
 
-        check_can_plot(options.plot)
+        check_can_draw(options.plot, "--plot")
     scenarios = _scenarios(options)
     runs = [
         compare(scenario, policies, sample_s=scenario.duration_s / 800 if options.plot and not at else None)
@@ -186,11 +185,8 @@ def _about(make: object) -> str:
 
 
 def _histories(names: list[str]) -> list[GuestSpec]:
+    from ballonet.metrics.collect import history_path
+    from ballonet.metrics.history import read_history
     from ballonet.pilot.simulator.recorded import from_histories
 
-    try:
-        history_path = importlib.import_module("ballonet.metrics.collect").history_path
-        read_history = importlib.import_module("ballonet.metrics.history").read_history
-    except (ImportError, AttributeError) as error:
-        raise HostError("this installation keeps no histories", hint="use --trace") from error
     return from_histories({name: read_history(history_path(name)) for name in dict.fromkeys(names)})

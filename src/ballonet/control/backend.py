@@ -67,6 +67,9 @@ class GuestMemory:
     swap_out_mib: Annotated[int | None, "written to swap since boot"] = None
     major_faults: Annotated[int | None, "page faults since boot that needed a disk"] = None
     minor_faults: Annotated[int | None, "page faults since boot that needed none"] = None
+    swap_total_mib: Annotated[int | None, "swap space that the guest has"] = None
+    swap_free_mib: Annotated[int | None, "the part of it that is not used"] = None
+    uptime_s: Annotated[float | None, "the guest's own clock at its report: seconds since its boot"] = None
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,31 @@ class GuestPressure:
 
 @dataclass(frozen=True)
 class HostMemory:
-    """What the VM's process costs the host, from ``/proc/PID/smaps_rollup``."""
+    """What the VM's process costs the host, from ``/proc/PID/status``; PSS from ``smaps_rollup``, read more rarely."""
 
     resident_mib: Annotated[int | None, "resident set size (RSS)"] = None
     pss_mib: Annotated[int | None, "proportional set size: shared pages counted by share"] = None
     guest_ram_mib: Annotated[
         int | None, "the part of it that is guest memory, apart from the engine's own"
     ] = None
+    pss_age_s: Annotated[float | None, "seconds since PSS was read"] = None
+    reclaimed_mib: Annotated[
+        int | None,
+        "guest memory that came back to the host since boot: all its drops, as far as they were seen",
+    ] = None
+
+
+@dataclass(frozen=True)
+class EarlierTotals:
+    """What the totals of the sandbox's earlier runs came to, as far as its history knows them."""
+
+    major_faults: int = 0
+    swap_in_mib: int = 0
+    swap_out_mib: int = 0
+    oom_kills: int = 0
+    pressure_some_us: int = 0
+    pressure_full_us: int = 0
+    reclaimed_mib: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,9 @@ class Stats:
         int | None, "processes that the guest's kernel killed for lack of memory, since boot"
     ]
     host: HostMemory
+    earlier: Annotated[EarlierTotals | None, "what is to be added to totals since boot; null: no history"] = (
+        None
+    )
 
 
 @dataclass(frozen=True)
@@ -182,8 +206,8 @@ class Backend(Protocol):
         """A signal for one watcher; it needs no closing."""
         ...
 
-    async def stats(self) -> Stats:
-        """The newest statistics; unknown ones are ``None``."""
+    async def stats(self, max_age_s: float = 0.0) -> Stats:
+        """Statistics; unknown ones are ``None``. The guest is asked if its last report is older than ``max_age_s``."""
         ...
 
     async def trim(self, request: TrimRequest) -> TrimResult:

@@ -19,7 +19,7 @@ from typing import Self, cast
 from ballonet.control import calls
 from ballonet.control.backend import BalloonSnapshot, Stats, TrimRequest, TrimResult
 from ballonet.control.calls import Call
-from ballonet.control.protocol import LINE_LIMIT, LimitParams, SetParams, SetReply, VersionResult
+from ballonet.control.protocol import LINE_LIMIT, LimitParams, SetParams, SetReply, StatsParams, VersionResult
 from ballonet.errors import ControlError, ControlRefusedError
 
 #: How long a server may take to answer, beyond what the call itself allows it (seconds).
@@ -106,9 +106,11 @@ class Client:
             BalloonSnapshot, await self._call(calls.make_call("balloon.limit", LimitParams(limit_mib)))
         )
 
-    async def stats(self) -> Stats:
-        """The guest's and the host's memory statistics."""
-        return cast(Stats, await self._call(calls.make_call("stats")))
+    async def stats(self, max_age_s: float = 0) -> Stats:
+        """The guest's and the host's memory statistics; see :class:`~ballonet.control.protocol.StatsParams`."""
+        return cast(
+            Stats, await self._call(calls.make_call("stats", StatsParams(max_age_s) if max_age_s else None))
+        )
 
     async def trim(self, request: TrimRequest | None = None) -> TrimResult:
         """Reclaim memory now."""
@@ -228,9 +230,11 @@ class SyncClient:
         """Bound targets and pressure relief; ``None``: the ceiling."""
         return cast(BalloonSnapshot, self._call(calls.make_call("balloon.limit", LimitParams(limit_mib))))
 
-    def stats(self) -> Stats:
-        """The guest's and the host's memory statistics."""
-        return cast(Stats, self._call(calls.make_call("stats")))
+    def stats(self, max_age_s: float = 0) -> Stats:
+        """The guest's and the host's memory statistics; see :class:`~ballonet.control.protocol.StatsParams`."""
+        return cast(
+            Stats, self._call(calls.make_call("stats", StatsParams(max_age_s) if max_age_s else None))
+        )
 
     def trim(self, request: TrimRequest | None = None) -> TrimResult:
         """Reclaim memory now."""

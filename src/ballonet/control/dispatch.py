@@ -10,7 +10,15 @@ from typing import Any
 from ballonet.control import protocol
 from ballonet.control.backend import Backend, BalloonSnapshot, ChangeSignal, TrimRequest, clamp
 from ballonet.control.peers import Access
-from ballonet.control.protocol import LimitParams, Refusal, Request, SetParams, VersionResult, set_reply
+from ballonet.control.protocol import (
+    LimitParams,
+    Refusal,
+    Request,
+    SetParams,
+    StatsParams,
+    VersionResult,
+    set_reply,
+)
 from ballonet.errors import BallonetError
 
 log = logging.getLogger(__name__)
@@ -130,7 +138,8 @@ class Dispatcher:
             return await self._limit(params)
         if isinstance(params, TrimRequest):
             return await self._trim(params)
-        return await self._in_time(self._backend.stats())
+        assert isinstance(params, StatsParams)
+        return await self._in_time(self._backend.stats(params.max_age_s))
 
     async def _set(self, params: SetParams, on_wait: Callable[[], None]) -> object:
         before = self.balloon()

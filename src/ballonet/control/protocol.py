@@ -99,6 +99,16 @@ class LimitParams:
 
 
 @dataclass(frozen=True)
+class StatsParams:
+    """Parameters of ``stats``."""
+
+    max_age_s: Annotated[
+        Annotated[float, Range(0, 86400)],
+        "a report of the guest that is no older will do; 0: ask it now",
+    ] = 0
+
+
+@dataclass(frozen=True)
 class VersionResult:
     """Result of ``version``."""
 
@@ -148,7 +158,7 @@ METHODS: Final[Mapping[str, Method]] = {
             "the balloon now, then balloon.changed on changes",
         ),
         Method("balloon.limit", LimitParams, BalloonSnapshot, False, "bound targets and pressure relief"),
-        Method("stats", NoParams, Stats, True, "the guest's and the host's memory statistics"),
+        Method("stats", StatsParams, Stats, True, "the guest's and the host's memory statistics"),
         Method("guest.trim", TrimRequest, TrimResult, False, "reclaim memory now"),
     )
 }

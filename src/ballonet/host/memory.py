@@ -18,19 +18,21 @@ class HostMemory:
     #: Time in which some, and all, of the host's tasks stalled on memory; ``None`` where PSI is off.
     pressure_some_s: float | None
     pressure_full_s: float | None
+    #: Percent of the last 10 s in which some task stalled.
+    pressure_some_avg10: float | None = None
 
 
 def read_host_memory(*, proc: Path = PROC) -> HostMemory:
     """The host's memory now."""
     fields = read_kib_fields(proc / "meminfo")
-    some, full = _pressure(proc)
-    return HostMemory(fields.get("MemTotal"), fields.get("MemAvailable"), some, full)
+    some, full, avg10 = _pressure(proc)
+    return HostMemory(fields.get("MemTotal"), fields.get("MemAvailable"), some, full, avg10)
 
 
-def _pressure(proc: Path) -> tuple[float | None, float | None]:
+def _pressure(proc: Path) -> tuple[float | None, float | None, float | None]:
     try:
         lines = (proc / "pressure/memory").read_text().splitlines()
-        totals = {line.split()[0]: int(line.rpartition("total=")[2]) / 1e6 for line in lines}
-    except (OSError, ValueError, IndexError):
-        return None, None
-    return totals.get("some"), totals.get("full")
+        some, full = (dict(word.split("=") for word in line.split()[1:]) for line in lines)
+        return int(some["total"]) / 1e6, int(full["total"]) / 1e6, float(some["avg10"])
+    except (OSError, ValueError, KeyError):
+        return None, None, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,16 @@ def read_pss_bytes(pid: int, *, proc: Path = PROC) -> int | None:
     Walks every mapping (milliseconds for a large VM): not for tight loops. ``None`` if it cannot be read.
     """
     return read_kib_fields(proc / str(pid) / "smaps_rollup").get("Pss")
+
+
+def read_cpu_s(pid: int, *, proc: Path = PROC) -> float | None:
+    """Processor time that process ``pid`` has used, user and system together (seconds); ``None`` if it is gone."""
+    try:
+        # The program's name, in brackets, may contain anything; utime and stime are fields 14 and 15 (proc(5)).
+        words = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def read_kib_fields(path: Path) -> dict[str, int]:

@@ -8,9 +8,9 @@ import time
 from ballonet.control.backend import (
     BalloonSnapshot,
     Capabilities,
+    EarlierTotals,
     GuestMemory,
     GuestPressure,
-    HostMemory,
     Outcome,
     SetResult,
     Stats,
@@ -20,7 +20,7 @@ from ballonet.control.backend import (
 from ballonet.errors import BalloonError
 from ballonet.guest.report import GuestReport
 from ballonet.host.clock import unix_time
-from ballonet.host.proc import read_pss_bytes, read_resident
+from ballonet.machine.engine_memory import EngineMemory
 from ballonet.machine.guest_memory import GuestMemory as GuestMemorySource
 from ballonet.machine.hardcap import HardCap
 from ballonet.memory import bytes_to_mib, kib_to_bytes, pages_to_mib
@@ -30,6 +30,8 @@ from ballonet.vmm.vm import Vm
 
 #: Statistics older than this are asked of the guest again (seconds).
 _STATISTICS_MAX_AGE_S = 1.0
+#: How long the engine may take to show them (seconds): longer than it waits for the guest.
+_DEVICE_S = 3.0
 
 
 class MachineBackend:
@@ -39,6 +41,15 @@ class MachineBackend:
         self._vm = vm
         self._guest = guest
         self._cap = cap
+        #: What the host says of the engine's process.
+        self.engine = EngineMemory(vm.pid)
+        #: The totals of earlier runs, where the sandbox keeps a history.
+        self.earlier: EarlierTotals | None = None
+
+    @property
+    def ceiling_mib(self) -> int:
+        """The VM's configured memory."""
+        return self._vm.spec.memory_mib
 
     @property
     def balloon(self) -> BalloonSnapshot | None:
@@ -63,24 +74,33 @@ class MachineBackend:
     def subscribe(self) -> _Changes:
         return _Changes(self, self._balloon())
 
-    async def stats(self) -> Stats:
-        report = await self._guest.report()
+    async def stats(self, max_age_s: float = 0.0) -> Stats:
+        recent = await self._guest.recent_report(max_age_s)
+        silent = recent is None or (max_age_s == 0 and recent[1] >= _STATISTICS_MAX_AGE_S)
+        report, age_s = (None, None) if recent is None or silent else recent
         if report is not None:
-            guest = _guest_memory(report)
-        else:
+            guest = _guest_memory(report, age_s)
+        elif max_age_s == 0:
             guest = await self._device_statistics()
+        else:
+            guest = GuestMemory()
         return Stats(
             guest=guest,
-            pressure=_pressure(report),
+            pressure=_pressure(report, age_s),
             oom_kills=None if report is None else report.oom_kill,
-            host=self._host(),
+            host=self.engine.figures(),
+            earlier=self.earlier,
         )
 
     async def _device_statistics(self) -> GuestMemory:
         """The way out when the agent is silent: the balloon driver's own report."""
         if self._vm.balloon is None:
             return GuestMemory()
-        told = await self._vm.balloon.statistics(max_age_s=_STATISTICS_MAX_AGE_S)
+        try:
+            async with asyncio.timeout(_DEVICE_S):
+                told = await self._vm.balloon.statistics(max_age_s=_STATISTICS_MAX_AGE_S)
+        except TimeoutError:  # the engine itself is stuck
+            return GuestMemory()
         return GuestMemory(
             age_s=None if told.reported_at is None else max(0.0, time.time() - told.reported_at),
             total_mib=_mib(told.total_bytes),
@@ -93,17 +113,9 @@ class MachineBackend:
             minor_faults=told.minor_faults,
         )
 
-    def _host(self) -> HostMemory:
-        resident = read_resident(self._vm.pid)
-        return HostMemory(
-            resident_mib=None if resident is None else resident.total_mib,
-            pss_mib=_mib(read_pss_bytes(self._vm.pid)),
-            guest_ram_mib=None if resident is None else resident.guest_ram_mib,
-        )
-
     async def trim(self, request: TrimRequest) -> TrimResult:
         deadline = time.monotonic() + request.timeout_s
-        before = read_resident(self._vm.pid)
+        before = self.engine.look()
         notes = [
             await self._guest.trim(
                 request.caches_percent, compact=request.compact, timeout_s=request.timeout_s
@@ -112,7 +124,7 @@ class MachineBackend:
         if request.inflate:
             left_s = max(0.1, deadline - time.monotonic())
             notes.append(await self._balloon().squeeze(left_s))
-        after = read_resident(self._vm.pid)
+        after = self.engine.look()
         said = [note for note in notes if note is not None]
         return TrimResult(
             returned_mib=None
@@ -147,7 +159,7 @@ class MachineBackend:
         return self._vm.balloon
 
     def _snapshot(self, status: BalloonStatus) -> BalloonSnapshot:
-        resident = read_resident(self._vm.pid)
+        resident = self.engine.look()
         return BalloonSnapshot(
             ceiling_mib=status.spec.ceiling_mib,
             initial_mib=status.spec.initial_mib,
@@ -176,13 +188,13 @@ class _Changes:
         return version + 1, self._backend._snapshot(status)
 
 
-def _guest_memory(report: GuestReport) -> GuestMemory:
-    """A report of the agent, which is as old as its answer took. Kernels count swap in 4 KiB pages."""
+def _guest_memory(report: GuestReport, age_s: float | None) -> GuestMemory:
+    """A report of the agent. Kernels count swap in 4 KiB pages."""
     cached = report.cached_kib
     if cached is not None and report.buffers_kib is not None:
         cached += report.buffers_kib
     return GuestMemory(
-        age_s=0.0,
+        age_s=age_s,
         total_mib=_mib_of_kib(report.mem_total_kib),
         free_mib=_mib_of_kib(report.mem_free_kib),
         available_mib=_mib_of_kib(report.mem_available_kib),
@@ -190,14 +202,17 @@ def _guest_memory(report: GuestReport) -> GuestMemory:
         swap_in_mib=None if report.pswpin is None else pages_to_mib(report.pswpin),
         swap_out_mib=None if report.pswpout is None else pages_to_mib(report.pswpout),
         major_faults=report.pgmajfault,
+        swap_total_mib=_mib_of_kib(report.swap_total_kib),
+        swap_free_mib=_mib_of_kib(report.swap_free_kib),
+        uptime_s=None if report.uptime_ms is None else report.uptime_ms / 1000,
     )
 
 
-def _pressure(report: GuestReport | None) -> GuestPressure:
+def _pressure(report: GuestReport | None, age_s: float | None) -> GuestPressure:
     if report is None:
         return GuestPressure()
     return GuestPressure(
-        age_s=0.0,
+        age_s=age_s,
         some_avg10=_percent(report.psi_some_avg10_centi),
         some_avg60=_percent(report.psi_some_avg60_centi),
         some_total_us=report.psi_some_total_us,

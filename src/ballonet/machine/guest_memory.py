@@ -39,6 +39,8 @@ class GuestMemory:
         self._agent = agent
         self._balloon = balloon
         self._relieving: asyncio.Task[None] | None = None
+        self._asked_at = -float("inf")
+        self._told: tuple[float, GuestReport] | None = None
         #: Whether stalls are watched for.
         self.relief = False
 
@@ -60,11 +62,27 @@ class GuestMemory:
 
     async def report(self) -> GuestReport | None:
         """What the guest says now; ``None`` if it does not answer."""
+        self._asked_at = time.monotonic()
         try:
-            return await self._agent.stats(timeout_s=_ANSWER_S)
+            report = await self._agent.stats(timeout_s=_ANSWER_S)
         except GuestError as error:
             log.warning("the guest does not tell its memory: %s", error)
             return None
+        self._told = (time.monotonic(), report)
+        return report
+
+    async def recent_report(self, max_age_s: float) -> tuple[GuestReport, float] | None:
+        """The guest's newest report and its age (seconds); ``None`` if there is none.
+
+        The guest is asked only if it was not within ``max_age_s``. What comes back may be older where it does not
+        answer.
+        """
+        if time.monotonic() - self._asked_at >= max_age_s:
+            await self.report()
+        if self._told is None:
+            return None
+        at, report = self._told
+        return report, time.monotonic() - at
 
     async def read(self) -> GuestReading:
         """For a guarded shrink."""
@@ -110,6 +128,7 @@ class GuestMemory:
         if _only_gives_caches(report, self._balloon):
             log.info("the guest stalls while it gives up its caches: it has memory")
             return
+        self._told = (time.monotonic(), report)
         if self._relieving is None or self._relieving.done():
             self._relieving = asyncio.create_task(self._relieve(), name="pressure relief")
 

@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from ballonet.control.peers import AccessPolicy
 from ballonet.control.server import ControlServer
-from ballonet.errors import GuestBootError, GuestError
+from ballonet.errors import GuestBootError, GuestError, HostError
 from ballonet.guest.relay import AgentRelay
 from ballonet.machine.agent_server import AgentServer
 from ballonet.machine.backend import MachineBackend
 from ballonet.machine.guest_memory import GuestMemory
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.place import Place
+from ballonet.machine.sampler import Sampler
 from ballonet.process import return_free_memory
 from ballonet.vmm.vm import Vm
 
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: How many lines of the guest's console go into an error.
 _CONSOLE_LINES = 15
+#: How old the guest's last report may be when it is powered off (seconds).
+_LAST_AGE_S = 0.5
 
 
 class Services:
@@ -34,9 +38,11 @@ class Services:
         self._relay = AgentRelay(vm.take_agent_channel())
         self._guest = GuestMemory(self._relay, vm.balloon)
         self._agents = AgentServer(self._relay, place.agent)
+        self._backend = MachineBackend(vm, self._guest, cap)
+        self._sampler: Sampler | None = None
         self._control: ControlServer | None = None
         if place.control is not None:
-            self._control = ControlServer(MachineBackend(vm, self._guest, cap), place.control, policy=policy)
+            self._control = ControlServer(self._backend, place.control, policy=policy)
 
     async def open_control(self) -> None:
         """Answer on the control socket from now on."""
@@ -69,6 +75,15 @@ class Services:
         await self._agents.start()
         return_free_memory()
 
+    def keep_history(self, name: str, run_id: str, state_dir: Path) -> None:
+        """Write samples of the sandbox into its state directory from now on."""
+        try:
+            self._sampler = Sampler(name, run_id, state_dir, self._backend)
+        except HostError as error:
+            log.warning("no history: %s", error)
+            return
+        self._sampler.start()
+
     @property
     def agent(self) -> AgentRelay:
         """The guest's agent, for this process itself."""
@@ -83,11 +98,15 @@ class Services:
         """Let the guest end its processes, sync and power off, for as long as it may take."""
         with contextlib.suppress(GuestError, TimeoutError):
             async with asyncio.timeout(timeout_s):
+                if self._sampler is not None:
+                    await self._sampler.close(guest_age_s=_LAST_AGE_S)
                 await self._relay.shutdown()
                 await self._vm.wait()
 
     async def close(self) -> None:
         """Stop serving and hang up on everyone."""
+        if self._sampler is not None:
+            await self._sampler.close()
         await self._agents.close()
         if self._control is not None:
             await self._control.close()

@@ -159,6 +159,8 @@ class Supervisor:
                 boot.result()
                 await self._start_command(services, stack)
                 await self._tell_ready(vm, place, time.monotonic() - started)
+                if self._options.run_id is not None and self._options.state_dir is not None:
+                    services.keep_history(self._config.name, self._options.run_id, self._options.state_dir)
             ending = await self._ending
             ended = await self._shut_down(ending, vm, services, place)
             if cap is not None and cap.kills():

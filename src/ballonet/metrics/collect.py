@@ -1,131 +1,242 @@
-"""Reads the model: the registry, each sandbox's control socket with a deadline of its own, and the host's /proc."""
+"""Reads the model: the registry, each sandbox's control socket with a deadline of its own, and the host's /proc.
+
+Every surface that shows memory reads it here: ``ls``, ``inspect``, ``top``, the exporter. Unless a caller wants fresher
+figures, nothing here wakes a guest oftener than its own sandbox does.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ballonet import lifecycle
-from ballonet.errors import BallonetError
+from ballonet.errors import BallonetError, HostError
 from ballonet.host.memory import read_host_memory
 from ballonet.host.proc import read_resident
 from ballonet.memory import mib_to_bytes
-from ballonet.metrics.model import HostSample, SandboxSample, Snapshot
+from ballonet.metrics.model import (
+    NO_BALLOON,
+    TOTALS,
+    HostSample,
+    SandboxSample,
+    Snapshot,
+    sample_of,
+    sums,
+    with_totals,
+)
 from ballonet.registry.registry import Registry
 
 if TYPE_CHECKING:
+    from ballonet.control.backend import BalloonSnapshot
     from ballonet.machine.notes import MachineNote
     from ballonet.registry.record import Record
 
+# asyncio is imported where it is used: 'ballonet ls' is quick without it.
+
 #: How long one sandbox may take to answer until its sample is taken without (seconds).
 DEADLINE_S = 2.0
+#: How long all of them may take together; Prometheus gives up a scrape after 10 s unless told otherwise.
+OVERALL_S = 8.0
+#: How old a guest's own figures may be. Its sandbox asks it by itself when something moves (machine/sampler.py).
+GUEST_AGE_S = 60.0
+#: So many sandboxes are asked at once: more would only wait for each other, and for longer than their deadline.
+_AT_ONCE = 64
 
 
-async def collect(*, deadline_s: float = DEADLINE_S) -> Snapshot:
-    """All sandboxes and the host, now. One that is stuck costs ``deadline_s``, and not the others' answers."""
+def collect(
+    *, deadline_s: float = DEADLINE_S, overall_s: float = OVERALL_S, guest_age_s: float = GUEST_AGE_S
+) -> Snapshot:
+    """All sandboxes and the host, now. One that is stuck costs ``deadline_s``, and not the others' answers.
+
+    Sandboxes that do not run have the totals that their history knows.
+
+    :param overall_s: the longest that it all takes; sandboxes that were not asked by then are told as that.
+    :param guest_age_s: how old a guest's figures may be; 0: each guest is asked now.
+    """
     with Registry.open() as registry:
         records = lifecycle.list_sandboxes(registry)
-    samples = await asyncio.gather(*(_sample(record, deadline_s) for record in records))
-    return Snapshot(_host(samples), samples)
+    samples = read_samples(records, deadline_s=deadline_s, overall_s=overall_s, guest_age_s=guest_age_s)
+    samples = [
+        _with_totals(sample) if sample.state in ("stopped", "failed") else sample for sample in samples
+    ]
+    return Snapshot(read_host(samples), samples)
 
 
-async def _sample(record: Record, deadline_s: float) -> SandboxSample:
-    note = lifecycle.living(record) if record.state.lives else None
-    if note is None or not note.ready:
-        config = lifecycle.config_of(record)
-        return SandboxSample(
-            name=record.name,
-            state=record.state.value,
-            run_id=record.run_id,
-            at=time.time(),
-            unknown=f"it is {record.state.value}",
-            ceiling=mib_to_bytes(config.memory_mib),
-        )
-    try:
-        async with asyncio.timeout(deadline_s):
-            return await _ask(record, note)
-    except (BallonetError, TimeoutError) as error:
-        why = error.message if isinstance(error, BallonetError) else f"no answer within {deadline_s:g} s"
-        return _host_side(record, note, why)
+def read_samples(
+    records: Sequence[Record],
+    *,
+    deadline_s: float = DEADLINE_S,
+    overall_s: float = OVERALL_S,
+    guest_age_s: float = GUEST_AGE_S,
+) -> list[SandboxSample]:
+    """These sandboxes now, all asked at once; see :func:`collect`."""
+    notes = [lifecycle.living(record) if record.state.lives else None for record in records]
+    if not any(note is not None and note.ready for note in notes):
+        return [_not_running(record) for record in records]
+    import asyncio
+
+    return asyncio.run(
+        _ask_all(records, notes, deadline_s=deadline_s, overall_s=overall_s, guest_age_s=guest_age_s)
+    )
 
 
-async def _ask(record: Record, note: MachineNote) -> SandboxSample:
+async def _ask_all(
+    records: Sequence[Record],
+    notes: Sequence[MachineNote | None],
+    *,
+    deadline_s: float,
+    overall_s: float,
+    guest_age_s: float,
+) -> list[SandboxSample]:
+    import asyncio
+
+    ends_at = asyncio.get_running_loop().time() + overall_s
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(record: Record, note: MachineNote | None) -> SandboxSample:
+        if note is None or not note.ready:
+            return _not_running(record)
+        try:
+            async with asyncio.timeout_at(ends_at):
+                await turns.acquire()
+        except TimeoutError:
+            return _host_side(record, note, f"it was not asked: the others took {overall_s:g} s")
+        try:
+            left_s = max(0.1, ends_at - asyncio.get_running_loop().time())
+            return await _ask(record, note, min(deadline_s, left_s), guest_age_s)
+        finally:
+            turns.release()
+
+    return await asyncio.gather(*(one(*pair) for pair in zip(records, notes, strict=True)))
+
+
+async def _ask(record: Record, note: MachineNote, deadline_s: float, guest_age_s: float) -> SandboxSample:
+    import asyncio
+
     from ballonet.control.client import Client
 
     if note.control_socket is None:
-        return _host_side(record, note, "it has no balloon, and so no control socket")
-    async with await Client.connect(note.control_socket) as client:
-        balloon, stats = await client.get(), await client.stats()
-    now = time.time()
-    guest, pressure = stats.guest, stats.pressure
-    return SandboxSample(
+        return _without_balloon(record, note)
+    balloon: BalloonSnapshot | None = None
+    try:
+        async with asyncio.timeout(deadline_s), await Client.connect(note.control_socket) as client:
+            balloon = await client.get()
+            stats = await client.stats(guest_age_s)
+    except (BallonetError, TimeoutError) as error:
+        why = error.message if isinstance(error, BallonetError) else f"no answer within {deadline_s:g} s"
+        return _host_side(record, note, why, balloon)
+    return sample_of(
         name=record.name,
-        state=record.state.value,
         run_id=record.run_id,
-        at=now,
-        guest_at=None if guest.age_s is None else now - guest.age_s,
-        unknown=None if guest.age_s is not None else "the guest does not report",
-        ceiling=mib_to_bytes(balloon.ceiling_mib),
-        floor=mib_to_bytes(balloon.floor_mib),
-        requested=mib_to_bytes(balloon.requested_mib),
-        target=mib_to_bytes(balloon.target_mib),
-        actual=_bytes(balloon.actual_mib),
-        limit=mib_to_bytes(balloon.ceiling_mib if balloon.limit_mib is None else balloon.limit_mib),
-        balloon_state=balloon.state,
-        resident=_bytes(stats.host.resident_mib),
-        pss=_bytes(stats.host.pss_mib),
-        guest_ram=_bytes(stats.host.guest_ram_mib),
-        guest_total=_bytes(guest.total_mib),
-        guest_free=_bytes(guest.free_mib),
-        guest_available=_bytes(guest.available_mib),
-        guest_caches=_bytes(guest.disk_caches_mib),
-        major_faults=guest.major_faults,
-        swap_in=_bytes(guest.swap_in_mib),
-        swap_out=_bytes(guest.swap_out_mib),
-        oom_kills=stats.oom_kills,
-        pressure_some_s=_seconds(pressure.some_total_us),
-        pressure_full_s=_seconds(pressure.full_total_us),
-        pressure_some_avg10=pressure.some_avg10,
-    )
-
-
-def _host_side(record: Record, note: MachineNote, why: str) -> SandboxSample:
-    """What can be told without the sandbox."""
-    resident = read_resident(note.engine_pid)
-    return SandboxSample(
-        name=record.name,
-        state=record.state.value,
-        run_id=record.run_id,
+        created_at=record.created_at,
         at=time.time(),
-        unknown=why,
-        ceiling=mib_to_bytes(lifecycle.config_of(record, note.flags).memory_mib),
-        resident=None if resident is None else resident.total_bytes,
-        guest_ram=None if resident is None else resident.guest_ram_bytes,
+        balloon=balloon,
+        stats=stats,
+        ceiling_mib=balloon.ceiling_mib,
     )
 
 
-def _host(samples: list[SandboxSample]) -> HostSample:
-    running = [sample for sample in samples if sample.resident is not None]
+def _not_running(record: Record) -> SandboxSample:
+    why = f"it is {record.state}"
+    return SandboxSample(
+        name=record.name,
+        state=record.state.value,
+        run_id=record.run_id,
+        created_at=record.created_at,
+        at=time.time(),
+        unknown=dict.fromkeys(("balloon", "host", "pss", "guest"), why),
+        ceiling=mib_to_bytes(lifecycle.config_of(record).memory_mib),
+    )
+
+
+def _host_side(
+    record: Record, note: MachineNote, why: str, balloon: BalloonSnapshot | None = None
+) -> SandboxSample:
+    """What can be told of a sandbox that does not answer, or only in part."""
+    from ballonet.control.backend import GuestMemory, GuestPressure, HostMemory, Stats
+
+    resident = read_resident(note.engine_pid)
+    host = HostMemory(
+        resident_mib=None if resident is None else resident.total_mib,
+        guest_ram_mib=None if resident is None else resident.guest_ram_mib,
+    )
+    sample = sample_of(
+        name=record.name,
+        run_id=record.run_id,
+        created_at=record.created_at,
+        at=time.time(),
+        balloon=balloon,
+        stats=Stats(GuestMemory(), GuestPressure(), None, host),
+        ceiling_mib=lifecycle.config_of(record, note.flags).memory_mib,
+    )
+    missing = ["pss", "guest"] if balloon is not None else ["balloon", "pss", "guest"]
+    return replace(sample, unknown={**sample.unknown, **dict.fromkeys(missing, why)})
+
+
+def _without_balloon(record: Record, note: MachineNote) -> SandboxSample:
+    """One that has no socket to be asked on: what its history says, with the host's figures of now."""
+    now = _host_side(record, note, NO_BALLOON)
+    last = _last_sample(history_path(record.name))
+    if last is None or last.run_id != record.run_id:
+        return now
+    aged = None if last.pss_age_s is None else last.pss_age_s + now.at - last.at
+    return replace(
+        last,
+        created_at=record.created_at,
+        at=now.at,
+        resident=now.resident,
+        guest_ram=now.guest_ram,
+        pss_age_s=aged,
+        unknown={**last.unknown, "balloon": NO_BALLOON},
+    )
+
+
+def history_path(name: str) -> Path:
+    """Where a sandbox keeps its history."""
+    from ballonet.metrics.history import HISTORY_FILE
+
+    return lifecycle.state_dir_of(name) / HISTORY_FILE
+
+
+def _with_totals(sample: SandboxSample) -> SandboxSample:
+    last = _last_sample(history_path(sample.name))
+    return sample if last is None else with_totals(sample, {name: getattr(last, name) for name in TOTALS})
+
+
+def _last_sample(path: Path) -> SandboxSample | None:
+    """The newest sample of a history, read only when the file has changed."""
+    try:
+        return _last_sample_of(path, path.stat().st_mtime_ns)
+    except (OSError, HostError):
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _last_sample_of(path: Path, changed_at: int) -> SandboxSample | None:
+    from ballonet.metrics.history import last_sample
+
+    return last_sample(path)
+
+
+def read_host(samples: Sequence[SandboxSample]) -> HostSample:
+    """The host now, and what ``samples`` come to."""
     memory = read_host_memory()
+    unknown = {}
+    if memory.total_bytes is None or memory.available_bytes is None:
+        unknown["meminfo"] = "/proc/meminfo does not say"
+    if memory.pressure_some_s is None:
+        unknown["pressure"] = "the host's kernel tells no pressure"
     return HostSample(
         at=time.time(),
         total=memory.total_bytes,
         available=memory.available_bytes,
         pressure_some_s=memory.pressure_some_s,
         pressure_full_s=memory.pressure_full_s,
-        committed=sum(sample.ceiling or 0 for sample in running),
-        # One whose target is unknown may have its ceiling.
-        promised=sum(
-            (sample.target if sample.target is not None else sample.ceiling) or 0 for sample in running
-        ),
-        held=sum(sample.resident or 0 for sample in running),
+        pressure_some_avg10=memory.pressure_some_avg10,
+        unknown=unknown,
+        **sums(samples),
     )
-
-
-def _bytes(mib: int | None) -> int | None:
-    return None if mib is None else mib_to_bytes(mib)
-
-
-def _seconds(microseconds: int | None) -> float | None:
-    return None if microseconds is None else microseconds / 1e6

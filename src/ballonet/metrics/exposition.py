@@ -1,118 +1,172 @@
-"""The model as Prometheus metrics, through prometheus-client. Names: base units, ``_total`` on counters, label
-``sandbox`` (Prometheus' naming practices). What is unknown has no sample."""
+"""The model as Prometheus metrics, through prometheus-client. What is unknown has no sample, and is told as unknown.
+
+Which metrics there are, and what they mean: :mod:`ballonet.metrics.figures`, and the few below that are no numbers.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Set
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from ballonet.metrics.model import SandboxSample, Snapshot, Totals
+from ballonet.control.backend import State as BalloonState
+from ballonet.errors import BallonetError
+from ballonet.metrics.figures import GROUPS, HOST_FIGURES, SANDBOX_FIGURES, Figure
+from ballonet.metrics.model import HostSample, SandboxSample, Snapshot
+from ballonet.registry.record import State
 
-_PREFIX = "ballonet_sandbox_"
-_STATES = ("created", "starting", "running", "stopped", "failed")
-
-#: Gauges in bytes, ``ballonet_sandbox_memory_NAME_bytes``.
-_SIZES: dict[str, str] = {
-    "ceiling": "The most memory that the guest may ever have.",
-    "floor": "The least that a target may ask for.",
-    "requested": "What was last asked for, before clamping.",
-    "target": "What the guest is to have.",
-    "actual": "What the guest has, by the engine's word.",
-    "limit": "The most that a target or relief may give: the host's limit, or the ceiling.",
-    "resident": "Host memory (RSS) of the virtual machine's process.",
-    "pss": "Host memory of that process, shared pages counted by share.",
-    "guest_ram": "Host memory that holds the guest's RAM alone.",
-    "overhead": "Host memory of the engine itself: resident less guest RAM.",
-    "reclaimed": "Ceiling less the guest RAM that the host holds.",
-    "guest_total": "All memory that the guest's kernel manages, by its own word.",
-    "guest_free": "Memory that the guest does not use, by its own word.",
-    "guest_available": "Memory that new programs in the guest could have, by its own word.",
-    "guest_caches": "The guest's page cache, by its own word.",
-}
-#: Counters since the sandbox was first seen, restarts included.
-_COUNTERS: dict[str, tuple[str, str]] = {
-    "major_faults": ("memory_guest_major_faults", "Page faults in the guest that needed a disk."),
-    "swap_in": ("memory_guest_swap_in_bytes", "Memory that the guest read back from swap."),
-    "swap_out": ("memory_guest_swap_out_bytes", "Memory that the guest wrote to swap."),
-    "oom_kills": ("memory_guest_oom_kills", "Processes that the guest's kernel killed for lack of memory."),
-    "pressure_some_s": (
-        "pressure_memory_waiting_seconds",
-        "Time in which some task of the guest waited for memory.",
-    ),
-    "pressure_full_s": (
-        "pressure_memory_stalled_seconds",
-        "Time in which all tasks of the guest waited for memory.",
-    ),
-}
+log = logging.getLogger(__name__)
 
 
 class Exporter:
-    """Renders snapshots; keeps what counters need to survive a sandbox's restart."""
+    """Renders snapshots. Remembers each counter's last value, so that none goes backwards."""
 
     def __init__(self) -> None:
-        self._totals = Totals()
+        self._counters = Counters()
         self._turn = threading.Lock()
 
     def registry(self, take: Callable[[], Snapshot]) -> CollectorRegistry:
-        """For prometheus-client's own server: each scrape takes a snapshot, one at a time."""
+        """For prometheus-client's own server: each scrape takes a snapshot, one at a time.
+
+        A look that fails is told and logged; the next one may do.
+        """
 
         def families() -> Iterator[Metric]:
             with self._turn:
-                yield from self._families(take())
+                try:
+                    yield from self._timed(take)
+                    success = 1
+                except BallonetError as error:  # such as a registry that cannot be read
+                    log.warning("nothing was collected: %s", error)
+                    success = 0
+                yield GaugeMetricFamily(
+                    "ballonet_collect_success", "Whether the sandboxes could be looked up.", value=success
+                )
 
-        registry = CollectorRegistry()
-        registry.register(_Collected(families))
-        return registry
+        return _registry_of(families)
 
-    def render(self, snapshot: Snapshot) -> bytes:
-        """The text format, version 0.0.4."""
-        return generate_latest(self.registry(lambda: snapshot))
+    def render(self, take: Callable[[], Snapshot]) -> bytes:
+        """The text format, version 0.0.4.
+
+        :raises BallonetError: what ``take`` raises.
+        """
+        return generate_latest(_registry_of(lambda: self._timed(take)))
+
+    def _timed(self, take: Callable[[], Snapshot]) -> Iterator[Metric]:
+        began = time.monotonic()
+        snapshot = take()
+        took_s = time.monotonic() - began
+        yield from self._families(snapshot)
+        yield GaugeMetricFamily(
+            "ballonet_collect_duration_seconds", "How long it took to ask all sandboxes.", value=took_s
+        )
 
     def _families(self, snapshot: Snapshot) -> Iterator[Metric]:
-        samples = snapshot.sandboxes
-        for name, text in _SIZES.items():
-            yield _gauge(f"memory_{name}_bytes", text, samples, name)
-        yield _gauge(
-            "pressure_memory_some_avg10_ratio",
-            "Share of the last 10 s in which some task of the guest waited for memory.",
-            samples,
-            "pressure_some_avg10",
-            scale=0.01,
-        )
-        for name, (metric, text) in _COUNTERS.items():
-            counter = CounterMetricFamily(_PREFIX + metric, text, labels=["sandbox"])
-            for sample in samples:
-                value = self._totals.add(sample, name, getattr(sample, name))
-                if value is not None:
-                    counter.add_metric([sample.name], value)
-            yield counter
-        state = GaugeMetricFamily(
-            _PREFIX + "state", "1 for the state that it is in.", labels=["sandbox", "state"]
-        )
-        balloon = GaugeMetricFamily(
-            _PREFIX + "balloon_state", "1 for the balloon's state.", labels=["sandbox", "state"]
-        )
-        age = GaugeMetricFamily(
-            _PREFIX + "guest_report_age_seconds", "How old the guest's own figures are.", labels=["sandbox"]
-        )
-        known = GaugeMetricFamily(
-            _PREFIX + "known",
-            "0 where some figures are unknown; reason says why.",
-            labels=["sandbox", "reason"],
-        )
+        self._counters.keep({sample.name for sample in snapshot.sandboxes})
+        for figure in SANDBOX_FIGURES:
+            yield self._of_sandboxes(figure, snapshot.sandboxes)
+        yield from _states(snapshot.sandboxes)
+        for figure in HOST_FIGURES:
+            family = _family(figure, [])
+            value = getattr(snapshot.host, figure.attribute)
+            if value is not None:
+                family.add_metric([], value * figure.scale)
+            yield family
+        yield _host_known(snapshot.host)
+
+    def _of_sandboxes(self, figure: Figure, samples: Iterable[SandboxSample]) -> Metric:
+        family = _family(figure, ["sandbox"])
         for sample in samples:
-            for name in _STATES:
-                state.add_metric([sample.name, name], float(sample.state == name))
-            if sample.balloon_state is not None:
-                balloon.add_metric([sample.name, sample.balloon_state], 1)
-            if sample.guest_at is not None:
-                age.add_metric([sample.name], max(0.0, sample.at - sample.guest_at))
-            known.add_metric([sample.name, sample.unknown or ""], float(sample.unknown is None))
-        yield from (state, balloon, age, known)
-        yield from _host(snapshot)
+            value = getattr(sample, figure.attribute)
+            if figure.kind == "counter":
+                value = self._counters.value(sample, figure.attribute, value)
+            if value is not None:
+                family.add_metric([sample.name], value * figure.scale)
+        return family
+
+
+class Counters:
+    """Keeps counters from going backwards, and shows the last known value of one that is unknown now.
+
+    A sandbox counts on across its restarts by itself (its history knows its earlier runs). What may still go back is
+    what a killed sandbox had not written down, or a guest that lies. Another sandbox of the same name begins at zero,
+    which Prometheus takes as a counter's reset.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[float | None, dict[str, float]]] = {}
+
+    def keep(self, names: Set[str]) -> None:
+        """Forget all others: they were removed."""
+        for name in self._last.keys() - names:
+            del self._last[name]
+
+    def value(self, sample: SandboxSample, name: str, value: float | None) -> float | None:
+        """What to show for ``value``."""
+        created_at, last = self._last.get(sample.name, (None, {}))
+        if created_at != sample.created_at:
+            last = {}
+        self._last[sample.name] = sample.created_at, last
+        if value is not None:
+            last[name] = max(value, last.get(name, value))
+        return last.get(name)
+
+
+def _states(samples: Iterable[SandboxSample]) -> Iterator[Metric]:
+    state = GaugeMetricFamily(
+        "ballonet_sandbox_state", "1 for the state that it is in.", labels=["sandbox", "state"]
+    )
+    balloon = GaugeMetricFamily(
+        "ballonet_sandbox_balloon_state", "1 for the balloon's state.", labels=["sandbox", "state"]
+    )
+    known = GaugeMetricFamily(
+        "ballonet_sandbox_known",
+        "Whether the figures of one origin are known: balloon, host, pss, guest.",
+        labels=["sandbox", "figures"],
+    )
+    unknown = GaugeMetricFamily(
+        "ballonet_sandbox_unknown_info",
+        "Why the figures of one origin are unknown.",
+        labels=["sandbox", "figures", "reason"],
+    )
+    for sample in samples:
+        for word in State:
+            state.add_metric([sample.name, word], float(sample.state == word))
+        if sample.balloon_state is not None:
+            for word in get_args(BalloonState):
+                balloon.add_metric([sample.name, word], float(sample.balloon_state == word))
+        for group in GROUPS:
+            known.add_metric([sample.name, group], float(group not in sample.unknown))
+        for group, reason in sample.unknown.items():
+            unknown.add_metric([sample.name, group, reason], 1)
+    yield from (state, balloon, known, unknown)
+
+
+def _host_known(host: HostSample) -> Metric:
+    known = GaugeMetricFamily(
+        "ballonet_host_known",
+        "Whether the host's figures are known: meminfo, pressure.",
+        labels=["figures"],
+    )
+    for group in ("meminfo", "pressure"):
+        known.add_metric([group], float(group not in host.unknown))
+    return known
+
+
+def _family(figure: Figure, labels: list[str]) -> GaugeMetricFamily | CounterMetricFamily:
+    kind = CounterMetricFamily if figure.kind == "counter" else GaugeMetricFamily
+    return kind(figure.metric, figure.help, labels=labels)
+
+
+def _registry_of(families: Callable[[], Iterable[Metric]]) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_Collected(families))
+    return registry
 
 
 class _Collected:
@@ -124,42 +178,3 @@ class _Collected:
 
     def describe(self) -> Iterable[Metric]:
         return []
-
-
-def _gauge(
-    metric: str, text: str, samples: Iterable[SandboxSample], name: str, *, scale: float = 1.0
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(_PREFIX + metric, text, labels=["sandbox"])
-    for sample in samples:
-        value = getattr(sample, name)
-        if value is not None:
-            family.add_metric([sample.name], value * scale)
-    return family
-
-
-def _host(snapshot: Snapshot) -> Iterator[Metric]:
-    host = snapshot.host
-    for name, text, value in (
-        ("memory_total_bytes", "The host's memory.", host.total),
-        ("memory_available_bytes", "What new programs on the host could have.", host.available),
-        ("memory_committed_bytes", "The ceilings of all running sandboxes together.", host.committed),
-        ("memory_promised_bytes", "The targets of all running sandboxes together.", host.promised),
-        ("memory_held_bytes", "What the processes of all running sandboxes hold.", host.held),
-        ("memory_overcommit_ratio", "Committed memory for each byte of the host's.", host.overcommit),
-    ):
-        if value is not None:
-            yield GaugeMetricFamily(f"ballonet_host_{name}", text, value=value)
-    for name, text, value in (
-        (
-            "waiting",
-            "Time since boot in which some task of the host waited for memory.",
-            host.pressure_some_s,
-        ),
-        (
-            "stalled",
-            "Time since boot in which all tasks of the host waited for memory.",
-            host.pressure_full_s,
-        ),
-    ):
-        if value is not None:
-            yield CounterMetricFamily(f"ballonet_host_pressure_memory_{name}_seconds", text, value=value)

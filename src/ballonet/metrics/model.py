@@ -1,81 +1,211 @@
 """One model of a sandbox's memory and of its host's. Pure: each number has one meaning, one name and a known time.
 
-Sizes are bytes. Unknown is ``None``, never zero; ``unknown`` says why.
+Sizes are bytes. Unknown is ``None``, never zero; ``unknown`` says why. :mod:`ballonet.metrics.figures` has each
+number's meaning in words, its unit and its source. The sandbox's own process loads this: it stays small.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ballonet.memory import mib_to_bytes
+
+if TYPE_CHECKING:
+    from ballonet.control.backend import BalloonSnapshot, Stats
+
+#: Why the guest's figures are missing where nothing else is wrong.
+SILENT_GUEST = "the guest does not report"
+STALE_GUEST = "the guest has stopped reporting"
+#: A guest's figures that are older than this (seconds) say nothing any more: it is asked once a minute at least.
+STALE_S = 120.0
+NO_BALLOON = "it has no balloon"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SandboxSample:
     """One sandbox at one moment."""
 
     name: str
+    #: A word of :class:`ballonet.registry.record.State`.
     state: str
-    #: Names the run: totals below count from its start.
+    #: Names the run, and the sandbox among those of this name.
     run_id: str | None = None
-    #: When the host read its own figures, and when the guest told its own (unix seconds, the host's clock).
+    created_at: float | None = None
+    #: When the host read its own figures (unix seconds), and when the guest told its own, on the host's clock.
     at: float
     guest_at: float | None = None
-    #: Why what is unknown is unknown.
-    unknown: str | None = None
+    #: The guest's clock at that moment: seconds since its boot.
+    guest_uptime_s: float | None = None
+    #: Why figures are unknown, by where they come from: ``balloon``, ``host``, ``pss``, ``guest``.
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
     ceiling: int | None = None
     floor: int | None = None
     requested: int | None = None
     target: int | None = None
     actual: int | None = None
-    #: The most that targets may ask for: the ceiling, or the host's limit.
+    #: The limit in force, the most that a target or relief may reach: the host's, or the ceiling.
     limit: int | None = None
+    #: A word of :data:`ballonet.control.backend.State`.
     balloon_state: str | None = None
 
-    #: Host memory of the engine's process: RSS, PSS, and the guest's RAM in it alone.
+    #: Host memory of the engine's process: RSS, PSS (read more rarely: ``pss_age_s``), the guest's RAM in it alone.
     resident: int | None = None
     pss: int | None = None
+    pss_age_s: float | None = None
     guest_ram: int | None = None
 
     guest_total: int | None = None
     guest_free: int | None = None
     guest_available: int | None = None
     guest_caches: int | None = None
+    guest_swap_total: int | None = None
+    guest_swap_free: int | None = None
+    #: Percent of the last 10 s in which some, or all, tasks of the guest stalled on memory.
+    pressure_some_avg10: float | None = None
+    pressure_full_avg10: float | None = None
 
-    #: Totals since the guest's boot.
+    #: Totals since the sandbox was created, earlier runs included as far as its history knows them.
     major_faults: int | None = None
     swap_in: int | None = None
     swap_out: int | None = None
     oom_kills: int | None = None
-    pressure_some_s: float | None = None
-    pressure_full_s: float | None = None
-    #: Percent of the last 10 s in which some task of the guest stalled on memory.
-    pressure_some_avg10: float | None = None
+    pressure_some_us: int | None = None
+    pressure_full_us: int | None = None
+    #: Guest RAM that came back to the host: Σ of all its drops, as far as the samples saw them.
+    reclaimed: int | None = None
 
     @property
     def overhead(self) -> int | None:
-        """What the engine itself holds: resident − guest RAM resident."""
+        """What the engine itself needs: resident − guest RAM resident."""
         if self.resident is None or self.guest_ram is None:
             return None
-        return self.resident - self.guest_ram
+        return max(0, self.resident - self.guest_ram)
 
     @property
-    def reclaimed(self) -> int | None:
-        """Guest memory that the host has lent out to nobody: ceiling − guest RAM resident."""
+    def unheld(self) -> int | None:
+        """The part of the ceiling that the host does not hold now: ceiling − guest RAM resident."""
         if self.ceiling is None or self.guest_ram is None:
             return None
         return max(0, self.ceiling - self.guest_ram)
 
+    @property
+    def guest_age_s(self) -> float | None:
+        """How old the guest's own figures were when the host's were read."""
+        return None if self.guest_at is None else max(0.0, self.at - self.guest_at)
 
-@dataclass(frozen=True, kw_only=True)
+
+#: The model's totals that the guest counts since its boot, in the order of :class:`ballonet.control.backend.Stats`.
+TOTALS = (
+    "major_faults",
+    "swap_in",
+    "swap_out",
+    "oom_kills",
+    "pressure_some_us",
+    "pressure_full_us",
+    "reclaimed",
+)
+
+
+def sample_of(
+    *,
+    name: str,
+    run_id: str | None,
+    at: float,
+    balloon: BalloonSnapshot | None,
+    stats: Stats,
+    ceiling_mib: int,
+    created_at: float | None = None,
+) -> SandboxSample:
+    """What a running sandbox says of itself, in the model's terms: the one place that translates.
+
+    :param at: when ``stats`` were read (unix seconds).
+    :param ceiling_mib: where there is no balloon that says it.
+    """
+    # At use: readers of histories do without the protocol.
+    from ballonet.control.backend import EarlierTotals, GuestMemory, GuestPressure
+
+    guest, pressure, host = stats.guest, stats.pressure, stats.host
+    earlier = stats.earlier or EarlierTotals()
+    unknown = {}
+    if balloon is None:
+        unknown["balloon"] = NO_BALLOON
+    if guest.age_s is None:
+        unknown["guest"] = SILENT_GUEST
+    elif guest.age_s > STALE_S:
+        unknown["guest"] = STALE_GUEST
+        guest = GuestMemory(
+            age_s=guest.age_s,
+            major_faults=guest.major_faults,
+            swap_in_mib=guest.swap_in_mib,
+            swap_out_mib=guest.swap_out_mib,
+        )
+        pressure = GuestPressure(some_total_us=pressure.some_total_us, full_total_us=pressure.full_total_us)
+    if host.resident_mib is None:
+        unknown["host"] = "the engine's process has ended"
+    elif host.pss_mib is None:
+        unknown["pss"] = "it was not read"
+    return SandboxSample(
+        name=name,
+        state="running",
+        run_id=run_id,
+        created_at=created_at,
+        at=at,
+        guest_at=None if guest.age_s is None else at - guest.age_s,
+        guest_uptime_s=guest.uptime_s,
+        unknown=unknown,
+        ceiling=mib_to_bytes(ceiling_mib if balloon is None else balloon.ceiling_mib),
+        floor=None if balloon is None else mib_to_bytes(balloon.floor_mib),
+        requested=None if balloon is None else mib_to_bytes(balloon.requested_mib),
+        target=None if balloon is None else mib_to_bytes(balloon.target_mib),
+        actual=None if balloon is None else _bytes(balloon.actual_mib),
+        limit=None
+        if balloon is None
+        else mib_to_bytes(balloon.ceiling_mib if balloon.limit_mib is None else balloon.limit_mib),
+        balloon_state=None if balloon is None else balloon.state,
+        resident=_bytes(host.resident_mib),
+        pss=_bytes(host.pss_mib),
+        pss_age_s=host.pss_age_s,
+        guest_ram=_bytes(host.guest_ram_mib),
+        guest_total=_bytes(guest.total_mib),
+        guest_free=_bytes(guest.free_mib),
+        guest_available=_bytes(guest.available_mib),
+        guest_caches=_bytes(guest.disk_caches_mib),
+        guest_swap_total=_bytes(guest.swap_total_mib),
+        guest_swap_free=_bytes(guest.swap_free_mib),
+        pressure_some_avg10=pressure.some_avg10,
+        pressure_full_avg10=pressure.full_avg10,
+        major_faults=_sum(guest.major_faults, earlier.major_faults),
+        swap_in=_sum(_bytes(guest.swap_in_mib), mib_to_bytes(earlier.swap_in_mib)),
+        swap_out=_sum(_bytes(guest.swap_out_mib), mib_to_bytes(earlier.swap_out_mib)),
+        oom_kills=_sum(stats.oom_kills, earlier.oom_kills),
+        pressure_some_us=_sum(pressure.some_total_us, earlier.pressure_some_us),
+        pressure_full_us=_sum(pressure.full_total_us, earlier.pressure_full_us),
+        reclaimed=_sum(_bytes(host.reclaimed_mib), mib_to_bytes(earlier.reclaimed_mib)),
+    )
+
+
+def with_totals(sample: SandboxSample, totals: Mapping[str, int | None]) -> SandboxSample:
+    """``sample`` with the totals of :data:`TOTALS` that ``totals`` has."""
+    changes: dict[str, Any] = {name: totals[name] for name in TOTALS}
+    return replace(sample, **changes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HostSample:
     """The host, and what its sandboxes come to."""
 
     at: float
     total: int | None
     available: int | None
+    #: Seconds since boot in which some, and all, of the host's tasks stalled on memory; percent of the last 10 s.
     pressure_some_s: float | None = None
     pressure_full_s: float | None = None
+    pressure_some_avg10: float | None = None
+    #: Why figures are unknown, by where they come from: ``meminfo``, ``pressure``.
+    unknown: Mapping[str, str] = field(default_factory=dict)
     #: Σ ceilings, Σ targets and Σ resident of those that run.
     committed: int = 0
     promised: int = 0
@@ -87,27 +217,30 @@ class HostSample:
         return None if not self.total else self.committed / self.total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything at one moment."""
 
     host: HostSample
-    sandboxes: Sequence[SandboxSample] = field(default_factory=tuple)
+    sandboxes: Sequence[SandboxSample] = ()
 
 
-class Totals:
-    """Keeps totals from going backwards when a sandbox is restarted: what earlier runs came to is added."""
+def sums(samples: Sequence[SandboxSample]) -> dict[str, int]:
+    """The host's ``committed``, ``promised`` and ``held``, over the sandboxes that run."""
+    running = [sample for sample in samples if sample.state in ("starting", "running")]
+    return {
+        "committed": sum(sample.ceiling or 0 for sample in running),
+        # One whose target is unknown may have its ceiling.
+        "promised": sum(
+            (sample.target if sample.target is not None else sample.ceiling) or 0 for sample in running
+        ),
+        "held": sum(sample.resident or 0 for sample in running),
+    }
 
-    def __init__(self) -> None:
-        self._runs: dict[tuple[str, str], tuple[str | None, float, float]] = {}
 
-    def add(self, sample: SandboxSample, name: str, value: float | None) -> float | None:
-        """``value`` of the sample's run, with all that earlier runs came to; the last known if it is unknown now."""
-        key = (sample.name, name)
-        run_id, base, last = self._runs.get(key, (sample.run_id, 0.0, 0.0))
-        if value is None:
-            return base + last if key in self._runs else None
-        if run_id != sample.run_id or value < last:  # a new run; or a guest that lies counts on from there
-            base, last = base + last, 0.0
-        self._runs[key] = (sample.run_id, base, value)
-        return base + value
+def _bytes(mib: int | None) -> int | None:
+    return None if mib is None else mib_to_bytes(mib)
+
+
+def _sum(value: int | None, earlier: int) -> int | None:
+    return None if value is None else value + earlier

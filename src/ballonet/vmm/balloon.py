@@ -50,6 +50,7 @@ class Balloon:
         self._pushing = asyncio.Lock()
         self._asking = asyncio.Lock()
         self._statistics_on = False
+        self._quieting: asyncio.Task[None] | None = None
         #: How a guarded shrink learns what the guest can spare. The device's own statistics are the way that needs
         #: nothing else; whoever has a quicker one puts it here.
         self.read_guest: Callable[[], Awaitable[GuestReading]] = self._read_from_device
@@ -74,6 +75,8 @@ class Balloon:
             self._follower.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._follower
+        if self._quieting is not None:
+            self._quieting.cancel()
 
     async def set_target(self, requested_mib: int, *, force: bool = False) -> tuple[Clamped, int]:
         """Ask the guest for ``requested_mib``, brought into range. Returns when the engine has it, not the guest.
@@ -194,6 +197,18 @@ class Balloon:
 
     async def _refresh_statistics(self, reported_before: int) -> GuestStatistics:
         """Have the engine ask the guest, and wait for a report of a later second than the last: only that is new."""
+        try:
+            return await self._ask_for_statistics(reported_before)
+        except asyncio.CancelledError:
+            # The engine is stuck, or nobody waits any more. It must not go on asking the guest once it goes on itself.
+            self._quieting = asyncio.create_task(self._quiet_statistics(), name="quiet statistics")
+            raise
+
+    async def _quiet_statistics(self) -> None:
+        with contextlib.suppress(EngineError):
+            await self._set_statistics_interval(0)
+
+    async def _ask_for_statistics(self, reported_before: int) -> GuestStatistics:
         deadline = time.monotonic() + _STATISTICS_WAIT_S
         while True:
             # Turning the engine's timer off and on makes it ask at once.

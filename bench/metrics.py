@@ -1,0 +1,264 @@
+"""What the metrics cost: a scrape of 10 real and of 1,000 simulated sandboxes, and sampling's cost in an idle guest.
+
+A scrape is what Prometheus causes: all sandboxes asked, and the text rendered. The simulated ones are real control
+servers, in a few processes, with a scripted sandbox behind each. The guest's cost is the processor time of engines
+whose guests idle at the same time: one that nobody samples, one with its own sampler (each sandbox has it), one that
+is scraped every five seconds as well, and one whose guest is asked twice a second, as a sampler without an adaptive
+interval would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from ballonet import lifecycle
+from ballonet.config import SandboxConfig
+from ballonet.control.client import Client
+from ballonet.control.peers import AccessPolicy
+from ballonet.host.identity import ProcessId
+from ballonet.machine.build import build_vm
+from ballonet.machine.notes import MachineNote
+from ballonet.machine.place import claim_place
+from ballonet.machine.services import Services
+from ballonet.metrics.collect import collect
+from ballonet.metrics.exposition import Exporter
+from ballonet.metrics.model import Snapshot
+from ballonet.paths import private_dir, sandbox_dir
+from ballonet.process import spawn
+from ballonet.registry.record import State
+from ballonet.registry.registry import Registry
+from ballonet.sandbox import Sandbox, random_name
+from ballonet.vmm.vm import Vm
+from bench.result import state
+
+SIMULATED, PROCESSES = 1000, 4
+#: What a boot leaves a guest to do is done by then (seconds).
+_REST_S = 90.0
+_CLOCKSOURCE = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+
+T = TypeVar("T")
+#: Asks a guest for its clock.
+Clock = Callable[[], Awaitable[bytes]]
+
+
+def scrapes(rounds: int, expected: int) -> tuple[list[float], list[float]]:
+    """Wall and processor time of each scrape (milliseconds)."""
+    exporter = Exporter()
+    wall, cpu = [], []
+
+    def take() -> Snapshot:
+        snapshot = collect()
+        answered = sum(not sample.unknown for sample in snapshot.sandboxes)
+        assert answered == expected, f"{answered} of {expected} answered"
+        return snapshot
+
+    exporter.render(take)
+    for _ in range(rounds):
+        began, began_cpu = time.perf_counter(), time.process_time()
+        exporter.render(take)
+        wall.append((time.perf_counter() - began) * 1000)
+        cpu.append((time.process_time() - began_cpu) * 1000)
+    return wall, cpu
+
+
+async def real(count: int, rounds: int) -> tuple[list[float], list[float]]:
+    async with AsyncExitStack() as stack:
+        for number in range(count):
+            config = SandboxConfig(name=f"metrics-{number}", memory_mib=256, balloon_min_mib=128)
+            stack.push_async_callback((await Sandbox.create(config)).kill)
+        return await asyncio.to_thread(scrapes, rounds, count)
+
+
+@contextmanager
+def simulated() -> Iterator[None]:
+    """Registered sandboxes whose control sockets are served by a few processes."""
+    with Registry.open() as registry:
+        servers = []
+        try:
+            for part in range(PROCESSES):
+                mine = _names(part)
+                for name in mine:
+                    lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
+                    private_dir(sandbox_dir(name))
+                server = spawn([sys.executable, "-m", "bench.metrics", "--serve", str(part)], stderr=None)
+                servers.append(server)
+                process = ProcessId.of(server.pid)
+                assert process is not None
+                for name in mine:
+                    path = sandbox_dir(name) / "control.sock"
+                    while not path.exists():
+                        time.sleep(0.01)
+                    registry.begin_run(name, "run", process)
+                    registry.update(name, state=State.RUNNING, started_at=time.time())
+                    MachineNote(
+                        run_id="run",
+                        process=process,
+                        ready=True,
+                        flags=registry.get(name).flags,
+                        control_socket=str(path),
+                        engine_pid=server.pid,
+                        started_at=time.time(),
+                    ).write(sandbox_dir(name))
+            yield
+        finally:
+            for server in servers:
+                server.kill()
+                server.wait()
+
+
+def _names(part: int) -> list[str]:
+    """The sandboxes that one of the processes serves."""
+    return [f"simulated-{number}" for number in range(part, SIMULATED, PROCESSES)]
+
+
+async def serve(part: int) -> None:
+    from tests.unit.fake_backend import serving
+
+    async with AsyncExitStack() as stack:
+        for name in _names(part):
+            await stack.enter_async_context(serving(sandbox_dir(name) / "control.sock"))
+        await asyncio.Event().wait()
+
+
+async def idle(seconds: float, windows: int) -> None:
+    """The processor time of engines whose guests idle, in the same windows."""
+    async with AsyncExitStack() as stack:
+        bare = await _until_steady(stack, _unsampled)
+        names = ("own sampler", "and scraped every 5 s", "asked twice a second")
+        sandboxes = [await _until_steady(stack, _sampled) for _ in names]
+        own, scraped, asked = sandboxes
+        await asyncio.sleep(_REST_S)
+        stack.callback(asyncio.create_task(_ask(scraped, every_s=5, max_age_s=60)).cancel)
+        stack.callback(asyncio.create_task(_ask(asked, every_s=0.5, max_age_s=0)).cancel)
+        pids = {"not sampled": bare.pid} | {
+            name: sandbox.engine_pid for name, sandbox in zip(names, sandboxes, strict=True)
+        }
+        readers: dict[str, Callable[[], float]] = {
+            f"engine, {name}": lambda pid=pid: _cpu_s(pid)  # type: ignore[misc]
+            for name, pid in pids.items()
+        }
+        readers["sandbox's own process, own sampler"] = lambda: _cpu_s(own.pid)
+        arms: dict[str, list[float]] = {name: [] for name in readers}
+        for _ in range(windows):
+            before = {name: read() for name, read in readers.items()}
+            began = time.perf_counter()
+            await asyncio.sleep(seconds)
+            took = time.perf_counter() - began
+            for name, read in readers.items():
+                arms[name].append((read() - before[name]) / took * 100)
+    state(
+        "metrics-idle",
+        arms,
+        unit="%",
+        base="engine, not sampled",
+        note=f"of one processor, guests that idle, windows of {seconds:g} s",
+    )
+
+
+async def _until_steady(
+    stack: AsyncExitStack, make: Callable[[AsyncExitStack], Awaitable[tuple[T, Clock]]]
+) -> T:
+    """One whose guest trusts its clock. Under emulation a busy host can make a guest's kernel distrust the TSC while it
+    boots; it then ticks 250 times a second for ever, which costs more than all that is measured here."""
+    while True:
+        async with AsyncExitStack() as own:
+            made, clock = await make(own)
+            while (source := (await clock()).strip()) == b"tsc-early":
+                await asyncio.sleep(1)
+            if source == b"tsc":
+                stack.push_async_exit(own.pop_all())
+                return made
+            print(f"a guest uses {source.decode()} as its clock: another is booted", flush=True)
+
+
+async def _unsampled(stack: AsyncExitStack) -> tuple[Vm, Clock]:
+    """A VM with all that a sandbox's process serves around it, but its sampler."""
+    place = claim_place("unsampled", None, with_control=True)
+    stack.callback(place.give_up)
+    vm = build_vm(SandboxConfig(name="unsampled", memory_mib=256, balloon_min_mib=128))
+    await vm.start()
+    stack.push_async_callback(vm.kill)
+    services = Services(vm, place, None, AccessPolicy())
+    stack.push_async_callback(services.close)
+    await services.open_control()
+    await services.boot(120, (), relief=True)
+
+    async def clock() -> bytes:
+        async with await services.agent.exec(["cat", _CLOCKSOURCE]) as process:
+            return (await process.communicate())[0]
+
+    return vm, clock
+
+
+async def _sampled(stack: AsyncExitStack) -> tuple[Sandbox, Clock]:
+    config = SandboxConfig(name=random_name("idle"), memory_mib=256, balloon_min_mib=128)
+    sandbox = await Sandbox.create(config)
+    stack.push_async_callback(sandbox.kill)
+
+    async def clock() -> bytes:
+        return (await sandbox.exec(["cat", _CLOCKSOURCE])).stdout
+
+    return sandbox, clock
+
+
+async def _ask(sandbox: Sandbox, *, every_s: float, max_age_s: float) -> None:
+    assert sandbox.control_socket is not None
+    while True:
+        async with await Client.connect(sandbox.control_socket) as client:
+            await client.get()
+            await client.stats(max_age_s)
+        await asyncio.sleep(every_s)
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor time of all threads, to the nanosecond (schedstat, Documentation/scheduler/sched-stats.rst)."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=30, help="of a window of idling")
+    parser.add_argument("--windows", type=int, default=5)
+    parser.add_argument("--only", choices=("scrape", "idle"))
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve is not None:
+        asyncio.run(serve(options.serve))
+        return
+    with tempfile.TemporaryDirectory(prefix="ballonet-bench-") as directory:
+        os.environ["XDG_STATE_HOME"] = f"{directory}/state"
+        os.environ["BALLONET_RUN_DIR"] = f"{directory}/run"
+        if options.only != "idle":
+            scrape(options.rounds)
+        if options.only != "scrape":
+            asyncio.run(idle(options.seconds, options.windows))
+
+
+def scrape(rounds: int) -> None:
+    wall, cpu = asyncio.run(real(10, rounds))
+    with simulated():
+        many_wall, many_cpu = scrapes(rounds, SIMULATED)
+    arms = {
+        "10 real sandboxes, wall": wall,
+        "10 real sandboxes, processor": cpu,
+        f"{SIMULATED} simulated, wall": many_wall,
+        f"{SIMULATED} simulated, processor": many_cpu,
+    }
+    state("metrics-scrape", arms, unit="ms", base="10 real sandboxes, wall")
+    print(f"  per sandbox: {statistics.median(many_cpu) / SIMULATED:.3f} ms of processor time")
+
+
+if __name__ == "__main__":
+    main()

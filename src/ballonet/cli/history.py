@@ -1,0 +1,102 @@
+"""``ballonet history``: what a sandbox's memory was, from the samples that its process keeps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from ballonet import lifecycle
+from ballonet.cli.logs import parse_since
+from ballonet.cli.output import print_json, print_table
+from ballonet.memory import bytes_to_mib
+from ballonet.metrics.collect import history_path
+from ballonet.metrics.history import read_history
+from ballonet.metrics.model import SandboxSample
+from ballonet.metrics.table import row, write_csv
+from ballonet.registry.registry import Registry
+
+_HEADINGS = (
+    "TIME (UTC)",
+    "TARGET",
+    "ACTUAL",
+    "LIMIT",
+    "RESIDENT",
+    "GUEST RAM",
+    "AVAILABLE",
+    "AGE",
+    "STALLED",
+    "STATE",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a sandbox's name; it need not run")
+    add_since(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON, a list of objects; sizes are bytes")
+    form.add_argument("--csv", action="store_true", help="print CSV with a header line; sizes are bytes")
+    parser.epilog = (
+        "AVAILABLE is the guest's word, AGE how old it was; STALLED is the time that its tasks had lost to a lack "
+        "of memory since the line before."
+    )
+
+
+def add_since(parser: argparse.ArgumentParser) -> None:
+    """``--since``, for commands that show histories."""
+    parser.add_argument(
+        "--since", metavar="TIME", help="only from then on: 10m, 2h, or a time such as 2026-01-31T12:00:00Z"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    samples = load(options.name, options.since)
+    if options.json:
+        return print_json([row(sample) for sample in samples])
+    if options.csv:
+        write_csv(samples, sys.stdout)
+        return 0
+    print_table(_HEADINGS, _lines(samples))
+    return 0
+
+
+def load(name: str, since: str | None) -> list[SandboxSample]:
+    """A sandbox's history.
+
+    :param since: what ``--since`` says.
+    :raises UnknownSandboxError: there is no such sandbox.
+    :raises ConfigError: ``since`` is not a time.
+    """
+    earliest = None if since is None else parse_since(since, time.time())
+    with Registry.open() as registry:
+        lifecycle.find(registry, name)
+    return read_history(history_path(name), earliest)
+
+
+def _lines(samples: Sequence[SandboxSample]) -> list[tuple[str | None, ...]]:
+    lines = []
+    before: SandboxSample | None = None
+    for sample in samples:
+        sizes = (sample.target, sample.actual, sample.limit, sample.resident, sample.guest_ram)
+        lines.append(
+            (
+                time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(sample.at)),
+                *(_mib(size) for size in (*sizes, sample.guest_available)),
+                None if sample.guest_age_s is None else f"{sample.guest_age_s:.1f}s",
+                _stalled(before, sample),
+                sample.balloon_state,
+            )
+        )
+        before = sample
+    return lines
+
+
+def _stalled(before: SandboxSample | None, sample: SandboxSample) -> str | None:
+    if before is None or before.pressure_some_us is None or sample.pressure_some_us is None:
+        return None
+    return f"{(sample.pressure_some_us - before.pressure_some_us) / 1e6:.2f}s"
+
+
+def _mib(size: int | None) -> str | None:
+    return None if size is None else f"{bytes_to_mib(size)}M"

@@ -1,0 +1,76 @@
+"""``ballonet top``: the memory of all sandboxes, live; keys sort them, and grow, shrink and trim the selected one."""
+
+from __future__ import annotations
+
+import argparse
+import locale
+import shutil
+import sys
+
+from ballonet.cli.output import print_json, wants_colour
+from ballonet.cli.top_view import ASCII, UNICODE, Glyphs, Line, View, render
+from ballonet.errors import ConfigError, HostError
+from ballonet.metrics.collect import collect
+from ballonet.metrics.table import host_row, row
+
+_INTERVAL_S = 2.0
+_CODES = {
+    "title": "1",
+    "dim": "2",
+    "good": "32",
+    "warn": "33",
+    "bad": "31",
+    "held": "31",
+    "actual": "34",
+    "target": "1",
+    "selected": "7",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-d", "--interval", metavar="SECONDS", type=float, default=_INTERVAL_S, help="between two looks (2)"
+    )
+    parser.add_argument("--once", action="store_true", help="print it once, and end")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and end; sizes are bytes")
+
+
+def run(options: argparse.Namespace) -> int:
+    if not 0.2 <= options.interval <= 3600:
+        raise ConfigError(f"--interval {options.interval:g} is outside 0.2 to 3600 seconds")
+    if options.json:
+        snapshot = collect()
+        return print_json(
+            {"host": host_row(snapshot.host), "sandboxes": [row(sample) for sample in snapshot.sandboxes]}
+        )
+    glyphs = _glyphs()
+    if options.once:
+        snapshot = collect()
+        width = shutil.get_terminal_size((100, 0)).columns
+        lines = render(snapshot, View(interactive=False), width, len(snapshot.sandboxes) + 10, glyphs)
+        colour = wants_colour()
+        for line in lines:
+            print(_plain(line, colour).rstrip())
+        return 0
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError("top needs a terminal", hint="'ballonet top --once' prints it once")
+    try:
+        from ballonet.cli.top_terminal import watch
+    except ImportError as error:
+        raise HostError(
+            "this Python has no curses module", hint="install it, or use: ballonet top --once"
+        ) from error
+    return watch(options.interval, glyphs, colour=wants_colour())
+
+
+def _glyphs() -> Glyphs:
+    locale.setlocale(locale.LC_ALL, "")
+    encoding = sys.stdout.encoding or ""
+    return UNICODE if encoding.lower().replace("-", "") == "utf8" else ASCII
+
+
+def _plain(line: Line, colour: bool) -> str:
+    return "".join(
+        f"\x1b[{_CODES[span.style]}m{span.text}\x1b[0m" if colour and span.style in _CODES else span.text
+        for span in line
+    )

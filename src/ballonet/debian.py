@@ -1,0 +1,69 @@
+"""Debian packages fetched with apt and unpacked, not installed: without root, and with no service started.
+
+Owns ``CACHE/debian``, one directory per package; one there under its package's name is complete, as it got that name in
+one step. The guest's kernels, which need more care, use the same steps (:mod:`ballonet.guest.debian`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ballonet.errors import HostError
+from ballonet.paths import exclusive, private_dir
+from ballonet.process import find_program, run
+
+REFRESH = "refresh apt's lists as root (apt-get update)"
+_DOWNLOAD_S, _UNPACK_S = 900, 300
+#: Directories in the making begin with this.
+_MAKING = ".fetch-"
+
+
+def fetch_package(package: str, cache: Path, report: Callable[[str], None]) -> Path:
+    """The directory below ``cache`` with the files of ``package``, as they would lie below ``/``; fetched once.
+
+    If another process is at it, waits for that.
+
+    :param report: told in one line what takes time.
+    :raises HostError: the host has no apt, or the download failed.
+    """
+    packages = private_dir(cache / "debian")
+    final = packages / package
+    with exclusive(packages / "lock"):
+        if not final.is_dir():
+            remove_leftovers(packages)
+            report(f"fetching {package} with apt (once)")
+            with making(packages) as work:
+                _, unpacked = download(package, Path(work), hint=REFRESH)
+                unpacked.rename(final)
+    return final
+
+
+def download(package: str, work: Path, *, hint: str) -> tuple[str, Path]:
+    """Download ``package`` into the empty directory ``work`` and unpack it there.
+
+    :returns: its file's name without the ending (name, version, architecture), and the directory with its files.
+    :raises HostError: the host has no apt or dpkg, or the download failed; ``hint`` says what to do about that.
+    """
+    dpkg_deb = find_program("dpkg-deb", hint="apt-get install dpkg")
+    apt_get = find_program("apt-get", hint="apt-get is part of apt")
+    run([apt_get, "download", package], cwd=work, timeout_s=_DOWNLOAD_S, hint=hint)
+    archives = list(work.glob("*.deb"))
+    if len(archives) != 1:
+        raise HostError(f"apt-get download {package} left {len(archives)} packages instead of one")
+    unpacked = work / "unpacked"
+    run([dpkg_deb, "-x", archives[0], unpacked], timeout_s=_UNPACK_S, hint="is the disk full?")
+    return archives[0].stem, unpacked
+
+
+def making(directory: Path) -> tempfile.TemporaryDirectory[str]:
+    """A directory in the making inside ``directory``; gone at the end, and after a kill with the next fetch."""
+    return tempfile.TemporaryDirectory(prefix=_MAKING, dir=directory)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what killed fetches have left in ``directory``; to be called with its lock held."""
+    for path in directory.glob(f"{_MAKING}*"):
+        shutil.rmtree(path, ignore_errors=True)

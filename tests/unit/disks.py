@@ -12,7 +12,7 @@ import pytest
 
 @contextlib.contextmanager
 def mounted_disk(directory: Path, size: str) -> Iterator[Path]:
-    """A file system of ``size`` (``256k``, ``4m``) at ``directory``, which is made; skips where that is not permitted."""
+    """A file system of ``size`` (``256k``, ``4m``) at ``directory``, made here; skips where none may be mounted."""
     directory.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "ballonet-test", str(directory)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.cli.output import show_age
+from tests.unit.disks import mounted_disk
 
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]
 
@@ -116,14 +117,8 @@ def test_two_programs_on_one_registry(env: dict[str, str]) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 256 KiB."""
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "ballonet-test", str(directory)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a file system is not permitted here")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
+    with mounted_disk(tmp_path / "disk", "256k") as directory:
+        yield directory
 
 
 def test_a_full_disk_is_told_and_nothing_is_lost(env: dict[str, str], small_disk: Path) -> None:

@@ -19,6 +19,7 @@ from ballonet.errors import ConfigError, HostError, ImageError, ImageInUseError,
 from ballonet.images.archive import find_archive, names_in
 from ballonet.images.limits import Limits
 from ballonet.images.store import ImageStore
+from tests.unit.disks import mounted_disk
 from tests.unit.erofs_reader import Found, Reader
 from tests.unit.oci import Layout, device, digest, entry, layer, link
 
@@ -377,14 +378,8 @@ def test_what_was_damaged_from_outside_is_no_image_and_goes(store: ImageStore, l
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 4 MiB."""
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "ballonet-test", str(directory)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a file system is not permitted here")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
+    with mounted_disk(tmp_path / "disk", "4m") as directory:
+        yield directory
 
 
 @pytest.mark.parametrize(("size", "packed_well"), [(6 << 20, False), (3 << 20, False), (6 << 20, True)])

@@ -13,7 +13,7 @@ SOURCES := src tests bench examples fuzz hatch_build.py
 GUEST_SOURCES := $(wildcard src/ballonet/guest/agent/*.[ch] src/ballonet/guest/agent/tsc/*.c)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup packages demo test check lint types unit vm bench clean
+.PHONY: help setup packages demo test check lint types unit registry vm bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -33,7 +33,7 @@ setup: packages $(VENV)/.installed
 demo: setup
 	$(VENV)/bin/ballonet demo
 
-test: check vm
+test: check registry vm
 
 check: lint types unit
 
@@ -45,7 +45,10 @@ types: setup
 	$(PYTHON) -m mypy
 
 unit: setup
-	$(PYTEST) -q -m 'not vm'
+	$(PYTEST) -q -m 'not vm and not registry'
+
+registry: setup
+	$(PYTEST) -q -m registry
 
 vm: setup
 	$(PYTEST) -q -m vm --durations=10
@@ -59,6 +62,8 @@ bench: setup
 	$(PYTHON) -m bench.exec
 	$(PYTHON) -m bench.boots
 	$(PYTHON) -m bench.churn
+	$(PYTHON) -m bench.simulate
+	$(PYTHON) -m bench.image
 	$(PYTHON) -m bench.metrics
 
 clean:

@@ -13,7 +13,6 @@ import os
 import shutil
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,14 +23,18 @@ LENGTH_S = 150
 
 
 def build() -> None:
-    """Copy some hundred source files, compile them, and link: a large allocation that is gone afterwards."""
+    """Copy some hundred source files, compile them, write objects, and link: a large allocation that then is gone.
+
+    What a build leaves in the page cache is a quarter of its machine's memory, as published of a build of Clang in
+    16 GiB (12.2 GiB stay afterwards, 8.0 without caches).
+    """
     library = Path(sysconfig.get_path("stdlib"))
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
-        for package in ("asyncio", "email", "json", "logging", "unittest"):
-            shutil.copytree(
-                library / package, Path(directory, package), ignore=shutil.ignore_patterns("__pycache__")
-            )
-        compileall.compile_dir(directory, force=True, quiet=2)
+    tree = Path("/var/tmp/build")
+    shutil.rmtree(tree, ignore_errors=True)
+    for package in ("asyncio", "email", "json", "logging", "unittest"):
+        shutil.copytree(library / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(tree, force=True, quiet=2)
+    write(tree / "objects", 160)
     in_child(lambda: touch(220))
 
 
@@ -44,10 +47,7 @@ def read_once() -> None:
     """Write a large file and read it: its cache is of no use to anyone afterwards."""
     path = Path("/var/tmp/large")
     if not path.exists():
-        with path.open("wb") as file:
-            for _ in range(240):
-                file.write(os.urandom(MIB))
-        os.sync()
+        write(path, 240)
     read(path)
 
 
@@ -55,15 +55,25 @@ def read_hot() -> None:
     """Read a small file again and again: its cache is part of the working set."""
     path = Path("/var/tmp/hot")
     if not path.exists():
-        path.write_bytes(os.urandom(48 * MIB))
-        os.sync()
+        write(path, 48)
     for _ in range(4):
         read(path)
 
 
 def warm_up() -> None:
-    """What an agent's sandbox does before it waits for a person: start much, and end it."""
+    """What an agent's sandbox does before it waits for a person: install what it needs, start much, and end it."""
+    write(Path("/var/tmp/packages"), 120)
     in_child(lambda: touch(300))
+
+
+def write(path: Path, mib: int) -> None:
+    """A file that is on the disk when this returns, and in the page cache, too."""
+    piece = os.urandom(MIB)
+    with path.open("wb") as file:
+        for _ in range(mib):
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def touch(mib: int) -> bytearray:

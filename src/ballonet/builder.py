@@ -9,7 +9,10 @@ from typing import Any, Self
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError
 from ballonet.memory import Size, parse_size
+from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine
+
+_LISTS: dict[str, type[Volume | Tmpfs | Port]] = {"volumes": Volume, "tmpfs": Tmpfs, "ports": Port}
 
 
 class SandboxBuilder:
@@ -84,6 +87,32 @@ class SandboxBuilder:
             balloon_observe_groups=tuple(observe_groups),
         )
 
+    def disk(self, size: Size) -> Self:
+        """A writable disk of that size, which takes the host's space only as it is filled."""
+        return self._set(disk_mib=_mib(size, "disk"))
+
+    def volume(self, *volumes: str | Volume) -> Self:
+        """Directories of the host, or named volumes, in the guest: ``SOURCE:GUEST[:ro]``."""
+        from ballonet.volumes import parse_volume
+
+        return self._add(
+            "volumes", [item if isinstance(item, Volume) else parse_volume(item) for item in volumes]
+        )
+
+    def tmpfs(self, *places: str | Tmpfs) -> Self:
+        """Directories in the guest's memory: ``PATH[:SIZE]``."""
+        return self._add("tmpfs", places)
+
+    def net(self, net: Net | str) -> Self:
+        return self._set(net=net)
+
+    def publish(self, *ports: str | Port) -> Self:
+        """Ports of the host that lead into the guest, ``[ADDRESS:]HOST:GUEST[/tcp|udp]``; the guest gets a network,
+        ``user`` unless another is chosen."""
+        if ports:
+            self._fields.setdefault("net", Net.USER)
+        return self._add("ports", ports)
+
     def confidential(self, on: bool = True) -> Self:
         return self._set(confidential=on)
 
@@ -97,9 +126,37 @@ class SandboxBuilder:
         """:raises ConfigError: a setting, or a pair of them, is impossible; the message names both values."""
         return SandboxConfig(**self._fields)
 
+    def _add(self, field: str, items: Sequence[Any]) -> Self:
+        return self._set(**{field: (*self._fields.get(field, ()), *read_items(field, items))})
+
     def _set(self, **fields: Any) -> Self:
         self._fields.update(fields)
         return self
+
+
+def read_items(field: str, items: Sequence[Any]) -> tuple[Any, ...]:
+    """The items of a list's field (``volumes``, ``tmpfs``, ``ports``), each text or already what it is to be.
+
+    :raises ConfigError: one cannot be read.
+    """
+    kind = _LISTS[field]
+    if isinstance(items, str):
+        raise ConfigError(f"{field} must be a list, not text ({items!r})")
+    return tuple(item if isinstance(item, kind) else _read(kind, item) for item in items)
+
+
+def _read(kind: type[Volume | Tmpfs | Port], item: object) -> object:
+    what = kind.__name__.lower()
+    if not isinstance(item, str):
+        raise ConfigError(f"{what} must be text, not {type(item).__name__} ({item!r})")
+    if kind is Volume:
+        from ballonet.volumes import parse_volume
+
+        return parse_volume(item)
+    try:
+        return kind.parse(item)
+    except ValueError as error:
+        raise ConfigError(f"{what} {item!r} {error}") from error
 
 
 def _mib(size: Size, field: str) -> int:

@@ -13,7 +13,8 @@ from pathlib import Path
 from ballonet.errors import ConfigError
 from ballonet.memory import MAX_MIB
 from ballonet.paths import MAX_SOCKET_PATH_BYTES
-from ballonet.vmm.config import Accel, Machine, VmConfig
+from ballonet.vmm.attach import Net, check_target
+from ballonet.vmm.config import DISK_TARGET, Accel, Machine, VmConfig
 
 #: Names are safe as file names, host names and label values.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -21,6 +22,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 MIN_MEMORY_MIB = 96
 #: The most processors that the engine's machine types take.
 MAX_CPUS = 255
+#: The least that a disk's file system takes (MiB).
+MIN_DISK_MIB = 64
+#: The most shared directories: the microvm machine has 24 places for devices, and the others need some.
+MAX_VOLUMES = 16
 #: The fields that let others than the owner use the control socket.
 ACCESS_FIELDS = (
     "balloon_allow_users",
@@ -37,7 +42,8 @@ class SandboxConfig(VmConfig):
     :raises ConfigError: on construction, naming the field and the values.
     """
 
-    #: What the sandbox's root is made from; ``None`` is the built-in busybox root.
+    #: What the sandbox's root was asked to be made from; ``None`` is the built-in busybox root, or whatever
+    #: :attr:`root` is. Of the two, ``root`` counts: see :mod:`ballonet.imaged`.
     image: str | None = None
     #: Encrypted guest memory. Not offered together with a balloon: the host could not take pages back.
     confidential: bool = False
@@ -47,13 +53,67 @@ class SandboxConfig(VmConfig):
         _check_int("cpus", self.cpus, 1, MAX_CPUS, unit="")
         _check_int("memory_mib", self.memory_mib, MIN_MEMORY_MIB, MAX_MIB)
         self._check_balloon()
-        for field, kind in (("machine", Machine), ("accel", Accel)):
+        for field, kind in (("machine", Machine), ("accel", Accel), ("net", Net)):
             value = getattr(self, field)
             if value not in list(kind):
                 raise ConfigError(f"{field} {value!r} is unknown; choose one of {', '.join(kind)}")
             object.__setattr__(self, field, kind(value))
-        if self.image is not None:
-            raise ConfigError(f"image {self.image!r}: only the built-in root is supported so far")
+        self._check_root()
+        self._check_mounts()
+        self._check_network()
+
+    def _check_root(self) -> None:
+        if self.disk_mib is not None:
+            _check_int("disk_mib", self.disk_mib, MIN_DISK_MIB, MAX_MIB)
+        if self.root is not None:
+            if not self.root.is_absolute():
+                raise ConfigError(f"root {str(self.root)!r} is not an absolute path")
+            if self.disk_mib is None:
+                raise ConfigError(
+                    f"root {str(self.root)!r} is read-only and has no disk_mib: nothing could be written",
+                    hint="give it a disk, such as --disk 8G",
+                )
+
+    def _check_mounts(self) -> None:
+        if len(self.volumes) > MAX_VOLUMES:
+            raise ConfigError(f"{len(self.volumes)} volumes; at most {MAX_VOLUMES} are supported")
+        for volume in self.volumes:
+            if not volume.source.is_absolute() or set(str(volume.source)) & set(":\0\n"):
+                raise ConfigError(
+                    f"volume {str(volume)!r}: the host's directory must be an absolute path without a colon"
+                )
+        taken = [DISK_TARGET] if self.disk_mib is not None and self.root is None else []
+        for kind, mounts in (("volume", self.volumes), ("tmpfs", self.tmpfs)):
+            for mount in mounts:
+                try:
+                    check_target(mount.target)
+                except ValueError as error:
+                    raise ConfigError(f"{kind} {str(mount)!r} {error}") from error
+                if mount.target in taken:
+                    raise ConfigError(
+                        f"{kind} {str(mount)!r}: something else is mounted at {mount.target} already"
+                    )
+                taken.append(mount.target)
+        for tmpfs in self.tmpfs:
+            if tmpfs.size_mib is not None:
+                _check_int(f"size of tmpfs {tmpfs.target}", tmpfs.size_mib, 1, MAX_MIB)
+
+    def _check_network(self) -> None:
+        if self.ports and self.net is Net.NONE:
+            raise ConfigError(
+                f"port {self.ports[0]} cannot be published without a network",
+                hint=f"choose --net {Net.USER} or --net {Net.ISOLATED}",
+            )
+        taken = set()
+        for port in self.ports:
+            try:
+                port.check()
+            except ValueError as error:
+                raise ConfigError(f"port {port} {error}") from error
+            key = (port.address, port.host, port.protocol)
+            if key in taken and port.host != 0:
+                raise ConfigError(f"port {port}: {port.address}:{port.host} is published twice")
+            taken.add(key)
 
     def _check_balloon(self) -> None:
         ceiling, initial, floor = self.memory_mib, self.balloon_initial_mib, self.balloon_min_mib

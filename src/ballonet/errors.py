@@ -54,6 +54,30 @@ class StillRunningError(ConfigError):
     code = "still-running"
 
 
+class UnknownVolumeError(ConfigError):
+    """There is no volume of that name."""
+
+    code = "unknown-volume"
+
+
+class VolumeInUseError(ConfigError):
+    """Sandboxes have the volume; it was left alone. The message names them."""
+
+    code = "volume-in-use"
+
+
+class UnknownImageError(ConfigError):
+    """There is no image of that name here, and none was or could be fetched."""
+
+    code = "unknown-image"
+
+
+class ImageInUseError(ConfigError):
+    """Sandboxes use the image; it was left alone. The message names them."""
+
+    code = "image-in-use"
+
+
 class HostError(BallonetError):
     """The host lacks something that is needed (a program, a directory, a permission)."""
 
@@ -150,7 +174,7 @@ class ControlRefusedError(ControlError):
 
 
 class BindError(ControlError):
-    """The control socket could not be bound; the sandbox was not started."""
+    """The control socket, or a port, could not be bound; the sandbox was not started."""
 
     code = "bind"
 
@@ -171,6 +195,18 @@ class AdmissionError(BallonetError):
     """The host has no room for the sandbox; it was not started."""
 
     code = "no-room"
+
+
+class ImageError(BallonetError):
+    """An image is damaged, hostile, for another machine, or above a limit; nothing of it is used."""
+
+    code = "image"
+
+
+class ImageFetchError(ImageError):
+    """An image could not be fetched: its registry refused, stalled, dropped the connection or sent something else."""
+
+    code = "image-fetch"
 
 
 class SandboxError(BallonetError):

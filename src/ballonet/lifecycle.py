@@ -36,6 +36,7 @@ from ballonet.registry.record import Command, Record, State
 from ballonet.registry.registry import Registry
 
 if TYPE_CHECKING:
+    from ballonet.images.image import Image
     from ballonet.machine.launch import OwnedProcess
 
 # asyncio is imported where it is used: 'ballonet ls' is quick without it.
@@ -56,6 +57,7 @@ def create(
     registry: Registry,
     config: SandboxConfig,
     *,
+    image: Image | None = None,
     command: Command | None = None,
     auto_remove: bool = False,
     weight: int = 100,
@@ -63,8 +65,11 @@ def create(
 ) -> Record:
     """Register a sandbox; it does not run yet.
 
+    :param image: what the root of ``config`` is made from (see :func:`ballonet.imaged.prepare`).
     :raises NameInUseError: there is one of that name.
     """
+    if config.image is not None and config.root is None:
+        raise ConfigError(f"image {config.image!r} was not brought in", hint="see ballonet.imaged.prepare")
     if command is not None:
         parse_user(command.user)
     record = Record(
@@ -72,6 +77,7 @@ def create(
         created_at=time.time(),
         flags=tuple(render_flags(config)),
         image=config.image,
+        image_id=None if image is None else image.id,
         command=command,
         auto_remove=auto_remove,
         weight=weight,
@@ -90,8 +96,10 @@ def create(
         private_dir(directory.parent)
         shutil.rmtree(directory, ignore_errors=True)
         private_dir(directory)
+        _ensure_volumes(config)
     except BaseException:
         registry.remove(record.name)
+        shutil.rmtree(directory, ignore_errors=True)
         raise
     return record
 
@@ -118,6 +126,7 @@ async def start(registry: Registry, name: str, *, detached: bool, admission: boo
     try:
         private_dir(directory.parent)
         private_dir(directory)
+        _ensure_volumes(config_of(record))
         _write_command(directory, record.command)
         options = RunOptions(
             run_id=run_id, state_dir=directory, detached=detached, command=record.command is not None
@@ -312,17 +321,22 @@ def config_of(record: Record, flags: Sequence[str] | None = None) -> SandboxConf
     return replace(parse_config(record.flags if flags is None else flags), image=record.image)
 
 
-def parse_user(user: str | None) -> tuple[int | None, int | None]:
-    """``UID`` or ``UID:GID`` as numbers; nothing given is ``None``.
+def parse_user(user: str | None) -> tuple[int | None, int | None, tuple[int, ...]]:
+    """User, group and supplementary groups of ``UID``, ``UID:GID`` or ``UID:GID,GROUP,…``; ``None`` if not given.
 
-    :raises ConfigError: it is neither.
+    :raises ConfigError: it is none of these.
     """
     if not user:
-        return None, None
-    uid, colon, gid = user.partition(":")
-    if not uid.isdecimal() or (colon and not gid.isdecimal()):
-        raise ConfigError(f"user {user!r} is not UID or UID:GID", hint="numbers, such as 1000 or 1000:1000")
-    return int(uid), int(gid) if colon else None
+        return None, None, ()
+    uid, colon, rest = user.partition(":")
+    groups = rest.split(",") if colon else []
+    if not all(word.isdecimal() for word in (uid, *groups)):
+        raise ConfigError(
+            f"user {user!r} is not UID or UID:GID",
+            hint="numbers, such as 1000 or 1000:1000; names are known only with an image",
+        )
+    numbers = [int(word) for word in groups]
+    return int(uid), numbers[0] if numbers else None, tuple(numbers[1:])
 
 
 def _forget(registry: Registry, record: Record) -> None:
@@ -331,11 +345,19 @@ def _forget(registry: Registry, record: Record) -> None:
     registry.remove(record.name, if_run=record.run_id)
 
 
+def _ensure_volumes(config: SandboxConfig) -> None:
+    if config.volumes:
+        from ballonet import volumes
+
+        volumes.ensure(config.volumes)
+
+
 def _write_command(directory: Path, command: Command | None) -> None:
     if command is None:
         return
-    uid, gid = parse_user(command.user)
-    settings = {"argv": command.argv, "env": command.env, "cwd": command.cwd, "uid": uid, "gid": gid}
+    uid, gid, groups = parse_user(command.user)
+    who = {"uid": uid, "gid": gid, "groups": groups}
+    settings = {"argv": command.argv, "env": command.env, "cwd": command.cwd, **who}
     replace_file(directory / COMMAND_FILE, json.dumps(settings).encode())
 
 

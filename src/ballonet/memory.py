@@ -6,8 +6,12 @@ Everywhere else a name carries its unit: ``*_mib``, ``*_bytes``, ``*_pages``.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from ballonet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -85,9 +89,13 @@ def parse_size(text: str, what: str = "size") -> int:
     if match is None or factor is None:
         shown = text if len(text) <= 32 else text[:32] + "…"
         raise ConfigError(f"{what} {shown!r} is not a size", hint="write it as 512 (MiB), 512M or 1.5G")
-    from decimal import Decimal  # only where a size is read: a sandbox's process gets whole MiB
+    mib: int | Decimal
+    if match["number"].isdecimal():
+        mib = int(match["number"]) * factor
+    else:
+        from decimal import Decimal  # only where it is needed: a sandbox's process gets whole MiB
 
-    mib = Decimal(match["number"]) * factor
+        mib = Decimal(match["number"]) * factor
     if mib != int(mib):
         raise ConfigError(f"{what} {text!r} is {mib} MiB, not a whole number of MiB")
     if mib > MAX_MIB:

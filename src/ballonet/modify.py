@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ballonet import lifecycle
+from ballonet.builder import read_items
 from ballonet.errors import BallonetError, ConfigError, NotRunningError
 from ballonet.machine.args import render_flags
 from ballonet.machine.notes import MachineNote
-from ballonet.memory import to_mib
+from ballonet.memory import MAX_MIB, to_mib
 from ballonet.registry.record import Record
 from ballonet.registry.registry import Registry
+from ballonet.vmm.attach import Net
 
 LIVE = "live"
 NEXT_START = "next start"
@@ -28,6 +30,7 @@ _SIZES = {
     "balloon_initial": "balloon_initial_mib",
     "balloon_min": "balloon_min_mib",
     "guard": "guard_mib",
+    "disk": "disk_mib",
 }
 _OTHERS = {
     "cpus": "cpus",
@@ -35,12 +38,15 @@ _OTHERS = {
     "free_page_reporting": "free_page_reporting",
     "pressure_relief": "pressure_relief",
     "hard_cap": "hard_cap",
+    "net": "net",
 }
+#: Lists, each given whole.
+_LISTS = {"volumes": "volumes", "tmpfs": "tmpfs", "ports": "ports"}
 #: Those that a running sandbox has done with.
 _BOOT_ONLY = frozenset({"balloon_initial"})
 _PILOT = ("weight", "reserve")
 TARGET = "memory_target"
-NAMES = (*_SIZES, *_OTHERS, *_PILOT, TARGET)
+NAMES = (*_SIZES, *_OTHERS, *_LISTS, *_PILOT, TARGET)
 
 #: How long a live target may take until its state is told as it is (seconds).
 _SETTLE_S = 30.0
@@ -75,8 +81,9 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
 
     :param note: of the sandbox's process, if it runs.
     :param settings: ``memory``, ``balloon_initial``, ``balloon_min``, ``guard``, ``reserve`` and ``memory_target`` are
-        sizes, ``cpus`` and ``weight`` numbers, ``deflate_on_oom``, ``free_page_reporting``, ``pressure_relief`` and
-        ``hard_cap`` booleans. ``memory_target`` moves the balloon of a running sandbox.
+        sizes, so is ``disk``; ``cpus`` and ``weight`` are numbers, ``deflate_on_oom``, ``free_page_reporting``,
+        ``pressure_relief`` and ``hard_cap`` booleans. ``net`` and the lists ``volumes``, ``tmpfs`` and ``ports`` are
+        as :meth:`ballonet.sandbox.Sandbox.create` has them. ``memory_target`` moves the balloon of a running sandbox.
     :raises ConfigError: a name is unknown, or a value impossible.
     :raises NotRunningError: a target for a sandbox that does not run, or has no balloon.
     """
@@ -90,20 +97,28 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
         _SIZES[name]: to_mib(value, name) for name, value in settings.items() if name in _SIZES
     }
     fields |= {_OTHERS[name]: value for name, value in settings.items() if name in _OTHERS}
+    fields |= {_LISTS[name]: read_items(name, value) for name, value in settings.items() if name in _LISTS}
+    if fields.get("ports") and old.net is Net.NONE:
+        fields.setdefault("net", Net.USER)
+    if fields.get("disk_mib", MAX_MIB) < (old.disk_mib or 0):
+        raise ConfigError(
+            f"disk_mib {fields['disk_mib']} MiB: the disk has {old.disk_mib} MiB and can only grow",
+            hint="make a new sandbox for a smaller disk",
+        )
     if old.balloon_initial_mib == old.memory_mib and "memory_mib" in fields:
         fields.setdefault(
             "balloon_initial_mib", fields["memory_mib"]
         )  # it boots with all it may have, as before
     new = replace(old, **fields)
     changes = []
-    for name, field in (_SIZES | _OTHERS).items():
+    for name, field in (_SIZES | _OTHERS | _LISTS).items():
         if name not in settings:
             continue
         when = NEXT_START
         if running is not None and name not in _BOOT_ONLY:
             same = getattr(running, field) == getattr(new, field)
             when = LIVE if same else REQUIRES_RESTART
-        changes.append(Change(name, getattr(old, field), getattr(new, field), when))
+        changes.append(Change(name, _shown(getattr(old, field)), _shown(getattr(new, field)), when))
     row: dict[str, Any] = {"flags": tuple(render_flags(new))} if fields else {}
     if "weight" in settings:
         row["weight"] = check_weight(settings["weight"])
@@ -145,6 +160,10 @@ def check_weight(weight: object) -> int:
     if not isinstance(weight, int) or isinstance(weight, bool) or not 1 <= weight <= 10_000:
         raise ConfigError(f"weight {weight!r} must be a whole number from 1 to 10000")
     return weight
+
+
+def _shown(value: object) -> object:
+    return ", ".join(map(str, value)) or None if isinstance(value, tuple) else value
 
 
 async def _move(plan: Plan, change: Change) -> Change:

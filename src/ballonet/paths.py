@@ -143,12 +143,35 @@ def exclusive(lock_file: Path) -> Iterator[None]:
 
     :raises HostError: the lock file cannot be opened.
     """
+    with _locked(lock_file, fcntl.LOCK_EX):
+        yield
+
+
+@contextlib.contextmanager
+def shared(lock_file: Path) -> Iterator[None]:
+    """Hold ``lock_file`` with others who share it, while nobody holds it alone. See :func:`exclusive`."""
+    with _locked(lock_file, fcntl.LOCK_SH):
+        yield
+
+
+@contextlib.contextmanager
+def exclusive_if_free(lock_file: Path) -> Iterator[bool]:
+    """Hold ``lock_file`` alone if nobody has it, without waiting; whether that is so. See :func:`exclusive`."""
+    try:
+        with _locked(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            yield True
+    except BlockingIOError:
+        yield False
+
+
+@contextlib.contextmanager
+def _locked(lock_file: Path, operation: int) -> Iterator[None]:
     try:
         fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise HostError(f"lock file {lock_file} cannot be opened: {error.strerror}") from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fcntl.flock(fd, operation)
         yield
     finally:
         os.close(fd)

@@ -107,6 +107,7 @@ def run(
 def spawn(
     argv: Sequence[str | os.PathLike[str]],
     *,
+    cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
     stdin: int = subprocess.DEVNULL,
     stdout: int | None = subprocess.DEVNULL,
@@ -115,6 +116,7 @@ def spawn(
     new_session: bool = False,
     die_with_parent: bool = False,
     cgroup_procs: str | None = None,
+    in_child: Callable[[], None] | None = None,
     hint: str | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a program and return at once. See :func:`wait_exit` for its end.
@@ -123,28 +125,33 @@ def spawn(
     :param die_with_parent: the kernel kills it (SIGKILL) when *this thread* ends, however that happens
         (``PR_SET_PDEATHSIG``, prctl(2)): call from the main thread only.
     :param cgroup_procs: a ``cgroup.procs`` file: the program starts as a member of that cgroup.
+    :param in_child: called in the child before the program starts; a few system calls. What it raises keeps the
+        program from starting.
     :raises ProcessError: it could not be started.
     """
     log.debug("spawn %s", show_command(argv))
     try:
         return subprocess.Popen(
             [os.fspath(word) for word in argv],
+            cwd=cwd,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             pass_fds=pass_fds,
             env=clean_environment(env),
             start_new_session=new_session,
-            preexec_fn=_before_exec(die_with_parent, cgroup_procs),
+            preexec_fn=_before_exec(die_with_parent, cgroup_procs, in_child),
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise ProcessError(f"{os.fspath(argv[0])} could not be started: {error}", hint=hint) from error
 
 
-def _before_exec(die_with_parent: bool, cgroup_procs: str | None) -> Callable[[], None] | None:
+def _before_exec(
+    die_with_parent: bool, cgroup_procs: str | None, more: Callable[[], None] | None
+) -> Callable[[], None] | None:
     """What the child does between fork and exec: a few system calls, prepared here."""
     if not die_with_parent and cgroup_procs is None:
-        return None
+        return more
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -152,6 +159,8 @@ def _before_exec(die_with_parent: bool, cgroup_procs: str | None) -> Callable[[]
     pr_set_pdeathsig = 1
 
     def in_child() -> None:
+        if more is not None:
+            more()
         if cgroup_procs is not None:
             fd = os.open(cgroup_procs, os.O_WRONLY)
             os.write(fd, b"0")  # the writer itself, in both versions of cgroups

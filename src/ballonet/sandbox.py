@@ -17,11 +17,13 @@ from ballonet import lifecycle
 from ballonet.builder import SandboxBuilder, Size
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError, NotRunningError
+from ballonet.imaged import Prepared, image_of, prepare, settings_for
 from ballonet.machine.launch import OwnedProcess, SandboxEnd
 from ballonet.machine.place import agent_socket_path
 from ballonet.memory import to_mib
 from ballonet.registry.record import Command, Record
 from ballonet.registry.registry import Registry
+from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 
 if TYPE_CHECKING:
     from ballonet.control.backend import BalloonSnapshot, Stats, TrimResult
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from ballonet.control.protocol import SetReply
     from ballonet.guest.agent_client import AgentClient, GuestProcess
     from ballonet.guest.files import GuestFiles
+    from ballonet.images.image import Image
+    from ballonet.images.store import Pull
     from ballonet.modify import Change, Plan
 
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
@@ -88,6 +92,8 @@ class Sandbox:
         #: From the start of the sandbox's process to the guest agent's first word (seconds); 0 when not known.
         self.boot_s = 0.0
         self._control_socket: str | None = None
+        self._ports: tuple[str, ...] = ()
+        self._image: Image | None = None
         self._engine_pid = 0
         self._process_pid = 0
         if process is not None:
@@ -95,7 +101,9 @@ class Sandbox:
             self._take(process.facts)
         elif (note := lifecycle.living(record)) is not None:
             self._process_pid = note.process.pid
-            self._take({name: getattr(note, name) for name in ("engine_pid", "control_socket", "boot_s")})
+            self._take(
+                {name: getattr(note, name) for name in ("engine_pid", "control_socket", "boot_s", "ports")}
+            )
 
     @classmethod
     async def create(
@@ -103,6 +111,13 @@ class Sandbox:
         name: str | SandboxConfig,
         *,
         image: str | None = None,
+        rootfs: str | Path | None = None,
+        pull: Pull = "missing",
+        disk: Size | None = None,
+        volumes: Sequence[str | Volume] = (),
+        tmpfs: Sequence[str | Tmpfs] = (),
+        net: Net | str | None = None,
+        ports: Sequence[str | Port] = (),
         memory: Size = 512,
         cpus: int = 1,
         balloon: Balloon | bool = True,
@@ -117,11 +132,21 @@ class Sandbox:
     ) -> Self:
         """Register a sandbox, boot it, and return when its guest answers.
 
-        :param name: its name; or a whole configuration, and then image, memory, cpus and balloon say nothing.
+        :param name: its name; or a whole configuration, and then what follows until ``balloon`` says nothing, except
+            ``rootfs`` and ``pull``.
+        :param image: an image's reference, layout or archive; by default the built-in root.
+        :param rootfs: a directory of the host to make the root from, instead of an image.
+        :param pull: when to ask the image's registry: ``missing``, ``always`` or ``never``.
+        :param disk: size of the writable disk; with an image 8 GiB by default. It takes space as it is filled.
+        :param volumes: ``SOURCE:GUEST[:ro]`` each: a directory of the host (with a slash) or a named volume.
+        :param tmpfs: ``PATH[:SIZE]`` each: directories in the guest's memory.
+        :param net: ``none`` (the default without ports), ``user`` (the default with them) or ``isolated``.
+        :param ports: ``[ADDRESS:]HOST:GUEST[/udp]`` each; see :attr:`ports` for what the host chose for 0.
         :param memory: the ceiling.
         :param balloon: ``True`` is one with its defaults, ``False`` none.
         :param command: what it runs by itself; it then ends with this command. ``env``, ``cwd`` and ``user``
-            (``UID[:GID]``) are the command's.
+            (numbers, or names that the image knows) are the command's. Without it the sandbox idles, whatever
+            command its image has.
         :param weight: share of memory that the host's autopilot gives it, against 100 for others.
         :param reserve: memory that the autopilot never takes from it.
         :param admission: where an autopilot drives the sandboxes, start only if it finds room.
@@ -130,14 +155,26 @@ class Sandbox:
         :raises ConfigError: a setting, or a pair of them, is impossible; the message names the values.
         :raises BallonetError: it did not come up; nothing is left behind.
         """
-        config = name if isinstance(name, SandboxConfig) else _config(name, image, memory, cpus, balloon)
         from ballonet.modify import check_weight
 
+        if isinstance(name, SandboxConfig):
+            config = name
+        else:
+            builder = SandboxBuilder(name).image(image).volume(*volumes).tmpfs(*tmpfs)
+            if disk is not None:
+                builder.disk(disk)
+            if net is not None:
+                builder.net(net)
+            config = _config(builder.publish(*ports).cpus(cpus).memory(memory), memory, balloon)
+        # In a thread: an image may take its time.
+        root = None if rootfs is None else Path(rootfs)
+        prepared = await asyncio.to_thread(prepare, config, pull=pull, rootfs=root)
         with Registry.open() as registry:
             record = lifecycle.create(
                 registry,
-                config,
-                command=None if command is None else make_command(command, env, cwd, user),
+                prepared.config,
+                image=prepared.image,
+                command=None if command is None else make_command(prepared, command, env, cwd, user),
                 auto_remove=not detached,
                 weight=check_weight(weight),
                 reserve_mib=to_mib(reserve, "reserve"),
@@ -220,6 +257,11 @@ class Sandbox:
         return None if self._control_socket is None else Path(self._control_socket)
 
     @property
+    def ports(self) -> tuple[Port, ...]:
+        """The published ports of a sandbox that runs, with those that the host chose."""
+        return tuple(map(Port.parse, self._ports))
+
+    @property
     def fs(self) -> GuestFiles:
         """The guest's files: read, write, list, copy in and out."""
         from ballonet.guest.files import GuestFiles
@@ -276,10 +318,22 @@ class Sandbox:
         cols: int = 80,
     ) -> GuestProcess:
         """Start a command; its output is read, and its input written, as it runs. With ``tty`` it has a terminal."""
-        uid, gid = lifecycle.parse_user(user)
+        if self._record.image_id is not None and self._image is None:
+            self._image = image_of(self._record)
+        settings = settings_for(self._image, env or {}, cwd, user)
+        uid, gid, groups = lifecycle.parse_user(settings.user)
         agent = await self._connect_agent()
         return await agent.exec(
-            argv, env=env, cwd=cwd, uid=uid, gid=gid, stdin=stdin, tty=tty, rows=rows, cols=cols
+            argv,
+            env=settings.env,
+            cwd=settings.cwd,
+            uid=uid,
+            gid=gid,
+            groups=groups,
+            stdin=stdin,
+            tty=tty,
+            rows=rows,
+            cols=cols,
         )
 
     async def metrics(self) -> Stats:
@@ -350,6 +404,7 @@ class Sandbox:
     def _take(self, facts: Mapping[str, Any]) -> None:
         self._engine_pid = int(facts["engine_pid"])
         self._control_socket = facts["control_socket"]
+        self._ports = tuple(facts["ports"])
         self.boot_s = float(facts["boot_s"] or 0)
 
     async def _after_end(self, end: SandboxEnd) -> SandboxEnd:
@@ -444,19 +499,22 @@ class BalloonHandle:
 
 
 def make_command(
-    argv: Sequence[str], env: Mapping[str, str] | None, cwd: str | None, user: str | None
+    prepared: Prepared,
+    argv: Sequence[str],
+    env: Mapping[str, str] | None,
+    cwd: str | None,
+    user: str | None,
 ) -> Command:
     """:raises ConfigError: no command can be like that."""
     if isinstance(argv, str | bytes) or not all(isinstance(word, str) for word in argv):
         raise ConfigError(f"a command is a list of words, not {type(argv).__name__} ({argv!r})")
     if not argv:
         raise ConfigError("the command is empty", hint="give a list of words, such as ['sleep', '60']")
-    lifecycle.parse_user(user)
-    return Command(tuple(argv), dict(env or {}), cwd, user)
+    settings = prepared.settings(env or {}, cwd, user)
+    return Command(tuple(argv), settings.env, settings.cwd, settings.user)
 
 
-def _config(name: str, image: str | None, memory: Size, cpus: int, balloon: Balloon | bool) -> SandboxConfig:
-    builder = SandboxBuilder(name).image(image).cpus(cpus).memory(memory)
+def _config(builder: SandboxBuilder, memory: Size, balloon: Balloon | bool) -> SandboxConfig:
     if balloon is True:
         balloon = Balloon()
     if isinstance(balloon, Balloon):

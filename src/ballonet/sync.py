@@ -18,11 +18,13 @@ from ballonet.config import SandboxConfig
 from ballonet.memory import Size
 from ballonet.registry.record import Record
 from ballonet.sandbox import Balloon, ExecResult, SandboxEnd
+from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 
 if TYPE_CHECKING:
     from ballonet.control.backend import BalloonSnapshot, Stats, TrimResult
     from ballonet.control.protocol import SetReply
     from ballonet.guest.files import FileInfo
+    from ballonet.images.store import Pull
     from ballonet.modify import Change, Plan
 
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd"]
@@ -66,6 +68,13 @@ class Sandbox:
         name: str | SandboxConfig,
         *,
         image: str | None = None,
+        rootfs: str | Path | None = None,
+        pull: Pull = "missing",
+        disk: Size | None = None,
+        volumes: Sequence[str | Volume] = (),
+        tmpfs: Sequence[str | Tmpfs] = (),
+        net: Net | str | None = None,
+        ports: Sequence[str | Port] = (),
         memory: Size = 512,
         cpus: int = 1,
         balloon: Balloon | bool = True,
@@ -82,6 +91,13 @@ class Sandbox:
         work = _create(
             name,
             image=image,
+            rootfs=rootfs,
+            pull=pull,
+            disk=disk,
+            volumes=volumes,
+            tmpfs=tmpfs,
+            net=net,
+            ports=ports,
             memory=memory,
             cpus=cpus,
             balloon=balloon,
@@ -132,6 +148,11 @@ class Sandbox:
     @property
     def control_socket(self) -> Path | None:
         return self._inner.control_socket
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """See :attr:`ballonet.sandbox.Sandbox.ports`."""
+        return self._inner.ports
 
     @property
     def fs(self) -> GuestFiles:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import GuestBootError, GuestChannelError, GuestCommandError
+from ballonet.errors import GuestBootError, GuestChannelError, GuestCommandError, GuestError
 from ballonet.guest.agent_client import AgentClient, ExitStatus
 from ballonet.guest.frames import (
     FROM_HOST,
@@ -509,3 +509,21 @@ def test_random_frames_disturb_no_memory() -> None:
             assert "runtime error" not in said, said
     assert set(ends) <= {0, END_VIOLATION}
     assert END_VIOLATION in ends
+
+
+@needs_root
+async def test_supplementary_groups_are_the_processs_own() -> None:
+    async with agent_client() as (client, _):
+        await client.wait_ready(DEADLINE_S)
+        async with await client.exec(["id", "-G"], uid=12345, gid=23456, groups=[7, 8]) as process:
+            out, _ = await process.communicate(b"")
+            await process.wait()
+        assert out.split() == [b"23456", b"7", b"8"]
+
+
+async def test_only_pid_1_sets_a_machine_up() -> None:
+    async with agent_client() as (client, _):
+        await client.wait_ready(DEADLINE_S)
+        with pytest.raises(GuestError, match="not PID 1"):
+            await client.set_up([["hostname", "other"]], timeout_s=DEADLINE_S)
+        assert os.uname().nodename != "other"

@@ -8,6 +8,7 @@ import pytest
 from ballonet.builder import SandboxBuilder
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError
+from ballonet.vmm.attach import Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine
 
 
@@ -51,7 +52,25 @@ def test_any_balloon_field_makes_a_balloon(field: dict[str, Any]) -> None:
         ({"cpus": 0}, "cpus 0 is outside 1 to 255"),
         ({"machine": "pc"}, "machine 'pc' is unknown; choose one of microvm, q35"),
         ({"accel": "hax"}, "accel 'hax' is unknown"),
-        ({"image": "alpine"}, "only the built-in root"),
+        ({"root": Path("/r.erofs")}, "root '/r.erofs' is read-only and has no disk_mib"),
+        ({"root": Path("r.erofs"), "disk_mib": 64}, "root 'r.erofs' is not an absolute path"),
+        ({"disk_mib": 8}, "disk_mib 8 MiB is outside 64 to"),
+        ({"net": "bridge"}, "net 'bridge' is unknown; choose one of none, user, isolated"),
+        ({"ports": (Port(80, 80),)}, "port 127.0.0.1:80:80/tcp cannot be published without a network"),
+        ({"ports": (Port(80, 0),), "net": "user"}, "port 127.0.0.1:80:0/tcp has a port outside 1 to 65535"),
+        ({"ports": (Port(80, 1), Port(80, 2)), "net": "user"}, "127.0.0.1:80 is published twice"),
+        ({"ports": (Port(80, 1, "::1"),), "net": "user"}, "has '::1', which is no IPv4 address"),
+        ({"volumes": (Volume(Path("data"), "/data"),)}, "must be an absolute path without a colon"),
+        ({"volumes": (Volume(Path("/a:b"), "/data"),)}, "must be an absolute path without a colon"),
+        ({"volumes": (Volume(Path("/a"), "data"),)}, "must be mounted at an absolute path of the guest"),
+        ({"volumes": (Volume(Path("/a"), "/"),)}, "cannot be mounted at '/'"),
+        ({"volumes": (Volume(Path("/a"), "/x/../proc"),)}, "cannot be mounted at '/x/../proc'"),
+        ({"volumes": (Volume(Path("/a"), "/proc/x"),)}, "cannot be mounted at '/proc/x'"),
+        ({"tmpfs": (Tmpfs("/dev"),)}, "tmpfs '/dev' cannot be mounted at '/dev'"),
+        ({"tmpfs": (Tmpfs("/a", 0),)}, "size of tmpfs /a 0 MiB is outside"),
+        ({"tmpfs": (Tmpfs("/a"), Tmpfs("/a"))}, "something else is mounted at /a already"),
+        ({"tmpfs": (Tmpfs("/disk"),), "disk_mib": 64}, "something else is mounted at /disk already"),
+        ({"volumes": (Volume(Path("/a"), "/a"),) * 17}, "17 volumes; at most 16 are supported"),
         ({"confidential": True}, "not supported yet"),
     ],
 )
@@ -129,3 +148,47 @@ def test_builder_reads_sizes_as_numbers_of_mib_and_as_text() -> None:
         deflate_on_oom=False,
         free_page_reporting=False,
     )
+
+
+def test_builder_reads_volumes_tmpfs_and_ports_as_docker_writes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = (
+        SandboxBuilder("box")
+        .volume("/src:/src:ro", "./data:/data", "cache:/cache:rw")
+        .tmpfs("/scratch", "/small:size=64m")
+        .publish("8080:80", "0.0.0.0:53:53/udp", "0:22")
+        .disk("2G")
+        .build()
+    )
+    assert config.volumes == (
+        Volume(Path("/src"), "/src", read_only=True),
+        Volume(tmp_path / "data", "/data"),
+        Volume(tmp_path / "ballonet/volumes/cache", "/cache"),
+    )
+    assert config.tmpfs == (Tmpfs("/scratch"), Tmpfs("/small", 64))
+    assert config.ports == (Port(8080, 80), Port(53, 53, "0.0.0.0", "udp"), Port(0, 22))
+    assert (config.net, config.disk_mib) == ("user", 2048)
+
+
+@pytest.mark.parametrize(
+    "method, text",
+    [
+        *(("volume", text) for text in ("/a", ":/a", "/a:", "/a:/b:", "/a:/b:rx", "a/../:/b:ro:x", "-x:/b")),
+        *(("tmpfs", text) for text in ("/a:", "/a:x", "/a:1.5", "/a:64:64")),
+        *(
+            ("publish", text)
+            for text in ("80", "a:80", "70000:80", "80:0", "1.2.3:80:80", "80:80/sctp", "-1:80")
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_text(method: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        getattr(SandboxBuilder("box"), method)(text).build()
+    assert text.split(":")[0] in caught.value.message
+
+
+def test_a_network_that_was_chosen_stays_when_ports_are_published() -> None:
+    assert SandboxBuilder("box").net("isolated").publish("80:80").build().net == "isolated"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ballonet.modify import apply_plan, plan_changes
 from ballonet.paths import private_dir, sandbox_dir
 from ballonet.registry.record import Command, Record, State
 from ballonet.registry.registry import Registry
+from ballonet.vmm.attach import Tmpfs
 
 DEAD = ProcessId(1, 1, "an earlier boot")
 
@@ -202,3 +204,21 @@ async def test_a_target_that_cannot_be_asked_for_is_not_told_as_done(registry: R
     (change,) = await apply_plan(registry, plan_changes(record, process, {"memory_target": 300}))
     assert change.state == "failed"
     assert "/nowhere/x.sock" in str(change.detail)
+
+
+def test_what_is_attached_changes_as_whole_lists_and_with_a_restart(registry: Registry) -> None:
+    lifecycle.create(registry, SandboxConfig(name="box", disk_mib=128, tmpfs=(Tmpfs("/old"),)))
+    plan = plan_changes(registry.get("box"), None, {"ports": ["80:80"], "tmpfs": [], "disk": "1G"})
+    assert {change.setting: (change.old, change.new) for change in plan.changes} == {
+        "disk": (128, 1024),
+        "tmpfs": ("/old", None),
+        "ports": (None, "127.0.0.1:80:80/tcp"),
+    }
+    asyncio.run(apply_plan(registry, plan))
+    config = lifecycle.config_of(registry.get("box"))
+    assert (config.net, config.tmpfs, config.disk_mib) == ("user", (), 1024), "ports bring a network along"
+    running = MachineNote(run_id="run1", process=ProcessId.ours(), flags=("--name", "box"))
+    (change,) = plan_changes(registry.get("box"), running, {"volumes": ["/a:/a"]}).changes
+    assert change.when == "requires restart"
+    with pytest.raises(ConfigError, match="the disk has 1024 MiB and can only grow"):
+        plan_changes(registry.get("box"), None, {"disk": 512})

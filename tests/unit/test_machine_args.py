@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError
-from ballonet.machine.args import parse_flags, render_flags
+from ballonet.machine.args import parse_config, parse_flags, render_flags
+from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine, VmConfig
 
 
@@ -103,3 +104,22 @@ def test_what_is_rendered_is_parsed_back_the_same(
     parsed = parse_flags(render_flags(config))
     assert type(parsed) is VmConfig
     assert all(getattr(parsed, field) == getattr(config, field) for field in VmConfig.__dataclass_fields__)
+
+
+def test_root_volumes_and_network_are_rendered_only_when_set_and_read_back_the_same() -> None:
+    config = SandboxConfig(
+        name="box",
+        root=Path("/images/a,b.erofs"),
+        disk_mib=8192,
+        volumes=(Volume(Path("/a,b c"), "/data"), Volume(Path("/c"), "/c", read_only=True)),
+        tmpfs=(Tmpfs("/t"), Tmpfs("/u", 5)),
+        net=Net.ISOLATED,
+        ports=(Port(0, 80), Port(53, 53, "0.0.0.0", "udp")),
+    )
+    flags = render_flags(config)
+    assert flags[6:] == [
+        *("--root", "/images/a,b.erofs", "--disk-mib", "8192"),
+        *("--volume", "/a,b c:/data", "--volume", "/c:/c:ro", "--tmpfs", "/t", "--tmpfs", "/u:5"),
+        *("--net", "isolated", "--publish", "127.0.0.1:0:80/tcp", "--publish", "0.0.0.0:53:53/udp"),
+    ]
+    assert parse_config(flags) == config

@@ -30,12 +30,12 @@ async def one_tick(policy: Fixed, **settings: object) -> Tick:
 
 async def test_it_sees_all_asks_the_policy_and_moves_what_it_says(tmp_path: Path) -> None:
     guests = {"a": Guest(), "b": Guest()}
-    policy = Fixed({"a": 400, "b": 512})
+    policy = Fixed({"a": 400})
     async with running(tmp_path, guests):
         tick = await one_tick(policy)
     assert guests["a"].targets == [400]
     assert guests["a"].forced == [False]
-    assert guests["b"].targets == []  # it has that already
+    assert guests["b"].targets == []
     assert tick.moved == {"a": 400}
     host, views, memory = policy.seen[0]
     assert memory is None
@@ -75,7 +75,7 @@ async def test_one_stuck_socket_delays_nobody_after_the_first_tick(tmp_path: Pat
         problems = {view.name: view.problem for view in tick.sandboxes}
         await pilot._fleet.close()
     assert problems == {"stuck": "it has not answered yet", "well": None}
-    assert guests["well"].targets == [400]
+    assert guests["well"].targets == [400] * 3  # a target that is there already may be meant, too
     assert guests["stuck"].targets == []
     # Not a speed: the first tick waits for the stuck one until its deadline, later ones do not wait for it at all.
     assert took[1] < fleet.TICK_DEADLINE_S

@@ -1,9 +1,11 @@
 """The engine's command line, rendered without starting anything."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
-from ballonet.vmm.config import Accel, BalloonSpec, Machine, VmSpec
+from ballonet.vmm.attach import Net, Port
+from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
 from ballonet.vmm.engine import Engine
 from ballonet.vmm.qemu_args import EngineFds, kernel_command_line, render_command
 
@@ -32,7 +34,8 @@ def test_nothing_is_inherited_from_the_user_or_given_by_default() -> None:
     command = rendered(SPEC)
     for word in ("-nodefaults", "-no-user-config", "-sandbox on,", "-display none", "-no-reboot"):
         assert word in command
-    assert "-net" not in command
+    for word in ("-net", "-blockdev", "vhost-user", "-global"):
+        assert word not in command
 
 
 def test_guest_memory_is_a_shared_memfd_of_the_ceiling() -> None:
@@ -68,3 +71,28 @@ def test_kvm_keeps_the_guests_mitigations() -> None:
 
 def test_an_engine_without_seccomp_is_not_asked_for_it() -> None:
     assert "-sandbox" not in rendered(SPEC, replace(ENGINE, seccomp=False))
+
+
+def test_disks_are_locked_and_no_character_of_their_paths_has_a_meaning() -> None:
+    disks = (DiskSpec("r", Path('/a,b="c"\\d'), read_only=True), DiskSpec("w", Path("/disk.img")))
+    argv = render_command(replace(SPEC, disks=disks), ENGINE, FDS)
+    root, disk = (json.loads(word) for word in argv if word.startswith("{"))
+    assert root["file"] == {"driver": "file", "filename": '/a,b="c"\\d', "locking": "on"}
+    assert (root["read-only"], disk["read-only"], disk["discard"]) == (True, False, "unmap")
+    assert "virtio-blk-device,drive=disk-r,serial=r,rerror=report,werror=report" in argv
+
+
+def test_shared_directories_come_over_inherited_sockets_and_the_newer_transport() -> None:
+    fds = EngineFds(qmp=10, agent=11, console=12, shares=(13, 14))
+    argv = render_command(replace(SPEC, shares=("volume0", "volume1")), ENGINE, fds)
+    assert "socket,id=share1,fd=14" in argv
+    assert "vhost-user-fs-device,chardev=share1,tag=volume1,queue-size=1024" in argv
+    assert "virtio-mmio.force-legacy=off" in argv
+
+
+def test_the_network_is_qemus_own_and_ports_are_bound_where_they_were_asked() -> None:
+    ports = (Port(8080, 80), Port(0, 53, "0.0.0.0", "udp"))
+    command = rendered(replace(SPEC, net=Net.USER, ports=ports))
+    forwards = "hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:0.0.0.0:0-:53"
+    assert f"-netdev user,id=net0,ipv6=off,{forwards} -device virtio-net-device,netdev=net0" in command
+    assert "restrict=on" in rendered(replace(SPEC, net=Net.ISOLATED))

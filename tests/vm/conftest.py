@@ -14,7 +14,10 @@ import pytest_asyncio
 
 from ballonet.config import SandboxConfig
 from ballonet.control.client import Client
+from ballonet.errors import UnknownImageError
 from ballonet.guest.bundle import GuestBundle, prepare_guest
+from ballonet.images.store import ImageStore
+from ballonet.paths import cache_dir, exclusive
 from ballonet.sandbox import Sandbox
 
 
@@ -39,9 +42,24 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("run")
     os.environ["BALLONET_RUN_DIR"] = str(directory)
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    # Images are kept between runs: a Debian root takes half a minute to build.
+    os.environ["XDG_DATA_HOME"] = str(cache_dir() / "test-data")
     yield directory
-    del os.environ["BALLONET_RUN_DIR"], os.environ["XDG_STATE_HOME"]
+    del os.environ["BALLONET_RUN_DIR"], os.environ["XDG_STATE_HOME"], os.environ["XDG_DATA_HOME"]
     assert list(directory.iterdir()) == []
+
+
+@pytest.fixture(scope="session")
+def debian_image(run_directory: Path) -> str:
+    """An image of a real Debian with Python and pip."""
+    name = "ballonet-test/debian-python:1"
+    with exclusive(cache_dir() / "test-data.lock"):
+        try:
+            ImageStore.open().find(name)
+        except UnknownImageError:
+            words = ["image", "build-debian", "--tag", name, "--include", "python3,python3-pip"]
+            subprocess.run([sys.executable, "-P", "-m", "ballonet", *words], check=True, timeout=280)
+    return name
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ballonet.host.proc import read_resident
+
 
 def alive(pid: int) -> bool:
     """Whether ``pid`` is a process that runs (a zombie does not)."""
@@ -30,6 +32,13 @@ def descendants(pid: int) -> list[int]:
     for child in children(pid):
         found += [child, *descendants(child)]
     return found
+
+
+def guest_ram_mib(engine_pid: int) -> int:
+    """What the host really holds of a guest's memory."""
+    resident = read_resident(engine_pid)
+    assert resident is not None
+    return resident.guest_ram_mib
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:

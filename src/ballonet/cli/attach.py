@@ -13,17 +13,17 @@ import struct
 import sys
 import termios
 import tty
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ballonet.cli.sandbox_options import parse_env
 from ballonet.errors import ConfigError, GuestCommandError
 from ballonet.lifecycle import parse_user
 
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import AgentClient, GuestProcess
+    from ballonet.imaged import Settings
 
 #: The command exists in the guest but cannot be run, or does not exist: as a shell and Docker say it.
 EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
@@ -52,22 +52,18 @@ def terminal_size() -> tuple[int, int]:
 class Joined:
     """How a command in the guest is run and joined to our streams."""
 
-    env: Mapping[str, str]
-    cwd: str | None
-    uid: int | None
-    gid: int | None
+    settings: Settings
     stdin: bool
     terminal: bool
 
 
-def joined_from(options: argparse.Namespace) -> Joined:
-    """What the options of :mod:`ballonet.cli.sandbox_options` ask for.
+def joined_from(options: argparse.Namespace, settings: Settings) -> Joined:
+    """How a command with ``settings`` is joined to our streams, as the options ask.
 
-    :raises ConfigError: a variable, the user or the terminal makes no sense.
+    :raises ConfigError: the terminal makes no sense.
     """
-    uid, gid = parse_user(options.user)
     check_terminal(options.tty)
-    return Joined(parse_env(options.env), options.workdir, uid, gid, options.interactive, options.tty)
+    return Joined(settings, options.interactive, options.tty)
 
 
 class SignalPasser:
@@ -114,7 +110,8 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
     """
     from ballonet.cli.main import print_error
 
-    env = dict(joined.env)
+    env = dict(joined.settings.env)
+    uid, gid, groups = parse_user(joined.settings.user)
     if joined.terminal:
         env.setdefault("TERM", os.environ.get("TERM", "linux"))
     rows, cols = terminal_size() if joined.terminal else (24, 80)
@@ -122,9 +119,10 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
         process = await agent.exec(
             argv,
             env=env,
-            cwd=joined.cwd,
-            uid=joined.uid,
-            gid=joined.gid,
+            cwd=joined.settings.cwd,
+            uid=uid,
+            gid=gid,
+            groups=groups,
             tty=joined.terminal,
             rows=rows,
             cols=cols,

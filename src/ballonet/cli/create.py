@@ -8,8 +8,8 @@ from ballonet.cli.sandbox_options import (
     add_command_options,
     add_sandbox_options,
     command_from,
-    config_from,
     policy_from,
+    prepared_from,
 )
 
 
@@ -23,9 +23,10 @@ def run(options: argparse.Namespace) -> int:
     from ballonet.registry.registry import Registry
     from ballonet.sandbox import random_name
 
-    config = config_from(options, default_name=random_name())
-    command = command_from(options)
+    policy = policy_from(options)
+    prepared = prepared_from(options, default_name=random_name())
+    command = command_from(options, prepared, detached=True)
     with Registry.open() as registry:
-        lifecycle.create(registry, config, command=command, **policy_from(options))
-    print(config.name)
+        lifecycle.create(registry, prepared.config, image=prepared.image, command=command, **policy)
+    print(prepared.config.name)
     return 0

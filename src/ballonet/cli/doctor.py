@@ -96,6 +96,25 @@ def _registry() -> Finding:
     return Finding("registry", OK, f"{len(records)} sandboxes, {live} of them running")
 
 
+def _images() -> Finding:
+    from ballonet.images.store import ImageStore
+    from ballonet.memory import bytes_to_mib
+    from ballonet.process import find_program
+
+    images = ImageStore.open().list()
+    held = f"{len(images)} here, {bytes_to_mib(sum(image.size_bytes for image in images))} MiB"
+    missing = []
+    for program in ("skopeo", "mmdebstrap"):
+        try:
+            find_program(program, hint="")
+        except BallonetError:
+            missing.append(program)
+    if missing:
+        hint = f"apt-get install {' '.join(missing)}: skopeo fetches images, mmdebstrap builds Debian roots"
+        return Finding("images", WARNING, f"{held}; {' and '.join(missing)} not installed", hint)
+    return Finding("images", OK, held)
+
+
 def _memory() -> Finding:
     from ballonet.host.proc import PROC
 
@@ -129,6 +148,30 @@ def _hard_cap() -> Finding:
     return Finding("hard cap", OK, f"cgroup v{found.version} at {found.parent}")
 
 
+def _disks() -> Finding:
+    from ballonet.machine.disk import find_mke2fs
+
+    return _optional("disks", lambda: f"mke2fs ({find_mke2fs()})")
+
+
+def _volumes() -> Finding:
+    from ballonet.host.virtiofsd import find_virtiofsd
+
+    def found() -> str:
+        program = find_virtiofsd()
+        return f"virtiofsd in {'Rust' if program.rust else 'C, for root only'} ({program.binary})"
+
+    return _optional("volumes", found)
+
+
+def _optional(check: str, look: Callable[[], str]) -> Finding:
+    """Something that only some sandboxes need."""
+    try:
+        return Finding(check, OK, look())
+    except BallonetError as error:
+        return Finding(check, WARNING, error.message.splitlines()[0], error.hint)
+
+
 def _boot() -> Finding:
     import asyncio
 
@@ -152,7 +195,10 @@ _CHECKS: tuple[tuple[str, Callable[[], Finding]], ...] = (
     ("guest kernel", _kernel),
     ("directories", _directories),
     ("registry", _registry),
+    ("images", _images),
     ("memory", _memory),
     ("host pressure", _pressure),
     ("hard cap", _hard_cap),
+    ("disks", _disks),
+    ("volumes", _volumes),
 )

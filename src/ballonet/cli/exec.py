@@ -7,8 +7,15 @@ import asyncio
 
 from ballonet import lifecycle
 from ballonet.cli.attach import Joined, SignalPasser, joined_from, run_joined, with_signals
-from ballonet.cli.sandbox_options import EXIT_STATUSES, add_command_options, add_stream_options, argv_from
+from ballonet.cli.sandbox_options import (
+    EXIT_STATUSES,
+    add_command_options,
+    add_stream_options,
+    argv_from,
+    parse_env,
+)
 from ballonet.errors import ConfigError
+from ballonet.imaged import image_of, settings_for
 from ballonet.registry.registry import Registry
 
 
@@ -23,9 +30,11 @@ def run(options: argparse.Namespace) -> int:
     argv = argv_from(options)
     if not argv:
         raise ConfigError("no command was given", hint=f"for example: ballonet exec {options.name} uname -a")
-    joined = joined_from(options)
+    env = parse_env(options.env)
     with Registry.open() as registry:
-        lifecycle.find_running(registry, options.name)
+        record, _ = lifecycle.find_running(registry, options.name)
+    settings = settings_for(image_of(record), env, options.workdir, options.user)
+    joined = joined_from(options, settings)
     return asyncio.run(with_signals(lambda signals: _exec(options.name, argv, joined, signals)))
 
 

@@ -71,6 +71,7 @@ def _row(record: Record, sample: SandboxSample) -> dict[str, Any]:
         "actual_mib": _mib(sample.actual),
         "balloon_state": sample.balloon_state,
         "resident_mib": _mib(sample.resident),
+        "ports": [] if note is None else list(note.ports),
         "weight": record.weight,
         "reserve_mib": record.reserve_mib,
         "created_at": iso_time(record.created_at),
@@ -86,7 +87,8 @@ def _detail(row: dict[str, Any]) -> str | None:
     if row["state"] in ("stopped", "failed"):
         detail = row["end_detail"] or row["end_reason"]
         return None if detail is None else detail.splitlines()[0][:80]
-    return None if row["balloon_state"] in (None, "applied") else row["balloon_state"]
+    told = [] if row["balloon_state"] in (None, "applied") else [row["balloon_state"]]
+    return ", ".join([*told, *("→".join(port.rsplit(":", 1)) for port in row["ports"])]) or None
 
 
 def _mib(size_bytes: int | None) -> int | None:

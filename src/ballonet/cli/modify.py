@@ -10,6 +10,7 @@ from ballonet import lifecycle
 from ballonet.cli.output import print_json, print_table
 from ballonet.modify import TARGET, apply_plan, plan_changes
 from ballonet.registry.registry import Registry
+from ballonet.vmm.attach import Net
 
 #: A live change did not come to be (a target that the guest did not follow).
 EXIT_NOT_APPLIED = 3
@@ -21,8 +22,14 @@ _SIZES = {
     "balloon_min": "the least that a target may ask for",
     "guard": "available memory that a shrink leaves to the guest",
     "reserve": "memory that the autopilot never takes from it",
+    "disk": "the writable disk; it can only grow",
 }
 _NUMBERS = {"cpus": "processors", "weight": "share of memory from the autopilot, against 100 for others"}
+_LISTS = {
+    "volumes": (("-v", "--volume"), "SOURCE:GUEST[:ro]", "its volumes"),
+    "tmpfs": (("--tmpfs",), "PATH[:SIZE]", "its directories in the guest's memory"),
+    "ports": (("-p", "--publish"), "[ADDRESS:]HOST:GUEST[/udp]", "its published ports"),
+}
 _SWITCHES = ("deflate_on_oom", "free_page_reporting", "pressure_relief", "hard_cap")
 
 
@@ -32,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="SIZE", help=help)
     for name, help in _NUMBERS.items():
         parser.add_argument(f"--{name}", metavar="N", type=int, help=help)
+    for name, (flags, metavar, what) in _LISTS.items():
+        help = f"{what}, all of them (may be repeated; '' is none)"
+        parser.add_argument(*flags, dest=name, metavar=metavar, action="append", help=help)
+    parser.add_argument("--net", choices=list(map(str, Net)), help="what the guest can reach")
     for name in _SWITCHES:
         parser.add_argument(
             f"--{name.replace('_', '-')}", action=argparse.BooleanOptionalAction, help="on or off"
@@ -42,8 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    names = (*_SIZES, *_NUMBERS, *_SWITCHES)
+    names = (*_SIZES, *_NUMBERS, *_SWITCHES, *_LISTS, "net")
     settings = {name: value for name in names if (value := getattr(options, name)) is not None}
+    settings |= {name: [item for item in settings[name] if item] for name in _LISTS if name in settings}
     with Registry.open() as registry:
         record = lifecycle.find(registry, options.name)
         plan = plan_changes(record, lifecycle.living(record), settings)

@@ -113,7 +113,10 @@ def _print_tick(tick: Any, dry_run: bool) -> None:
             continue
         old = views[verdict.sandbox].target_mib
         error = tick.errors.get(verdict.sandbox)
-        done = f"{old} → {moved} MiB" if moved is not None else f"stays at {old} MiB"
+        if moved is None:
+            done = f"stays at {old} MiB"
+        else:
+            done = f"{old} → {moved} MiB" if moved != old else f"asked again for {moved} MiB"
         said = f"not done: {error}" if error else verdict.reason
         print(f"{at}  {verdict.sandbox}  {done}  {show(said)}", flush=True)
     if dry_run:

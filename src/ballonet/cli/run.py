@@ -7,7 +7,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from ballonet import lifecycle
-from ballonet.cli.attach import Joined, SignalPasser, joined_from, run_joined, with_signals
+from ballonet.cli.attach import Joined, SignalPasser, check_terminal, joined_from, run_joined, with_signals
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
     add_admission_option,
@@ -16,12 +16,15 @@ from ballonet.cli.sandbox_options import (
     add_stream_options,
     argv_from,
     command_from,
-    config_from,
+    parse_env,
     policy_from,
+    prepared_from,
     report_progress,
 )
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError, GuestChannelError, SandboxError
+from ballonet.imaged import Settings
+from ballonet.machine.build import guest_for
 from ballonet.registry.registry import Registry
 
 #: When the channel to the command is lost, the sandbox's own end, which says why, follows within this (seconds).
@@ -45,30 +48,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    argv = argv_from(options)
     from ballonet.sandbox import random_name
 
-    config = config_from(options, default_name=random_name("run"))
-    policy = policy_from(options)
-    command = command_from(options)
-    if options.dry_run:
-        return _print_engine_command(config)
     if options.detach and (options.tty or options.interactive):
         raise ConfigError("-d does not go together with -i or -t", hint="use 'ballonet exec -it' afterwards")
-    if not options.detach and not argv:
+    if not (options.detach or options.image or options.rootfs or options.dry_run or argv_from(options)):
         raise ConfigError("no command was given", hint="for example: ballonet run -- uname -a")
-    joined = joined_from(options)
-
-    from ballonet.guest.bundle import prepare_guest
-
-    prepare_guest(report=report_progress)  # here, where a person sees the progress; the sandbox finds it made
+    if options.idle and not options.detach:
+        raise ConfigError("--idle needs -d: without it, 'run' is over when its command is")
+    check_terminal(options.tty)
+    policy = policy_from(options)
+    parse_env(options.env)
+    prepared = prepared_from(options, default_name=random_name("run"))
+    command = command_from(options, prepared, detached=options.detach)
+    config = prepared.config
+    if options.dry_run:
+        return _print_engine_command(config)
+    if command is None and not options.detach:
+        raise ConfigError(
+            f"no command was given, and {config.image or options.rootfs} has none",
+            hint="for example: ballonet run … -- /bin/sh",
+        )
+    guest_for(
+        config, report=report_progress
+    )  # here, where a person sees the progress; the sandbox finds it made
     with Registry.open() as registry:
         stays = options.detach and not options.rm
         lifecycle.create(
-            registry, config, command=command if options.detach else None, auto_remove=not stays, **policy
+            registry,
+            config,
+            image=prepared.image,
+            command=command if options.detach else None,
+            auto_remove=not stays,
+            **policy,
         )
         if options.detach:
             return asyncio.run(_start_detached(registry, config.name, options.admission))
+        assert command is not None
+        joined = joined_from(options, Settings(command.env, command.cwd, command.user))
+        argv = list(command.argv)
         return asyncio.run(
             with_signals(
                 lambda signals: _run_attached(registry, config.name, argv, joined, signals, options.admission)
@@ -88,13 +106,15 @@ async def _start_detached(registry: Registry, name: str, admission: bool) -> int
 
 
 def _print_engine_command(config: SandboxConfig) -> int:
-    from ballonet.guest.bundle import prepare_guest
     from ballonet.machine.build import build_vm
+    from ballonet.machine.disk import DISK_FILE
     from ballonet.process import show_command
     from ballonet.vmm.qemu_args import EngineFds, render_command
 
-    vm = build_vm(config, guest=prepare_guest(report=report_progress))
-    print(show_command(render_command(vm.spec, vm.engine, EngineFds(qmp=3, agent=4, console=5))))
+    disk = None if config.disk_mib is None else lifecycle.state_dir_of(config.name) / DISK_FILE
+    vm = build_vm(config, guest=guest_for(config, report=report_progress), disk=disk)
+    fds = EngineFds(qmp=3, agent=4, console=5, shares=tuple(range(6, 6 + len(config.volumes))))
+    print(show_command(render_command(vm.spec, vm.engine, fds)))
     return 0
 
 

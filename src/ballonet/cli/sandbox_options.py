@@ -6,16 +6,19 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ballonet.builder import SandboxBuilder
 from ballonet.config import SandboxConfig
 from ballonet.control.socketfile import check_socket_path
 from ballonet.errors import ConfigError
-from ballonet.lifecycle import parse_user
+from ballonet.imaged import Prepared, prepare
+from ballonet.machine.disk import DEFAULT_DISK_MIB
 from ballonet.memory import parse_size
 from ballonet.registry.record import Command
-from ballonet.vmm.config import Accel, Machine
+from ballonet.vmm.attach import Net
+from ballonet.vmm.config import DISK_TARGET, Accel, Machine
 
 #: The epilogue of every command that runs one in a guest.
 EXIT_STATUSES = (
@@ -94,6 +97,65 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
             default=[],
             help=f"let {what} (may be repeated)",
         )
+    files = parser.add_argument_group("files")
+    root = files.add_mutually_exclusive_group()
+    root.add_argument(
+        "--image", metavar="REF", help="an image's reference, layout or archive (default: the built-in root)"
+    )
+    root.add_argument("--rootfs", metavar="DIR", help="make the root from this directory of the host")
+    files.add_argument(
+        "--pull",
+        choices=("missing", "always", "never"),
+        default="missing",
+        help="when to ask the image's registry (default: missing)",
+    )
+    files.add_argument(
+        "--disk",
+        metavar="SIZE",
+        help=f"the writable disk: over an image (default: {DEFAULT_DISK_MIB // 1024}G), or at {DISK_TARGET} without; "
+        "takes space as it is filled",
+    )
+    files.add_argument(
+        "-v",
+        "--volume",
+        metavar="SOURCE:GUEST[:ro]",
+        action="append",
+        default=[],
+        help="a directory of the host (with a slash), or a named volume, in the guest (may be repeated)",
+    )
+    files.add_argument(
+        "--tmpfs",
+        metavar="PATH[:SIZE]",
+        action="append",
+        default=[],
+        help="a directory in the guest's memory (may be repeated)",
+    )
+    files.add_argument(
+        "--entrypoint",
+        metavar="PROGRAM",
+        help="run this instead of the image's entry point and command; '' is none",
+    )
+    files.add_argument(
+        "--idle",
+        action="store_true",
+        help="run no command by itself, whatever the image says (with -d, or create)",
+    )
+    network = parser.add_argument_group("network")
+    network.add_argument(
+        "--net",
+        choices=list(map(str, Net)),
+        help="what the guest can reach: nothing (none, the default), what the host can (user), or nothing while "
+        "ports lead in (isolated)",
+    )
+    network.add_argument(
+        "-p",
+        "--publish",
+        metavar="[ADDRESS:]HOST:GUEST[/udp]",
+        action="append",
+        default=[],
+        help="lead a port of the host, of 127.0.0.1 unless said otherwise, into the guest; host port 0 is any "
+        "free one; implies --net user (may be repeated)",
+    )
     engine = parser.add_argument_group("engine")
     engine.add_argument("--machine", choices=list(map(str, Machine)), default="microvm", help="machine type")
     engine.add_argument("--accel", choices=list(map(str, Accel)), default="auto", help="KVM or emulation")
@@ -128,7 +190,12 @@ def add_command_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="set a variable for the command (NAME alone: as it is here)",
     )
-    parser.add_argument("-u", "--user", metavar="UID[:GID]", help="who the command runs as (default: root)")
+    parser.add_argument(
+        "-u",
+        "--user",
+        metavar="USER[:GROUP]",
+        help="who the command runs as: numbers, or names of the image (default: the image's user, else root)",
+    )
     parser.add_argument(
         "argv", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run, and its arguments"
     )
@@ -140,16 +207,38 @@ def argv_from(options: argparse.Namespace) -> list[str]:
     return words[1:] if words[:1] == ["--"] else words
 
 
-def command_from(options: argparse.Namespace) -> Command | None:
-    """The command that the options describe, if one was given.
+def prepared_from(options: argparse.Namespace, *, default_name: str) -> Prepared:
+    """The configuration that the options describe, with its image brought in.
 
-    :raises ConfigError: a variable or the user makes no sense.
+    :raises BallonetError: it is impossible, or the image cannot be had.
     """
-    argv = argv_from(options)
-    if not argv:
+    config = config_from(options, default_name=default_name)
+    if options.image is None and options.rootfs is None:
+        return prepare(config)
+    from ballonet.cli.image import open_store
+
+    rootfs = None if options.rootfs is None else Path(options.rootfs)
+    with open_store(options) as (store, report):
+        return prepare(config, pull=options.pull, rootfs=rootfs, store=store, report=report)
+
+
+def command_from(options: argparse.Namespace, prepared: Prepared, *, detached: bool) -> Command | None:
+    """The command that the options describe, or the image's own.
+
+    :raises ConfigError: a variable or the user makes no sense, or there is a command for a sandbox that is to idle.
+    """
+    if options.idle:
+        if argv_from(options):
+            raise ConfigError("--idle does not go together with a command", hint="leave one of them out")
         return None
-    parse_user(options.user)
-    return Command(tuple(argv), parse_env(options.env), options.workdir, options.user)
+    return prepared.command(
+        argv_from(options),
+        env=parse_env(options.env),
+        cwd=options.workdir,
+        user=options.user,
+        entrypoint=options.entrypoint,
+        detached=detached,
+    )
 
 
 def parse_env(settings: Sequence[str]) -> dict[str, str]:
@@ -213,6 +302,11 @@ def config_from(options: argparse.Namespace, *, default_name: str) -> SandboxCon
     )
     if options.guard is not None:
         builder.guard(options.guard)
+    if options.disk is not None:
+        builder.disk(options.disk)
+    if options.net is not None:
+        builder.net(options.net)
+    builder.image(options.image).volume(*options.volume).tmpfs(*options.tmpfs).publish(*options.publish)
     config = builder.build()
     if config.balloon_control_socket is not None:
         check_socket_path(config.balloon_control_socket)

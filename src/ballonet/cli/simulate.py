@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.errors import ConfigError
+from ballonet.errors import ConfigError, HostError
 from ballonet.memory import parse_size
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from ballonet.pilot.simulator.world import Scenario
 
 HEADINGS = (
-    "POLICY", "GIB·MIN", "OF STATIC", "OF ORACLE", "PEAK MIB", "OF STATIC", "SLOWER", "BELOW", "GUEST OOM",
+    "POLICY", "GIB·MIN", "OF STATIC", "OF ORACLE", "PEAK MIB", "OF STATIC", "SLOWER", "BELOW", "KILLS", "DEFLATED",
     "HOST OOM", "MOVES", "BROKE",
 )  # fmt: skip
 
@@ -34,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", metavar="N", type=int, default=1, help="of a scenario (default: 1)")
     parser.add_argument(
-        "--hosts", metavar="N", type=int, default=1, help="run so many hosts, with seeds that count up"
+        "--hosts",
+        metavar="N",
+        type=int,
+        default=1,
+        help="run so many hosts with seeds that count up, and show means",
     )
     parser.add_argument(
         "--budget",
@@ -47,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "Slower: the share of working time lost, beyond static. Below: guest-seconds with less than the work needed. "
-        "Broke: decisions that break a rule of the real loop, which would not apply them."
+        "Kills: processes that guests killed for lack of memory. Deflated: MiB that balloons gave back in that need. "
+        "Host OOM: times that the host had nothing left. Broke: breaches of the rules that the real loop checks."
     )
 
 
@@ -86,31 +93,42 @@ def run(options: argparse.Namespace) -> int:
                 for seed, scenario, arms in zip(seeds, scenarios, runs, strict=True)
             ]
         )
-    for seed, scenario, arms in zip(seeds, scenarios, runs, strict=True):
-        print(
-            f"{scenario.name}, seed {seed}: {scenario.about}; {len(scenario.guests)} sandboxes, "
-            f"{sum(guest.ceiling_mib for guest in scenario.guests)} MiB of ceilings on {scenario.host_mib} MiB, "
-            f"{scenario.duration_s:.0f} s"
-        )
-        print_table(HEADINGS, [_row(arm) for arm in arms])
+    scenario = scenarios[0]
+    seed = (
+        f"seed {seeds[0]}"
+        if len(seeds) == 1
+        else f"means of {len(seeds)} hosts, seeds {seeds[0]} to {seeds[-1]}"
+    )
+    print(
+        f"{scenario.name}, {seed}: {scenario.about}; {len(scenario.guests)} sandboxes, "
+        f"{sum(guest.ceiling_mib for guest in scenario.guests)} MiB of ceilings on {scenario.host_mib} MiB, "
+        f"{scenario.duration_s:.0f} s"
+    )
+    print_table(HEADINGS, [_row(same) for same in zip(*runs, strict=True)])
     return 0
 
 
-def _row(arm: Arm) -> list[object]:
-    out = arm.outcome
+def _row(arms: Sequence[Arm]) -> list[object]:
+    """One policy on all hosts: means, but sums of what should not happen at all."""
+    outs = [arm.outcome for arm in arms]
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(arms)
+
     return [
-        out.policy,
-        f"{out.footprint_gib_min:.1f}",
-        f"{arm.footprint_of_static:.2f}",
-        f"{arm.footprint_of_oracle:.2f}",
-        f"{out.peak_mib:.0f}",
-        f"{arm.peak_of_static:.2f}",
-        f"{arm.slowdown:.2%}",
-        f"{out.below_s:.1f} s",
-        out.guest_oom_kills,
-        out.host_oom,
-        out.targets_moved,
-        len(out.violations),
+        outs[0].policy,
+        f"{mean(out.footprint_gib_min for out in outs):.1f}",
+        f"{mean(arm.footprint_of_static for arm in arms):.2f}",
+        f"{mean(arm.footprint_of_oracle for arm in arms):.2f}",
+        f"{mean(out.peak_mib for out in outs):.0f}",
+        f"{mean(arm.peak_of_static for arm in arms):.2f}",
+        f"{mean(arm.slowdown for arm in arms):.2%}",
+        f"{mean(out.below_s for out in outs):.1f} s",
+        sum(out.guest_oom_kills for out in outs),
+        f"{mean(out.oom_deflated_mib for out in outs):.0f}",
+        sum(out.host_oom for out in outs),
+        f"{mean(out.targets_moved for out in outs):.0f}",
+        sum(len(out.violations) for out in outs),
     ]
 
 
@@ -168,4 +186,11 @@ def _about(make: object) -> str:
 
 
 def _histories(names: list[str]) -> list[GuestSpec]:
-    raise NotImplementedError(names)
+    from ballonet.pilot.simulator.recorded import from_histories
+
+    try:
+        history_path = importlib.import_module("ballonet.metrics.collect").history_path
+        read_history = importlib.import_module("ballonet.metrics.history").read_history
+    except (ImportError, AttributeError) as error:
+        raise HostError("this installation keeps no histories", hint="use --trace") from error
+    return from_histories({name: read_history(history_path(name)) for name in dict.fromkeys(names)})

@@ -104,6 +104,7 @@ class AgentClient:
         cwd: str | None = None,
         uid: int | None = None,
         gid: int | None = None,
+        groups: Sequence[int] = (),
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
@@ -117,6 +118,7 @@ class AgentClient:
         :param env: its environment, with a plain ``PATH`` if that has none.
         :param cwd: its working directory; ``None`` is ``/``.
         :param uid: ``None`` is root, and likewise ``gid``; either given also drops root's other groups.
+        :param groups: its supplementary groups.
         :param tty: give it a terminal of ``rows`` by ``cols``; its output then comes as standard output.
         :param stdin: whether :meth:`GuestProcess.write_stdin` will be used; otherwise it reads ``/dev/null``.
         :raises ConfigError: no process can be started like that (see :class:`~ballonet.guest.messages.Exec`).
@@ -128,6 +130,7 @@ class AgentClient:
             cwd=cwd or "",
             uid=uid,
             gid=gid,
+            groups=groups,
             tty=tty,
             stdin=stdin,
             rows=rows,
@@ -137,6 +140,17 @@ class AgentClient:
         state = ProcessState()
         stream = await self._channel.open_stream(payload, messages.ExecShape(tty, stdin), state)
         return await start_process(state, stream, argv[0])
+
+    async def set_up(self, steps: Sequence[Sequence[str]], *, timeout_s: float) -> None:
+        """Make the guest what it is to be, before anything runs in it: see :mod:`ballonet.machine.guest_setup`.
+
+        :raises GuestError: a step failed, with which and why; or no answer in time.
+        """
+        payload = messages.encode_setup(steps)
+        frame = await self._channel.request(FrameType.SETUP, payload, FrameType.SETUP_DONE, timeout_s)
+        failure = messages.decode_error(frame)
+        if failure.errno != 0:
+            raise GuestError(f"the guest could not be set up: {failure.text}")
 
     async def stats(self, *, timeout_s: float = _ANSWER_S) -> GuestReport:
         """The guest's own accounts of its memory, now.

@@ -215,6 +215,7 @@ class AgentChannel:
             FrameType.STATS: deque(),
             FrameType.TRIM_DONE: deque(),
             FrameType.WATCHING: deque(),
+            FrameType.SETUP_DONE: deque(),
         }
         self._ready_or_lost = asyncio.Event()
         self._lost_callbacks: set[Callable[[], None]] = set()

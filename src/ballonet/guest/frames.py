@@ -24,6 +24,8 @@ WINDOW_BYTES = 256 << 10
 MAX_PROCESSES = 256
 #: Arguments of one process, and likewise environment variables.
 MAX_WORDS = 4096
+#: Supplementary groups of one process.
+MAX_GROUPS = 256
 MAX_PING_BYTES = 1024
 MAX_STREAM = 0xFFFF_FFFF
 
@@ -42,6 +44,7 @@ class FrameType(enum.IntEnum):
     STATS_REQ = 0x09
     WATCH_PRESSURE = 0x0A
     TRIM = 0x0B
+    SETUP = 0x0C
     READY = 0x81
     STARTED = 0x82
     STDOUT = 0x83
@@ -54,6 +57,7 @@ class FrameType(enum.IntEnum):
     PRESSURE = 0x8A
     TRIM_DONE = 0x8B
     WATCHING = 0x8C
+    SETUP_DONE = 0x8D
 
 
 #: What the guest may send, and what a local client may send.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ballonet.errors import ConfigError, GuestChannelError
-from ballonet.guest.frames import MAX_TO_GUEST_BYTES, MAX_WORDS, PROTOCOL_VERSION, Frame
+from ballonet.guest.frames import MAX_GROUPS, MAX_TO_GUEST_BYTES, MAX_WORDS, PROTOCOL_VERSION, Frame
 from ballonet.text import printable
 
 #: The uid or gid that means "as the agent is" (root).
@@ -74,7 +74,7 @@ _TTY, _STDIN = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Exec:
-    """Start a process. ``uid`` and ``gid`` ``None``: root's. ``cwd`` empty: ``/``.
+    """Start a process. ``uid`` and ``gid`` ``None``: root's. ``groups``: its supplementary ones. ``cwd`` empty: ``/``.
 
     ``argv[0]`` without a slash is looked up in the ``PATH`` of ``env``.
     """
@@ -84,6 +84,7 @@ class Exec:
     cwd: str = ""
     uid: int | None = None
     gid: int | None = None
+    groups: Sequence[int] = ()
     tty: bool = False
     stdin: bool = False
     rows: int = 24
@@ -109,7 +110,10 @@ class Exec:
                 f"at most {MAX_WORDS} of each are supported"
             )
         words = [_word(word) for word in (self.cwd, *self.argv, *environment)]
-        for what, number in (("uid", self.uid), ("gid", self.gid)):
+        if len(self.groups) > MAX_GROUPS:
+            raise ConfigError(f"{len(self.groups)} supplementary groups; at most {MAX_GROUPS} are supported")
+        ids = [("uid", self.uid), ("gid", self.gid), *(("group", group) for group in self.groups)]
+        for what, number in ids:
             if number is not None and not 0 <= number < KEEP_ID:
                 raise ConfigError(f"{what} {number} is not between 0 and {KEEP_ID - 1}")
         check_size(self.rows, self.columns)
@@ -121,8 +125,9 @@ class Exec:
             self.columns,
             len(self.argv),
             len(environment),
-            0,
-        ) + b"".join(word + b"\0" for word in words)
+            len(self.groups),
+        )
+        payload += b"".join(map(_U32.pack, self.groups)) + b"".join(word + b"\0" for word in words)
         if len(payload) > MAX_TO_GUEST_BYTES:
             raise ConfigError(
                 f"the command with its environment takes {len(payload)} bytes; at most {MAX_TO_GUEST_BYTES} fit",
@@ -164,14 +169,15 @@ def decode_exec(frame: Frame) -> ExecShape:
     """
     if len(frame.payload) < _EXEC.size:
         raise GuestChannelError(f"EXEC frame of {len(frame.payload)} bytes; it has at least {_EXEC.size}")
-    _, _, flags, _, _, argc, envc, zero = _EXEC.unpack_from(frame.payload)
-    if zero != 0 or flags & ~(_TTY | _STDIN):
-        raise GuestChannelError(
-            f"EXEC frame with unknown flags 0x{flags:04x} or a reserved field that is not 0"
-        )
+    _, _, flags, _, _, argc, envc, groups = _EXEC.unpack_from(frame.payload)
+    if flags & ~(_TTY | _STDIN):
+        raise GuestChannelError(f"EXEC frame with unknown flags 0x{flags:04x}")
+    start = _EXEC.size + groups * _U32.size
+    if groups > MAX_GROUPS or len(frame.payload) < start:
+        raise GuestChannelError(f"EXEC frame of {len(frame.payload)} bytes with {groups} groups")
     if not 1 <= argc <= MAX_WORDS or envc > MAX_WORDS:
         raise GuestChannelError(f"EXEC frame with {argc} arguments and {envc} environment variables")
-    words = frame.payload.count(b"\0", _EXEC.size)
+    words = frame.payload.count(b"\0", start)
     if words != 1 + argc + envc or not frame.payload.endswith(b"\0"):
         raise GuestChannelError(f"EXEC frame with {words} words instead of {1 + argc + envc}")
     return ExecShape(tty=bool(flags & _TTY), stdin=bool(flags & _STDIN))
@@ -270,9 +276,14 @@ class StartFailure:
 
 
 def decode_error(frame: Frame) -> StartFailure:
-    """:raises GuestChannelError: malformed."""
+    """What ERROR or SETUP_DONE says.
+
+    :raises GuestChannelError: malformed.
+    """
     if len(frame.payload) < _U32.size:
-        raise GuestChannelError(f"ERROR frame of {len(frame.payload)} bytes; it has at least {_U32.size}")
+        raise GuestChannelError(
+            f"{frame.kind.name} frame of {len(frame.payload)} bytes; it has at least {_U32.size}"
+        )
     (number,) = _U32.unpack_from(frame.payload)
     return StartFailure(number & 0xFFFF, _text(frame.payload[_U32.size :]))
 
@@ -329,6 +340,21 @@ def encode_trim(size_bytes: int, flags: TrimFlags) -> bytes:
     if not 0 <= size_bytes < 1 << 63:
         raise ConfigError(f"cannot trim {size_bytes} bytes")
     return _U64_U32.pack(size_bytes, flags)
+
+
+def encode_setup(steps: Sequence[Sequence[str]]) -> bytes:
+    """The payload of SETUP: a list of steps, each of which is its name and its words.
+
+    :raises ConfigError: it does not fit into one frame.
+    """
+    payload = b"".join(
+        len(step).to_bytes(2, "little") + b"".join(_word(word) + b"\0" for word in step) for step in steps
+    )
+    if len(payload) > MAX_TO_GUEST_BYTES:
+        raise ConfigError(
+            f"the guest's mounts take {len(payload)} bytes to say; at most {MAX_TO_GUEST_BYTES} fit"
+        )
+    return payload
 
 
 def split_trim_done(frame: Frame) -> tuple[int, bytes]:

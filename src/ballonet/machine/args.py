@@ -13,16 +13,19 @@ from typing import Any
 
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError
+from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine, VmConfig
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag and the configuration field it carries; ``read`` turns its text into the field's value."""
+    """One flag and the configuration field it carries; ``read`` turns its text into the field's value, or into one
+    item of it if the flag is repeated for each."""
 
     name: str
     field: str
     read: Callable[[str], Any]
+    repeated: bool = False
 
 
 def _on_off(text: str) -> bool:
@@ -59,6 +62,12 @@ FLAGS = (
     Flag("--balloon-allow-groups", "balloon_allow_groups", _ids),
     Flag("--balloon-observe-users", "balloon_observe_users", _ids),
     Flag("--balloon-observe-groups", "balloon_observe_groups", _ids),
+    Flag("--root", "root", Path),
+    Flag("--disk-mib", "disk_mib", int),
+    Flag("--volume", "volumes", Volume.parse, repeated=True),
+    Flag("--tmpfs", "tmpfs", Tmpfs.parse, repeated=True),
+    Flag("--net", "net", Net),
+    Flag("--publish", "ports", Port.parse, repeated=True),
 )
 
 #: Always rendered: a sandbox's process shows in ``ps`` with its name and size.
@@ -72,7 +81,8 @@ def render_flags(config: SandboxConfig) -> list[str]:
     for flag in FLAGS:
         value = getattr(config, flag.field)
         if flag.field in _ALWAYS or value != defaults[flag.field]:
-            rendered += [flag.name, _render(value)]
+            for item in value if flag.repeated else (value,):
+                rendered += [flag.name, _render(item)]
     return rendered
 
 
@@ -109,7 +119,8 @@ def _parse_values(argv: Sequence[str]) -> dict[str, Any]:
             except StopIteration:
                 raise ConfigError(f"ballonet sandbox: {name} needs a value") from None
         try:
-            values[flag.field] = flag.read(text)
+            value = flag.read(text)
+            values[flag.field] = (*values.get(flag.field, ()), value) if flag.repeated else value
         except ValueError as error:
             raise ConfigError(f"ballonet sandbox: {name} {text!r}: {error}") from error
     if "name" not in values:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ballonet.guest.bundle import GuestBundle, prepare_guest
 from ballonet.host.tsc import host_tsc_khz
+from ballonet.machine.guest_setup import DISK_SERIAL, ROOT_SERIAL, needed_modules, root_kind, share_tags
 from ballonet.paths import cache_dir
 from ballonet.vmm.accel import detect_accel
 from ballonet.vmm.builder import VmBuilder
@@ -14,8 +16,13 @@ from ballonet.vmm.engine import find_engine
 from ballonet.vmm.vm import Vm
 
 
-def build_spec(config: VmConfig, guest: GuestBundle, accel: Accel, tsc_khz: int | None) -> VmSpec:
-    """The complete VM for ``config``. The balloon is built whenever any balloon field is set. Pure."""
+def build_spec(
+    config: VmConfig, guest: GuestBundle, accel: Accel, tsc_khz: int | None, disk: Path | None = None
+) -> VmSpec:
+    """The complete VM for ``config``. The balloon is built whenever any balloon field is set. Pure.
+
+    :param disk: the file of the writable disk, if ``config`` has one.
+    """
     builder = (
         VmBuilder(config.name)
         .cpus(config.cpus)
@@ -23,7 +30,13 @@ def build_spec(config: VmConfig, guest: GuestBundle, accel: Accel, tsc_khz: int 
         .machine(config.machine)
         .accel(accel, tsc_khz=tsc_khz)
         .boot(guest.vmlinux, guest.initramfs)
+        .shares(share_tags(config))
+        .network(config.net, config.ports)
     )
+    if config.root is not None:
+        builder.disk(ROOT_SERIAL, config.root, read_only=True)
+    if disk is not None:
+        builder.disk(DISK_SERIAL, disk)
     if config.has_balloon:
         builder.balloon(
             config.balloon_initial_mib,
@@ -35,10 +48,26 @@ def build_spec(config: VmConfig, guest: GuestBundle, accel: Accel, tsc_khz: int 
     return builder.build()
 
 
-def build_vm(config: VmConfig, *, guest: GuestBundle | None = None, cache: Path | None = None) -> Vm:
+def guest_for(config: VmConfig, *, report: Callable[[str], None] | None = None) -> GuestBundle:
+    """What a guest of ``config`` boots from, found or made.
+
+    :param report: told in one line what takes time.
+    :raises HostError: the guest's kernel or programs cannot be had, or its root cannot be used.
+    """
+    return prepare_guest(extra_modules=needed_modules(config, root_kind(config.root)), report=report)
+
+
+def build_vm(
+    config: VmConfig,
+    *,
+    guest: GuestBundle | None = None,
+    cache: Path | None = None,
+    disk: Path | None = None,
+) -> Vm:
     """A VM for ``config`` on this host, not yet started.
 
     :param guest: what it boots from; found or made by default.
+    :param disk: the file of its writable disk, if it has one.
     :raises EngineMissingError: there is no usable QEMU.
     :raises HostError: the guest's kernel or programs cannot be had.
     """
@@ -46,4 +75,4 @@ def build_vm(config: VmConfig, *, guest: GuestBundle | None = None, cache: Path 
     engine = find_engine(cache)
     accel = detect_accel(config.accel).accel
     tsc_khz = host_tsc_khz(cache) if accel is Accel.TCG else None
-    return Vm(build_spec(config, guest or prepare_guest(cache=cache), accel, tsc_khz), engine)
+    return Vm(build_spec(config, guest or guest_for(config), accel, tsc_khz, disk), engine)

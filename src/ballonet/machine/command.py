@@ -43,6 +43,7 @@ class MainCommand:
             cwd=settings["cwd"],
             uid=settings["uid"],
             gid=settings["gid"],
+            groups=settings["groups"],
         )
         outputs = (("stdout", process.stdout), ("stderr", process.stderr))
         self._copying = asyncio.gather(*(self._copy(name, output) for name, output in outputs))

@@ -16,9 +16,10 @@ from ballonet.errors import BallonetError, GuestError
 from ballonet.guest.agent_client import AgentClient
 from ballonet.guest.messages import Features, Ready, TrimFlags
 from ballonet.guest.report import GuestReport
-from ballonet.memory import kib_to_bytes
+from ballonet.memory import kib_to_bytes, mib_to_bytes
 from ballonet.vmm.balloon import Balloon
-from ballonet.vmm.guard import GuestReading
+from ballonet.vmm.convergence import State
+from ballonet.vmm.guard import GUARD_MIN_MIB, GuestReading
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,10 @@ class GuestMemory:
 
     def _stalls(self, report: GuestReport) -> None:
         self._told = (time.monotonic(), report)
+        assert self._balloon is not None
+        if _only_gives_caches(report, self._balloon):
+            log.info("the guest stalls while it gives up its caches: it has memory")
+            return
         if self._relieving is None or self._relieving.done():
             self._relieving = asyncio.create_task(self._relieve(), name="pressure relief")
 
@@ -133,3 +138,18 @@ class GuestMemory:
             await self._balloon.relieve("the guest stalled for lack of memory")
         except BallonetError as error:
             log.warning("no pressure relief: %s", error)
+
+
+def _only_gives_caches(report: GuestReport, balloon: Balloon) -> bool:
+    """Whether a guest stalls because the balloon's own driver is dropping its caches to make room.
+
+    The kernel counts that as a stall for lack of memory like any other. While a shrink is under way, a guest that
+    still has available what the guard leaves to it is not short: the shrink itself watches for worse.
+    """
+    status = balloon.status
+    if status.state is not State.CONVERGING or report.mem_available_kib is None or status.actual_mib is None:
+        return False
+    spare_mib = max(balloon.spec.guard_mib, GUARD_MIN_MIB)
+    return status.target_mib < status.actual_mib and kib_to_bytes(report.mem_available_kib) >= mib_to_bytes(
+        spare_mib
+    )

@@ -38,6 +38,8 @@ class MachineNote:
     flags: tuple[str, ...] = ()
     engine_pid: int = 0
     control_socket: str | None = None
+    #: The published ports as they came to be, with those that the host chose.
+    ports: tuple[str, ...] = ()
     #: Unix time of the guest's first word, and how long it took from the start (seconds).
     started_at: float | None = None
     boot_s: float | None = None
@@ -54,7 +56,8 @@ class MachineNote:
         if facts is None or (process := ProcessId.from_json(facts.pop("process", None))) is None:
             return None
         try:
-            return cls(process=process, flags=tuple(facts.pop("flags", ())), **facts)
+            flags, ports = tuple(facts.pop("flags", ())), tuple(facts.pop("ports", ()))
+            return cls(process=process, flags=flags, ports=ports, **facts)
         except TypeError:
             return None
 

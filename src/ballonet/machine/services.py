@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from ballonet.control.peers import AccessPolicy
@@ -48,14 +49,18 @@ class Services:
         if self._control is not None:
             await self._control.start()
 
-    async def boot(self, timeout_s: float, *, relief: bool) -> None:
-        """Wait until the guest's agent answers, look who drives the balloon, and serve the agent.
+    async def boot(self, timeout_s: float, steps: Sequence[Sequence[str]], *, relief: bool) -> None:
+        """Wait until the guest's agent answers, have it set up the guest, look who drives the balloon, and serve the
+        agent.
 
+        :param steps: of :mod:`ballonet.machine.guest_setup`.
         :param relief: whether the guest gets memory back by itself when it stalls.
         :raises GuestBootError: it did not come up; the message has the end of its console.
         """
         try:
             ready = await self._relay.wait_ready(timeout_s)
+            if steps:
+                await self._relay.set_up(steps, timeout_s=timeout_s)
         except GuestError as error:
             console = self._vm.console.last_lines(_CONSOLE_LINES) or "(nothing)"
             raise GuestBootError(

@@ -14,12 +14,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ballonet.control.peers import AccessPolicy
-from ballonet.errors import BallonetError, GuestError
+from ballonet.errors import BallonetError, ConfigError, EngineError, GuestError, HostError
 from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
+from ballonet.machine.guest_setup import root_kind, setup_steps
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
 from ballonet.machine.owner import OwnerLine, Report
@@ -32,6 +34,7 @@ from ballonet.vmm.vm import ExitReason, Vm, VmExit
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
     from ballonet.machine.services import Services
+    from ballonet.machine.shares import ShareServers
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,10 @@ BOOT_TIMEOUT_S = 120.0
 POWEROFF_TIMEOUT_S = 5.0
 
 
+#: When the servers of its volumes have seen it go, how long the engine may take to be gone (seconds).
+_ENGINE_END_S = 5.0
+#: When the engine does not start, how long a volume's server may take to be found ended (seconds).
+_SERVER_END_S = 0.5
 #: How long the sandbox's own command may take to end when the sandbox is stopped (seconds), unless the one who stops
 #: it says otherwise (:data:`~ballonet.machine.notes.STOP_NOTE`).
 STOP_COMMAND_S = 10.0
@@ -56,6 +63,7 @@ class Ending(StrEnum):
     OWNER_GONE = "owner-gone"
     GUEST = "guest"
     COMMAND = "command"
+    VOLUME = "volume"
 
 
 class Supervisor:
@@ -72,6 +80,7 @@ class Supervisor:
         )
         self._exit_code: int | None = None
         self._command: MainCommand | None = None
+        self._volume_failure = ""
         self._force = asyncio.Event()
         self._policy = AccessPolicy(
             allow_users=frozenset(config.balloon_allow_users),
@@ -114,31 +123,42 @@ class Supervisor:
 
     async def _live(self, place: Place) -> Report:
         started = time.monotonic()
-        vm = build_vm(self._config)
+        vm = build_vm(self._config, disk=self._disk())
+        if self._config.ports:
+            from ballonet.machine.ports import check_ports_free
+
+            check_ports_free(self._config.ports)
         async with contextlib.AsyncExitStack() as stack:
             cap = self._hard_cap(vm)
             if cap is not None:
                 stack.push_async_callback(cap.close)
-            vm.launch(cgroup_procs=None if cap is None else cap.procs_file)
+            cgroup_procs = None if cap is None else cap.procs_file
+            servers = self._serve_volumes(place, stack, cgroup_procs)
+            vm.launch(cgroup_procs=cgroup_procs, shares=[] if servers is None else servers.sockets)
             stack.push_async_callback(vm.kill)
             from ballonet.machine.services import Services  # takes as long to load as the engine to start
 
-            await vm.start()
+            await _start(vm, servers)
             if cap is not None and vm.balloon is not None:
                 cap.follow(vm.pid, vm.balloon)
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_engine(vm)))
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
+            if servers is not None:
+                stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(vm, servers)))
             services = Services(vm, place, cap, self._policy)
             stack.push_async_callback(services.close)
             await services.open_control()
-            boot = asyncio.create_task(services.boot(BOOT_TIMEOUT_S, relief=self._config.pressure_relief))
+            steps = setup_steps(self._config, root_kind(self._config.root))
+            boot = asyncio.create_task(
+                services.boot(BOOT_TIMEOUT_S, steps, relief=self._config.pressure_relief)
+            )
             stack.push_async_callback(_cancel, boot)
             either: set[asyncio.Future[Any]] = {boot, self._ending}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not self._ending.done():
                 boot.result()
                 await self._start_command(services, stack)
-                self._tell_ready(vm, place, time.monotonic() - started)
+                await self._tell_ready(vm, place, time.monotonic() - started)
                 if self._options.run_id is not None and self._options.state_dir is not None:
                     services.keep_history(self._config.name, self._options.run_id, self._options.state_dir)
             ending = await self._ending
@@ -179,6 +199,8 @@ class Supervisor:
             for task in (graceful, forced):
                 await _cancel(task)
         ended = await vm.kill()
+        if ending is Ending.VOLUME:
+            return VmExit(ExitReason.VOLUME_FAILED, ended.status, self._volume_failure)
         if ending is Ending.COMMAND:
             said = f"its command ended with status {self._exit_code}"
             if oom_kills:
@@ -196,6 +218,27 @@ class Supervisor:
             await self._command.terminate(read_stop_seconds(place.directory, STOP_COMMAND_S))
         await services.power_off(POWEROFF_TIMEOUT_S)
 
+    def _serve_volumes(
+        self, place: Place, stack: contextlib.AsyncExitStack, cgroup_procs: str | None
+    ) -> ShareServers | None:
+        if not self._config.volumes:
+            return None
+        from ballonet.machine.shares import ShareServers
+
+        servers = ShareServers()
+        stack.push_async_callback(servers.close)
+        servers.start(self._config.volumes, place.directory, cgroup_procs=cgroup_procs)
+        return servers
+
+    def _disk(self) -> Path | None:
+        if self._config.disk_mib is None:
+            return None
+        if self._options.state_dir is None:
+            raise ConfigError("ballonet sandbox: a disk needs --state-dir")
+        from ballonet.machine.disk import obtain_disk
+
+        return obtain_disk(self._options.state_dir, self._config.disk_mib)
+
     def _hard_cap(self, vm: Vm) -> HardCap | None:
         if not self._config.hard_cap:
             return None
@@ -204,11 +247,12 @@ class Supervisor:
             self._config.name, mib_to_bytes(vm.spec.memory_mib if balloon is None else balloon.initial_mib)
         )
 
-    def _tell_ready(self, vm: Vm, place: Place, boot_s: float) -> None:
+    async def _tell_ready(self, vm: Vm, place: Place, boot_s: float) -> None:
         control = None if place.control is None else str(place.control.path)
         facts: dict[str, Any] = {
             "engine_pid": vm.pid,
             "control_socket": control,
+            "ports": await _published(vm),
             "boot_s": round(boot_s, 3),
             "started_at": time.time(),
         }
@@ -244,11 +288,44 @@ class Supervisor:
         await vm.wait()
         self._end(Ending.GUEST)
 
+    async def _watch_volumes(self, vm: Vm, servers: ShareServers) -> None:
+        end = await servers.first_end()
+        if end.status == 0:
+            # An engine that ends hangs up on its servers first; why it ended is then what is to be told.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ENGINE_END_S):
+                    await vm.wait()
+                    return
+        self._volume_failure = end.detail
+        self._end(Ending.VOLUME)
+
     async def _watch_owner(self) -> None:
         if await self._owner.wait_stop():
             self._end(Ending.STOP)
         elif not (self._options.detached and self._note.ready):
             self._end(Ending.OWNER_GONE)
+
+
+async def _start(vm: Vm, servers: ShareServers | None) -> None:
+    """Let the VM run; where it cannot for lack of a volume's server, say that."""
+    try:
+        await vm.start()
+    except EngineError:
+        if servers is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SERVER_END_S):
+                    raise HostError((await servers.first_end()).detail) from None
+        raise
+    if servers is not None:
+        servers.hand_over()
+
+
+async def _published(vm: Vm) -> tuple[str, ...]:
+    if not vm.spec.ports:
+        return ()
+    from ballonet.machine.ports import published_ports
+
+    return tuple(map(str, await published_ports(vm)))
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

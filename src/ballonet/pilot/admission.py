@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ballonet.pilot.checks import problem_of
-from ballonet.pilot.limits import UNCOOPERATIVE
+from ballonet.pilot.limits import claim_mib, follows
 from ballonet.pilot.model import HostView, SandboxView, promisable_mib
 from ballonet.vmm.guard import default_guard_mib
 
 #: What a guest needs to boot and run a small program, beside the page tables of its ceiling (1/64): a Debian cloud
 #: kernel and the built-in root (``docs/decisions.md``, 13: 153 of 256 MiB were still available).
 BOOT_MIB = 100
-#: The engine's own memory under emulation (DESIGN: about 97 MiB); on KVM it is less.
+#: The engine's own memory under emulation (measured: about 97 MiB); on KVM it is less.
 ENGINE_MIB = 100
 
 
@@ -65,8 +65,8 @@ def needed_mib(ceiling_mib: int, initial_mib: int, floor_mib: int, reserve_mib: 
 
 def held_mib(view: SandboxView) -> int:
     """What cannot be taken from a sandbox now (MiB)."""
-    if problem_of(view) is not None or view.state in UNCOOPERATIVE:
-        return view.ceiling_mib if view.actual_mib is None else max(view.target_mib, view.actual_mib)
+    if problem_of(view) is not None or not follows(view):
+        return claim_mib(view)
     assert view.actual_mib is not None and view.guest_available_mib is not None
     works = view.actual_mib - view.guest_available_mib + default_guard_mib(view.ceiling_mib)
     return min(view.ceiling_mib, max(view.least_mib, works))

@@ -10,9 +10,12 @@ from typing import NamedTuple
 
 from ballonet.pilot.limits import (
     STALE_S,
-    UNCOOPERATIVE,
+    Left,
     Totals,
+    claim_mib,
+    follows,
     pressure,
+    raised,
     room_band_mib,
     step_mib,
     totals,
@@ -21,6 +24,7 @@ from ballonet.pilot.model import Decision, HostView, SandboxView, promisable_mib
 
 #: Rules that a decision may break. ``promise`` concerns all sandboxes, the others one.
 RULES = ("verdict", "range", "problem", "pressure", "step", "promise")
+_NUMBERS = (int, float)
 
 
 class Violation(NamedTuple):
@@ -36,9 +40,8 @@ def problem_of(view: SandboxView) -> str | None:
     """Why the inputs about a sandbox cannot be used; ``None`` if they can."""
     if view.problem is not None:
         return view.problem
-    sizes = {name: value for name, value in view._asdict().items() if isinstance(value, int | float)}
-    for name, value in sizes.items():
-        if value < 0:
+    for name, value in zip(view._fields, view, strict=True):
+        if isinstance(value, _NUMBERS) and value < 0:
             return f"{name} is {value}: it cannot be negative"
     if view.floor_mib > view.ceiling_mib:
         return f"its floor, {view.floor_mib} MiB, is above its ceiling, {view.ceiling_mib}"
@@ -71,15 +74,28 @@ class Seen(NamedTuple):
     at_s: float
     first_s: Mapping[str, float]
     totals: Mapping[str, Totals]
+    #: The targets that were left in force; empty where they are not known.
+    targets: Mapping[str, Left]
 
 
-def remember(host: HostView, sandboxes: Sequence[SandboxView], before: Seen | None) -> Seen:
-    """For the next :func:`check_decision`."""
+def remember(
+    host: HostView, sandboxes: Sequence[SandboxView], before: Seen | None, decision: Decision | None = None
+) -> Seen:
+    """For the next :func:`check_decision`.
+
+    :param decision: what was decided; without it, a target that was raised meanwhile is not noticed.
+    """
     first = {} if before is None else before.first_s
+    asked = {} if decision is None else {verdict.sandbox: verdict.target_mib for verdict in decision.verdicts}
+    left = {}
+    for view in sandboxes if decision is not None else ():
+        target = asked.get(view.name)
+        left[view.name] = Left(view.target_mib, view.target_mib if target is None else target)
     return Seen(
         host.at_s,
         {view.name: first.get(view.name, host.at_s) for view in sandboxes},
-        {view.name: totals(view) for view in sandboxes},
+        {view.name: totals(view, host.at_s) for view in sandboxes},
+        left,
     )
 
 
@@ -118,11 +134,13 @@ def check_decision(
             continue
         target = verdict.target_mib
         problem = problem_of(view)
-        follows = problem is None and view.state not in UNCOOPERATIVE
+        usable = problem is None and follows(view)
         new = view.target_mib if target is None else target
         pressed = None
         if before is not None and view.name in before.totals:
-            pressed = pressure(totals(view), before.totals[view.name], host.at_s - before.at_s)
+            pressed = raised(view, before.targets.get(view.name)) or pressure(
+                totals(view, host.at_s), before.totals[view.name]
+            )
         if target is not None:
             if problem is None and view.state in ("no-driver", "failed"):
                 problem = f"its balloon is in the state {view.state}"
@@ -140,11 +158,9 @@ def check_decision(
             step = step_mib(view.ceiling_mib, host.at_s - first_s)
             if view.target_mib - target > step:
                 steep.append((view, view.target_mib - target - step))
-        together += (
-            new if follows else max(new, view.ceiling_mib if view.actual_mib is None else view.actual_mib)
-        )
+        together += new if usable else max(new, claim_mib(view))
         least = view.least_mib if pressed is None else max(view.least_mib, view.actual_mib or 0)
-        if follows:
+        if usable:
             slack += room_band_mib(view.ceiling_mib)
             if new > least:
                 could.append(view.name)

@@ -133,12 +133,10 @@ class Pilot:
         decision = self._policy.decide(host, sandboxes, self._memory)
         self._memory = decision.memory
         verdicts = self._checked(host, sandboxes, decision)
-        self._seen = remember(host, sandboxes, self._seen)
-        targets = {view.name: view.target_mib for view in sandboxes}
+        self._seen = remember(host, sandboxes, self._seen, decision._replace(verdicts=verdicts))
+        # The same target again is meant, too: it has a guest go on that had stopped at its guard, or refused.
         moves = {
-            verdict.sandbox: verdict.target_mib
-            for verdict in verdicts
-            if verdict.target_mib is not None and verdict.target_mib != targets[verdict.sandbox]
+            verdict.sandbox: verdict.target_mib for verdict in verdicts if verdict.target_mib is not None
         }
         errors = {} if self._settings.dry_run else await self._fleet.apply(moves)
         for name, error in errors.items():

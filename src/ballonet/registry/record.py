@@ -31,7 +31,7 @@ class Command:
     argv: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
     cwd: str | None = None
-    #: ``UID`` or ``UID:GID``; ``None`` is root.
+    #: ``UID``, ``UID:GID`` or ``UID:GID,GROUP,…`` with its supplementary groups; ``None`` is root.
     user: str | None = None
 
 
@@ -45,6 +45,8 @@ class Record:
     flags: tuple[str, ...]
     #: What the root was asked to be made from; ``None`` is the built-in root.
     image: str | None = None
+    #: The id of the image that the root is (``sha256:…``), once the reference has been resolved.
+    image_id: str | None = None
     command: Command | None = None
     #: The sandbox goes away when it ends.
     auto_remove: bool = False

@@ -30,6 +30,10 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE sandboxes ADD COLUMN weight INTEGER NOT NULL DEFAULT 100;
     ALTER TABLE sandboxes ADD COLUMN reserve_mib INTEGER NOT NULL DEFAULT 0;
     """,
+    # 3: which image a sandbox's root is; ``image`` is the reference as it was asked for
+    """
+    ALTER TABLE sandboxes ADD COLUMN image_id TEXT;
+    """,
 )
 
 #: What this program reads and writes.

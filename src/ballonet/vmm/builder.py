@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 from ballonet.errors import ConfigError
-from ballonet.vmm.config import Accel, BalloonSpec, Machine, VmSpec
+from ballonet.vmm.attach import Net, Port
+from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
 from ballonet.vmm.guard import default_guard_mib
 
 #: The least memory that a guest gets when no floor was given, unless a quarter of its ceiling is more (MiB).
@@ -32,6 +33,10 @@ class VmBuilder:
         self._kernel: Path | None = None
         self._initramfs: Path | None = None
         self._balloon: Callable[[int], BalloonSpec] | None = None
+        self._disks: list[DiskSpec] = []
+        self._shares: tuple[str, ...] = ()
+        self._net = Net.NONE
+        self._ports: tuple[Port, ...] = ()
 
     def cpus(self, count: int) -> Self:
         self._cpus = count
@@ -81,6 +86,20 @@ class VmBuilder:
         self._balloon = spec
         return self
 
+    def disk(self, serial: str, path: Path, *, read_only: bool = False) -> Self:
+        """A raw file as a block device."""
+        self._disks.append(DiskSpec(serial, path, read_only))
+        return self
+
+    def shares(self, tags: Sequence[str]) -> Self:
+        """Directories that others serve, by the names that the guest mounts them by."""
+        self._shares = tuple(tags)
+        return self
+
+    def network(self, net: Net, ports: Sequence[Port] = ()) -> Self:
+        self._net, self._ports = net, tuple(ports)
+        return self
+
     def build(self) -> VmSpec:
         """:raises ConfigError: no kernel was given, or the accelerator was left undecided."""
         if self._kernel is None or self._initramfs is None:
@@ -97,4 +116,8 @@ class VmBuilder:
             initramfs=self._initramfs,
             balloon=None if self._balloon is None else self._balloon(self._memory_mib),
             tsc_khz=self._tsc_khz,
+            disks=tuple(self._disks),
+            shares=self._shares,
+            net=self._net,
+            ports=self._ports,
         )

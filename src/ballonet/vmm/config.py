@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ballonet.target import Clamp, clamp_target
+from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 
 
 class Machine(StrEnum):
@@ -64,12 +65,25 @@ class VmConfig:
     #: Those who may look, but not set anything.
     balloon_observe_users: tuple[int, ...] = ()
     balloon_observe_groups: tuple[int, ...] = ()
+    #: The file of a read-only file system (erofs or squashfs) that the guest's root is made from; ``None``: the
+    #: built-in root, in the guest's memory.
+    root: Path | None = None
+    #: Size of the writable disk: over the root, or at :data:`DISK_TARGET` beside the built-in root.
+    disk_mib: int | None = None
+    volumes: tuple[Volume, ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
+    net: Net = Net.NONE
+    ports: tuple[Port, ...] = ()
 
     @property
     def has_balloon(self) -> bool:
         """Whether any balloon field was given."""
         given = (self.balloon_initial_mib, self.balloon_min_mib, self.balloon_control_socket)
         return any(value is not None for value in given)
+
+
+#: Where a disk is in a guest with the built-in root.
+DISK_TARGET = "/disk"
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,15 @@ class BalloonSpec:
         return Clamped(requested_mib, effective_mib, by)
 
 
+@dataclass(frozen=True)
+class DiskSpec:
+    """A raw file as a block device; the guest knows it by its serial (at most 20 characters)."""
+
+    serial: str
+    path: Path
+    read_only: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class VmSpec:
     """A complete virtual machine, ready to be started."""
@@ -116,3 +139,8 @@ class VmSpec:
     balloon: BalloonSpec | None = None
     #: Frequency of the host's time stamp counter: the guest of an emulated microvm cannot measure it.
     tsc_khz: int | None = None
+    disks: tuple[DiskSpec, ...] = ()
+    #: The tags of the shared directories, in the order of their servers' sockets.
+    shares: tuple[str, ...] = ()
+    net: Net = Net.NONE
+    ports: tuple[Port, ...] = ()

@@ -5,13 +5,17 @@ Options are QEMU's own (``qemu-system-x86_64 -help``, docs/system/i386/microvm.r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 
-from ballonet.vmm.config import Accel, BalloonSpec, Machine, VmSpec
+from ballonet.vmm.attach import Net, Port
+from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
 from ballonet.vmm.engine import Engine
 
 #: QOM id of the balloon device; its object is at /machine/peripheral/<id>.
 BALLOON_ID = "balloon0"
+#: Id of the network's host side, by which its forwarded ports are asked for.
+NETWORK_ID = "net0"
 #: Name of the virtio-serial port on which the guest's agent listens.
 AGENT_PORT = "org.ballonet.agent.0"
 #: Size of the translation cache under emulation in MiB: QEMU's own default may take an eighth of host memory.
@@ -20,11 +24,13 @@ TRANSLATION_CACHE_MIB = 64
 
 @dataclass(frozen=True)
 class EngineFds:
-    """Descriptors that the engine inherits: one end each of three connected Unix sockets."""
+    """Descriptors that the engine inherits: one end each of connected Unix sockets."""
 
     qmp: int
     agent: int
     console: int
+    #: Of the servers of the shared directories.
+    shares: tuple[int, ...] = field(default=(), kw_only=True)
 
 
 def render_command(spec: VmSpec, engine: Engine, fds: EngineFds) -> list[str]:
@@ -46,6 +52,18 @@ def render_command(spec: VmSpec, engine: Engine, fds: EngineFds) -> list[str]:
     argv += ["-device", f"virtserialport,chardev=agent0,name={AGENT_PORT}"]
     if spec.balloon is not None:
         argv += ["-device", _balloon(spec.balloon, spec.machine)]
+    for disk in spec.disks:
+        argv += _disk(disk, spec.machine)
+    if spec.shares and spec.machine is Machine.MICROVM:
+        # Servers of directories speak virtio 1 only; these transports begin with the older one unless told.
+        argv += ["-global", "virtio-mmio.force-legacy=off"]
+    for number, (tag, fd) in enumerate(zip(spec.shares, fds.shares, strict=True)):
+        argv += ["-chardev", f"socket,id=share{number},fd={fd}"]
+        device = _virtio("vhost-user-fs", spec.machine)
+        argv += ["-device", f"{device},chardev=share{number},tag={tag},queue-size=1024"]
+    if spec.net is not Net.NONE:
+        argv += ["-netdev", _network(spec.net, spec.ports)]
+        argv += ["-device", f"{_virtio('virtio-net', spec.machine)},netdev={NETWORK_ID}"]
     return argv
 
 
@@ -86,6 +104,29 @@ def _cpu(spec: VmSpec) -> str:
 
 def _virtio(device: str, machine: Machine) -> str:
     return f"{device}-device" if machine is Machine.MICROVM else f"{device}-pci"
+
+
+def _disk(disk: DiskSpec, machine: Machine) -> list[str]:
+    """A raw file, locked while the engine lives: nobody writes what another engine has open. JSON, so that no
+    character of a path has a meaning (docs/interop/qmp-spec, BlockdevOptions)."""
+    node = f"disk-{disk.serial}"
+    file = {"driver": "file", "filename": str(disk.path), "locking": "on"}
+    block = {"driver": "raw", "node-name": node, "read-only": disk.read_only, "file": file}
+    if not disk.read_only:
+        block["discard"] = "unmap"  # what the guest deletes leaves the file
+    device = f"{_virtio('virtio-blk', machine)},drive={node},serial={disk.serial}"
+    # A full host is an error that the guest sees: left to itself, the engine would stop the guest until somebody comes.
+    device += ",rerror=report,werror=report"
+    return ["-blockdev", json.dumps(block), "-device", device]
+
+
+def _network(net: Net, ports: tuple[Port, ...]) -> str:
+    """QEMU's user network: no privileges, no interface on the host (docs/system/devices/net)."""
+    words = ["user", f"id={NETWORK_ID}", "ipv6=off"]
+    if net is Net.ISOLATED:
+        words.append("restrict=on")
+    words += [f"hostfwd={port.protocol}:{port.address}:{port.host}-:{port.guest}" for port in ports]
+    return ",".join(words)
 
 
 def _balloon(balloon: BalloonSpec, machine: Machine) -> str:

@@ -9,7 +9,7 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -43,6 +43,8 @@ class ExitReason(StrEnum):
     ENGINE_KILLED = "engine-killed"
     HOST_OOM = "host-oom"
     ENGINE_FAILED = "engine-failed"
+    #: The server of a shared directory ended.
+    VOLUME_FAILED = "volume-failed"
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,11 @@ class Vm:
         channel, self._agent = self._agent, None
         return channel
 
-    def launch(self, *, cgroup_procs: str | None = None) -> None:
+    def launch(self, *, cgroup_procs: str | None = None, shares: Sequence[socket.socket] = ()) -> None:
         """Start the engine, paused, without waiting for it: the caller may use the time until :meth:`start`.
 
         :param cgroup_procs: the ``cgroup.procs`` file of the cgroup that the engine is to live in.
+        :param shares: connected to the servers of the shared directories; the engine gets copies.
         :raises EngineError: it has no such machine type or accelerator.
         :raises ProcessError: it cannot be executed; nothing is left behind.
         """
@@ -94,11 +97,13 @@ class Vm:
         pairs = [socket.socketpair() for _ in range(4)]
         (self._monitor, qmp_far), (self._agent, agent_far), (console, console_far), (words, words_far) = pairs
         far_ends = (qmp_far, agent_far, console_far)
-        argv = render_command(self.spec, self.engine, EngineFds(*(end.fileno() for end in far_ends)))
+        numbers = [end.fileno() for end in far_ends]
+        share_numbers = tuple(share.fileno() for share in shares)
+        argv = render_command(self.spec, self.engine, EngineFds(*numbers, shares=share_numbers))
         try:
             self._child = spawn(
                 argv,
-                pass_fds=[end.fileno() for end in far_ends],
+                pass_fds=[*numbers, *share_numbers],
                 stderr=words_far.fileno(),
                 die_with_parent=True,
                 cgroup_procs=cgroup_procs,

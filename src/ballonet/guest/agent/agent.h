@@ -22,6 +22,7 @@ enum {
 	MAX_WORDS = 4096,   /* arguments, and likewise environment variables, of one process */
 	MAX_PING = 1024,    /* payload of PING */
 	MAX_ERROR_TEXT = 256,
+	MAX_GROUPS = 256, /* supplementary groups of one process */
 	/* Every reply that is made while a frame is handled fits in this much of the output buffer. */
 	CONTROL_ROOM = 8 * 1024,
 	HOST_GRACE_MS = 10 * 1000,    /* host gone: power off after this */
@@ -41,6 +42,7 @@ enum frame_type {
 	T_STATS_REQ = 0x09,
 	T_WATCH_PRESSURE = 0x0a,
 	T_TRIM = 0x0b,
+	T_SETUP = 0x0c,
 	/* guest to host */
 	T_READY = 0x81,
 	T_STARTED = 0x82,
@@ -54,6 +56,7 @@ enum frame_type {
 	T_PRESSURE = 0x8a,
 	T_TRIM_DONE = 0x8b,
 	T_WATCHING = 0x8c,
+	T_SETUP_DONE = 0x8d,
 };
 
 enum { EXEC_TTY = 1, EXEC_STDIN = 2 };
@@ -141,10 +144,14 @@ void processes_kill_all(void);
 /* spawn.c */
 struct exec_request {
 	uint32_t uid, gid;
+	gid_t groups[MAX_GROUPS];
+	uint16_t group_count;
 	uint16_t flags, rows, columns;
 	const char *directory;
 	char **arguments, **environment;
 };
+/* Takes `count` strings, each ended by NUL, and NULL after them. */
+bool take_words(char **words, uint16_t count, char **at, const char *end);
 bool exec_parse(uint8_t *payload, uint32_t size, struct exec_request *request);
 int exec_spawn(struct process *p, const struct exec_request *request);
 /* What the child writes to its `fail` pipe: the step that failed and errno. */
@@ -152,6 +159,9 @@ struct exec_failure {
 	int step, error;
 };
 const char *exec_failure_text(int step);
+
+/* setup.c */
+int setup_run(uint8_t *payload, uint32_t size, char text[MAX_ERROR_TEXT]);
 
 /* memory.c */
 void memory_init(void);

@@ -24,8 +24,19 @@ static void answer_watch(uint32_t stall_us, uint32_t window_us)
 	channel_send(T_WATCHING, 0, reply, sizeof reply);
 }
 
+static void answer_setup(uint8_t *payload, uint32_t size)
+{
+	uint8_t reply[4 + MAX_ERROR_TEXT];
+	int error = setup_run(payload, size, (char *)reply + 4);
+
+	if (error < 0)
+		violation("SETUP is malformed", T_SETUP, 0);
+	put_u32(reply, (uint32_t)error);
+	channel_send(T_SETUP_DONE, 0, reply, 4 + (uint32_t)strlen((char *)reply + 4));
+}
+
 /* Frames on stream 0: about the machine as a whole. */
-static void connection_frame(uint16_t type, const uint8_t *payload, uint32_t size)
+static void connection_frame(uint16_t type, uint8_t *payload, uint32_t size)
 {
 	switch (type) {
 	case T_SHUTDOWN:
@@ -55,6 +66,9 @@ static void connection_frame(uint16_t type, const uint8_t *payload, uint32_t siz
 		if (memory_trimming())
 			violation("TRIM before the last one was answered", type, 0);
 		memory_trim(get_u64(payload), get_u32(payload + 8));
+		return;
+	case T_SETUP:
+		answer_setup(payload, size);
 		return;
 	default:
 		violation("unknown, or not for stream 0", type, 0);

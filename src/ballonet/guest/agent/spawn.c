@@ -42,8 +42,7 @@ const char *exec_failure_text(int step)
 	}
 }
 
-/* Takes `count` strings, each ended by NUL, from the payload. */
-static bool take_words(char **words, uint16_t count, char **at, const char *end)
+bool take_words(char **words, uint16_t count, char **at, const char *end)
 {
 	for (uint16_t i = 0; i < count; i++) {
 		char *nul = memchr(*at, '\0', (size_t)(end - *at));
@@ -62,7 +61,7 @@ bool exec_parse(uint8_t *payload, uint32_t size, struct exec_request *request)
 {
 	static char *directory[2], *arguments[MAX_WORDS + 1], *environment[MAX_WORDS + 1];
 	uint16_t argument_count, environment_count;
-	char *at = (char *)payload + EXEC_FIXED_BYTES;
+	char *at;
 	const char *end = (char *)payload + size;
 
 	if (size < EXEC_FIXED_BYTES)
@@ -74,8 +73,14 @@ bool exec_parse(uint8_t *payload, uint32_t size, struct exec_request *request)
 	request->columns = get_u16(payload + 12);
 	argument_count = get_u16(payload + 14);
 	environment_count = get_u16(payload + 16);
-	if (get_u16(payload + 18) != 0 || request->flags & ~(EXEC_TTY | EXEC_STDIN))
+	request->group_count = get_u16(payload + 18);
+	if (request->flags & ~(EXEC_TTY | EXEC_STDIN))
 		return false;
+	if (request->group_count > MAX_GROUPS || size < EXEC_FIXED_BYTES + 4U * request->group_count)
+		return false;
+	for (uint16_t i = 0; i < request->group_count; i++)
+		request->groups[i] = get_u32(payload + EXEC_FIXED_BYTES + 4 * i);
+	at = (char *)payload + EXEC_FIXED_BYTES + 4 * request->group_count;
 	if (argument_count == 0 || argument_count > MAX_WORDS || environment_count > MAX_WORDS)
 		return false;
 	if (!take_words(directory, 1, &at, end) || !take_words(arguments, argument_count, &at, end) ||
@@ -130,10 +135,10 @@ static int run_command(const struct exec_request *request)
 
 static int change_user(const struct exec_request *request)
 {
-	if (request->uid == (uint32_t)KEEP_ID && request->gid == (uint32_t)KEEP_ID)
+	if (request->uid == (uint32_t)KEEP_ID && request->gid == (uint32_t)KEEP_ID && request->group_count == 0)
 		return 0;
 	/* The agent's groups are root's: nobody else may keep them. */
-	if (setgroups(0, NULL) < 0)
+	if (setgroups(request->group_count, request->groups) < 0)
 		return errno;
 	if (request->gid != (uint32_t)KEEP_ID && setgid(request->gid) < 0)
 		return errno;

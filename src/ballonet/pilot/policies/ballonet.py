@@ -1,8 +1,9 @@
 """Ours: every guest has what it needs and room to grow; what it merely holds goes back to the host. Pure.
 
 In order, out of what may be promised: each sandbox's floor or reserve, and to a guest under pressure what it has;
-then what each needs (:mod:`working_set`), by weight where that is too much; then everything to guests under pressure;
-then room to grow for the others. So idle memory goes first, and a light sandbox's before a heavy one's.
+then what each uses now (:mod:`working_set`), by weight where that is too much; then everything to guests under
+pressure; then what each needed of late, and room to grow. So idle memory goes first, and a light sandbox's before a
+heavy one's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ballonet.pilot.limits import dead_band_mib, room_band_mib, step_mib
+from ballonet.pilot.limits import Left, claim_mib, dead_band_mib, room_band_mib, step_mib
 from ballonet.pilot.model import Decision, HostView, Input, SandboxView, Verdict, promisable_mib
 from ballonet.pilot.policies.shares import divide
 from ballonet.pilot.policies.working_set import Judgement, Kept, Tuning, guard_mib, judge
@@ -22,6 +23,8 @@ class Memory(NamedTuple):
 
     at_s: float
     sandboxes: Mapping[str, Kept]
+    #: The target that each sandbox was left with.
+    targets: Mapping[str, Left]
 
 
 @dataclass(frozen=True)
@@ -34,56 +37,59 @@ class Ballonet:
 
     def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: Memory | None) -> Decision:
         before: Mapping[str, Kept] = {} if memory is None else memory.sandboxes
+        left: Mapping[str, Left] = {} if memory is None else memory.targets
         passed_s = self.period_s if memory is None else max(0.0, host.at_s - memory.at_s)
-        judged = [judge(view, host.at_s, before.get(view.name), self.tuning) for view in sandboxes]
+        judged = [
+            judge(view, host.at_s, before.get(view.name), left.get(view.name), self.tuning)
+            for view in sandboxes
+        ]
         kept = {
             view.name: found.kept
             for view, found in zip(sandboxes, judged, strict=True)
             if found.kept is not None
         }
+        left_now = {view.name: Left(view.target_mib, view.target_mib) for view in sandboxes}
         promisable = promisable_mib(host, sandboxes)
         if promisable is None:
             why = "left alone: the host does not tell its available memory"
             verdicts = [Verdict(view.name, None, why, inputs(host, view, None)) for view in sandboxes]
-            return Decision(verdicts, Memory(host.at_s, kept), [why])
+            return Decision(verdicts, Memory(host.at_s, kept, left_now), [why])
         notes: list[str] = []
-        alone_mib = 0
-        ours: list[tuple[SandboxView, Judgement]] = []
-        for view, found in zip(sandboxes, judged, strict=True):
-            if found.alone is None:
-                ours.append((view, found))
-            else:
-                alone_mib += max(
-                    view.target_mib, view.ceiling_mib if view.actual_mib is None else view.actual_mib
-                )
-        budget = max(0, promisable - alone_mib)
-        targets = self._targets(host, ours, budget, passed_s, before, notes)
+        counted = [
+            (view, found)
+            for view, found in zip(sandboxes, judged, strict=True)
+            if found.alone is None and not found.doubted
+        ]
+        names = {view.name for view, _ in counted}
+        held = sum(claim_mib(view) for view in sandboxes if view.name not in names)
+        divided = self._divide(host, counted, promisable, held, passed_s, before, notes)
+        targets = dict(zip((view.name for view, _ in counted), divided, strict=True))
         verdicts = []
-        at = 0
         for view, found in zip(sandboxes, judged, strict=True):
             seen = inputs(host, view, promisable)
             if found.alone is not None:
                 verdicts.append(Verdict(view.name, None, f"left alone: {found.alone}", seen))
                 continue
-            target = targets[at]
-            at += 1
-            kept[view.name] = kept[view.name]._replace(target_mib=target)
-            if target == view.target_mib and not _gave_up(view, self.tuning):
-                verdicts.append(Verdict(view.name, None, _reason(view, found, target, self.tuning), seen))
-            else:
-                verdicts.append(Verdict(view.name, target, _reason(view, found, target, self.tuning), seen))
-        return Decision(verdicts, Memory(host.at_s, kept), notes)
+            # One that refused before is asked for what it could give, but gets no more than is counted for it.
+            target = targets.get(view.name, min(found.want_mib, claim_mib(view)))
+            left_now[view.name] = Left(view.target_mib, target)
+            again = _gave_up(view, self.tuning) or (found.doubted and view.state == "guest-refused")
+            moved = target if target != view.target_mib or again else None
+            verdicts.append(Verdict(view.name, moved, _reason(view, found, target, again), seen))
+        return Decision(verdicts, Memory(host.at_s, kept, left_now), notes)
 
-    def _targets(
+    def _divide(
         self,
         host: HostView,
         ours: Sequence[tuple[SandboxView, Judgement]],
-        budget: int,
+        promisable: int,
+        held: int,
         passed_s: float,
         before: Mapping[str, Kept],
         notes: list[str],
     ) -> list[int]:
-        least, work, pressed, room, keep, weights = [], [], [], [], [], []
+        budget = promisable - held
+        least, now, pressed, work, room, keep, weights = [], [], [], [], [], [], []
         for view, found in ours:
             low = view.least_mib
             wanted = found.want_mib
@@ -92,21 +98,21 @@ class Ballonet:
             elif wanted < view.target_mib:
                 wanted = max(wanted, view.target_mib - self._step(host, view, before, passed_s))
             least.append(low)
+            now.append(max(low, found.now_mib))
+            pressed.append(view.ceiling_mib if found.pressed is not None else now[-1])
             work.append(max(low, found.work_mib))
-            pressed.append(view.ceiling_mib if found.pressed is not None else work[-1])
             room.append(max(low, min(wanted, found.room_mib)))
             keep.append(max(low, wanted))
             weights.append(view.weight)
         if sum(least) > budget:
             notes.append(
-                f"{sum(least)} MiB of floors, reserves and guests under pressure are more than the {budget} MiB that "
-                "may be promised: nobody else gets more than that"
+                f"of the {promisable} MiB that may be promised, sandboxes that are left alone hold {held}; floors, "
+                f"reserves and guests under pressure take {sum(least)}: {held + sum(least) - promisable} too much"
             )
-
         # Room is not promised to the last MiB, or each small growth of one would move all the others.
         spare = sum(dead_band_mib(view.ceiling_mib) for view, _ in ours)
         targets = least
-        for most in (work, pressed):
+        for most in (now, pressed, work):
             targets = divide(budget, targets, most, weights)
         for most in (room, keep):
             targets = divide(budget - spare, targets, most, weights)
@@ -154,13 +160,13 @@ def _gave_up(view: SandboxView, tuning: Tuning) -> bool:
     return view.actual_mib - view.target_mib >= band and spare >= band
 
 
-def _reason(view: SandboxView, found: Judgement, target: int, tuning: Tuning) -> str:
+def _reason(view: SandboxView, found: Judgement, target: int, again: bool) -> str:
     if found.pressed is not None:
         lacking = (
             "" if target == view.ceiling_mib else f" of {view.ceiling_mib}: the host may promise no more"
         )
         return f"{found.pressed}: it gets {target} MiB{lacking}"
-    if target == view.target_mib and _gave_up(view, tuning):
+    if target == view.target_mib and again:
         return f"is asked for {target} MiB again, of which it has {view.actual_mib}: {found.why}"
     if target == view.target_mib:
         return f"stays at {target} MiB: {found.why}"

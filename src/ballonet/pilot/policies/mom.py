@@ -1,9 +1,9 @@
 """MOM's ``balloon.rules`` (oVirt), written anew from its constants.
 
 Every 10 s, on averages of ten samples taken every 5 s. Pressure when less than 20 % of the host is free, critical
-from 5 %. A guest keeps 20 % of what it uses free; under pressure that is scaled by host free / 20 %; when critical it
+from 5 %. A guest keeps 20 % of what it has free; under pressure that is scaled by host free / 20 %; when critical it
 is host free − 5 %. A change is at most 5 % and at least 0.25 % of what the guest has. Without pressure it grows by 5
-%, or at once to used + 20 %. As in the original, *used* is all that is not free: caches, too.
+%, or at once to used + 20 % of what it has. As in the original, *used* is all that is not free: caches, too.
 """
 
 from __future__ import annotations
@@ -66,9 +66,11 @@ class Mom:
         least_change = CHANGE_LEAST * has
         if free < PRESSURE:
             keep = free - CRITICAL if free <= CRITICAL else GUEST_FREE * free / PRESSURE
-            target = max(used * (1 + keep), has * (1 - CHANGE_MOST))
-            why = f"the host has {free:.1%} free; it uses {used:.0f} MiB and keeps {keep:.1%} of that free"
+            target = max(used + keep * has, has * (1 - CHANGE_MOST))
+            why = (
+                f"the host has {free:.1%} free; it uses {used:.0f} of {has:.0f} MiB and keeps {keep:.1%} free"
+            )
             return move(view, target if view.target_mib - target > least_change else None, why, seen)
-        target = max(used * (1 + GUEST_FREE), has * (1 + CHANGE_MOST))
+        target = min(view.ceiling_mib, max(used + GUEST_FREE * has, has * (1 + CHANGE_MOST)))
         why = f"the host has {free:.1%} free; it uses {used:.0f} MiB"
         return move(view, target if target - view.target_mib > least_change else None, why, seen)

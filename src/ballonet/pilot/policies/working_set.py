@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ballonet.pilot.limits import STALE_S, UNCOOPERATIVE, Totals, pressure, totals
+from ballonet.pilot.limits import STALE_S, Left, Totals, follows, pressure, raised, totals
 from ballonet.pilot.model import SandboxView
 
 
@@ -20,18 +20,18 @@ class Tuning:
 
     #: Use rises at once and falls by half in this long; the highest use of late, from which bursts are foreseen, in
     #: the second.
-    need_half_life_s: float = 30.0
+    need_half_life_s: float = 20.0
     peak_half_life_s: float = 240.0
     #: What a guest has available beyond its need at the least: the sandbox's own guard (``vmm/guard.py``).
     guard_min_mib: int = 64
     guard_share: float = 0.1
     #: What a guest may grow by at once when it wastes nothing, beside what it did of late.
-    burst_share: float = 0.25
+    burst_share: float = 0.1
     #: Guest RAM on the host beyond the need is waste from this on, until it falls to half of it.
     waste_min_mib: int = 32
     waste_share: float = 1 / 32
     #: Waste is borne for a while: an eighth of the ceiling so long, more of it less long.
-    patience_s: float = 30.0
+    patience_s: float = 10.0
     #: Then the guest is held to its need for so long; each time that it wastes again soon, twice as long.
     tight_s: float = 15.0
     tight_most_s: float = 600.0
@@ -50,8 +50,6 @@ class Kept(NamedTuple):
 
     first_s: float
     at_s: float
-    #: The target that we left it with: one above it was set by somebody else, such as the sandbox's own relief.
-    target_mib: int
     used_mib: int
     need_mib: float
     peak_mib: float
@@ -79,9 +77,13 @@ class Judgement(NamedTuple):
 
     #: Why it is left alone; the rest says nothing then.
     alone: str | None
+    #: It refused before and is asked again: what it is to give is not counted on.
+    doubted: bool
     #: Why it gets everything back, if it does.
     pressed: str | None
-    #: What it needs; that with room for what it may do next; what it should have if there is enough for all.
+    #: What it uses now, kept caches and guard included; what it needs; that with room for what it may do next; what it
+    #: should have if there is enough for all.
+    now_mib: int
     work_mib: int
     room_mib: int
     want_mib: int
@@ -95,24 +97,31 @@ def guard_mib(ceiling_mib: int, tuning: Tuning) -> int:
     return max(tuning.guard_min_mib, int(ceiling_mib * tuning.guard_share))
 
 
-def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> Judgement:
-    """What ``view`` needs at ``at_s``, given what was remembered of it."""
-    alone, kept = _left_alone(view, at_s, kept, tuning)
-    if alone is not None:
-        return Judgement(alone, None, 0, 0, 0, "", kept)
+def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, tuning: Tuning) -> Judgement:
+    """What ``view`` needs at ``at_s``, given what was remembered of it.
+
+    :param left: the target that it was left with.
+    """
+    blind = _blind(view)
+    if blind is not None:
+        return Judgement(blind, False, None, 0, 0, 0, 0, "", kept)
     actual, available = view.actual_mib, view.guest_available_mib
     assert actual is not None and available is not None
     used = max(0, actual - available)
     caches = min(view.guest_caches_mib or 0, available)
     if kept is None:
         kept = _first(view, at_s, used, caches, tuning)
+    refuses, kept = _refuses(view, at_s, kept, tuning)
+    if refuses is not None:
+        return Judgement(refuses, False, None, 0, 0, 0, 0, "", kept)
     passed = max(0.0, at_s - kept.at_s)
-    pressed = _pressure(view, kept, passed)
+    pressed = raised(view, left) or pressure(totals(view, at_s), kept.totals)
     need = max(used, _fall(kept.need_mib, used, passed, tuning.need_half_life_s))
     peak = max(used, _fall(kept.peak_mib, used, passed, tuning.peak_half_life_s))
     hot, retry_at, retry_wait = _hot_caches(view, at_s, kept, used, caches, pressed is not None, tuning)
     guard = guard_mib(view.ceiling_mib, tuning)
     tight, tight_until, tight_wait, wasted = _tightness(view, at_s, kept, passed, need + hot + guard, tuning)
+    now = _within(view, used + hot + guard)
     work = _within(view, need + hot + guard)
     room = max(work, _within(view, max(peak, need + view.ceiling_mib * tuning.burst_share) + hot + guard))
     # One who wastes nothing keeps what it has: free memory costs the host nothing, and a burst finds it there.
@@ -124,73 +133,72 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning) -> 
     elif at_s - pressed_s < tuning.hold_s:
         want = max(want, _within(view, view.target_mib))
         why += f", was under pressure {at_s - pressed_s:.1f} s ago"
-    kept = Kept(
-        kept.first_s,
-        at_s,
-        view.target_mib,
-        used,
-        need,
-        peak,
-        caches,
-        hot,
-        retry_at,
-        retry_wait,
-        pressed_s,
-        tight,
-        tight_until,
-        tight_wait,
-        wasted,
-        kept.ask_again_s,
-        kept.ask_wait_s,
-        totals(view),
+    kept = kept._replace(
+        at_s=at_s,
+        used_mib=used,
+        need_mib=need,
+        peak_mib=peak,
+        caches_mib=caches,
+        hot_mib=hot,
+        retry_at_s=retry_at,
+        retry_wait_s=retry_wait,
+        pressed_s=pressed_s,
+        tight=tight,
+        tight_until_s=tight_until,
+        tight_wait_s=tight_wait,
+        wasted=wasted,
+        totals=totals(view, at_s),
     )
-    return Judgement(None, pressed, work, room, want, why, kept)
+    return Judgement(None, kept.ask_wait_s > tuning.refused_s, pressed, now, work, room, want, why, kept)
 
 
-def _left_alone(
-    view: SandboxView, at_s: float, kept: Kept | None, tuning: Tuning
-) -> tuple[str | None, Kept | None]:
+def _blind(view: SandboxView) -> str | None:
+    """Why nothing can be said of it."""
     if view.problem is not None:
-        return view.problem, kept
+        return view.problem
     if view.actual_mib is None:
-        return "the engine does not tell its actual memory", kept
+        return "the engine does not tell its actual memory"
     if view.guest_available_mib is None:
-        return "the guest does not tell its available memory", kept
+        return "the guest does not tell its available memory"
     if view.guest_age_s is not None and view.guest_age_s > STALE_S:
-        return f"the guest's word is {view.guest_age_s:.0f} s old", kept
-    if view.state not in UNCOOPERATIVE:
-        return None, kept
-    if kept is None or view.state != "guest-refused":
-        return f"its balloon does not follow: {view.state}", kept
+        return f"the guest's word is {view.guest_age_s:.0f} s old"
+    return None
+
+
+def _refuses(view: SandboxView, at_s: float, kept: Kept, tuning: Tuning) -> tuple[str | None, Kept]:
+    """Why its balloon is not asked; one that refused is asked again, less and less often."""
+    if follows(view):
+        return None, kept._replace(ask_wait_s=tuning.refused_s) if view.state == "applied" else kept
+    why = f"its balloon does not follow: {view.state}"
+    if view.state != "guest-refused":
+        return why, kept
     if kept.ask_again_s == 0:
-        return f"its balloon does not follow: {view.state}", kept._replace(ask_again_s=at_s + kept.ask_wait_s)
+        return why, kept._replace(ask_again_s=at_s + kept.ask_wait_s)
     if at_s < kept.ask_again_s:
-        left = kept.ask_again_s - at_s
-        return f"its balloon does not follow: {view.state}; it is asked again in {left:.0f} s", kept
+        return f"{why}; it is asked again in {kept.ask_again_s - at_s:.0f} s", kept
     wait = min(2 * kept.ask_wait_s, tuning.refused_most_s)
     return None, kept._replace(ask_again_s=0.0, ask_wait_s=wait)
 
 
 def _first(view: SandboxView, at_s: float, used: int, caches: int, tuning: Tuning) -> Kept:
     return Kept(
-        at_s,
-        at_s,
-        view.target_mib,
-        used,
-        used,
-        used,
-        caches,
-        0.0,
-        0.0,
-        tuning.retry_s,
-        float("-inf"),
-        False,
-        at_s,
-        tuning.tight_s,
-        0.0,
-        0.0,
-        tuning.refused_s,
-        totals(view),
+        first_s=at_s,
+        at_s=at_s,
+        used_mib=used,
+        need_mib=used,
+        peak_mib=used,
+        caches_mib=caches,
+        hot_mib=0.0,
+        retry_at_s=0.0,
+        retry_wait_s=tuning.retry_s,
+        pressed_s=float("-inf"),
+        tight=False,
+        tight_until_s=at_s,
+        tight_wait_s=tuning.tight_s,
+        wasted=0.0,
+        ask_again_s=0.0,
+        ask_wait_s=tuning.refused_s,
+        totals=totals(view, at_s),
     )
 
 
@@ -200,12 +208,6 @@ def _fall(before: float, now: float, passed_s: float, half_life_s: float) -> flo
 
 def _within(view: SandboxView, mib: float) -> int:
     return min(view.ceiling_mib, max(view.least_mib, round(mib)))
-
-
-def _pressure(view: SandboxView, kept: Kept, passed_s: float) -> str | None:
-    if view.target_mib > kept.target_mib:
-        return f"somebody raised its target from {kept.target_mib} to {view.target_mib} MiB, as its own relief does"
-    return pressure(totals(view), kept.totals, passed_s)
 
 
 def _hot_caches(

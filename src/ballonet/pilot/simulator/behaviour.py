@@ -28,10 +28,17 @@ class Behaviour:
     kind: Kind = Kind.IDEAL
     limit_mib: float = 0.0
     interval_s: float = 0.25
+    #: It stops this far from what it is asked for.
+    inexact_mib: float = 0.0
 
     def reach(self, actual_mib: float, goal_mib: float, most_mib: float, at_s: float) -> float:
         """What ``actual_mib`` becomes on the way to ``goal_mib`` when it can move by ``most_mib``."""
         kind = self.kind
+        if self.inexact_mib > 0.0:
+            off = goal_mib - actual_mib
+            if abs(off) <= self.inexact_mib:
+                return actual_mib
+            goal_mib -= self.inexact_mib if off > 0 else -self.inexact_mib
         if kind is Kind.STUCK or (kind is Kind.INTERMITTENT and int(at_s / self.interval_s) % 2):
             return actual_mib
         if goal_mib < actual_mib:

@@ -1,7 +1,7 @@
 """A modelled guest: its memory, its page cache, its balloon, and what it suffers. Deterministic; time is passed in.
 
-Kept to plain floats in one object: a step is some hundred machine-code-free operations, and a simulation makes
-millions of them. ``docs/simulator.md`` says what is modelled and what is not.
+Plain floats in one object with slots, and few calls: a simulation takes millions of steps. ``docs/simulator.md`` says
+what is modelled, what is not, and where the constants come from.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from ballonet.vmm.guard import default_guard_mib
 class Physics:
     """The model's constants. ``docs/simulator.md`` has their sources."""
 
-    #: Inflating: 0.95 GiB/s on hardware (PEERS: virtio-balloon), 0.25 to 0.95 under emulation (DESIGN). The middle.
+    #: Inflating: 0.95 GiB/s on hardware (published for virtio-balloon), 0.25 to 0.95 measured under emulation. The
+    #: middle.
     inflate_mib_s: float = 600.0
-    #: Deflating: 2.5 GiB in 1.4 s (DESIGN).
+    #: Deflating: 2.5 GiB in 1.4 s, measured.
     deflate_mib_s: float = 1800.0
     #: Share of a working guest's time that a moving balloon takes: one of four processors.
     balloon_cost: float = 0.25
@@ -30,7 +31,7 @@ class Physics:
     kernel_share: float = 1 / 64
     #: Free memory that the kernel keeps for itself.
     watermark_mib: float = 8.0
-    #: The most that a guest allocates (3 GB/s, PEERS), and what its first touch costs the host (1 us a page).
+    #: The most that a guest allocates (3 GB/s, published), and what its first touch costs the host (1 us a page).
     allocate_mib_s: float = 2861.0
     touch_mib_s: float = 4096.0
     #: The kernel's own thread gives up clean caches at this speed in the background; beyond it, the one who needs the
@@ -42,7 +43,7 @@ class Physics:
     #: Major faults for each MiB read again: a quarter is mapped, read ahead in 128 KiB.
     faults_per_mib: float = 2.0
     #: Reporting: delay, and the share of freed memory that lies in blocks smaller than order 9. The share makes a
-    #: clang build come to PEERS' 431 of 659 GiB·min.
+    #: clang build come to the published 431 of 659 GiB·min.
     report_delay_s: float = 2.0
     fragmented: float = 0.25
     #: A guest that cannot reclaim anything kills after so long; with deflate-on-oom it takes this much a second.
@@ -273,12 +274,12 @@ class Guest:
             self.state = "applied"
         elif reached == goal:
             self.state = "applied"
-        elif at_s - self.progress_at >= STALL_WINDOW_S:
-            if abs(reached - self.progress_mib) < STALL_RATE_MIB_S * STALL_WINDOW_S:
-                guarded = goal < reached and self.spec.behaviour.kind is Kind.IDEAL
-                self.state = "guest-floor" if guarded else "guest-refused"
-                self.goal = reached
+        elif abs(reached - self.progress_mib) >= STALL_RATE_MIB_S * STALL_WINDOW_S:
             self.progress_at, self.progress_mib = at_s, reached
+        elif at_s - self.progress_at >= STALL_WINDOW_S:
+            guarded = goal < reached and self.spec.behaviour.kind is Kind.IDEAL
+            self.state = "guest-floor" if guarded else "guest-refused"
+            self.goal = reached
         return cost * physics.balloon_cost
 
     def _take(self, need: float) -> tuple[float, float]:
@@ -316,9 +317,9 @@ class Guest:
             return 0.0
         if self.spec.deflate_on_oom and self.actual < self.ceiling - 1.0:
             back = min(lacking, physics.oom_deflate_mib_s * dt, self.ceiling - self.actual)
-            self.actual += back
-            self.goal = self.actual  # it stays there until a target is sent again
-            self.oom_deflated += back
+            reached = self.spec.behaviour.reach(self.actual, self.actual + back, back, at_s)
+            self.oom_deflated += reached - self.actual
+            self.actual = self.goal = reached  # it stays there until a target is sent again
             return 0.0
         self.kills += 1
         self.starving_s = 0.0

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from ballonet.errors import ConfigError
 from ballonet.memory import MIB
@@ -22,6 +22,22 @@ OPTIONAL = ("hot_mib", "read_mib_s", "busy", "ceiling_mib", "floor_mib", "weight
 BUSY_SHARE = 0.05
 #: More rows than this are refused: a mistake, or a file that was not meant.
 MOST_ROWS = 2_000_000
+
+
+#: The columns of ``ballonet history --csv`` that are used (bytes, unix seconds).
+_HISTORY = ("at", "name", "ceiling", "floor", "actual", "guest_available", "guest_caches")
+
+
+class _Row(NamedTuple):
+    """A line of such a file: a :class:`RecordedSample`."""
+
+    at: float
+    name: str
+    ceiling: int | None
+    floor: int | None
+    actual: int | None
+    guest_available: int | None
+    guest_caches: int | None
 
 
 class RecordedSample(Protocol):
@@ -44,13 +60,15 @@ class RecordedSample(Protocol):
 
 
 def read_trace(lines: Iterable[str], where: str) -> list[GuestSpec]:
-    """Guests from CSV with a header.
+    """Guests from CSV with a header: a trace, or what ``ballonet history --csv`` prints.
 
     :param where: the file's name, for messages.
     :raises ConfigError: a column is missing or unknown, a value is not a number or absurd, times do not rise.
     """
     reader = csv.DictReader(lines)
     columns = reader.fieldnames or []
+    if set(_HISTORY) <= set(columns):
+        return _history(reader, where)
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         raise ConfigError(
@@ -108,6 +126,28 @@ def from_samples(samples: Iterable[RecordedSample], where: str, *, start: float 
         raise ConfigError(f"the history of {where} has no sample with the guest's own word")
     kernel = Physics().kernel_mib + ceiling * Physics().kernel_share
     return GuestSpec(name, ceiling, Trace(_busy(points, kernel)), floor)
+
+
+def from_histories(histories: Mapping[str, Sequence[RecordedSample]]) -> list[GuestSpec]:
+    """Guests from their histories by name, on one clock: that of the sample that came first.
+
+    :raises ConfigError: one has no sample that says what it needs.
+    """
+    start = min((samples[0].at for samples in histories.values() if samples), default=0.0)
+    return [from_samples(samples, name, start=start) for name, samples in histories.items()]
+
+
+def _history(reader: csv.DictReader[str], where: str) -> list[GuestSpec]:
+    found: dict[str, list[_Row]] = {}
+    for number, row in enumerate(reader, start=2):
+        try:
+            sizes = [int(row[name]) if row[name] else None for name in _HISTORY[2:]]
+            found.setdefault(row["name"], []).append(_Row(float(row["at"]), row["name"], *sizes))
+        except (TypeError, ValueError):
+            raise ConfigError(f"{where}:{number}: this is no line of a history") from None
+    if not found:
+        raise ConfigError(f"{where}: there is no row below the header")
+    return from_histories(found)
 
 
 def _busy(points: list[Point], kernel_mib: float) -> list[Point]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 from ballonet.pilot.simulator import workloads
 from ballonet.pilot.simulator.guest import GuestSpec
+from ballonet.pilot.simulator.squeezed_shapes import SHAPES, scenario_of
 from ballonet.pilot.simulator.trace import Trace
 from ballonet.pilot.simulator.world import Scenario
 
@@ -137,6 +139,11 @@ def _adversarial(seed: int) -> Scenario:
     )
 
 
+def _squeezed(letter: str, seed: int) -> Scenario:
+    return scenario_of(letter)  # nothing in it is random
+
+
+#: A scenario is made from a seed.
 SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "clang": _clang,
     "builds": _builds,
@@ -146,9 +153,13 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "ci": _ci,
     "mixed": _mixed,
     "adversarial": _adversarial,
+    **{f"squeezed-{letter}": partial(_squeezed, letter) for letter in SHAPES},
 }
 
 
 def of_guests(name: str, about: str, guests: list[GuestSpec]) -> Scenario:
-    """Recorded guests, a minute longer than their traces, on a host of :data:`OVERCOMMIT` of their ceilings."""
-    return host_for(name, about, guests, max(guest.trace.end_s for guest in guests) + 60)
+    """Recorded guests, a minute longer than their traces, on a host of :data:`OVERCOMMIT` of their ceilings; but the
+    largest of them fits."""
+    share = max(guest.ceiling_mib for guest in guests) / sum(guest.ceiling_mib for guest in guests)
+    seconds = max(guest.trace.end_s for guest in guests) + 60
+    return host_for(name, about, guests, seconds, max(OVERCOMMIT, share))

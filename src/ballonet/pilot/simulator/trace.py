@@ -48,12 +48,3 @@ class Trace:
     def end_s(self) -> float:
         """When the last point is."""
         return self.points[-1].at_s
-
-    def work_at(self, at_s: float) -> float:
-        """Memory that the work wants at ``at_s``."""
-        points = self.points
-        for before, after in pairwise(points):
-            if at_s < after.at_s:
-                share = max(0.0, (at_s - before.at_s) / (after.at_s - before.at_s))
-                return before.work_mib + share * (after.work_mib - before.work_mib)
-        return points[-1].work_mib

@@ -6,7 +6,7 @@ from random import Random
 
 from ballonet.pilot.simulator.trace import Point, Trace
 
-#: A burst allocates at this speed (3 GB/s, PEERS: agent workloads).
+#: A burst allocates at this speed (3 GB/s, published for agents' tools).
 BURST_MIB_S = 2861.0
 
 
@@ -38,8 +38,8 @@ def build(random: Random, *, start_s: float, minutes: float, scale: float = 1.0)
 
 
 def agent(random: Random, *, seconds: float, ceiling_mib: int) -> Trace:
-    """A coding agent: mostly waiting for its model; now and then a tool that allocates at 3 GB/s and ends (PEERS: peak
-    over mean 15.4)."""
+    """A coding agent: mostly waiting for its model; now and then a tool that allocates at 3 GB/s and ends (published:
+    peak over mean 15.4)."""
     idle = ceiling_mib * 0.02
     points = [Point(0.0, idle, busy=False)]
     at = random.uniform(2, 40)

@@ -9,7 +9,7 @@ from ballonet.pilot.checks import Seen, Violation, check_decision, remember
 from ballonet.pilot.model import Decision, HostView, Policy, SandboxView
 from ballonet.pilot.simulator.guest import Guest, GuestSpec, Physics
 
-#: The engine's own memory beside the guest's (PEERS: QEMU's PSS of an idle guest on KVM, 119 MB with some 80 of
+#: The engine's own memory beside the guest's (published: QEMU's PSS of an idle guest on KVM, 119 MB with some 80 of
 #: guest).
 ENGINE_MIB = 40
 #: Below this share of available memory the host's own tasks stall.
@@ -138,7 +138,7 @@ def simulate(
             host = HostView(
                 at_s,
                 scenario.host_mib,
-                max(0, int(available)),
+                int(available),
                 scenario.reserve_mib,
                 stalls_us,
                 stalls_us,
@@ -149,7 +149,7 @@ def simulate(
             out.notes += bool(decision.notes)
             if check:
                 out.violations.extend(check_decision(host, views, decision, seen))
-                seen = remember(host, views, seen)
+                seen = remember(host, views, seen, decision)
             if watch is not None:
                 watch(host, views, decision)
             memory = decision.memory

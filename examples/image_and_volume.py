@@ -1,0 +1,34 @@
+"""A job on real files: Python from an image, the job's files in a volume, its result left on the host.
+
+Takes the name of an image with python3: ballonet image build-debian --tag python --include python3
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from ballonet.sync import Sandbox
+
+JOB = """
+import platform, statistics
+numbers = [int(line) for line in open("/job/numbers.txt")]
+with open("/job/result.txt", "w") as result:
+    version = platform.python_version_tuple()
+    system = platform.freedesktop_os_release()["NAME"]
+    result.write(f"mean {statistics.mean(numbers)}, by Python {version[0]}.{version[1]} on {system}")
+"""
+
+
+def main(image: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        job = Path(directory)
+        (job / "numbers.txt").write_text("\n".join(map(str, range(10))))
+        with Sandbox.create("example-job", image=image, memory="256M", volumes=[f"{job}:/job"]) as box:
+            done = box.exec(["python3", "-c", JOB])
+            assert done.returncode == 0, done.stderr.decode()
+        left = sorted(path.name for path in job.iterdir())
+        print(f"{(job / 'result.txt').read_text()}; the host finds {left}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "python")

@@ -1,0 +1,275 @@
+"""``ballonet image``: the images that are here; pull, load, build, name and remove them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ballonet.cli.names import for_each
+from ballonet.cli.output import iso_time, print_json, print_table, show_age
+from ballonet.cli.progress import shown_progress
+from ballonet.memory import bytes_to_mib, mib_to_bytes, parse_size
+
+if TYPE_CHECKING:
+    from ballonet.images.image import Image
+    from ballonet.images.store import ImageStore
+
+#: Digits of an id that are shown, as in Docker.
+_ID_DIGITS = 12
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, help: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+
+    listing = action("ls", "list the images that are here")
+    listing.add_argument("-q", "--quiet", action="store_true", help="print ids only")
+    pull = action("pull", "fetch images from a registry, and make their roots")
+    pull.add_argument("references", metavar="REFERENCE", nargs="+", help="NAME[:TAG], or NAME@sha256:…")
+    add_fetch_options(pull)
+    load = action("load", "take an image from an OCI layout, an OCI archive or a docker archive")
+    load.add_argument(
+        "source", metavar="PATH", help="a file or directory, or oci:DIR:NAME, docker-archive:FILE:NAME, …"
+    )
+    load.add_argument("--tag", metavar="NAME", help="what to call it (default: the names it has there)")
+    add_limit_options(load)
+    remove = action("rm", "remove names of images; with its last name, an image")
+    remove.add_argument("references", metavar="IMAGE", nargs="+", help="a name or an id")
+    prune = action("prune", "remove images without a name that no sandbox uses, and what is left of pulls")
+    prune.add_argument(
+        "-a", "--all", action="store_true", help="images with a name, too, if no sandbox uses them"
+    )
+    tag = action("tag", "give an image another name")
+    tag.add_argument("reference", metavar="IMAGE", help="a name or an id")
+    tag.add_argument("name", metavar="NAME", help="NAME or NAME:TAG")
+    inspect = action("inspect", "show all that is known of images, as JSON")
+    inspect.add_argument("references", metavar="IMAGE", nargs="+", help="a name or an id")
+    build = action(
+        "build-debian", "build an image of a Debian root with mmdebstrap, from this host's package sources"
+    )
+    build.add_argument("--tag", metavar="NAME", required=True, help="what to call it")
+    build.add_argument("--suite", default="bookworm", help="the release of Debian (default: bookworm)")
+    build.add_argument(
+        "--include",
+        metavar="PACKAGES",
+        action="append",
+        default=[],
+        help="packages to install, such as python3,git",
+    )
+    build.add_argument(
+        "--variant",
+        default="minbase",
+        help="what to start from: essential, apt, minbase, standard (default: minbase)",
+    )
+    for sub in (listing, pull, load, prune, tag, inspect, build):
+        sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_limit_options(parser: argparse.ArgumentParser) -> None:
+    """What an image may be at most."""
+    limits = parser.add_argument_group("limits", "against images that are made to do harm")
+    limits.add_argument("--max-unpacked", metavar="SIZE", help="unpacked, all layers together (default: 32G)")
+    limits.add_argument(
+        "--max-entries", metavar="N", type=int, help="files, all layers together (default: 2000000)"
+    )
+    limits.add_argument("--max-layers", metavar="N", type=int, help="layers (default: 256)")
+    limits.add_argument(
+        "--max-ratio", metavar="N", type=int, help="unpacked bytes for a packed one (default: 200)"
+    )
+
+
+def add_fetch_options(parser: argparse.ArgumentParser) -> None:
+    """How registries are spoken with, and what an image may be at most."""
+    parser.add_argument(
+        "--tls-verify",
+        metavar="BOOL",
+        choices=("true", "false"),
+        help="whether the registry must prove who it is (default: true, but for one on this machine)",
+    )
+    parser.add_argument(
+        "--stall-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="give up a registry that sends nothing for so long (default: 60)",
+    )
+    add_limit_options(parser)
+
+
+@contextmanager
+def open_store(options: argparse.Namespace) -> Iterator[tuple[ImageStore, Callable[[str], None]]]:
+    """The store as the options of :func:`add_fetch_options` say, with bars; and how to tell of a step."""
+    from ballonet.images.limits import Limits
+    from ballonet.images.skopeo import Skopeo
+    from ballonet.images.store import ImageStore
+
+    tls_verify = getattr(options, "tls_verify", None)
+    skopeo = Skopeo(
+        None if tls_verify is None else tls_verify == "true", getattr(options, "stall_timeout", 60.0)
+    )
+    unpacked = getattr(options, "max_unpacked", None)
+    asked = {
+        "unpacked_bytes": None if unpacked is None else mib_to_bytes(parse_size(unpacked, "--max-unpacked")),
+        "entries": getattr(options, "max_entries", None),
+        "layers": getattr(options, "max_layers", None),
+        "ratio": getattr(options, "max_ratio", None),
+    }
+    limits = Limits(**{name: value for name, value in asked.items() if value is not None})
+    with shown_progress() as (report, bars):
+        yield ImageStore.open(skopeo=skopeo, limits=limits, progress=bars), report
+
+
+def image_users() -> dict[str, list[str]]:
+    """The names of the sandboxes that use an image, by its id."""
+    from ballonet import lifecycle
+    from ballonet.registry.registry import Registry
+
+    users: dict[str, list[str]] = {}
+    with Registry.open() as registry:
+        for record in lifecycle.list_sandboxes(registry):
+            if record.image_id is not None:
+                users.setdefault(record.image_id, []).append(record.name)
+    return users
+
+
+def run(options: argparse.Namespace) -> int:
+    return _ACTIONS[options.action](options)
+
+
+def _ls(options: argparse.Namespace) -> int:
+    from ballonet.images.reference import familiar
+    from ballonet.images.store import ImageStore
+
+    images = ImageStore.open().list()
+    if options.quiet:
+        print(*(image.id for image in images), sep="\n", end="\n" if images else "")
+        return 0
+    users = image_users()
+    if options.json:
+        return print_json([_describe(image, users) for image in images])
+    rows = [
+        (
+            None if name is None else familiar(name),
+            _short(image.id),
+            f"{bytes_to_mib(image.size_bytes)}M",
+            show_age(image.created_at),
+            ", ".join(users.get(image.id, ())) or None,
+        )
+        for image in images
+        for name in image.names or (None,)
+    ]
+    print_table(("NAME", "ID", "SIZE", "AGE", "USED BY"), rows)
+    return 0
+
+
+def _pull(options: argparse.Namespace) -> int:
+    with open_store(options) as (store, report):
+        return for_each(
+            options.references,
+            lambda reference: _print_image(store.resolve(reference, pull="always", report=report), options),
+        )
+
+
+def _load(options: argparse.Namespace) -> int:
+    from ballonet.images.archive import find_archive, names_in
+    from ballonet.images.reference import parse_reference
+
+    if options.tag is not None:
+        parse_reference(options.tag)
+    source = find_archive(options.source)
+    names = names_in(source) if options.tag is None else [options.tag]
+    with open_store(options) as (store, report):
+        image = store.resolve(str(source), pull="always", report=report)
+        for name in names:
+            image = store.tag(image.id, name)
+    return _print_image(image, options)
+
+
+def _rm(options: argparse.Namespace) -> int:
+    from ballonet.images.store import ImageStore
+
+    store, users = ImageStore.open(), image_users()
+
+    def remove(reference: str) -> None:
+        for line in store.remove(reference, users=users):
+            print(f"removed {line}")
+
+    return for_each(options.references, remove)
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from ballonet.images.store import ImageStore
+
+    removed = ImageStore.open().prune(users=image_users(), every=options.all)
+    if options.json:
+        return print_json(removed)
+    for line in removed:
+        print(f"removed {line}")
+    if not removed:
+        print("there was nothing to remove")
+    return 0
+
+
+def _tag(options: argparse.Namespace) -> int:
+    from ballonet.images.store import ImageStore
+
+    return _print_image(ImageStore.open().tag(options.reference, options.name), options)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from ballonet.images.store import ImageStore
+
+    store, users = ImageStore.open(), image_users()
+    return print_json([_describe(store.find(reference), users) for reference in options.references])
+
+
+def _build_debian(options: argparse.Namespace) -> int:
+    from ballonet.images.debian_root import build_debian
+
+    include = [package for words in options.include for package in words.split(",") if package]
+    with open_store(options) as (store, report):
+        image = build_debian(
+            store, options.tag, suite=options.suite, include=include, variant=options.variant, report=report
+        )
+    return _print_image(image, options)
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "ls": _ls,
+    "pull": _pull,
+    "load": _load,
+    "rm": _rm,
+    "prune": _prune,
+    "tag": _tag,
+    "inspect": _inspect,
+    "build-debian": _build_debian,
+}
+
+
+def _print_image(image: Image, options: argparse.Namespace) -> int:
+    if options.json:
+        return print_json(_describe(image, image_users()))
+    print(image.id)
+    return 0
+
+
+def _describe(image: Image, users: dict[str, list[str]]) -> dict[str, Any]:
+    return {
+        "id": image.id,
+        "names": list(image.names),
+        "root": str(image.root),
+        "size_bytes": image.size_bytes,
+        "created_at": iso_time(image.created_at),
+        "architecture": image.architecture,
+        "manifest": image.manifest,
+        "config": image.config.to_json(),
+        "used_by": users.get(image.id, []),
+    }
+
+
+def _short(id: str) -> str:
+    return id.removeprefix("sha256:")[:_ID_DIGITS]

@@ -1,0 +1,50 @@
+"""``ballonet volume``: named volumes, and who uses them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from ballonet import volumes
+from ballonet.cli.output import print_json, print_table
+from ballonet.registry.registry import Registry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("ls", help="list them, and the sandboxes that have them")
+    listing.add_argument("--json", action="store_true", help="print JSON, a list of objects")
+    listing.add_argument("-q", "--quiet", action="store_true", help="print names only")
+    for action, help in (("create", "make them"), ("rm", "remove them, with all that is in them")):
+        actions.add_parser(action, help=help).add_argument("names", metavar="NAME", nargs="+")
+    actions.add_parser("prune", help="remove those that no sandbox has")
+
+
+def run(options: argparse.Namespace) -> int:
+    with Registry.open() as registry:
+        match options.action:
+            case "ls":
+                return _list(registry, options)
+            case "create":
+                done = [volumes.create(name).name for name in options.names]
+            case "rm":
+                done = []
+                for name in options.names:
+                    volumes.remove(registry, name)
+                    print(name)
+            case _:
+                done = volumes.prune(registry)
+    print(*done, sep="\n", end="\n" if done else "")
+    return 0
+
+
+def _list(registry: Registry, options: argparse.Namespace) -> int:
+    found = volumes.list_volumes(registry)
+    if options.json:
+        return print_json([asdict(volume) for volume in found])
+    if options.quiet:
+        print(*(volume.name for volume in found), sep="\n", end="\n" if found else "")
+        return 0
+    rows = [(volume.name, ", ".join(volume.users) or None, volume.path) for volume in found]
+    print_table(("NAME", "USED BY", "PATH"), rows)
+    return 0

@@ -1,0 +1,369 @@
+/* PID 1 only: what the host wants the machine to be made of (SETUP): its root, its mounts, its network.
+ *
+ * The steps and their words are described in docs/agent.md. They run once, before any process, and may block: nobody
+ * else waits for the agent then. The first step that fails ends them. */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <net/if.h>
+#include <net/route.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Documentation/filesystems/ext4, "Ioctl": grow to that many blocks. */
+#define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
+
+enum { MAX_STEP_WORDS = 4, DEVICE_WAIT_MS = 10 * 1000, DEVICE_PAUSE_MS = 5 };
+
+static bool done;
+
+/* Makes the directory `path` (absolute) and those above it. Returns errno. */
+static int make_directories(const char *path)
+{
+	char part[PATH_MAX];
+
+	if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
+		return ENAMETOOLONG;
+	for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+		*slash = '\0';
+		if (mkdir(part, 0755) < 0 && errno != EEXIST)
+			return errno;
+		*slash = '/';
+	}
+	return mkdir(part, 0755) < 0 && errno != EEXIST ? errno : 0;
+}
+
+static int mount_new(const char *kind, const char *source, const char *where, unsigned long flags, const char *options)
+{
+	int error = make_directories(where);
+
+	if (error)
+		return error;
+	return mount(source, where, kind, flags, options) < 0 ? errno : 0;
+}
+
+/* The entry of `directory` that `fits`, waiting a while for it: devices appear when their drivers have seen them.
+ * False: there is none. */
+static bool await_entry(const char *directory, bool (*fits)(const char *entry, const char *wanted), const char *wanted,
+			char found[NAME_MAX + 1])
+{
+	const struct timespec pause = {.tv_nsec = DEVICE_PAUSE_MS * 1000000L};
+	int64_t deadline = now_ms() + DEVICE_WAIT_MS;
+	bool here = false;
+
+	for (;;) {
+		DIR *entries = opendir(directory);
+		struct dirent *entry;
+
+		while (entries && !here && (entry = readdir(entries))) {
+			here = entry->d_name[0] != '.' && fits(entry->d_name, wanted);
+			if (here)
+				snprintf(found, NAME_MAX + 1, "%s", entry->d_name);
+		}
+		if (entries)
+			closedir(entries);
+		if (here || now_ms() >= deadline)
+			return here;
+		nanosleep(&pause, NULL);
+	}
+}
+
+static bool has_serial(const char *entry, const char *wanted)
+{
+	char path[NAME_MAX + 32], serial[64] = "";
+	int fd;
+	ssize_t got;
+
+	snprintf(path, sizeof path, "/sys/block/%s/serial", entry);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	got = read(fd, serial, sizeof serial - 1);
+	close(fd);
+	serial[got > 0 ? strcspn(serial, "\n") : 0] = '\0';
+	snprintf(path, sizeof path, "/dev/%s", entry);
+	return strcmp(serial, wanted) == 0 && access(path, F_OK) == 0;
+}
+
+/* Finds the block device with that serial. Returns errno. */
+static int find_disk(const char *serial, char device[NAME_MAX + 8])
+{
+	char name[NAME_MAX + 1];
+
+	if (!await_entry("/sys/block", has_serial, serial, name))
+		return ENODEV;
+	snprintf(device, NAME_MAX + 8, "/dev/%s", name);
+	return 0;
+}
+
+/* Lets the file system at `where` fill its device, which the host may have made larger since. */
+static int fill_device(const char *where, const char *device)
+{
+	int fd = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC), disk = open(device, O_RDONLY | O_CLOEXEC);
+	struct statfs have;
+	uint64_t bytes, blocks;
+	int error = 0;
+
+	if (fd < 0 || disk < 0 || fstatfs(fd, &have) < 0 || ioctl(disk, BLKGETSIZE64, &bytes) < 0) {
+		error = errno;
+	} else {
+		blocks = bytes / (uint64_t)have.f_bsize;
+		if (ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0)
+			error = errno;
+	}
+	if (disk >= 0)
+		close(disk);
+	if (fd >= 0)
+		close(fd);
+	return error;
+}
+
+static int mount_writable(const char *serial, const char *where)
+{
+	char device[NAME_MAX + 8];
+	int error = find_disk(serial, device);
+
+	if (error)
+		return error;
+	/* What is deleted in the guest leaves the file on the host. */
+	error = mount_new("ext4", device, where, MS_NOATIME, "discard");
+	return error ? error : fill_device(where, device);
+}
+
+/* Deletes everything of one file system below `fd`, which is closed: the initramfs is memory. */
+static void empty_directory(int fd, dev_t device)
+{
+	DIR *entries = fdopendir(fd);
+	struct dirent *entry;
+
+	if (!entries) {
+		close(fd);
+		return;
+	}
+	while ((entry = readdir(entries))) {
+		const char *name = entry->d_name;
+		struct stat status;
+		int below;
+
+		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
+		    fstatat(fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0 || status.st_dev != device)
+			continue;
+		if (!S_ISDIR(status.st_mode)) {
+			unlinkat(fd, name, 0);
+			continue;
+		}
+		below = openat(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (below >= 0)
+			empty_directory(below, device);
+		/* One that something is mounted on stays. */
+		unlinkat(fd, name, AT_REMOVEDIR);
+	}
+	closedir(entries);
+}
+
+/* Makes `root` the root of everything, with the kernel's file systems in it, and frees the one that we came from. */
+static int switch_root(const char *root)
+{
+	static const char *const kept[] = {"/proc", "/sys", "/dev", "/run"};
+	char to[PATH_MAX];
+	struct stat status;
+	int old = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (old < 0 || fstat(old, &status) < 0)
+		return errno;
+	/* Files there are to lie on the disk, like the rest, and not in the guest's memory. */
+	if (umount2("/tmp", MNT_DETACH) < 0)
+		return errno;
+	for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
+		int error;
+
+		snprintf(to, sizeof to, "%s%s", root, kept[i]);
+		error = make_directories(to);
+		if (error)
+			return error;
+		if (mount(kept[i], to, NULL, MS_MOVE, NULL) < 0)
+			return errno;
+	}
+	if (chdir(root) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
+		return errno;
+	empty_directory(old, status.st_dev);
+	if (mkdir("/tmp", 01777) == 0 && chmod("/tmp", 01777) < 0)
+		return errno;
+	return 0;
+}
+
+/* root KIND IMAGE DISK: a read-only file system with a writable one over it, by their disks' serials. */
+static int step_root(char **words)
+{
+	char device[NAME_MAX + 8];
+	int error = find_disk(words[1], device);
+
+	if (!error)
+		error = mount_new(words[0], device, "/mnt/image", MS_RDONLY | MS_NOATIME, NULL);
+	if (error)
+		return error;
+	error = mount_writable(words[2], "/mnt/disk");
+	if (error)
+		return error;
+	if ((mkdir("/mnt/disk/upper", 0755) < 0 && errno != EEXIST) ||
+	    (mkdir("/mnt/disk/work", 0700) < 0 && errno != EEXIST))
+		return errno;
+	error = mount_new("overlay", "overlay", "/mnt/root", MS_NOATIME,
+			  "lowerdir=/mnt/image,upperdir=/mnt/disk/upper,workdir=/mnt/disk/work");
+	return error ? error : switch_root("/mnt/root");
+}
+
+/* disk SERIAL PATH */
+static int step_disk(char **words)
+{
+	return mount_writable(words[0], words[1]);
+}
+
+/* volume TAG PATH ro|rw: the host keeps what is read-only from being written; here it only shows early. */
+static int step_volume(char **words)
+{
+	return mount_new("virtiofs", words[0], words[1], strcmp(words[2], "ro") == 0 ? MS_RDONLY : 0, NULL);
+}
+
+/* tmpfs PATH OPTIONS */
+static int step_tmpfs(char **words)
+{
+	return mount_new("tmpfs", "tmpfs", words[0], MS_NOSUID | MS_NODEV, words[1]);
+}
+
+/* hostname NAME */
+static int step_hostname(char **words)
+{
+	return sethostname(words[0], strlen(words[0])) < 0 ? errno : 0;
+}
+
+/* file PATH CONTENT: replaces what is there. An image may have a link that leads nowhere. */
+static int step_file(char **words)
+{
+	size_t size = strlen(words[1]);
+	char directory[PATH_MAX];
+	int error, fd;
+
+	snprintf(directory, sizeof directory, "%.*s", (int)(strrchr(words[0], '/') - words[0]), words[0]);
+	error = *directory ? make_directories(directory) : 0;
+	if (error)
+		return error;
+	unlink(words[0]);
+	fd = open(words[0], O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return errno;
+	errno = EIO; /* for a short write, which sets none */
+	error = write(fd, words[1], size) == (ssize_t)size ? 0 : errno;
+	close(fd);
+	return error;
+}
+
+static bool is_network(const char *entry, const char *wanted)
+{
+	(void)wanted;
+	return strcmp(entry, "lo") != 0;
+}
+
+static struct sockaddr_in internet(in_addr_t address)
+{
+	return (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = address};
+}
+
+/* network ADDRESS MASK GATEWAY: of the one network interface. */
+static int step_network(char **words)
+{
+	char name[NAME_MAX + 1];
+	struct ifreq request = {0};
+	struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY};
+	struct sockaddr_in address = internet(inet_addr(words[0])), mask = internet(inet_addr(words[1]));
+	struct sockaddr_in gateway = internet(inet_addr(words[2])), anywhere = internet(INADDR_ANY);
+	int fd, error = 0;
+
+	if (!await_entry("/sys/class/net", is_network, NULL, name))
+		return ENODEV;
+	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return errno;
+	snprintf(request.ifr_name, IFNAMSIZ, "%.*s", IFNAMSIZ - 1, name);
+	memcpy(&request.ifr_addr, &address, sizeof address);
+	if (ioctl(fd, SIOCSIFADDR, &request) < 0)
+		error = errno;
+	memcpy(&request.ifr_netmask, &mask, sizeof mask);
+	if (!error && ioctl(fd, SIOCSIFNETMASK, &request) < 0)
+		error = errno;
+	request.ifr_flags = IFF_UP | IFF_RUNNING;
+	if (!error && ioctl(fd, SIOCSIFFLAGS, &request) < 0)
+		error = errno;
+	memcpy(&route.rt_dst, &anywhere, sizeof anywhere);
+	memcpy(&route.rt_genmask, &anywhere, sizeof anywhere);
+	memcpy(&route.rt_gateway, &gateway, sizeof gateway);
+	if (!error && ioctl(fd, SIOCADDRT, &route) < 0)
+		error = errno;
+	close(fd);
+	return error;
+}
+
+static const struct step {
+	const char *name;
+	uint16_t words;
+	int (*run)(char **words);
+} steps[] = {
+	{"root", 3, step_root},		{"disk", 2, step_disk}, {"volume", 3, step_volume},   {"tmpfs", 2, step_tmpfs},
+	{"hostname", 1, step_hostname}, {"file", 2, step_file}, {"network", 3, step_network},
+};
+
+static const struct step *find_step(const char *name, uint16_t words)
+{
+	for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
+		if (strcmp(steps[i].name, name) == 0 && steps[i].words == words)
+			return &steps[i];
+	return NULL;
+}
+
+/* Runs the steps of a SETUP payload. Returns 0, or errno with what failed in `text`; -1: the payload is malformed. */
+int setup_run(uint8_t *payload, uint32_t size, char text[MAX_ERROR_TEXT])
+{
+	char *at = (char *)payload, *end = at + size;
+
+	*text = '\0';
+	if (!is_init || done) {
+		snprintf(text, MAX_ERROR_TEXT, "%s", is_init ? "the machine is set up already" : "not PID 1");
+		return is_init ? EBUSY : EPERM;
+	}
+	done = true;
+	while (at < end) {
+		char *words[MAX_STEP_WORDS + 1];
+		uint16_t count;
+		const struct step *step;
+		int error;
+
+		if (end - at < 2)
+			return -1;
+		count = get_u16((uint8_t *)at);
+		at += 2;
+		if (count < 1 || count > MAX_STEP_WORDS || !take_words(words, count, &at, end))
+			return -1;
+		step = find_step(words[0], count - 1);
+		if (!step)
+			return -1;
+		error = step->run(words + 1);
+		if (error) {
+			snprintf(text, MAX_ERROR_TEXT, "%s %.200s: %s", words[0], words[1], strerror(error));
+			complain("cannot set up %s", text);
+			return error;
+		}
+	}
+	return 0;
+}

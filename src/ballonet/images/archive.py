@@ -1,0 +1,118 @@
+"""What lies in a file or directory that holds images: of which kind it is, and which names it gives them."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import IO, Any
+
+from ballonet.errors import ConfigError, ImageError
+from ballonet.images.layers import BoundedTarInfo
+from ballonet.images.limits import MAX_DOCUMENT_BYTES
+from ballonet.images.reference import (
+    DOCKER_ARCHIVE,
+    LAYOUT,
+    OCI_ARCHIVE,
+    REGISTRY,
+    Reference,
+    parse_reference,
+)
+
+#: Members of an archive that are looked at until it is none.
+_MAX_MEMBERS = 100_000
+_NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+
+
+def find_archive(source: str) -> Reference:
+    """The layout or archive that ``source`` means: with its transport's name before it, or a path alone.
+
+    :raises ConfigError: there is nothing of the kind.
+    """
+    transport, colon, _ = source.partition(":")
+    if colon and transport in (LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE):
+        return parse_reference(source)
+    path = Path(source).absolute()
+    hint = "an OCI layout (a directory), or an archive made by 'docker save', 'podman save' or 'skopeo copy'"
+    if path.is_dir():
+        if (path / "oci-layout").is_file():
+            return Reference(LAYOUT, str(path))
+        raise ConfigError(f"{path} is no OCI layout", hint=hint)
+    if not path.exists():
+        raise ConfigError(f"there is no {path}", hint=hint)
+    # An archive that is both, as newer versions of Docker write, is read as Docker's: it has the names.
+    if _document(path, "manifest.json") is not None:
+        return Reference(DOCKER_ARCHIVE, str(path))
+    if _document(path, "index.json") is not None:
+        return Reference(OCI_ARCHIVE, str(path))
+    raise ConfigError(f"{path} is no archive of images", hint=hint)
+
+
+def names_in(reference: Reference) -> list[str]:
+    """The names that a layout or archive gives to the image in it, as far as they are names of images.
+
+    Where it has several images, those of the one that ``reference`` picks by its tag.
+    """
+    assert reference.path is not None
+    if reference.transport == DOCKER_ARCHIVE:
+        found = _names_docker(_document(reference.path, "manifest.json"), reference.tag)
+    elif reference.transport == OCI_ARCHIVE:
+        found = _names_oci(_document(reference.path, "index.json"), reference.tag)
+    else:
+        try:
+            found = _names_oci(json.loads((reference.path / "index.json").read_bytes()), reference.tag)
+        except (OSError, ValueError):
+            found = []
+    return [name for name in found if _is_name(name)]
+
+
+def _names_docker(document: Any, tag: str | None) -> list[str]:
+    entries = document if isinstance(document, list) else []
+    tags = [entry.get("RepoTags") or [] for entry in entries if isinstance(entry, dict)]
+    if tag is not None:
+        tags = [names for names in tags if tag in names]
+    return [str(name) for name in tags[0]] if len(tags) == 1 and isinstance(tags[0], list) else []
+
+
+def _names_oci(document: Any, tag: str | None) -> list[str]:
+    entries = document.get("manifests") if isinstance(document, dict) else None
+    notes = [entry.get("annotations") for entry in entries or [] if isinstance(entry, dict)]
+    found = [note for note in notes if isinstance(note, dict)]
+    if tag is not None:
+        found = [note for note in found if note.get(_NAME_ANNOTATIONS[1]) == tag]
+    if len(found) != 1:
+        return []
+    # A mere "latest" is a tag, and no image's name.
+    return [
+        str(found[0][key])
+        for key in _NAME_ANNOTATIONS
+        if key in found[0] and set("/:") & set(str(found[0][key]))
+    ][:1]
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return parse_reference(text).transport == REGISTRY
+    except ConfigError:
+        return False
+
+
+def _document(path: Path, name: str) -> Any:
+    """The JSON document ``name`` at the top of an archive; ``None`` if it is not there."""
+    try:
+        with tarfile.open(path, tarinfo=BoundedTarInfo) as tar:
+            for count, member in enumerate(tar):
+                if (
+                    member.name.removeprefix("./") == name
+                    and member.isreg()
+                    and member.size <= MAX_DOCUMENT_BYTES
+                ):
+                    file: IO[bytes] | None = tar.extractfile(member)
+                    return None if file is None else json.load(file)
+                if count > _MAX_MEMBERS:
+                    break
+    except (ImageError, tarfile.TarError, EOFError, ValueError) as error:
+        raise ImageError(f"{path} is no archive of images that can be read: {error}") from error
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
+    return None

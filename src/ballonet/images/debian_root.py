@@ -1,0 +1,154 @@
+"""Building an image of a Debian root with ``mmdebstrap``, from the host's own package sources.
+
+As root, or as a plain user where the host allows one of mmdebstrap's ways (user namespaces with ``/etc/subuid``, or
+``fakechroot``): it finds the one that works.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ballonet.errors import ConfigError, ProcessError
+from ballonet.images.image import Image
+from ballonet.images.reference import parse_reference
+from ballonet.images.skopeo import ARCHITECTURE, SYSTEM
+from ballonet.images.store import ImageStore, Report
+from ballonet.process import find_program, show_command, spawn
+
+#: What a root starts from (mmdebstrap(1)): ``essential`` has no apt, ``standard`` is a small system.
+VARIANTS = ("essential", "apt", "minbase", "standard")
+
+#: As in Debian's own slim images: what only a person at a terminal reads is left out, licences are kept.
+_LEFT_OUT = (
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-include=/usr/share/locale/locale.alias",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+)
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SUITE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.:-]{0,127}(=[A-Za-z0-9.+:~-]+)?")
+#: A build that takes longer has lost its network (seconds).
+_DEADLINE_S = 3600.0
+_SOURCES = Path("/etc/apt")
+
+
+def build_debian(
+    store: ImageStore,
+    name: str,
+    *,
+    suite: str = "bookworm",
+    include: Sequence[str] = (),
+    variant: str = "minbase",
+    report: Report | None = None,
+) -> Image:
+    """Build a Debian root and keep it as the image ``name``.
+
+    :param include: packages to install, beside what ``variant`` has.
+    :raises ConfigError: a name makes no sense.
+    :raises HostError: mmdebstrap is not installed, or failed; the message has its last words.
+    """
+    parse_reference(name)
+    if not _SUITE.fullmatch(suite):
+        raise ConfigError(f"{suite!r} is no suite of Debian", hint="for example bookworm")
+    if variant not in VARIANTS:
+        raise ConfigError(f"{variant!r} is no variant", hint=f"one of {', '.join(VARIANTS)}")
+    for package in include:
+        if not _PACKAGE.fullmatch(package):
+            raise ConfigError(f"{package!r} is no package's name")
+    with store.catalog.making() as work:
+        layer = work / "layer.tar"
+        argv = _command(suite, include, variant, layer)
+        _run(argv, work / "words", report)
+        with layer.open("rb") as file:
+            diff_id = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        image = store.build(_configuration(diff_id, show_command(argv[:-1])), layer, diff_id)
+        return store.tag(image.id, name)
+
+
+def _command(suite: str, include: Sequence[str], variant: str, layer: Path) -> list[str]:
+    program = find_program("mmdebstrap", hint="apt-get install mmdebstrap")
+    argv = [str(program), f"--variant={variant}", "--format=tar"]
+    if include:
+        argv.append(f"--include={','.join(include)}")
+    argv += [f"--dpkgopt={option}" for option in _LEFT_OUT]
+    # What the host's own name and servers are is not the image's business.
+    argv.append('--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"')
+    return [*argv, suite, str(layer), *_sources(suite)]
+
+
+def _sources(suite: str, directory: Path = _SOURCES) -> list[str]:
+    """The host's lists of package sources that have this suite; none: mmdebstrap knows Debian's own servers."""
+    found = []
+    for path in (directory / "sources.list", *sorted((directory / "sources.list.d").glob("*"))):
+        if path.suffix not in (".list", ".sources"):
+            continue
+        try:
+            text = path.read_text(errors="replace")
+        except OSError:
+            continue
+        if re.search(rf"^[^#]*\b{re.escape(suite)}\b", text, re.MULTILINE):
+            found.append(str(path))
+    return found
+
+
+def _run(argv: Sequence[str], words: Path, report: Report | None) -> None:
+    """Run mmdebstrap, and pass on what it says it is at."""
+    ends = time.monotonic() + _DEADLINE_S
+    with words.open("w+b") as output:
+        child = spawn(argv, stderr=output.fileno(), die_with_parent=True)
+        try:
+            told = 0
+            while True:
+                try:
+                    child.wait(0.2)
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() > ends:
+                        raise ProcessError(f"mmdebstrap did not finish within {_DEADLINE_S:g} s") from None
+                lines = words.read_text(errors="replace").splitlines()
+                for line in lines[told:]:
+                    # Its word on a signal is about its own helpers.
+                    if report is not None and line.startswith("I: ") and "received signal" not in line:
+                        report(line.removeprefix("I: "))
+                told = len(lines)
+                if child.returncode is not None:
+                    break
+        finally:
+            if child.poll() is None:
+                child.terminate()  # it unmounts and removes what it has made
+                try:
+                    child.wait(30)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+    if child.returncode != 0:
+        # The first error is the cause; those after it are how its callers failed.
+        said = next(
+            (line.removeprefix("E: ") for line in lines if line.startswith("E: ")), "\n".join(lines[-5:])
+        )
+        raise ProcessError(
+            f"mmdebstrap ended with status {child.returncode}: {said[:1500]}",
+            hint="are the names right, and the suite? A plain user needs fakechroot and fakeroot, or uidmap",
+        )
+
+
+def _configuration(diff_id: str, made_by: str) -> bytes:
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    document = {
+        "created": now,
+        "architecture": ARCHITECTURE,
+        "os": SYSTEM,
+        "config": {"Cmd": ["bash"], "Env": [f"PATH={_PATH}"]},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        "history": [{"created": now, "created_by": made_by}],
+    }
+    return json.dumps(document).encode()

@@ -1,0 +1,150 @@
+"""From layers, or a directory, to one root file: planned in memory, then written once, whole."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from ballonet.errors import HostError, ImageError
+from ballonet.images.erofs import Layout, lay_out
+from ballonet.images.image import GROUP_FILE, PASSWD_FILE, ROOT_FILE
+from ballonet.images.layers import Account, Layer, apply_layer, contents
+from ballonet.images.limits import Limits
+from ballonet.images.tree import Node, Tree, show
+from ballonet.memory import MIB, bytes_to_mib
+
+#: Told how many bytes of how many are done.
+Progress = Callable[[int, int], None]
+
+_PIECE_BYTES = 1 * MIB
+#: Bytes of ``/etc/passwd`` and ``/etc/group`` that are kept beside the root.
+_MAX_TEXT_BYTES = 1 * MIB
+_TEXTS = {PASSWD_FILE: b"etc/passwd", GROUP_FILE: b"etc/group"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A root that has been understood, and can be written."""
+
+    tree: Tree
+    layout: Layout
+
+    @classmethod
+    def of(cls, tree: Tree, id: str) -> Plan:
+        return cls(tree, lay_out(tree.root, hashlib.sha256(id.encode()).digest()[:16]))
+
+
+def plan_layers(layers: Sequence[Layer], id: str, limits: Limits, progress: Progress | None = None) -> Plan:
+    """Read ``layers``, the lowest first, whose digests were checked; nothing is written.
+
+    :raises ImageError: one is damaged, hostile, or above a limit.
+    """
+    if len(layers) > limits.layers:
+        raise ImageError(
+            f"the image has {len(layers)} layers (at most {limits.layers})",
+            hint="--max-layers raises the limit",
+        )
+    tree, account = Tree(), Account(limits)
+    sizes = [layer.path.stat().st_size for layer in layers]
+    for index, layer in enumerate(layers):
+        before = sum(sizes[:index])
+        tick = None if progress is None else partial(_tell, progress, before, sum(sizes))
+        apply_layer(tree, layer, account, tick)
+    return Plan.of(tree, id)
+
+
+def _tell(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(before + done, total)
+
+
+def write_layers(
+    plan: Plan, layers: Iterable[Layer], directory: Path, progress: Progress | None = None
+) -> Path:
+    """Write the planned root, and its texts, into ``directory``; the root's path.
+
+    :raises HostError: the disk is full, or fails.
+    :raises ImageError: a layer cannot be read any more.
+    """
+
+    def content(wanted: dict[int, dict[int, Node]]) -> Iterator[tuple[Node, IO[bytes]]]:
+        for layer in layers:
+            members = wanted.get(layer.number, {})
+            with closing(contents(layer, members)) as found:
+                for number, file in found:
+                    yield members[number], file
+
+    by_layer: dict[int, dict[int, Node]] = {}
+    for extent in plan.layout.extents:
+        by_layer.setdefault(extent.node.layer, {})[extent.node.member] = extent.node
+    return write_root(plan, content(by_layer), directory, progress)
+
+
+def write_root(
+    plan: Plan, content: Iterator[tuple[Node, IO[bytes]]], directory: Path, progress: Progress | None = None
+) -> Path:
+    """Write a root whose files' content comes as it comes, in any order. See :func:`write_layers`."""
+    path = directory / ROOT_FILE
+    layout = plan.layout
+    offsets = {id(extent.node): extent.offset for extent in layout.extents}
+    done, total = 0, sum(extent.node.size for extent in layout.extents)
+    try:
+        with path.open("xb", buffering=0) as file:
+            # A disk that is too small is known before anything is written to it.
+            os.posix_fallocate(file.fileno(), 0, layout.size)
+            _write_at(file, layout.metadata, 0)
+            for node, source in content:
+                _copy(source, node, file, offsets.pop(id(node)))
+                done += node.size
+                if progress is not None:
+                    progress(done, total)
+            if offsets:
+                raise ImageError(f"the content of {len(offsets)} files is missing from the layers")
+            os.fchmod(file.fileno(), 0o444)
+            os.fsync(file.fileno())
+        for name, inside in _TEXTS.items():
+            (directory / name).write_bytes(_text(plan, path, inside))
+    except OSError as error:
+        hint = f"make room on the file system of {directory}" if error.errno == errno.ENOSPC else None
+        size = f"{bytes_to_mib(layout.size) + 1} MiB"
+        raise HostError(
+            f"the root ({size}) cannot be written to {path}: {error.strerror}", hint=hint
+        ) from error
+    return path
+
+
+def _copy(source: IO[bytes], node: Node, file: IO[bytes], offset: int) -> None:
+    left = node.size
+    while left:
+        piece = source.read(min(left, _PIECE_BYTES))
+        if not piece:
+            raise ImageError(f"a file of {node.size} bytes ends {left} bytes early")
+        _write_at(file, piece, offset)
+        offset += len(piece)
+        left -= len(piece)
+
+
+def _write_at(file: IO[bytes], content: bytes, offset: int) -> None:
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(file.fileno(), view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _text(plan: Plan, root: Path, inside: bytes) -> bytes:
+    """A small file of the finished root."""
+    node = plan.tree.find(inside)
+    if node is None or not stat.S_ISREG(node.mode) or not node.size:
+        return b""
+    if node.size > _MAX_TEXT_BYTES:
+        raise ImageError(f"{show(inside)} of the image has {node.size} bytes (at most {_MAX_TEXT_BYTES})")
+    offset = next(extent.offset for extent in plan.layout.extents if extent.node is node)
+    with root.open("rb") as file:
+        return os.pread(file.fileno(), node.size, offset)

@@ -1,0 +1,79 @@
+"""A sandbox's writable disk: a sparse file with ext4 in it, made at the first start and kept until the sandbox is
+removed. It takes the host's space as the guest fills it, and gives it back when the guest deletes (discard)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ballonet.errors import HostError
+from ballonet.memory import bytes_to_mib, mib_to_bytes
+from ballonet.process import find_program, run
+
+DISK_FILE = "disk.img"
+#: Size of a disk that nobody chose: it costs nothing until it is filled.
+DEFAULT_DISK_MIB = 8192
+#: The journal's size in MiB: mke2fs's own choice would be up to 1 GiB that the guest writes round and round.
+_JOURNAL_MIB = 16
+_HINT = "install it: apt-get install e2fsprogs"
+
+
+def obtain_disk(directory: Path, size_mib: int) -> Path:
+    """The disk in ``directory``, made if it is not there, grown if it is smaller than ``size_mib``.
+
+    :raises HostError: it cannot be made or grown, or would have to shrink.
+    """
+    disk = directory / DISK_FILE
+    try:
+        has_mib = bytes_to_mib(disk.stat().st_size)
+    except FileNotFoundError:
+        _make(disk, size_mib)
+        return disk
+    if size_mib < has_mib:
+        raise HostError(
+            f"the disk {disk} has {has_mib} MiB and cannot be made smaller ({size_mib} MiB)",
+            hint="ask for a larger one, or make a new sandbox",
+        )
+    if size_mib > has_mib:
+        # The guest lets its file system grow: the host never reads what a guest has written there.
+        _resize(disk, size_mib)
+    return disk
+
+
+def find_mke2fs() -> Path:
+    """:raises HostError: it is not installed."""
+    return find_program("mke2fs", hint=_HINT)
+
+
+def _make(disk: Path, size_mib: int) -> None:
+    # Renamed when it is whole: one that was interrupted is never taken for a disk.
+    half = disk.with_name(f".{disk.name}.{os.getpid()}")
+    journal_mib = min(_JOURNAL_MIB, size_mib // 8)
+    # The new file reads as zeros: there is nothing to discard, and no table that the guest has to zero later.
+    # Nothing is set aside for root: the whole disk is the sandbox's.
+    options = [
+        "-E",
+        "nodiscard,assume_storage_prezeroed=1",
+        "-J",
+        f"size={journal_mib}",
+        "-m",
+        "0",
+        "-b",
+        "4096",
+    ]
+    try:
+        half.touch(mode=0o600)
+        _resize(half, size_mib)
+        run([find_mke2fs(), "-q", "-F", "-t", "ext4", *options, half], hint=_HINT)
+        half.rename(disk)
+    except OSError as error:
+        raise HostError(f"the disk {disk} cannot be made: {error.strerror}") from error
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _resize(disk: Path, size_mib: int) -> None:
+    try:
+        os.truncate(disk, mib_to_bytes(size_mib))
+    except OSError as error:
+        raise HostError(f"the disk {disk} cannot have {size_mib} MiB: {error.strerror}") from error

@@ -1,0 +1,106 @@
+"""What the agent is told to make of the machine when it has booted: the steps of SETUP (docs/agent.md). Pure.
+
+The same function says which kernel modules the steps need, so that a guest without them loads none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ballonet.errors import HostError
+from ballonet.vmm.attach import Net, Volume, parents_first
+from ballonet.vmm.config import DISK_TARGET, VmConfig
+
+#: Serials of the disks, by which the guest finds them.
+ROOT_SERIAL, DISK_SERIAL = "ballonet-root", "ballonet-disk"
+#: Addresses of QEMU's user network (docs/system/devices/net: "10.0.2.0/24"): the guest, the gateway, the name server.
+GUEST_ADDRESS, NETMASK, GATEWAY, NAME_SERVER = "10.0.2.15", "255.255.255.0", "10.0.2.2", "10.0.2.3"
+
+# Where each file system has its magic number, and what that is (linux/magic.h; squashfs in native byte order).
+_MAGIC = {"erofs": (1024, b"\xe2\xe1\xf5\xe0"), "squashfs": (0, b"hsqs")}
+
+
+def share_tags(config: VmConfig) -> tuple[str, ...]:
+    """The names by which the guest mounts the volumes."""
+    return tuple(f"volume{number}" for number in range(len(config.volumes)))
+
+
+def needed_modules(config: VmConfig, root_kind: str | None) -> list[str]:
+    """The kernel modules that ``config`` needs beyond those of every guest."""
+    modules = []
+    if config.root is not None or config.disk_mib is not None:
+        modules.append("virtio_blk")
+    if root_kind is not None:
+        modules += [root_kind, "overlay"]
+    if config.volumes:
+        modules.append("virtiofs")
+    if config.net is not Net.NONE:
+        modules.append("virtio_net")
+    return modules
+
+
+def setup_steps(config: VmConfig, root_kind: str | None) -> list[list[str]]:
+    """What the agent is to do, in order; nothing for a guest as it comes."""
+    steps: list[list[str]] = []
+    if root_kind is not None:
+        steps.append(["root", root_kind, ROOT_SERIAL, DISK_SERIAL])
+    mounts = {
+        volume.target: _volume_step(tag, volume.target, volume.read_only) for tag, volume in _tagged(config)
+    }
+    for tmpfs in config.tmpfs:
+        size = "" if tmpfs.size_mib is None else f",size={tmpfs.size_mib}m"
+        mounts[tmpfs.target] = ["tmpfs", tmpfs.target, f"mode=1777{size}"]
+    if root_kind is None and config.disk_mib is not None:
+        mounts[DISK_TARGET] = ["disk", DISK_SERIAL, DISK_TARGET]
+    steps += [mounts[target] for target in parents_first(list(mounts))]
+    if root_kind is not None or config.net is not Net.NONE:
+        steps += _identity(config.name, config.net)
+    return steps
+
+
+def root_kind(root: Path | None) -> str | None:
+    """Which file system the file ``root`` has, as the kernel calls it; ``None`` for no root.
+
+    :raises HostError: it cannot be read, or is neither erofs nor squashfs.
+    """
+    if root is None:
+        return None
+    try:
+        with root.open("rb") as file:
+            start = file.read(2048)
+    except OSError as error:
+        raise HostError(
+            f"the root {root} cannot be read: {error.strerror}", hint="was its image removed?"
+        ) from error
+    for kind, (at, magic) in _MAGIC.items():
+        if start[at : at + len(magic)] == magic:
+            return kind
+    raise HostError(f"the root {root} is no file system that a guest can have: neither erofs nor squashfs")
+
+
+def _tagged(config: VmConfig) -> zip[tuple[str, Volume]]:
+    return zip(share_tags(config), config.volumes, strict=True)
+
+
+def _volume_step(tag: str, target: str, read_only: bool) -> list[str]:
+    return ["volume", tag, target, "ro" if read_only else "rw"]
+
+
+def _identity(name: str, net: Net) -> Sequence[list[str]]:
+    """Who the guest is, and who it finds how."""
+    hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
+    steps = [["hostname", name], ["file", "/etc/hostname", f"{name}\n"]]
+    if net is Net.NONE:
+        return [
+            *steps,
+            ["file", "/etc/hosts", f"{hosts}127.0.1.1\t{name}\n"],
+            ["file", "/etc/resolv.conf", ""],
+        ]
+    server = "" if net is Net.ISOLATED else f"nameserver {NAME_SERVER}\n"
+    return [
+        *steps,
+        ["file", "/etc/hosts", f"{hosts}{GUEST_ADDRESS}\t{name}\n"],
+        ["file", "/etc/resolv.conf", server],
+        ["network", GUEST_ADDRESS, NETMASK, GATEWAY],
+    ]

@@ -124,11 +124,11 @@ class GuestMemory:
             await asyncio.wait({self._relieving})
 
     def _stalls(self, report: GuestReport) -> None:
+        self._told = (time.monotonic(), report)
         assert self._balloon is not None
         if _only_gives_caches(report, self._balloon):
             log.info("the guest stalls while it gives up its caches: it has memory")
             return
-        self._told = (time.monotonic(), report)
         if self._relieving is None or self._relieving.done():
             self._relieving = asyncio.create_task(self._relieve(), name="pressure relief")
 

@@ -45,13 +45,13 @@ types: setup
 	$(PYTHON) -m mypy
 
 unit: setup
-	$(PYTEST) -q -m 'not vm and not registry'
+	$(PYTEST) -q -n auto -m 'not vm and not registry'
 
 registry: setup
-	$(PYTEST) -q -m registry
+	$(PYTEST) -q -n 2 --dist loadfile -m registry
 
 vm: setup
-	$(PYTEST) -q -m vm --durations=10
+	$(PYTEST) -q -n 2 --dist loadfile -m vm --durations=10
 
 bench: setup
 	$(PYTHON) -m bench.boot

@@ -28,6 +28,8 @@ STALL_US = 25_000
 #: … within this (microseconds) gets memory back. The kernel looks ten times in a window, and takes none shorter than
 #: this (Documentation/accounting/psi.rst), so a stall is told 25 to 75 ms after it began.
 WINDOW_US = 500_000
+#: How often a guest that stalls in the middle of a shrink is looked at (seconds).
+_LOOK_AGAIN_S = 0.05
 #: How long the agent may take to answer: it is locked in memory and of high priority (seconds).
 _ANSWER_S = 2.0
 
@@ -125,19 +127,32 @@ class GuestMemory:
 
     def _stalls(self, report: GuestReport) -> None:
         self._told = (time.monotonic(), report)
-        assert self._balloon is not None
-        if _only_gives_caches(report, self._balloon):
-            log.info("the guest stalls while it gives up its caches: it has memory")
-            return
         if self._relieving is None or self._relieving.done():
-            self._relieving = asyncio.create_task(self._relieve(), name="pressure relief")
+            self._relieving = asyncio.create_task(self._relieve(report), name="pressure relief")
 
-    async def _relieve(self) -> None:
+    async def _relieve(self, report: GuestReport) -> None:
         assert self._balloon is not None
+        if _only_gives_caches(report, self._balloon) and not await self._falls_short():
+            log.info("the guest stalled while it gave up its caches: it has memory")
+            return
         try:
             await self._balloon.relieve("the guest stalled for lack of memory")
         except BallonetError as error:
             log.warning("no pressure relief: %s", error)
+
+    async def _falls_short(self) -> bool:
+        """Whether a guest that stalls in the middle of a shrink comes to lack memory after all. The kernel tells of a
+        stall only once in a window: until then it is looked at here."""
+        assert self._balloon is not None
+        until = time.monotonic() + WINDOW_US / 1e6
+        while time.monotonic() < until:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            report = await self.report()
+            if report is None or not _has_to_spare(report, self._balloon):
+                return True
+            if not _only_gives_caches(report, self._balloon):
+                return False  # the shrink is over
+        return False
 
 
 def _only_gives_caches(report: GuestReport, balloon: Balloon) -> bool:
@@ -147,9 +162,13 @@ def _only_gives_caches(report: GuestReport, balloon: Balloon) -> bool:
     still has available what the guard leaves to it is not short: the shrink itself watches for worse.
     """
     status = balloon.status
-    if status.state is not State.CONVERGING or report.mem_available_kib is None or status.actual_mib is None:
+    if status.state is not State.CONVERGING or status.actual_mib is None:
         return False
-    spare_mib = max(balloon.spec.guard_mib, GUARD_MIN_MIB)
-    return status.target_mib < status.actual_mib and kib_to_bytes(report.mem_available_kib) >= mib_to_bytes(
-        spare_mib
-    )
+    return status.target_mib < status.actual_mib and _has_to_spare(report, balloon)
+
+
+def _has_to_spare(report: GuestReport, balloon: Balloon) -> bool:
+    """Whether the guest has available what the guard leaves to it. One that does not tell has not."""
+    if report.mem_available_kib is None:
+        return False
+    return kib_to_bytes(report.mem_available_kib) >= mib_to_bytes(max(balloon.spec.guard_mib, GUARD_MIN_MIB))

@@ -33,7 +33,9 @@ setup: packages $(VENV)/.installed
 demo: setup
 	$(VENV)/bin/ballonet demo
 
-test: check registry vm
+# The slow tests run two at a time: mostly they wait for machines.
+test: check
+	$(PYTEST) -q -n 2 --dist loadfile -m 'vm or registry' --durations=15
 
 check: lint types unit
 

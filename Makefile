@@ -65,6 +65,8 @@ bench: setup
 	$(PYTHON) -m bench.boots
 	$(PYTHON) -m bench.churn
 	$(PYTHON) -m bench.simulate
+	$(PYTHON) -m bench.pilot
+	$(PYTHON) -m bench.burst
 	$(PYTHON) -m bench.image
 	$(PYTHON) -m bench.metrics
 

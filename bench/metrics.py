@@ -13,35 +13,28 @@ import argparse
 import asyncio
 import os
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeVar
 
-from ballonet import lifecycle
 from ballonet.config import SandboxConfig
 from ballonet.control.client import Client
 from ballonet.control.peers import AccessPolicy
-from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
-from ballonet.machine.notes import MachineNote
 from ballonet.machine.place import claim_place
 from ballonet.machine.services import Services
 from ballonet.metrics.collect import collect
 from ballonet.metrics.exposition import Exporter
 from ballonet.metrics.model import Snapshot
-from ballonet.paths import private_dir, sandbox_dir
-from ballonet.process import spawn
-from ballonet.registry.record import State
-from ballonet.registry.registry import Registry
 from ballonet.sandbox import Sandbox, random_name
 from ballonet.vmm.vm import Vm
 from bench.result import state
+from bench.simulated import simulated
 
-SIMULATED, PROCESSES = 1000, 4
+SIMULATED = 1000
 #: What a boot leaves a guest to do is done by then (seconds).
 _REST_S = 90.0
 _CLOCKSOURCE = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
@@ -77,57 +70,6 @@ async def real(count: int, rounds: int) -> tuple[list[float], list[float]]:
             config = SandboxConfig(name=f"metrics-{number}", memory_mib=256, balloon_min_mib=128)
             stack.push_async_callback((await Sandbox.create(config)).kill)
         return await asyncio.to_thread(scrapes, rounds, count)
-
-
-@contextmanager
-def simulated() -> Iterator[None]:
-    """Registered sandboxes whose control sockets are served by a few processes."""
-    with Registry.open() as registry:
-        servers = []
-        try:
-            for part in range(PROCESSES):
-                mine = _names(part)
-                for name in mine:
-                    lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
-                    private_dir(sandbox_dir(name))
-                server = spawn([sys.executable, "-m", "bench.metrics", "--serve", str(part)], stderr=None)
-                servers.append(server)
-                process = ProcessId.of(server.pid)
-                assert process is not None
-                for name in mine:
-                    path = sandbox_dir(name) / "control.sock"
-                    while not path.exists():
-                        time.sleep(0.01)
-                    registry.begin_run(name, "run", process)
-                    registry.update(name, state=State.RUNNING, started_at=time.time())
-                    MachineNote(
-                        run_id="run",
-                        process=process,
-                        ready=True,
-                        flags=registry.get(name).flags,
-                        control_socket=str(path),
-                        engine_pid=server.pid,
-                        started_at=time.time(),
-                    ).write(sandbox_dir(name))
-            yield
-        finally:
-            for server in servers:
-                server.kill()
-                server.wait()
-
-
-def _names(part: int) -> list[str]:
-    """The sandboxes that one of the processes serves."""
-    return [f"simulated-{number}" for number in range(part, SIMULATED, PROCESSES)]
-
-
-async def serve(part: int) -> None:
-    from tests.unit.fake_backend import serving
-
-    async with AsyncExitStack() as stack:
-        for name in _names(part):
-            await stack.enter_async_context(serving(sandbox_dir(name) / "control.sock"))
-        await asyncio.Event().wait()
 
 
 async def idle(seconds: float, windows: int) -> None:
@@ -232,11 +174,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30, help="of a window of idling")
     parser.add_argument("--windows", type=int, default=5)
     parser.add_argument("--only", choices=("scrape", "idle"))
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve is not None:
-        asyncio.run(serve(options.serve))
-        return
     with tempfile.TemporaryDirectory(prefix="ballonet-bench-") as directory:
         os.environ["XDG_STATE_HOME"] = f"{directory}/state"
         os.environ["BALLONET_RUN_DIR"] = f"{directory}/run"
@@ -248,7 +186,7 @@ def main() -> None:
 
 def scrape(rounds: int) -> None:
     wall, cpu = asyncio.run(real(10, rounds))
-    with simulated():
+    with simulated(SIMULATED):
         many_wall, many_cpu = scrapes(rounds, SIMULATED)
     arms = {
         "10 real sandboxes, wall": wall,

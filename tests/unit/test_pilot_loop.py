@@ -73,7 +73,7 @@ async def test_one_stuck_socket_delays_nobody_after_the_first_tick(tmp_path: Pat
             tick = await pilot.tick()
             took.append(time.monotonic() - began)
         problems = {view.name: view.problem for view in tick.sandboxes}
-        await pilot._fleet.close()
+        await pilot.close()
     assert problems == {"stuck": "it has not answered yet", "well": None}
     assert guests["well"].targets == [400] * 3  # a target that is there already may be meant, too
     assert guests["stuck"].targets == []
@@ -176,7 +176,7 @@ async def test_paused_it_moves_nothing_and_starts_afresh_afterwards(tmp_path: Pa
         assert (guest.targets, policy.seen) == ([], [])
         assert claim.resume()
         await pilot.tick()
-        await pilot._fleet.close()
+        await pilot.close()
     assert guest.targets == [300]
     assert policy.seen[0][2] is None
 
@@ -213,7 +213,7 @@ async def test_a_sandbox_that_goes_and_one_that_comes_are_noticed(
 
         (sandbox_dir("b") / "machine.json").unlink()
         after = [view.name for view in (await pilot.tick()).sandboxes]
-    await pilot._fleet.close()
+    await pilot.close()
     assert both == {"a": None, "b": None}
     assert after == ["a"]
 
@@ -239,6 +239,6 @@ async def test_our_own_rule_may_not_shrink_a_guest_under_pressure(
         policy.targets = {"a": 500}
         with caplog.at_level(logging.WARNING):
             await pilot.tick()
-        await pilot._fleet.close()
+        await pilot.close()
     assert guest.targets == []
     assert any("though its tasks stalled" in line for line in caplog.messages)

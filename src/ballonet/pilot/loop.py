@@ -101,7 +101,11 @@ class Pilot:
                     break
                 await self._pause(began)
         finally:
-            await self._fleet.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Let go of the sandboxes; :meth:`run` does it by itself."""
+        await self._fleet.close()
 
     async def tick(self) -> Tick:
         """Once around.

@@ -1,0 +1,80 @@
+"""Registered sandboxes without a machine: real control servers in a few processes, a scripted sandbox behind each.
+
+As a program it is one of those processes: ``python -m bench.simulated COUNT PART``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+
+from ballonet import lifecycle
+from ballonet.config import SandboxConfig
+from ballonet.host.identity import ProcessId
+from ballonet.machine.notes import MachineNote
+from ballonet.paths import private_dir, sandbox_dir
+from ballonet.process import spawn
+from ballonet.registry.record import State
+from ballonet.registry.registry import Registry
+
+PROCESSES = 4
+
+
+@contextmanager
+def simulated(count: int) -> Iterator[None]:
+    """``count`` of them, named ``simulated-NUMBER``, in the registry and run directory of the environment."""
+    with Registry.open() as registry:
+        servers = []
+        try:
+            for part in range(PROCESSES):
+                mine = _names(count, part)
+                for name in mine:
+                    lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
+                    private_dir(sandbox_dir(name))
+                server = spawn([sys.executable, "-m", "bench.simulated", str(count), str(part)], stderr=None)
+                servers.append(server)
+                process = ProcessId.of(server.pid)
+                assert process is not None
+                for name in mine:
+                    path = sandbox_dir(name) / "control.sock"
+                    while not path.exists():
+                        time.sleep(0.01)
+                    registry.begin_run(name, "run", process)
+                    registry.update(name, state=State.RUNNING, started_at=time.time())
+                    MachineNote(
+                        run_id="run",
+                        process=process,
+                        ready=True,
+                        flags=registry.get(name).flags,
+                        control_socket=str(path),
+                        engine_pid=server.pid,
+                        started_at=time.time(),
+                    ).write(sandbox_dir(name))
+            yield
+        finally:
+            for server in servers:
+                server.kill()
+                server.wait()
+            for record in registry.list():
+                registry.remove(record.name)
+
+
+def _names(count: int, part: int) -> list[str]:
+    """The sandboxes that one of the processes serves."""
+    return [f"simulated-{number}" for number in range(part, count, PROCESSES)]
+
+
+async def _serve(count: int, part: int) -> None:
+    from tests.unit.fake_backend import serving
+
+    async with AsyncExitStack() as stack:
+        for name in _names(count, part):
+            await stack.enter_async_context(serving(sandbox_dir(name) / "control.sock"))
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1]), int(sys.argv[2])))

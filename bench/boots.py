@@ -1,4 +1,8 @@
-"""Many boots in a row: does any guest hang? Prints each boot's time and the count of those that did not come up."""
+"""Many boots in a row: does any guest hang, or come up without a clock? Prints how long they took and how many did.
+
+A guest whose kernel found no timer that works answers, and yet nothing in it that waits ever goes on: so each is to
+sleep for a moment, too. One whose kernel has given up the time stamp counter ticks all the time, also when it idles.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,10 @@ from ballonet.machine.build import build_vm
 from ballonet.vmm.config import Machine
 from bench.result import state
 
+#: How long a guest may take to sleep for a moment (seconds).
+_SLEEP_DEADLINE_S = 30.0
+_CLOCKSOURCE = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+
 
 async def boot(machine: Machine, deadline_s: float) -> float | None:
     """Seconds to the agent's first word; ``None`` if it never came."""
@@ -22,7 +30,18 @@ async def boot(machine: Machine, deadline_s: float) -> float | None:
     relay = AgentRelay(vm.take_agent_channel())
     try:
         await relay.wait_ready(deadline_s)
-        return time.perf_counter() - started
+        took = time.perf_counter() - started
+        async with asyncio.timeout(_SLEEP_DEADLINE_S):
+            process = await relay.exec(["sh", "-c", f"sleep 0.05; cat {_CLOCKSOURCE}"])
+            clock = (await process.communicate())[0].decode().strip()
+            await process.wait()
+        if clock not in ("tsc", "tsc-early", "kvm-clock"):
+            print(f"its clock is {clock}: {vm.console.last_lines(10)}")
+            return None
+        return took
+    except TimeoutError:
+        print(f"its timers do not work: {vm.console.last_lines(10)}")
+        return None
     except GuestError as error:
         print(f"did not come up: {error}\n{vm.console.last_lines(10)}")
         return None

@@ -44,7 +44,8 @@ class Terminal:
             stderr=self.slave,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **env},
+            # What others have exported does not count: only the terminal knows its size.
+            env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "COLUMNS": "80", **env},
         )
 
     def press(self, keys: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import curses
+import os
 import queue
 import signal
 import threading
@@ -53,6 +54,9 @@ def watch(interval_s: float, glyphs: Glyphs, *, colour: bool) -> int:
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _quit)
+    # Where they are set, curses believes them and not the terminal, and never sees that it was resized.
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     try:
         screen = curses.initscr()
     except curses.error as error:

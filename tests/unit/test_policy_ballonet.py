@@ -69,8 +69,20 @@ def test_caches_that_nobody_reads_again_go_back_to_the_host() -> None:
     assert squeezed.target_mib == pytest.approx(402, abs=dead_band_mib(1024))
     rested = run([wasteful], 60)[0]
     assert rested.guest_ram_mib is not None and rested.guest_ram_mib < 420
-    # Once it wastes nothing it has room again: free memory costs the host nothing.
-    assert rested.target_mib > squeezed.target_mib + 64
+    # Held tight no longer, it stays there until it needs more, and then gets room with it: see the next test.
+    assert rested.target_mib == squeezed.target_mib
+
+
+def test_one_that_has_to_grow_gets_room_with_it_and_nobody_else_is_moved_for_that() -> None:
+    policy = Ballonet()
+    low = sandbox("low", target_mib=402, actual_mib=402, guest_available_mib=102, guest_free_mib=90, guest_ram_mib=300)
+    idle = low._replace(name="idle")
+    memory = policy.decide(host(0), [low, idle], None).memory
+    grown = low._replace(guest_available_mib=40, guest_free_mib=30)
+    got, other = policy.decide(host(1), [grown, idle], memory).verdicts
+    # It uses 362 MiB now: that, a guard of 102, and a tenth of the ceiling.
+    assert got.target_mib == pytest.approx(362 + 102 + 102, abs=2)
+    assert other.target_mib is None
 
 
 def test_a_guest_that_holds_only_what_it_uses_is_left_its_room() -> None:

@@ -65,6 +65,9 @@ class GuestMemory:
     disk_caches_mib: Annotated[int | None, "clean page cache that can be dropped"] = None
     swap_in_mib: Annotated[int | None, "read back from swap since boot"] = None
     swap_out_mib: Annotated[int | None, "written to swap since boot"] = None
+    refault_mib: Annotated[
+        int | None, "contents of files that were read again, since boot, after they had been reclaimed"
+    ] = None
     major_faults: Annotated[int | None, "page faults since boot that needed a disk"] = None
     minor_faults: Annotated[int | None, "page faults since boot that needed none"] = None
     swap_total_mib: Annotated[int | None, "swap space that the guest has"] = None

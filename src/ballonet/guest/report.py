@@ -30,6 +30,8 @@ class GuestReport:
     oom_kill: int | None = None
     pswpin: int | None = None
     pswpout: int | None = None
+    #: Pages of files that were read again after they had been reclaimed (``workingset_refault_file``).
+    refault_file: int | None = None
     psi_some_total_us: int | None = None
     psi_some_avg10_centi: int | None = None
     psi_some_avg60_centi: int | None = None

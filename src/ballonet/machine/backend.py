@@ -201,6 +201,7 @@ def _guest_memory(report: GuestReport, age_s: float | None) -> GuestMemory:
         disk_caches_mib=_mib_of_kib(cached),
         swap_in_mib=None if report.pswpin is None else pages_to_mib(report.pswpin),
         swap_out_mib=None if report.pswpout is None else pages_to_mib(report.pswpout),
+        refault_mib=None if report.refault_file is None else pages_to_mib(report.refault_file),
         major_faults=report.pgmajfault,
         swap_total_mib=_mib_of_kib(report.swap_total_kib),
         swap_free_mib=_mib_of_kib(report.swap_free_kib),

@@ -26,6 +26,7 @@ class Totals(NamedTuple):
     pressure_us: int | None
     major_faults: int | None
     oom_kills: int | None
+    refault_mib: int | None
     #: Whether its balloon was on its way to take memory, what the guest then had, and what of it was available.
     shrinks: bool
     actual_mib: int | None
@@ -40,6 +41,7 @@ def totals(view: SandboxView, at_s: float) -> Totals:
         view.pressure_some_us,
         view.major_faults,
         view.oom_kills,
+        view.refault_mib,
         shrinks,
         view.actual_mib,
         view.guest_available_mib,
@@ -51,6 +53,13 @@ def _gives_caches(now: Totals, before: Totals) -> bool:
     memory like any other (``machine/guest_memory.py`` passes over it, too)."""
     took = now.actual_mib is not None and before.actual_mib is not None and now.actual_mib < before.actual_mib
     return (now.shrinks or before.shrinks or took) and (now.available_mib or 0) >= GUARD_MIN_MIB
+
+
+def refaulted_mib(now: Totals, before: Totals) -> int | None:
+    """What a guest read again of its files since, after it had been reclaimed; ``None`` if it does not tell."""
+    if now.refault_mib is None or before.refault_mib is None:
+        return None
+    return max(0, now.refault_mib - before.refault_mib)
 
 
 def pressure(now: Totals, before: Totals) -> str | None:

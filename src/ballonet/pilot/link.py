@@ -96,6 +96,7 @@ class Link:
             pressure_full_us=pressure.full_total_us,
             major_faults=guest.major_faults,
             oom_kills=stats.oom_kills,
+            refault_mib=guest.refault_mib,
             age_s=max(0.0, time.time() - member.started_at),
             problem=problem,
         )

@@ -58,6 +58,8 @@ class SandboxView(NamedTuple):
     pressure_full_us: int | None = None
     major_faults: int | None = None
     oom_kills: int | None = None
+    #: Contents of files that it read again after they had been reclaimed.
+    refault_mib: int | None = None
     #: Seconds since it was up.
     age_s: float = 0.0
     #: Why it is to be left alone: an input is missing or absurd, or it did not answer. ``None``: nothing is wrong.

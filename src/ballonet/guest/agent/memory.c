@@ -115,7 +115,8 @@ size_t memory_stats(char *to, size_t room)
 	};
 	static const struct wanted of_vmstat[] = {
 		{"pgmajfault", "pgmajfault"}, {"oom_kill", "oom_kill"}, {"pswpin", "pswpin"},
-		{"pswpout", "pswpout"},	      {NULL, NULL},
+		{"pswpout", "pswpout"},	      {"workingset_refault_file", "refault_file"},
+		{NULL, NULL},
 	};
 	struct line line = {to, room};
 	struct timespec up = {0};

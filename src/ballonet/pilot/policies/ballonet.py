@@ -97,6 +97,10 @@ class Ballonet:
                 low = min(view.ceiling_mib, max(low, view.actual_mib or 0))
             elif wanted < view.target_mib:
                 wanted = max(wanted, view.target_mib - self._step(host, view, before, passed_s))
+            elif found.work_mib <= view.target_mib:
+                # Room is given to one that has to grow anyway. Handed to and fro whenever another bursts, it would keep
+                # every balloon on the move, and each move is work for its guest.
+                wanted = view.target_mib
             least.append(low)
             now.append(max(low, found.now_mib))
             pressed.append(view.ceiling_mib if found.pressed is not None else now[-1])

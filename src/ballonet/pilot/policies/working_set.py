@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ballonet.pilot.limits import STALE_S, Left, Totals, follows, pressure, raised, totals
+from ballonet.pilot.limits import STALE_S, Left, Totals, follows, pressure, raised, refaulted_mib, totals
 from ballonet.pilot.model import SandboxView
 
 
@@ -35,6 +35,8 @@ class Tuning:
     #: Then the guest is held to its need for so long; each time that it wastes again soon, twice as long.
     tight_s: float = 15.0
     tight_most_s: float = 600.0
+    #: A guest that read so much again since it last told, after it had been reclaimed, missed its caches.
+    refault_mib: int = 4
     #: After pressure nothing is taken for so long.
     hold_s: float = 5.0
     #: How long a level of caches that hurt is kept before less is tried; doubled each time that hurts again.
@@ -118,7 +120,10 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
     pressed = raised(view, left) or pressure(totals(view, at_s), kept.totals)
     need = max(used, _fall(kept.need_mib, used, passed, tuning.need_half_life_s))
     peak = max(used, _fall(kept.peak_mib, used, passed, tuning.peak_half_life_s))
-    hot, retry_at, retry_wait = _hot_caches(view, at_s, kept, used, caches, pressed is not None, tuning)
+    refaulted = refaulted_mib(totals(view, at_s), kept.totals)
+    hot, retry_at, retry_wait = _hot_caches(
+        view, at_s, kept, used, caches, refaulted, pressed is not None, tuning
+    )
     guard = guard_mib(view.ceiling_mib, tuning)
     tight, tight_until, tight_wait, wasted = _tightness(view, at_s, kept, passed, need + hot + guard, tuning)
     now = _within(view, used + hot + guard)
@@ -211,13 +216,23 @@ def _within(view: SandboxView, mib: float) -> int:
 
 
 def _hot_caches(
-    view: SandboxView, at_s: float, kept: Kept, used: int, caches: int, pressed: bool, tuning: Tuning
+    view: SandboxView,
+    at_s: float,
+    kept: Kept,
+    used: int,
+    caches: int,
+    refaulted: int | None,
+    pressed: bool,
+    tuning: Tuning,
 ) -> tuple[float, float, float]:
     """Caches to keep, when less is tried, and how long that waits."""
     hot, retry_at, wait = kept.hot_mib, kept.retry_at_s, kept.retry_wait_s
-    grew = used - kept.used_mib > max(32, view.ceiling_mib // 32)
-    if pressed and not grew:
-        # Nobody allocated, yet it stalled: it missed what was taken from its caches.
+    if refaulted is not None:
+        missed = refaulted >= tuning.refault_mib
+    else:
+        # Nobody allocated, yet it stalled: it is taken to have missed what was taken from its caches.
+        missed = pressed and used - kept.used_mib <= max(32, view.ceiling_mib // 32)
+    if missed:
         level = 1.125 * max(caches, kept.caches_mib)
         if level > hot:
             wait = min(2 * wait, tuning.retry_most_s) if hot > 0 else wait

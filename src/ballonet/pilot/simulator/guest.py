@@ -80,8 +80,8 @@ class Guest:
     __slots__ = (
         "actual", "anon", "below_s", "busy_s", "ceiling", "faults", "fragments", "goal", "guard", "hot", "hot_ever",
         "hot_want", "is_busy", "kernel", "kills", "loose", "lost_s", "next_at", "once", "oom_deflated", "physics",
-        "point", "progress_at", "progress_mib", "read_rate", "relieved", "report_at", "reporting", "slope", "spec",
-        "stall_s", "starving_s", "state", "target", "window", "work_base", "work_from",
+        "point", "progress_at", "progress_mib", "read_rate", "refaulted", "relieved", "report_at", "reporting", "slope",
+        "spec", "stall_s", "starving_s", "state", "target", "window", "work_base", "work_from",
     )  # fmt: skip
 
     def __init__(self, spec: GuestSpec, physics: Physics, *, reporting: bool) -> None:
@@ -107,7 +107,9 @@ class Guest:
         self.next_at = self.work_from = 0.0
         self.work_base, self.slope, self.hot_want, self.read_rate = first.work_mib, 0.0, 0.0, 0.0
         self.is_busy = True
-        self.below_s = self.busy_s = self.lost_s = self.stall_s = self.faults = self.window = 0.0
+        self.below_s = self.busy_s = self.lost_s = self.stall_s = self.faults = self.refaulted = (
+            self.window
+        ) = 0.0
         self.starving_s = self.oom_deflated = 0.0
         self.kills = 0
         self.relieved = False
@@ -157,6 +159,7 @@ class Guest:
             stall_us,
             int(self.faults),
             self.kills,
+            int(self.refaulted),
             at_s,
         )
 
@@ -338,6 +341,7 @@ class Guest:
         if again > 0.0:
             share = again / physics.reread_s / physics.disk_mib_s
             lost = share / (1 + share) * dt
+            self.refaulted += again / physics.reread_s * dt
             self.faults += again / physics.reread_s * dt * physics.faults_per_mib
         fetched = missing / physics.reread_s * (dt - lost)
         room = self.free - physics.watermark_mib

@@ -15,7 +15,7 @@ from ballonet.cli.output import print_facts, print_json, print_table, show
 from ballonet.errors import ConfigError
 from ballonet.memory import parse_size
 from ballonet.pilot import claim
-from ballonet.pilot.model import HostView, SandboxView, promisable_mib
+from ballonet.pilot.model import DEFAULT_OVERCOMMIT, HostView, SandboxView, promisable_mib
 
 #: Variables that decide which sandboxes are meant: a unit must have those that were set for the one who prints it.
 _WHERE = ("BALLONET_RUN_DIR", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
@@ -55,6 +55,13 @@ def _add_settings(parser: argparse.ArgumentParser, **default: Any) -> None:
         "--reserve", metavar="SIZE", help="what is never promised to them (default: a twentieth)", **default
     )
     parser.add_argument(
+        "--overcommit",
+        metavar="TIMES",
+        type=float,
+        help=f"how much is promised for what is there, while much is available (default: {DEFAULT_OVERCOMMIT})",
+        **default,
+    )
+    parser.add_argument(
         "--only",
         metavar="PATTERN",
         action="append",
@@ -77,8 +84,11 @@ def _run(options: argparse.Namespace) -> int:
         only=tuple(options.only or ()),
         budget_mib=None if options.budget is None else parse_size(options.budget, "budget"),
         reserve_mib=None if options.reserve is None else parse_size(options.reserve, "reserve"),
+        overcommit=DEFAULT_OVERCOMMIT if options.overcommit is None else options.overcommit,
         dry_run=options.dry_run,
     )
+    if not 1 <= settings.overcommit <= 100:
+        raise ConfigError(f"--overcommit {settings.overcommit:g} must be from 1 to 100")
     if settings.budget_mib is not None and (settings.reserve_mib or 0) >= settings.budget_mib:
         raise ConfigError(
             f"reserve {settings.reserve_mib} MiB leaves nothing of the budget of {settings.budget_mib} MiB"
@@ -109,7 +119,7 @@ def _print_tick(tick: Any, dry_run: bool) -> None:
     views = {view.name: view for view in tick.sandboxes}
     for verdict in tick.verdicts:
         moved = tick.moved.get(verdict.sandbox)
-        if moved is None and not dry_run:
+        if moved is None and not dry_run and not verdict.trim_mib:
             continue
         old = views[verdict.sandbox].target_mib
         error = tick.errors.get(verdict.sandbox)
@@ -134,6 +144,7 @@ def _print_tick_json(tick: Any, dry_run: bool) -> None:
             "sandboxes": [view._asdict() for view in tick.sandboxes],
             "verdicts": [{**verdict._asdict(), "inputs": dict(verdict.inputs)} for verdict in tick.verdicts],
             "moved": dict(tick.moved),
+            "trimmed": dict(tick.trimmed),
             "errors": dict(tick.errors),
             "notes": list(tick.notes),
         }
@@ -248,10 +259,10 @@ def _unit(options: argparse.Namespace) -> int:
     from ballonet.pilot.unit import UNIT_NAME, render_unit
 
     command = [sys.executable, "-P", "-m", "ballonet", "pilot"]
-    for flag in ("policy", "budget", "reserve"):
+    for flag in ("policy", "budget", "reserve", "overcommit"):
         value = getattr(options, flag)
         if value is not None:
-            command += [f"--{flag}", value]
+            command += [f"--{flag}", str(value)]
     for pattern in options.only or ():
         command += ["--only", pattern]
     print(f"# Save as ~/.config/systemd/user/{UNIT_NAME}, then: systemctl --user enable --now {UNIT_NAME}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ballonet.errors import ConfigError
 from ballonet.memory import parse_size
+from ballonet.pilot.model import DEFAULT_OVERCOMMIT
 
 if TYPE_CHECKING:
     from ballonet.pilot.simulator.compare import Arm
@@ -40,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         help="run so many hosts with seeds that count up, and show means",
+    )
+    parser.add_argument(
+        "--overcommit",
+        metavar="TIMES",
+        type=float,
+        default=DEFAULT_OVERCOMMIT,
+        help=f"how much is promised for what is there, while much is available (default: {DEFAULT_OVERCOMMIT})",
     )
     parser.add_argument(
         "--budget",
@@ -156,6 +164,9 @@ def _scenarios(options: argparse.Namespace) -> list[Scenario]:
             hint = f"one of {', '.join(SCENARIOS)}"
             raise ConfigError(f"there is no scenario {options.scenario!r}", hint=hint)
         scenarios = [make(options.seed + at) for at in range(options.hosts)]
+    if not 1 <= options.overcommit <= 100:
+        raise ConfigError(f"--overcommit {options.overcommit:g} must be from 1 to 100")
+    scenarios = [dataclasses.replace(scenario, overcommit=options.overcommit) for scenario in scenarios]
     if budget is not None:
         if budget < 64:
             raise ConfigError(f"--budget {budget} MiB is below 64 MiB")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ballonet.pilot.checks import problem_of
 from ballonet.pilot.limits import claim_mib, follows
-from ballonet.pilot.model import HostView, SandboxView, promisable_mib
+from ballonet.pilot.model import HostView, SandboxView, backed_mib
 from ballonet.vmm.guard import default_guard_mib
 
 #: What a guest needs to boot and run a small program, beside the page tables of its ceiling (1/64): a Debian cloud
@@ -41,7 +41,7 @@ def admit(
 ) -> Admission:
     """Judge a sandbox that is about to start."""
     needed = needed_mib(ceiling_mib, initial_mib, floor_mib, reserve_mib)
-    promisable = promisable_mib(host, sandboxes)
+    promisable = backed_mib(host, sandboxes)
     if promisable is None:
         return Admission(False, "the host does not tell its available memory", needed, None)
     held = sum(held_mib(view) for view in sandboxes)

@@ -21,6 +21,7 @@ def host_view(
     *,
     budget_mib: int | None = None,
     reserve_mib: int | None = None,
+    overcommit: float = 1.0,
 ) -> HostView:
     """The host, or ``budget_mib`` of it: what all sandboxes' engines may hold together.
 
@@ -43,6 +44,7 @@ def host_view(
         reserve_mib=default_reserve_mib(total) if reserve_mib is None else reserve_mib,
         pressure_some_us=_microseconds(memory.pressure_some_s),
         pressure_full_us=_microseconds(memory.pressure_full_s),
+        overcommit=overcommit,
     )
 
 
@@ -52,9 +54,17 @@ def read_host(
     *,
     budget_mib: int | None = None,
     reserve_mib: int | None = None,
+    overcommit: float = 1.0,
 ) -> HostView:
     """:func:`host_view` of this host, now."""
-    return host_view(read_host_memory(), at_s, sandboxes, budget_mib=budget_mib, reserve_mib=reserve_mib)
+    return host_view(
+        read_host_memory(),
+        at_s,
+        sandboxes,
+        budget_mib=budget_mib,
+        reserve_mib=reserve_mib,
+        overcommit=overcommit,
+    )
 
 
 def _microseconds(seconds: float | None) -> int | None:

@@ -27,6 +27,8 @@ QUIET_S = 5.0
 _STILL_MIB = 2
 #: How long a sandbox may take for one call; it is left alone meanwhile, and asked anew afterwards (seconds).
 _CALL_S = 10.0
+#: How long a guest may take to drop caches (seconds).
+_TRIM_S = 10.0
 #: Between attempts to watch a sandbox that does not answer (seconds).
 _WATCH_AGAIN_S = 1.0
 
@@ -115,6 +117,25 @@ class Link:
             from dataclasses import replace
 
             self._balloon = replace(self._balloon, target_mib=reply.target_mib)
+        self._moves = True
+        return None
+
+    async def trim(self, mib: int) -> str | None:
+        """Have the guest drop so much of its clean caches, which takes its time; why it could not, in words."""
+        from ballonet.control.backend import TrimRequest
+        from ballonet.control.client import Client
+
+        caches = None if self._stats is None else self._stats.guest.disk_caches_mib
+        if not caches:
+            return "it does not tell its caches"
+        # All of them would mean to write back first what is dirty: that is work which nobody asked for.
+        request = TrimRequest(min(99, 100 * mib // caches), compact=True, inflate=False, timeout_s=_TRIM_S)
+        try:
+            # A connection of its own: the questions of the next ticks are not to wait for it.
+            async with await Client.connect(self.member.control_socket) as client:
+                await client.trim(request)
+        except BallonetError as error:
+            return _words(error)
         self._moves = True
         return None
 

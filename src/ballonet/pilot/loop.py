@@ -20,7 +20,7 @@ from ballonet.pilot.checks import RULES, Seen, check_decision, problem_of, remem
 from ballonet.pilot.fleet import Fleet
 from ballonet.pilot.host import read_host
 from ballonet.pilot.journal import Journal
-from ballonet.pilot.model import Decision, HostView, Input, Policy, SandboxView, Verdict
+from ballonet.pilot.model import DEFAULT_OVERCOMMIT, Decision, HostView, Input, Policy, SandboxView, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class Settings:
     #: What all sandboxes together may hold of the host; ``None``: the host's own figures.
     budget_mib: int | None = None
     reserve_mib: int | None = None
+    overcommit: float = DEFAULT_OVERCOMMIT
     dry_run: bool = False
 
 
@@ -57,6 +58,8 @@ class Tick:
     verdicts: Sequence[Verdict]
     #: By sandbox: the target that was asked for.
     moved: Mapping[str, int]
+    #: By sandbox: the caches that its guest was asked to drop (MiB).
+    trimmed: Mapping[str, int]
     #: By sandbox: why its target could not be set.
     errors: Mapping[str, str]
     notes: Sequence[str]
@@ -123,11 +126,12 @@ class Pilot:
             sandboxes,
             budget_mib=self._settings.budget_mib,
             reserve_mib=self._settings.reserve_mib,
+            overcommit=self._settings.overcommit,
         )
         if claim.paused_since() is not None:
             self._memory = self._seen = None  # when it goes on it starts from what it finds then
             idle = [Verdict(view.name, None, "the autopilot is paused") for view in sandboxes]
-            tick = Tick(time.time(), host, sandboxes, idle, {}, {}, (), True)
+            tick = Tick(time.time(), host, sandboxes, idle, {}, {}, {}, (), True)
         else:
             tick = await self._decide(host, sandboxes)
         self._write_down(tick)
@@ -142,12 +146,16 @@ class Pilot:
         moves = {
             verdict.sandbox: verdict.target_mib for verdict in verdicts if verdict.target_mib is not None
         }
-        errors = {} if self._settings.dry_run else await self._fleet.apply(moves)
+        trims = {verdict.sandbox: verdict.trim_mib for verdict in verdicts if verdict.trim_mib > 0}
+        errors: Mapping[str, str] = {}
+        if not self._settings.dry_run:
+            self._fleet.trim(trims)
+            errors = await self._fleet.apply(moves)
         for name, error in errors.items():
             self._say_once(name, f"sandbox {name}: its target was not set: {error}")
         for note in decision.notes:
             self._say_once("host", note)
-        return Tick(time.time(), host, sandboxes, verdicts, moves, errors, decision.notes, False)
+        return Tick(time.time(), host, sandboxes, verdicts, moves, trims, errors, decision.notes, False)
 
     def _checked(self, host: HostView, sandboxes: Sequence[SandboxView], decision: Decision) -> list[Verdict]:
         """The verdicts, without those that break a rule: a policy's defect is loud, and not carried out."""
@@ -192,6 +200,7 @@ class Pilot:
                 "sandbox": verdict.sandbox,
                 "old_mib": views[verdict.sandbox].target_mib,
                 "target_mib": verdict.target_mib,
+                "trim_mib": verdict.trim_mib,
                 "reason": verdict.reason,
                 "error": tick.errors.get(verdict.sandbox),
                 "problem": views[verdict.sandbox].problem,

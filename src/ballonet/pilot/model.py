@@ -12,6 +12,11 @@ from typing import Any, NamedTuple, Protocol
 #: A value that went into a decision, as ``pilot explain`` shows it.
 Input = int | float | str | None
 
+#: How much is promised for each MiB that is there if nobody says otherwise.
+DEFAULT_OVERCOMMIT = 2.0
+#: Available memory beyond the reserve, as a share of the host's, from which all of that is promised.
+EASE_SHARE = 0.25
+
 
 class HostView(NamedTuple):
     """The host at one tick. With a budget it is the budget's view: as if the host had no more memory than that."""
@@ -27,6 +32,8 @@ class HostView(NamedTuple):
     #: Time since boot in which some, and all, of the host's tasks stalled on memory (PSI totals, microseconds).
     pressure_some_us: int | None = None
     pressure_full_us: int | None = None
+    #: How much may be promised for each MiB that is there, while enough is available: see :func:`promisable_mib`.
+    overcommit: float = 1.0
 
 
 class SandboxView(NamedTuple):
@@ -81,6 +88,8 @@ class Verdict(NamedTuple):
     reason: str
     #: Every input of the decision.
     inputs: Mapping[str, Input] = {}
+    #: Clean caches that the guest is to drop (MiB). With free-page reporting they leave the host, and no balloon moves.
+    trim_mib: int = 0
 
 
 class Decision(NamedTuple):
@@ -108,10 +117,25 @@ class Policy(Protocol):
         ...
 
 
-def promisable_mib(host: HostView, sandboxes: Sequence[SandboxView]) -> int | None:
-    """What all targets together may come to: what the sandboxes hold and could still have, less the host's reserve
-    and what their engines need for themselves. ``None``: the host does not say."""
+def backed_mib(host: HostView, sandboxes: Sequence[SandboxView]) -> int | None:
+    """What the sandboxes' guests hold and could still have, less the host's reserve: what is there for them. Their
+    engines' own memory is not. ``None``: the host does not say."""
     if host.available_mib is None:
         return None
     guest_ram = sum(sandbox.guest_ram_mib or 0 for sandbox in sandboxes)
     return max(0, host.available_mib + guest_ram - host.reserve_mib)
+
+
+def promisable_mib(host: HostView, sandboxes: Sequence[SandboxView]) -> int | None:
+    """What all targets together may come to: :func:`backed_mib`, and more than that (``host.overcommit`` times as much)
+    as long as the host has memory available.
+
+    Guests seldom want all of it in the same minute, and room that is not used costs the host nothing. The less there
+    is beyond the reserve, the less more is promised: at :data:`EASE_SHARE` of the host's memory all of it, at nothing
+    no more than there is.
+    """
+    backed = backed_mib(host, sandboxes)
+    if backed is None or host.available_mib is None or host.overcommit <= 1 or host.total_mib <= 0:
+        return backed
+    ease = (host.available_mib - host.reserve_mib) / (host.total_mib * EASE_SHARE)
+    return int(backed * (1 + (host.overcommit - 1) * min(1.0, max(0.0, ease))))

@@ -75,7 +75,9 @@ class Ballonet:
             left_now[view.name] = Left(view.target_mib, target)
             again = _gave_up(view, self.tuning) or (found.doubted and view.state == "guest-refused")
             moved = target if target != view.target_mib or again else None
-            verdicts.append(Verdict(view.name, moved, _reason(view, found, target, again), seen))
+            verdicts.append(
+                Verdict(view.name, moved, _reason(view, found, target, again), seen, found.trim_mib)
+            )
         return Decision(verdicts, Memory(host.at_s, kept, left_now), notes)
 
     def _divide(

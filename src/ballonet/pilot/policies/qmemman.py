@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ballonet.pilot.model import Decision, HostView, SandboxView, promisable_mib
+from ballonet.pilot.model import Decision, HostView, SandboxView, backed_mib
 from ballonet.pilot.policies.moves import blind, move, mute_host, used_mib
 from ballonet.pilot.policies.shares import divide
 
@@ -28,7 +28,7 @@ class Qmemman:
     period_s: float = 1.0
 
     def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: Any) -> Decision:
-        total = promisable_mib(host, sandboxes)
+        total = backed_mib(host, sandboxes)
         if total is None:
             return mute_host(sandboxes, memory)
         seeing = [view for view in sandboxes if blind(view) is None]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ballonet.pilot.model import Decision, HostView, SandboxView, promisable_mib
+from ballonet.pilot.model import Decision, HostView, SandboxView, backed_mib
 from ballonet.pilot.policies.moves import blind, move, mute_host
 
 STUCK_S = 5.0
@@ -34,7 +34,7 @@ class Squeezed:
     def decide(
         self, host: HostView, sandboxes: Sequence[SandboxView], memory: Mapping[str, Progress] | None
     ) -> Decision:
-        total = promisable_mib(host, sandboxes)
+        total = backed_mib(host, sandboxes)
         if total is None:
             return mute_host(sandboxes, memory)
         progress = {view.name: _follow(host, view, (memory or {}).get(view.name)) for view in sandboxes}

@@ -42,6 +42,12 @@ class Tuning:
     #: How long a level of caches that hurt is kept before less is tried; doubled each time that hurts again.
     retry_s: float = 300.0
     retry_most_s: float = 4800.0
+    #: Idle caches are borne likewise, but for less long: to drop them is little work.
+    trim_patience_s: float = 4.0
+    #: A guest that twice did not drop half of the caches that it was asked to, by so long afterwards, has them taken by
+    #: its balloon.
+    trim_s: float = 6.0
+    deaf_after: int = 2
     #: A guest that did not follow is asked again after so long, doubled each time, up to the second.
     refused_s: float = 30.0
     refused_most_s: float = 960.0
@@ -68,6 +74,12 @@ class Kept(NamedTuple):
     tight_wait_s: float
     #: Waste over time (MiB times seconds) since there was none.
     wasted: float
+    #: The same of caches that proved of no use; how much of them the guest was last asked to drop, when, and how often
+    #: in a row it did not.
+    idle_caches: float
+    trimmed_mib: int
+    trimmed_s: float
+    deaf: int
     #: When a guest that does not follow is asked again, and how long that was.
     ask_again_s: float
     ask_wait_s: float
@@ -89,6 +101,8 @@ class Judgement(NamedTuple):
     work_mib: int
     room_mib: int
     want_mib: int
+    #: Caches that it is to drop.
+    trim_mib: int
     #: The numbers of the above, in words.
     why: str
     kept: Kept | None
@@ -106,7 +120,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
     """
     blind = _blind(view)
     if blind is not None:
-        return Judgement(blind, False, None, 0, 0, 0, 0, "", kept)
+        return Judgement(blind, False, None, 0, 0, 0, 0, 0, "", kept)
     actual, available = view.actual_mib, view.guest_available_mib
     assert actual is not None and available is not None
     used = max(0, actual - available)
@@ -115,7 +129,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
         kept = _first(view, at_s, used, caches, tuning)
     refuses, kept = _refuses(view, at_s, kept, tuning)
     if refuses is not None:
-        return Judgement(refuses, False, None, 0, 0, 0, 0, "", kept)
+        return Judgement(refuses, False, None, 0, 0, 0, 0, 0, "", kept)
     passed = max(0.0, at_s - kept.at_s)
     pressed = raised(view, left) or pressure(totals(view, at_s), kept.totals)
     need = max(used, _fall(kept.need_mib, used, passed, tuning.need_half_life_s))
@@ -125,7 +139,12 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
         view, at_s, kept, used, caches, refaulted, pressed is not None, tuning
     )
     guard = guard_mib(view.ceiling_mib, tuning)
-    tight, tight_until, tight_wait, wasted = _tightness(view, at_s, kept, passed, need + hot + guard, tuning)
+    trim, kept = _trim(view, at_s, kept, passed, caches - hot, pressed is not None, tuning)
+    # What the guest can be asked to drop is not worth a move of its balloon.
+    apart = 0.0 if kept.deaf >= tuning.deaf_after else max(0.0, caches - hot)
+    tight, tight_until, tight_wait, wasted = _tightness(
+        view, at_s, kept, passed, need + hot + guard + apart, tuning
+    )
     now = _within(view, used + hot + guard)
     work = _within(view, need + hot + guard)
     room = max(work, _within(view, max(peak, need + view.ceiling_mib * tuning.burst_share) + hot + guard))
@@ -133,6 +152,8 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
     want = work if tight else max(room, _within(view, view.target_mib))
     pressed_s = at_s if pressed is not None else kept.pressed_s
     why = f"uses {used} MiB, needs {need:.0f} + {hot:.0f} of caches + {guard} to spare"
+    if trim:
+        why += f"; is to drop {trim} MiB of {caches} of caches"
     if pressed is not None:
         want = view.ceiling_mib
     elif at_s - pressed_s < tuning.hold_s:
@@ -154,7 +175,9 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
         wasted=wasted,
         totals=totals(view, at_s),
     )
-    return Judgement(None, kept.ask_wait_s > tuning.refused_s, pressed, now, work, room, want, why, kept)
+    return Judgement(
+        None, kept.ask_wait_s > tuning.refused_s, pressed, now, work, room, want, trim, why, kept
+    )
 
 
 def _blind(view: SandboxView) -> str | None:
@@ -201,6 +224,10 @@ def _first(view: SandboxView, at_s: float, used: int, caches: int, tuning: Tunin
         tight_until_s=at_s,
         tight_wait_s=tuning.tight_s,
         wasted=0.0,
+        idle_caches=0.0,
+        trimmed_mib=0,
+        trimmed_s=float("-inf"),
+        deaf=0,
         ask_again_s=0.0,
         ask_wait_s=tuning.refused_s,
         totals=totals(view, at_s),
@@ -242,6 +269,27 @@ def _hot_caches(
         hot = hot * 0.75 if hot > tuning.waste_min_mib else 0.0
         return hot, at_s + wait, wait
     return hot, retry_at, wait
+
+
+def _trim(
+    view: SandboxView, at_s: float, kept: Kept, passed_s: float, idle: float, pressed: bool, tuning: Tuning
+) -> tuple[int, Kept]:
+    """How much of its idle caches it is to drop now: borne for a while, like all waste, then all at once."""
+    if kept.trimmed_mib:
+        if at_s - kept.trimmed_s < tuning.trim_s:
+            return 0, kept
+        left = view.guest_caches_mib or 0
+        heard = kept.caches_mib - left >= 0 and left <= kept.trimmed_mib / 2 + kept.hot_mib
+        kept = kept._replace(trimmed_mib=0, deaf=0 if heard else kept.deaf + 1)
+    if kept.deaf >= tuning.deaf_after or pressed:
+        return 0, kept._replace(idle_caches=0.0)
+    worth = max(tuning.waste_min_mib, view.ceiling_mib * tuning.waste_share)
+    if idle < worth:
+        return 0, kept._replace(idle_caches=0.0)
+    borne = kept.idle_caches + idle * passed_s
+    if borne < view.ceiling_mib / 8 * tuning.trim_patience_s:
+        return 0, kept._replace(idle_caches=borne)
+    return int(idle), kept._replace(idle_caches=0.0, trimmed_mib=int(idle), trimmed_s=at_s)
 
 
 def _tightness(

@@ -239,6 +239,15 @@ class Guest:
         self.window = 0.0
         self.set_target(self.spec.ceiling_mib, at_s)
 
+    def trim(self, mib: float) -> None:
+        """Drop so much of the caches, files read once first: what was freed is reported like any other."""
+        once = min(mib, self.once)
+        hot = min(mib - once, self.hot)
+        self.once -= once
+        self.hot -= hot
+        self.fragments += (once + hot) * self.physics.fragmented
+        self.loose += (once + hot) * (1 - self.physics.fragmented)
+
     def _next_point(self, at_s: float) -> None:
         points = self.spec.trace.points
         while self.point + 1 < len(points) and points[self.point + 1].at_s <= at_s:

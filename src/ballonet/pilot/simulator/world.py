@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ballonet.pilot.checks import Seen, Violation, check_decision, remember
-from ballonet.pilot.model import Decision, HostView, Policy, SandboxView
+from ballonet.pilot.model import DEFAULT_OVERCOMMIT, Decision, HostView, Policy, SandboxView
 from ballonet.pilot.simulator.guest import Guest, GuestSpec, Physics
 
 #: The engine's own memory beside the guest's (published: QEMU's PSS of an idle guest on KVM, 119 MB with some 80 of
@@ -28,6 +28,8 @@ class Scenario:
     host_mib: int
     reserve_mib: int = 0
     others_mib: int = 0
+    #: How much is promised for what is there, while much is available.
+    overcommit: float = DEFAULT_OVERCOMMIT
     physics: Physics = field(default_factory=Physics)
 
 
@@ -142,6 +144,7 @@ def simulate(
                 scenario.reserve_mib,
                 stalls_us,
                 stalls_us,
+                scenario.overcommit,
             )
             views = [guest.view(at_s) for guest in guests]
             decision = policy.decide(host, views, memory)
@@ -154,6 +157,8 @@ def simulate(
                 watch(host, views, decision)
             memory = decision.memory
             for verdict in decision.verdicts:
+                if verdict.trim_mib > 0:
+                    by_name[verdict.sandbox].trim(verdict.trim_mib)
                 if verdict.target_mib is not None:
                     guest = by_name[verdict.sandbox]
                     if verdict.target_mib != guest.target:

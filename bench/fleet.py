@@ -36,8 +36,6 @@ CEILING_MIB = 768
 #: What all engines together may hold under a policy: 0.6 of the ceilings, as in the simulator, and what the engines of
 #: emulation need for themselves (some 145 MiB each with a disk).
 BUDGET_MIB = 4240
-#: What each has at boot under a policy: all together, what may be promised.
-INITIAL_MIB = 384
 SAMPLE_S = 0.25
 DEFAULT_ARMS = ("static", "reporting", "proxmox", "vm0", "ballonet")
 _GIB_MIN = mib_to_bytes(1024) * 60
@@ -96,10 +94,7 @@ async def run_arm(arm: str, image: str) -> Result:
 async def start_all(arm: str, image: str) -> dict[str, Sandbox]:
     balloon: Balloon | bool = arm != "static"
     if balloon:
-        # Under a policy they boot at a target, as on any host that promises more than it has.
-        balloon = (
-            Balloon(min="128M") if arm == "reporting" else Balloon(initial=f"{INITIAL_MIB}M", min="128M")
-        )
+        balloon = Balloon(min="128M")
     made = {}
     for role in TIMELINES:  # one after the other: their boots are not what is measured
         made[role] = await Sandbox.create(

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ballonet import lifecycle
+from ballonet.balloon_handle import BalloonHandle
 from ballonet.builder import SandboxBuilder, Size
 from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError, NotRunningError
+from ballonet.errors import ConfigError
 from ballonet.imaged import Prepared, image_of, prepare, settings_for
 from ballonet.machine.launch import OwnedProcess, SandboxEnd
 from ballonet.machine.place import agent_socket_path
@@ -26,9 +27,7 @@ from ballonet.registry.registry import Registry
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 
 if TYPE_CHECKING:
-    from ballonet.control.backend import BalloonSnapshot, Stats, TrimResult
-    from ballonet.control.client import Client
-    from ballonet.control.protocol import SetReply
+    from ballonet.control.backend import Stats
     from ballonet.guest.agent_client import AgentClient, GuestProcess
     from ballonet.guest.files import GuestFiles
     from ballonet.images.image import Image
@@ -430,72 +429,6 @@ class Sandbox:
                         lifecycle.find_running(registry, self.name)
                 self._agent = await AgentClient.connect(self.agent_socket)
             return self._agent
-
-
-class BalloonHandle:
-    """A sandbox's balloon. Connects to the control socket when first used.
-
-    Every call raises :class:`~ballonet.errors.NotRunningError` without a running sandbox that has a balloon, and what
-    :class:`ballonet.control.client.Client` raises.
-    """
-
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._client: Client | None = None
-
-    async def get(self) -> BalloonSnapshot:
-        """The balloon now."""
-        return await (await self._connect()).get()
-
-    async def set(
-        self,
-        target: Size,
-        *,
-        strict: bool = False,
-        wait: bool = False,
-        timeout_s: float = 30,
-        force: bool = False,
-    ) -> SetReply:
-        """Ask for ``target`` of guest-visible memory; with ``wait``, answer when the guest has followed or does not."""
-        client = await self._connect()
-        return await client.set(
-            to_mib(target, "target"), strict=strict, wait=wait, timeout_s=timeout_s, force=force
-        )
-
-    async def limit(self, limit: Size | None) -> BalloonSnapshot:
-        """Bound targets and pressure relief; ``None``: the ceiling."""
-        return await (await self._connect()).limit(None if limit is None else to_mib(limit, "limit"))
-
-    async def stats(self) -> Stats:
-        """The guest's and the host's memory statistics."""
-        return await (await self._connect()).stats()
-
-    async def trim(self) -> TrimResult:
-        """Reclaim memory now."""
-        return await (await self._connect()).trim()
-
-    async def watch(self) -> AsyncIterator[BalloonSnapshot]:
-        """The balloon now, then at each change."""
-        async for snapshot in (await self._connect()).watch():
-            yield snapshot
-
-    async def close(self) -> None:
-        if self._client is not None:
-            client, self._client = self._client, None
-            await client.close()
-
-    async def _connect(self) -> Client:
-        if self._client is None:
-            from ballonet.control.client import Client
-
-            socket = self._sandbox.control_socket
-            if socket is None:
-                raise NotRunningError(
-                    f"sandbox {self._sandbox.name!r} does not run, or has no balloon",
-                    hint="create it with a balloon (balloon=True), and start it",
-                )
-            self._client = await Client.connect(socket)
-        return self._client
 
 
 def make_command(

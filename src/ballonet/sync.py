@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ballonet import lifecycle
 from ballonet import sandbox as async_sandbox
+from ballonet.balloon_handle import BalloonHandle as AsyncBalloonHandle
 from ballonet.builder import SandboxBuilder
 from ballonet.config import SandboxConfig
 from ballonet.memory import Size
@@ -228,9 +229,9 @@ class Sandbox:
 
 
 class BalloonHandle:
-    """See :class:`ballonet.sandbox.BalloonHandle`."""
+    """See :class:`ballonet.balloon_handle.BalloonHandle`."""
 
-    def __init__(self, inner: async_sandbox.BalloonHandle) -> None:
+    def __init__(self, inner: AsyncBalloonHandle) -> None:
         self._inner = inner
 
     def get(self) -> BalloonSnapshot:

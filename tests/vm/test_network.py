@@ -34,6 +34,10 @@ def listening() -> Iterator[int]:
                 while True:
                     connection, _ = server.accept()
                     with connection:
+                        # What was sent and not read would reset the connection, perhaps before the answer is read.
+                        connection.settimeout(10)
+                        while (piece := connection.recv(65536)) and b"\r\n\r\n" not in piece:
+                            pass
                         connection.sendall(ANSWER)
 
         threading.Thread(target=serve, daemon=True).start()

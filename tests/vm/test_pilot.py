@@ -99,7 +99,7 @@ async def test_what_is_idle_is_taken_and_a_burst_gets_it_back_with_no_one_killed
 ) -> None:
     box = fleet["fly-a"]
     await touch(box, 500)
-    async with piloting("--budget", f"{BUDGET_MIB}M") as pilot:
+    async with piloting("--budget", f"{BUDGET_MIB}M", "--overcommit", "1") as pilot:
         # At the start both have their ceilings, more than may be promised; then each is brought to what it needs.
         await pilot.wait_tick(lambda tick: view(tick, "fly-a")["actual_mib"] < 500)
         await touch(box, 550)
@@ -116,7 +116,7 @@ async def test_when_it_is_killed_targets_stay_relief_works_and_the_next_one_star
 ) -> None:
     box = fleet["fly-b"]
     await touch(box, 500)
-    async with piloting("--budget", f"{BUDGET_MIB}M") as pilot:
+    async with piloting("--budget", f"{BUDGET_MIB}M", "--overcommit", "1") as pilot:
         await pilot.wait_tick(
             lambda tick: view(tick, "fly-b")["target_mib"] < 500 and view(tick, "fly-b")["state"] == "applied"
         )
@@ -133,7 +133,7 @@ async def test_when_it_is_killed_targets_stay_relief_works_and_the_next_one_star
         await touch(box, 550)
         assert (await client.get()).target_mib == CEILING_MIB
         assert (await client.stats()).oom_kills == 0
-    async with piloting("--budget", f"{BUDGET_MIB}M") as pilot:
+    async with piloting("--budget", f"{BUDGET_MIB}M", "--overcommit", "1") as pilot:
         tick = await pilot.wait_tick(lambda tick: bool(tick["sandboxes"]))
         assert view(tick, "fly-b")["target_mib"] == CEILING_MIB
 
@@ -166,3 +166,22 @@ async def test_a_dry_run_says_what_it_would_do_and_does_nothing(
     assert told.returncode == 0
     assert "fly-a" in told.stdout
     assert (await box.balloon.get()).target_mib == CEILING_MIB
+
+
+async def test_caches_that_nobody_reads_again_are_dropped_by_the_guest_and_leave_the_host(
+    run_directory: Path,
+) -> None:
+    config = SandboxConfig(
+        name="fly-cache", memory_mib=512, balloon_initial_mib=512, balloon_min_mib=128, disk_mib=512
+    )
+    async with await Sandbox.create(config) as box:
+        done = await box.shell("dd if=/dev/zero of=/disk/once bs=1M count=240 && sync")
+        assert done.returncode == 0, done.stderr
+        before = (await box.metrics()).host.guest_ram_mib
+        assert before is not None
+        assert before > 280
+        async with piloting() as pilot:
+            await pilot.wait_tick(lambda tick: "fly-cache" in tick["trimmed"])
+            tick = await pilot.wait_tick(lambda tick: view(tick, "fly-cache")["guest_ram_mib"] < before - 150)
+        # Its room stays: a burst finds the memory there.
+        assert view(tick, "fly-cache")["target_mib"] == 512

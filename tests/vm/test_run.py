@@ -73,6 +73,7 @@ class Running:
         self.run_directory = run_directory
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "ballonet", "run", *words],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -202,8 +203,10 @@ def test_the_next_start_of_a_name_replaces_what_a_killed_one_left(
     os.kill(run.machine_pid, signal.SIGKILL)
     run.ended()
     assert elsewhere.exists(), "what SIGKILL leaves"
-    again = running("--name", "reborn", "--", "echo", "again")
+    # It waits for our word, so that its processes are still there to be counted.
+    again = running("-i", "--name", "reborn", "--", "sh", "-c", "echo again; read end")
     assert again.wait_for_line() == "again"
+    again.process.communicate("end\n", timeout=120)
     assert again.ended()[0] == 0
     assert not (run_directory / "reborn").exists()
     assert list(tmp_path.iterdir()) == []

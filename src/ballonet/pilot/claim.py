@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import fnmatch
 import json
 import os
 import pwd
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +38,11 @@ class Owner:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+
+def looks_after(only: Sequence[str], name: str) -> bool:
+    """Whether an autopilot with these patterns (fnmatch; none: all) looks after the sandbox ``name``."""
+    return not only or any(fnmatch.fnmatchcase(name, pattern) for pattern in only)
 
 
 def pilot_dir() -> Path:

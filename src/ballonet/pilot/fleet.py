@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ballonet import lifecycle
+from ballonet.pilot.claim import looks_after
 from ballonet.pilot.link import Link
 from ballonet.pilot.model import SandboxView
 from ballonet.registry.registry import Registry
@@ -54,7 +54,7 @@ class Fleet:
                 link.member = member  # its weight or reserve may be another now
         for name, member in found.items():
             if name not in self._links:
-                self._links[name] = Link(member, lambda _: self.raised.set())
+                self._links[name] = Link(member, self.raised.set)
 
     async def observe(self) -> list[SandboxView]:
         """Ask all, wait a little, and say what is known."""
@@ -83,17 +83,19 @@ class Fleet:
             if error is not None:
                 failed[name] = error
             if not task.done():
-                self._late.add(task)
-                task.add_done_callback(self._late.discard)
+                self._leave(task)
         return failed
 
     def trim(self, amounts: Mapping[str, int]) -> None:
         """Have guests drop caches (MiB). Nobody waits for that: what came of it shows in what they hold."""
         for name, mib in amounts.items():
             if name in self._links:
-                task = asyncio.create_task(self._links[name].trim(mib), name=f"trim {name}")
-                self._late.add(task)
-                task.add_done_callback(self._late.discard)
+                self._leave(asyncio.create_task(self._links[name].trim(mib), name=f"trim {name}"))
+
+    def _leave(self, task: asyncio.Task[str | None]) -> None:
+        """Let it go on by itself, until it is done or we are."""
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
 
     async def close(self) -> None:
         for task in self._late:
@@ -111,7 +113,7 @@ def find_members(only: Sequence[str] = ()) -> list[Member]:
         records = lifecycle.list_sandboxes(registry)
     members = []
     for record in records:
-        if only and not any(fnmatch.fnmatchcase(record.name, pattern) for pattern in only):
+        if not looks_after(only, record.name):
             continue
         note = lifecycle.living(record) if record.state.lives else None
         if note is None or not note.ready or note.control_socket is None:

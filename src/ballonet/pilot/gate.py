@@ -7,18 +7,19 @@ host as it is now, and the sandboxes that have been let in since and do not show
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import logging
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from ballonet.errors import AdmissionError
+from ballonet.host.memory import read_host_memory
 from ballonet.machine.args import parse_config
 from ballonet.paths import exclusive
 from ballonet.pilot import claim
 from ballonet.pilot.admission import admit, needed_mib
-from ballonet.pilot.host import read_host
+from ballonet.pilot.claim import looks_after
+from ballonet.pilot.host import host_view
 from ballonet.pilot.model import SandboxView
 from ballonet.registry.record import Record
 from ballonet.registry.registry import Registry
@@ -36,7 +37,7 @@ def admitted(registry: Registry, record: Record) -> Iterator[None]:
     :raises AdmissionError: there is no room; the message has the numbers.
     """
     owner = claim.find_owner()
-    if owner is None or (owner.only and not _any_match(record.name, owner.only)):
+    if owner is None or not looks_after(owner.only, record.name):
         yield
         return
     with exclusive(claim.pilot_dir() / "admission.lock"):
@@ -55,13 +56,13 @@ def _judge(registry: Registry, record: Record, status: dict[str, Any]) -> None:
     views = [SandboxView(**view) for view in status["sandboxes"] if view["name"] != record.name]
     seen = {view.name for view in views}
     settings = status["settings"]
-    only = tuple(settings["only"])
     pending = [
-        _as_booting(other)
+        other
         for other in registry.list()
-        if other.state.lives and other.name not in seen and (not only or _any_match(other.name, only))
+        if other.state.lives and other.name not in seen and looks_after(settings["only"], other.name)
     ]
-    host = read_host(
+    host = host_view(
+        read_host_memory(),
         status["host"]["at_s"],
         views,
         budget_mib=settings["budget_mib"],
@@ -69,10 +70,9 @@ def _judge(registry: Registry, record: Record, status: dict[str, Any]) -> None:
     )
     if host.available_mib is not None:
         # They hold nothing yet, and will.
-        owed = sum(needed_mib(*_sizes(view)) for view in pending)
+        owed = sum(needed_mib(*_sizes(other)) for other in pending)
         host = host._replace(available_mib=host.available_mib - owed)
-    new = _as_booting(record)
-    verdict = admit(host, views, *_sizes(new))
+    verdict = admit(host, views, *_sizes(record))
     if not verdict.ok:
         raise AdmissionError(
             f"no room for sandbox {record.name!r}: {verdict.reason}",
@@ -80,34 +80,17 @@ def _judge(registry: Registry, record: Record, status: dict[str, Any]) -> None:
         )
 
 
-def _as_booting(record: Record) -> SandboxView:
-    """A sandbox as it will be at boot."""
+def _sizes(record: Record) -> tuple[int, int, int, int]:
+    """Ceiling, memory at boot, floor and reserve of a sandbox."""
+    from ballonet.vmm.builder import default_floor_mib
+
     config = parse_config(record.flags)
     ceiling = config.memory_mib
     initial = ceiling if config.balloon_initial_mib is None else config.balloon_initial_mib
-    from ballonet.vmm.builder import default_floor_mib
-
     if not config.has_balloon:
         floor = ceiling
     elif config.balloon_min_mib is None:
         floor = default_floor_mib(ceiling, initial)
     else:
         floor = config.balloon_min_mib
-    return SandboxView(
-        name=record.name,
-        ceiling_mib=ceiling,
-        floor_mib=floor,
-        target_mib=initial,
-        actual_mib=None,
-        weight=record.weight,
-        reserve_mib=record.reserve_mib,
-    )
-
-
-def _sizes(booting: SandboxView) -> tuple[int, int, int, int]:
-    """Ceiling, initial memory, floor and reserve."""
-    return booting.ceiling_mib, booting.target_mib, booting.floor_mib, booting.reserve_mib
-
-
-def _any_match(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return ceiling, initial, floor, record.reserve_mib

@@ -1,10 +1,10 @@
-"""The host as a policy sees it: itself, or a budget of it. Pure but for :func:`read_host`."""
+"""The host as a policy sees it: itself, or a budget of it. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ballonet.host.memory import HostMemory, read_host_memory
+from ballonet.host.memory import HostMemory
 from ballonet.memory import bytes_to_mib
 from ballonet.pilot.model import HostView, SandboxView
 
@@ -44,25 +44,6 @@ def host_view(
         reserve_mib=default_reserve_mib(total) if reserve_mib is None else reserve_mib,
         pressure_some_us=_microseconds(memory.pressure_some_s),
         pressure_full_us=_microseconds(memory.pressure_full_s),
-        overcommit=overcommit,
-    )
-
-
-def read_host(
-    at_s: float,
-    sandboxes: Sequence[SandboxView],
-    *,
-    budget_mib: int | None = None,
-    reserve_mib: int | None = None,
-    overcommit: float = 1.0,
-) -> HostView:
-    """:func:`host_view` of this host, now."""
-    return host_view(
-        read_host_memory(),
-        at_s,
-        sandboxes,
-        budget_mib=budget_mib,
-        reserve_mib=reserve_mib,
         overcommit=overcommit,
     )
 

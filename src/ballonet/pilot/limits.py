@@ -65,11 +65,9 @@ def refaulted_mib(now: Totals, before: Totals) -> int | None:
 def pressure(now: Totals, before: Totals) -> str | None:
     """Why a guest is under pressure, in words; ``None`` if it is not, or does not tell."""
     passed_s = now.told_s - before.told_s
-    stalls_told = now.pressure_us is not None and before.pressure_us is not None
-    if stalls_told and not _gives_caches(now, before):
-        assert now.pressure_us is not None and before.pressure_us is not None
+    if now.pressure_us is not None and before.pressure_us is not None:
         stalled = now.pressure_us - before.pressure_us
-        if stalled >= STALL_US * max(1.0, passed_s):
+        if stalled >= STALL_US * max(1.0, passed_s) and not _gives_caches(now, before):
             return f"its tasks stalled for {stalled / 1000:.0f} ms of the last {passed_s:.1f} s"
     if now.major_faults is not None and before.major_faults is not None:
         faults = (now.major_faults - before.major_faults) / max(passed_s, 0.5)

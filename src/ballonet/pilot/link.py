@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ballonet.errors import BallonetError
@@ -36,12 +37,11 @@ _WATCH_AGAIN_S = 1.0
 class Link:
     """Made by :class:`~ballonet.pilot.fleet.Fleet`; :meth:`close` it when the sandbox is gone."""
 
-    def __init__(self, member: Member, on_raise: Callable[[str], None]) -> None:
+    def __init__(self, member: Member, on_raise: Callable[[], None]) -> None:
         self.member = member
         self._on_raise = on_raise
         self._client: Client | None = None
         self._balloon: BalloonSnapshot | None = None
-        self._balloon_at = 0.0
         self._stats: Stats | None = None
         self._stats_at = 0.0
         self._moves = True
@@ -114,8 +114,6 @@ class Link:
             await self._hang_up()
             return _words(error)
         if self._balloon is not None:
-            from dataclasses import replace
-
             self._balloon = replace(self._balloon, target_mib=reply.target_mib)
         self._moves = True
         return None
@@ -161,7 +159,6 @@ class Link:
 
     def _note_balloon(self, balloon: BalloonSnapshot) -> None:
         before, self._balloon = self._balloon, balloon
-        self._balloon_at = time.monotonic()
         self._moves = (
             self._moves
             or balloon.state == "converging"
@@ -195,7 +192,7 @@ class Link:
                             and balloon.target_mib != self._asked_mib
                         ):
                             self._note_balloon(balloon)
-                            self._on_raise(self.member.name)
+                            self._on_raise()
             except BallonetError:
                 pass  # what is wrong is said by the questions
             await asyncio.sleep(_WATCH_AGAIN_S)

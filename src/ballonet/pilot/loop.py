@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ballonet.errors import BallonetError
+from ballonet.host.memory import read_host_memory
 from ballonet.pilot import claim
 from ballonet.pilot.checks import RULES, Seen, check_decision, problem_of, remember
 from ballonet.pilot.fleet import Fleet
-from ballonet.pilot.host import read_host
+from ballonet.pilot.host import host_view
 from ballonet.pilot.journal import Journal
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT, Decision, HostView, Input, Policy, SandboxView, Verdict
 
@@ -121,7 +122,8 @@ class Pilot:
             self._discovered = now
         self._fleet.raised.clear()
         sandboxes = [self._judged(view) for view in await self._fleet.observe()]
-        host = read_host(
+        host = host_view(
+            read_host_memory(),
             time.monotonic() - self._began,
             sandboxes,
             budget_mib=self._settings.budget_mib,

@@ -120,7 +120,7 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
     """
     blind = _blind(view)
     if blind is not None:
-        return Judgement(blind, False, None, 0, 0, 0, 0, 0, "", kept)
+        return _alone(blind, kept)
     actual, available = view.actual_mib, view.guest_available_mib
     assert actual is not None and available is not None
     used = max(0, actual - available)
@@ -129,12 +129,13 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
         kept = _first(view, at_s, used, caches, tuning)
     refuses, kept = _refuses(view, at_s, kept, tuning)
     if refuses is not None:
-        return Judgement(refuses, False, None, 0, 0, 0, 0, 0, "", kept)
+        return _alone(refuses, kept)
     passed = max(0.0, at_s - kept.at_s)
-    pressed = raised(view, left) or pressure(totals(view, at_s), kept.totals)
+    told = totals(view, at_s)
+    pressed = raised(view, left) or pressure(told, kept.totals)
     need = max(used, _fall(kept.need_mib, used, passed, tuning.need_half_life_s))
     peak = max(used, _fall(kept.peak_mib, used, passed, tuning.peak_half_life_s))
-    refaulted = refaulted_mib(totals(view, at_s), kept.totals)
+    refaulted = refaulted_mib(told, kept.totals)
     hot, retry_at, retry_wait = _hot_caches(
         view, at_s, kept, used, caches, refaulted, pressed is not None, tuning
     )
@@ -173,11 +174,16 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
         tight_until_s=tight_until,
         tight_wait_s=tight_wait,
         wasted=wasted,
-        totals=totals(view, at_s),
+        totals=told,
     )
     return Judgement(
         None, kept.ask_wait_s > tuning.refused_s, pressed, now, work, room, want, trim, why, kept
     )
+
+
+def _alone(why: str, kept: Kept | None) -> Judgement:
+    """It is left alone."""
+    return Judgement(why, False, None, 0, 0, 0, 0, 0, "", kept)
 
 
 def _blind(view: SandboxView) -> str | None:
@@ -271,6 +277,11 @@ def _hot_caches(
     return hot, retry_at, wait
 
 
+def _worth(view: SandboxView, tuning: Tuning) -> float:
+    """Waste below this is let be (MiB)."""
+    return max(tuning.waste_min_mib, view.ceiling_mib * tuning.waste_share)
+
+
 def _trim(
     view: SandboxView, at_s: float, kept: Kept, passed_s: float, idle: float, pressed: bool, tuning: Tuning
 ) -> tuple[int, Kept]:
@@ -283,7 +294,7 @@ def _trim(
         kept = kept._replace(trimmed_mib=0, deaf=0 if heard else kept.deaf + 1)
     if kept.deaf >= tuning.deaf_after or pressed:
         return 0, kept._replace(idle_caches=0.0)
-    worth = max(tuning.waste_min_mib, view.ceiling_mib * tuning.waste_share)
+    worth = _worth(view, tuning)
     if idle < worth:
         return 0, kept._replace(idle_caches=0.0)
     borne = kept.idle_caches + idle * passed_s
@@ -301,7 +312,7 @@ def _tightness(
     if held is None:
         held = (view.actual_mib or 0) - (view.guest_free_mib or 0)
     waste = held - work
-    worth = max(tuning.waste_min_mib, view.ceiling_mib * tuning.waste_share)
+    worth = _worth(view, tuning)
     until, wait = kept.tight_until_s, kept.tight_wait_s
     if kept.tight:
         if waste >= worth:

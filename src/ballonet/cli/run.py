@@ -24,7 +24,7 @@ from ballonet.cli.sandbox_options import (
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError, GuestChannelError, SandboxError
 from ballonet.imaged import Settings
-from ballonet.machine.build import guest_for
+from ballonet.machine.guest_files import guest_for
 from ballonet.registry.registry import Registry
 
 #: When the channel to the command is lost, the sandbox's own end, which says why, follows within this (seconds).

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from ballonet.guest.bundle import GuestBundle, prepare_guest
+from ballonet.guest.bundle import GuestBundle
 from ballonet.host.tsc import host_tsc_khz
-from ballonet.machine.guest_setup import DISK_SERIAL, ROOT_SERIAL, needed_modules, root_kind, share_tags
+from ballonet.machine.guest_files import guest_for
+from ballonet.machine.guest_setup import DISK_SERIAL, ROOT_SERIAL, share_tags
 from ballonet.paths import cache_dir
 from ballonet.vmm.accel import detect_accel
 from ballonet.vmm.builder import VmBuilder
@@ -46,15 +46,6 @@ def build_spec(
             guard_mib=config.guard_mib,
         )
     return builder.build()
-
-
-def guest_for(config: VmConfig, *, report: Callable[[str], None] | None = None) -> GuestBundle:
-    """What a guest of ``config`` boots from, found or made.
-
-    :param report: told in one line what takes time.
-    :raises HostError: the guest's kernel or programs cannot be had, or its root cannot be used.
-    """
-    return prepare_guest(extra_modules=needed_modules(config, root_kind(config.root)), report=report)
 
 
 def build_vm(

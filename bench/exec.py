@@ -69,8 +69,7 @@ def listing(rounds: int) -> None:
                 arms[f"ballonet ls, {ROWS} rows"].append((time.perf_counter() - started) * 1000)
         finally:
             for name in names:
-                registry.remove(name)
-            lifecycle.prune(registry)
+                registry.remove(registry.get(name))
     state("ls", arms, unit="ms", base="python -c pass")
 
 

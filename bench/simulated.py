@@ -15,7 +15,7 @@ from ballonet import lifecycle
 from ballonet.config import SandboxConfig
 from ballonet.host.identity import ProcessId
 from ballonet.machine.notes import MachineNote
-from ballonet.paths import private_dir, sandbox_dir
+from ballonet.paths import private_dir, state_dir_of
 from ballonet.process import spawn
 from ballonet.registry.record import State
 from ballonet.registry.registry import Registry
@@ -33,13 +33,13 @@ def simulated(count: int) -> Iterator[None]:
                 mine = _names(count, part)
                 for name in mine:
                     lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
-                    private_dir(sandbox_dir(name))
+                    private_dir(state_dir_of(name))
                 server = spawn([sys.executable, "-m", "bench.simulated", str(count), str(part)], stderr=None)
                 servers.append(server)
                 process = ProcessId.of(server.pid)
                 assert process is not None
                 for name in mine:
-                    path = sandbox_dir(name) / "control.sock"
+                    path = state_dir_of(name) / "control.sock"
                     while not path.exists():
                         time.sleep(0.01)
                     registry.begin_run(name, "run", process)
@@ -50,16 +50,16 @@ def simulated(count: int) -> Iterator[None]:
                         ready=True,
                         flags=registry.get(name).flags,
                         control_socket=str(path),
-                        engine_pid=server.pid,
+                        engine=ProcessId.of(server.pid),
                         started_at=time.time(),
-                    ).write(sandbox_dir(name))
+                    ).write(state_dir_of(name))
             yield
         finally:
             for server in servers:
                 server.kill()
                 server.wait()
             for record in registry.list():
-                registry.remove(record.name)
+                registry.remove(record)
 
 
 def _names(count: int, part: int) -> list[str]:
@@ -72,7 +72,7 @@ async def _serve(count: int, part: int) -> None:
 
     async with AsyncExitStack() as stack:
         for name in _names(count, part):
-            await stack.enter_async_context(serving(sandbox_dir(name) / "control.sock"))
+            await stack.enter_async_context(serving(state_dir_of(name) / "control.sock"))
         await asyncio.Event().wait()
 
 

@@ -1,7 +1,8 @@
 """The life of registered sandboxes: create, start, look, stop, remove. What the command line and the SDK share.
 
-The registry holds what was asked for; whether a sandbox lives is asked of its process each time (:func:`refresh`),
-so that a crash, a kill or a power cut never leaves a dead one shown as running.
+The registry holds what was asked for; whether a sandbox lives is asked of its process each time (:func:`refresh`,
+by :mod:`ballonet.liveness`), so that a crash, a kill or a power cut never leaves a dead one shown as running, and no
+look from elsewhere ever takes a living one for dead.
 """
 
 from __future__ import annotations
@@ -23,15 +24,19 @@ from ballonet.errors import (
     ConfigError,
     NameInUseError,
     NotRunningError,
+    RegistryError,
     SandboxError,
     StillRunningError,
     UnknownSandboxError,
 )
 from ballonet.host.identity import ProcessId
+from ballonet.liveness import living as living
+from ballonet.liveness import machines
 from ballonet.machine.args import parse_config, render_flags
 from ballonet.machine.notes import COMMAND_FILE, EndNote, MachineNote, write_stop_seconds
 from ballonet.machine.run_options import RunOptions
-from ballonet.paths import private_dir, replace_file, sandbox_dir, state_dir
+from ballonet.paths import private_dir, replace_file, sandbox_dir_path
+from ballonet.paths import state_dir_of as state_dir_of
 from ballonet.registry.record import Command, Record, State
 from ballonet.registry.registry import Registry
 
@@ -42,15 +47,12 @@ if TYPE_CHECKING:
 # asyncio is imported where it is used: 'ballonet ls' is quick without it.
 
 MACHINE_LOG = "machine.log"
+#: What the directories of removed sandboxes are called while they go; no sandbox's name begins so.
+_ASIDE = ".removed-"
 #: How long a sandbox may take to end in order before it is ended without (seconds), as in Docker.
 STOP_TIMEOUT_S = 10.0
 #: How long a process may take to end once nothing is waited for any more (seconds).
 _FORCED_S = 30.0
-
-
-def state_dir_of(name: str) -> Path:
-    """The sandbox's own state directory: its logs, its disk, the note of its end."""
-    return state_dir() / "sandboxes" / name
 
 
 def create(
@@ -91,15 +93,24 @@ def create(
         if left is not None and refresh(registry, left) is not None:
             raise
         registry.add(record)
+    directory = state_dir_of(record.name)
     try:
-        directory = state_dir_of(record.name)
+        # The registry may have been lost or repaired: what lives keeps its name and its files.
+        note = MachineNote.read(directory)
+        if note is not None and note.alive():
+            raise NameInUseError(
+                f"a sandbox named {record.name!r} runs (pid {note.process.pid}) that the registry does not know",
+                hint="register it again: ballonet prune",
+            )
         private_dir(directory.parent)
         shutil.rmtree(directory, ignore_errors=True)
         private_dir(directory)
         _ensure_volumes(config)
+    except NameInUseError:
+        registry.remove(record)
+        raise
     except BaseException:
-        registry.remove(record.name)
-        shutil.rmtree(directory, ignore_errors=True)
+        _forget(registry, record)
         raise
     return record
 
@@ -119,7 +130,7 @@ async def start(registry: Registry, name: str, *, detached: bool, admission: boo
     record = find(registry, name)
     run_id = os.urandom(8).hex()
     with admitted(registry, record) if admission and not record.state.lives else contextlib.nullcontext():
-        begun = registry.begin_run(name, run_id, ProcessId.ours())
+        begun = registry.begin_run(name, run_id, ProcessId.ours(), run_dir=sandbox_dir_path(name))
     if not begun:
         raise StillRunningError(f"sandbox {name!r} runs already", hint=f"ballonet exec {name} …")
     directory = state_dir_of(name)
@@ -131,7 +142,11 @@ async def start(registry: Registry, name: str, *, detached: bool, admission: boo
         options = RunOptions(
             run_id=run_id, state_dir=directory, detached=detached, command=record.command is not None
         )
-        process = await launch(name, record.flags, options, directory / MACHINE_LOG)
+
+        def started(identity: ProcessId) -> None:
+            registry.update(name, if_run=run_id, process=identity)
+
+        process = await launch(name, record.flags, options, directory / MACHINE_LOG, started=started)
     except BaseException as error:
         detail = error.message if isinstance(error, BallonetError) else "its start was interrupted"
         registry.update(
@@ -171,6 +186,7 @@ def refresh(registry: Registry, record: Record) -> Record | None:
             detail="its process ended without a word: it was killed, or the host went down",
             ended_at=time.time(),
         )
+    _sweep(record)
     if record.auto_remove:
         _forget(registry, record)
         return None
@@ -193,12 +209,6 @@ def refresh(registry: Registry, record: Record) -> Record | None:
         exit_code=end.exit_code,
     )
     return changed
-
-
-def living(record: Record) -> MachineNote | None:
-    """What the process of the record's run says of itself; ``None`` if it does not live."""
-    note = MachineNote.read(sandbox_dir(record.name))
-    return note if note is not None and note.run_id == record.run_id and note.process.alive() else None
 
 
 def find(registry: Registry, name: str) -> Record:
@@ -237,26 +247,55 @@ async def stop(registry: Registry, name: str, *, timeout_s: float = STOP_TIMEOUT
     note = living(record)
     if note is None:
         return record
-    pidfd = note.process.open()
-    if pidfd is not None:
-        try:
-            if timeout_s > 0:
-                write_stop_seconds(sandbox_dir(name), timeout_s)
-                signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-            # An end in order takes the guest a few seconds after its command has ended.
-            if timeout_s <= 0 or not await _ended(pidfd, timeout_s):
-                signal.pidfd_send_signal(pidfd, signal.SIGUSR1)
-                if not await _ended(pidfd, _FORCED_S):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    if not await _ended(pidfd, _FORCED_S):
-                        raise SandboxError(
-                            f"the process of sandbox {name!r} ({note.process.pid}) cannot be ended"
-                        )
-        except ProcessLookupError:
-            pass  # it ended meanwhile
-        finally:
-            os.close(pidfd)
+    await end_process(note.process, state_dir_of(name), timeout_s)
+    if note.engine is not None:
+        # It dies with its sandbox's process, a moment later.
+        await kill(note.engine)
     return refresh(registry, record)
+
+
+async def end_process(process: ProcessId, state: Path | None = None, timeout_s: float = 0) -> None:
+    """End a sandbox by its own process, and wait for that.
+
+    :param state: the sandbox's state directory: where its process finds how long it may take.
+    :param timeout_s: how long it may take in order (0: not at all).
+    :raises SandboxError: the kernel does not let it end.
+    """
+    pidfd = process.open()
+    if pidfd is None:
+        return
+    try:
+        if timeout_s > 0:
+            if state is not None:
+                write_stop_seconds(private_dir(state), timeout_s)
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        # An end in order takes the guest a few seconds after its command has ended.
+        if timeout_s <= 0 or not await _ended(pidfd, timeout_s):
+            signal.pidfd_send_signal(pidfd, signal.SIGUSR1)
+            if not await _ended(pidfd, _FORCED_S):
+                await kill(process)
+    except ProcessLookupError:
+        pass  # it ended meanwhile
+    finally:
+        os.close(pidfd)
+
+
+async def kill(process: ProcessId) -> None:
+    """Kill that very process and wait for its end; nothing is done if it has ended.
+
+    :raises SandboxError: the kernel does not let it end.
+    """
+    pidfd = process.open()
+    if pidfd is None:
+        return
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if not await _ended(pidfd, _FORCED_S):
+            raise SandboxError(f"process {process.pid} cannot be ended")
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
 
 
 async def wait_end(registry: Registry, name: str) -> Record | None:
@@ -287,7 +326,13 @@ async def remove(registry: Registry, name: str, *, force: bool = False) -> None:
     :param force: end it first if it runs.
     :raises StillRunningError: it runs, and ``force`` was not given.
     """
-    record: Record | None = find(registry, name)
+    try:
+        record: Record | None = find(registry, name)
+    except RegistryError:
+        if not force:
+            raise
+        await _remove_damaged(registry, name)
+        return
     assert record is not None
     if record.state.lives:
         if not force:
@@ -295,25 +340,26 @@ async def remove(registry: Registry, name: str, *, force: bool = False) -> None:
                 f"sandbox {name!r} is {record.state}", hint=f"stop it first, or: ballonet rm --force {name}"
             )
         record = await stop(registry, name, timeout_s=0)
-    if record is not None:
-        _forget(registry, record)
+    if record is not None and not _forget(registry, record) and registry.find(name) is not None:
+        raise StillRunningError(
+            f"sandbox {name!r} was started again meanwhile", hint=f"again: ballonet rm --force {name}"
+        )
+
+
+async def _remove_damaged(registry: Registry, name: str) -> None:
+    """Remove a sandbox whose row cannot be read; what runs by that name is ended first."""
+    directory = state_dir_of(name)
+    for machine in machines():
+        if machine.options.state_dir == directory:
+            await end_process(machine.process)
+    registry.remove_unread(name)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 async def discard(registry: Registry, name: str) -> None:
     """Remove a sandbox, running or not, if it is there."""
     with contextlib.suppress(UnknownSandboxError):
         await remove(registry, name, force=True)
-
-
-def prune(registry: Registry) -> list[str]:
-    """Refresh all, and remove state directories that no sandbox has; the names."""
-    known = {record.name for record in list_sandboxes(registry)}
-    directory = state_dir() / "sandboxes"
-    found = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
-    strays = [name for name in found if name not in known and registry.find(name) is None]
-    for name in strays:
-        shutil.rmtree(directory / name, ignore_errors=True)
-    return strays
 
 
 def config_of(record: Record, flags: Sequence[str] | None = None) -> SandboxConfig:
@@ -339,10 +385,38 @@ def parse_user(user: str | None) -> tuple[int | None, int | None, tuple[int, ...
     return int(uid), numbers[0] if numbers else None, tuple(numbers[1:])
 
 
-def _forget(registry: Registry, record: Record) -> None:
-    """Remove the files first: the name must not be another's while they go."""
-    shutil.rmtree(state_dir_of(record.name), ignore_errors=True)
-    registry.remove(record.name, if_run=record.run_id)
+def _forget(registry: Registry, record: Record) -> bool:
+    """Remove the row and the files, unless they are another's by now; whether they were this one's.
+
+    The files go out of the way before anybody else can take the name, and are then removed at leisure.
+    """
+    directory = state_dir_of(record.name)
+    out_of_the_way = aside(directory)
+
+    def put_aside() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            directory.rename(out_of_the_way)
+
+    done = registry.remove(record, put_aside)
+    if done:
+        shutil.rmtree(out_of_the_way, ignore_errors=True)
+    return done
+
+
+def aside(directory: Path) -> Path:
+    """What the state directory of a sandbox is renamed to before it is removed: no sandbox's name."""
+    return directory.with_name(f"{_ASIDE}{os.urandom(8).hex()}")
+
+
+def _sweep(record: Record) -> None:
+    """Remove what a dead run has left in its run directory."""
+    if record.run_dir is not None:
+        from ballonet.machine.place import sweep_place
+
+        note = MachineNote.read(state_dir_of(record.name))
+        moved = note.run_dir if note is not None and note.run_id == record.run_id else ""
+        for directory in {record.run_dir, moved} - {""}:
+            sweep_place(Path(directory))
 
 
 def _ensure_volumes(config: SandboxConfig) -> None:

@@ -74,9 +74,28 @@ def sandbox_dir(name: str, env: Mapping[str, str] | None = None) -> Path:
 
     :raises ConfigError: ``name`` would not be one plain entry of the run directory.
     """
+    run_dir(env)
+    return sandbox_dir_path(name, env)
+
+
+def sandbox_dir_path(name: str, env: Mapping[str, str] | None = None) -> Path:
+    """As :func:`sandbox_dir`, but the run directory is not made either: only its path is wanted."""
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise ConfigError(f"sandbox name {name!r} cannot be the name of a directory")
-    return run_dir(env) / name
+    return _run_dir_path(os.environ if env is None else env, os.getuid()) / name
+
+
+def fallback_run_dirs() -> list[Path]:
+    """Where a sandbox can have its sockets when its own run directory cannot be made any more, as after a logout that
+    took ``/run/user/UID`` away: the run directory without the variables that name one, then ``/tmp/ballonet-UID``."""
+    uid = os.getuid()
+    found = [_run_dir_path({}, uid), Path("/tmp") / f"ballonet-{uid}"]  # noqa: S108  # judged by private_dir
+    return list(dict.fromkeys(found))
+
+
+def state_dir_of(name: str) -> Path:
+    """The state directory of the sandbox ``name``: its notes, its logs, its disk; not made here."""
+    return state_dir() / "sandboxes" / name
 
 
 def private_dir(path: Path, *, hint: str | None = None) -> Path:

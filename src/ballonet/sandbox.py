@@ -20,8 +20,9 @@ from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError
 from ballonet.imaged import Prepared, image_of, prepare, settings_for
 from ballonet.machine.launch import OwnedProcess, SandboxEnd
-from ballonet.machine.place import agent_socket_path
+from ballonet.machine.notes import AGENT_SOCKET
 from ballonet.memory import to_mib
+from ballonet.paths import sandbox_dir_path
 from ballonet.registry.record import Command, Record
 from ballonet.registry.registry import Registry
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
@@ -38,6 +39,10 @@ __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
 
 #: The most that each output of a command may have when it is collected in memory.
 MAX_OUTPUT_BYTES = 256 << 20
+
+
+#: What a sandbox's process says of itself, when it is up and in its note.
+_FACTS = ("engine_pid", "control_socket", "agent_socket", "boot_s", "ports")
 
 
 def random_name(prefix: str = "box") -> str:
@@ -91,6 +96,7 @@ class Sandbox:
         #: From the start of the sandbox's process to the guest agent's first word (seconds); 0 when not known.
         self.boot_s = 0.0
         self._control_socket: str | None = None
+        self._agent_socket: Path | None = None
         self._ports: tuple[str, ...] = ()
         self._image: Image | None = None
         self._engine_pid = 0
@@ -100,9 +106,7 @@ class Sandbox:
             self._take(process.facts)
         elif (note := lifecycle.living(record)) is not None:
             self._process_pid = note.process.pid
-            self._take(
-                {name: getattr(note, name) for name in ("engine_pid", "control_socket", "boot_s", "ports")}
-            )
+            self._take({name: getattr(note, name) for name in _FACTS})
 
     @classmethod
     async def create(
@@ -248,7 +252,8 @@ class Sandbox:
 
     @property
     def agent_socket(self) -> Path:
-        return agent_socket_path(self.name)
+        """Where its guest's agent is reached by frames (docs/agent.md), while it runs."""
+        return self._agent_socket or sandbox_dir_path(self.name) / AGENT_SOCKET
 
     @property
     def control_socket(self) -> Path | None:
@@ -403,6 +408,7 @@ class Sandbox:
     def _take(self, facts: Mapping[str, Any]) -> None:
         self._engine_pid = int(facts["engine_pid"])
         self._control_socket = facts["control_socket"]
+        self._agent_socket = Path(facts["agent_socket"])
         self._ports = tuple(facts["ports"])
         self.boot_s = float(facts["boot_s"] or 0)
 
@@ -424,10 +430,10 @@ class Sandbox:
             if self._agent is None:
                 from ballonet.guest.agent_client import AgentClient
 
-                if self._process is None:
-                    with Registry.open() as registry:
-                        lifecycle.find_running(registry, self.name)
-                self._agent = await AgentClient.connect(self.agent_socket)
+                with Registry.open() as registry:
+                    _, note = lifecycle.find_running(registry, self.name)
+                self._agent_socket = note.agent_socket
+                self._agent = await AgentClient.connect(note.agent_socket)
             return self._agent
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from ballonet import lifecycle
 from ballonet.errors import ConfigError, HostError, UnknownVolumeError, VolumeInUseError
+from ballonet.liveness import machines
+from ballonet.machine.args import parse_config
 from ballonet.paths import data_dir, private_dir
 from ballonet.registry.registry import Registry
 from ballonet.vmm.attach import Volume, split_volume
@@ -134,12 +136,14 @@ def _make(path: Path) -> Path:
 
 
 def _users(registry: Registry) -> dict[Path, list[str]]:
-    """The sandboxes that have each directory: by their desired configuration, and by the one that runs."""
+    """The sandboxes that have each directory: by their desired configuration, and those that run with it, whether or
+    not the registry knows them."""
+    configs = [lifecycle.config_of(record) for record in lifecycle.list_sandboxes(registry)]
+    configs += [parse_config(machine.flags) for machine in machines()]
     users: dict[Path, list[str]] = {}
-    for record in lifecycle.list_sandboxes(registry):
-        configs = [lifecycle.config_of(record)]
-        if (note := lifecycle.living(record)) is not None:
-            configs.append(lifecycle.config_of(record, note.flags))
-        for source in {volume.source for config in configs for volume in config.volumes}:
-            users.setdefault(source, []).append(record.name)
+    for config in configs:
+        for source in {volume.source for volume in config.volumes}:
+            names = users.setdefault(source, [])
+            if config.name not in names:
+                names.append(config.name)
     return users

@@ -15,7 +15,7 @@ from ballonet.config import SandboxConfig
 from ballonet.control.backend import GuestMemory, GuestPressure, HostMemory, Stats
 from ballonet.host.identity import ProcessId
 from ballonet.machine.notes import MachineNote
-from ballonet.paths import private_dir, sandbox_dir
+from ballonet.paths import private_dir, state_dir_of
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
 from ballonet.registry.registry import Registry
 from tests.unit.fake_backend import FakeBackend, serving
@@ -90,8 +90,8 @@ def register(name: str, socket: Path, **config: object) -> None:
             flags=registry.get(name).flags,
             control_socket=str(socket),
             started_at=1.0,
-            engine_pid=ProcessId.ours().pid,
-        ).write(private_dir(sandbox_dir(name)))
+            engine=ProcessId.ours(),
+        ).write(private_dir(state_dir_of(name)))
 
 
 @asynccontextmanager

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ballonet import lifecycle
+from ballonet import lifecycle, strays
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError, NameInUseError, NotRunningError, StillRunningError
 from ballonet.host.identity import ProcessId
 from ballonet.machine.notes import EndNote, MachineNote
 from ballonet.modify import apply_plan, plan_changes
-from ballonet.paths import private_dir, sandbox_dir
+from ballonet.paths import private_dir
 from ballonet.registry.record import Command, Record, State
 from ballonet.registry.registry import Registry
 from ballonet.vmm.attach import Tmpfs
@@ -38,7 +38,7 @@ def begun(registry: Registry, *, starter: ProcessId = DEAD, auto_remove: bool = 
 
 def note(process: ProcessId, **more: object) -> MachineNote:
     written = MachineNote(run_id="run1", process=process, **more)  # type: ignore[arg-type]
-    written.write(private_dir(sandbox_dir("box")))
+    written.write(private_dir(lifecycle.state_dir_of("box")))
     return written
 
 
@@ -135,7 +135,7 @@ def test_users_are_numbers(user: str) -> None:
 def test_prune_removes_files_that_no_sandbox_has(registry: Registry) -> None:
     lifecycle.create(registry, SandboxConfig(name="box"))
     stray = private_dir(lifecycle.state_dir_of("stray"))
-    assert lifecycle.prune(registry) == ["stray"]
+    assert asyncio.run(strays.prune(registry)) == ["removed the files of stray"]
     assert not stray.exists()
     assert lifecycle.state_dir_of("box").is_dir()
 

@@ -25,7 +25,7 @@ from ballonet.metrics.exposition import Counters, Exporter
 from ballonet.metrics.history import HistoryWriter
 from ballonet.metrics.model import STALE_S, HostSample, SandboxSample, Snapshot, sample_of
 from ballonet.metrics.table import COLUMNS, host_row, row, write_csv
-from ballonet.paths import private_dir, sandbox_dir
+from ballonet.paths import private_dir, state_dir_of
 from ballonet.registry.record import State
 from ballonet.registry.registry import Registry
 
@@ -137,8 +137,8 @@ def register(
         flags=registry.get(name).flags,
         control_socket=control_socket,
         started_at=1.0,
-        engine_pid=ProcessId.ours().pid,
-    ).write(private_dir(sandbox_dir(name)))
+        engine=ProcessId.ours(),
+    ).write(private_dir(state_dir_of(name)))
 
 
 def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(silent: str) -> None:

@@ -13,6 +13,8 @@ from ballonet.pilot import claim, fleet
 from ballonet.pilot.journal import read_decisions
 from ballonet.pilot.loop import Pilot, Settings, Tick
 from ballonet.pilot.model import promisable_mib
+from ballonet.registry.record import State
+from ballonet.registry.registry import Registry
 from tests.unit.pilot_fleet import Fixed, Guest, own_directories, running
 
 
@@ -209,9 +211,8 @@ async def test_a_sandbox_that_goes_and_one_that_comes_are_noticed(
     async with running(tmp_path, {"a": Guest()}):
         async with running(tmp_path, {"b": Guest()}):
             both = {view.name: view.problem for view in (await pilot.tick()).sandboxes}
-        from ballonet.paths import sandbox_dir
-
-        (sandbox_dir("b") / "machine.json").unlink()
+        with Registry.open() as registry:
+            registry.update("b", state=State.STOPPED)
         after = [view.name for view in (await pilot.tick()).sandboxes]
     await pilot.close()
     assert both == {"a": None, "b": None}

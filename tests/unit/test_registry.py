@@ -55,18 +55,19 @@ def test_unknown_and_taken_names(tmp_path: Path) -> None:
         with pytest.raises(NameInUseError, match="'box'"):
             registry.add(record("box"))
         assert not registry.update("nobody", state=State.RUNNING)
-        assert not registry.remove("nobody")
+        assert not registry.remove(record("nobody"))
 
 
 def test_a_late_word_on_an_earlier_run_changes_nothing(tmp_path: Path) -> None:
     with Registry.open(tmp_path) as registry:
         registry.add(record("box"))
         assert registry.begin_run("box", "one", ProcessId.ours())
+        earlier = registry.get("box")
         assert not registry.begin_run("box", "two", ProcessId.ours())
         assert not registry.update("box", if_run="zero", state=State.FAILED)
         assert registry.update("box", if_run="one", state=State.STOPPED)
         assert registry.begin_run("box", "two", ProcessId.ours())
-        assert not registry.remove("box", if_run="one")
+        assert not registry.remove(earlier)
         assert registry.get("box").state is State.STARTING
 
 

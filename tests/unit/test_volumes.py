@@ -31,7 +31,7 @@ def test_a_named_volume_is_made_with_its_sandbox_and_kept_while_it_is_used(regis
     with pytest.raises(VolumeInUseError, match="volume 'cache' is used by 'box'"):
         volumes.remove(registry, "cache")
     assert volumes.prune(registry) == []
-    registry.remove("box")
+    registry.remove(registry.get("box"))
     (volume.path / "file").write_text("x")
     assert volumes.prune(registry) == ["cache"]
     assert not volume.path.exists()

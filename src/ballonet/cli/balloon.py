@@ -14,8 +14,11 @@ from typing import Any
 from ballonet.control.backend import BalloonSnapshot, TrimRequest
 from ballonet.control.client import Client, SyncClient
 from ballonet.errors import ConfigError, ControlError
-from ballonet.machine.place import control_socket_path
+from ballonet.liveness import living
+from ballonet.machine.place import CONTROL_SOCKET
 from ballonet.memory import parse_size
+from ballonet.paths import sandbox_dir_path
+from ballonet.registry.registry import Registry
 
 #: The target was set but the guest did not get there (``set --wait``).
 EXIT_NOT_APPLIED = 3
@@ -77,11 +80,20 @@ def find_control_socket(sandbox: str) -> Path:
     """
     if "/" in sandbox or sandbox.endswith(".sock"):
         return Path(sandbox)
-    path = control_socket_path(sandbox)
-    if not path.is_socket():
+    with Registry.open() as registry:
+        record = registry.find(sandbox)
+    note = None if record is None else living(record)
+    # One that was started by hand ('ballonet sandbox …') is in no registry.
+    path = sandbox_dir_path(sandbox) / CONTROL_SOCKET if record is None else None
+    if note is not None and note.control_socket is not None:
+        path = Path(note.control_socket)
+    if path is None or not path.is_socket():
+        runs = "has no balloon" if note is not None else "does not run"
         raise ConfigError(
-            f"no running sandbox named {sandbox!r} has its control socket at {path}",
-            hint="a sandbox has one if any balloon setting was given when it was started",
+            f"sandbox {sandbox!r} {runs}" if record is not None else f"there is no sandbox named {sandbox!r}",
+            hint="a sandbox has a balloon unless it was started with --no-balloon"
+            if note is not None
+            else "'ballonet ps' shows those that run",
         )
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from pathlib import Path
 
 from ballonet import lifecycle
 from ballonet.cli.attach import Joined, SignalPasser, joined_from, run_joined, with_signals
@@ -32,17 +33,16 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("no command was given", hint=f"for example: ballonet exec {options.name} uname -a")
     env = parse_env(options.env)
     with Registry.open() as registry:
-        record, _ = lifecycle.find_running(registry, options.name)
+        record, note = lifecycle.find_running(registry, options.name)
     settings = settings_for(image_of(record), env, options.workdir, options.user)
     joined = joined_from(options, settings)
-    return asyncio.run(with_signals(lambda signals: _exec(options.name, argv, joined, signals)))
+    return asyncio.run(with_signals(lambda signals: _exec(note.agent_socket, argv, joined, signals)))
 
 
-async def _exec(name: str, argv: list[str], joined: Joined, signals: SignalPasser) -> int:
+async def _exec(agent_socket: Path, argv: list[str], joined: Joined, signals: SignalPasser) -> int:
     from ballonet.guest.agent_client import AgentClient
-    from ballonet.machine.place import agent_socket_path
 
-    agent = await AgentClient.connect(agent_socket_path(name))
+    agent = await AgentClient.connect(agent_socket)
     try:
         return await run_joined(agent, argv, joined, signals)
     finally:

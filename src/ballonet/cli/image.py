@@ -126,6 +126,9 @@ def open_store(options: argparse.Namespace) -> Iterator[tuple[ImageStore, Callab
 def image_users() -> dict[str, list[str]]:
     """The names of the sandboxes that use an image, by its id."""
     from ballonet import lifecycle
+    from ballonet.images.image import image_id_of
+    from ballonet.liveness import machines
+    from ballonet.machine.args import parse_config
     from ballonet.registry.registry import Registry
 
     users: dict[str, list[str]] = {}
@@ -133,6 +136,11 @@ def image_users() -> dict[str, list[str]]:
         for record in lifecycle.list_sandboxes(registry):
             if record.image_id is not None:
                 users.setdefault(record.image_id, []).append(record.name)
+    # A sandbox that runs uses its root, whatever the registry says: it may have been removed, or modified since.
+    for machine in machines():
+        root = parse_config(machine.flags).root
+        if root is not None and machine.name not in users.setdefault(image_id_of(root), []):
+            users[image_id_of(root)].append(machine.name)
     return users
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 
-from ballonet import lifecycle
+from ballonet import strays
 from ballonet.host.cgroup import prune_groups
 from ballonet.machine.hardcap import GROUP_PREFIX
 from ballonet.machine.place import prune_places
@@ -12,15 +13,21 @@ from ballonet.registry.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    parser.add_argument(
+        "-f",
+        "--force",
+        action="store_true",
+        help="end running sandboxes that the registry does not know, instead of registering them again",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     with Registry.open() as registry:
-        strays = [f"the files of {name}" for name in lifecycle.prune(registry)]
-    removed = [*prune_places(), *strays, *(f"cgroup {name}" for name in prune_groups(GROUP_PREFIX))]
-    for name in removed:
-        print(f"removed {name}")
-    if not removed:
+        done = asyncio.run(strays.prune(registry, force=options.force))
+    done += [f"removed {name}" for name in prune_places()]
+    done += [f"removed cgroup {name}" for name in prune_groups(GROUP_PREFIX)]
+    for line in done:
+        print(line)
+    if not done:
         print("there was nothing to remove")
     return 0

@@ -128,13 +128,12 @@ async def _run_attached(
 ) -> int:
     """Whatever happens, the sandbox is gone when this returns."""
     from ballonet.guest.agent_client import AgentClient
-    from ballonet.machine.place import agent_socket_path
 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(lifecycle.discard, registry, name)
         sandbox = await lifecycle.start(registry, name, detached=False, admission=admission)
         stack.push_async_callback(sandbox.kill)
-        agent = await AgentClient.connect(agent_socket_path(name))
+        agent = await AgentClient.connect(sandbox.agent_socket)
         stack.push_async_callback(agent.close)
         try:
             return await run_joined(agent, argv, joined, signals)

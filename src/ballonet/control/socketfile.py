@@ -125,8 +125,14 @@ class ControlSocket:
         """Whether the path still leads to this socket."""
         return self._inode is not None and _Inode.at(self.path) == self._inode
 
+    def move(self, path: Path) -> None:
+        """Be at ``path`` from the next :meth:`rebind` on: the directory of the old one cannot be had any more."""
+        self.path = path
+        self.lock_path = path.with_name(path.name + ".lock")
+        self._inode = None
+
     def rebind(self) -> socket.socket:
-        """Listen again after the file was deleted; connections that are open stay.
+        """Listen again after the file was deleted, or at another place (:meth:`move`); connections that are open stay.
 
         :return: the old listening socket, to be closed by the caller after the change-over.
         :raises BindError: the path cannot be had now; the old socket is still there. May be tried again.

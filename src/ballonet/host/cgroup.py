@@ -57,40 +57,19 @@ class MemoryGroup(Protocol):
 def open_group(name: str, *, hierarchy: Hierarchy | None = None) -> MemoryGroup:
     """Make a memory cgroup named ``name``; one left by a dead process of that name is taken over.
 
+    :param hierarchy: where; found by default.
     :raises HostError: this host gives no writable memory controller; the message says what was found.
     """
-    hierarchy = hierarchy or _find_or_make_hierarchy(name)
-    directory = hierarchy.parent / name
+    if hierarchy is not None:
+        return _make_group(name, hierarchy)
     try:
-        if hierarchy.version == 2:
-            _delegate_memory(hierarchy.parent)
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir()
-        group: MemoryGroup = _GroupV2(directory) if hierarchy.version == 2 else _GroupV1(directory)
-    except OSError as error:
-        raise HostError(
-            f"no memory cgroup can be made under {hierarchy.parent}: {error.strerror}",
-            hint=_hint(hierarchy.version),
-        ) from error
-    return group
-
-
-def _find_or_make_hierarchy(name: str) -> Hierarchy:
-    """What is there; else, with version 2, a systemd scope of our own."""
-    try:
-        return find_hierarchy()
+        return _make_group(name, find_hierarchy())
     except HostError as error:
-        if "" not in _mounts(Path("/proc/self/mounts")) or os.environ.get(DELEGATED_VARIABLE):
+        # With version 2, other processes in our own group, or another owner, are in the way there.
+        mount = _mounts(Path("/proc/self/mounts")).get("")
+        if mount is None or os.environ.get(DELEGATED_VARIABLE):
             raise
-        from ballonet.host.scope import enter_scope
-
-        try:
-            enter_scope(name)
-        except HostError as refused:
-            raise HostError(
-                f"{error.message}; and no systemd scope: {refused.message}", hint=error.hint
-            ) from refused
-        return find_hierarchy()
+        return _make_group_elsewhere(name, mount, error)
 
 
 def find_hierarchy(
@@ -133,16 +112,63 @@ def find_hierarchy(
 
 def prune_groups(prefix: str) -> list[str]:
     """Remove the groups named ``prefix…`` in which nothing lives any more; their names. None where there are none."""
-    try:
-        parent = find_hierarchy().parent
-    except HostError:
-        return []
+    parents = []
+    with contextlib.suppress(HostError):
+        parents.append(find_hierarchy().parent)
+    mount = _mounts(Path("/proc/self/mounts")).get("")
+    if mount is not None:
+        parents += _groups_above(mount)
     removed = []
-    for directory in sorted(parent.glob(f"{prefix}*/")):
+    for directory in sorted({found for parent in parents for found in parent.glob(f"{prefix}*/")}):
         with contextlib.suppress(OSError):  # busy: something lives in it
             directory.rmdir()
             removed.append(directory.name)
     return removed
+
+
+def _make_group_elsewhere(name: str, mount: Path, error: HostError) -> MemoryGroup:
+    """Version 2, where our own group gives no room: in a systemd scope of our own; without systemd in one of the groups
+    above ours, if we may (root).
+
+    :raises HostError: nowhere; the message says what was tried.
+    """
+    from ballonet.host.scope import enter_scope
+
+    tried = [error.message]
+    try:
+        enter_scope(name)
+        return _make_group(name, find_hierarchy())
+    except HostError as refused:
+        tried.append(f"no systemd scope: {refused.message}")
+    for parent in _groups_above(mount):
+        if os.access(parent, os.W_OK):
+            try:
+                return _make_group(name, Hierarchy(2, parent))
+            except HostError as refused:
+                tried.append(refused.message)
+    raise HostError("; ".join(tried), hint=error.hint) from error
+
+
+def _groups_above(mount: Path, proc: Path = Path("/proc/self")) -> list[Path]:
+    """The version 2 groups that ours lies in, the nearest first."""
+    group = _groups(proc / "cgroup").get("", "/")
+    own = mount / group.lstrip("/")
+    return [parent for parent in own.parents if parent == mount or mount in parent.parents]
+
+
+def _make_group(name: str, hierarchy: Hierarchy) -> MemoryGroup:
+    directory = hierarchy.parent / name
+    try:
+        if hierarchy.version == 2:
+            _delegate_memory(hierarchy.parent)
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir()
+        return _GroupV2(directory) if hierarchy.version == 2 else _GroupV1(directory)
+    except OSError as error:
+        raise HostError(
+            f"no memory cgroup can be made under {hierarchy.parent}: {error.strerror}",
+            hint=_hint(hierarchy.version),
+        ) from error
 
 
 class _GroupV1:

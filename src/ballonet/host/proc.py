@@ -68,3 +68,22 @@ def read_kib_fields(path: Path) -> dict[str, int]:
     except OSError:
         return {}
     return fields
+
+
+def read_words(pid: int, *, proc: Path = PROC) -> list[str]:
+    """The command line of process ``pid``; empty if it is gone, or not for us to read."""
+    try:
+        text = (proc / str(pid) / "cmdline").read_bytes().decode(errors="surrogateescape")
+    except OSError:
+        return []
+    return text.removesuffix("\0").split("\0") if text else []
+
+
+def read_environment(pid: int, *, proc: Path = PROC) -> dict[str, str]:
+    """The environment that process ``pid`` was started with; empty if it is gone, or not for us to read."""
+    try:
+        text = (proc / str(pid) / "environ").read_bytes().decode(errors="surrogateescape")
+    except OSError:
+        return {}
+    pairs = (entry.partition("=") for entry in text.split("\0"))
+    return {name: value for name, equals, value in pairs if equals}

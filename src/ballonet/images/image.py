@@ -111,6 +111,11 @@ class Image:
         return _beside(self.root, GROUP_FILE)
 
 
+def image_id_of(root: Path) -> str:
+    """The id of the image whose root file that is: its directory has the name."""
+    return f"sha256:{root.parent.name}"
+
+
 def _beside(root: Path, name: str) -> str:
     try:
         return root.with_name(name).read_text(encoding="utf-8", errors="replace")

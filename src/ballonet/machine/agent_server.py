@@ -33,6 +33,18 @@ class AgentServer:
         listener = socket.socket(fileno=self._socket.socket.dup().detach())
         self._server = await asyncio.start_unix_server(self._accepted, sock=listener)
 
+    async def mend(self) -> None:
+        """Listen again if the socket's file is gone; connections that are open stay.
+
+        :raises BindError: it cannot be bound now. May be tried again.
+        """
+        if self._server is None or self._socket.still_ours():
+            return
+        self._socket.rebind().close()
+        self._server.close()
+        await self.start()
+        log.warning("the agent socket was gone; it is bound again at %s", self._socket.path)
+
     async def close(self) -> None:
         """Stop accepting and hang up on everyone."""
         if self._server is not None:

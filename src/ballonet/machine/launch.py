@@ -8,14 +8,15 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from ballonet.errors import BallonetError, SandboxError
+from ballonet.host.identity import ProcessId
 from ballonet.machine.owner import STOP, Report
-from ballonet.machine.run_options import RunOptions
+from ballonet.machine.run_options import RUN_VARIABLE, RunOptions
 from ballonet.process import spawn, wait_exit
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,11 @@ class OwnedProcess:
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    @property
+    def agent_socket(self) -> Path:
+        """Where its guest's agent is reached, once it is up."""
+        return Path(self.facts["agent_socket"])
 
     async def come_up(self, name: str) -> None:
         """Wait until the sandbox is up.
@@ -138,10 +144,18 @@ class OwnedProcess:
         return SandboxError(f"{message}; its last words were:\n{words}" if words else message)
 
 
-async def launch(name: str, flags: Sequence[str], options: RunOptions, log_path: Path) -> OwnedProcess:
+async def launch(
+    name: str,
+    flags: Sequence[str],
+    options: RunOptions,
+    log_path: Path,
+    *,
+    started: Callable[[ProcessId], None] | None = None,
+) -> OwnedProcess:
     """Start a sandbox's process, and return when its guest answers.
 
     :param log_path: the file that gets what the process logs, from the beginning.
+    :param started: called with the process as soon as there is one, long before its guest answers.
     :raises BallonetError: it did not come up; nothing of it is left.
     """
     _let_go[:] = [child for child in _let_go if child.poll() is None]
@@ -153,7 +167,13 @@ async def launch(name: str, flags: Sequence[str], options: RunOptions, log_path:
                 options = replace(options, owner_fd=theirs.fileno())
                 # -P: the working directory may be anyone's; no module is to be imported from there.
                 argv = [sys.executable, "-P", "-m", "ballonet", "sandbox", *options.render(), *flags]
-                child = spawn(argv, pass_fds=[theirs.fileno()], stderr=log_file.fileno(), new_session=True)
+                child = spawn(
+                    argv,
+                    pass_fds=[theirs.fileno()],
+                    stderr=log_file.fileno(),
+                    env={RUN_VARIABLE: f"{options.run_id or ''} {options.state_dir or ''}"},
+                    new_session=True,
+                )
         except BaseException:
             ours.close()
             raise
@@ -162,6 +182,8 @@ async def launch(name: str, flags: Sequence[str], options: RunOptions, log_path:
         raise
     process = OwnedProcess(child, await asyncio.open_connection(sock=ours), log_file)
     try:
+        if started is not None and (identity := ProcessId.of(child.pid)) is not None:
+            started(identity)
         await process.come_up(name)
     except BaseException:
         await process.kill()

@@ -1,13 +1,14 @@
 """What a sandbox's process writes down for others: that it lives, as what, and how it ended.
 
-Two small JSON files, written whole. ``machine.json`` lies in the sandbox's run directory while its process lives;
-``end.json`` in its state directory from then on. Readers (:mod:`ballonet.lifecycle`) fold both into the registry, so
-that this process, one per sandbox, need not carry a database. Each names the run that it is about.
+Two small JSON files in the sandbox's state directory, beside the registry, written whole: ``machine.json`` from the
+beginning of a run on, ``end.json`` at its end. They never lie in the run directory: which one that is depends on the
+environment of the one who looks, and it may go away while the sandbox lives. Readers (:mod:`ballonet.liveness`,
+:mod:`ballonet.lifecycle`) fold both into the registry, so that this process, one per sandbox, need not carry a
+database. Each names the run that it is about.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -17,26 +18,30 @@ from typing import Any
 from ballonet.host.identity import ProcessId
 from ballonet.paths import replace_file
 
+AGENT_SOCKET = "agent.sock"
 MACHINE_NOTE = "machine.json"
 END_NOTE = "end.json"
 #: In the state directory: the command that the sandbox runs by itself. Not among its flags, which every user of the
 #: host can read.
 COMMAND_FILE = "command.json"
-#: In the run directory: how many seconds the stop that follows may take (a number).
+#: How many seconds the stop that follows may take (a number).
 STOP_NOTE = "stop"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineNote:
-    """A sandbox's process that lives."""
+    """The process of a sandbox's run. That it lives is for its readers to find out: see :mod:`ballonet.liveness`."""
 
     run_id: str
     process: ProcessId
+    #: The engine's process, once there is one.
+    engine: ProcessId | None = None
+    #: Where its sockets are.
+    run_dir: str = ""
     #: Whether the guest has booted.
     ready: bool = False
     #: The flags that it was started with: the running configuration.
     flags: tuple[str, ...] = ()
-    engine_pid: int = 0
     control_socket: str | None = None
     #: The published ports as they came to be, with those that the host chose.
     ports: tuple[str, ...] = ()
@@ -44,9 +49,27 @@ class MachineNote:
     started_at: float | None = None
     boot_s: float | None = None
 
+    @property
+    def engine_pid(self) -> int:
+        """0: there is none yet."""
+        return 0 if self.engine is None else self.engine.pid
+
+    @property
+    def agent_socket(self) -> Path:
+        """Where programs of the sandbox's owner reach its guest's agent."""
+        return Path(self.run_dir) / AGENT_SOCKET
+
+    def alive(self) -> bool:
+        """Whether anything of the run lives: its process, or at least its engine."""
+        return self.process.alive() or (self.engine is not None and self.engine.alive())
+
     def write(self, directory: Path) -> None:
         """:raises HostError: it cannot be written."""
-        facts = {**asdict(self), "process": self.process.to_json()}
+        facts = {
+            **asdict(self),
+            "process": self.process.to_json(),
+            "engine": None if self.engine is None else self.engine.to_json(),
+        }
         replace_file(directory / MACHINE_NOTE, json.dumps(facts).encode())
 
     @classmethod
@@ -57,7 +80,8 @@ class MachineNote:
             return None
         try:
             flags, ports = tuple(facts.pop("flags", ())), tuple(facts.pop("ports", ()))
-            return cls(process=process, flags=flags, ports=ports, **facts)
+            engine = ProcessId.from_json(facts.pop("engine", None))
+            return cls(process=process, engine=engine, flags=flags, ports=ports, **facts)
         except TypeError:
             return None
 
@@ -101,13 +125,6 @@ def read_stop_seconds(directory: Path, default: float) -> float:
         return float((directory / STOP_NOTE).read_text())
     except (OSError, ValueError):
         return default
-
-
-def remove_notes(directory: Path) -> None:
-    """Remove those of the run directory. What cannot be removed is of no harm: it names a process that is gone."""
-    for name in (MACHINE_NOTE, STOP_NOTE):
-        with contextlib.suppress(OSError):
-            (directory / name).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,31 +1,30 @@
-"""A running sandbox's place on the host: its directory, its name, its sockets. Claimed whole, given up whole.
+"""A running sandbox's place on the host: its run directory, its name, its sockets. Claimed whole, given up whole.
 
-The agent socket's lock *is* the claim to the name: the kernel releases it however the process ends, so a name is
-taken exactly while its sandbox lives. What a killed sandbox left is replaced by the next one of that name.
+Two locks make up the claim, and the kernel releases both however the process ends: one in the sandbox's state
+directory, so that one registry's sandbox never runs twice, whatever run directory its starters have; and the agent
+socket's, so that two registries that share a run directory do not share a name. What a killed sandbox left is replaced
+by the next one of that name. A run directory that goes away while its sandbox lives comes back, or another takes its
+place (:meth:`Place.mend`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import logging
+import os
 from pathlib import Path
 
 from ballonet.control.socketfile import ControlSocket, bind_control_socket
 from ballonet.errors import BindError, BusyError, ConfigError, HostError, NameInUseError
-from ballonet.machine.notes import remove_notes
-from ballonet.paths import private_dir, run_dir, sandbox_dir
+from ballonet.machine.notes import AGENT_SOCKET
+from ballonet.paths import fallback_run_dirs, private_dir, run_dir, sandbox_dir
 
-AGENT_SOCKET = "agent.sock"
+log = logging.getLogger(__name__)
+
 CONTROL_SOCKET = "control.sock"
-
-
-def agent_socket_path(name: str) -> Path:
-    """Where the sandbox ``name`` offers its guest's agent to programs of its owner."""
-    return sandbox_dir(name) / AGENT_SOCKET
-
-
-def control_socket_path(name: str) -> Path:
-    """Where the sandbox ``name`` has its control socket, or a link to it if it was given another path."""
-    return sandbox_dir(name) / CONTROL_SOCKET
+#: In the state directory: held by the sandbox's process for its life.
+_RUN_LOCK = "run.lock"
 
 
 class Place:
@@ -35,6 +34,47 @@ class Place:
         self.directory = directory
         self.agent = agent
         self.control = control
+        #: Of the lock in the state directory.
+        self.lock_fd = -1
+
+    @property
+    def control_path(self) -> Path | None:
+        """Where the control socket is; ``None`` without one."""
+        return None if self.control is None else self.control.path
+
+    def intact(self) -> bool:
+        """Whether all that leads to the sandbox is there."""
+        return (
+            self.agent.still_ours()
+            and (self.control is None or self.control.still_ours())
+            and self._link_is_there()
+        )
+
+    def mend(self) -> None:
+        """Make the run directory again if it is gone, here or where it can be had, for sockets to be bound there again.
+
+        :raises HostError: it can be had nowhere.
+        """
+        name, was = self.directory.name, self.directory
+        for parent in (was.parent, *fallback_run_dirs()):
+            try:
+                private_dir(parent)
+                self.directory = private_dir(parent / name)
+                break
+            except HostError as error:
+                log.debug("no run directory: %s", error)
+        else:
+            raise HostError(f"the run directory {was} is gone and cannot be made again anywhere")
+        if self.directory != was:
+            log.warning("the run directory %s is gone; it is now %s", was, self.directory)
+            self.agent.move(self.directory / AGENT_SOCKET)
+            if self.control is not None and self.control.path == was / CONTROL_SOCKET:
+                self.control.move(self.directory / CONTROL_SOCKET)
+        if not self._link_is_there():
+            assert self.control is not None
+            link = self.directory / CONTROL_SOCKET
+            link.unlink(missing_ok=True)
+            link.symlink_to(self.control.path)
 
     def give_up(self) -> None:
         """Remove what is ours. May be repeated; servers that own a socket may have closed it before."""
@@ -43,29 +83,66 @@ class Place:
             link = self.directory / CONTROL_SOCKET
             if link.is_symlink():
                 link.unlink()
-        remove_notes(self.directory)
         with contextlib.suppress(OSError):  # not empty: somebody else put something there, which is not ours
             self.agent.close()
             self.directory.rmdir()
+        fd, self.lock_fd = self.lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _link_is_there(self) -> bool:
+        """Whether a control socket that has another path is linked to in the directory."""
+        link = self.directory / CONTROL_SOCKET
+        return self.control is None or self.control.path == link or link.is_symlink()
 
 
 def claim_place(
-    name: str, control_socket: Path | None, *, with_control: bool, control_mode: int = 0o600
+    name: str,
+    control_socket: Path | None,
+    *,
+    with_control: bool,
+    control_mode: int = 0o600,
+    state_dir: Path | None = None,
 ) -> Place:
     """Take the name and bind the sockets, before anything is started.
 
     :param control_socket: where the control socket was asked to be; ``None``: in the sandbox's directory.
     :param control_mode: of the control socket's file: see :class:`~ballonet.control.peers.AccessPolicy`.
+    :param state_dir: the sandbox's own state directory, if it has one.
     :raises NameInUseError: a sandbox of that name is running.
     :raises BindError: the control socket cannot be bound; nothing is left behind.
     """
-    directory = private_dir(sandbox_dir(name))
+    lock_fd = -1 if state_dir is None else _lock(state_dir / _RUN_LOCK, name)
+    try:
+        place = _bind(sandbox_dir(name), control_socket, with_control=with_control, control_mode=control_mode)
+        place.lock_fd = lock_fd
+        return place
+    except BaseException:
+        if lock_fd >= 0:
+            os.close(lock_fd)
+        raise
+
+
+def sweep_place(directory: Path) -> bool:
+    """Remove the run directory that a sandbox has left, unless one lives in it; whether it is gone now."""
+    if not directory.is_dir():
+        return False
+    with contextlib.suppress(NameInUseError, ConfigError, HostError):  # it lives, or it is not ours to judge
+        _bind(directory, None, with_control=False, control_mode=0o600).give_up()
+    return not directory.exists()
+
+
+def prune_places() -> list[str]:
+    """Remove what sandboxes that were killed have left in the run directory; their names. Live ones are left alone."""
+    return [directory.name for directory in sorted(run_dir().iterdir()) if sweep_place(directory)]
+
+
+def _bind(directory: Path, control_socket: Path | None, *, with_control: bool, control_mode: int) -> Place:
+    private_dir(directory)
     try:
         agent = bind_control_socket(directory / AGENT_SOCKET)
     except BusyError as error:
-        raise NameInUseError(
-            f"a sandbox named {name!r} is already running", hint="choose another name, or stop that sandbox"
-        ) from error
+        raise _in_use(directory.name) from error
     place = Place(directory, agent, None)
     try:
         # What is here is of a sandbox of this name that was killed: the name is ours now.
@@ -81,24 +158,34 @@ def claim_place(
     return place
 
 
-def prune_places() -> list[str]:
-    """Remove what sandboxes that were killed have left in the run directory; their names. Live ones are left alone."""
-    removed = []
-    for directory in sorted(run_dir().iterdir()):
-        try:
-            claim_place(directory.name, None, with_control=False).give_up()
-        except (NameInUseError, ConfigError, HostError):
-            continue  # it lives, or it is not ours to judge
-        if not directory.exists():
-            removed.append(directory.name)
-    return removed
+def _lock(path: Path, name: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise HostError(f"lock file {path} cannot be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise _in_use(name) from None
+    return fd
+
+
+def _in_use(name: str) -> NameInUseError:
+    return NameInUseError(
+        f"a sandbox named {name!r} is already running", hint="choose another name, or stop that sandbox"
+    )
 
 
 def _remove_left(directory: Path) -> None:
-    remove_notes(directory)
     left = directory / CONTROL_SOCKET
     if left.is_symlink():
         with contextlib.suppress(BindError):  # in use by somebody else now, or gone
             bind_control_socket(left.readlink()).close()
-    left.unlink(missing_ok=True)
-    left.with_name(CONTROL_SOCKET + ".lock").unlink(missing_ok=True)
+    for path in (left, left.with_name(CONTROL_SOCKET + ".lock"), *map(directory.joinpath, _OLD_NOTES)):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+#: What earlier versions kept in the run directory.
+_OLD_NOTES = ("machine.json", "stop")

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from ballonet.errors import ConfigError
 
+#: In the environment of a sandbox's own process and of all that it starts: the run's id, a space, and the sandbox's
+#: state directory. By it an engine is found whose sandbox's process was killed.
+RUN_VARIABLE = "BALLONET_SANDBOX_RUN"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:

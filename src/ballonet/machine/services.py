@@ -75,6 +75,17 @@ class Services:
         await self._agents.start()
         return_free_memory()
 
+    async def mend(self) -> None:
+        """See to it that the sandbox's sockets are where others look for them, in a run directory that is there.
+
+        :raises HostError: there is no run directory to be had.
+        :raises BindError: a socket cannot be bound. Both may be tried again.
+        """
+        self._place.mend()
+        await self._agents.mend()
+        if self._control is not None:
+            self._control.mend_socket()
+
     def keep_history(self, name: str, run_id: str, state_dir: Path) -> None:
         """Write samples of the sandbox into its state directory from now on."""
         try:

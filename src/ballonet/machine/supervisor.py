@@ -28,6 +28,7 @@ from ballonet.machine.owner import OwnerLine, Report
 from ballonet.machine.place import Place, claim_place
 from ballonet.machine.run_options import RunOptions
 from ballonet.memory import mib_to_bytes
+from ballonet.paths import private_dir
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.vm import ExitReason, Vm, VmExit
 
@@ -52,6 +53,8 @@ _SERVER_END_S = 0.5
 #: How long the sandbox's own command may take to end when the sandbox is stopped (seconds), unless the one who stops
 #: it says otherwise (:data:`~ballonet.machine.notes.STOP_NOTE`).
 STOP_COMMAND_S = 10.0
+#: How often the sandbox looks whether its sockets and its note are still there (seconds).
+_UPKEEP_S = 2.0
 
 
 class Ending(StrEnum):
@@ -103,10 +106,10 @@ class Supervisor:
                 self._config.balloon_control_socket,
                 with_control=self._config.has_balloon,
                 control_mode=self._policy.socket_mode(),
+                state_dir=self._options.state_dir,
             )
             try:
-                if self._options.run_id is not None:
-                    self._note.write(place.directory)
+                self._write_note(run_dir=str(place.directory), control_socket=_text(place.control_path))
                 report = await self._live(place)
                 self._note_end(report)
             except BallonetError as error:
@@ -136,6 +139,7 @@ class Supervisor:
             servers = self._serve_volumes(place, stack, cgroup_procs)
             vm.launch(cgroup_procs=cgroup_procs, shares=[] if servers is None else servers.sockets)
             stack.push_async_callback(vm.kill)
+            self._write_note(engine=ProcessId.of(vm.pid))
             from ballonet.machine.services import Services  # takes as long to load as the engine to start
 
             await _start(vm, servers)
@@ -159,10 +163,11 @@ class Supervisor:
                 boot.result()
                 await self._start_command(services, stack)
                 await self._tell_ready(vm, place, time.monotonic() - started)
+                stack.push_async_callback(_cancel, asyncio.create_task(self._keep_up(services, place)))
                 if self._options.run_id is not None and self._options.state_dir is not None:
                     services.keep_history(self._config.name, self._options.run_id, self._options.state_dir)
             ending = await self._ending
-            ended = await self._shut_down(ending, vm, services, place)
+            ended = await self._shut_down(ending, vm, services)
             if cap is not None and cap.kills():
                 detail = f"the host killed it for going over its hard cap of {cap.limit_mib} MiB"
                 ended = VmExit(ExitReason.HOST_OOM, ended.status, detail)
@@ -187,13 +192,13 @@ class Supervisor:
             self._exit_code = await command.wait()
             self._end(Ending.COMMAND)
 
-    async def _shut_down(self, ending: Ending, vm: Vm, services: Services, place: Place) -> VmExit:
+    async def _shut_down(self, ending: Ending, vm: Vm, services: Services) -> VmExit:
         """Bring the VM to its end as ``ending`` asks for, and say how it ended."""
         if ending is Ending.GUEST:
             return await vm.wait()
         oom_kills = await services.oom_kills() if self._exit_code == 128 + signal.SIGKILL else 0
         if ending in (Ending.STOP, Ending.COMMAND):
-            graceful = asyncio.create_task(self._ask_to_end(ending, services, place))
+            graceful = asyncio.create_task(self._ask_to_end(ending, services))
             forced = asyncio.create_task(self._force.wait())
             await asyncio.wait({graceful, forced}, return_when=asyncio.FIRST_COMPLETED)
             for task in (graceful, forced):
@@ -213,9 +218,10 @@ class Supervisor:
             ended = VmExit(ExitReason.STOPPED, ended.status, f"it was stopped without waiting for it: {why}")
         return ended
 
-    async def _ask_to_end(self, ending: Ending, services: Services, place: Place) -> None:
+    async def _ask_to_end(self, ending: Ending, services: Services) -> None:
         if ending is Ending.STOP and self._command is not None:
-            await self._command.terminate(read_stop_seconds(place.directory, STOP_COMMAND_S))
+            assert self._options.state_dir is not None  # the command itself lies there
+            await self._command.terminate(read_stop_seconds(self._options.state_dir, STOP_COMMAND_S))
         await services.power_off(POWEROFF_TIMEOUT_S)
 
     def _serve_volumes(
@@ -248,18 +254,51 @@ class Supervisor:
         )
 
     async def _tell_ready(self, vm: Vm, place: Place, boot_s: float) -> None:
-        control = None if place.control is None else str(place.control.path)
         facts: dict[str, Any] = {
-            "engine_pid": vm.pid,
-            "control_socket": control,
+            "control_socket": _text(place.control_path),
             "ports": await _published(vm),
             "boot_s": round(boot_s, 3),
             "started_at": time.time(),
         }
-        if self._options.run_id is not None:
-            self._note = replace(self._note, ready=True, **facts)
-            self._note.write(place.directory)
-        self._owner.tell(Report("ready", {**facts, "agent_socket": str(place.agent.path)}))
+        self._write_note(ready=True, **facts)
+        facts |= {"engine_pid": vm.pid, "agent_socket": str(place.agent.path)}
+        self._owner.tell(Report("ready", facts))
+
+    def _write_note(self, **facts: Any) -> None:
+        """Say what has become of the sandbox since the last note.
+
+        :raises HostError: it cannot be written.
+        """
+        self._note = replace(self._note, **facts)
+        if self._options.run_id is not None and self._options.state_dir is not None:
+            self._note.write(self._options.state_dir)
+
+    async def _keep_up(self, services: Services, place: Place) -> None:
+        """See to it that the sandbox can be found and reached, whatever becomes of its files."""
+        said = ""
+        while True:
+            await asyncio.sleep(_UPKEEP_S)
+            try:
+                if not place.intact():
+                    await services.mend()
+                facts: dict[str, Any] = {
+                    "run_dir": str(place.directory),
+                    "control_socket": _text(place.control_path),
+                }
+                if replace(self._note, **facts) != self._note or not self._note_is_there():
+                    self._write_note(**facts)
+            except BallonetError as error:
+                if error.message != said:  # once, not every two seconds
+                    log.error("%s", error)
+                said = error.message
+
+    def _note_is_there(self) -> bool:
+        directory = self._options.state_dir
+        if self._options.run_id is None or directory is None:
+            return True
+        if not directory.is_dir():
+            private_dir(directory)
+        return MachineNote.read(directory) == self._note
 
     def _note_end(self, report: Report) -> None:
         """Leave word of the end for the registry."""
@@ -318,6 +357,10 @@ async def _start(vm: Vm, servers: ShareServers | None) -> None:
         raise
     if servers is not None:
         servers.hand_over()
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 async def _published(vm: Vm) -> tuple[str, ...]:

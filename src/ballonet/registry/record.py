@@ -59,6 +59,10 @@ class Record:
     run_id: str | None = None
     #: Who started the last run: it is waited for as long as this process lives.
     starter: ProcessId | None = None
+    #: The sandbox's own process of the last run, once it has been started.
+    process: ProcessId | None = None
+    #: Where the last run has its sockets: the directory that its starter's environment led to.
+    run_dir: str | None = None
     started_at: float | None = None
     ended_at: float | None = None
     end_reason: str | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self
@@ -106,25 +106,57 @@ class Registry:
         with _explained(self.path):
             return self._connection.execute(statement, values).rowcount == 1
 
-    def begin_run(self, name: str, run_id: str, starter: ProcessId) -> bool:
+    def begin_run(self, name: str, run_id: str, starter: ProcessId, *, run_dir: Path | None = None) -> bool:
         """Make the row a starting one, unless it lives; whether we were the one who did."""
         lives = [state.value for state in State if state.lives]
         with _explained(self.path):
             done = self._connection.execute(
-                "UPDATE sandboxes SET state = ?, run_id = ?, starter = ?, started_at = NULL, ended_at = NULL,"
-                " end_reason = NULL, end_detail = NULL, exit_code = NULL"
+                "UPDATE sandboxes SET state = ?, run_id = ?, starter = ?, run_dir = ?, process = NULL,"
+                " started_at = NULL, ended_at = NULL, end_reason = NULL, end_detail = NULL, exit_code = NULL"
                 " WHERE name = ? AND state NOT IN (?, ?)",
-                [State.STARTING.value, run_id, _encode(starter), name, *lives],
+                [State.STARTING.value, run_id, _encode(starter), _encode(run_dir), name, *lives],
             )
         return done.rowcount == 1
 
-    def remove(self, name: str, *, if_run: str | None = None) -> bool:
-        """Delete the row; whether there was one (of that run, if given)."""
-        statement, values = "DELETE FROM sandboxes WHERE name = ?", [name]
-        if if_run is not None:
-            statement, values = f"{statement} AND run_id = ?", [name, if_run]
+    def remove(self, record: Record, and_then: Callable[[], None] | None = None) -> bool:
+        """Delete the row, if it is still of the same sandbox and of the same run; whether it was.
+
+        :param and_then: called before anybody else can take the name; what it raises keeps the row.
+        """
+        with self._alone():
+            done = self._connection.execute(
+                "DELETE FROM sandboxes WHERE name = ? AND created_at = ? AND run_id IS ?",
+                [record.name, record.created_at, record.run_id],
+            )
+            if done.rowcount == 1 and and_then is not None:
+                and_then()
+            return done.rowcount == 1
+
+    def remove_unread(self, name: str) -> None:
+        """Delete a row whatever is in it."""
         with _explained(self.path):
-            return self._connection.execute(statement, values).rowcount == 1
+            self._connection.execute("DELETE FROM sandboxes WHERE name = ?", [name])
+
+    def if_absent(self, name: str, then: Callable[[], None]) -> bool:
+        """Call ``then`` while nobody can take the name, if there is no sandbox of that name; whether that is so."""
+        with self._alone():
+            absent = self.find(name) is None
+            if absent:
+                then()
+            return absent
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else writes while the block runs; what it writes is there whole at its end, or not at all."""
+        with _explained(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
 
 
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM sandboxes"  # noqa: S608  (our own names)
@@ -162,6 +194,8 @@ def _encode(value: Any) -> Any:
     match value:
         case ProcessId():
             return json.dumps(value.to_json())
+        case Path():
+            return str(value)
         case Command():
             return json.dumps(asdict(value))
         case tuple():
@@ -179,8 +213,9 @@ def _decode(row: tuple[Any, ...]) -> Record:
         values["flags"] = tuple(json.loads(values["flags"]))
         values["state"] = State(values["state"])
         values["auto_remove"] = bool(values["auto_remove"])
-        if values["starter"] is not None:
-            values["starter"] = ProcessId.from_json(json.loads(values["starter"]))
+        for column in ("starter", "process"):
+            if values[column] is not None:
+                values[column] = ProcessId.from_json(json.loads(values[column]))
         if values["command"] is not None:
             command = json.loads(values["command"])
             values["command"] = Command(**{**command, "argv": tuple(command["argv"])})

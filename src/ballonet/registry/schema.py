@@ -34,6 +34,11 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE sandboxes ADD COLUMN image_id TEXT;
     """,
+    # 4: what proves that a run lives, whatever the environment of the one who looks
+    """
+    ALTER TABLE sandboxes ADD COLUMN process TEXT;  -- JSON list: pid, start ticks, boot
+    ALTER TABLE sandboxes ADD COLUMN run_dir TEXT;
+    """,
 )
 
 #: What this program reads and writes.

@@ -1,0 +1,130 @@
+"""Whether a sandbox lives. The one rule: it is dead when its processes are gone, and on nothing less.
+
+A run is known by its process (number, start time, boot of the host), kept where the registry is: in the row, and in
+the note that the process itself writes. Neither the environment of the one who looks nor the run directory says
+anything about it. Where both are lost or damaged, /proc is searched for the process that carries the run's id.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ballonet.errors import BallonetError
+from ballonet.host.identity import ProcessId
+from ballonet.host.proc import PROC, read_environment, read_words
+from ballonet.machine.args import parse_config
+from ballonet.machine.notes import MachineNote
+from ballonet.machine.run_options import RUN_VARIABLE, RunOptions, take_run_options
+from ballonet.paths import sandbox_dir_path, state_dir_of
+from ballonet.registry.record import Record, State
+
+#: What the command line of a sandbox's own process has after the interpreter and its options.
+_MODULE_WORDS = ["ballonet", "sandbox"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A sandbox's own process, as /proc shows it."""
+
+    process: ProcessId
+    options: RunOptions
+    flags: tuple[str, ...]
+    #: The directory with its sockets, by its own environment.
+    run_dir: Path | None
+
+    @property
+    def name(self) -> str:
+        return parse_config(self.flags).name
+
+
+@dataclass(frozen=True)
+class Helper:
+    """An engine or a volume's server, as /proc shows it: a process that a sandbox's own process has started."""
+
+    process: ProcessId
+    program: str
+    run_id: str
+    state_dir: Path
+
+
+def living(record: Record) -> MachineNote | None:
+    """What the process of the record's last run says of itself; ``None`` if nothing of that run lives.
+
+    If its note is lost or damaged, what the registry knows stands in for it; the process mends its note itself.
+    """
+    if record.run_id is None:
+        return None
+    note = MachineNote.read(state_dir_of(record.name))
+    if note is not None and note.run_id == record.run_id:
+        return note if note.alive() else None
+    process = record.process
+    if process is None:
+        machine = next((m for m in machines() if m.options.run_id == record.run_id), None)
+        process = None if machine is None else machine.process
+    if process is None or not process.alive():
+        return None
+    ready = record.state is State.RUNNING
+    run_dir = Path(record.run_dir) if record.run_dir else sandbox_dir_path(record.name)
+    control = run_dir / "control.sock"
+    return MachineNote(
+        run_id=record.run_id,
+        process=process,
+        ready=ready,
+        flags=record.flags,
+        run_dir=str(run_dir),
+        control_socket=str(control) if control.is_socket() else None,
+        started_at=record.started_at,
+    )
+
+
+def machines(proc: Path = PROC) -> Iterator[Machine]:
+    """The processes of sandboxes of ours that run on this host, registered or not."""
+    for process in _ours(proc):
+        words = read_words(process.pid, proc=proc)
+        at = next((i for i in range(len(words)) if words[i : i + 2] == _MODULE_WORDS), None)
+        if at is None or "-m" not in words[:at]:
+            continue
+        try:
+            options, flags = take_run_options(words[at + 2 :])
+            name = parse_config(flags).name
+            directory = sandbox_dir_path(name, read_environment(process.pid, proc=proc))
+        except BallonetError:
+            continue  # not one of this version's; it is left alone
+        yield Machine(process, options, tuple(flags), directory)
+
+
+def helpers(proc: Path = PROC) -> Iterator[Helper]:
+    """The engines and volumes' servers of sandboxes of ours that run on this host."""
+    for process in _ours(proc):
+        run_id, _, directory = read_environment(process.pid, proc=proc).get(RUN_VARIABLE, "").partition(" ")
+        words = read_words(process.pid, proc=proc)
+        if directory and words and not _is_python(words):
+            yield Helper(process, os.path.basename(words[0]), run_id, Path(directory))  # noqa: PTH119  # a word
+
+
+def left_over(found: Sequence[Machine], proc: Path = PROC) -> list[Helper]:
+    """The helpers whose sandbox's own process is gone: nobody can reach or end them any more.
+
+    :param found: the sandboxes' own processes.
+    """
+    runs = {machine.options.run_id for machine in found}
+    return [helper for helper in helpers(proc) if helper.run_id not in runs]
+
+
+def _ours(proc: Path) -> Iterator[ProcessId]:
+    for entry in proc.iterdir():
+        if entry.name.isdecimal():
+            try:
+                ours = entry.stat().st_uid == os.geteuid()
+            except OSError:
+                continue
+            process = ProcessId.of(int(entry.name), proc=proc) if ours else None
+            if process is not None:
+                yield process
+
+
+def _is_python(words: Sequence[str]) -> bool:
+    return "python" in os.path.basename(words[0])  # noqa: PTH119  # a word, not a path of ours

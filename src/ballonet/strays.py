@@ -1,0 +1,117 @@
+"""What no sandbox of the registry accounts for: processes and files that were left, found and put right.
+
+A sandbox that lives is never ended for not being in the registry (which may have been lost, or damaged and put away):
+it is registered again. What nobody can reach any more, an engine whose sandbox's process was killed, is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ballonet import lifecycle
+from ballonet.errors import NameInUseError
+from ballonet.liveness import Machine, left_over, machines
+from ballonet.machine.notes import COMMAND_FILE, MachineNote
+from ballonet.paths import state_dir
+from ballonet.registry.record import Command, Record, State
+from ballonet.registry.registry import Registry
+
+
+async def prune(registry: Registry, *, force: bool = False) -> list[str]:
+    """Put right what was left: what was done, a line each.
+
+    :param force: end sandboxes that the registry does not know, instead of registering them again.
+    """
+    done: list[str] = []
+    found = list(machines())
+    known = {record.run_id for record in lifecycle.list_sandboxes(registry)}
+    for machine in found:
+        if machine.options.run_id not in known and _is_of_this_registry(machine):
+            done.append(await _put_right(registry, machine, force=force))
+    for helper in left_over(found):
+        if _registry_of(helper.state_dir) == state_dir():
+            await lifecycle.kill(helper.process)
+            done.append(
+                f"ended {helper.program} (pid {helper.process.pid}), left by sandbox {helper.state_dir.name}"
+            )
+    done += [f"removed the files of {name}" for name in _prune_files(registry)]
+    return done
+
+
+async def _put_right(registry: Registry, machine: Machine, *, force: bool) -> str:
+    who = f"sandbox {machine.name} (pid {machine.process.pid}), which the registry did not know"
+    if not force:
+        with contextlib.suppress(
+            NameInUseError
+        ):  # one of that name is registered: this one can only be ended
+            registry.add(_record_of(machine))
+            return f"registered {who}"
+        return f"left alone {who}: another of that name is registered; 'ballonet prune --force' ends it"
+    await lifecycle.end_process(machine.process)
+    return f"ended {who}"
+
+
+def _record_of(machine: Machine) -> Record:
+    """What can be known of a sandbox from its process and its files."""
+    directory = machine.options.state_dir
+    assert directory is not None
+    note = MachineNote.read(directory)
+    if note is not None and note.run_id != machine.options.run_id:
+        note = None
+    started = time.time() if note is None else note.started_at
+    return Record(
+        name=machine.name,
+        created_at=started or time.time(),
+        flags=machine.flags,
+        command=_command_in(directory) if machine.options.command else None,
+        auto_remove=not machine.options.detached,
+        state=State.RUNNING if note is not None and note.ready else State.STARTING,
+        run_id=machine.options.run_id,
+        process=machine.process,
+        run_dir=str(machine.run_dir) if note is None else note.run_dir,
+        started_at=started,
+    )
+
+
+def _command_in(directory: Path) -> Command | None:
+    try:
+        said: dict[str, Any] = json.loads((directory / COMMAND_FILE).read_bytes())
+        return Command(tuple(said["argv"]), said["env"], said["cwd"], said.get("user"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_of_this_registry(machine: Machine) -> bool:
+    directory = machine.options.state_dir
+    return (
+        machine.options.run_id is not None
+        and directory is not None
+        and _registry_of(directory) == state_dir()
+    )
+
+
+def _registry_of(directory: Path) -> Path:
+    """The state directory (of the registry) that the state directory of one sandbox is in."""
+    return directory.parent.parent
+
+
+def _prune_files(registry: Registry) -> list[str]:
+    """Remove state directories that no sandbox has, registered or living; their names."""
+    directory = state_dir() / "sandboxes"
+    living = {machine.options.state_dir for machine in machines()}
+    strays = []
+    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+        note = MachineNote.read(path)
+        if path in living or (note is not None and note.alive()):
+            continue
+        aside = lifecycle.aside(path)
+        if registry.if_absent(path.name, partial(path.rename, aside)):  # type: ignore[arg-type]
+            shutil.rmtree(aside, ignore_errors=True)
+            strays.append(path.name)
+    return strays

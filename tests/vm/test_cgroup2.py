@@ -1,0 +1,51 @@
+"""The hard cap on a host with cgroup version 2 and no systemd. The host is a real guest; its kernel is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ballonet
+from ballonet.sandbox import Sandbox
+
+#: In a leaf that has another process, too: the memory controller cannot be given to children there (EBUSY).
+_SCRIPT = """
+set -e
+mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
+grep -qw memory /sys/fs/cgroup/cgroup.controllers
+mkdir -p /sys/fs/cgroup/a/leaf
+sleep 600 >/dev/null 2>&1 &
+echo $! >/sys/fs/cgroup/a/leaf/cgroup.procs
+echo $$ >/sys/fs/cgroup/a/leaf/cgroup.procs
+PYTHONPATH=/host python3 - <<'EOF'
+import os
+from ballonet.host.cgroup import open_group, prune_groups
+group = open_group("ballonet-test")
+assert group.set_limit(64 << 20)
+directory = group.procs_file.parent
+print(directory, (directory / "memory.max").read_text().strip())
+pid = os.fork()
+if pid == 0:
+    group.procs_file.write_text("0")
+    bytearray(200 << 20)
+    os._exit(0)
+print(os.waitpid(pid, 0)[1], group.kills() > 0)
+print(prune_groups("ballonet-"), directory.exists())
+EOF
+"""
+
+
+async def test_root_gets_a_group_beside_a_leaf_that_has_other_processes(
+    run_directory: Path, debian_image: str
+) -> None:
+    source = Path(ballonet.__file__).parent.parent
+    async with await Sandbox.create(
+        "cgroup2", image=debian_image, memory="768M", volumes=[f"{source}:/host:ro"]
+    ) as box:
+        done = await box.shell(_SCRIPT)
+        assert done.returncode == 0, done.stderr.decode()
+        place, killed, pruned = done.stdout.decode().splitlines()
+    path, limit = place.split()
+    assert path in ("/sys/fs/cgroup/a/ballonet-test", "/sys/fs/cgroup/ballonet-test")
+    assert int(limit) == (64 << 20) + (32 << 20)
+    assert killed == "9 True", "the limit is the kernel's"
+    assert pruned == "['ballonet-test'] False"

@@ -1,8 +1,8 @@
 """Who a command runs as: ``USER[:GROUP]``, names or numbers. Pure.
 
 Only its form is looked at here, before anything starts. Which numbers the names stand for, the guest's agent looks up
-in the guest's own ``/etc/passwd`` and ``/etc/group`` when the command starts (``guest/agent/user.c``), so that users that
-that were added or changed in a running guest are known, as in Docker.
+in the guest's own files when the command starts (``guest/agent/user.c``), so that users that were added or changed in a
+running guest are known, as in Docker.
 """
 
 from __future__ import annotations

@@ -167,6 +167,8 @@ pid_t family_fork(uint32_t *family);
 void family_leave(uint32_t family);
 /* Kills them all. `leader` is the process itself, which leads its session, too. */
 void family_kill(pid_t leader, uint32_t family);
+/* Kills every process but the agent; where it is not PID 1, every descendant of it. */
+void family_kill_all(void);
 
 /* user.c */
 struct account {

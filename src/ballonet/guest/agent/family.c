@@ -2,8 +2,8 @@
  *
  * As PID 1 each process gets a cgroup of its own, which its descendants cannot leave without being root and wanting
  * to: neither a new session nor the death of their parents takes them out. Controllers are not enabled in it: it costs
- * little and limits nothing. Without cgroups, and for those that did leave, the processes of the machine are looked
- * through for descendants and for members of their sessions. */
+ * little and limits nothing. Without cgroups the processes of the machine are looked through for descendants and for
+ * members of their sessions, which misses what was orphaned before in a session of its own. */
 #define _GNU_SOURCE
 #include "agent.h"
 
@@ -238,12 +238,18 @@ static void kill_found(pid_t leader)
 	free(all);
 }
 
+void family_kill_all(void)
+{
+	if (is_init)
+		kill(-1, SIGKILL);
+	else
+		kill_found(getpid());
+}
+
 void family_kill(pid_t leader, uint32_t family)
 {
-	/* Before its children are orphans: who left the cgroup is still known by its parents. */
-	kill_found(leader);
-	if (family != 0)
-		kill_cgroup(family);
+	if (family == 0 || !kill_cgroup(family))
+		kill_found(leader);
 	if (kill(-leader, SIGKILL) < 0)
 		kill(leader, SIGKILL);
 }

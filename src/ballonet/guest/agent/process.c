@@ -399,16 +399,11 @@ void processes_ready(const struct pollfd *ready)
 	}
 }
 
-/* Ends all of them and forgets them without a word. PID 1 ends the orphans of old ones, too. */
+/* Ends all of them, the orphans of old ones, too, and forgets them without a word. */
 void processes_kill_all(void)
 {
-	if (is_init)
-		kill(-1, SIGKILL);
-	for (int i = used - 1; i >= 0; i--) {
-		if (table[i].stream == 0)
-			continue;
-		if (!is_init)
-			process_signal(&table[i], SIGKILL);
-		release(&table[i]);
-	}
+	family_kill_all();
+	for (int i = used - 1; i >= 0; i--)
+		if (table[i].stream != 0)
+			release(&table[i]);
 }

@@ -143,9 +143,11 @@ class GuestCommandError(GuestError):
 
     code = "guest-command"
 
-    def __init__(self, message: str, *, errno: int, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, errno: int, hint: str | None = None, missing: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.errno = errno
+        #: The command itself does not exist (and not its working directory, for example).
+        self.missing = missing
 
 
 class GuestFileError(GuestError):

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet import lifecycle
 from ballonet.config import SandboxConfig
+from ballonet.errors import ConfigError
+from ballonet.images.users import check_user
 from ballonet.machine.disk import DEFAULT_DISK_MIB
 from ballonet.registry.record import Command, Record
 
@@ -27,11 +28,14 @@ _SHELLS = frozenset({"sh", "ash", "bash", "dash", "zsh"})
 
 @dataclass(frozen=True)
 class Settings:
-    """What a command runs with; :attr:`user` as :func:`ballonet.lifecycle.parse_user` reads it."""
+    """What a command runs with."""
 
     env: dict[str, str] = field(default_factory=dict)
     cwd: str | None = None
+    #: ``USER[:GROUP]``, which the guest looks up; ``None`` is root.
     user: str | None = None
+    #: Make the directory if it is not there: it was not asked for by name.
+    make_cwd: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Prepared:
     def settings(self, env: Mapping[str, str], cwd: str | None, user: str | None) -> Settings:
         """What a command runs with that says so much.
 
-        :raises ConfigError: the image has no such user.
+        :raises ConfigError: the user is no ``USER[:GROUP]``.
         """
         return settings_for(self.image, env, cwd, user)
 
@@ -62,7 +66,7 @@ class Prepared:
 
         :param detached: nobody types: an image whose own command is a bare shell says nothing.
         :param entrypoint: instead of the image's; the image's own command is then not used either. Empty: none.
-        :raises ConfigError: the image has no such user.
+        :raises ConfigError: the user is no ``USER[:GROUP]``, or the image's stop signal no signal.
         """
         replaced = None if entrypoint is None else (entrypoint,) * bool(entrypoint)
         words = tuple(argv)
@@ -74,7 +78,7 @@ class Prepared:
         if not words or (detached and not argv and entrypoint is None and bare_shell):
             return None
         settings = self.settings(env, cwd, user)
-        return Command(words, settings.env, settings.cwd, settings.user)
+        return Command(words, settings.env, settings.cwd, settings.user, _stop_signal(self.image))
 
 
 def prepare(
@@ -123,14 +127,38 @@ def image_of(record: Record) -> Image | None:
 def settings_for(image: Image | None, env: Mapping[str, str], cwd: str | None, user: str | None) -> Settings:
     """What a command runs with in a sandbox of ``image`` that says so much.
 
-    :raises ConfigError: the image has no such user.
-    """
-    if image is None:
-        lifecycle.parse_user(user)
-        return Settings(dict(env), cwd, user)
-    from ballonet.images.users import resolve_user
+    Names of users are looked up in the guest, when the command starts.
 
-    who = resolve_user(user or image.config.user, image.passwd(), image.group())
-    all_env = {"HOME": who.home, **image.config.env, **env}
-    groups = "".join(f",{group}" for group in who.groups)
-    return Settings(all_env, cwd or image.config.workdir or None, f"{who.uid}:{who.gid}{groups}")
+    :raises ConfigError: the user is no ``USER[:GROUP]``.
+    """
+    check_user(user)
+    if image is None:
+        return Settings(dict(env), cwd, user or None)
+    if not user:
+        _check_image_user(image)
+    return Settings(
+        {**image.config.env, **env},
+        cwd or image.config.workdir or None,
+        user or image.config.user or None,
+        make_cwd=not cwd,
+    )
+
+
+def _check_image_user(image: Image) -> None:
+    try:
+        check_user(image.config.user)
+    except ConfigError as error:
+        raise ConfigError(f"the image's own {error.message}", hint="say another one with -u") from error
+
+
+def _stop_signal(image: Image | None) -> int | None:
+    if image is None or image.config.stop_signal is None:
+        return None
+    from ballonet.images.image import signal_number
+
+    try:
+        return signal_number(image.config.stop_signal)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the image's StopSignal cannot be used: {error.message}", hint=error.hint
+        ) from error

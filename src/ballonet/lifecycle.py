@@ -30,6 +30,7 @@ from ballonet.errors import (
     UnknownSandboxError,
 )
 from ballonet.host.identity import ProcessId
+from ballonet.images.users import check_user
 from ballonet.liveness import living as living
 from ballonet.liveness import machines
 from ballonet.machine.args import parse_config, render_flags
@@ -73,7 +74,7 @@ def create(
     if config.image is not None and config.root is None:
         raise ConfigError(f"image {config.image!r} was not brought in", hint="see ballonet.imaged.prepare")
     if command is not None:
-        parse_user(command.user)
+        check_user(command.user)
     record = Record(
         name=config.name,
         created_at=time.time(),
@@ -367,24 +368,6 @@ def config_of(record: Record, flags: Sequence[str] | None = None) -> SandboxConf
     return replace(parse_config(record.flags if flags is None else flags), image=record.image)
 
 
-def parse_user(user: str | None) -> tuple[int | None, int | None, tuple[int, ...]]:
-    """User, group and supplementary groups of ``UID``, ``UID:GID`` or ``UID:GID,GROUP,…``; ``None`` if not given.
-
-    :raises ConfigError: it is none of these.
-    """
-    if not user:
-        return None, None, ()
-    uid, colon, rest = user.partition(":")
-    groups = rest.split(",") if colon else []
-    if not all(word.isdecimal() for word in (uid, *groups)):
-        raise ConfigError(
-            f"user {user!r} is not UID or UID:GID",
-            hint="numbers, such as 1000 or 1000:1000; names are known only with an image",
-        )
-    numbers = [int(word) for word in groups]
-    return int(uid), numbers[0] if numbers else None, tuple(numbers[1:])
-
-
 def _forget(registry: Registry, record: Record) -> bool:
     """Remove the row and the files, unless they are another's by now; whether they were this one's.
 
@@ -429,9 +412,14 @@ def _ensure_volumes(config: SandboxConfig) -> None:
 def _write_command(directory: Path, command: Command | None) -> None:
     if command is None:
         return
-    uid, gid, groups = parse_user(command.user)
-    who = {"uid": uid, "gid": gid, "groups": groups}
-    settings = {"argv": command.argv, "env": command.env, "cwd": command.cwd, **who}
+    stop_signal = signal.SIGTERM if command.stop_signal is None else command.stop_signal
+    settings = {
+        "argv": command.argv,
+        "env": command.env,
+        "cwd": command.cwd,
+        "user": command.user,
+        "stop_signal": int(stop_signal),
+    }
     replace_file(directory / COMMAND_FILE, json.dumps(settings).encode())
 
 

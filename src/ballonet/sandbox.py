@@ -325,15 +325,13 @@ class Sandbox:
         if self._record.image_id is not None and self._image is None:
             self._image = image_of(self._record)
         settings = settings_for(self._image, env or {}, cwd, user)
-        uid, gid, groups = lifecycle.parse_user(settings.user)
         agent = await self._connect_agent()
         return await agent.exec(
             argv,
             env=settings.env,
             cwd=settings.cwd,
-            uid=uid,
-            gid=gid,
-            groups=groups,
+            user=settings.user,
+            make_cwd=settings.make_cwd,
             stdin=stdin,
             tty=tty,
             rows=rows,

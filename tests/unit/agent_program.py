@@ -17,14 +17,21 @@ from pathlib import Path
 import pytest
 
 from ballonet.guest.agent_client import AgentClient
-from ballonet.guest.frames import FROM_HOST, MAX_TO_GUEST_BYTES, Frame, FrameDecoder, FrameType
+from ballonet.guest.frames import (
+    FROM_HOST,
+    MAX_TO_GUEST_BYTES,
+    PROTOCOL_VERSION,
+    Frame,
+    FrameDecoder,
+    FrameType,
+)
 from ballonet.guest.messages import Features, Ready, encode_ready
 
 SOURCES = Path(__file__).parents[2] / "src" / "ballonet" / "guest" / "agent"
 #: Generous: it only ends tests that would hang.
 DEADLINE_S = 60.0
 END_VIOLATION = 3
-READY = Frame(FrameType.READY, 0, encode_ready(Ready(1, "6.1.0", 900, Features.PRESSURE, ())))
+READY = Frame(FrameType.READY, 0, encode_ready(Ready(PROTOCOL_VERSION, "6.1.0", 900, Features.PRESSURE, ())))
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Callable
 from dataclasses import astuple
@@ -10,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.errors import ConfigError, GuestChannelError
+from ballonet.errors import ConfigError, GuestChannelError, GuestCommandError
 from ballonet.guest import messages
-from ballonet.guest.frames import MAX_TO_HOST_BYTES, Frame, FrameType
+from ballonet.guest.frames import MAX_TO_HOST_BYTES, PROTOCOL_VERSION, Frame, FrameType
 from ballonet.guest.messages import Exec, FailedModule, Features, Ready
 from ballonet.guest.report import GuestReport, parse_report
 
 DECODERS: list[Callable[[Frame], object]] = [
-    messages.decode_exec,
+    lambda frame: messages.decode_exec(frame.payload),
     messages.decode_ready,
     messages.decode_exit,
     messages.decode_error,
@@ -51,10 +52,18 @@ def test_every_exec_that_can_be_made_is_accepted_by_the_check(
     argv: list[str], env: dict[str, str], cwd: str, tty: bool, stdin: bool
 ) -> None:
     payload = Exec(argv, env, cwd, tty=tty, stdin=stdin).encode()
-    assert messages.decode_exec(Frame(FrameType.EXEC, 1, payload)) == messages.ExecShape(tty, stdin)
+    assert messages.decode_exec(payload) == messages.ExecShape(tty, stdin)
     for changed in (payload + b"x\0", payload[:-1], payload + b"\0"):
         with pytest.raises(GuestChannelError):
-            messages.decode_exec(Frame(FrameType.EXEC, 1, changed))
+            messages.decode_exec(changed)
+
+
+@pytest.mark.parametrize("words", [["a" * (3 << 20)], [""] * (3 << 20), ["a" * 1000] * 3000])
+def test_more_words_than_linux_takes_are_told_as_a_shell_does(words: list[str]) -> None:
+    with pytest.raises(GuestCommandError, match="argument list too long") as caught:
+        Exec(["sh", *words], {}).encode()
+    assert caught.value.errno == errno.E2BIG
+    assert len(caught.value.message) < 500
 
 
 @pytest.mark.parametrize(
@@ -66,10 +75,7 @@ def test_every_exec_that_can_be_made_is_accepted_by_the_check(
         (Exec(["a"], {"A=B": "c"}), "'='"),
         (Exec(["a"], {"": "c"}), "empty"),
         (Exec(["\ud800"], {}), "UTF-8"),
-        (Exec(["a"] * 5000, {}), "5000 arguments"),
-        (Exec(["a" * 300_000], {}), "300"),
-        (Exec(["a"], {}, uid=-1), "uid -1"),
-        (Exec(["a"], {}, gid=0xFFFF_FFFF), "gid 4294967295"),
+        (Exec(["a"], {}, user="a\0b"), "NUL"),
         (Exec(["a"], {}, rows=65536), "65536x80"),
     ],
 )
@@ -80,13 +86,13 @@ def test_an_impossible_command_is_refused_with_its_values(request_: Exec, what: 
 
 def test_ready_survives_the_way() -> None:
     failed = (FailedModule("virtio_balloon.ko", 8), FailedModule("x", 2))
-    ready = Ready(1, "6.12.1-cloud", 1234, Features.PRESSURE | Features.COMPACT, failed)
+    ready = Ready(PROTOCOL_VERSION, "6.12.1-cloud", 1234, Features.PRESSURE | Features.COMPACT, failed)
     assert messages.decode_ready(Frame(FrameType.READY, 0, messages.encode_ready(ready))) == ready
 
 
 def test_another_protocol_version_is_refused_with_a_hint() -> None:
-    payload = b"\x02" + messages.encode_ready(Ready(1, "k", 0, Features.NONE, ()))[1:]
-    with pytest.raises(GuestChannelError, match="version 2") as caught:
+    payload = b"\x07" + messages.encode_ready(Ready(PROTOCOL_VERSION, "k", 0, Features.NONE, ()))[1:]
+    with pytest.raises(GuestChannelError, match="version 7") as caught:
         messages.decode_ready(Frame(FrameType.READY, 0, payload))
     assert caught.value.hint
 
@@ -122,9 +128,9 @@ def test_absurd_report_values_are_unknown() -> None:
 
 def test_a_ready_that_would_not_fit_when_passed_on_is_refused() -> None:
     modules = b"".join(b"\x02\x00" + b"\xff" * 60 + b"\0" for _ in range(900))
-    payload = struct.pack("<HHIQ", 1, 900, 0, 1) + b"6.12\0" + modules
+    payload = struct.pack("<HHIQ", PROTOCOL_VERSION, 900, 0, 1) + b"6.12\0" + modules
     with pytest.raises(GuestChannelError, match="READY frame of"):
         messages.decode_ready(Frame(FrameType.READY, 0, payload))
-    allowed = struct.pack("<HHIQ", 1, 250, 0, 1) + b"6.12\0" + modules[: 250 * 63]
+    allowed = struct.pack("<HHIQ", PROTOCOL_VERSION, 250, 0, 1) + b"6.12\0" + modules[: 250 * 63]
     passed_on = messages.encode_ready(messages.decode_ready(Frame(FrameType.READY, 0, allowed)))
     assert len(passed_on) <= 64 << 10

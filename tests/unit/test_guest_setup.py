@@ -13,8 +13,8 @@ PLAIN = SandboxConfig(name="box")
 ROOTED = SandboxConfig(name="box", root=Path("/r"), disk_mib=64)
 
 
-def test_a_plain_guest_is_left_as_it_is() -> None:
-    assert setup_steps(PLAIN, None) == []
+def test_a_plain_guest_needs_no_modules_and_gets_no_mounts() -> None:
+    assert {step[0] for step in setup_steps(PLAIN, None)} == {"hostname", "file"}
     assert needed_modules(PLAIN, None) == []
 
 
@@ -38,13 +38,22 @@ def test_the_root_comes_first_and_no_mount_hides_another() -> None:
 
 def test_a_disk_beside_the_built_in_root_has_a_place_of_its_own() -> None:
     config = SandboxConfig(name="box", disk_mib=64)
-    assert setup_steps(config, None) == [["disk", "ballonet-disk", "/disk"]]
+    assert setup_steps(config, None)[0] == ["disk", "ballonet-disk", "/disk"]
     assert needed_modules(config, None) == ["virtio_blk"]
 
 
-def test_a_guest_knows_its_name_and_without_a_network_no_name_server() -> None:
-    steps = setup_steps(ROOTED, "erofs")
+@pytest.mark.parametrize("config, kind", [(PLAIN, None), (ROOTED, "erofs")])
+def test_a_guest_knows_its_name_and_without_a_network_no_name_server(
+    config: SandboxConfig, kind: str | None
+) -> None:
+    steps = setup_steps(config, kind)
     assert ["hostname", "box"] in steps
+    hosts = next(step[2] for step in steps if step[:2] == ["file", "/etc/hosts"])
+    assert {tuple(line.split()[:2]) for line in hosts.splitlines()} == {
+        ("127.0.0.1", "localhost"),
+        ("::1", "localhost"),
+        ("127.0.1.1", "box"),
+    }
     assert ["file", "/etc/resolv.conf", ""] in steps
     assert not [step for step in steps if step[0] == "network"]
 

@@ -57,7 +57,6 @@ def test_a_layout_becomes_an_image(store: ImageStore, layout: Layout) -> None:
     assert said == [f"fetching {layout.reference()}"]
     assert paths(image) == ["/", "/bin", "/bin/su", "/dev", "/dev/null", "/etc", "/etc/passwd", "/srv"]
     assert (image.config.cmd, image.config.user, image.config.env) == (("su",), "web", {"A": "b"})
-    assert (image.passwd(), image.group()) == (PASSWD.decode(), "")
     assert image.size_bytes == image.root.stat().st_size
     assert store.list() == [image]
     assert store.resolve(image.id[7:19]) == store.resolve(image.id) == image
@@ -282,7 +281,6 @@ def test_a_directory_becomes_an_image_with_owners_and_links(store: ImageStore, t
     assert found["/etc/passwd"].links == 2
     assert found["/out"].content == b"/etc/shadow"
     assert (found["/bin"].uid, found["/bin"].mode & 0o7777) == (os.getuid(), 0o711)
-    assert image.passwd() == PASSWD.decode()
     assert image.names == ()
     assert store.from_rootfs(root) == image
     (root / "etc/passwd").write_bytes(b"")

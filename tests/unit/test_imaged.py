@@ -9,15 +9,13 @@ import pytest
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError
 from ballonet.imaged import Prepared, prepare
-from ballonet.images.image import Image, ImageConfig
+from ballonet.images.image import Image, ImageConfig, signal_number
 
 CONFIG = SandboxConfig(name="box")
 
 
 def prepared(tmp_path: Path, **settings: object) -> Prepared:
-    """An image whose root is not looked at; who its users are is."""
-    (tmp_path / "passwd").write_text("root:x:0:0::/root:/bin/sh\napp:x:7:8::/home/app:/bin/sh\n")
-    (tmp_path / "group").write_text("extra:x:9:app\n")
+    """An image whose root is not looked at."""
     config = ImageConfig(**settings)  # type: ignore[arg-type]
     image = Image("sha256:0", tmp_path / "root.erofs", config, (), 0, 0.0)
     return Prepared(CONFIG, image)
@@ -57,14 +55,81 @@ def test_a_bare_shell_is_no_command_where_nobody_types(tmp_path: Path) -> None:
 def test_settings_are_the_images_unless_they_are_said(tmp_path: Path) -> None:
     found = prepared(tmp_path, env={"A": "1", "B": "2"}, workdir="/srv", user="app")
     own = found.settings({"B": "3"}, None, None)
-    assert own.env == {"HOME": "/home/app", "A": "1", "B": "3"}
-    assert (own.cwd, own.user) == ("/srv", "7:8,9")
+    assert own.env == {"A": "1", "B": "3"}
+    assert (own.cwd, own.user, own.make_cwd) == ("/srv", "app", True)
     said = found.settings({"HOME": "/x"}, "/y", "root")
-    assert (said.env["HOME"], said.cwd, said.user) == ("/x", "/y", "0:0")
-    with pytest.raises(ConfigError, match="no user 'nobody'"):
-        found.settings({}, None, "nobody")
+    assert (said.env["HOME"], said.cwd, said.user, said.make_cwd) == ("/x", "/y", "root", False)
 
 
-def test_names_of_users_need_an_image() -> None:
-    with pytest.raises(ConfigError, match="'app' is not UID or UID:GID"):
-        prepare(CONFIG).settings({}, None, "app")
+@pytest.mark.parametrize("with_image", [True, False])
+def test_users_of_the_wrong_form_are_refused_before_anything_starts(tmp_path: Path, with_image: bool) -> None:
+    found = prepared(tmp_path) if with_image else prepare(CONFIG)
+    with pytest.raises(ConfigError, match="'a:b:c' is not USER"):
+        found.settings({}, None, "a:b:c")
+
+
+def test_an_images_own_wrong_user_is_told_as_the_images_and_can_be_overridden(tmp_path: Path) -> None:
+    found = prepared(tmp_path, user="a:b:c")
+    with pytest.raises(ConfigError, match="image's own user 'a:b:c'"):
+        found.settings({}, None, None)
+    assert found.settings({}, None, "app").user == "app"
+
+
+def test_the_images_stop_signal_goes_with_its_command(tmp_path: Path) -> None:
+    def stop_signal(text: str | None) -> int | None:
+        command = prepared(tmp_path, cmd=("serve",), stop_signal=text).command(
+            [], env={}, cwd=None, user=None
+        )
+        assert command is not None
+        return command.stop_signal
+
+    assert stop_signal(None) is None
+    assert stop_signal("SIGQUIT") == 3
+    with pytest.raises(
+        ConfigError, match="the image's StopSignal cannot be used: there is no signal 'SIGNOPE'"
+    ):
+        stop_signal("SIGNOPE")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("SIGTERM", 15),
+        ("term", 15),
+        ("sigInt", 2),
+        ("9", 9),
+        (" 15 ", 15),
+        ("SIGRTMIN+3", 37),
+        ("RTMIN", 34),
+        ("SIGRTMAX-1", 63),
+        ("RTMAX", 64),
+        ("64", 64),
+        ("SIGWINCH", 28),
+        ("SIGIOT", 6),
+    ],
+)
+def test_signals_are_known_by_name_and_by_number(text: str, number: int) -> None:
+    assert signal_number(text) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0",
+        "65",
+        "-9",
+        "SIG",
+        "SIGNOPE",
+        "RTMIN+31",
+        "RTMIN-1",
+        "RTMAX+1",
+        "RTMIN+x",
+        "SIG_DFL",
+        "٣",
+        "9" * 50,
+    ],
+)
+def test_what_is_no_signal_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no signal"):
+        signal_number(text)

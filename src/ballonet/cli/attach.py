@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import signal
@@ -19,7 +18,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ballonet.errors import ConfigError, GuestCommandError
-from ballonet.lifecycle import parse_user
 
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import AgentClient, GuestProcess
@@ -111,7 +109,6 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
     from ballonet.cli.main import print_error
 
     env = dict(joined.settings.env)
-    uid, gid, groups = parse_user(joined.settings.user)
     if joined.terminal:
         env.setdefault("TERM", os.environ.get("TERM", "linux"))
     rows, cols = terminal_size() if joined.terminal else (24, 80)
@@ -120,9 +117,8 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
             argv,
             env=env,
             cwd=joined.settings.cwd,
-            uid=uid,
-            gid=gid,
-            groups=groups,
+            user=joined.settings.user,
+            make_cwd=joined.settings.make_cwd,
             tty=joined.terminal,
             rows=rows,
             cols=cols,
@@ -130,7 +126,7 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
         )
     except GuestCommandError as error:
         print_error(error)
-        return EXIT_NOT_FOUND if error.errno == errno.ENOENT else EXIT_NOT_EXECUTABLE
+        return EXIT_NOT_FOUND if error.missing else EXIT_NOT_EXECUTABLE
     async with process:
         signals.process = process
         return await attach(process, stdin=joined.stdin, terminal=joined.terminal)

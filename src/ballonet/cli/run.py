@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         if options.detach:
             return asyncio.run(_start_detached(registry, config.name, options.admission))
         assert command is not None
-        joined = joined_from(options, Settings(command.env, command.cwd, command.user))
+        joined = joined_from(options, Settings(command.env, command.cwd, command.user, make_cwd=True))
         argv = list(command.argv)
         return asyncio.run(
             with_signals(

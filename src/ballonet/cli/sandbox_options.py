@@ -194,7 +194,7 @@ def add_command_options(parser: argparse.ArgumentParser) -> None:
         "-u",
         "--user",
         metavar="USER[:GROUP]",
-        help="who the command runs as: numbers, or names of the image (default: the image's user, else root)",
+        help="who the command runs as: names of the guest, or numbers (default: the image's user, else root)",
     )
     parser.add_argument(
         "argv", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run, and its arguments"

@@ -102,9 +102,8 @@ class AgentClient:
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        groups: Sequence[int] = (),
+        user: str | None = None,
+        make_cwd: bool = False,
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
@@ -115,10 +114,10 @@ class AgentClient:
         A caller that is cancelled here leaves nothing running. Later, leaving ``async with`` or dropping the
         process kills it.
 
-        :param env: its environment, with a plain ``PATH`` if that has none.
+        :param env: its environment, with a plain ``PATH`` if that has none, and its user's ``HOME``.
         :param cwd: its working directory; ``None`` is ``/``.
-        :param uid: ``None`` is root, and likewise ``gid``; either given also drops root's other groups.
-        :param groups: its supplementary groups.
+        :param user: ``USER[:GROUP]``, names or numbers, which the guest looks up in its own files; ``None`` is root.
+        :param make_cwd: make the working directory if it is not there.
         :param tty: give it a terminal of ``rows`` by ``cols``; its output then comes as standard output.
         :param stdin: whether :meth:`GuestProcess.write_stdin` will be used; otherwise it reads ``/dev/null``.
         :raises ConfigError: no process can be started like that (see :class:`~ballonet.guest.messages.Exec`).
@@ -128,9 +127,8 @@ class AgentClient:
             argv=argv,
             env={**DEFAULT_ENVIRONMENT, **(env or {})},
             cwd=cwd or "",
-            uid=uid,
-            gid=gid,
-            groups=groups,
+            user=user or "",
+            make_cwd=make_cwd,
             tty=tty,
             stdin=stdin,
             rows=rows,

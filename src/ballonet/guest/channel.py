@@ -23,6 +23,7 @@ from ballonet.guest.frames import (
     FROM_GUEST,
     MAX_PROCESSES,
     MAX_STREAM,
+    MAX_TO_GUEST_BYTES,
     MAX_TO_HOST_BYTES,
     WINDOW_BYTES,
     Frame,
@@ -86,7 +87,7 @@ class ChannelStream:
         await self._channel.send(Frame(FrameType.STDIN_EOF, self.number), self._close_stdin)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the process group (SIGKILL: to the whole session)."""
+        """Send a signal to the process group (SIGKILL: to everything that the process started)."""
         if not 1 <= number <= 64:
             raise GuestChannelError(f"signal {number} is not between 1 and 64")
         if not self.ended:
@@ -112,7 +113,8 @@ class ChannelStream:
             self._channel.send_now(Frame(FrameType.CREDIT, self.number, payload))
 
     def abandon(self) -> None:
-        """Kill the process; nobody wants its output any more. The number stays taken until the guest says EXIT."""
+        """Kill the process and all that it started; nobody wants its output any more. The number stays taken until
+        the guest says EXIT."""
         self._owner = None
         if self.ended or self._channel.lost is not None:
             return
@@ -220,6 +222,7 @@ class AgentChannel:
         self._ready_or_lost = asyncio.Event()
         self._lost_callbacks: set[Callable[[], None]] = set()
         self._sending = asyncio.Lock()
+        self._sending_exec = asyncio.Lock()
         self._task = asyncio.get_running_loop().create_task(self._read(), name="agent channel")
 
     async def wait_ready(self, timeout_s: float | None) -> messages.Ready:
@@ -258,7 +261,7 @@ class AgentChannel:
         stream = ChannelStream(self, number, shape, owner)
         self._streams[number] = stream
         try:
-            await self.send(Frame(FrameType.EXEC, number, payload))
+            await self._send_exec(number, payload)
         except BaseException:
             self._streams.pop(number, None)
             raise
@@ -305,6 +308,14 @@ class AgentChannel:
             self._live_writer()
             if before is None or before():
                 writer.write(frame.encode())
+
+    async def _send_exec(self, number: int, payload: bytes) -> None:
+        """Send EXEC, in parts if it is longer than a frame; the agent takes them of one stream at a time."""
+        async with self._sending_exec:
+            while len(payload) > MAX_TO_GUEST_BYTES:
+                part, payload = payload[:MAX_TO_GUEST_BYTES], payload[MAX_TO_GUEST_BYTES:]
+                await self.send(Frame(FrameType.EXEC_PART, number, part))
+            await self.send(Frame(FrameType.EXEC, number, payload))
 
     def send_now(self, frame: Frame) -> None:
         """Send a small frame without waiting.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ballonet.errors import GuestChannelError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 #: u32 payload length, u16 type, u16 flags (zero), u32 stream; little-endian like everything here.
 HEADER = struct.Struct("<IHHI")
 MAX_TO_GUEST_BYTES = 256 << 10
@@ -21,11 +21,10 @@ MAX_TO_HOST_BYTES = 64 << 10
 #: Bytes that may be under way without credit: a process's output, and likewise its standard input.
 WINDOW_BYTES = 256 << 10
 #: Processes at once on one channel.
-MAX_PROCESSES = 256
-#: Arguments of one process, and likewise environment variables.
-MAX_WORDS = 4096
-#: Supplementary groups of one process.
-MAX_GROUPS = 256
+MAX_PROCESSES = 1024
+#: An EXEC in all its frames: what Linux takes as arguments and environment (fs/exec.c: a quarter of the default stack),
+#: and the rest.
+MAX_EXEC_BYTES = (2 << 20) + (64 << 10)
 MAX_PING_BYTES = 1024
 MAX_STREAM = 0xFFFF_FFFF
 
@@ -45,6 +44,7 @@ class FrameType(enum.IntEnum):
     WATCH_PRESSURE = 0x0A
     TRIM = 0x0B
     SETUP = 0x0C
+    EXEC_PART = 0x0D
     READY = 0x81
     STARTED = 0x82
     STDOUT = 0x83
@@ -66,6 +66,7 @@ FROM_HOST = frozenset(kind for kind in FrameType if kind < 0x80)
 FROM_LOCAL_CLIENT = frozenset(
     {
         FrameType.EXEC,
+        FrameType.EXEC_PART,
         FrameType.STDIN,
         FrameType.STDIN_EOF,
         FrameType.SIGNAL,

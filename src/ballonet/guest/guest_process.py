@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import signal
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
@@ -191,11 +193,16 @@ class GuestProcess:
             self._stdin_closed = True
 
     async def send_signal(self, number: int) -> None:
-        """Send a signal to the process's group; SIGKILL reaches its whole session. Nothing happens after its end.
+        """Send a signal to the process's group; SIGKILL reaches everything that it started. Nothing happens after
+        its end.
 
         :raises GuestChannelError: the channel has ended, or there is no such signal.
         """
         self._stream.send_signal(number)
+
+    async def kill(self) -> None:
+        """Kill the command and everything it started."""
+        await self.send_signal(signal.SIGKILL)
 
     async def resize(self, rows: int, cols: int) -> None:
         """Give the terminal a new size.
@@ -273,9 +280,25 @@ async def start_process(state: ProcessState, stream: ChannelStream, name: str) -
         raise
     state.check_alive()
     if state.failure is not None:
-        raise GuestCommandError(
-            f"{name} could not be started in the guest: {state.failure.text}",
-            errno=state.failure.errno,
-            hint="check that the command and the working directory exist in the guest",
-        )
+        raise _start_error(name, state.failure)
     return GuestProcess(state, stream)
+
+
+def _start_error(name: str, failure: messages.StartFailure) -> GuestCommandError:
+    step = messages.StartStep
+    missing = failure.step is step.COMMAND and failure.errno == errno.ENOENT
+    hint: str | None = None
+    if failure.step is step.USER:
+        hint = "names are those of the guest's own /etc/passwd and /etc/group; numbers work without"
+    elif failure.step is step.DIRECTORY:
+        hint = "check that the directory exists in the guest, and that the command's user may enter it"
+    elif failure.errno == errno.E2BIG:
+        hint = messages.TOO_LONG_HINT
+    elif missing:
+        hint = "check that the command exists in the guest, and its PATH"
+    return GuestCommandError(
+        f"{name[:200]} could not be started in the guest: {failure.text}",
+        errno=failure.errno,
+        hint=hint,
+        missing=missing,
+    )

@@ -8,17 +8,15 @@ the guest are bounded, decoded with replacement and stripped of what could rearr
 from __future__ import annotations
 
 import enum
+import errno
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ballonet.errors import ConfigError, GuestChannelError
-from ballonet.guest.frames import MAX_GROUPS, MAX_TO_GUEST_BYTES, MAX_WORDS, PROTOCOL_VERSION, Frame
+from ballonet.errors import ConfigError, GuestChannelError, GuestCommandError
+from ballonet.guest.frames import MAX_EXEC_BYTES, MAX_TO_GUEST_BYTES, PROTOCOL_VERSION, Frame
 from ballonet.text import printable
-
-#: The uid or gid that means "as the agent is" (root).
-KEEP_ID = 0xFFFF_FFFF
 
 _MAX_TEXT_BYTES = 512
 _MAX_FAILED_MODULES = 1024
@@ -68,13 +66,13 @@ _U16_U16 = struct.Struct("<HH")
 _U32_U32 = struct.Struct("<II")
 _U64_U32 = struct.Struct("<QI")
 _READY = struct.Struct("<HHIQ")
-_EXEC = struct.Struct("<IIHHHHHH")
-_TTY, _STDIN = 1, 2
+_EXEC = struct.Struct("<HHHHII")
+_TTY, _STDIN, _MAKE_DIRECTORY = 1, 2, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Exec:
-    """Start a process. ``uid`` and ``gid`` ``None``: root's. ``groups``: its supplementary ones. ``cwd`` empty: ``/``.
+    """Start a process. ``user`` is ``USER[:GROUP]``, which the guest looks up; empty is root. ``cwd`` empty: ``/``.
 
     ``argv[0]`` without a slash is looked up in the ``PATH`` of ``env``.
     """
@@ -82,19 +80,19 @@ class Exec:
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: str = ""
-    uid: int | None = None
-    gid: int | None = None
-    groups: Sequence[int] = ()
+    user: str = ""
+    #: Make the working directory if it is not there.
+    make_cwd: bool = False
     tty: bool = False
     stdin: bool = False
     rows: int = 24
     columns: int = 80
 
     def encode(self) -> bytes:
-        """The payload.
+        """The payload, which may take several frames (:data:`MAX_EXEC_BYTES` at most).
 
-        :raises ConfigError: it cannot be said in one frame: no words, too many, too long, a NUL in one of them,
-            or a number out of range.
+        :raises ConfigError: no process can be started like that: no words, a NUL in one of them, a number out of range.
+        :raises GuestCommandError: the words are more than Linux takes (E2BIG).
         """
         if isinstance(self.argv, str | bytes):
             raise ConfigError(f"a command is a list of words, not {type(self.argv).__name__} ({self.argv!r})")
@@ -104,36 +102,32 @@ class Exec:
         for name in self.env:
             if not name or "=" in name:
                 raise ConfigError(f"environment variable name {name!r} is empty or has a '='")
-        if len(self.argv) > MAX_WORDS or len(environment) > MAX_WORDS:
-            raise ConfigError(
-                f"{len(self.argv)} arguments and {len(environment)} environment variables; "
-                f"at most {MAX_WORDS} of each are supported"
-            )
-        words = [_word(word) for word in (self.cwd, *self.argv, *environment)]
-        if len(self.groups) > MAX_GROUPS:
-            raise ConfigError(f"{len(self.groups)} supplementary groups; at most {MAX_GROUPS} are supported")
-        ids = [("uid", self.uid), ("gid", self.gid), *(("group", group) for group in self.groups)]
-        for what, number in ids:
-            if number is not None and not 0 <= number < KEEP_ID:
-                raise ConfigError(f"{what} {number} is not between 0 and {KEEP_ID - 1}")
+        words = [_word(word) for word in (self.user, self.cwd, *self.argv, *environment)]
         check_size(self.rows, self.columns)
-        payload = _EXEC.pack(
-            KEEP_ID if self.uid is None else self.uid,
-            KEEP_ID if self.gid is None else self.gid,
-            self.tty * _TTY | self.stdin * _STDIN,
+        head = _EXEC.pack(
+            self.tty * _TTY | self.stdin * _STDIN | self.make_cwd * _MAKE_DIRECTORY,
             self.rows,
             self.columns,
+            0,
             len(self.argv),
             len(environment),
-            len(self.groups),
         )
-        payload += b"".join(map(_U32.pack, self.groups)) + b"".join(word + b"\0" for word in words)
-        if len(payload) > MAX_TO_GUEST_BYTES:
-            raise ConfigError(
-                f"the command with its environment takes {len(payload)} bytes; at most {MAX_TO_GUEST_BYTES} fit",
-                hint="pass large data on standard input",
+        payload = b"".join((head, *(word + b"\0" for word in words)))
+        if len(payload) > MAX_EXEC_BYTES:
+            raise GuestCommandError(
+                f"{self.argv[0][:200]} could not be started in the guest: argument list too long "
+                f"({len(payload)} bytes with the environment)",
+                errno=errno.E2BIG,
+                hint=TOO_LONG_HINT,
             )
         return payload
+
+
+#: What Linux takes (execve(2), "Limits on size of arguments and environment").
+TOO_LONG_HINT = (
+    "Linux takes 131071 bytes in one argument or variable, and 2 MiB in all of them, each with 9 bytes on top; "
+    "pass large data on standard input or in a file"
+)
 
 
 def _word(text: str) -> bytes:
@@ -162,24 +156,22 @@ class ExecShape:
     stdin: bool
 
 
-def decode_exec(frame: Frame) -> ExecShape:
-    """Check an EXEC payload exactly as the agent does, since a malformed one would end the whole channel.
+def decode_exec(payload: bytes) -> ExecShape:
+    """Check the payload of an EXEC, of all its frames, exactly as the agent does, since a malformed one would end the
+    whole channel.
 
     :raises GuestChannelError: it is malformed.
     """
-    if len(frame.payload) < _EXEC.size:
-        raise GuestChannelError(f"EXEC frame of {len(frame.payload)} bytes; it has at least {_EXEC.size}")
-    _, _, flags, _, _, argc, envc, groups = _EXEC.unpack_from(frame.payload)
-    if flags & ~(_TTY | _STDIN):
-        raise GuestChannelError(f"EXEC frame with unknown flags 0x{flags:04x}")
-    start = _EXEC.size + groups * _U32.size
-    if groups > MAX_GROUPS or len(frame.payload) < start:
-        raise GuestChannelError(f"EXEC frame of {len(frame.payload)} bytes with {groups} groups")
-    if not 1 <= argc <= MAX_WORDS or envc > MAX_WORDS:
-        raise GuestChannelError(f"EXEC frame with {argc} arguments and {envc} environment variables")
-    words = frame.payload.count(b"\0", start)
-    if words != 1 + argc + envc or not frame.payload.endswith(b"\0"):
-        raise GuestChannelError(f"EXEC frame with {words} words instead of {1 + argc + envc}")
+    if len(payload) < _EXEC.size:
+        raise GuestChannelError(f"EXEC of {len(payload)} bytes; it has at least {_EXEC.size}")
+    flags, _, _, reserved, argc, envc = _EXEC.unpack_from(payload)
+    if flags & ~(_TTY | _STDIN | _MAKE_DIRECTORY) or reserved != 0:
+        raise GuestChannelError(f"EXEC with unknown flags 0x{flags:04x} or a reserved field of {reserved}")
+    words = payload.count(b"\0", _EXEC.size)
+    if argc < 1 or words != 2 + argc + envc or not payload.endswith(b"\0"):
+        raise GuestChannelError(
+            f"EXEC with {words} words instead of 2, {argc} arguments and {envc} environment variables"
+        )
     return ExecShape(tty=bool(flags & _TTY), stdin=bool(flags & _STDIN))
 
 
@@ -212,7 +204,7 @@ def decode_ready(frame: Frame) -> Ready:
     if version != PROTOCOL_VERSION:
         raise GuestChannelError(
             f"the guest's agent speaks protocol version {version}, not {PROTOCOL_VERSION}",
-            hint="rebuild the guest's initramfs with this version of ballonet",
+            hint="the sandbox was started by another version of ballonet: stop it and start it again",
         )
     if count > _MAX_FAILED_MODULES:
         raise GuestChannelError(f"READY frame with {count} failed modules")
@@ -267,12 +259,23 @@ def decode_exit(frame: Frame) -> ExitStatus:
     return ExitStatus(bool(kind), code)
 
 
+class StartStep(enum.IntEnum):
+    """What of starting a process failed (agent/spawn.c)."""
+
+    OTHER = 0
+    STREAMS = 1
+    USER = 2
+    DIRECTORY = 3
+    COMMAND = 4
+
+
 @dataclass(frozen=True, slots=True)
 class StartFailure:
     """A process could not be started. ``errno`` is Linux's; ``text`` is the guest's and not to be trusted."""
 
     errno: int
     text: str
+    step: StartStep = StartStep.OTHER
 
 
 def decode_error(frame: Frame) -> StartFailure:
@@ -284,8 +287,9 @@ def decode_error(frame: Frame) -> StartFailure:
         raise GuestChannelError(
             f"{frame.kind.name} frame of {len(frame.payload)} bytes; it has at least {_U32.size}"
         )
-    (number,) = _U32.unpack_from(frame.payload)
-    return StartFailure(number & 0xFFFF, _text(frame.payload[_U32.size :]))
+    number, step = _U16_U16.unpack_from(frame.payload)
+    known = StartStep(step) if step <= max(StartStep) else StartStep.OTHER
+    return StartFailure(number, _text(frame.payload[_U32.size :]), known)
 
 
 def encode_error(number: int, text: str) -> bytes:

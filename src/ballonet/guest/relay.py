@@ -17,6 +17,7 @@ from ballonet.guest.agent_client import AgentClient
 from ballonet.guest.channel import AgentChannel, ChannelStream
 from ballonet.guest.frames import (
     FROM_LOCAL_CLIENT,
+    MAX_EXEC_BYTES,
     MAX_PING_BYTES,
     MAX_TO_GUEST_BYTES,
     WINDOW_BYTES,
@@ -75,6 +76,9 @@ class _Connection:
         self._decoder = FrameDecoder(FROM_LOCAL_CLIENT, MAX_TO_GUEST_BYTES)
         #: ``None``: EXEC is on its way to the guest.
         self._streams: dict[int, ChannelStream | None] = {}
+        #: An EXEC of several frames: its stream (0: none) and what has come of it.
+        self._parts_of = 0
+        self._parts = bytearray()
         self._closed = False
 
     async def serve(self) -> None:
@@ -126,6 +130,8 @@ class _Connection:
             await self._ping(frame)
         elif frame.stream == 0:
             raise GuestChannelError(f"{frame.kind.name} frame on stream 0")
+        elif frame.kind == FrameType.EXEC_PART:
+            self._add_part(frame)
         elif frame.kind == FrameType.EXEC:
             await self._exec(frame)
         else:
@@ -139,16 +145,37 @@ class _Connection:
         await self._channel.request(FrameType.PING, frame.payload, FrameType.PONG, None)
         self.write(Frame(FrameType.PONG, 0, frame.payload))
 
+    def _add_part(self, frame: Frame) -> None:
+        """As the agent does it: a part for another stream means that the former EXEC was given up."""
+        if frame.stream in self._streams:
+            raise GuestChannelError(f"EXEC_PART frame on stream {frame.stream}, which is in use")
+        if frame.stream != self._parts_of:
+            self._parts_of, self._parts = frame.stream, bytearray()
+        if not frame.payload or len(self._parts) + len(frame.payload) > MAX_EXEC_BYTES:
+            raise GuestChannelError(
+                f"EXEC_PART frame of {len(frame.payload)} bytes after {len(self._parts)}; "
+                f"an EXEC has at most {MAX_EXEC_BYTES}"
+            )
+        self._parts += frame.payload
+
+    def _whole_exec(self, frame: Frame) -> bytes:
+        parts = self._parts if frame.stream == self._parts_of else b""
+        self._parts_of, self._parts = 0, bytearray()
+        if len(parts) + len(frame.payload) > MAX_EXEC_BYTES:
+            raise GuestChannelError(f"EXEC of {len(parts) + len(frame.payload)} bytes")
+        return bytes(parts) + frame.payload
+
     async def _exec(self, frame: Frame) -> None:
         number = frame.stream
         if number in self._streams:
             raise GuestChannelError(f"EXEC frame on stream {number}, which is in use")
-        shape = messages.decode_exec(frame)
+        payload = self._whole_exec(frame)
+        shape = messages.decode_exec(payload)
         # Only for a client that reads: each process adds to what waits for it.
         await self._writer.drain()
         self._streams[number] = None
         try:
-            stream = await self._channel.open_stream(frame.payload, shape, _RelayedProcess(self, number))
+            stream = await self._channel.open_stream(payload, shape, _RelayedProcess(self, number))
         except GuestCommandError as error:
             self.forget(number)
             self.write(Frame(FrameType.ERROR, number, messages.encode_error(error.errno, error.message)))

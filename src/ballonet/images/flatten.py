@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,19 +14,16 @@ from typing import IO
 
 from ballonet.errors import HostError, ImageError
 from ballonet.images.erofs import Layout, lay_out
-from ballonet.images.image import GROUP_FILE, PASSWD_FILE, ROOT_FILE
+from ballonet.images.image import ROOT_FILE
 from ballonet.images.layers import Account, Layer, apply_layer, contents
 from ballonet.images.limits import Limits
-from ballonet.images.tree import Node, Tree, show
+from ballonet.images.tree import Node, Tree
 from ballonet.memory import MIB, bytes_to_mib
 
 #: Told how many bytes of how many are done.
 Progress = Callable[[int, int], None]
 
 _PIECE_BYTES = 1 * MIB
-#: Bytes of ``/etc/passwd`` and ``/etc/group`` that are kept beside the root.
-_MAX_TEXT_BYTES = 1 * MIB
-_TEXTS = {PASSWD_FILE: b"etc/passwd", GROUP_FILE: b"etc/group"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def _tell(progress: Progress, before: int, total: int, done: int) -> None:
 def write_layers(
     plan: Plan, layers: Iterable[Layer], directory: Path, progress: Progress | None = None
 ) -> Path:
-    """Write the planned root, and its texts, into ``directory``; the root's path.
+    """Write the planned root into ``directory``; its path.
 
     :raises HostError: the disk is full, or fails.
     :raises ImageError: a layer cannot be read any more.
@@ -109,8 +105,6 @@ def write_root(
                 raise ImageError(f"the content of {len(offsets)} files is missing from the layers")
             os.fchmod(file.fileno(), 0o444)
             os.fsync(file.fileno())
-        for name, inside in _TEXTS.items():
-            (directory / name).write_bytes(_text(plan, path, inside))
     except OSError as error:
         hint = f"make room on the file system of {directory}" if error.errno == errno.ENOSPC else None
         size = f"{bytes_to_mib(layout.size) + 1} MiB"
@@ -136,15 +130,3 @@ def _write_at(file: IO[bytes], content: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(file.fileno(), view, offset)
         view, offset = view[written:], offset + written
-
-
-def _text(plan: Plan, root: Path, inside: bytes) -> bytes:
-    """A small file of the finished root."""
-    node = plan.tree.find(inside)
-    if node is None or not stat.S_ISREG(node.mode) or not node.size:
-        return b""
-    if node.size > _MAX_TEXT_BYTES:
-        raise ImageError(f"{show(inside)} of the image has {node.size} bytes (at most {_MAX_TEXT_BYTES})")
-    offset = next(extent.offset for extent in plan.layout.extents if extent.node is node)
-    with root.open("rb") as file:
-        return os.pread(file.fileno(), node.size, offset)

@@ -1,7 +1,8 @@
-"""What an image is once it is here: its root, its configuration, its names. Pure, but for the two small texts."""
+"""What an image is once it is here: its root, its configuration, its names. Pure."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 from ballonet.errors import ConfigError, ImageError
 
-#: The root file of an image, and the texts kept beside it.
-ROOT_FILE, PASSWD_FILE, GROUP_FILE = "root.erofs", "passwd", "group"
+#: The root file of an image.
+ROOT_FILE = "root.erofs"
+#: Where real-time signals begin and end for the programs of a guest (signal(7), glibc), as in Docker.
+_SIGRTMIN, _SIGRTMAX = 34, 64
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,11 @@ class ImageConfig:
     cmd: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str | None = None
-    #: ``USER[:GROUP]``, names or numbers; see :func:`ballonet.images.users.resolve_user`.
+    #: ``USER[:GROUP]``, names or numbers; see :func:`ballonet.images.users.check_user`.
     user: str | None = None
     #: Such as ``8080/tcp``. They say what the image serves; nothing is opened by them.
     exposed_ports: tuple[str, ...] = ()
-    #: The signal that asks the command to end, such as ``SIGTERM``.
+    #: The signal that asks the command to end, such as ``SIGTERM``; see :func:`signal_number`.
     stop_signal: str | None = None
 
     def command(
@@ -102,13 +105,30 @@ class Image:
     #: The digest of the manifest that it came with; ``None`` for a directory.
     manifest: str | None = None
 
-    def passwd(self) -> str:
-        """The text of ``/etc/passwd`` in the root; empty where there is none."""
-        return _beside(self.root, PASSWD_FILE)
 
-    def group(self) -> str:
-        """The text of ``/etc/group`` in the root; empty where there is none."""
-        return _beside(self.root, GROUP_FILE)
+def signal_number(text: str) -> int:
+    """The number of a signal: ``SIGTERM``, ``TERM``, ``15``, ``SIGRTMIN+3``, ``RTMAX-1``, in capitals or not.
+
+    :raises ConfigError: there is no such signal.
+    """
+    name = text.strip().upper().removeprefix("SIG")
+    number = 0
+    if name.isascii() and name.isdecimal() and len(name) <= 3:
+        number = int(name)
+    elif name.startswith("RTMIN"):
+        number = _offset(_SIGRTMIN, name.removeprefix("RTMIN"), "+")
+    elif name.startswith("RTMAX"):
+        number = _offset(_SIGRTMAX, name.removeprefix("RTMAX"), "-")
+    elif name in {"CLD", "POLL", "IOT", "STKFLT"}:
+        number = {"CLD": 17, "POLL": 29, "IOT": 6, "STKFLT": 16}[name]
+    elif f"SIG{name}" in signal.Signals.__members__:
+        number = signal.Signals[f"SIG{name}"]
+    if not 1 <= number <= _SIGRTMAX:
+        raise ConfigError(
+            f"there is no signal {text[:64]!r}",
+            hint="for example SIGTERM, INT, 15 or SIGRTMIN+3 (see signal(7))",
+        )
+    return number
 
 
 def image_id_of(root: Path) -> str:
@@ -116,13 +136,14 @@ def image_id_of(root: Path) -> str:
     return f"sha256:{root.parent.name}"
 
 
-def _beside(root: Path, name: str) -> str:
-    try:
-        return root.with_name(name).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise ConfigError(f"{root.with_name(name)} cannot be read: {error.strerror}") from error
+def _offset(base: int, rest: str, sign: str) -> int:
+    """``base``, moved by ``rest``, such as ``+3``; 0 if that is no real-time signal."""
+    if rest == "":
+        return base
+    if rest[0] != sign or not rest[1:].isascii() or not rest[1:].isdecimal() or len(rest) > 3:
+        return 0
+    number = base + int(rest)
+    return number if _SIGRTMIN <= number <= _SIGRTMAX else 0
 
 
 def _words(document: Mapping[str, Any], name: str) -> tuple[str, ...]:

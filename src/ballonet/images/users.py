@@ -1,86 +1,52 @@
-"""Who a command runs as: ``USER[:GROUP]`` looked up in the image's own passwd and group. Pure.
+"""Who a command runs as: ``USER[:GROUP]``, names or numbers. Pure.
 
-The rules are those of Docker and of the OCI image specification ("conversion to OCI runtime configuration").
+Only its form is looked at here, before anything starts. Which numbers the names stand for, the guest's agent looks up
+in the guest's own files when the command starts (``guest/agent/user.c``), so that users that were added or changed in a
+running guest are known, as in Docker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 from ballonet.errors import ConfigError
 
-#: The largest number of a user or group: above, the kernel keeps -1 for "leave as it is".
+#: The largest number of a user or group, as in Docker: above, the kernel keeps -1 for "leave as it is".
 MAX_ID = 2**31 - 1
+#: The longest name (bytes): LOGIN_NAME_MAX of Linux.
+MAX_NAME_BYTES = 256
+
+_HINT = "for example: app, 1000, app:staff or 1000:1000"
 
 
-@dataclass(frozen=True)
-class ResolvedUser:
-    """Numbers for the guest's kernel, and the home directory."""
+def check_user(spec: str | None) -> None:
+    """Check the form of ``spec``: ``USER``, ``USER:GROUP`` or ``:GROUP``; nothing is root.
 
-    uid: int
-    gid: int
-    #: Supplementary groups; none where a group was named.
-    groups: tuple[int, ...] = ()
-    home: str = "/"
-    name: str | None = None
+    ``GROUP`` may be several with commas between them: the first is the command's own, the others are supplementary.
 
-
-def resolve_user(spec: str | None, passwd: str, group: str) -> ResolvedUser:
-    """Look ``spec`` up: ``USER`` or ``USER:GROUP``, each a name or a number; nothing is root.
-
-    A number need not be in ``passwd``: its group is then 0 and its home ``/``. Without ``GROUP``, the user's groups
-    are those of ``passwd`` and ``group``; with it, that one only.
-
-    :param passwd: the text of the image's ``/etc/passwd``, ``group`` that of its ``/etc/group``.
-    :raises ConfigError: a name is in neither, or a number is out of range.
+    :raises ConfigError: it has another form, or a number is out of range.
     """
-    user, colon, group_name = (spec or "0").partition(":")
-    user = user or "0"
-    known = [fields for fields in _entries(passwd, 7) if _is_id(fields[2], fields[3])]
-    # A name comes before a number that is spelled the same.
-    entry = next((fields for fields in known if fields[0] == user), None)
-    if entry is None and _is_id(user):
-        entry = next((fields for fields in known if int(fields[2]) == int(user)), None)
-    if entry is not None:
-        found = ResolvedUser(int(entry[2]), int(entry[3]), home=entry[5] or "/", name=entry[0])
-    else:
-        found = ResolvedUser(_number(user, "user", "/etc/passwd"), 0)
-    if colon and group_name:
-        return ResolvedUser(found.uid, _find_group(group_name, group), (), found.home, found.name)
-    member_of = tuple(
-        int(fields[2])
-        for fields in _entries(group, 4)
-        if found.name is not None and found.name in fields[3].split(",") and _is_id(fields[2])
-    )
-    return ResolvedUser(found.uid, found.gid, member_of, found.home, found.name)
+    if spec is None or spec == "":
+        return
+    if not isinstance(spec, str):
+        raise ConfigError(f"a user is text, not {type(spec).__name__} ({spec!r})", hint=_HINT)
+    user, colon, groups = spec.partition(":")
+    if ":" in groups or (colon and not user and not groups) or "," in user:
+        raise ConfigError(f"user {_shown(spec)} is not USER[:GROUP]", hint=_HINT)
+    for what, name in (("user", user), *(("group", group) for group in groups.split(",") if groups)):
+        _check_name(what, name, spec)
 
 
-def _find_group(name: str, group: str) -> int:
-    for fields in _entries(group, 4):
-        if fields[0] == name and _is_id(fields[2]):
-            return int(fields[2])
-    return _number(name, "group", "/etc/group")
-
-
-def _number(text: str, what: str, file: str) -> int:
-    if not text.isascii() or not text.isdecimal():
+def _check_name(what: str, name: str, spec: str) -> None:
+    if name == "" and what == "user":
+        return
+    if not name or name[0] in "-+" or not name.isprintable() or name != name.strip():
         raise ConfigError(
-            f"there is no {what} {text[:64]!r} in the image's {file}", hint="a number works without"
+            f"user {_shown(spec)} is not USER[:GROUP]: no {what} can be {_shown(name)}", hint=_HINT
         )
-    if len(text) > 10 or int(text) > MAX_ID:
-        raise ConfigError(f"{what} {text[:64]} is above the largest number, {MAX_ID}")
-    return int(text)
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ConfigError(f"{what} {_shown(name)} is longer than {MAX_NAME_BYTES} bytes")
+    if name.isascii() and name.isdecimal() and (len(name) > 20 or int(name) > MAX_ID):
+        raise ConfigError(f"{what} {_shown(name)} is above the largest number, {MAX_ID}")
 
 
-def _entries(text: str, fields: int) -> Iterator[list[str]]:
-    for line in text.splitlines():
-        found = line.strip().split(":")
-        if len(found) >= fields and not line.startswith("#"):
-            yield found
-
-
-def _is_id(*texts: str) -> bool:
-    return all(
-        text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= MAX_ID for text in texts
-    )
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= 64 else f"{text[:60]!r}… ({len(text)} characters)"

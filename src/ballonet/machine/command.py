@@ -28,6 +28,7 @@ class MainCommand:
         self._agent = agent
         self._state = state
         self._process: GuestProcess | None = None
+        self._stop_signal: int = signal.SIGTERM
         self._copying: asyncio.Future[list[None]] | None = None
         self._log: OutputLog | None = None
 
@@ -36,14 +37,14 @@ class MainCommand:
         :raises GuestError: the guest cannot be talked to.
         """
         settings = _read(self._state / COMMAND_FILE)
+        self._stop_signal = settings["stop_signal"]
         self._log = OutputLog(self._state)
         self._process = process = await self._agent.exec(
             settings["argv"],
             env=settings["env"],
             cwd=settings["cwd"],
-            uid=settings["uid"],
-            gid=settings["gid"],
-            groups=settings["groups"],
+            user=settings["user"],
+            make_cwd=True,
         )
         outputs = (("stdout", process.stdout), ("stderr", process.stderr))
         self._copying = asyncio.gather(*(self._copy(name, output) for name, output in outputs))
@@ -59,11 +60,11 @@ class MainCommand:
         return (await self._process.wait()).returncode
 
     async def terminate(self, timeout_s: float) -> None:
-        """Ask it to end (SIGTERM), and wait for that for at most ``timeout_s``."""
+        """Ask it to end (with its own stop signal, or SIGTERM), and wait for that for at most ``timeout_s``."""
         if self._process is not None:
             with contextlib.suppress(GuestError, TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await self._process.send_signal(signal.SIGTERM)
+                    await self._process.send_signal(self._stop_signal)
                     await self._process.wait()
 
     def close(self) -> None:

@@ -5,7 +5,6 @@ The same function says which kernel modules the steps need, so that a guest with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ballonet.errors import HostError
@@ -41,7 +40,7 @@ def needed_modules(config: VmConfig, root_kind: str | None) -> list[str]:
 
 
 def setup_steps(config: VmConfig, root_kind: str | None) -> list[list[str]]:
-    """What the agent is to do, in order; nothing for a guest as it comes."""
+    """What the agent is to do, in order."""
     steps: list[list[str]] = []
     if root_kind is not None:
         steps.append(["root", root_kind, ROOT_SERIAL, DISK_SERIAL])
@@ -54,9 +53,7 @@ def setup_steps(config: VmConfig, root_kind: str | None) -> list[list[str]]:
     if root_kind is None and config.disk_mib is not None:
         mounts[DISK_TARGET] = ["disk", DISK_SERIAL, DISK_TARGET]
     steps += [mounts[target] for target in parents_first(list(mounts))]
-    if root_kind is not None or config.net is not Net.NONE:
-        steps += _identity(config.name, config.net)
-    return steps
+    return steps + _identity(config.name, config.net)
 
 
 def root_kind(root: Path | None) -> str | None:
@@ -87,9 +84,9 @@ def _volume_step(tag: str, target: str, read_only: bool) -> list[str]:
     return ["volume", tag, target, "ro" if read_only else "rw"]
 
 
-def _identity(name: str, net: Net) -> Sequence[list[str]]:
-    """Who the guest is, and who it finds how."""
-    hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
+def _identity(name: str, net: Net) -> list[list[str]]:
+    """Who the guest is, and who it finds how. As in Docker, the image's own files make way."""
+    hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     steps = [["hostname", name], ["file", "/etc/hostname", f"{name}\n"]]
     if net is Net.NONE:
         return [

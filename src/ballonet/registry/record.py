@@ -31,8 +31,10 @@ class Command:
     argv: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
     cwd: str | None = None
-    #: ``UID``, ``UID:GID`` or ``UID:GID,GROUP,…`` with its supplementary groups; ``None`` is root.
+    #: ``USER[:GROUP]``, names or numbers, which the guest looks up; ``None`` is root.
     user: str | None = None
+    #: The number of the signal that asks it to end; ``None`` is SIGTERM.
+    stop_signal: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 /* The guest agent: what its parts offer one another. The wire format is described in docs/agent.md.
  *
  * One thread, one poll loop, no blocking call on any path that the loop takes, and no memory that grows with
- * what is sent: buffers are static, and a process with standard input adds one mapping of fixed size.
+ * what is sent: buffers are static, a process with standard input adds one mapping of fixed size, and so does a long
+ * EXEC while it arrives.
  */
 #ifndef BALLONET_AGENT_H
 #define BALLONET_AGENT_H
@@ -13,16 +14,17 @@
 #include <sys/types.h>
 
 enum {
-	PROTOCOL_VERSION = 1,
+	PROTOCOL_VERSION = 2,
 	HEADER_BYTES = 12,
 	MAX_TO_GUEST = 256 * 1024, /* payload of one frame from the host */
 	MAX_TO_HOST = 64 * 1024,   /* payload of one frame to the host */
 	WINDOW = 256 * 1024,       /* unacknowledged bytes: output of one process, and likewise its input */
-	MAX_PROCESSES = 256,
-	MAX_WORDS = 4096,   /* arguments, and likewise environment variables, of one process */
-	MAX_PING = 1024,    /* payload of PING */
-	MAX_ERROR_TEXT = 256,
-	MAX_GROUPS = 256, /* supplementary groups of one process */
+	MAX_PROCESSES = 1024,
+	/* An EXEC in all its frames: what Linux takes as arguments and environment (a quarter of the default stack,
+	 * fs/exec.c), and the rest. */
+	MAX_EXEC = 2 * 1024 * 1024 + 64 * 1024,
+	MAX_PING = 1024, /* payload of PING */
+	MAX_ERROR_TEXT = 512,
 	/* Every reply that is made while a frame is handled fits in this much of the output buffer. */
 	CONTROL_ROOM = 8 * 1024,
 	HOST_GRACE_MS = 10 * 1000,    /* host gone: power off after this */
@@ -43,6 +45,7 @@ enum frame_type {
 	T_WATCH_PRESSURE = 0x0a,
 	T_TRIM = 0x0b,
 	T_SETUP = 0x0c,
+	T_EXEC_PART = 0x0d,
 	/* guest to host */
 	T_READY = 0x81,
 	T_STARTED = 0x82,
@@ -59,7 +62,7 @@ enum frame_type {
 	T_SETUP_DONE = 0x8d,
 };
 
-enum { EXEC_TTY = 1, EXEC_STDIN = 2 };
+enum { EXEC_TTY = 1, EXEC_STDIN = 2, EXEC_MAKE_DIRECTORY = 8 };
 enum { TRIM_DROP_CACHES = 1, TRIM_COMPACT = 2, TRIM_SYNC = 4 };
 enum { FEATURE_PRESSURE = 1, FEATURE_RECLAIM = 2, FEATURE_COMPACT = 4 };
 
@@ -125,6 +128,7 @@ struct process {
 	uint32_t ring_head, ring_used;
 	uint32_t room; /* stdin bytes that the host may still send */
 	uint32_t owed; /* stdin bytes taken but not yet granted again */
+	uint32_t family; /* its cgroup, 0 if it has none */
 };
 
 enum { FDS_PER_PROCESS = 4 };
@@ -140,27 +144,64 @@ void processes_ready(const struct pollfd *ready);
 void processes_settle(void);
 void processes_reap(void);
 void processes_kill_all(void);
+void process_refuse(uint32_t stream, int error, const char *what);
+
+/* assembly.c: an EXEC that comes in several frames */
+void assembly_add(uint32_t stream, const uint8_t *bytes, uint32_t size);
+/* The whole payload that the last frame of an EXEC completes; NULL: there was no memory for it. */
+uint8_t *assembly_finish(uint32_t stream, uint8_t *last, uint32_t *size);
+void assembly_drop(void);
+
+/* drain.c: outputs of processes that have ended, which their background children still write to */
+void drain_init(void);
+/* Takes the descriptor over. */
+void drain_take(int fd);
+void drain_want(struct pollfd *want);
+int drain_timeout_ms(int other_ms);
+void drain_ready(short revents);
+
+/* family.c: a process and everything that it started */
+void family_init(void);
+/* Forks into a cgroup of the family's own where there are cgroups; `family` is its number, 0 without one. */
+pid_t family_fork(uint32_t *family);
+void family_leave(uint32_t family);
+/* Kills them all. `leader` is the process itself, which leads its session, too. */
+void family_kill(pid_t leader, uint32_t family);
+/* Kills every process but the agent; where it is not PID 1, every descendant of it. */
+void family_kill_all(void);
+
+/* user.c */
+struct account {
+	uid_t uid;
+	gid_t gid;
+	gid_t *groups;
+	size_t group_count;
+	char home[4096];
+};
+/* Looks USER[:GROUP] up in the guest's own files. Runs in the child. False: `text` says why. */
+bool user_find(const char *user, struct account *found, char text[MAX_ERROR_TEXT]);
 
 /* spawn.c */
 struct exec_request {
-	uint32_t uid, gid;
-	gid_t groups[MAX_GROUPS];
-	uint16_t group_count;
 	uint16_t flags, rows, columns;
-	const char *directory;
-	char **arguments, **environment;
+	const char *user, *directory;
+	char *words; /* the arguments, then the environment, up to the end of the payload */
+	const char *words_end;
+	uint32_t argument_count, environment_count;
+	char **arguments, **environment; /* the same; only in the child, which has the memory for them */
 };
 /* Takes `count` strings, each ended by NUL, and NULL after them. */
-bool take_words(char **words, uint16_t count, char **at, const char *end);
+bool take_words(char **words, uint32_t count, char **at, const char *end);
 bool exec_parse(uint8_t *payload, uint32_t size, struct exec_request *request);
 int exec_spawn(struct process *p, const struct exec_request *request);
-/* What the child writes to its `fail` pipe: the step that failed and errno. */
+/* What the child writes to its `fail` pipe: the step that failed, errno, and what that is for a person. */
 struct exec_failure {
 	int step, error;
+	char text[MAX_ERROR_TEXT];
 };
-const char *exec_failure_text(int step);
 
 /* setup.c */
+int make_directories(const char *path);
 int setup_run(uint8_t *payload, uint32_t size, char text[MAX_ERROR_TEXT]);
 
 /* memory.c */

@@ -27,7 +27,9 @@
 #endif
 
 enum { MAX_FAILED = 64, MAX_MODULE_NAME = 64, PORT_WAIT_MS = 10 * 1000, PORT_PAUSE_MS = 10 };
-enum { OPEN_FILES = 4096 }; /* 4 per process, and some */
+/* Open files of processes. As many as the kernel allows (fs.nr_open) may be asked for, as in Docker. Without asking a
+ * process gets what servers want at least, and not more: some programs close every possible descriptor one by one. */
+enum { MAX_OPEN_FILES = 1024 * 1024, OPEN_FILES = 64 * 1024 };
 
 static const char port_name[] = "org.ballonet.agent.0";
 
@@ -36,8 +38,6 @@ static struct {
 	char name[MAX_MODULE_NAME];
 } failed[MAX_FAILED];
 static uint16_t failed_count;
-static struct rlimit files_of_children;
-static bool have_files_of_children;
 
 static void mount_at(const char *kind, const char *where, unsigned long flags, const char *options)
 {
@@ -196,7 +196,8 @@ void boot(void)
  * and goes first. Its children get none of this (boot_unprotect_child). */
 void boot_protect_self(void)
 {
-	struct rlimit files;
+	struct rlimit files = {.rlim_cur = MAX_OPEN_FILES, .rlim_max = MAX_OPEN_FILES};
+	struct rlimit processes = {.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
 
 	write_once("/proc/self/oom_score_adj", "-1000");
 	/* What is mapped now is made resident now; the input rings of processes only as they are touched. */
@@ -204,21 +205,17 @@ void boot_protect_self(void)
 		complain("cannot lock memory: %s", strerror(errno));
 	if (setpriority(PRIO_PROCESS, 0, -20) < 0)
 		complain("cannot raise priority: %s", strerror(errno));
-	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
-		return;
-	files_of_children = files;
-	have_files_of_children = true;
-	if (files.rlim_cur < OPEN_FILES)
-		files.rlim_cur = OPEN_FILES;
-	if (files.rlim_max < OPEN_FILES)
-		files.rlim_max = OPEN_FILES;
 	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
 		complain("cannot raise the limit of open files: %s", strerror(errno));
+	/* The machine's own limit (kernel.threads-max) is enough, as in Docker. */
+	if (setrlimit(RLIMIT_NPROC, &processes) < 0)
+		complain("cannot raise the limit of processes: %s", strerror(errno));
 }
 
 /* Runs in the child. Locked memory is not inherited; the rest is undone here. */
 void boot_unprotect_child(void)
 {
+	struct rlimit files;
 	int fd;
 
 	if (!is_init)
@@ -231,8 +228,10 @@ void boot_unprotect_child(void)
 		close(fd);
 	}
 	setpriority(PRIO_PROCESS, 0, 0);
-	if (have_files_of_children)
-		setrlimit(RLIMIT_NOFILE, &files_of_children);
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > OPEN_FILES) {
+		files.rlim_cur = OPEN_FILES;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
 }
 
 size_t boot_failed_modules(uint8_t *to, size_t room, uint16_t *count)

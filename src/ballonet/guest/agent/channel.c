@@ -93,6 +93,7 @@ static void link_down(void)
 	}
 	complain("the host closed the channel");
 	processes_kill_all();
+	assembly_drop();
 	memory_forget();
 	linked = false;
 	out_start = out_end = 0;

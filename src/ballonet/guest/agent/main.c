@@ -71,7 +71,7 @@ static int watch_children(void)
 
 static _Noreturn void loop(int children)
 {
-	enum { CHANNEL, CHILDREN, MEMORY, FIRST_PROCESS };
+	enum { CHANNEL, CHILDREN, MEMORY, DRAINS, FIRST_PROCESS };
 	static struct pollfd fds[FIRST_PROCESS + MAX_PROCESSES * FDS_PER_PROCESS];
 
 	for (;;) {
@@ -87,8 +87,9 @@ static _Noreturn void loop(int children)
 		fds[CHILDREN] = (struct pollfd){.fd = children, .events = POLLIN};
 		channel_want(&fds[CHANNEL]);
 		memory_want(&fds[MEMORY]);
+		drain_want(&fds[DRAINS]);
 		count = FIRST_PROCESS + processes_want(&fds[FIRST_PROCESS]);
-		if (poll(fds, (nfds_t)count, channel_timeout_ms()) < 0) {
+		if (poll(fds, (nfds_t)count, drain_timeout_ms(channel_timeout_ms())) < 0) {
 			if (errno == EINTR || errno == ENOMEM || errno == EAGAIN)
 				continue;
 			complain("poll: %s", strerror(errno));
@@ -97,6 +98,7 @@ static _Noreturn void loop(int children)
 		/* Output first: descriptors may be closed and reused by what follows. */
 		processes_ready(&fds[FIRST_PROCESS]);
 		memory_ready(fds[MEMORY].revents);
+		drain_ready(fds[DRAINS].revents);
 		if (fds[CHILDREN].revents) {
 			while (read(children, ignored, sizeof ignored) > 0)
 				;
@@ -137,6 +139,8 @@ int main(int argc, char **argv)
 	}
 	children = watch_children();
 	processes_init();
+	drain_init();
+	family_init();
 	memory_init();
 	if (is_init) {
 		channel = boot_open_port();

@@ -2,8 +2,6 @@
 #define _GNU_SOURCE
 #include "agent.h"
 
-#include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -30,6 +28,14 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
+/* The process has no output any more; its background children may have. */
+static void leave_output(int *fd)
+{
+	if (*fd >= 0)
+		drain_take(*fd);
+	*fd = -1;
+}
+
 void processes_init(void)
 {
 	for (int i = 0; i < MAX_PROCESSES; i++)
@@ -53,20 +59,31 @@ static void release(struct process *p)
 	close_fd(&p->fail);
 	if (p->ring)
 		munmap(p->ring, WINDOW);
+	if (p->family)
+		family_leave(p->family);
 	*p = vacant;
 	while (used > 0 && table[used - 1].stream == 0)
 		used--;
 }
 
-static void send_error(uint32_t stream, int error, const char *what)
+/* ERROR: errno, the step that failed (0: none in particular), and what that is for a person. */
+static void send_error(uint32_t stream, int error, int step, const char *text)
 {
 	uint8_t payload[4 + MAX_ERROR_TEXT];
-	int size = snprintf((char *)payload + 4, MAX_ERROR_TEXT, "%s: %s", what, strerror(error));
+	size_t size = strnlen(text, MAX_ERROR_TEXT - 1);
 
-	put_u32(payload, (uint32_t)error);
-	if (size >= MAX_ERROR_TEXT)
-		size = MAX_ERROR_TEXT - 1;
+	put_u16(payload, (uint16_t)error);
+	put_u16(payload + 2, (uint16_t)step);
+	memcpy(payload + 4, text, size);
 	channel_send(T_ERROR, stream, payload, 4 + (uint32_t)size);
+}
+
+void process_refuse(uint32_t stream, int error, const char *what)
+{
+	char text[MAX_ERROR_TEXT];
+
+	snprintf(text, sizeof text, "%s: %s", what, strerror(error));
+	send_error(stream, error, 0, text);
 }
 
 void process_exec(uint32_t stream, uint8_t *payload, uint32_t size)
@@ -81,7 +98,7 @@ void process_exec(uint32_t stream, uint8_t *payload, uint32_t size)
 		if (table[i].stream == 0)
 			p = &table[i];
 	if (!p) {
-		send_error(stream, EAGAIN, "there are too many processes");
+		process_refuse(stream, EAGAIN, "there are too many processes");
 		return;
 	}
 	if (p - table >= used)
@@ -92,7 +109,7 @@ void process_exec(uint32_t stream, uint8_t *payload, uint32_t size)
 	p->credit = p->room = WINDOW;
 	error = exec_spawn(p, &request);
 	if (error) {
-		send_error(stream, error, "cannot make a process for it");
+		process_refuse(stream, error, "cannot make a process for it");
 		release(p);
 	}
 }
@@ -161,39 +178,17 @@ void process_input_end(struct process *p)
 	push_input(p);
 }
 
-/* Kills every process of a session: a shell with job control gives its jobs process groups of their own. More
- * than one pass, because a process may fork while we look. */
-static void kill_session(pid_t session)
-{
-	for (int pass = 0; pass < 4; pass++) {
-		DIR *proc = opendir("/proc");
-		bool found = false;
-		struct dirent *entry;
-
-		if (!proc)
-			return;
-		while ((entry = readdir(proc))) {
-			pid_t pid = isdigit((unsigned char)*entry->d_name) ? (pid_t)atol(entry->d_name) : 0;
-
-			if (pid > 0 && pid != getpid() && pid != session && getsid(pid) == session)
-				found |= kill(pid, SIGKILL) == 0;
-		}
-		closedir(proc);
-		if (!found)
-			return;
-	}
-}
-
-/* To the process group; SIGKILL to the whole session. Once the process has ended its number may be another's. */
+/* To the process group; SIGKILL to everything that it started. Once the process has ended its number may be
+ * another's. */
 void process_signal(struct process *p, int number)
 {
 	if (p->pid <= 0)
 		return;
-	/* The child may not have made its group yet. */
-	if (kill(-p->pid, number) < 0)
-		kill(p->pid, number);
 	if (number == SIGKILL)
-		kill_session(p->pid);
+		family_kill(p->pid, p->family);
+	/* The child may not have made its group yet. */
+	else if (kill(-p->pid, number) < 0)
+		kill(p->pid, number);
 }
 
 void process_resize(struct process *p, uint16_t rows, uint16_t columns)
@@ -223,15 +218,17 @@ static bool pull_output(struct process *p, int which)
 		p->left[which] -= p->ended ? (uint32_t)got : 0;
 	} else if (got < 0 && errno == EINTR) {
 		return true;
-	} else if (got == 0 || errno != EAGAIN || p->ended) {
+	} else if (got == 0 || errno != EAGAIN) {
 		/* A terminal says EIO at its end. */
 		close_fd(&p->out[which]);
 		return false;
 	} else {
+		if (p->ended)
+			leave_output(&p->out[which]);
 		return false;
 	}
 	if (p->ended && p->left[which] == 0)
-		close_fd(&p->out[which]);
+		leave_output(&p->out[which]);
 	return true;
 }
 
@@ -248,7 +245,8 @@ static void learn_start(struct process *p)
 		return;
 	close_fd(&p->fail);
 	if (got == (ssize_t)sizeof failure) {
-		send_error(p->stream, failure.error, exec_failure_text(failure.step));
+		failure.text[sizeof failure.text - 1] = '\0';
+		send_error(p->stream, failure.error, failure.step, failure.text);
 		/* The child ends by itself and is reaped like an orphan. */
 		release(p);
 		return;
@@ -275,7 +273,7 @@ static void note_end(struct process *p, int status)
 			bytes = 0;
 		p->left[i] = (uint32_t)bytes;
 		if (bytes == 0)
-			close_fd(&p->out[i]);
+			leave_output(&p->out[i]);
 	}
 	close_fd(&p->terminal);
 	/* Nobody is left to read it. */
@@ -401,16 +399,11 @@ void processes_ready(const struct pollfd *ready)
 	}
 }
 
-/* Ends all of them and forgets them without a word. PID 1 ends the orphans of old ones, too. */
+/* Ends all of them, the orphans of old ones, too, and forgets them without a word. */
 void processes_kill_all(void)
 {
-	if (is_init)
-		kill(-1, SIGKILL);
-	for (int i = used - 1; i >= 0; i--) {
-		if (table[i].stream == 0)
-			continue;
-		if (!is_init)
-			process_signal(&table[i], SIGKILL);
-		release(&table[i]);
-	}
+	family_kill_all();
+	for (int i = used - 1; i >= 0; i--)
+		if (table[i].stream != 0)
+			release(&table[i]);
 }

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "agent.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -113,7 +114,17 @@ static void stream_frame(uint16_t type, uint32_t stream, uint8_t *payload, uint3
 	case T_EXEC:
 		if (p)
 			violation("EXEC on a stream that is in use", type, stream);
-		process_exec(stream, payload, size);
+		payload = assembly_finish(stream, payload, &size);
+		if (payload)
+			process_exec(stream, payload, size);
+		else
+			process_refuse(stream, ENOMEM, "cannot take its arguments and environment");
+		assembly_drop();
+		return;
+	case T_EXEC_PART:
+		if (p)
+			violation("EXEC_PART on a stream that is in use", type, stream);
+		assembly_add(stream, payload, size);
 		return;
 	case T_STDIN:
 		if (p)

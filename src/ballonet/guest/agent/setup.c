@@ -29,8 +29,8 @@ enum { MAX_STEP_WORDS = 4, DEVICE_WAIT_MS = 10 * 1000, DEVICE_PAUSE_MS = 5 };
 
 static bool done;
 
-/* Makes the directory `path` (absolute) and those above it. Returns errno. */
-static int make_directories(const char *path)
+/* Makes the directory `path` and those above it. Returns errno. */
+int make_directories(const char *path)
 {
 	char part[PATH_MAX];
 

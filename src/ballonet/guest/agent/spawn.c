@@ -7,18 +7,20 @@
 #include <grp.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <termios.h>
 #include <unistd.h>
 
-enum { EXEC_FIXED_BYTES = 20, KEEP_ID = -1 };
-enum { STEP_TERMINAL, STEP_USER, STEP_DIRECTORY, STEP_COMMAND };
+enum { EXEC_FIXED_BYTES = 16 };
+enum { STEP_TERMINAL = 1, STEP_USER, STEP_DIRECTORY, STEP_COMMAND };
 
 /* musl's headers may predate it; the number is the same on every architecture. */
 #ifndef SYS_close_range
@@ -28,23 +30,9 @@ enum { MARK_CLOSE_ON_EXEC = 4 };
 
 static const char default_path[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-const char *exec_failure_text(int step)
+bool take_words(char **words, uint32_t count, char **at, const char *end)
 {
-	switch (step) {
-	case STEP_TERMINAL:
-		return "cannot give it its terminal or pipes";
-	case STEP_USER:
-		return "cannot become its user and group";
-	case STEP_DIRECTORY:
-		return "cannot enter its working directory";
-	default:
-		return "cannot run it";
-	}
-}
-
-bool take_words(char **words, uint16_t count, char **at, const char *end)
-{
-	for (uint16_t i = 0; i < count; i++) {
+	for (uint32_t i = 0; i < count; i++) {
 		char *nul = memchr(*at, '\0', (size_t)(end - *at));
 
 		if (!nul)
@@ -56,40 +44,65 @@ bool take_words(char **words, uint16_t count, char **at, const char *end)
 	return true;
 }
 
-/* Reads an EXEC payload in place: the words point into it. False: it is malformed. */
+static uint64_t count_words(const char *at, const char *end)
+{
+	uint64_t count = 0;
+
+	while ((at = memchr(at, '\0', (size_t)(end - at)))) {
+		count++;
+		at++;
+	}
+	return count;
+}
+
+/* Reads an EXEC payload in place: the words stay in it. False: it is malformed. */
 bool exec_parse(uint8_t *payload, uint32_t size, struct exec_request *request)
 {
-	static char *directory[2], *arguments[MAX_WORDS + 1], *environment[MAX_WORDS + 1];
-	uint16_t argument_count, environment_count;
-	char *at;
+	char *start[3];
+	char *at = (char *)payload + EXEC_FIXED_BYTES;
 	const char *end = (char *)payload + size;
 
-	if (size < EXEC_FIXED_BYTES)
+	if (size <= EXEC_FIXED_BYTES || end[-1] != '\0')
 		return false;
-	request->uid = get_u32(payload);
-	request->gid = get_u32(payload + 4);
-	request->flags = get_u16(payload + 8);
-	request->rows = get_u16(payload + 10);
-	request->columns = get_u16(payload + 12);
-	argument_count = get_u16(payload + 14);
-	environment_count = get_u16(payload + 16);
-	request->group_count = get_u16(payload + 18);
-	if (request->flags & ~(EXEC_TTY | EXEC_STDIN))
+	request->flags = get_u16(payload);
+	request->rows = get_u16(payload + 2);
+	request->columns = get_u16(payload + 4);
+	request->argument_count = get_u32(payload + 8);
+	request->environment_count = get_u32(payload + 12);
+	if (request->flags & ~(EXEC_TTY | EXEC_STDIN | EXEC_MAKE_DIRECTORY) || get_u16(payload + 6) != 0)
 		return false;
-	if (request->group_count > MAX_GROUPS || size < EXEC_FIXED_BYTES + 4U * request->group_count)
+	if (request->argument_count == 0 ||
+	    count_words(at, end) != 2 + (uint64_t)request->argument_count + request->environment_count)
 		return false;
-	for (uint16_t i = 0; i < request->group_count; i++)
-		request->groups[i] = get_u32(payload + EXEC_FIXED_BYTES + 4 * i);
-	at = (char *)payload + EXEC_FIXED_BYTES + 4 * request->group_count;
-	if (argument_count == 0 || argument_count > MAX_WORDS || environment_count > MAX_WORDS)
-		return false;
-	if (!take_words(directory, 1, &at, end) || !take_words(arguments, argument_count, &at, end) ||
-	    !take_words(environment, environment_count, &at, end) || at != end)
-		return false;
-	request->directory = directory[0];
-	request->arguments = arguments;
-	request->environment = environment;
+	take_words(start, 2, &at, end);
+	request->user = start[0];
+	request->directory = start[1];
+	request->words = at;
+	request->words_end = end;
 	return true;
+}
+
+/* Makes the lists of words that exec wants. Only the child needs them, and has the memory: the agent's does not grow.
+ * HOME is the user's, unless the environment says otherwise. Returns errno. */
+static int list_words(struct exec_request *request, const char *home)
+{
+	uint32_t arguments = request->argument_count, variables = request->environment_count;
+	char **words = calloc((size_t)arguments + variables + 3, sizeof *words);
+	char *at = request->words;
+
+	if (!words)
+		return ENOMEM;
+	request->arguments = words;
+	request->environment = words + arguments + 1;
+	take_words(request->arguments, arguments, &at, request->words_end);
+	take_words(request->environment, variables, &at, request->words_end);
+	for (uint32_t i = 0; i < variables; i++)
+		if (strncmp(request->environment[i], "HOME=", 5) == 0)
+			return 0;
+	if (asprintf(&request->environment[variables], "HOME=%s", home) < 0)
+		return ENOMEM;
+	request->environment[variables + 1] = NULL;
+	return 0;
 }
 
 static const char *path_of(char **environment)
@@ -133,33 +146,86 @@ static int run_command(const struct exec_request *request)
 	}
 }
 
-static int change_user(const struct exec_request *request)
+/* What cannot be done without being root is not tried by an agent that is not (--fd). */
+static int change_user(const struct account *account)
 {
-	if (request->uid == (uint32_t)KEEP_ID && request->gid == (uint32_t)KEEP_ID && request->group_count == 0)
-		return 0;
-	/* The agent's groups are root's: nobody else may keep them. */
-	if (setgroups(request->group_count, request->groups) < 0)
-		return errno;
-	if (request->gid != (uint32_t)KEEP_ID && setgid(request->gid) < 0)
-		return errno;
-	if (request->uid != (uint32_t)KEEP_ID && setuid(request->uid) < 0)
+	if (geteuid() != 0)
+		return account->uid == geteuid() ? 0 : EPERM;
+	if (setgroups(account->group_count, account->groups) < 0 || setgid(account->gid) < 0 ||
+	    setuid(account->uid) < 0)
 		return errno;
 	return 0;
 }
 
-static _Noreturn void give_up(int fail, int step, int error)
+/* Lets the user open the standard streams by name (/dev/stdout leads to /proc/self/fd/1), which the kernel checks like
+ * any other file. A pipe can be found by those only who have it open: it is let open by everybody, because a command
+ * may change its user itself (su, gosu). A terminal has a name that others can see, so it becomes the user's. */
+static void own_streams(const struct account *account)
 {
-	struct exec_failure failure = {step, error};
+	for (int fd = 0; fd < 3; fd++) {
+		struct stat status;
 
+		if (fstat(fd, &status) < 0 || (!S_ISFIFO(status.st_mode) && !isatty(fd)))
+			continue;
+		/* Not fatal: the descriptors work without. */
+		if (fchown(fd, account->uid, (gid_t)-1) < 0 || (S_ISFIFO(status.st_mode) && fchmod(fd, 0666) < 0))
+			errno = 0;
+	}
+}
+
+static _Noreturn void fail_with(int fail, int step, int error, const char *text)
+{
+	struct exec_failure failure = {.step = step, .error = error};
+
+	snprintf(failure.text, sizeof failure.text, "%s", text);
 	/* Smaller than PIPE_BUF into an empty pipe: whole or not at all, and never blocks. */
 	if (write(fail, &failure, sizeof failure) < 0)
 		_exit(126);
 	_exit(127);
 }
 
-static _Noreturn void be_child(const struct exec_request *request, const int standard[3], int fail)
+static __attribute__((format(printf, 4, 5))) _Noreturn void give_up(int fail, int step, int error, const char *format,
+								    ...)
+{
+	char what[MAX_ERROR_TEXT - 64], text[MAX_ERROR_TEXT];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(what, sizeof what, format, arguments);
+	va_end(arguments);
+	snprintf(text, sizeof text, "%s: %s", what, strerror(error));
+	fail_with(fail, step, error, text);
+}
+
+static void become_user(struct exec_request *request, int fail)
+{
+	static struct account account;
+	char text[MAX_ERROR_TEXT];
+	const char *directory = *request->directory ? request->directory : "/";
+	int error;
+
+	if (!user_find(request->user, &account, text))
+		fail_with(fail, STEP_USER, ESRCH, text);
+	error = list_words(request, account.home);
+	if (error)
+		give_up(fail, STEP_COMMAND, error, "cannot run it");
+	own_streams(&account);
+	/* As root, and root's, like in Docker. */
+	error = request->flags & EXEC_MAKE_DIRECTORY ? make_directories(directory) : 0;
+	if (error)
+		give_up(fail, STEP_DIRECTORY, error, "cannot make the working directory %.300s", directory);
+	error = change_user(&account);
+	if (error)
+		give_up(fail, STEP_USER, error, "cannot become user %.200s", request->user);
+	/* As the new user: it must be able to enter the directory itself. */
+	if (chdir(directory) < 0)
+		give_up(fail, STEP_DIRECTORY, errno, "cannot enter the working directory %.300s", directory);
+}
+
+static _Noreturn void be_child(const struct exec_request *asked, const int standard[3], int fail)
 {
 	struct sigaction ordinary = {.sa_handler = SIG_DFL};
+	struct exec_request request = *asked;
 	sigset_t none;
 	int error;
 
@@ -171,17 +237,15 @@ static _Noreturn void be_child(const struct exec_request *request, const int sta
 	boot_unprotect_child();
 	for (int fd = 0; fd < 3; fd++)
 		if (dup2(standard[fd], fd) < 0)
-			give_up(fail, STEP_TERMINAL, errno);
+			give_up(fail, STEP_TERMINAL, errno, "cannot give it its terminal or pipes");
 	syscall(SYS_close_range, 3U, ~0U, MARK_CLOSE_ON_EXEC);
-	if (request->flags & EXEC_TTY && ioctl(0, TIOCSCTTY, 0) < 0)
-		give_up(fail, STEP_TERMINAL, errno);
-	error = change_user(request);
-	if (error)
-		give_up(fail, STEP_USER, error);
-	/* As the new user: it must be able to enter the directory itself. */
-	if (chdir(*request->directory ? request->directory : "/") < 0)
-		give_up(fail, STEP_DIRECTORY, errno);
-	give_up(fail, STEP_COMMAND, run_command(request));
+	if (request.flags & EXEC_TTY && ioctl(0, TIOCSCTTY, 0) < 0)
+		give_up(fail, STEP_TERMINAL, errno, "cannot give it its terminal");
+	become_user(&request, fail);
+	error = run_command(&request);
+	if (error == E2BIG)
+		fail_with(fail, STEP_COMMAND, error, "argument list too long");
+	give_up(fail, STEP_COMMAND, error, "cannot run it");
 }
 
 static int open_terminal(struct process *p, const struct exec_request *request, int standard[3])
@@ -201,9 +265,6 @@ static int open_terminal(struct process *p, const struct exec_request *request, 
 	if (p->terminal < 0)
 		return errno;
 	standard[0] = standard[1] = standard[2] = p->terminal;
-	/* So that the user may open its own terminal by name. Not fatal: the descriptors work without. */
-	if (request->uid != (uint32_t)KEEP_ID && fchown(p->terminal, request->uid, (gid_t)-1) < 0)
-		complain("%s: %s", name, strerror(errno));
 	return 0;
 }
 
@@ -240,7 +301,7 @@ static int start_child(struct process *p, const struct exec_request *request, co
 	if (pipe2(fail, O_CLOEXEC) < 0)
 		return errno;
 	fcntl(fail[0], F_SETFL, O_NONBLOCK);
-	p->pid = fork();
+	p->pid = family_fork(&p->family);
 	if (p->pid == 0)
 		be_child(request, standard, fail[1]);
 	close(fail[1]);

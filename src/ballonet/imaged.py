@@ -120,6 +120,33 @@ def image_of(record: Record) -> Image | None:
     return ImageStore.open().find(record.image_id)
 
 
+def inherited_settings(
+    record: Record,
+    image: Image | None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    user: str | None = None,
+) -> Settings:
+    """What a command runs with in the sandbox of ``record``, which says so much itself.
+
+    As in Docker: variables are added to those that the sandbox was told, and to the image's; directory and user are
+    the command's own, else what the sandbox was told, else the image's.
+
+    :raises ConfigError: the image has no such user.
+    """
+    told = record.inherited
+    return settings_for(image, {**told.env, **(env or {})}, cwd or told.cwd, user or told.user)
+
+
+def shown_settings(record: Record, image: Image | None) -> Settings:
+    """What a command inherits that says nothing itself, as it was told: for people."""
+    told = record.inherited
+    if image is None:
+        return Settings(dict(told.env), told.cwd, told.user)
+    of = image.config
+    return Settings({**of.env, **told.env}, told.cwd or of.workdir or None, told.user or of.user or None)
+
+
 def settings_for(image: Image | None, env: Mapping[str, str], cwd: str | None, user: str | None) -> Settings:
     """What a command runs with in a sandbox of ``image`` that says so much.
 
@@ -128,6 +155,10 @@ def settings_for(image: Image | None, env: Mapping[str, str], cwd: str | None, u
     if image is None:
         lifecycle.parse_user(user)
         return Settings(dict(env), cwd, user)
+    if user is not None and "," in user:
+        # Resolved already: an older row's. The home directory is among the variables there.
+        lifecycle.parse_user(user)
+        return Settings({**image.config.env, **env}, cwd or image.config.workdir or None, user)
     from ballonet.images.users import resolve_user
 
     who = resolve_user(user or image.config.user, image.passwd(), image.group())

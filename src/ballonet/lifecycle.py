@@ -32,7 +32,7 @@ from ballonet.machine.args import parse_config, render_flags
 from ballonet.machine.notes import COMMAND_FILE, EndNote, MachineNote, write_stop_seconds
 from ballonet.machine.run_options import RunOptions
 from ballonet.paths import private_dir, replace_file, sandbox_dir, state_dir
-from ballonet.registry.record import Command, Record, State
+from ballonet.registry.record import Command, Defaults, Record, State
 from ballonet.registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def create(
     *,
     image: Image | None = None,
     command: Command | None = None,
+    defaults: Defaults | None = None,
     auto_remove: bool = False,
     weight: int = 100,
     reserve_mib: int = 0,
@@ -66,6 +67,7 @@ def create(
     """Register a sandbox; it does not run yet.
 
     :param image: what the root of ``config`` is made from (see :func:`ballonet.imaged.prepare`).
+    :param defaults: what every command in it inherits.
     :raises NameInUseError: there is one of that name.
     """
     if config.image is not None and config.root is None:
@@ -79,6 +81,7 @@ def create(
         image=config.image,
         image_id=None if image is None else image.id,
         command=command,
+        defaults=defaults,
         auto_remove=auto_remove,
         weight=weight,
         reserve_mib=reserve_mib,

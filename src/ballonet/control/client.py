@@ -21,6 +21,7 @@ from ballonet.control.backend import BalloonSnapshot, Stats, TrimRequest, TrimRe
 from ballonet.control.calls import Call
 from ballonet.control.protocol import LINE_LIMIT, LimitParams, SetParams, SetReply, StatsParams, VersionResult
 from ballonet.errors import ControlError, ControlRefusedError
+from ballonet.forked import keep_from_children
 
 #: How long a server may take to answer, beyond what the call itself allows it (seconds).
 DEADLINE_S = 10.0
@@ -339,6 +340,7 @@ def _connect(path: str, deadline_s: float) -> socket.socket:
 def _try_connect(path: str) -> socket.socket | None:
     """A connection that does not block, or ``None`` while the server's queue is full: try again then."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    keep_from_children(connection)
     try:
         connection.connect(path)
     except BlockingIOError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ballonet.errors import BallonetError, SandboxError
+from ballonet.forked import keep_from_children
 from ballonet.machine.owner import STOP, Report
 from ballonet.machine.run_options import RunOptions
 from ballonet.process import spawn, wait_exit
@@ -50,7 +51,9 @@ class OwnedProcess:
         self._child = child
         self._reader, self._writer = line
         self._log_file = log_file
-        self._ready: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+        #: The event loop in which it is followed; nothing of it works in another.
+        self.loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[Report] = self.loop.create_future()
         self._last_report: Report | None = None
         self._ended = asyncio.create_task(self._follow(), name="sandbox end")
         #: What it said when it was up.
@@ -59,6 +62,12 @@ class OwnedProcess:
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    @property
+    def end(self) -> SandboxEnd | None:
+        """How it ended; ``None`` while it lives."""
+        ended = self._ended
+        return ended.result() if ended.done() and not ended.cancelled() and not ended.exception() else None
 
     async def come_up(self, name: str) -> None:
         """Wait until the sandbox is up.
@@ -148,6 +157,10 @@ async def launch(name: str, flags: Sequence[str], options: RunOptions, log_path:
     log_file = log_path.open("w+b")
     try:
         ours, theirs = socket.socketpair()
+        # From now on, not only when it is up: another thread may fork while the guest boots. A child that had a copy
+        # would keep an owned sandbox alive. (spawn() runs no fork handlers here: there is nothing to do in the child.)
+        keep_from_children(ours)
+        keep_from_children(theirs)
         try:
             with theirs:
                 options = replace(options, owner_fd=theirs.fileno())

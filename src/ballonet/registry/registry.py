@@ -17,7 +17,7 @@ from typing import Any, Self
 from ballonet.errors import NameInUseError, RegistryError, UnknownSandboxError
 from ballonet.host.identity import ProcessId
 from ballonet.paths import state_dir
-from ballonet.registry.record import Command, Record, State
+from ballonet.registry.record import Command, Defaults, Record, State
 from ballonet.registry.schema import MIGRATIONS, VERSION
 
 FILE_NAME = "registry.db"
@@ -162,7 +162,7 @@ def _encode(value: Any) -> Any:
     match value:
         case ProcessId():
             return json.dumps(value.to_json())
-        case Command():
+        case Command() | Defaults():
             return json.dumps(asdict(value))
         case tuple():
             return json.dumps(value)
@@ -184,6 +184,8 @@ def _decode(row: tuple[Any, ...]) -> Record:
         if values["command"] is not None:
             command = json.loads(values["command"])
             values["command"] = Command(**{**command, "argv": tuple(command["argv"])})
+        if values["defaults"] is not None:
+            values["defaults"] = Defaults(**json.loads(values["defaults"]))
         return Record(**values)
     except (ValueError, TypeError, KeyError) as error:
         raise RegistryError(

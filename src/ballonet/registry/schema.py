@@ -34,6 +34,10 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE sandboxes ADD COLUMN image_id TEXT;
     """,
+    # what commands in the sandbox inherit: a JSON object (env, cwd, user); NULL: what its own command runs with
+    """
+    ALTER TABLE sandboxes ADD COLUMN defaults TEXT;
+    """,
 )
 
 #: What this program reads and writes.

@@ -97,7 +97,9 @@ def check_env(value: object, what: str = "env") -> dict[str, str]:
         if not isinstance(name, str):
             raise wrong_type(f"a name in {what}", "text", name)
         if not name or "=" in name or "\0" in name:
-            raise ConfigError(f"{what}: the name {name[:_SHOWN]!r} is empty, or has a '=' or a NUL byte in it")
+            raise ConfigError(
+                f"{what}: the name {name[:_SHOWN]!r} is empty, or has a '=' or a NUL byte in it"
+            )
         if not isinstance(text, str):
             raise ConfigError(f"{what}[{name!r}] must be text, not {type(text).__name__}")
         if "\0" in text:

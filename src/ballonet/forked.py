@@ -1,9 +1,10 @@
 """What a child made by ``fork`` must not have of us: the connections that its parent has open.
 
-A line counts as hung up only when every copy of its descriptor is closed. With a copy in a forked child, an owned sandbox
-would outlive its program, and a command its client. So the copies go in the child, at once: each descriptor is made to
-lead nowhere (``/dev/null``) and keeps its number, so that objects which still hold it can neither disturb the parent's
-connection nor close another file of the child's. Programs that the child starts never get them (close-on-exec).
+A line counts as hung up only when every copy of its descriptor is closed. With a copy in a forked child, an owned
+sandbox would outlive its program, and a command its client. So the copies go in the child, at once: each descriptor is
+made to lead nowhere (``/dev/null``) and keeps its number, so that objects which still hold it can neither disturb the
+parent's connection nor close another file of the child's. Programs that the child starts never get them: they are
+closed on exec.
 """
 
 from __future__ import annotations

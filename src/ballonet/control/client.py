@@ -63,6 +63,11 @@ class Client:
         calls.check_path(name)
         return cls(name, await _connect_patiently(name, deadline_s), deadline_s)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it can be used no more: it was closed, or a call on its way was given up."""
+        return self._closed
+
     async def close(self) -> None:
         """Close the connection; a call on its way ends with an error. May be repeated."""
         self._closed = True

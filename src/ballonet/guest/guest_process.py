@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -24,6 +24,8 @@ from ballonet.guest.frames import Frame, FrameType
 
 #: Standard input is sent in pieces of at most this size, so that processes take turns on the channel.
 _STDIN_PIECE_BYTES = 64 << 10
+#: The most that each output of a command may have when it is collected in memory, unless told otherwise.
+MAX_OUTPUT_BYTES = 256 << 20
 
 
 class ProcessState:
@@ -148,10 +150,7 @@ class OutputReader:
         """
         while data := await self.read():
             if len(parts) + len(data) > limit:
-                raise GuestError(
-                    f"the command wrote more than {limit} bytes",
-                    hint="read its output piece by piece instead",
-                )
+                raise too_much(limit)
             parts += data
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -207,13 +206,18 @@ class GuestProcess:
         return f"<GuestProcess pid {self.pid}, {how}>"
 
     @property
+    def running(self) -> bool:
+        """Whether more may come of it."""
+        return not self._state.over
+
+    @property
     def held_bytes(self) -> int:
         """Output that has arrived and was not read yet: never more than the protocol's window."""
         return sum(map(len, self._state.buffers.values()))
 
     async def write_stdin(self, data: bytes | str) -> None:
-        """Send standard input (text as UTF-8); waits while the process does not read. What comes after the process has ended, or
-        has closed its input, is dropped, as its end is what :meth:`wait` tells.
+        """Send standard input (text as UTF-8); waits while the process does not read. What comes after the process
+        has ended, or has closed its input, is dropped, as its end is what :meth:`wait` tells.
 
         :raises GuestChannelError: the channel ended, or standard input was closed or never asked for.
         """
@@ -305,21 +309,8 @@ class GuestProcess:
 
     async def events(self) -> AsyncIterator[tuple[str, bytes]]:
         """Both outputs as they come: pairs of ``"stdout"`` or ``"stderr"`` and bytes, up to the end of both."""
-        reading = {
-            asyncio.ensure_future(output.read()): (name, output)
-            for name, output in (("stdout", self.stdout), ("stderr", self.stderr))
-        }
-        try:
-            while reading:
-                await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
-                for task in [task for task in reading if task.done()]:
-                    name, output = reading.pop(task)
-                    if data := task.result():
-                        reading[asyncio.ensure_future(output.read())] = (name, output)
-                        yield name, data
-        finally:
-            for task in reading:
-                task.cancel()
+        async for event in merged({"stdout": self.stdout.read, "stderr": self.stderr.read}):
+            yield event
 
     def expire(self, after_s: float, error: Callable[[], GuestError], *, grace_s: float) -> None:
         """Kill the process if it still runs after ``after_s`` seconds. Whoever reads what is not there, or waits, then
@@ -356,8 +347,37 @@ class GuestProcess:
                 self._loop.call_soon_threadsafe(self._expiring.cancel)
 
 
+def too_much(limit: int) -> GuestError:
+    """The error for an output that is longer than ``limit`` bytes."""
+    return GuestError(
+        f"the command wrote more than {limit} bytes", hint="read its output piece by piece instead"
+    )
+
+
+async def merged(
+    reads: Mapping[str, Callable[[], Awaitable[bytes]]],
+) -> AsyncGenerator[tuple[str, bytes], None]:
+    """What each of ``reads`` gives, as it comes, with its name; each ends with empty bytes."""
+    reading = {asyncio.ensure_future(read()): name for name, read in reads.items()}
+    try:
+        while reading:
+            await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in reading if task.done()]:
+                name = reading.pop(task)
+                if data := task.result():
+                    reading[asyncio.ensure_future(reads[name]())] = name
+                    yield name, data
+    finally:
+        for task in reading:
+            task.cancel()
+
+
 async def _expire(
-    state: ProcessState, stream: ChannelStream, after_s: float, error: Callable[[], GuestError], grace_s: float
+    state: ProcessState,
+    stream: ChannelStream,
+    after_s: float,
+    error: Callable[[], GuestError],
+    grace_s: float,
 ) -> None:
     over = asyncio.create_task(state.until(lambda: state.over))
     try:

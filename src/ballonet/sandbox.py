@@ -432,7 +432,7 @@ class Sandbox:
         from ballonet.modify import apply_plan, given, plan_changes
 
         changes = given(locals())
-        self._check_open()
+        self._check_usable()
         record = self.record()
         plan = plan_changes(record, lifecycle.living(record), changes)
         with Registry.open() as registry:
@@ -463,7 +463,7 @@ class Sandbox:
         from ballonet.modify import given, plan_changes
 
         changes = given(locals())
-        self._check_open()
+        self._check_usable()
         record = self.record()
         return plan_changes(record, lifecycle.living(record), changes)
 

@@ -122,7 +122,7 @@ class Sandbox:
             detached=detached,
             admission=admission,
         )
-        return cls(LOOP.run(work))
+        return cls(LOOP.run(work, _remove if detached else async_sandbox.Sandbox.close))
 
     @classmethod
     def start(cls, name: str, *, admission: bool = True) -> Self:
@@ -469,6 +469,10 @@ async def _read_in_threads(items: Iterator[_T]) -> AsyncIterator[_T]:
     iterator = iter(items)
     while (item := await asyncio.to_thread(next, iterator, over)) is not over:
         yield cast("_T", item)
+
+
+async def _remove(sandbox: async_sandbox.Sandbox) -> None:
+    await async_sandbox.Sandbox.remove(sandbox.name, force=True)
 
 
 async def _create(name: str | SandboxConfig, **settings: Any) -> async_sandbox.Sandbox:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import contextlib
 import os
@@ -18,6 +19,8 @@ _T = TypeVar("_T")
 
 #: How long an interrupted call may take to undo what it has begun (seconds); a second Ctrl-C does not wait.
 _UNDO_S = 10.0
+#: How long what is under way may take to end with the program (seconds).
+_END_S = 2.0
 
 
 class Loop:
@@ -30,15 +33,38 @@ class Loop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._ended = False
+
+    def end(self) -> None:
+        """At the program's end: end what is under way, so that nothing of it is destroyed half-way with a warning.
+        Owned sandboxes then end because their program has."""
+        with self._lock:
+            loop, thread, self._ended = self._loop, self._thread, True
+        if loop is None or thread is None:
+            return
+
+        async def cancel_all() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others, timeout=_END_S) if others else None
+            loop.stop()
+
+        with contextlib.suppress(RuntimeError):
+            asyncio.run_coroutine_threadsafe(cancel_all(), loop)
+        thread.join(2 * _END_S)
 
     def begin_in_child(self) -> None:
         """In a forked child: the loop's thread does not exist here, and its lock may have been held by another."""
         never_destroy(self._loop, self._thread)
         self._begin()
 
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+    def run(
+        self, work: Coroutine[Any, Any, _T], undo: Callable[[_T], Coroutine[Any, Any, object]] | None = None
+    ) -> _T:
         """Do ``work`` in the loop, and wait for it. A call that is interrupted (Ctrl-C) is undone there first.
 
+        :param undo: undoes what was done just before the interruption, so that nobody can hold it.
         :raises EventLoopError: it was called in the loop's own thread, or when the interpreter is ending.
         """
         try:
@@ -48,7 +74,7 @@ class Loop:
             raise
         done: concurrent.futures.Future[_T] = concurrent.futures.Future()
         tasks: list[asyncio.Task[None]] = []
-        loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(_tell(work, done))))
+        loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(self._tell(work, done))))
         try:
             return done.result()
         except BaseException:
@@ -56,6 +82,9 @@ class Loop:
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
                 with contextlib.suppress(Exception, concurrent.futures.CancelledError):
                     done.result(_UNDO_S)
+            if undo is not None and done.done() and done.exception() is None:
+                with contextlib.suppress(Exception):
+                    self.run(undo(done.result()))
             raise
 
     def call(self, get: Callable[[], _T]) -> _T:
@@ -69,10 +98,24 @@ class Loop:
     def forget(self, work: Coroutine[Any, Any, object]) -> None:
         """Do ``work`` in the loop without waiting, if there is one: for destructors, which may run anywhere."""
         loop = self._loop
-        if loop is None or sys.is_finalizing():
+        if loop is None or self._ended or sys.is_finalizing():
             work.close()
             return
         asyncio.run_coroutine_threadsafe(work, loop)
+
+    async def _tell(self, work: Coroutine[Any, Any, _T], done: concurrent.futures.Future[_T]) -> None:
+        """Run ``work``, and tell ``done`` what came of it."""
+        try:
+            result = await work
+        except asyncio.CancelledError:
+            if (
+                not self._ended
+            ):  # otherwise only daemon threads still wait, and what they said now would be noise
+                done.set_exception(concurrent.futures.CancelledError())
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(result)
 
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._thread is threading.current_thread():
@@ -80,7 +123,7 @@ class Loop:
                 "a call of ballonet.sync came from its own event loop's thread, where it would wait for itself",
                 hint="make it from another thread, or use ballonet.sandbox, which is made for event loops",
             )
-        if sys.is_finalizing():
+        if self._ended or sys.is_finalizing():
             raise EventLoopError(
                 "the Python interpreter is ending: nothing can be asked of a sandbox any more"
             )
@@ -93,17 +136,6 @@ class Loop:
             return self._loop
 
 
-async def _tell(work: Coroutine[Any, Any, _T], done: concurrent.futures.Future[_T]) -> None:
-    """Run ``work``, and tell ``done`` what came of it."""
-    try:
-        result = await work
-    except asyncio.CancelledError:
-        done.set_exception(concurrent.futures.CancelledError())
-    except BaseException as error:
-        done.set_exception(error)
-    else:
-        done.set_result(result)
-
-
 LOOP = Loop()
+atexit.register(LOOP.end)
 os.register_at_fork(after_in_child=LOOP.begin_in_child)

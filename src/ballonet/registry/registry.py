@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, fields
@@ -42,6 +43,7 @@ class Registry:
         """
         path = (state_dir() if directory is None else directory) / FILE_NAME
         with _explained(path):
+            _close_to_others(path)
             connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
             try:
                 _migrate(path, connection)
@@ -128,6 +130,19 @@ class Registry:
 
 
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM sandboxes"  # noqa: S608  (our own names)
+
+
+def _close_to_others(path: Path) -> None:
+    """Only we may read the file: commands' variables may be secrets. What SQLite puts beside it gets the same mode.
+
+    A file that is there is not opened for this: to close it again would drop SQLite's locks on it (fcntl(2)).
+    """
+    with contextlib.suppress(OSError):  # SQLite says it in its own words
+        try:
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+        except FileNotFoundError:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 
 def _migrate(path: Path, connection: sqlite3.Connection) -> None:

@@ -15,6 +15,8 @@ from ballonet.errors import ConfigError
 
 #: The longest value that a message shows whole (characters).
 _SHOWN = 80
+#: The longest time that anything may take (seconds): 30 years.
+_MAX_SECONDS = 1e9
 
 
 def wrong_type(what: str, wanted: str, value: object, *, hint: str | None = None) -> ConfigError:
@@ -114,9 +116,12 @@ def check_seconds(what: str, value: object, *, zero: bool = False) -> float:
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise wrong_type(what, "a number of seconds", value)
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        wanted = "a finite number of seconds, 0 or more" if zero else "a finite number of seconds above 0"
-        raise ConfigError(f"{what} {value!r} must be {wanted}")
+    if not 0 <= value <= _MAX_SECONDS or math.isnan(value) or (value == 0 and not zero):
+        least = "0 or more" if zero else "above 0"
+        shown = (
+            repr(value) if isinstance(value, float) or abs(value) < 10**_SHOWN else "(a very large number)"
+        )
+        raise ConfigError(f"{what} {shown} must be a number of seconds {least}, at most {_MAX_SECONDS:g}")
     return float(value)
 
 

@@ -116,6 +116,8 @@ async def test_create_names_what_is_wrong(face: str, settings: dict[str, Any], n
         ({"timeout": -1}, "timeout -1 must be"),
         ({"timeout": math.nan}, "timeout nan must be"),
         ({"timeout": math.inf}, "timeout inf must be"),
+        ({"timeout": 10**400}, "timeout (a very large number) must be"),
+        ({"timeout": 1e300}, "timeout 1e+300 must be"),
         ({"timeout": True}, "timeout must be a number of seconds, not bool (True)"),
         ({"timeout": "5"}, "timeout must be a number of seconds, not str ('5')"),
     ],

@@ -148,6 +148,7 @@ class OutputReader:
 
         :raises GuestError: it is more than ``limit`` bytes; the rest was not read.
         """
+        check_number("limit", limit, 0, 1 << 62)
         while data := await self.read():
             if len(parts) + len(data) > limit:
                 raise too_much(limit)

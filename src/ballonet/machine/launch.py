@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from ballonet.errors import BallonetError, SandboxError
+from ballonet.errors import BallonetError, HostError, SandboxError
 from ballonet.forked import keep_from_children
 from ballonet.machine.owner import STOP, Report
 from ballonet.machine.run_options import RunOptions
@@ -154,9 +154,15 @@ async def launch(name: str, flags: Sequence[str], options: RunOptions, log_path:
     :raises BallonetError: it did not come up; nothing of it is left.
     """
     _let_go[:] = [child for child in _let_go if child.poll() is None]
-    log_file = log_path.open("w+b")
     try:
-        ours, theirs = socket.socketpair()
+        log_file = log_path.open("w+b")
+    except OSError as error:
+        raise HostError(f"the log {log_path} cannot be written: {error.strerror}") from error
+    try:
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise HostError(f"no connection to a sandbox can be made: {error.strerror}") from error
         # From now on, not only when it is up: another thread may fork while the guest boots. A child that had a copy
         # would keep an owned sandbox alive. (spawn() runs no fork handlers here: there is nothing to do in the child.)
         keep_from_children(ours)

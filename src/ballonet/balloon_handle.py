@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+from ballonet.arguments import check_flag, check_seconds
+from ballonet.connections import PerLoop
 from ballonet.errors import NotRunningError
 from ballonet.memory import Size, to_mib
 
@@ -24,7 +26,10 @@ class BalloonHandle:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
-        self._client: Client | None = None
+        self._clients: PerLoop[Client] = PerLoop(self._new_client, lambda client: client.closed)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._sandbox!r}>"
 
     async def get(self) -> BalloonSnapshot:
         """The balloon now."""
@@ -40,14 +45,17 @@ class BalloonHandle:
         force: bool = False,
     ) -> SetReply:
         """Ask for ``target`` of guest-visible memory; with ``wait``, answer when the guest has followed or does not."""
+        target_mib = to_mib(target, "target")
+        for what, value in (("strict", strict), ("wait", wait), ("force", force)):
+            check_flag(what, value)
+        check_seconds("timeout_s", timeout_s)
         client = await self._connect()
-        return await client.set(
-            to_mib(target, "target"), strict=strict, wait=wait, timeout_s=timeout_s, force=force
-        )
+        return await client.set(target_mib, strict=strict, wait=wait, timeout_s=timeout_s, force=force)
 
     async def limit(self, limit: Size | None) -> BalloonSnapshot:
         """Bound targets and pressure relief; ``None``: the ceiling."""
-        return await (await self._connect()).limit(None if limit is None else to_mib(limit, "limit"))
+        limit_mib = None if limit is None else to_mib(limit, "limit")
+        return await (await self._connect()).limit(limit_mib)
 
     async def stats(self) -> Stats:
         """The guest's and the host's memory statistics."""
@@ -63,19 +71,21 @@ class BalloonHandle:
             yield snapshot
 
     async def close(self) -> None:
-        if self._client is not None:
-            client, self._client = self._client, None
-            await client.close()
+        """Close the connection. A later call makes a new one."""
+        await self._clients.close()
 
     async def _connect(self) -> Client:
-        if self._client is None:
-            from ballonet.control.client import Client
+        self._sandbox._check_usable()
+        return await self._clients.get()
 
-            socket = self._sandbox.control_socket
-            if socket is None:
-                raise NotRunningError(
-                    f"sandbox {self._sandbox.name!r} does not run, or has no balloon",
-                    hint="create it with a balloon (balloon=True), and start it",
-                )
-            self._client = await Client.connect(socket)
-        return self._client
+    async def _new_client(self) -> Client:
+        from ballonet.control.client import Client
+
+        self._sandbox._check_running()
+        socket = self._sandbox.control_socket
+        if socket is None:
+            raise NotRunningError(
+                f"sandbox {self._sandbox.name!r} has no balloon",
+                hint="create it with one: balloon=True",
+            )
+        return await Client.connect(socket)

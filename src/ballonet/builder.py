@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from ballonet.arguments import check_items, check_path, wrong_type
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError
 from ballonet.memory import Size, parse_size
@@ -47,9 +48,7 @@ class SandboxBuilder:
         if min is not None:
             self._set(balloon_min_mib=_mib(min, "balloon_min_mib"))
         if control_socket is not None:
-            if not isinstance(control_socket, str | Path):
-                kind = type(control_socket).__name__
-                raise ConfigError(f"balloon_control_socket must be a path, not {kind} ({control_socket!r})")
+            check_path("balloon_control_socket", control_socket)
             self._set(balloon_control_socket=Path(control_socket))
         return self
 
@@ -81,10 +80,10 @@ class SandboxBuilder:
     ) -> Self:
         """Let others (ids) use the control socket: to set and look, or only to look."""
         return self._set(
-            balloon_allow_users=tuple(allow_users),
-            balloon_allow_groups=tuple(allow_groups),
-            balloon_observe_users=tuple(observe_users),
-            balloon_observe_groups=tuple(observe_groups),
+            balloon_allow_users=check_items("allow_users", allow_users),
+            balloon_allow_groups=check_items("allow_groups", allow_groups),
+            balloon_observe_users=check_items("observe_users", observe_users),
+            balloon_observe_groups=check_items("observe_groups", observe_groups),
         )
 
     def disk(self, size: Size) -> Self:
@@ -93,11 +92,7 @@ class SandboxBuilder:
 
     def volume(self, *volumes: str | Volume) -> Self:
         """Directories of the host, or named volumes, in the guest: ``SOURCE:GUEST[:ro]``."""
-        from ballonet.volumes import parse_volume
-
-        return self._add(
-            "volumes", [item if isinstance(item, Volume) else parse_volume(item) for item in volumes]
-        )
+        return self._add("volumes", volumes)
 
     def tmpfs(self, *places: str | Tmpfs) -> Self:
         """Directories in the guest's memory: ``PATH[:SIZE]``."""
@@ -140,15 +135,13 @@ def read_items(field: str, items: Sequence[Any]) -> tuple[Any, ...]:
     :raises ConfigError: one cannot be read.
     """
     kind = _LISTS[field]
-    if isinstance(items, str):
-        raise ConfigError(f"{field} must be a list, not text ({items!r})")
-    return tuple(item if isinstance(item, kind) else _read(kind, item) for item in items)
+    return tuple(item if isinstance(item, kind) else _read(kind, item) for item in check_items(field, items))
 
 
 def _read(kind: type[Volume | Tmpfs | Port], item: object) -> object:
     what = kind.__name__.lower()
     if not isinstance(item, str):
-        raise ConfigError(f"{what} must be text, not {type(item).__name__} ({item!r})")
+        raise wrong_type(what, "text", item)
     if kind is Volume:
         from ballonet.volumes import parse_volume
 

@@ -10,10 +10,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.arguments import check_flag, check_items, check_text, wrong_type
 from ballonet.errors import ConfigError
 from ballonet.memory import MAX_MIB
 from ballonet.paths import MAX_SOCKET_PATH_BYTES
-from ballonet.vmm.attach import Net, check_target
+from ballonet.vmm.attach import Net, Port, Tmpfs, Volume, check_target
 from ballonet.vmm.config import DISK_TARGET, Accel, Machine, VmConfig
 
 #: Names are safe as file names, host names and label values.
@@ -34,6 +35,20 @@ ACCESS_FIELDS = (
     "balloon_observe_groups",
 )
 
+_FLAGS = ("deflate_on_oom", "free_page_reporting", "pressure_relief", "hard_cap", "confidential")
+#: What the parts of those must be that a program may have made by itself.
+_PARTS: dict[type, dict[str, type]] = {
+    Volume: {"source": Path, "target": str, "read_only": bool},
+    Tmpfs: {"target": str},
+    Port: {"host": int, "guest": int, "address": str, "protocol": str},
+}
+_LISTS: dict[str, type] = {
+    "volumes": Volume,
+    "tmpfs": Tmpfs,
+    "ports": Port,
+    **dict.fromkeys(ACCESS_FIELDS, int),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxConfig(VmConfig):
@@ -50,17 +65,38 @@ class SandboxConfig(VmConfig):
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        self._check_types()
         _check_int("cpus", self.cpus, 1, MAX_CPUS, unit="")
         _check_int("memory_mib", self.memory_mib, MIN_MEMORY_MIB, MAX_MIB)
         self._check_balloon()
         for field, kind in (("machine", Machine), ("accel", Accel), ("net", Net)):
             value = getattr(self, field)
-            if value not in list(kind):
+            if not isinstance(value, str) or value not in list(kind):
                 raise ConfigError(f"{field} {value!r} is unknown; choose one of {', '.join(kind)}")
             object.__setattr__(self, field, kind(value))
         self._check_root()
         self._check_mounts()
         self._check_network()
+
+    def _check_types(self) -> None:
+        for field in _FLAGS:
+            check_flag(field, getattr(self, field))
+        check_text("image", self.image)
+        if self.image is not None and not self.image.strip():
+            raise ConfigError(f"image {self.image!r} is empty", hint="leave it out for the built-in root")
+        if self.root is not None and not isinstance(self.root, Path):
+            raise wrong_type("root", "a Path", self.root)
+        for field, kind in _LISTS.items():
+            items = check_items(field, getattr(self, field))
+            for item in items:
+                if not isinstance(item, kind) or isinstance(item, bool):
+                    wanted = "a number" if kind is int else f"a {kind.__name__}"
+                    raise wrong_type(f"each of {field}", wanted, item)
+                for part, of in _PARTS.get(kind, {}).items():
+                    value = getattr(item, part)
+                    if not isinstance(value, of) or (of is int and isinstance(value, bool)):
+                        raise wrong_type(f"{part} of a {kind.__name__}", f"of type {of.__name__}", value)
+            object.__setattr__(self, field, items)
 
     def _check_root(self) -> None:
         if self.disk_mib is not None:

@@ -48,6 +48,18 @@ class NotRunningError(ConfigError):
     code = "not-running"
 
 
+class SandboxClosedError(ConfigError):
+    """The ``Sandbox`` object was closed; the sandbox itself may go on if it is detached."""
+
+    code = "closed"
+
+
+class EventLoopError(ConfigError):
+    """A call came from an event loop, a thread or a process in which the object cannot be used; nothing was done."""
+
+    code = "event-loop"
+
+
 class StillRunningError(ConfigError):
     """The sandbox runs, and what was asked needs it not to."""
 
@@ -148,6 +160,32 @@ class GuestCommandError(GuestError):
         self.errno = errno
         #: The command itself does not exist (and not its working directory, for example).
         self.missing = missing
+
+
+class CommandTimeoutError(GuestError):
+    """A command ran longer than its ``timeout``; it and everything that it started was killed.
+
+    :param timeout: the limit in seconds.
+    :param stdout: what the command had written, where the call collects it; so is ``stderr``.
+    """
+
+    code = "command-timeout"
+    #: As :attr:`ballonet.sandbox.ExecResult.returncode`: there is none.
+    returncode: None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        timeout: float | None = None,
+        stdout: bytes = b"",
+        stderr: bytes = b"",
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.timeout = timeout
+        self.stdout = stdout
+        self.stderr = stderr
 
 
 class GuestFileError(GuestError):

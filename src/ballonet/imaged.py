@@ -124,6 +124,34 @@ def image_of(record: Record) -> Image | None:
     return ImageStore.open().find(record.image_id)
 
 
+def inherited_settings(
+    record: Record,
+    image: Image | None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    user: str | None = None,
+) -> Settings:
+    """What a command runs with in the sandbox of ``record``, which says so much itself.
+
+    As in Docker: variables are added to those that the sandbox was told, and to the image's; directory and user are
+    the command's own, else what the sandbox was told, else the image's.
+
+    :raises ConfigError: the user is no ``USER[:GROUP]``.
+    """
+    told = record.inherited
+    found = settings_for(image, {**told.env, **(env or {})}, cwd or told.cwd, user or told.user)
+    return replace(found, make_cwd=not cwd)
+
+
+def shown_settings(record: Record, image: Image | None) -> Settings:
+    """What a command inherits that says nothing itself, as it was told: for people."""
+    told = record.inherited
+    if image is None:
+        return Settings(dict(told.env), told.cwd, told.user)
+    of = image.config
+    return Settings({**of.env, **told.env}, told.cwd or of.workdir or None, told.user or of.user or None)
+
+
 def settings_for(image: Image | None, env: Mapping[str, str], cwd: str | None, user: str | None) -> Settings:
     """What a command runs with in a sandbox of ``image`` that says so much.
 

@@ -38,8 +38,8 @@ from ballonet.machine.notes import COMMAND_FILE, EndNote, MachineNote, write_sto
 from ballonet.machine.run_options import RunOptions
 from ballonet.paths import private_dir, replace_file, sandbox_dir_path
 from ballonet.paths import state_dir_of as state_dir_of
-from ballonet.registry.record import Command, Record, State
-from ballonet.registry.registry import Registry
+from ballonet.registry.record import Command, Defaults, Record, State
+from ballonet.registry.registry import Registry, to_json
 
 if TYPE_CHECKING:
     from ballonet.images.image import Image
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 # asyncio is imported where it is used: 'ballonet ls' is quick without it.
 
 MACHINE_LOG = "machine.log"
+#: In the state directory: the row as it was when the run began, for a registry that was lost to be made again.
+ROW_FILE = "row.json"
 #: What the directories of removed sandboxes are called while they go; no sandbox's name begins so.
 _ASIDE = ".removed-"
 #: How long a sandbox may take to end in order before it is ended without (seconds), as in Docker.
@@ -62,6 +64,7 @@ def create(
     *,
     image: Image | None = None,
     command: Command | None = None,
+    defaults: Defaults | None = None,
     auto_remove: bool = False,
     weight: int = 100,
     reserve_mib: int = 0,
@@ -69,6 +72,7 @@ def create(
     """Register a sandbox; it does not run yet.
 
     :param image: what the root of ``config`` is made from (see :func:`ballonet.imaged.prepare`).
+    :param defaults: what every command in it inherits.
     :raises NameInUseError: there is one of that name.
     """
     if config.image is not None and config.root is None:
@@ -82,6 +86,7 @@ def create(
         image=config.image,
         image_id=None if image is None else image.id,
         command=command,
+        defaults=defaults,
         auto_remove=auto_remove,
         weight=weight,
         reserve_mib=reserve_mib,
@@ -140,6 +145,7 @@ async def start(registry: Registry, name: str, *, detached: bool, admission: boo
         private_dir(directory)
         _ensure_volumes(config_of(record))
         _write_command(directory, record.command)
+        replace_file(directory / ROW_FILE, to_json(registry.get(name)))
         options = RunOptions(
             run_id=run_id, state_dir=directory, detached=detached, command=record.command is not None
         )

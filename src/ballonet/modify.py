@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ballonet import lifecycle
+from ballonet.arguments import did_you_mean
 from ballonet.builder import read_items
 from ballonet.errors import BallonetError, ConfigError, NotRunningError
 from ballonet.machine.args import render_flags
@@ -87,8 +88,12 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
     :raises ConfigError: a name is unknown, or a value impossible.
     :raises NotRunningError: a target for a sandbox that does not run, or has no balloon.
     """
-    if unknown := sorted(set(settings).difference(NAMES)):
-        raise ConfigError(f"cannot modify {', '.join(unknown)}", hint=f"choose among {', '.join(NAMES)}")
+    if unknown := sorted(set(map(str, settings)).difference(NAMES)):
+        meant = [near for name in unknown if (near := did_you_mean(name, NAMES)) is not None]
+        asked = f"did you mean {', '.join(meant)}? " if meant else ""
+        raise ConfigError(
+            f"cannot modify {', '.join(unknown)}", hint=f"{asked}choose among {', '.join(NAMES)}"
+        )
     if not settings:
         raise ConfigError("no change was asked for", hint=f"choose among {', '.join(NAMES)}")
     old = lifecycle.config_of(record)
@@ -140,6 +145,11 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
             )
         changes.append(Change(TARGET, None, target, LIVE))
     return Plan(record, tuple(changes), row, target, None if note is None else note.control_socket)
+
+
+def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes among a call's ``arguments``: those of our names that are not ``None``."""
+    return {name: arguments[name] for name in NAMES if arguments.get(name) is not None}
 
 
 async def apply_plan(registry: Registry, plan: Plan) -> Sequence[Change]:

@@ -193,6 +193,8 @@ def _locked(lock_file: Path, operation: int) -> Iterator[None]:
         fcntl.flock(fd, operation)
         yield
     finally:
+        # A child that another thread has forked meanwhile holds the same lock: closing ours would not release it.
+        fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
 

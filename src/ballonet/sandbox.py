@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ballonet import lifecycle
+from ballonet.arguments import check_flag, check_number, check_seconds, check_words, to_bytes, wrong_type
 from ballonet.balloon_handle import BalloonHandle
 from ballonet.builder import SandboxBuilder, Size
 from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError
-from ballonet.imaged import Prepared, image_of, prepare, settings_for
+from ballonet.connections import PerLoop
+from ballonet.creation import Balloon, check_start, command_of, command_settings, configuration
+from ballonet.errors import ConfigError, NotRunningError, SandboxClosedError
+from ballonet.forked import never_destroy
+from ballonet.imaged import image_of, inherited_settings, prepare
 from ballonet.machine.launch import OwnedProcess, SandboxEnd
-from ballonet.machine.notes import AGENT_SOCKET
+from ballonet.machine.notes import AGENT_SOCKET, MachineNote
 from ballonet.memory import to_mib
 from ballonet.paths import sandbox_dir_path
-from ballonet.registry.record import Command, Record
+from ballonet.registry.record import Defaults, Record
 from ballonet.registry.registry import Registry
+from ballonet.timeouts import Timeout, start_within
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 
 if TYPE_CHECKING:
@@ -51,23 +57,6 @@ def random_name(prefix: str = "box") -> str:
 
 
 @dataclass(frozen=True)
-class Balloon:
-    """A sandbox's balloon, for :meth:`Sandbox.create`. Sizes are MiB, or text such as ``"1.5G"``."""
-
-    #: Guest-visible memory at boot; the ceiling by default.
-    initial: Size | None = None
-    #: The least that a target may ask for; by default max(128 MiB, a quarter of the ceiling).
-    min: Size | None = None
-    control_socket: str | Path | None = None
-    #: Available memory that a shrink leaves to the guest unless forced.
-    guard: Size | None = None
-    deflate_on_oom: bool = True
-    free_page_reporting: bool = True
-    pressure_relief: bool = True
-    hard_cap: bool = False
-
-
-@dataclass(frozen=True)
 class ExecResult:
     """A finished command: its output, and its exit status (128+n where signal n killed it)."""
 
@@ -89,24 +78,39 @@ class Sandbox:
     def __init__(self, record: Record, process: OwnedProcess | None = None) -> None:
         self._record = record
         self._process = process
-        self._agent: AgentClient | None = None
-        self._connecting = asyncio.Lock()
+        #: The program in which this was made: a forked child has a copy, which must leave the parent's things alone.
+        self._program = os.getpid()
+        self._closed = False
+        #: Owned sandboxes are over with their end; a detached one may be started again.
+        self._owned = process is not None
+        self._end: SandboxEnd | None = None
+        self._agents: PerLoop[AgentClient] = PerLoop(self._new_agent, lambda agent: agent.lost is not None)
         #: The balloon: look at it, move it, watch it.
         self.balloon = BalloonHandle(self)
         #: From the start of the sandbox's process to the guest agent's first word (seconds); 0 when not known.
         self.boot_s = 0.0
+        self._image: Image | None = None
+        self._engine_pid = self._process_pid = 0
         self._control_socket: str | None = None
         self._agent_socket: Path | None = None
         self._ports: tuple[str, ...] = ()
-        self._image: Image | None = None
-        self._engine_pid = 0
-        self._process_pid = 0
         if process is not None:
             self._process_pid = process.pid
             self._take(process.facts)
         elif (note := lifecycle.living(record)) is not None:
-            self._process_pid = note.process.pid
-            self._take({name: getattr(note, name) for name in _FACTS})
+            self._take_note(note)
+
+    def __repr__(self) -> str:
+        end = self._end
+        if self._closed:
+            how = "closed"
+        elif end is not None:
+            how = f"ended ({end.reason})"
+        elif self._process_pid:
+            how = f"running, pid {self._process_pid}"
+        else:
+            how = str(self._record.state)
+        return f"<{type(self).__name__} {self.name!r}, {how}>"
 
     @classmethod
     async def create(
@@ -147,9 +151,11 @@ class Sandbox:
         :param ports: ``[ADDRESS:]HOST:GUEST[/udp]`` each; see :attr:`ports` for what the host chose for 0.
         :param memory: the ceiling.
         :param balloon: ``True`` is one with its defaults, ``False`` none.
-        :param command: what it runs by itself; it then ends with this command. ``env``, ``cwd`` and ``user``
-            (numbers, or names that the image knows) are the command's. Without it the sandbox idles, whatever
-            command its image has.
+        :param command: what it runs by itself; it then ends with this command. Without it the sandbox idles,
+            whatever command its image has.
+        :param env: variables of every command in the sandbox, its own and those of :meth:`exec`.
+        :param cwd: their working directory, unless they say another.
+        :param user: who they run as, unless they say so themselves: numbers, or names that the image knows.
         :param weight: share of memory that the host's autopilot gives it, against 100 for others.
         :param reserve: memory that the autopilot never takes from it.
         :param admission: where an autopilot drives the sandboxes, start only if it finds room.
@@ -160,15 +166,23 @@ class Sandbox:
         """
         from ballonet.modify import check_weight
 
-        if isinstance(name, SandboxConfig):
-            config = name
-        else:
-            builder = SandboxBuilder(name).image(image).volume(*volumes).tmpfs(*tmpfs)
-            if disk is not None:
-                builder.disk(disk)
-            if net is not None:
-                builder.net(net)
-            config = _config(builder.publish(*ports).cpus(cpus).memory(memory), memory, balloon)
+        check_start(pull=pull, rootfs=rootfs, detached=detached, admission=admission)
+        defaults = Defaults(*command_settings(env, cwd, user))
+        if command is not None:
+            command = check_words("command", command)
+        weight, reserve_mib = check_weight(weight), to_mib(reserve, "reserve")
+        config = configuration(
+            name,
+            image=image,
+            disk=disk,
+            volumes=volumes,
+            tmpfs=tmpfs,
+            net=net,
+            ports=ports,
+            memory=memory,
+            cpus=cpus,
+            balloon=balloon,
+        )
         # In a thread: an image may take its time.
         root = None if rootfs is None else Path(rootfs)
         prepared = await asyncio.to_thread(prepare, config, pull=pull, rootfs=root)
@@ -177,10 +191,11 @@ class Sandbox:
                 registry,
                 prepared.config,
                 image=prepared.image,
-                command=None if command is None else make_command(prepared, command, env, cwd, user),
+                command=command_of(prepared, command, defaults),
+                defaults=defaults,
                 auto_remove=not detached,
-                weight=check_weight(weight),
-                reserve_mib=to_mib(reserve, "reserve"),
+                weight=weight,
+                reserve_mib=reserve_mib,
             )
             try:
                 process = await lifecycle.start(registry, record.name, detached=detached, admission=admission)
@@ -198,6 +213,7 @@ class Sandbox:
         :raises UnknownSandboxError: there is none of that name.
         :raises StillRunningError: it runs.
         """
+        check_flag("admission", admission)
         with Registry.open() as registry:
             process = await lifecycle.start(registry, name, detached=True, admission=admission)
             return cls._started(registry.get(name), process, detached=True)
@@ -224,6 +240,7 @@ class Sandbox:
         :raises UnknownSandboxError: there is none of that name.
         :raises StillRunningError: it runs, and ``force`` was not given.
         """
+        check_flag("force", force)
         with Registry.open() as registry:
             await lifecycle.remove(registry, name, force=force)
 
@@ -234,6 +251,7 @@ class Sandbox:
 
     @property
     def name(self) -> str:
+        """Its name."""
         return self._record.name
 
     @property
@@ -248,6 +266,7 @@ class Sandbox:
 
     @property
     def engine_pid(self) -> int:
+        """Process id of the engine, QEMU (0: it does not run)."""
         return self._engine_pid
 
     @property
@@ -267,7 +286,7 @@ class Sandbox:
 
     @property
     def fs(self) -> GuestFiles:
-        """The guest's files: read, write, list, copy in and out."""
+        """The guest's files: read, write, list, copy in and out. As root, as ``docker cp``, whoever commands run as."""
         from ballonet.guest.files import GuestFiles
 
         return GuestFiles(self._connect_agent)
@@ -288,26 +307,44 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
-        stdin: bytes | None = None,
+        stdin: bytes | str | None = None,
+        timeout: float | None = None,
     ) -> ExecResult:
         """Run a command to its end and collect its output.
 
+        :param env: variables beside those that the sandbox was created with; of one name, these count.
+        :param cwd: its working directory; by default what the sandbox was created with, else the image's.
+        :param user: who it runs as; by default what the sandbox was created with, else the image's, else root.
+        :param stdin: its standard input, text as UTF-8; without, it reads ``/dev/null``.
+        :param timeout: seconds that it may take. Then it is killed, with everything that it started.
+        :raises CommandTimeoutError: it took longer; the error has the output so far.
         :raises GuestCommandError: it could not be started.
         :raises GuestError: the guest ended, broke the protocol, or the command wrote more than 256 MiB.
         """
-        process = await self.exec_stream(argv, env=env, cwd=cwd, user=user, stdin=stdin is not None)
+        data = None if stdin is None else to_bytes("stdin", stdin)
+        process = await self.exec_stream(
+            argv, env=env, cwd=cwd, user=user, stdin=data is not None, timeout=timeout
+        )
         async with process:
-            stdout, stderr = await process.communicate(stdin or b"", limit=MAX_OUTPUT_BYTES)
+            stdout, stderr = await process.communicate(data or b"", limit=MAX_OUTPUT_BYTES)
             status = await process.wait()
         return ExecResult(status.returncode, stdout, stderr)
 
     async def shell(
-        self, script: str, *, env: Mapping[str, str] | None = None, cwd: str | None = None
+        self,
+        script: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        stdin: bytes | str | None = None,
+        timeout: float | None = None,
     ) -> ExecResult:
-        """Run a shell script to its end: ``exec(["/bin/sh", "-c", script])``."""
+        """Run a shell script to its end: ``exec(["/bin/sh", "-c", script])``; see :meth:`exec`."""
         if not isinstance(script, str):
-            raise ConfigError(f"a script must be text, not {type(script).__name__} ({script!r})")
-        return await self.exec(["/bin/sh", "-c", script], env=env, cwd=cwd)
+            raise wrong_type("script", "text", script, hint="a list of words goes to exec()")
+        argv = ["/bin/sh", "-c", script]
+        return await self.exec(argv, env=env, cwd=cwd, user=user, stdin=stdin, timeout=timeout)
 
     async def exec_stream(
         self,
@@ -320,73 +357,157 @@ class Sandbox:
         tty: bool = False,
         rows: int = 24,
         cols: int = 80,
+        timeout: float | None = None,
     ) -> GuestProcess:
-        """Start a command; its output is read, and its input written, as it runs. With ``tty`` it has a terminal."""
+        """Start a command; its output is read, and its input written, as it runs. With ``tty`` it has a terminal.
+
+        ``env``, ``cwd``, ``user`` and ``timeout`` are as in :meth:`exec`; after the timeout, reading and waiting raise
+        :class:`~ballonet.errors.CommandTimeoutError`.
+
+        :param stdin: its standard input will be written; without, it reads ``/dev/null``.
+        """
+        words = check_words("argv", argv)
+        env, cwd, user = command_settings(env, cwd, user)
+        check_flag("stdin", stdin)
+        check_flag("tty", tty)
+        check_number("rows", rows, 0, 0xFFFF)
+        check_number("cols", cols, 0, 0xFFFF)
+        limit = Timeout.of(timeout)
+        self._check_usable()
         if self._record.image_id is not None and self._image is None:
             self._image = image_of(self._record)
-        settings = settings_for(self._image, env or {}, cwd, user)
-        agent = await self._connect_agent()
-        return await agent.exec(
-            argv,
-            env=settings.env,
-            cwd=settings.cwd,
-            user=settings.user,
-            make_cwd=settings.make_cwd,
-            stdin=stdin,
-            tty=tty,
-            rows=rows,
-            cols=cols,
-        )
+        settings = inherited_settings(self._record, self._image, env, cwd, user)
+
+        async def start() -> GuestProcess:
+            agent = await self._connect_agent()
+            return await agent.exec(
+                words,
+                env=settings.env,
+                cwd=settings.cwd,
+                user=settings.user,
+                make_cwd=settings.make_cwd,
+                stdin=stdin,
+                tty=tty,
+                rows=rows,
+                cols=cols,
+            )
+
+        return await start_within(limit, start())
 
     async def metrics(self) -> Stats:
         """The guest's and the host's memory statistics, each with its age."""
         return await self.balloon.stats()
 
-    async def modify(self, **changes: Any) -> Sequence[Change]:
+    async def modify(
+        self,
+        *,
+        memory: Size | None = None,
+        memory_target: Size | None = None,
+        balloon_initial: Size | None = None,
+        balloon_min: Size | None = None,
+        guard: Size | None = None,
+        disk: Size | None = None,
+        cpus: int | None = None,
+        deflate_on_oom: bool | None = None,
+        free_page_reporting: bool | None = None,
+        pressure_relief: bool | None = None,
+        hard_cap: bool | None = None,
+        net: Net | str | None = None,
+        volumes: Sequence[str | Volume] | None = None,
+        tmpfs: Sequence[str | Tmpfs] | None = None,
+        ports: Sequence[str | Port] | None = None,
+        weight: int | None = None,
+        reserve: Size | None = None,
+    ) -> Sequence[Change]:
         """Change settings: at once what can be, the rest from the next start on. What was done, and how far it came.
 
-        See :func:`ballonet.modify.plan_changes` for the names.
-
+        :param memory: the ceiling.
+        :param memory_target: moves the balloon of a running sandbox.
+        :param balloon_initial: guest-visible memory at boot.
+        :param balloon_min: the least that a target may ask for.
+        :param guard: available memory that a shrink leaves to the guest.
+        :param disk: size of the writable disk, which can only grow.
+        :param volumes: all of them, as in :meth:`create`; so are ``tmpfs`` and ``ports``.
+        :param weight: share of memory that the autopilot gives it, against 100 for others.
+        :param reserve: memory that the autopilot never takes from it.
         :raises ConfigError: a change is impossible; nothing was changed.
         """
-        from ballonet.modify import apply_plan
+        from ballonet.modify import apply_plan, given, plan_changes
 
-        plan = self.plan(**changes)
+        changes = given(locals())
+        self._check_usable()
+        record = self.record()
+        plan = plan_changes(record, lifecycle.living(record), changes)
         with Registry.open() as registry:
             return await apply_plan(registry, plan)
 
-    def plan(self, **changes: Any) -> Plan:
-        """What :meth:`modify` would do."""
-        from ballonet.modify import plan_changes
+    def plan(
+        self,
+        *,
+        memory: Size | None = None,
+        memory_target: Size | None = None,
+        balloon_initial: Size | None = None,
+        balloon_min: Size | None = None,
+        guard: Size | None = None,
+        disk: Size | None = None,
+        cpus: int | None = None,
+        deflate_on_oom: bool | None = None,
+        free_page_reporting: bool | None = None,
+        pressure_relief: bool | None = None,
+        hard_cap: bool | None = None,
+        net: Net | str | None = None,
+        volumes: Sequence[str | Volume] | None = None,
+        tmpfs: Sequence[str | Tmpfs] | None = None,
+        ports: Sequence[str | Port] | None = None,
+        weight: int | None = None,
+        reserve: Size | None = None,
+    ) -> Plan:
+        """What :meth:`modify` would do; nothing is changed."""
+        from ballonet.modify import given, plan_changes
 
+        changes = given(locals())
+        self._check_usable()
         record = self.record()
         return plan_changes(record, lifecycle.living(record), changes)
 
     async def wait(self) -> SandboxEnd:
         """Wait for the sandbox's end, for whatever reason; everything is then cleaned up."""
-        if self._process is not None:
-            return await self._after_end(await self._process.wait())
+        if self._end is not None:
+            return self._end
+        if (process := self._followed()) is not None:
+            return await self._after_end(await process.wait())
         with Registry.open() as registry:
-            return _end_of(await lifecycle.wait_end(registry, self.name))
+            return await self._after_end(_end_of(await lifecycle.wait_end(registry, self.name)))
 
     async def stop(self, timeout_s: float = lifecycle.STOP_TIMEOUT_S) -> SandboxEnd:
         """Let the sandbox end in order, without once ``timeout_s`` has passed, and wait for that."""
-        if self._process is not None:
-            return await self._after_end(await self._process.stop(timeout_s))
+        timeout_s = check_seconds("timeout_s", timeout_s, zero=True)
+        if self._end is not None:
+            return self._end
+        if (process := self._followed()) is not None:
+            return await self._after_end(await process.stop(timeout_s))
         await self._hang_up()
         with Registry.open() as registry:
-            return _end_of(await lifecycle.stop(registry, self.name, timeout_s=timeout_s))
+            return await self._after_end(
+                _end_of(await lifecycle.stop(registry, self.name, timeout_s=timeout_s))
+            )
 
     async def kill(self) -> SandboxEnd:
         """End the sandbox now, as pulling the plug would, and wait until nothing of it is left."""
-        if self._process is not None:
-            return await self._after_end(await self._process.kill())
+        if self._end is None and (process := self._followed()) is not None:
+            return await self._after_end(await process.kill())
         return await self.stop(timeout_s=0)
 
     async def close(self) -> None:
-        """Let go of what this program holds: an owned sandbox ends, a detached one goes on."""
+        """Let go of what this program holds: an owned sandbox ends, a detached one goes on.
+
+        In a forked child, which has a copy of this object, the parent's sandbox goes on, too.
+        """
+        self._here()
+        self._closed = True
         if self._process is not None:
-            await self.kill()
+            with contextlib.suppress(ConfigError):  # gone already
+                await self.kill()
         await self._hang_up()
 
     async def __aenter__(self) -> Self:
@@ -401,6 +522,7 @@ class Sandbox:
         if detached:
             process.let_go()
             sandbox._process = None
+            sandbox._owned = False
         return sandbox
 
     def _take(self, facts: Mapping[str, Any]) -> None:
@@ -410,62 +532,79 @@ class Sandbox:
         self._ports = tuple(facts["ports"])
         self.boot_s = float(facts["boot_s"] or 0)
 
+    def _take_note(self, note: MachineNote) -> None:
+        self._process_pid = note.process.pid
+        self._take(
+            {name: getattr(note, name) for name in ("engine_pid", "control_socket", "boot_s", "ports")}
+        )
+
+    def _forget_facts(self) -> None:
+        self._engine_pid = self._process_pid = 0
+        self._control_socket, self._ports = None, ()
+
+    def _here(self) -> None:
+        """In a forked child: leave what is the parent's alone, and go on without it."""
+        if self._program != os.getpid():
+            never_destroy(self._process)
+            self._process = None
+            self._program = os.getpid()
+
+    def _followed(self) -> OwnedProcess | None:
+        """The sandbox's process where it can be followed: in the program and the loop that started it."""
+        self._here()
+        process = self._process
+        return process if process is not None and process.loop is asyncio.get_running_loop() else None
+
+    def _check_open(self) -> None:
+        """:raises SandboxClosedError: this object was closed."""
+        if self._closed:
+            raise SandboxClosedError(
+                f"the Sandbox object of {self.name!r} is closed",
+                hint=f"use it before its 'with' block ends, or get another one: Sandbox.get({self.name!r})",
+            )
+
+    def _check_usable(self) -> None:
+        """:raises SandboxClosedError: this object was closed.
+        :raises NotRunningError: the sandbox has ended.
+        """
+        self._check_open()
+        self._here()
+        end = self._end
+        if end is None and self._process is not None:
+            end = self._process.end
+        if end is not None and self._owned:
+            raise NotRunningError(f"sandbox {self.name!r} does not run any more: {end.detail or end.reason}")
+
+    def _check_running(self) -> None:
+        """:raises NotRunningError: the sandbox does not run (looked up: before a connection is made)."""
+        self._check_usable()
+        with Registry.open() as registry:
+            self._record, note = lifecycle.find_running(registry, self.name)
+        self._take_note(note)
+
     async def _after_end(self, end: SandboxEnd) -> SandboxEnd:
         """An owned sandbox goes away with its end."""
+        if self._owned:
+            self._end = end
+        self._forget_facts()
         await self._hang_up()
         with contextlib.suppress(ConfigError), Registry.open() as registry:  # gone already
-            lifecycle.find(registry, self.name)
+            self._record = lifecycle.find(registry, self.name)
         return end
 
     async def _hang_up(self) -> None:
         await self.balloon.close()
-        if self._agent is not None:
-            agent, self._agent = self._agent, None
-            await agent.close()
+        await self._agents.close()
 
     async def _connect_agent(self) -> AgentClient:
-        async with self._connecting:
-            if self._agent is None:
-                from ballonet.guest.agent_client import AgentClient
+        self._check_usable()
+        return await self._agents.get()
 
-                with Registry.open() as registry:
-                    _, note = lifecycle.find_running(registry, self.name)
-                self._agent_socket = note.agent_socket
-                self._agent = await AgentClient.connect(note.agent_socket)
-            return self._agent
+    async def _new_agent(self) -> AgentClient:
+        from ballonet.guest.agent_client import AgentClient
 
-
-def make_command(
-    prepared: Prepared,
-    argv: Sequence[str],
-    env: Mapping[str, str] | None,
-    cwd: str | None,
-    user: str | None,
-) -> Command:
-    """:raises ConfigError: no command can be like that."""
-    if isinstance(argv, str | bytes) or not all(isinstance(word, str) for word in argv):
-        raise ConfigError(f"a command is a list of words, not {type(argv).__name__} ({argv!r})")
-    if not argv:
-        raise ConfigError("the command is empty", hint="give a list of words, such as ['sleep', '60']")
-    settings = prepared.settings(env or {}, cwd, user)
-    return Command(tuple(argv), settings.env, settings.cwd, settings.user)
-
-
-def _config(builder: SandboxBuilder, memory: Size, balloon: Balloon | bool) -> SandboxConfig:
-    if balloon is True:
-        balloon = Balloon()
-    if isinstance(balloon, Balloon):
-        initial = memory if balloon.initial is None else balloon.initial
-        builder.balloon(initial, balloon.min, balloon.control_socket)
-        builder.deflate_on_oom(balloon.deflate_on_oom).free_page_reporting(balloon.free_page_reporting)
-        builder.pressure_relief(balloon.pressure_relief).hard_cap(balloon.hard_cap)
-        if balloon.guard is not None:
-            builder.guard(balloon.guard)
-    elif balloon is not False:
-        raise ConfigError(
-            f"balloon must be a Balloon, True or False, not {type(balloon).__name__} ({balloon!r})"
-        )
-    return builder.build()
+        self._check_running()
+        return await AgentClient.connect(self.agent_socket)
 
 
 def _end_of(record: Record | None) -> SandboxEnd:

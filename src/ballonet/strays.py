@@ -7,20 +7,19 @@ it is registered again. What nobody can reach any more, an engine whose sandbox'
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ballonet import lifecycle
-from ballonet.errors import NameInUseError
+from ballonet.errors import NameInUseError, RegistryError
 from ballonet.liveness import Machine, left_over, machines
-from ballonet.machine.notes import COMMAND_FILE, MachineNote
+from ballonet.machine.notes import MachineNote
 from ballonet.paths import state_dir
-from ballonet.registry.record import Command, Record, State
-from ballonet.registry.registry import Registry
+from ballonet.registry.record import Record, State
+from ballonet.registry.registry import Registry, from_json
 
 
 async def prune(registry: Registry, *, force: bool = False) -> list[str]:
@@ -64,26 +63,28 @@ def _record_of(machine: Machine) -> Record:
     note = MachineNote.read(directory)
     if note is not None and note.run_id != machine.options.run_id:
         note = None
-    started = time.time() if note is None else note.started_at
-    return Record(
-        name=machine.name,
-        created_at=started or time.time(),
-        flags=machine.flags,
-        command=_command_in(directory) if machine.options.command else None,
-        auto_remove=not machine.options.detached,
+    row = _row_in(directory)
+    if row is None or row.run_id != machine.options.run_id:
+        row = Record(
+            name=machine.name,
+            created_at=time.time(),
+            flags=machine.flags,
+            auto_remove=not machine.options.detached,
+            run_id=machine.options.run_id,
+        )
+    return replace(
+        row,
         state=State.RUNNING if note is not None and note.ready else State.STARTING,
-        run_id=machine.options.run_id,
         process=machine.process,
         run_dir=str(machine.run_dir) if note is None else note.run_dir,
-        started_at=started,
+        started_at=None if note is None else note.started_at,
     )
 
 
-def _command_in(directory: Path) -> Command | None:
+def _row_in(directory: Path) -> Record | None:
     try:
-        said: dict[str, Any] = json.loads((directory / COMMAND_FILE).read_bytes())
-        return Command(tuple(said["argv"]), said["env"], said["cwd"], said.get("user"))
-    except (OSError, ValueError, KeyError, TypeError):
+        return from_json((directory / lifecycle.ROW_FILE).read_bytes())
+    except (OSError, RegistryError):
         return None
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError
-from ballonet.imaged import Prepared, prepare
+from ballonet.imaged import Prepared, inherited_settings, prepare, shown_settings
 from ballonet.images.image import Image, ImageConfig, signal_number
+from ballonet.registry.record import Command, Defaults, Record
 
 CONFIG = SandboxConfig(name="box")
 
@@ -133,3 +134,34 @@ def test_signals_are_known_by_name_and_by_number(text: str, number: int) -> None
 def test_what_is_no_signal_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="no signal"):
         signal_number(text)
+
+
+def row(**more: object) -> Record:
+    return Record(name="box", created_at=1.0, flags=(), **more)  # type: ignore[arg-type]
+
+
+def test_a_command_inherits_what_its_sandbox_was_told_and_may_say_otherwise(tmp_path: Path) -> None:
+    image = prepared(tmp_path, env={"A": "1", "B": "2"}, workdir="/srv", user="app").image
+    told = row(defaults=Defaults({"B": "3", "C": "4"}, "/tmp", "0"))
+    found = inherited_settings(told, image)
+    assert (found.env, found.cwd) == ({"A": "1", "B": "3", "C": "4"}, "/tmp")
+    assert (found.user, found.make_cwd) == ("0", True)
+    said = inherited_settings(told, image, {"C": "5"}, "/y", "app")
+    assert (said.env["B"], said.env["C"], said.cwd) == ("3", "5", "/y")
+    assert (said.user, said.make_cwd) == ("app", False)
+    shown = shown_settings(told, image)
+    assert (shown.env, shown.cwd, shown.user) == ({"A": "1", "B": "3", "C": "4"}, "/tmp", "0")
+
+
+def test_without_an_image_what_the_sandbox_was_told_is_inherited() -> None:
+    told = row(defaults=Defaults({"A": "1"}, "/tmp", "1000"))
+    found = inherited_settings(told, None, {"B": "2"})
+    assert (found.env, found.cwd, found.user) == ({"A": "1", "B": "2"}, "/tmp", "1000")
+
+
+def test_commands_in_a_sandbox_of_an_older_version_run_as_its_own_does(tmp_path: Path) -> None:
+    """Nobody is root there by accident, and supplementary groups stay."""
+    image = prepared(tmp_path, user="root").image
+    old = row(command=Command(("sleep", "9"), {"A": "1", "HOME": "/home/app"}, "/tmp", "7:8,9"))
+    found = inherited_settings(old, image)
+    assert (found.env, found.cwd, found.user) == ({"A": "1", "HOME": "/home/app"}, "/tmp", "7:8,9")

@@ -13,7 +13,7 @@ import pytest
 from ballonet.errors import NameInUseError, RegistryError, UnknownSandboxError
 from ballonet.host.identity import ProcessId
 from ballonet.registry import schema
-from ballonet.registry.record import Command, Record, State
+from ballonet.registry.record import Command, Defaults, Record, State
 from ballonet.registry.registry import FILE_NAME, Registry
 
 COMMAND = Command(("sh", "-c", "echo '\u00fc\n'"), {"A": "1"}, "/tmp", "1:2")
@@ -27,6 +27,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     written = record(
         "box",
         command=COMMAND,
+        defaults=Defaults({"A": "2"}, "/srv", "app"),
         image="debian",
         auto_remove=True,
         weight=7,
@@ -161,3 +162,20 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
     assert not known.alive()
     assert known.open() is None
     assert ProcessId.from_json(["x"]) is None
+
+
+def test_rows_of_older_versions_inherit_from_their_command() -> None:
+    assert record("old", command=COMMAND).inherited == Defaults({"A": "1"}, "/tmp", "1:2")
+    assert record("old").inherited == Defaults()
+    told = Defaults({"B": "2"})
+    assert record("new", command=COMMAND, defaults=told).inherited == told
+
+
+def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
+    """It has variables of commands, which may be secrets; a file of an older version is closed, too."""
+    with Registry.open(tmp_path) as registry:
+        registry.add(record("box", defaults=Defaults({"TOKEN": "secret"})))
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    (tmp_path / FILE_NAME).chmod(0o644)
+    with Registry.open(tmp_path):
+        assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600

@@ -177,7 +177,7 @@ def test_a_damaged_note_is_no_death_and_is_mended(host: Host, left: bytes | None
 
 
 def test_a_lost_registry_is_made_again_from_what_runs(host: Host) -> None:
-    seen = start(host, "box", "--", "sleep", "600")
+    seen = start(host, "box", "-e", "A=told", "-u", "1000:1000", "--", "sleep", "600")
     for file in state_dir_of("box").parent.parent.glob("registry.db*"):
         file.unlink()
     assert host("ls", "-q") == ""
@@ -189,7 +189,7 @@ def test_a_lost_registry_is_made_again_from_what_runs(host: Host) -> None:
         "running",
         ["sleep", "600"],
     )
-    assert host("exec", "box", "echo", "here") == "here\n"
+    assert host("exec", "box", "sh", "-c", "echo $A $(id -u)") == "told 1000\n", "nobody is root by accident"
     assert "nothing to remove" in host("prune")
 
 

@@ -17,14 +17,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ballonet.errors import ConfigError, GuestCommandError
+from ballonet.errors import CommandTimeoutError, ConfigError, GuestCommandError
 
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import AgentClient, GuestProcess
     from ballonet.imaged import Settings
+    from ballonet.timeouts import Timeout
 
 #: The command exists in the guest but cannot be run, or does not exist: as a shell and Docker say it.
 EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
+#: The command was killed at its ``--timeout``: as timeout(1) says it.
+EXIT_TIMEOUT = 124
 #: How long the command may take to end after a signal was passed on to it (seconds).
 SIGNAL_GRACE_S = 10.0
 _READ_BYTES = 65536
@@ -53,6 +56,7 @@ class Joined:
     settings: Settings
     stdin: bool
     terminal: bool
+    timeout: Timeout | None = None
 
 
 def joined_from(options: argparse.Namespace, settings: Settings) -> Joined:
@@ -107,13 +111,14 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
     :raises GuestError: the guest was lost first.
     """
     from ballonet.cli.main import print_error
+    from ballonet.timeouts import start_within
 
     env = dict(joined.settings.env)
     if joined.terminal:
         env.setdefault("TERM", os.environ.get("TERM", "linux"))
     rows, cols = terminal_size() if joined.terminal else (24, 80)
     try:
-        process = await agent.exec(
+        starting = agent.exec(
             argv,
             env=env,
             cwd=joined.settings.cwd,
@@ -124,12 +129,16 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
             cols=cols,
             stdin=joined.stdin,
         )
+        process = await start_within(joined.timeout, starting)
+        async with process:
+            signals.process = process
+            return await attach(process, stdin=joined.stdin, terminal=joined.terminal)
     except GuestCommandError as error:
         print_error(error)
         return EXIT_NOT_FOUND if error.missing else EXIT_NOT_EXECUTABLE
-    async with process:
-        signals.process = process
-        return await attach(process, stdin=joined.stdin, terminal=joined.terminal)
+    except CommandTimeoutError as error:
+        print_error(error)
+        return EXIT_TIMEOUT
 
 
 async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> int:

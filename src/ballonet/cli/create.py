@@ -8,6 +8,7 @@ from ballonet.cli.sandbox_options import (
     add_command_options,
     add_sandbox_options,
     command_from,
+    defaults_from,
     policy_from,
     prepared_from,
 )
@@ -27,6 +28,13 @@ def run(options: argparse.Namespace) -> int:
     prepared = prepared_from(options, default_name=random_name())
     command = command_from(options, prepared, detached=True)
     with Registry.open() as registry:
-        lifecycle.create(registry, prepared.config, image=prepared.image, command=command, **policy)
+        lifecycle.create(
+            registry,
+            prepared.config,
+            image=prepared.image,
+            command=command,
+            defaults=defaults_from(options),
+            **policy,
+        )
     print(prepared.config.name)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from ballonet import lifecycle
@@ -12,18 +13,21 @@ from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
     add_command_options,
     add_stream_options,
+    add_timeout_option,
     argv_from,
-    parse_env,
+    defaults_from,
+    timeout_from,
 )
 from ballonet.errors import ConfigError
-from ballonet.imaged import image_of, settings_for
+from ballonet.imaged import image_of, inherited_settings
 from ballonet.registry.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_stream_options(parser)
+    add_timeout_option(parser)
     parser.add_argument("name", metavar="NAME", help="a sandbox's name")
-    add_command_options(parser)
+    add_command_options(parser, inherits="what the sandbox was started with, else the image's")
     parser.epilog = EXIT_STATUSES
 
 
@@ -31,11 +35,11 @@ def run(options: argparse.Namespace) -> int:
     argv = argv_from(options)
     if not argv:
         raise ConfigError("no command was given", hint=f"for example: ballonet exec {options.name} uname -a")
-    env = parse_env(options.env)
+    said, timeout = defaults_from(options), timeout_from(options)
     with Registry.open() as registry:
         record, note = lifecycle.find_running(registry, options.name)
-    settings = settings_for(image_of(record), env, options.workdir, options.user)
-    joined = joined_from(options, settings)
+    settings = inherited_settings(record, image_of(record), said.env, said.cwd, said.user)
+    joined = replace(joined_from(options, settings), timeout=timeout)
     return asyncio.run(with_signals(lambda signals: _exec(note.agent_socket, argv, joined, signals)))
 
 

@@ -10,7 +10,10 @@ from ballonet import lifecycle
 from ballonet.cli.ls import describe
 from ballonet.cli.names import add_names
 from ballonet.cli.output import print_json
+from ballonet.errors import BallonetError
+from ballonet.imaged import Settings, image_of, shown_settings
 from ballonet.metrics.table import row as memory_row
+from ballonet.registry.record import Record
 from ballonet.registry.registry import Registry
 
 
@@ -27,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
         note = lifecycle.living(record)
         running = None if note is None else asdict(lifecycle.config_of(record, note.flags))
         desired = asdict(lifecycle.config_of(record))
+        inherited = _inherited(record)
         found.append(
             row
             | {
@@ -34,6 +38,10 @@ def run(options: argparse.Namespace) -> int:
                 "running": running,
                 #: Settings that wait for the next start.
                 "pending": _pending(desired, running),
+                #: What commands in it get unless they say otherwise.
+                "env": inherited.env,
+                "workdir": inherited.cwd,
+                "user": inherited.user,
                 "auto_remove": record.auto_remove,
                 "state_dir": str(lifecycle.state_dir_of(record.name)),
                 "control_socket": None if note is None else note.control_socket,
@@ -44,6 +52,14 @@ def run(options: argparse.Namespace) -> int:
             }
         )
     return print_json(found)
+
+
+def _inherited(record: Record) -> Settings:
+    try:
+        image = image_of(record)
+    except BallonetError:
+        image = None  # it is not there any more: what the sandbox itself was told is
+    return shown_settings(record, image)
 
 
 def _pending(desired: dict[str, Any], running: dict[str, Any] | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from ballonet import lifecycle
 from ballonet.cli.attach import Joined, SignalPasser, check_terminal, joined_from, run_joined, with_signals
@@ -14,12 +15,14 @@ from ballonet.cli.sandbox_options import (
     add_command_options,
     add_sandbox_options,
     add_stream_options,
+    add_timeout_option,
     argv_from,
     command_from,
-    parse_env,
+    defaults_from,
     policy_from,
     prepared_from,
     report_progress,
+    timeout_from,
 )
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError, GuestChannelError, SandboxError
@@ -34,6 +37,7 @@ _END_S = 15.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sandbox_options(parser)
     add_stream_options(parser)
+    add_timeout_option(parser)
     parser.add_argument(
         "-d",
         "--detach",
@@ -56,9 +60,15 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("no command was given", hint="for example: ballonet run -- uname -a")
     if options.idle and not options.detach:
         raise ConfigError("--idle needs -d: without it, 'run' is over when its command is")
+    timeout = timeout_from(options)
+    if timeout is not None and options.detach:
+        raise ConfigError(
+            "--timeout does not go together with -d: nobody waits for the command",
+            hint="use 'ballonet stop', or 'timeout' in the guest",
+        )
     check_terminal(options.tty)
     policy = policy_from(options)
-    parse_env(options.env)
+    defaults = defaults_from(options)
     prepared = prepared_from(options, default_name=random_name("run"))
     command = command_from(options, prepared, detached=options.detach)
     config = prepared.config
@@ -79,13 +89,15 @@ def run(options: argparse.Namespace) -> int:
             config,
             image=prepared.image,
             command=command if options.detach else None,
+            defaults=defaults,
             auto_remove=not stays,
             **policy,
         )
         if options.detach:
             return asyncio.run(_start_detached(registry, config.name, options.admission))
         assert command is not None
-        joined = joined_from(options, Settings(command.env, command.cwd, command.user, make_cwd=True))
+        settings = Settings(command.env, command.cwd, command.user, make_cwd=True)
+        joined = replace(joined_from(options, settings), timeout=timeout)
         argv = list(command.argv)
         return asyncio.run(
             with_signals(

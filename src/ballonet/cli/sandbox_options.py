@@ -12,18 +12,21 @@ from typing import Any
 from ballonet.builder import SandboxBuilder
 from ballonet.config import SandboxConfig
 from ballonet.control.socketfile import check_socket_path
+from ballonet.creation import command_settings
 from ballonet.errors import ConfigError
 from ballonet.imaged import Prepared, prepare
 from ballonet.machine.disk import DEFAULT_DISK_MIB
 from ballonet.memory import parse_size
-from ballonet.registry.record import Command
+from ballonet.registry.record import Command, Defaults
+from ballonet.timeouts import Timeout
 from ballonet.vmm.attach import Net
 from ballonet.vmm.config import DISK_TARGET, Accel, Machine
 
 #: The epilogue of every command that runs one in a guest.
 EXIT_STATUSES = (
-    "Exit status: the command's own, 128+n if signal n killed it; 2 for bad usage, 125 if ballonet failed or the "
-    "guest ended first, 126 if the command cannot be executed, 127 if it does not exist."
+    "Exit status: the command's own, 128+n if signal n killed it; 2 for bad usage, 124 if it was killed at its "
+    "--timeout, 125 if ballonet failed or the guest ended first, 126 if the command cannot be executed, 127 if it "
+    "does not exist."
 )
 _ACCESS = {
     "allow-user": "this user, too, use the control socket",
@@ -179,9 +182,31 @@ def add_stream_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--tty", action="store_true", help="give the command a terminal: ours")
 
 
-def add_command_options(parser: argparse.ArgumentParser) -> None:
-    """The command that the sandbox runs, and what it runs it with."""
-    parser.add_argument("-w", "--workdir", metavar="DIR", help="the command's working directory in the guest")
+def add_timeout_option(parser: argparse.ArgumentParser) -> None:
+    """``--timeout``: how long the command may run."""
+    parser.add_argument(
+        "--timeout",
+        metavar="TIME",
+        help="kill the command, and all that it started, after so many seconds (or 1m30s, 2h)",
+    )
+
+
+def timeout_from(options: argparse.Namespace) -> Timeout | None:
+    """:raises ConfigError: ``--timeout`` is no length of time."""
+    return None if options.timeout is None else Timeout.parse(options.timeout)
+
+
+def add_command_options(parser: argparse.ArgumentParser, *, inherits: str = "the image's") -> None:
+    """The command that the sandbox runs, and what it runs it with.
+
+    :param inherits: whose settings count where nothing is said.
+    """
+    parser.add_argument(
+        "-w",
+        "--workdir",
+        metavar="DIR",
+        help=f"the command's working directory in the guest (default: {inherits}, else /)",
+    )
     parser.add_argument(
         "-e",
         "--env",
@@ -194,7 +219,7 @@ def add_command_options(parser: argparse.ArgumentParser) -> None:
         "-u",
         "--user",
         metavar="USER[:GROUP]",
-        help="who the command runs as: names of the guest, or numbers (default: the image's user, else root)",
+        help=f"who the command runs as: names of the guest, or numbers (default: {inherits}, else root)",
     )
     parser.add_argument(
         "argv", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run, and its arguments"
@@ -227,18 +252,28 @@ def command_from(options: argparse.Namespace, prepared: Prepared, *, detached: b
 
     :raises ConfigError: a variable or the user makes no sense, or there is a command for a sandbox that is to idle.
     """
+    defaults = defaults_from(options)
+    prepared.settings(defaults.env, defaults.cwd, defaults.user)  # other commands will run with these
     if options.idle:
         if argv_from(options):
             raise ConfigError("--idle does not go together with a command", hint="leave one of them out")
         return None
     return prepared.command(
         argv_from(options),
-        env=parse_env(options.env),
-        cwd=options.workdir,
-        user=options.user,
+        env=defaults.env,
+        cwd=defaults.cwd,
+        user=defaults.user,
         entrypoint=options.entrypoint,
         detached=detached,
     )
+
+
+def defaults_from(options: argparse.Namespace) -> Defaults:
+    """What the options say for every command in the sandbox.
+
+    :raises ConfigError: one of them makes no sense.
+    """
+    return Defaults(*command_settings(parse_env(options.env), options.workdir, options.user))
 
 
 def parse_env(settings: Sequence[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from ballonet.control.backend import BalloonSnapshot, Stats, TrimRequest, TrimRe
 from ballonet.control.calls import Call
 from ballonet.control.protocol import LINE_LIMIT, LimitParams, SetParams, SetReply, StatsParams, VersionResult
 from ballonet.errors import ControlError, ControlRefusedError
+from ballonet.forked import keep_from_children
 
 #: How long a server may take to answer, beyond what the call itself allows it (seconds).
 DEADLINE_S = 10.0
@@ -61,6 +62,11 @@ class Client:
         name = os.fspath(path)
         calls.check_path(name)
         return cls(name, await _connect_patiently(name, deadline_s), deadline_s)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it can be used no more: it was closed, or a call on its way was given up."""
+        return self._closed
 
     async def close(self) -> None:
         """Close the connection; a call on its way ends with an error. May be repeated."""
@@ -339,6 +345,7 @@ def _connect(path: str, deadline_s: float) -> socket.socket:
 def _try_connect(path: str) -> socket.socket | None:
     """A connection that does not block, or ``None`` while the server's queue is full: try again then."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    keep_from_children(connection)
     try:
         connection.connect(path)
     except BlockingIOError:

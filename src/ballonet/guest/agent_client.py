@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from ballonet.errors import ConfigError, GuestChannelError, GuestError
+from ballonet.forked import keep_from_children
 from ballonet.guest import messages
 from ballonet.guest.channel import AgentChannel
 from ballonet.guest.frames import MAX_PING_BYTES, Frame, FrameType
@@ -87,6 +88,7 @@ class AgentClient:
             raise GuestChannelError(
                 f"cannot reach the guest's agent at {os.fspath(path)}: {error.strerror}"
             ) from error
+        keep_from_children(writer.transport)
         return cls(reader, writer)
 
     async def wait_ready(self, timeout_s: float | None = None) -> Ready:
@@ -215,6 +217,11 @@ class AgentClient:
     async def shutdown(self) -> None:
         """Ask the guest to kill everything and power off, without waiting for it (see :meth:`wait_lost`)."""
         self._channel.send_now(Frame(FrameType.SHUTDOWN, 0))
+
+    @property
+    def lost(self) -> GuestChannelError | None:
+        """Why the channel has ended; ``None`` while it lives."""
+        return self._channel.lost
 
     async def wait_lost(self) -> GuestChannelError:
         """Wait until the channel has ended, and say why."""

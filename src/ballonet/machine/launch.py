@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from ballonet.errors import BallonetError, SandboxError
+from ballonet.errors import BallonetError, HostError, SandboxError
+from ballonet.forked import keep_from_children
 from ballonet.host.identity import ProcessId
 from ballonet.machine.owner import STOP, Report
 from ballonet.machine.run_options import RUN_VARIABLE, RunOptions
@@ -51,7 +52,9 @@ class OwnedProcess:
         self._child = child
         self._reader, self._writer = line
         self._log_file = log_file
-        self._ready: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+        #: The event loop in which it is followed; nothing of it works in another.
+        self.loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[Report] = self.loop.create_future()
         self._last_report: Report | None = None
         self._ended = asyncio.create_task(self._follow(), name="sandbox end")
         #: What it said when it was up.
@@ -65,6 +68,12 @@ class OwnedProcess:
     def agent_socket(self) -> Path:
         """Where its guest's agent is reached, once it is up."""
         return Path(self.facts["agent_socket"])
+
+    @property
+    def end(self) -> SandboxEnd | None:
+        """How it ended; ``None`` while it lives."""
+        ended = self._ended
+        return ended.result() if ended.done() and not ended.cancelled() and not ended.exception() else None
 
     async def come_up(self, name: str) -> None:
         """Wait until the sandbox is up.
@@ -159,9 +168,19 @@ async def launch(
     :raises BallonetError: it did not come up; nothing of it is left.
     """
     _let_go[:] = [child for child in _let_go if child.poll() is None]
-    log_file = log_path.open("w+b")
     try:
-        ours, theirs = socket.socketpair()
+        log_file = log_path.open("w+b")
+    except OSError as error:
+        raise HostError(f"the log {log_path} cannot be written: {error.strerror}") from error
+    try:
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise HostError(f"no connection to a sandbox can be made: {error.strerror}") from error
+        # From now on, not only when it is up: another thread may fork while the guest boots. A child that had a copy
+        # would keep an owned sandbox alive. (spawn() runs no fork handlers here: there is nothing to do in the child.)
+        keep_from_children(ours)
+        keep_from_children(theirs)
         try:
             with theirs:
                 options = replace(options, owner_fd=theirs.fileno())

@@ -37,6 +37,16 @@ class Command:
     stop_signal: int | None = None
 
 
+@dataclass(frozen=True)
+class Defaults:
+    """What the sandbox was told for commands: its own and every other gets this unless it says otherwise."""
+
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    #: As it was typed; ``None`` is the image's user, or root.
+    user: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """A sandbox. Times are unix seconds."""
@@ -50,6 +60,8 @@ class Record:
     #: The id of the image that the root is (``sha256:…``), once the reference has been resolved.
     image_id: str | None = None
     command: Command | None = None
+    #: ``None`` in rows of older versions: see :attr:`inherited`.
+    defaults: Defaults | None = None
     #: The sandbox goes away when it ends.
     auto_remove: bool = False
     #: Share of memory that the host's autopilot gives it, against 100 for the others.
@@ -70,3 +82,12 @@ class Record:
     end_reason: str | None = None
     end_detail: str | None = None
     exit_code: int | None = None
+
+    @property
+    def inherited(self) -> Defaults:
+        """What commands inherit: :attr:`defaults`; of older rows, what the sandbox's own command runs with."""
+        if self.defaults is not None:
+            return self.defaults
+        if self.command is None:
+            return Defaults()
+        return Defaults(self.command.env, self.command.cwd, self.command.user)

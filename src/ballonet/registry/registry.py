@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
 from typing import Any, Self
 
 from ballonet.errors import NameInUseError, RegistryError, UnknownSandboxError
 from ballonet.host.identity import ProcessId
 from ballonet.paths import state_dir
-from ballonet.registry.record import Command, Record, State
+from ballonet.registry.record import Command, Defaults, Record, State
 from ballonet.registry.schema import MIGRATIONS, VERSION
 
 FILE_NAME = "registry.db"
@@ -42,6 +43,7 @@ class Registry:
         """
         path = (state_dir() if directory is None else directory) / FILE_NAME
         with _explained(path):
+            _close_to_others(path)
             connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
             try:
                 _migrate(path, connection)
@@ -162,6 +164,19 @@ class Registry:
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM sandboxes"  # noqa: S608  (our own names)
 
 
+def _close_to_others(path: Path) -> None:
+    """Only we may read the file: commands' variables may be secrets. What SQLite puts beside it gets the same mode.
+
+    A file that is there is not opened for this: to close it again would drop SQLite's locks on it (fcntl(2)).
+    """
+    with contextlib.suppress(OSError):  # SQLite says it in its own words
+        try:
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+        except FileNotFoundError:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
 def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     version = _version(connection)
     if version > VERSION:
@@ -196,7 +211,7 @@ def _encode(value: Any) -> Any:
             return json.dumps(value.to_json())
         case Path():
             return str(value)
-        case Command():
+        case Command() | Defaults():
             return json.dumps(asdict(value))
         case tuple():
             return json.dumps(value)
@@ -219,12 +234,35 @@ def _decode(row: tuple[Any, ...]) -> Record:
         if values["command"] is not None:
             command = json.loads(values["command"])
             values["command"] = Command(**{**command, "argv": tuple(command["argv"])})
+        if values["defaults"] is not None:
+            values["defaults"] = Defaults(**json.loads(values["defaults"]))
         return Record(**values)
     except (ValueError, TypeError, KeyError) as error:
         raise RegistryError(
             f"the registry's row of sandbox {values['name']!r} cannot be read: {error}",
             hint=f"remove it: ballonet rm --force {values['name']}",
         ) from error
+
+
+def to_json(record: Record) -> bytes:
+    """A row as a file's content: what :func:`from_json` reads."""
+    return json.dumps({name: _encode(getattr(record, name)) for name in _COLUMNS}).encode()
+
+
+def from_json(content: bytes) -> Record:
+    """The row that :func:`to_json` was given; columns that are not there have their defaults.
+
+    :raises RegistryError: it is none.
+    """
+    try:
+        said = json.loads(content)
+        return _decode(tuple(said.get(field.name, _default(field)) for field in fields(Record)))
+    except (ValueError, AttributeError) as error:
+        raise RegistryError(f"no row of the registry: {error}") from error
+
+
+def _default(field: Field[Any]) -> Any:
+    return None if field.default is MISSING else _encode(field.default)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,10 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE sandboxes ADD COLUMN process TEXT;  -- JSON list: pid, start ticks, boot
     ALTER TABLE sandboxes ADD COLUMN run_dir TEXT;
     """,
+    # 5: what commands in the sandbox inherit: a JSON object (env, cwd, user); NULL: what its own command runs with
+    """
+    ALTER TABLE sandboxes ADD COLUMN defaults TEXT;
+    """,
 )
 
 #: What this program reads and writes.

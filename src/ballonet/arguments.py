@@ -1,0 +1,157 @@
+"""What may be given for each kind of argument: checked in one place, in the same words, before anything is done.
+
+A wrong type is a :class:`~ballonet.errors.ConfigError` that names the argument and the value. Whether a value of the
+right type is possible is for those to say who use it. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ballonet.errors import ConfigError
+
+#: The longest value that a message shows whole (characters).
+_SHOWN = 80
+#: The longest time that anything may take (seconds): 30 years.
+_MAX_SECONDS = 1e9
+
+
+def wrong_type(what: str, wanted: str, value: object, *, hint: str | None = None) -> ConfigError:
+    """The error for a value of a wrong type."""
+    shown = repr(value)
+    if len(shown) > _SHOWN:
+        shown = shown[:_SHOWN] + "…"
+    return ConfigError(f"{what} must be {wanted}, not {type(value).__name__} ({shown})", hint=hint)
+
+
+def check_text(what: str, value: object, *, none: bool = True) -> None:
+    """:raises ConfigError: it is not text that the guest or the host could take; ``none``: it may be ``None``."""
+    if value is None and none:
+        return
+    if not isinstance(value, str):
+        raise wrong_type(what, "text or None" if none else "text", value)
+    if "\0" in value:
+        raise ConfigError(f"{what} {value[:_SHOWN]!r} has a NUL byte in it")
+
+
+def check_path(what: str, value: object) -> None:
+    """:raises ConfigError: it is neither a path, nor text, nor ``None``."""
+    if value is not None and not isinstance(value, str | Path):
+        raise wrong_type(what, "a path", value)
+
+
+def check_flag(what: str, value: object) -> None:
+    """:raises ConfigError: it is neither ``True`` nor ``False``: text such as ``"no"`` would count as true."""
+    if not isinstance(value, bool):
+        raise wrong_type(what, "True or False", value)
+
+
+def check_number(what: str, value: object, least: int, most: int) -> None:
+    """:raises ConfigError: it is not a whole number of that range."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise wrong_type(what, "a whole number", value)
+    if not least <= value <= most:
+        raise ConfigError(f"{what} {value} is outside {least} to {most}")
+
+
+def check_words(what: str, value: object) -> tuple[str, ...]:
+    """The words of a command.
+
+    :raises ConfigError: it is no list, has no words, or one of them is not text.
+    """
+    hint = "give a list of words, such as ['ls', '-l']; a line for a shell goes to shell()"
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise wrong_type(what, "a list of words", value, hint=hint)
+    words = tuple(value)
+    if not words:
+        raise ConfigError(f"{what} is empty", hint=hint)
+    for number, word in enumerate(words):
+        check_text(f"{what}[{number}]", word, none=False)
+    return words
+
+
+def check_items(what: str, value: object) -> tuple[Any, ...]:
+    """The items of a list.
+
+    :raises ConfigError: it is no list: text would be read letter by letter.
+    """
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise wrong_type(what, "a list", value)
+    return tuple(value)
+
+
+def check_env(value: object, what: str = "env") -> dict[str, str]:
+    """Variables of an environment, ``None`` for none. Messages do not show values: they may be secret.
+
+    :raises ConfigError: it is no mapping of names to texts.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{what} must be a mapping of names to values, not {type(value).__name__}",
+            hint='for example {"LANG": "C.UTF-8"}',
+        )
+    for name, text in value.items():
+        if not isinstance(name, str):
+            raise wrong_type(f"a name in {what}", "text", name)
+        if not name or "=" in name or "\0" in name:
+            raise ConfigError(
+                f"{what}: the name {name[:_SHOWN]!r} is empty, or has a '=' or a NUL byte in it"
+            )
+        if not isinstance(text, str):
+            raise ConfigError(f"{what}[{name!r}] must be text, not {type(text).__name__}")
+        if "\0" in text:
+            raise ConfigError(f"{what}[{name!r}] has a NUL byte in it")
+    return dict(value)
+
+
+def check_seconds(what: str, value: object, *, zero: bool = False) -> float:
+    """A length of time in seconds; ``zero``: it may be none at all.
+
+    :raises ConfigError: it is not a number, not finite, or not positive.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise wrong_type(what, "a number of seconds", value)
+    if not 0 <= value <= _MAX_SECONDS or math.isnan(value) or (value == 0 and not zero):
+        least = "0 or more" if zero else "above 0"
+        shown = (
+            repr(value) if isinstance(value, float) or abs(value) < 10**_SHOWN else "(a very large number)"
+        )
+        raise ConfigError(f"{what} {shown} must be a number of seconds {least}, at most {_MAX_SECONDS:g}")
+    return float(value)
+
+
+def to_bytes(what: str, value: object) -> bytes:
+    """Bytes as they are, text as UTF-8.
+
+    :raises ConfigError: it is neither.
+    """
+    if isinstance(value, str):
+        try:
+            return value.encode(errors="surrogateescape")
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{what} cannot be encoded as UTF-8: {error.reason}") from error
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise wrong_type(what, "bytes or text", value)
+
+
+def check_user(value: object) -> None:
+    """:raises ConfigError: it is no user's name or number, perhaps with a group."""
+    check_text("user", value)
+    if value is not None and not str(value).partition(":")[0].strip():
+        raise ConfigError(
+            f"user {value!r} names nobody", hint="USER or USER:GROUP, each a name or a number; root is 0"
+        )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that ``word`` looks like a misspelling of."""
+    from difflib import get_close_matches  # only where a person has erred
+
+    found = get_close_matches(word, list(known), n=1)
+    return found[0] if found else None

@@ -1,0 +1,208 @@
+"""The loop behind the synchronous SDK: threads, forks, interruptions, the program's end. Without sandboxes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ballonet.connections import PerLoop
+from ballonet.errors import EventLoopError
+from ballonet.forked import keep_from_children
+from ballonet.paths import exclusive, exclusive_if_free
+from ballonet.sync_loop import LOOP, Loop
+
+#: What a program says at its end must be this and nothing else: no warnings, no traceback.
+_PYTHON = [sys.executable, "-X", "dev", "-W", "error", "-c"]
+
+
+def run_program(text: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*_PYTHON, text], capture_output=True, text=True, timeout=60, check=False)
+
+
+async def echo(value: object) -> object:
+    await asyncio.sleep(0)
+    return value
+
+
+def test_calls_from_many_threads() -> None:
+    loop = Loop()
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(lambda number: loop.run(echo(number)), range(200))) == list(range(200))
+
+
+def test_a_call_from_the_loops_own_thread_is_an_error_and_no_deadlock() -> None:
+    async def callback() -> None:
+        LOOP.run(echo(1))
+
+    with pytest.raises(EventLoopError, match="its own event loop's thread") as caught:
+        LOOP.run(callback())
+    assert caught.value.code == "event-loop"
+    assert LOOP.run(echo(2)) == 2
+
+
+def test_an_error_is_raised_where_the_call_was_made() -> None:
+    async def fail() -> None:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError, match="x"):
+        LOOP.run(fail())
+
+
+_FORK = """
+import os, threading
+from ballonet.sync_loop import LOOP
+async def echo(value): return value
+LOOP.run(echo(1))
+LOOP._lock.acquire()  # another thread had it
+child = os.fork()
+if child == 0:
+    print(LOOP.run(echo("child")), flush=True)
+    os._exit(0)
+LOOP._lock.release()
+assert os.waitpid(child, 0)[1] == 0
+print(LOOP.run(echo("parent")))
+"""
+
+
+def test_a_forked_child_has_a_loop_of_its_own_even_if_a_lock_was_held() -> None:
+    done = run_program(_FORK)
+    assert (done.stdout, done.stderr, done.returncode) == ("child\nparent\n", "", 0)
+
+
+def test_a_connection_ends_with_its_program_although_a_forked_child_lives() -> None:
+    ours, theirs = socket.socketpair()
+    keep_from_children(ours)
+    over, still = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(still)
+        os.read(over, 1)  # until the test is over
+        os._exit(0)
+    try:
+        fd = ours.fileno()
+        assert Path(f"/proc/{os.getpid()}/fd/{fd}").readlink() != Path("/dev/null")
+        ours.close()
+        assert select.select([theirs], [], [], 30)[0], "the child still has a copy"
+        assert theirs.recv(1) == b""
+        # What has the number in the child may be closed and written to, and nobody is disturbed.
+        assert Path(f"/proc/{child}/fd/{fd}").readlink() == Path("/dev/null")
+    finally:
+        os.close(over)
+        os.close(still)
+        os.waitpid(child, 0)
+        theirs.close()
+
+
+def test_a_lock_is_free_after_its_block_although_a_forked_child_lives(tmp_path: Path) -> None:
+    over, still = os.pipe()
+    with exclusive(tmp_path / "lock"):
+        child = os.fork()  # as another thread might
+        if child == 0:
+            os.close(still)
+            os.read(over, 1)
+            os._exit(0)
+    try:
+        with exclusive_if_free(tmp_path / "lock") as free:
+            assert free
+    finally:
+        os.close(over)
+        os.close(still)
+        os.waitpid(child, 0)
+
+
+_INTERRUPTED = """
+import asyncio, os, signal, sys
+from ballonet.sync_loop import LOOP
+undone = []
+async def long():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(1000)
+    finally:
+        await asyncio.sleep(0.01)
+        undone.append(True)
+try:
+    LOOP.run(long())
+except KeyboardInterrupt:
+    print("interrupted", undone)
+async def echo(value): return value
+print(LOOP.run(echo("on")))
+"""
+
+
+def test_an_interrupted_call_is_undone_and_the_next_one_works() -> None:
+    done = run_program(_INTERRUPTED)
+    assert (done.stdout, done.stderr) == ("interrupted [True]\non\n", "")
+
+
+_ENDING = """
+import asyncio, threading
+from ballonet.sync_loop import LOOP
+async def long():
+    begun.set()
+    await asyncio.sleep(1000)
+begun = threading.Event()
+threading.Thread(target=lambda: LOOP.run(long()), daemon=True).start()
+begun.wait()
+class Late:
+    def __del__(self):
+        LOOP.forget(long())
+        try:
+            LOOP.run(long())
+        except Exception as error:
+            import os
+            os.write(1, type(error).__name__.encode())
+kept = Late()
+kept.itself = kept
+"""
+
+
+def test_the_programs_end_neither_hangs_nor_warns() -> None:
+    done = run_program(_ENDING)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout in ("", "EventLoopError")
+
+
+class Held:
+    def __init__(self) -> None:
+        self.lost = False
+        self.closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+def test_each_loop_has_a_connection_of_its_own_and_a_lost_one_is_replaced() -> None:
+    made: list[Held] = []
+
+    async def connect() -> Held:
+        made.append(Held())
+        return made[-1]
+
+    connections: PerLoop[Held] = PerLoop(connect, lambda held: held.lost)
+
+    async def twice() -> Held:
+        first, second = await asyncio.gather(connections.get(), connections.get())
+        assert first is second
+        return first
+
+    one, other = asyncio.run(twice()), asyncio.run(twice())
+    assert one is not other
+
+    async def replaced() -> None:
+        first = await connections.get()
+        first.lost = True
+        assert await connections.get() is not first
+        await connections.close()
+        assert made[-1].closed == 1
+
+    asyncio.run(replaced())
+    assert len(made) == 4

@@ -69,14 +69,15 @@ _U32_U32 = struct.Struct("<II")
 _U64_U32 = struct.Struct("<QI")
 _READY = struct.Struct("<HHIQ")
 _EXEC = struct.Struct("<IIHHHHHH")
-_TTY, _STDIN = 1, 2
+_TTY, _STDIN, _BUILTIN = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Exec:
     """Start a process. ``uid`` and ``gid`` ``None``: root's. ``groups``: its supplementary ones. ``cwd`` empty: ``/``.
 
-    ``argv[0]`` without a slash is looked up in the ``PATH`` of ``env``.
+    ``argv[0]`` without a slash is looked up in the ``PATH`` of ``env``. ``builtin``: it names one of the agent's own
+    file programs, and nothing of the guest is run.
     """
 
     argv: Sequence[str]
@@ -87,6 +88,7 @@ class Exec:
     groups: Sequence[int] = ()
     tty: bool = False
     stdin: bool = False
+    builtin: bool = False
     rows: int = 24
     columns: int = 80
 
@@ -120,7 +122,7 @@ class Exec:
         payload = _EXEC.pack(
             KEEP_ID if self.uid is None else self.uid,
             KEEP_ID if self.gid is None else self.gid,
-            self.tty * _TTY | self.stdin * _STDIN,
+            self.tty * _TTY | self.stdin * _STDIN | self.builtin * _BUILTIN,
             self.rows,
             self.columns,
             len(self.argv),
@@ -170,7 +172,7 @@ def decode_exec(frame: Frame) -> ExecShape:
     if len(frame.payload) < _EXEC.size:
         raise GuestChannelError(f"EXEC frame of {len(frame.payload)} bytes; it has at least {_EXEC.size}")
     _, _, flags, _, _, argc, envc, groups = _EXEC.unpack_from(frame.payload)
-    if flags & ~(_TTY | _STDIN):
+    if flags & ~(_TTY | _STDIN | _BUILTIN):
         raise GuestChannelError(f"EXEC frame with unknown flags 0x{flags:04x}")
     start = _EXEC.size + groups * _U32.size
     if groups > MAX_GROUPS or len(frame.payload) < start:

@@ -74,7 +74,7 @@ bool exec_parse(uint8_t *payload, uint32_t size, struct exec_request *request)
 	argument_count = get_u16(payload + 14);
 	environment_count = get_u16(payload + 16);
 	request->group_count = get_u16(payload + 18);
-	if (request->flags & ~(EXEC_TTY | EXEC_STDIN))
+	if (request->flags & ~(EXEC_TTY | EXEC_STDIN | EXEC_BUILTIN))
 		return false;
 	if (request->group_count > MAX_GROUPS || size < EXEC_FIXED_BYTES + 4U * request->group_count)
 		return false;
@@ -157,6 +157,16 @@ static _Noreturn void give_up(int fail, int step, int error)
 	_exit(127);
 }
 
+/* Nothing of the agent's stays open where no exec closes it. Closing `fail` says that the program runs. */
+static _Noreturn void be_file_program(const struct exec_request *request, int fail)
+{
+	if (fail > 3)
+		syscall(SYS_close_range, 3U, (unsigned)fail - 1, 0);
+	syscall(SYS_close_range, (unsigned)fail + 1, ~0U, 0);
+	close(fail);
+	file_program(request->arguments);
+}
+
 static _Noreturn void be_child(const struct exec_request *request, const int standard[3], int fail)
 {
 	struct sigaction ordinary = {.sa_handler = SIG_DFL};
@@ -181,6 +191,8 @@ static _Noreturn void be_child(const struct exec_request *request, const int sta
 	/* As the new user: it must be able to enter the directory itself. */
 	if (chdir(*request->directory ? request->directory : "/") < 0)
 		give_up(fail, STEP_DIRECTORY, errno);
+	if (request->flags & EXEC_BUILTIN)
+		be_file_program(request, fail);
 	give_up(fail, STEP_COMMAND, run_command(request));
 }
 

@@ -173,18 +173,29 @@ async def _out(name: str, path: str, target: str, options: argparse.Namespace) -
             await _to_stdout(fs.pack_stream(path, follow=follow))
             return 0
         what = _Source(f"{name}:{path}", last_part(path), found.kind == "directory")
-        # As cp does: through a link, to what it leads to.
-        at = Path(target)
-        here = str(at.resolve()) if at.is_symlink() and not target.endswith("/") else target
-        at = Path(here)
-        kind = "directory" if at.is_dir() else "file" if at.exists() else None
-        parent = Path(_above(posixpath.join(str(Path.cwd()), here)))
-        to = place(what, here, kind, parent.is_dir(), "here")
-        if kind == "file" and not at.is_file():
-            await _to_device(fs.read_stream(path), at)
+        to, is_device = _place_here(what, target)
+        if is_device:
+            await _to_device(fs.read_stream(path), Path(target))
             return 0
         await fs.copy_out(path, to.path, contents=to.contents, follow=follow, owners=options.archive)
     return 0
+
+
+def _place_here(what: _Source, target: str) -> tuple[Place, bool]:
+    """Where the copy goes, and whether that is a device or a pipe."""
+    at = Path(target)
+    try:
+        kind = "directory" if at.is_dir() else "file" if at.exists() else None
+        is_device = kind == "file" and not at.is_file()
+        # As cp does: through a link, to what it leads to. Those of /dev/stdout lead to no path.
+        follows = at.is_symlink() and not is_device and not target.endswith("/")
+        here = str(at.resolve()) if follows else target
+        parent_is_there = Path(_above(posixpath.join(str(Path.cwd()), here))).is_dir()
+    except OSError as error:
+        raise ConfigError(f"{target!r} cannot be looked at: {error.strerror}") from error
+    except RuntimeError as error:
+        raise ConfigError(f"{target!r} is a link that leads to itself") from error
+    return place(what, here, kind, parent_is_there, "here"), is_device
 
 
 def _above(path: str) -> str:

@@ -340,7 +340,8 @@ static int write_program(char **words)
 		fail(words[0], EINVAL);
 	slash[slash == directory] = '\0';
 	fd = open_beside(directory, beside);
-	if (fd < 0 && there && (errno == EACCES || errno == EPERM))
+	/* /proc says ENOENT. */
+	if (fd < 0 && there && (errno == EACCES || errno == EPERM || errno == ENOENT))
 		return write_in_place(path, O_TRUNC);
 	if (fd < 0)
 		fail(directory, errno);

@@ -521,6 +521,17 @@ async def test_what_is_no_whole_archive_is_told(tmp_path: Path, data: bytes) -> 
             await fs.unpack_stream(pieces(data), str(tmp_path))
 
 
+async def test_a_file_is_replaced_by_a_whole_one_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("kept")
+    for name in ("old", "new"):
+        data = archive((name, b"x" * 500_000, {}))[:300_000]
+        async with guest_files(sanitized=True) as fs:
+            with pytest.raises(GuestFileError, match="ends in the middle"):
+                await fs.unpack_stream(pieces(data, 50_000), str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old").read_text() == "kept"
+
+
 @pytest.mark.parametrize("program", ["gzip", "bzip2", "xz"])
 async def test_a_compressed_archive_is_expanded_on_its_way(tmp_path: Path, program: str) -> None:
     source, target = tmp_path / "source", tmp_path / "target"

@@ -58,6 +58,10 @@ static char *pending_name;
 static int depth;
 static struct segment *segments;
 static size_t segment_count;
+/* The file that is being written, which is there whole or not at all. */
+static int unfinished_in;
+static const char *unfinished;
+static bool ends_in_hole;
 
 /* --- the stream --- */
 
@@ -66,6 +70,8 @@ static void leave(const char *text);
 static _Noreturn void give_up(const char *below, const char *what)
 {
 	report(top, below, what);
+	if (unfinished)
+		unlinkat(unfinished_in, unfinished, 0);
 	leave(NULL);
 	_exit(reported());
 }
@@ -344,6 +350,7 @@ static int put_piece(int fd, const uint8_t *from, size_t size)
 		if (part == HOLE && memcmp(from, zeros, HOLE) == 0) {
 			if (lseek(fd, HOLE, SEEK_CUR) < 0)
 				return errno;
+			ends_in_hole = true;
 		} else {
 			/* Up to the next hole in one write. */
 			do {
@@ -352,6 +359,7 @@ static int put_piece(int fd, const uint8_t *from, size_t size)
 			} while (run < size && !(part == HOLE && memcmp(from + run, zeros, HOLE) == 0));
 			if (!write_full(fd, from, run))
 				return errno;
+			ends_in_hole = false;
 			part = run;
 		}
 		from += part;
@@ -360,8 +368,8 @@ static int put_piece(int fd, const uint8_t *from, size_t size)
 	return 0;
 }
 
-/* The content of one member, `stored` bytes of the stream. A file that cannot be written is passed over. */
-static void put_content(int fd, const struct tar_member *member, uint64_t stored)
+/* The content of one member, `stored` bytes of the stream. False: it could not be written, and was passed over. */
+static bool put_content(int fd, const struct tar_member *member, uint64_t stored)
 {
 	uint64_t left = stored;
 	int error = 0;
@@ -383,33 +391,65 @@ static void put_content(int fd, const struct tar_member *member, uint64_t stored
 				give_up(member->name, strerror(error));
 		}
 	}
-	if (!error && ftruncate(fd, (off_t)member->size) < 0)
+	if (!error && (ends_in_hole || member->size != stored) && ftruncate(fd, (off_t)member->size) < 0)
 		error = errno;
 	if (error)
 		report_errno(top, member->name, error);
 	pass_over(left + padding(stored), member->name);
+	return !error;
+}
+
+/* A file is written under another name if there is one already, which is then lost only to a whole one. Returns it, or
+ * -1 if it cannot be made; that has been told. */
+static int open_new(const struct tar_member *member, int above, const char *part, char beside[NAME_MAX + 1])
+{
+	const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+	int fd = openat(above, part, flags, 0600);
+	struct stat st;
+
+	*beside = '\0';
+	if (fd < 0 && errno == EEXIST) {
+		if (fstatat(above, part, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode)) {
+			report(top, member->name, "it is a directory, and a file does not replace it");
+			return -1;
+		}
+		snprintf(beside, NAME_MAX + 1, ".ballonet.%d.%llu", (int)getpid(), (unsigned long long)consumed);
+		fd = openat(above, beside, flags, 0600);
+	}
+	if (fd < 0)
+		report_errno(top, member->name, errno);
+	return fd;
 }
 
 static void make_file(struct tar_member *member, int above, const char *part, uint64_t stored)
 {
 	const struct timespec changed = {member->seconds, member->nanoseconds};
-	int fd = -1;
+	char beside[NAME_MAX + 1];
+	int fd = open_new(member, above, part, beside);
+	bool whole;
 
-	if (make_way(member, above, part)) {
-		fd = openat(above, part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-		if (fd < 0)
-			report_errno(top, member->name, errno);
-	}
 	if (fd < 0) {
 		pass_over(stored + padding(stored), member->name);
 		return;
 	}
-	put_content(fd, member, stored);
+	unfinished_in = above;
+	unfinished = *beside ? beside : part;
+	ends_in_hole = false;
+	whole = put_content(fd, member, stored);
 	if (fchmod(fd, own(fd, "", member)) < 0)
 		report_errno(top, member->name, errno);
 	set_times(fd, &changed);
-	if (close(fd) < 0)
+	if (close(fd) < 0) {
 		report_errno(top, member->name, errno);
+		whole = false;
+	}
+	if (whole && *beside && renameat(above, beside, above, part) < 0) {
+		report_errno(top, member->name, errno);
+		whole = false;
+	}
+	if (!whole)
+		unlinkat(above, unfinished, 0);
+	unfinished = NULL;
 }
 
 static void make_hard_link(struct tar_member *member, int above, const char *part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -84,6 +85,9 @@ async def test_a_single_file_takes_the_name_that_was_asked_for(tmp_path: Path) -
         [directory("./a"), link("./a/l", "/")],
         [directory("./a"), link("./a/l", "x/../../../evil")],
         [link("./a", "..")],
+        [directory("./a"), directory("./a/b"), link("./a/b/l", ".."), link("./a/b/m", "l/../../evil")],
+        [directory("./a"), directory("./a/b"), link("./a/b/l", "../.."), link("./a/b/m", "l/../x")],
+        [directory("./a"), link("./a/l", "x/../y")],
         [directory("./a"), link("./a/l", "../evil", tarfile.LNKTYPE)],
         [directory("./a"), member("./a/dev", type=tarfile.CHRTYPE, devmajor=1, devminor=3)],
         [directory("./a"), member("./a/pipe", type=tarfile.FIFOTYPE)],
@@ -115,6 +119,53 @@ async def test_a_link_that_is_there_already_is_not_followed(tmp_path: Path) -> N
     await unpack(pieces(archive(directory("./a"), member("./a/file", b"x"))), target, "./a", "/a")
     assert not (target / "file").is_symlink()
     assert list(outside.iterdir()) == []
+
+
+async def test_a_link_may_go_up_as_far_as_the_top(tmp_path: Path) -> None:
+    members = [directory("./a"), directory("./a/b"), link("./a/b/l", "../x/./y/"), link("./a/top", ".")]
+    await unpack(pieces(archive(*members)), tmp_path / "target", "./a", "/a")
+    assert os.readlink(tmp_path / "target/b/l") == "../x/./y/"  # noqa: PTH115 (Path changes it)
+
+
+async def test_times_of_directories_are_kept_and_their_owner_can_always_remove_them(tmp_path: Path) -> None:
+    members = [
+        member("./a", type=tarfile.DIRTYPE, mode=0o500, mtime=1000),
+        member("./a/b", type=tarfile.DIRTYPE, mode=0o2755, mtime=2000),
+        member("./a/b/file", b"x", mtime=-3000),
+        member("./a/c", b"x"),
+    ]
+    await unpack(pieces(archive(*members)), tmp_path / "target", "./a", "/a")
+    found = {path.name: path.stat() for path in [tmp_path / "target", *(tmp_path / "target").rglob("*")]}
+    assert [int(found[name].st_mtime) for name in ("target", "b", "file")] == [1000, 2000, -3000]
+    assert [oct(found[name].st_mode & 0o7777) for name in ("target", "b")] == ["0o700", "0o755"]
+
+
+async def test_a_directory_that_gets_contents_stays_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o711)
+    members = [member("./a", type=tarfile.DIRTYPE, mode=0o777), member("./a/file", b"x")]
+    await unpack(pieces(archive(*members)), tmp_path, "./a", "/a", keep_top=True)
+    assert oct(tmp_path.stat().st_mode & 0o7777) == "0o711"
+    assert (tmp_path / "file").read_bytes() == b"x"
+
+
+async def test_what_cannot_be_read_in_a_tree_is_told_and_the_rest_is_packed() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        tree = Path(directory)
+        tree.chmod(0o755)
+        for name in ("a", "closed", "z"):
+            (tree / name).write_bytes(b"x")
+        (tree / "closed").chmod(0)
+        problems: list[str] = []
+        before = os.geteuid()
+        if before == 0:
+            os.seteuid(65534)
+        try:
+            packed = b"".join([piece async for piece in pack(tree, "name", problems=problems)])
+        finally:
+            os.seteuid(before)
+        with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+            assert sorted(tar.getnames()) == ["name", "name/a", "name/z"]
+        assert problems == [f"{tree}/closed cannot be read: Permission denied"]
 
 
 async def test_setuid_is_dropped(tmp_path: Path) -> None:

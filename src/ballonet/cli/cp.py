@@ -1,4 +1,4 @@
-"""``ballonet cp``: copy files between the host and a sandbox that runs."""
+"""``ballonet cp``: copy files between the host and a sandbox that runs, by the rules of ``docker cp``."""
 
 from __future__ import annotations
 
@@ -6,26 +6,90 @@ import argparse
 import asyncio
 import os
 import posixpath
-import sys
+import stat
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.cli.stdout_writer import write_stdout
 from ballonet.config import check_name
-from ballonet.errors import ConfigError
+from ballonet.errors import ConfigError, HostError
 from ballonet.sandbox import Sandbox
 
 _PIECE_BYTES = 64 << 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-a", "--archive", action="store_true", help="keep the numbers of owner and group")
+    parser.add_argument(
+        "-L", "--follow-link", action="store_true", help="if SOURCE is a link, copy what it leads to"
+    )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="accepted as docker does: no progress is shown anyway"
+    )
     parser.add_argument(
         "source", metavar="SOURCE", help="NAME:PATH in a sandbox, or a path here, or - for a tar stream"
     )
     parser.add_argument("target", metavar="TARGET", help="likewise; one of the two is in a sandbox")
     parser.epilog = (
-        "A target that is a directory gets the source in it; otherwise the target is the new name. With - as the "
-        "other side, a tar stream is read from standard input or written to standard output."
+        "A TARGET that is a directory gets SOURCE in it, or, if SOURCE ends with /. (or is .), what is in SOURCE; "
+        "otherwise TARGET is the new name. Paths in a sandbox count from /. With - as the other side, a tar stream is "
+        "read from standard input or written to standard output."
     )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is copied: as it was typed, the name that it gets in a directory (empty: what is in it goes there), and
+    whether it is a directory."""
+
+    typed: str
+    name: str
+    is_directory: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a copy goes: its path, or, with ``contents``, the directory that gets what is in the source."""
+
+    path: str
+    contents: bool
+
+
+def place(source: _Source, target: str, kind: str | None, parent_is_there: bool, where: str) -> Place:
+    """The rules of ``docker cp``.
+
+    :param kind: what ``target`` is (links followed): ``directory``, ``file`` for anything else, ``None``: nothing.
+    :param where: names the side of ``target`` in errors.
+    :raises ConfigError: it cannot be copied there.
+    """
+    asserts_directory = target.endswith("/") or posixpath.basename(target) == "."
+    if kind == "directory":
+        if source.is_directory and not source.name:
+            return Place(target, True)
+        return Place(posixpath.join(target, source.name), False)
+    if kind is not None:
+        if source.is_directory:
+            raise ConfigError(
+                f"{source.typed!r} is a directory, and {target!r} {where} is a file: "
+                "a directory cannot be copied to a file"
+            )
+        if asserts_directory:
+            raise ConfigError(f"{target!r} {where} is a file and not a directory")
+        return Place(target, False)
+    if asserts_directory and not source.is_directory:
+        raise ConfigError(
+            f"there is no directory {target!r} {where}", hint="make it first, or drop the slash"
+        )
+    bare = target.rstrip("/")
+    while posixpath.basename(bare) == ".":
+        bare = posixpath.dirname(bare).rstrip("/")
+    if not parent_is_there:
+        raise ConfigError(
+            f"there is no directory {posixpath.dirname(bare) or '/'!r} {where}",
+            hint="make it first: directories above the target are not made",
+        )
+    return Place(bare, False)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -36,9 +100,9 @@ def run(options: argparse.Namespace) -> int:
             hint="write NAME:PATH for a path in a sandbox; a path here that has a colon begins with ./",
         )
     if source is not None:
-        return asyncio.run(_out(*source, options.target))
+        return asyncio.run(_out(*source, options.target, options))
     assert target is not None
-    return asyncio.run(_in(options.source, *target))
+    return asyncio.run(_in(options.source, *target, options))
 
 
 def _split(text: str) -> tuple[str, str] | None:
@@ -50,40 +114,133 @@ def _split(text: str) -> tuple[str, str] | None:
     return name, path or "/"
 
 
-async def _in(source: str, name: str, path: str) -> int:
-    here = Path(source)
-    if source != "-" and not (here.exists() or here.is_symlink()):
-        raise ConfigError(f"there is no {source!r} here")
+async def _in(source: str, name: str, path: str, options: argparse.Namespace) -> int:
+    from_stdin = source == "-"
+    what = None if from_stdin else _source_here(source, options.follow_link)
+    path = "/" + path.lstrip("/")
+    where = f"in sandbox {name!r}"
     async with await Sandbox.get(name) as sandbox:
-        if source == "-":
-            await sandbox.fs.unpack_stream(_stdin(), path)
+        fs = sandbox.fs
+        found = await fs.follow(path)
+        if what is None:
+            if found is None or found.kind != "directory":
+                raise ConfigError(f"there is no directory {path!r} {where}", hint="a tar stream needs one")
+            await fs.unpack_stream(_stdin(), path)
             return 0
-        if await sandbox.fs.is_directory(path):
-            path = posixpath.join(path, here.name or here.resolve().name)
-        elif path.endswith("/"):
-            raise ConfigError(f"there is no directory {path!r} in sandbox {name!r}")
-        await sandbox.fs.copy_in(here, path)
+        kind = None if found is None else "directory" if found.kind == "directory" else "file"
+        # As cp does: through a link, to what it leads to.
+        resolved = path if kind == "directory" or path.endswith("/") else await fs.resolve(path)
+        parent = kind is not None or await fs.is_directory(_above(resolved))
+        to = place(what, resolved, kind, parent, where)
+        if kind == "file" and found is not None and found.kind != "file":
+            await fs.write_stream(to.path, _content_here(source))
+            return 0
+        follow = options.follow_link or source.endswith("/") or to.contents
+        await fs.copy_in(source, to.path, contents=to.contents, follow=follow, owners=options.archive)
     return 0
 
 
-async def _out(name: str, path: str, target: str) -> int:
+def _source_here(source: str, follow: bool) -> _Source:
+    base = posixpath.basename(source.rstrip("/"))
+    try:
+        # Not by Path, which drops the slash or dot at the end: either follows a link, and is an error for a file.
+        found = os.stat(source, follow_symlinks=follow)  # noqa: PTH116
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no {source!r} here") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{source!r} cannot be read: {getattr(error, 'strerror', error)}") from error
+    if base == ".":
+        base = ""
+    elif base == "..":
+        base = Path(source).resolve().name
+    return _Source(source, base, stat.S_ISDIR(found.st_mode))
+
+
+async def _out(name: str, path: str, target: str, options: argparse.Namespace) -> int:
+    from ballonet.guest.files import last_part
+
+    path = "/" + path.lstrip("/")
     async with await Sandbox.get(name) as sandbox:
+        fs = sandbox.fs
+        follow = options.follow_link or path.endswith("/")
+        found = await fs.follow(path) if follow else await fs.stat(path)
+        if found is None:
+            found = await fs.stat(path)  # its error says why; a link to nothing is copied as a link
+            follow = False
+        if path.endswith("/") and found.kind != "directory":
+            raise ConfigError(f"{path!r} in sandbox {name!r} is not a directory")
         if target == "-":
-            async for piece in sandbox.fs.pack_stream(path):
-                sys.stdout.buffer.write(piece)
-            sys.stdout.flush()
+            await _to_stdout(fs.pack_stream(path, follow=follow))
             return 0
-        here = Path(target)
-        if here.is_dir():
-            here = here.resolve() / (posixpath.basename(path.rstrip("/")) or name)
-        elif target.endswith("/") or not here.parent.is_dir():
-            raise ConfigError(
-                f"there is no directory {target if target.endswith('/') else str(here.parent)!r} here"
-            )
-        await sandbox.fs.copy_out(path, here)
+        what = _Source(f"{name}:{path}", last_part(path), found.kind == "directory")
+        to, is_device = _place_here(what, target)
+        if is_device:
+            await _to_device(fs.read_stream(path), Path(target))
+            return 0
+        await fs.copy_out(path, to.path, contents=to.contents, follow=follow, owners=options.archive)
     return 0
+
+
+def _place_here(what: _Source, target: str) -> tuple[Place, bool]:
+    """Where the copy goes, and whether that is a device or a pipe."""
+    at = Path(target)
+    try:
+        kind = "directory" if at.is_dir() else "file" if at.exists() else None
+        is_device = kind == "file" and not at.is_file()
+        # As cp does: through a link, to what it leads to. Those of /dev/stdout lead to no path.
+        follows = at.is_symlink() and not is_device and not target.endswith("/")
+        here = str(at.resolve()) if follows else target
+        parent_is_there = Path(_above(posixpath.join(str(Path.cwd()), here))).is_dir()
+    except OSError as error:
+        raise ConfigError(f"{target!r} cannot be looked at: {error.strerror}") from error
+    except RuntimeError as error:
+        raise ConfigError(f"{target!r} is a link that leads to itself") from error
+    return place(what, here, kind, parent_is_there, "here"), is_device
+
+
+def _above(path: str) -> str:
+    bare = path.rstrip("/")
+    while posixpath.basename(bare) == ".":
+        bare = posixpath.dirname(bare).rstrip("/")
+    return posixpath.dirname(bare) or "/"
+
+
+async def _to_stdout(stream: AsyncIterator[bytes]) -> None:
+    async for piece in stream:
+        try:
+            await write_stdout(piece)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise HostError(f"standard output cannot be written: {error.strerror}") from error
+
+
+async def _to_device(stream: AsyncIterator[bytes], here: Path) -> None:
+    """Into a device or a pipe, which is not replaced."""
+    try:
+        with here.open("wb", buffering=0) as device:
+            async for piece in stream:
+                view = memoryview(piece)
+                while view:
+                    view = view[await asyncio.to_thread(os.write, device.fileno(), view) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{str(here)!r} cannot be written: {error.strerror}") from error
+
+
+async def _content_here(source: str) -> AsyncIterator[bytes]:
+    try:
+        with Path(source).open("rb", buffering=0) as file:
+            while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
+                yield piece
+    except OSError as error:
+        raise ConfigError(f"{source!r} cannot be read: {error.strerror}") from error
 
 
 async def _stdin() -> AsyncIterator[bytes]:
-    while piece := await asyncio.to_thread(os.read, 0, _PIECE_BYTES):
-        yield piece
+    try:
+        while piece := await asyncio.to_thread(os.read, 0, _PIECE_BYTES):
+            yield piece
+    except OSError as error:
+        raise HostError(f"standard input cannot be read: {error.strerror}") from error

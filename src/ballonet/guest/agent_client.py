@@ -110,6 +110,7 @@ class AgentClient:
         rows: int = 24,
         cols: int = 80,
         stdin: bool = False,
+        builtin: bool = False,
     ) -> GuestProcess:
         """Start a process in the guest and return once it runs.
 
@@ -122,6 +123,7 @@ class AgentClient:
         :param make_cwd: make the working directory if it is not there.
         :param tty: give it a terminal of ``rows`` by ``cols``; its output then comes as standard output.
         :param stdin: whether :meth:`GuestProcess.write_stdin` will be used; otherwise it reads ``/dev/null``.
+        :param builtin: ``argv`` names one of the agent's own file programs (``docs/agent.md``).
         :raises ConfigError: no process can be started like that (see :class:`~ballonet.guest.messages.Exec`).
         :raises GuestCommandError: the guest could not start it; ``errno`` says why.
         """
@@ -133,6 +135,7 @@ class AgentClient:
             make_cwd=make_cwd,
             tty=tty,
             stdin=stdin,
+            builtin=builtin,
             rows=rows,
             columns=cols,
         )

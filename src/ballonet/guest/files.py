@@ -1,5 +1,5 @@
-"""A guest's files, from outside: read, write, list, remove, copy. By the guest's own small programs (cat, stat, find,
-tar, mv), so that it works in every root; paths travel as arguments and are never part of a script.
+"""A guest's files, from outside: read, write, list, remove, copy. By the agent's own file programs (``docs/agent.md``),
+so that it works whatever is in the guest's image.
 
 Paths are absolute in the guest; a relative one counts from ``/``. Names that are not UTF-8 are carried as
 :func:`os.fsdecode` does.
@@ -7,14 +7,16 @@ Paths are absolute in the guest; a relative one counts from ``/``. Names that ar
 
 from __future__ import annotations
 
+import os
 import posixpath
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ballonet.errors import ConfigError, GuestError, GuestFileError
+from ballonet.text import printable
 
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import AgentClient, GuestProcess
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 MAX_READ_BYTES = 256 << 20
 #: Error texts and lists of names.
 _MAX_WORDS_BYTES = 64 << 20
+_MAX_SHOWN = 1000
 
 _KINDS = {
     stat.S_IFREG: "file",
@@ -33,18 +36,6 @@ _KINDS = {
     stat.S_IFBLK: "block",
     stat.S_IFCHR: "character",
 }
-# $1 directory, $2 path, $3 mode, $4 "parents" or empty
-_WRITE = """set -e
-[ -z "$4" ] || mkdir -p "$1"
-t=$(mktemp "$1/.ballonet.XXXXXX")
-trap 'rm -f "$t"' EXIT
-cat >"$t"
-chmod "$3" "$t"
-if [ -d "$2" ]; then echo "is a directory" >&2; exit 1; fi
-mv -f "$t" "$2"
-trap - EXIT
-"""
-_STAT_FORMAT = "%f %s %Y"
 
 
 @dataclass(frozen=True)
@@ -71,139 +62,198 @@ class GuestFiles:
 
     async def read(self, path: str, *, limit: int = MAX_READ_BYTES) -> bytes:
         """A file's content; an error if it is longer than ``limit`` bytes."""
-        return await self._run(["cat", _absolute(path)], path, limit=limit)
+        return await self._run("read", _absolute(path), path=path, limit=limit)
 
     async def read_stream(self, path: str) -> AsyncIterator[bytes]:
         """A file's content, piece by piece."""
-        async with await self._start(["cat", _absolute(path)]) as process:
+        async with await self._start("read", _absolute(path)) as process:
             async for piece in process.stdout:
                 yield piece
-            words = await process.stderr.read_all(_MAX_WORDS_BYTES)
-            _check((await process.wait()).returncode, path, words)
+            await _finish(process, path)
 
     async def write(self, path: str, data: bytes | str, *, mode: int = 0o644, parents: bool = False) -> None:
-        """Replace a file's content: whole, or not at all.
+        """Replace a file's content: whole, or not at all. Where ``path`` is a link, that of the file it leads to; a
+        device, and a file of ``/proc`` or ``/sys``, is written to.
 
         :param data: bytes, or text that is written as UTF-8.
         :param parents: make the directories above it first.
         """
         if not isinstance(data, str | bytes):
             raise ConfigError(f"what is written must be bytes or text, not {type(data).__name__}")
-        where = _absolute(path)
-        words = [posixpath.dirname(where), where, f"{mode & 0o7777:o}", "parents" if parents else ""]
         content = data.encode() if isinstance(data, str) else data
-        await self._run(["/bin/sh", "-c", _WRITE, "sh", *words], path, stdin=content)
+        await self._run(*_write_words(path, mode, parents), path=path, stdin=content)
+
+    async def write_stream(
+        self, path: str, pieces: AsyncIterator[bytes], *, mode: int = 0o644, parents: bool = False
+    ) -> None:
+        """The same with content that comes piece by piece."""
+        await self._feed(pieces, path, *_write_words(path, mode, parents))
 
     async def list(self, path: str) -> list[FileInfo]:
-        """What is in a directory, by name."""
+        """What is in a directory, by name. A path that is a link to a directory is meant as that directory."""
         where = _absolute(path)
-        # A path that is a link to a directory is meant as that directory.
-        argv = ["find", posixpath.join(where, "."), "-mindepth", "1", "-maxdepth", "1"]
-        argv += ["-exec", "stat", "-c", _STAT_FORMAT, "{}", ";", "-print0"]
-        out = await self._run(argv, path, limit=_MAX_WORDS_BYTES)
-        found = []
-        for entry in out.split(b"\0")[:-1]:
-            facts, _, name = entry.partition(b"\n")
-            base = posixpath.basename(_decode(name))
-            found.append(_info(facts, posixpath.join(where, base), path))
+        out = await self._run("list", where, path=path)
+        found = [_info(record, where, path) for record in out.split(b"\0")[:-1]]
         return sorted(found, key=lambda info: info.name)
 
     async def stat(self, path: str) -> FileInfo:
         """What a path is; a link is told as a link."""
         where = _absolute(path)
-        return _info(await self._run(["stat", "-c", _STAT_FORMAT, where], path), where, path)
+        return _info((await self._run("stat", where, path=path)).rstrip(b"\0"), where, path)
 
     async def exists(self, path: str) -> bool:
         """Whether there is something at that path (a link counts even if it leads nowhere)."""
-        done = await self._collect(["stat", "-c", _STAT_FORMAT, _absolute(path)])
-        return done[0] == 0
+        return (await self._collect("stat", _absolute(path)))[0] == 0
 
     async def is_directory(self, path: str) -> bool:
         """Whether there is a directory, or a link to one."""
-        return (await self._collect(["test", "-d", _absolute(path)]))[0] == 0
+        found = await self.follow(path)
+        return found is not None and found.kind == "directory"
+
+    async def follow(self, path: str) -> FileInfo | None:
+        """What a path leads to; ``None`` if that is nothing."""
+        where = _absolute(path)
+        status, out, _ = await self._collect("follow", where)
+        return _info(out.rstrip(b"\0"), where, path) if status == 0 else None
+
+    async def resolve(self, path: str) -> str:
+        """Where a path leads whose last part is a link; what that leads to need not be there."""
+        return os.fsdecode((await self._run("resolve", _absolute(path), path=path)).rstrip(b"\0"))
 
     async def mkdir(self, path: str, *, parents: bool = False) -> None:
-        await self._run(["mkdir", *(["-p"] if parents else []), _absolute(path)], path)
+        """Make a directory.
+
+        :param parents: make those above it first; one that is there already is no error.
+        """
+        await self._run("mkdir", _absolute(path), *(["parents"] if parents else []), path=path)
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
         """Remove a file or an empty directory; with ``recursive``, whatever it is and all in it."""
-        where = _absolute(path)
-        if recursive:
-            await self.stat(path)
-            await self._run(["rm", "-rf", where], path)
-        elif (await self.stat(path)).kind == "directory":
-            await self._run(["rmdir", where], path)
-        else:
-            await self._run(["rm", "-f", where], path)
+        await self._run("remove", _absolute(path), *(["recursive"] if recursive else []), path=path)
 
-    async def copy_in(self, source: Path | str, target: str) -> None:
-        """Copy a file or directory of the host to ``target``, which becomes its name. Links stay links."""
+    async def copy_in(
+        self,
+        source: Path | str,
+        target: str,
+        *,
+        contents: bool = False,
+        follow: bool = False,
+        owners: bool = False,
+    ) -> None:
+        """Copy a file or directory of the host to ``target``, which becomes its name. Links stay links.
+
+        :param contents: ``source`` is a directory, and what is in it is put into the directory ``target``.
+        :param follow: a ``source`` that is a link is meant as what it leads to.
+        :param owners: keep the numbers of its owner and group; otherwise it is root's.
+        :raises ConfigError: something cannot be read; all the rest was copied, unless it is ``source`` itself.
+        """
         from ballonet.guest.archive import pack
 
         where = _absolute(target)
-        parent, name = posixpath.split(where)
-        process = await self._start(["tar", "-x", "-f", "-", "-C", parent], stdin=True)
-        async with process:
-            await self._feed(process, pack(Path(source), name), target)
+        parent, name = (where, ".") if contents else posixpath.split(where)
+        problems: list[str] = []
+        words = ["unpack", parent, *(["owners"] if owners else [])]
+        await self._feed(pack(Path(source), name or ".", follow=follow, problems=problems), target, *words)
+        if problems:
+            raise ConfigError("; ".join(problems)[:_MAX_SHOWN])
 
-    async def copy_out(self, source: str, target: Path | str) -> None:
+    async def copy_out(
+        self,
+        source: str,
+        target: Path | str,
+        *,
+        contents: bool = False,
+        follow: bool = False,
+        owners: bool = False,
+    ) -> None:
         """Copy a file or directory of the guest to ``target`` on the host, which becomes its name.
 
         The guest is not trusted: nothing outside ``target`` is written, links that lead out of it are refused, devices
         are refused, and setuid bits are dropped.
+
+        :param contents: ``target`` is a directory that is there; only what is in it changes.
+        :param follow: a ``source`` that is a link is meant as what it leads to.
+        :param owners: keep the numbers of its owner and group where we may set them (as root).
         """
         from ballonet.guest.archive import unpack
 
-        await self.stat(source)  # a source that is not there is told in plain words
-        parent, name = posixpath.split(_absolute(source))
-        argv = ["tar", "-c", "-f", "-", "-C", parent, f"./{name}"]
-        async with await self._start(argv) as process:
-            await unpack(process.stdout, Path(target), f"./{name}", source)
-            words = await process.stderr.read_all(_MAX_WORDS_BYTES)
-            _check((await process.wait()).returncode, source, words)
+        where = _absolute(source)
+        if not follow:
+            await self.stat(source)  # a source that is not there is told in plain words
+        async with await self._start("pack", where, "copy", *(["follow"] if follow else [])) as process:
+            found = await unpack(
+                process.stdout, Path(target), "copy", source, owners=owners, keep_top=contents
+            )
+            await _finish(process, source)
+            if not found:
+                raise GuestFileError(f"{source!r}: the guest sent an archive with nothing in it")
 
     async def unpack_stream(self, tar: AsyncIterator[bytes], directory: str) -> None:
-        """Unpack a tar stream in a directory of the guest."""
-        process = await self._start(["tar", "-x", "-f", "-", "-C", _absolute(directory)], stdin=True)
-        async with process:
-            await self._feed(process, tar, directory)
+        """Unpack a tar stream in a directory of the guest, with the owners that it names. It may be compressed with
+        gzip, bzip2 or xz."""
+        from ballonet.guest.archive import uncompressed
 
-    async def pack_stream(self, path: str) -> AsyncIterator[bytes]:
-        """A file or directory of the guest as a tar stream, as the guest makes it."""
-        parent, name = posixpath.split(_absolute(path))
-        async with await self._start(["tar", "-c", "-f", "-", "-C", parent, f"./{name}"]) as process:
+        await self._feed(uncompressed(tar), directory, "unpack", _absolute(directory), "owners")
+
+    async def pack_stream(self, path: str, *, follow: bool = False) -> AsyncIterator[bytes]:
+        """A file or directory of the guest as a tar stream, as the guest makes it. Its name there is the last part of
+        ``path``."""
+        where = _absolute(path)
+        name = last_part(where) or "."
+        async with await self._start("pack", where, name, *(["follow"] if follow else [])) as process:
             async for piece in process.stdout:
                 yield piece
-            words = await process.stderr.read_all(_MAX_WORDS_BYTES)
-            _check((await process.wait()).returncode, path, words)
+            await _finish(process, path)
 
-    async def _feed(self, process: GuestProcess, pieces: AsyncIterator[bytes], path: str) -> None:
-        async for piece in pieces:
-            await process.write_stdin(piece)
-        _, words = await process.communicate(limit=_MAX_WORDS_BYTES)
-        _check((await process.wait()).returncode, path, words)
+    async def _feed(self, pieces: AsyncIterator[bytes], path: str, *words: str) -> None:
+        async with await self._start(*words, stdin=True) as process:
+            async for piece in pieces:
+                if process.exit_status is not None:
+                    break
+                await process.write_stdin(piece)
+            await process.close_stdin()
+            await _finish(process, path)
 
-    async def _start(self, argv: Sequence[str], *, stdin: bool = False) -> GuestProcess:
-        return await (await self._connect()).exec(argv, stdin=stdin)
+    async def _start(self, *words: str, stdin: bool = False) -> GuestProcess:
+        return await (await self._connect()).exec(words, stdin=stdin, builtin=True)
 
     async def _collect(
-        self, argv: Sequence[str], *, stdin: bytes | None = None, limit: int = _MAX_WORDS_BYTES
+        self, *words: str, stdin: bytes | None = None, limit: int = _MAX_WORDS_BYTES
     ) -> tuple[int, bytes, bytes]:
-        async with await self._start(argv, stdin=stdin is not None) as process:
-            out, words = await process.communicate(stdin or b"", limit=limit)
-            return (await process.wait()).returncode, out, words
+        async with await self._start(*words, stdin=stdin is not None) as process:
+            out, said = await process.communicate(stdin or b"", limit=limit)
+            return (await process.wait()).returncode, out, said
 
     async def _run(
-        self, argv: Sequence[str], path: str, *, stdin: bytes | None = None, limit: int = _MAX_WORDS_BYTES
+        self, *words: str, path: str, stdin: bytes | None = None, limit: int = _MAX_WORDS_BYTES
     ) -> bytes:
         try:
-            status, out, words = await self._collect(argv, stdin=stdin, limit=limit)
+            status, out, said = await self._collect(*words, stdin=stdin, limit=limit)
         except GuestFileError:
             raise
         except GuestError as error:
             raise GuestFileError(f"{path!r} in the guest: {error.message}", hint=error.hint) from error
-        _check(status, path, words)
+        _check(status, path, said)
         return out
+
+
+def last_part(path: str) -> str:
+    """What a copy of ``path`` is called where it gets its source's name; empty for the root directory, and for what
+    ends with ``/.``."""
+    name = posixpath.basename(path.rstrip("/"))
+    if name == ".":
+        return ""
+    return posixpath.basename(posixpath.normpath("/" + path)) if name == ".." else name
+
+
+async def _finish(process: GuestProcess, path: str) -> None:
+    """Read what was said, and raise it if it was a failure."""
+    said = await process.stderr.read_all(_MAX_WORDS_BYTES)
+    _check((await process.wait()).returncode, path, said)
+
+
+def _write_words(path: str, mode: int, parents: bool) -> list[str]:
+    return ["write", _absolute(path), f"{mode & 0o7777:o}", *(["parents"] if parents else [])]
 
 
 def _absolute(path: str) -> str:
@@ -211,26 +261,27 @@ def _absolute(path: str) -> str:
         raise ConfigError(f"a path in the guest must be text, not {type(path).__name__} ({path!r})")
     if not path or "\0" in path:
         raise ConfigError(f"{path!r} is no path in a guest")
-    # Not normalised beyond this: "a/../b" is not "b" where a is a link. A path never begins with "-".
+    # Not normalised beyond this: "a/../b" is not "b" where a is a link.
     return "/" + path.strip("/") if path.strip("/") else "/"
 
 
 def _check(status: int, path: str, words: bytes) -> None:
     if status:
-        said = words.decode(errors="replace").strip()[-500:] or f"status {status}"
-        raise GuestFileError(f"{path!r} in the guest: {said}")
+        said = words.decode(errors="replace").strip() or f"its file program ended with status {status}"
+        lines = [line.strip() for line in said[:_MAX_SHOWN].splitlines()]
+        raise GuestFileError(f"{path!r} in the guest: {printable('; '.join(lines))}")
 
 
-def _info(facts: bytes, where: str, path: str) -> FileInfo:
+def _info(record: bytes, where: str, path: str) -> FileInfo:
+    """One record of the guest's: mode, size, time, and the name of an entry of ``where``, or none for itself."""
     try:
-        raw, size, mtime = facts.split()
-        mode = int(raw, 16)
-        name = posixpath.basename(where) or "/"
+        raw, size, mtime, name = record.split(b" ", 3)
+        mode = int(raw, 8)
+        if name:
+            base, full = os.fsdecode(name), posixpath.join(where, os.fsdecode(name))
+        else:
+            base, full = posixpath.basename(where) or "/", where
         kind = _KINDS.get(stat.S_IFMT(mode), "other")
-        return FileInfo(name, where, kind, int(size), stat.S_IMODE(mode), int(mtime))
+        return FileInfo(base, full, kind, int(size), stat.S_IMODE(mode), int(mtime))
     except ValueError:
-        raise GuestFileError(f"{path!r}: the guest's stat answered {facts[:80]!r}") from None
-
-
-def _decode(name: bytes) -> str:
-    return name.decode(errors="surrogateescape")
+        raise GuestFileError(f"{path!r}: the guest's stat answered {record[:80]!r}") from None

@@ -67,14 +67,15 @@ _U32_U32 = struct.Struct("<II")
 _U64_U32 = struct.Struct("<QI")
 _READY = struct.Struct("<HHIQ")
 _EXEC = struct.Struct("<HHHHII")
-_TTY, _STDIN, _MAKE_DIRECTORY = 1, 2, 8
+_TTY, _STDIN, _BUILTIN, _MAKE_DIRECTORY = 1, 2, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Exec:
     """Start a process. ``user`` is ``USER[:GROUP]``, which the guest looks up; empty is root. ``cwd`` empty: ``/``.
 
-    ``argv[0]`` without a slash is looked up in the ``PATH`` of ``env``.
+    ``argv[0]`` without a slash is looked up in the ``PATH`` of ``env``. ``builtin``: it names one of the agent's own
+    file programs, and nothing of the guest is run.
     """
 
     argv: Sequence[str]
@@ -85,6 +86,7 @@ class Exec:
     make_cwd: bool = False
     tty: bool = False
     stdin: bool = False
+    builtin: bool = False
     rows: int = 24
     columns: int = 80
 
@@ -105,7 +107,7 @@ class Exec:
         words = [_word(word) for word in (self.user, self.cwd, *self.argv, *environment)]
         check_size(self.rows, self.columns)
         head = _EXEC.pack(
-            self.tty * _TTY | self.stdin * _STDIN | self.make_cwd * _MAKE_DIRECTORY,
+            self.tty * _TTY | self.stdin * _STDIN | self.builtin * _BUILTIN | self.make_cwd * _MAKE_DIRECTORY,
             self.rows,
             self.columns,
             0,
@@ -165,7 +167,7 @@ def decode_exec(payload: bytes) -> ExecShape:
     if len(payload) < _EXEC.size:
         raise GuestChannelError(f"EXEC of {len(payload)} bytes; it has at least {_EXEC.size}")
     flags, _, _, reserved, argc, envc = _EXEC.unpack_from(payload)
-    if flags & ~(_TTY | _STDIN | _MAKE_DIRECTORY) or reserved != 0:
+    if flags & ~(_TTY | _STDIN | _BUILTIN | _MAKE_DIRECTORY) or reserved != 0:
         raise GuestChannelError(f"EXEC with unknown flags 0x{flags:04x} or a reserved field of {reserved}")
     words = payload.count(b"\0", _EXEC.size)
     if argc < 1 or words != 2 + argc + envc or not payload.endswith(b"\0"):

@@ -62,7 +62,7 @@ enum frame_type {
 	T_SETUP_DONE = 0x8d,
 };
 
-enum { EXEC_TTY = 1, EXEC_STDIN = 2, EXEC_MAKE_DIRECTORY = 8 };
+enum { EXEC_TTY = 1, EXEC_STDIN = 2, EXEC_BUILTIN = 4, EXEC_MAKE_DIRECTORY = 8 };
 enum { TRIM_DROP_CACHES = 1, TRIM_COMPACT = 2, TRIM_SYNC = 4 };
 enum { FEATURE_PRESSURE = 1, FEATURE_RECLAIM = 2, FEATURE_COMPACT = 4 };
 
@@ -199,6 +199,9 @@ struct exec_failure {
 	int step, error;
 	char text[MAX_ERROR_TEXT];
 };
+
+/* files.c: what a child does for an EXEC with EXEC_BUILTIN. */
+_Noreturn void file_program(char **words);
 
 /* setup.c */
 int make_directories(const char *path);

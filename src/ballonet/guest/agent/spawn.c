@@ -69,7 +69,7 @@ bool exec_parse(uint8_t *payload, uint32_t size, struct exec_request *request)
 	request->columns = get_u16(payload + 4);
 	request->argument_count = get_u32(payload + 8);
 	request->environment_count = get_u32(payload + 12);
-	if (request->flags & ~(EXEC_TTY | EXEC_STDIN | EXEC_MAKE_DIRECTORY) || get_u16(payload + 6) != 0)
+	if (request->flags & ~(EXEC_TTY | EXEC_STDIN | EXEC_BUILTIN | EXEC_MAKE_DIRECTORY) || get_u16(payload + 6) != 0)
 		return false;
 	if (request->argument_count == 0 ||
 	    count_words(at, end) != 2 + (uint64_t)request->argument_count + request->environment_count)
@@ -222,6 +222,16 @@ static void become_user(struct exec_request *request, int fail)
 		give_up(fail, STEP_DIRECTORY, errno, "cannot enter the working directory %.300s", directory);
 }
 
+/* Nothing of the agent's stays open where no exec closes it. Closing `fail` says that the program runs. */
+static _Noreturn void be_file_program(const struct exec_request *request, int fail)
+{
+	if (fail > 3)
+		syscall(SYS_close_range, 3U, (unsigned)fail - 1, 0);
+	syscall(SYS_close_range, (unsigned)fail + 1, ~0U, 0);
+	close(fail);
+	file_program(request->arguments);
+}
+
 static _Noreturn void be_child(const struct exec_request *asked, const int standard[3], int fail)
 {
 	struct sigaction ordinary = {.sa_handler = SIG_DFL};
@@ -242,6 +252,8 @@ static _Noreturn void be_child(const struct exec_request *asked, const int stand
 	if (request.flags & EXEC_TTY && ioctl(0, TIOCSCTTY, 0) < 0)
 		give_up(fail, STEP_TERMINAL, errno, "cannot give it its terminal");
 	become_user(&request, fail);
+	if (request.flags & EXEC_BUILTIN)
+		be_file_program(&request, fail);
 	error = run_command(&request);
 	if (error == E2BIG)
 		fail_with(fail, STEP_COMMAND, error, "argument list too long");

@@ -344,7 +344,10 @@ def _connect(path: str, deadline_s: float) -> socket.socket:
 
 def _try_connect(path: str) -> socket.socket | None:
     """A connection that does not block, or ``None`` while the server's queue is full: try again then."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:  # too many open files
+        raise calls.connect_error(path, error) from error
     keep_from_children(connection)
     try:
         connection.connect(path)

@@ -7,7 +7,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from ballonet import lifecycle
-from ballonet.cli.attach import Joined, SignalPasser, check_terminal, joined_from, run_joined, with_signals
+from ballonet.cli.attach import Joined, SignalPasser, check_streams, joined_from, run_joined, with_signals
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
     add_admission_option,
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("no command was given", hint="for example: ballonet run -- uname -a")
     if options.idle and not options.detach:
         raise ConfigError("--idle needs -d: without it, 'run' is over when its command is")
-    check_terminal(options.tty)
+    check_streams(options)
     policy = policy_from(options)
     parse_env(options.env)
     prepared = prepared_from(options, default_name=random_name("run"))

@@ -210,7 +210,9 @@ def test_a_reader_finds_a_log_that_begins_later(tmp_path: Path) -> None:
         assert [entry.content for _, entry in reader.read()] == [b"second"]
 
 
-def test_an_entry_that_a_full_disk_cuts_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_that_a_full_disk_cuts_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = OutputLog(tmp_path)
     log.write("stdout", b"one\n")
     write = os.write

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import signal
@@ -20,15 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from ballonet.cli.stdin_reader import check_stdin, read_stdin
 from ballonet.cli.stdout_writer import write_stdout
-from ballonet.errors import ConfigError, GuestCommandError, StreamError
+from ballonet.errors import ConfigError, StreamError
 from ballonet.lifecycle import parse_user
 
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import AgentClient, GuestProcess
     from ballonet.imaged import Settings
 
-#: The command exists in the guest but cannot be run, or does not exist: as a shell and Docker say it.
-EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
 #: How long the command may take to end after a signal was passed on to it (seconds).
 SIGNAL_GRACE_S = 10.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -117,31 +114,26 @@ async def with_signals(work: Callable[[SignalPasser], Coroutine[Any, Any, int]])
 async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, signals: SignalPasser) -> int:
     """Run a command in the guest, joined to our streams, to its end; its exit status.
 
+    :raises GuestCommandError: it could not be started.
     :raises GuestError: the guest was lost first.
     """
-    from ballonet.cli.main import print_error
-
     env = dict(joined.settings.env)
     uid, gid, groups = parse_user(joined.settings.user)
     if joined.terminal:
         env.setdefault("TERM", os.environ.get("TERM", "linux"))
     rows, cols = terminal_size() if joined.terminal else (24, 80)
-    try:
-        process = await agent.exec(
-            argv,
-            env=env,
-            cwd=joined.settings.cwd,
-            uid=uid,
-            gid=gid,
-            groups=groups,
-            tty=joined.terminal,
-            rows=rows,
-            cols=cols,
-            stdin=joined.stdin,
-        )
-    except GuestCommandError as error:
-        print_error(error)
-        return EXIT_NOT_FOUND if error.errno == errno.ENOENT else EXIT_NOT_EXECUTABLE
+    process = await agent.exec(
+        argv,
+        env=env,
+        cwd=joined.settings.cwd,
+        uid=uid,
+        gid=gid,
+        groups=groups,
+        tty=joined.terminal,
+        rows=rows,
+        cols=cols,
+        stdin=joined.stdin,
+    )
     async with process:
         signals.process = process
         return await attach(process, stdin=joined.stdin, terminal=joined.terminal)

@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a sandbox's name")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the sandbox ends")
     parser.add_argument(
-        "-n", "--tail", metavar="LINES", default="all", help="only that many lines from the end (default: all)"
+        "-n",
+        "--tail",
+        metavar="LINES",
+        default="all",
+        help="only that many lines from the end (default: all)",
     )
     parser.add_argument(
         "--since",

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ballonet.errors import BallonetError, BindError, ConfigError, HostError
+from ballonet.errors import BallonetError, BindError, ConfigError, GuestCommandError, HostError
 from ballonet.version import __version__
 
 #: Exit statuses of ballonet itself; a command's own status passes through (128+n when signal n killed it).
 EXIT_USAGE = 2
 EXIT_FAILED = 125
+#: The command exists in the guest but cannot be run, or does not exist: as a shell and Docker say it.
+EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
 #: As a shell says it of a program that SIGINT or SIGPIPE has ended.
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 
@@ -64,6 +66,13 @@ def print_error(error: BallonetError) -> None:
         print(f"  hint: {error.hint}", file=sys.stderr)
 
 
+def status_of(error: BallonetError) -> int:
+    """The exit status that tells a program as much as it can of ``error``."""
+    if isinstance(error, GuestCommandError):
+        return EXIT_NOT_FOUND if error.errno == errno.ENOENT else EXIT_NOT_EXECUTABLE
+    return EXIT_USAGE if isinstance(error, ConfigError | BindError) else EXIT_FAILED
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Never lets a traceback reach the user.
 
@@ -82,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _guarded(words)
     except SystemExit as end:  # argparse has printed what it had to say
-        status = _guarded([], lambda _: end.code if isinstance(end.code, int) else EXIT_USAGE)
+        said = end.code if isinstance(end.code, int) else EXIT_USAGE
+        status = _guarded([], lambda _: said)
     if status in (EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_FAILED):
         text_streams.drop_output()
     return status
@@ -96,7 +106,7 @@ def _guarded(words: list[str], work: Callable[[list[str]], int] | None = None) -
         return status
     except BallonetError as error:
         print_error(error)
-        return EXIT_USAGE if isinstance(error, ConfigError | BindError) else EXIT_FAILED
+        return status_of(error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:

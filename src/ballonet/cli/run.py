@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 
 from ballonet import lifecycle
 from ballonet.cli.attach import Joined, SignalPasser, check_streams, joined_from, run_joined, with_signals
+from ballonet.cli.boot_notice import told_if_slow
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
     add_admission_option,
@@ -16,7 +17,6 @@ from ballonet.cli.sandbox_options import (
     add_stream_options,
     argv_from,
     command_from,
-    parse_env,
     policy_from,
     prepared_from,
     report_progress,
@@ -58,7 +58,6 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("--idle needs -d: without it, 'run' is over when its command is")
     check_streams(options)
     policy = policy_from(options)
-    parse_env(options.env)
     prepared = prepared_from(options, default_name=random_name("run"))
     command = command_from(options, prepared, detached=options.detach)
     config = prepared.config
@@ -96,7 +95,8 @@ def run(options: argparse.Namespace) -> int:
 
 async def _start_detached(registry: Registry, name: str, admission: bool) -> int:
     try:
-        process = await lifecycle.start(registry, name, detached=True, admission=admission)
+        async with told_if_slow(name):
+            process = await lifecycle.start(registry, name, detached=True, admission=admission)
     except BaseException:
         await lifecycle.discard(registry, name)
         raise
@@ -132,7 +132,8 @@ async def _run_attached(
 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(lifecycle.discard, registry, name)
-        sandbox = await lifecycle.start(registry, name, detached=False, admission=admission)
+        async with told_if_slow(name):
+            sandbox = await lifecycle.start(registry, name, detached=False, admission=admission)
         stack.push_async_callback(sandbox.kill)
         agent = await AgentClient.connect(agent_socket_path(name))
         stack.push_async_callback(agent.close)

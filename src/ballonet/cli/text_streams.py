@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 NAMES = {0: "standard input", 1: "standard output", 2: "standard error"}
 _ERRORS = "ballonet.shown"
 #: What stands for a character of our own messages where the encoding lacks it; others are escaped.
-_PLAIN = {"→": "->", "…": "...", "×": "x", "−": "-", "–": "-", "’": "'", "·": ".", "\N{REPLACEMENT CHARACTER}": "?"}
+_PLAIN = {
+    "→": "->",
+    "…": "...",
+    "×": "x",
+    "−": "-",
+    "–": "-",
+    "’": "'",
+    "·": ".",
+    "\N{REPLACEMENT CHARACTER}": "?",
+}
 
 
 def open_missing() -> None:

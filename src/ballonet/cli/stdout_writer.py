@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from ballonet.cli.text_streams import stream_error
 
-_writers: dict[int, _Writer] = {}
+_writers: dict[int, ByteWriter] = {}
 
 
 async def write_stdout(data: bytes, fd: int = 1) -> None:
@@ -27,20 +27,22 @@ async def write_stdout(data: bytes, fd: int = 1) -> None:
     """
     writer = _writers.get(fd)
     if writer is None:
-        writer = _writers[fd] = _Writer(fd)
+        writer = _writers[fd] = ByteWriter(fd)
     await writer.write(data)
 
 
-class _Writer:
-    """How one stream is written: a piece at a time, :class:`BlockingIOError` where it takes none now."""
+class ByteWriter:
+    """Writes to one descriptor."""
 
     def __init__(self, fd: int) -> None:
         self._name_fd = fd
         self._fd = fd
         self._lock = asyncio.Lock()
+        # Writes some, and raises BlockingIOError where the stream takes none now.
         self._write: Callable[[memoryview], int] = self._choose()
 
     async def write(self, data: bytes) -> None:
+        """See :func:`write_stdout`."""
         view = memoryview(data)
         async with self._lock:
             while view:

@@ -49,7 +49,7 @@ def take_over() -> None:
     open_missing()
     codecs.register_error(_ERRORS, _encode_anyway)
     if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)  # noqa: PTH123, SIM115  # a descriptor, for the whole program
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115  # a descriptor, for the whole program
     sys.stdout = _text(1, sys.stdout)
     sys.stderr = _text(2, sys.stderr)
 

@@ -255,6 +255,12 @@ class SandboxError(BallonetError):
     code = "sandbox"
 
 
+class StreamError(BallonetError):
+    """One of our own standard streams cannot be read or written: its disk is full, or it is not open for that."""
+
+    code = "stream"
+
+
 def error_class(code: str) -> type[BallonetError]:
     """The class whose ``code`` this is, for an error that comes from another process; the root if unknown."""
     known: dict[str, type[BallonetError]] = {}

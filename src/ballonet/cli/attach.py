@@ -17,20 +17,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ballonet.errors import CommandTimeoutError, ConfigError, GuestCommandError
+from ballonet.cli.stdin_reader import check_stdin, read_stdin
+from ballonet.cli.stdout_writer import write_stdout
+from ballonet.errors import ConfigError, StreamError
 
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import AgentClient, GuestProcess
     from ballonet.imaged import Settings
     from ballonet.timeouts import Timeout
 
-#: The command exists in the guest but cannot be run, or does not exist: as a shell and Docker say it.
-EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
-#: The command was killed at its ``--timeout``: as timeout(1) says it.
-EXIT_TIMEOUT = 124
 #: How long the command may take to end after a signal was passed on to it (seconds).
 SIGNAL_GRACE_S = 10.0
-_READ_BYTES = 65536
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -38,6 +35,16 @@ def check_terminal(wanted: bool) -> None:
     """:raises ConfigError: a terminal is wanted and our standard input is none."""
     if wanted and not os.isatty(0):
         raise ConfigError("-t needs a terminal, and standard input is none", hint="leave out -t")
+
+
+def check_streams(options: argparse.Namespace) -> None:
+    """What ``-i`` and ``-t`` need of our own streams.
+
+    :raises ConfigError: a terminal is wanted and there is none, or standard input cannot be read.
+    """
+    check_terminal(options.tty)
+    if options.interactive:
+        check_stdin()
 
 
 def terminal_size() -> tuple[int, int]:
@@ -62,9 +69,9 @@ class Joined:
 def joined_from(options: argparse.Namespace, settings: Settings) -> Joined:
     """How a command with ``settings`` is joined to our streams, as the options ask.
 
-    :raises ConfigError: the terminal makes no sense.
+    :raises ConfigError: the terminal makes no sense, or standard input cannot be read.
     """
-    check_terminal(options.tty)
+    check_streams(options)
     return Joined(settings, options.interactive, options.tty)
 
 
@@ -108,37 +115,31 @@ async def with_signals(work: Callable[[SignalPasser], Coroutine[Any, Any, int]])
 async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, signals: SignalPasser) -> int:
     """Run a command in the guest, joined to our streams, to its end; its exit status.
 
+    :raises GuestCommandError: it could not be started.
+    :raises CommandTimeoutError: it was killed at its ``--timeout``.
     :raises GuestError: the guest was lost first.
     """
-    from ballonet.cli.main import print_error
     from ballonet.timeouts import start_within
 
     env = dict(joined.settings.env)
     if joined.terminal:
         env.setdefault("TERM", os.environ.get("TERM", "linux"))
     rows, cols = terminal_size() if joined.terminal else (24, 80)
-    try:
-        starting = agent.exec(
-            argv,
-            env=env,
-            cwd=joined.settings.cwd,
-            user=joined.settings.user,
-            make_cwd=joined.settings.make_cwd,
-            tty=joined.terminal,
-            rows=rows,
-            cols=cols,
-            stdin=joined.stdin,
-        )
-        process = await start_within(joined.timeout, starting)
-        async with process:
-            signals.process = process
-            return await attach(process, stdin=joined.stdin, terminal=joined.terminal)
-    except GuestCommandError as error:
-        print_error(error)
-        return EXIT_NOT_FOUND if error.missing else EXIT_NOT_EXECUTABLE
-    except CommandTimeoutError as error:
-        print_error(error)
-        return EXIT_TIMEOUT
+    starting = agent.exec(
+        argv,
+        env=env,
+        cwd=joined.settings.cwd,
+        user=joined.settings.user,
+        make_cwd=joined.settings.make_cwd,
+        tty=joined.terminal,
+        rows=rows,
+        cols=cols,
+        stdin=joined.stdin,
+    )
+    process = await start_within(joined.timeout, starting)
+    async with process:
+        signals.process = process
+        return await attach(process, stdin=joined.stdin, terminal=joined.terminal)
 
 
 async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> int:
@@ -182,33 +183,18 @@ def _raw_terminal(process: GuestProcess) -> Iterator[None]:
 
 
 async def _copy(stream: AsyncIterable[bytes], fd: int) -> None:
-    """Copy the command's output to ours. Blocking writes on purpose: a slow reader slows the command."""
+    """Copy the command's output to ours: a slow reader slows the command, and one that goes away ends it."""
     async for chunk in stream:
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(fd, view) :]
+        await write_stdout(chunk, fd)
 
 
 async def _feed(process: GuestProcess) -> None:
-    """Copy our standard input to the command's, to its end."""
-    while chunk := await _read_stdin():
-        await process.write_stdin(chunk)
+    """Copy our standard input to the command's, to its end; one that fails is told, and ends the command's, too."""
+    from ballonet.cli.main import print_error
+
+    try:
+        while chunk := await read_stdin():
+            await process.write_stdin(chunk)
+    except StreamError as error:
+        print_error(error)
     await process.close_stdin()
-
-
-async def _read_stdin() -> bytes:
-    """Wait for input without a thread, which could not be interrupted, and without changing the terminal's flags."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    try:
-        loop.add_reader(0, ready.set)
-    except PermissionError:
-        return os.read(0, _READ_BYTES)  # a regular file: always ready
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(0)
-    try:
-        return os.read(0, _READ_BYTES)
-    except OSError:
-        return b""  # the terminal is gone

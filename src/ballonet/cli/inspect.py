@@ -8,7 +8,7 @@ from typing import Any
 
 from ballonet import lifecycle
 from ballonet.cli.ls import describe
-from ballonet.cli.names import add_names
+from ballonet.cli.names import add_names, for_each
 from ballonet.cli.output import print_json
 from ballonet.errors import BallonetError
 from ballonet.imaged import Settings, image_of, shown_settings
@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with Registry.open() as registry:
-        records = [lifecycle.find(registry, name) for name in options.names]
+        records: list[Record] = []
+        status = for_each(options.names, lambda name: records.append(lifecycle.find(registry, name)))
     found = []
     for record, (row, sample) in zip(records, describe(records), strict=True):
         note = lifecycle.living(record)
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
                 "memory": None if note is None else memory_row(sample),
             }
         )
-    return print_json(found)
+    return print_json(found) or status
 
 
 def _inherited(record: Record) -> Settings:

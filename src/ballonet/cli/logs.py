@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
 from ballonet import lifecycle
+from ballonet.cli.log_reader import LogReader, last_line_offset
+from ballonet.cli.text_streams import write_all
 from ballonet.errors import ConfigError
-from ballonet.machine.output_log import FILE_NAME, Entry, parse_entry, parse_timestamp, read_entries
+from ballonet.machine.output_log import Entry, parse_timestamp
 from ballonet.registry.registry import Registry
 
 #: Between two looks at a file that may grow (seconds): files send no event that plain Python can wait for.
 _LOOK_S = 0.2
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
+_WRITE_BYTES = 64 << 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a sandbox's name")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the sandbox ends")
-    parser.add_argument("-n", "--tail", metavar="LINES", type=int, help="only that many lines from the end")
     parser.add_argument(
-        "--since", metavar="TIME", help="only from then on: 10m, 2h, or a time such as 2026-01-31T12:00:00Z"
+        "-n",
+        "--tail",
+        metavar="LINES",
+        default="all",
+        help="only that many lines from the end (default: all)",
     )
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        help="only from then on: 10m, 1h30m, a time such as 2026-01-31T12:00:00Z, or Unix seconds",
+    )
+    parser.add_argument("--until", metavar="TIME", help="only up to then")
     parser.add_argument("-t", "--timestamps", action="store_true", help="begin each line with its time")
     parser.add_argument(
         "--machine", action="store_true", help="what the sandbox's own process has logged instead"
@@ -33,95 +45,135 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.tail is not None and options.tail < 0:
-        raise ConfigError(f"--tail {options.tail} is negative")
-    since = None if options.since is None else parse_since(options.since, time.time())
+    tail = parse_tail(options.tail)
+    now = time.time()
+    since = None if options.since is None else parse_since(options.since, now)
+    until = None if options.until is None else parse_since(options.until, now, option="--until")
+    if options.machine and (options.follow or options.timestamps or (since, until) != (None, None)):
+        raise ConfigError(
+            "--machine goes together with --tail only", hint="leave out -f, -t, --since and --until"
+        )
     with Registry.open() as registry:
         record = lifecycle.find(registry, options.name)
         directory = lifecycle.state_dir_of(options.name)
         if options.machine:
-            path = directory / lifecycle.MACHINE_LOG
-            sys.stdout.write(path.read_text(errors="replace") if path.exists() else "")
+            _print_file(directory / lifecycle.MACHINE_LOG, tail)
             return 0
         if record.command is None:
             raise ConfigError(
                 f"sandbox {options.name!r} runs no command of its own, so it has no output",
                 hint="'ballonet logs --machine' shows what its process logs",
             )
-        position = _size(directory / FILE_NAME)  # before reading: what comes meanwhile is shown by following
-        entries = (entry for entry in read_entries(directory) if since is None or entry.at >= since)
-        for entry in entries if options.tail is None else _last_lines(entries, options.tail):
-            _print(entry, options.timestamps)
-        sys.stdout.flush()
-        if options.follow:
-            _follow(registry, options, directory, position)
+        with LogReader(directory) as reader:
+            _Shown(reader, tail, since, until, timestamps=options.timestamps).show(
+                registry, options.name, follow=options.follow
+            )
     return 0
 
 
-def parse_since(text: str, now: float) -> float:
-    """Unix time of ``10m`` (ago) or of an RFC 3339 time.
+def parse_tail(text: str) -> int | None:
+    """How many lines; ``None`` for all.
 
-    :raises ConfigError: it is neither.
+    :raises ConfigError: it is no number of lines.
     """
-    number, unit = text[:-1], text[-1:]
-    if unit in _UNITS and number.replace(".", "", 1).isdecimal():
-        return now - float(number) * _UNITS[unit]
+    if text == "all":
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        raise ConfigError(f"--tail {text!r} is not a number of lines", hint="0 or more, or 'all'")
+    return int(text)
+
+
+def parse_since(text: str, now: float, *, option: str = "--since") -> float:
+    """Unix time of ``10m`` or ``1h30m`` (ago), of an RFC 3339 time, or of Unix seconds.
+
+    :raises ConfigError: it is none of these.
+    """
+    if _DURATION.fullmatch(text):
+        return now - sum(float(part[:-1]) * _UNITS[part[-1]] for part in re.findall(r"[\d.]+[dhms]", text))
     try:
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            return float(text)
         return parse_timestamp(text)
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         raise ConfigError(
-            f"--since {text!r} is not a time", hint="write 30s, 10m, 2h, 1d or 2026-01-31T12:00:00Z"
+            f"{option} {text!r} is not a time",
+            hint="write 30s, 10m, 1h30m, 1d, 2026-01-31T12:00:00Z or Unix seconds",
         ) from None
 
 
-def _last_lines(entries: Iterator[Entry], lines: int) -> deque[Entry]:
-    """The entries of the last ``lines`` lines: parts count with the line that they begin."""
-    kept: deque[Entry] = deque()
-    whole = 0
-    for entry in entries:
-        kept.append(entry)
-        whole += entry.whole
-        while whole > lines:
-            whole -= kept.popleft().whole
-    return kept if lines else deque()
+class _Shown:
+    """What is shown of a log, and how."""
 
+    def __init__(
+        self,
+        reader: LogReader,
+        tail: int | None,
+        since: float | None,
+        until: float | None,
+        *,
+        timestamps: bool,
+    ) -> None:
+        self._reader = reader
+        self._since, self._until = since, until
+        self._timestamps = timestamps
+        #: Streams whose line goes on with their next entry.
+        self._going_on: set[str] = set()
+        self._fd, self._waiting = 1, bytearray()
+        # What comes after this is shown whatever --tail says.
+        self._end = (0, 0) if tail is None else reader.end()
+        self._starts = {} if tail is None else reader.last_lines(tail, since=since, until=until)
+        reader.skip_to(min(self._starts.values(), default=self._end))
 
-def _follow(registry: Registry, options: argparse.Namespace, directory: Path, position: int) -> None:
-    path = directory / FILE_NAME
-    rest = b""
-    while True:
-        record = registry.find(options.name)
-        now = None if record is None else lifecycle.refresh(registry, record)
-        over = now is None or not now.state.lives
-        if _size(path) < position:
-            position, rest = 0, b""  # a new file took its place
-        try:
-            with path.open("rb") as file:
-                file.seek(position)
-                data = file.read()
-        except FileNotFoundError:
-            data = b""
-        position += len(data)
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            if (entry := parse_entry(line)) is not None:
-                _print(entry, options.timestamps)
+    def show(self, registry: Registry, name: str, *, follow: bool) -> None:
+        while True:
+            over = not follow or self._past_until() or not _lives(registry, name)
+            for position, entry in self._reader.read():
+                if position >= self._starts.get(entry.stream, self._end) and self._in_time(entry):
+                    self._print(entry)
+            self._flush()
+            if over:
+                return
+            time.sleep(_LOOK_S)
+
+    def _past_until(self) -> bool:
+        return self._until is not None and time.time() > self._until
+
+    def _in_time(self, entry: Entry) -> bool:
+        late_enough = self._since is None or entry.at >= self._since
+        return late_enough and (self._until is None or entry.at <= self._until)
+
+    def _print(self, entry: Entry) -> None:
+        fd = 2 if entry.stream == "stderr" else 1
+        if fd != self._fd or len(self._waiting) >= _WRITE_BYTES:
+            self._flush()
+            self._fd = fd
+        if self._timestamps and entry.stream not in self._going_on:
+            self._waiting += entry.time.encode() + b" "
+        self._waiting += entry.content
+        if entry.whole:
+            self._waiting += b"\n"
+            self._going_on.discard(entry.stream)
+        else:
+            self._going_on.add(entry.stream)
+
+    def _flush(self) -> None:
         sys.stdout.flush()
-        if over:
-            return
-        time.sleep(_LOOK_S)
+        write_all(self._fd, self._waiting)
+        self._waiting.clear()
 
 
-def _print(entry: Entry, timestamps: bool) -> None:
-    out = sys.stderr.buffer if entry.stream == "stderr" else sys.stdout.buffer
-    if timestamps:
-        out.write(time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime(entry.at)).encode())
-    out.write(entry.content + (b"\n" if entry.whole else b""))
-    out.flush()
+def _lives(registry: Registry, name: str) -> bool:
+    record = registry.find(name)
+    now = None if record is None else lifecycle.refresh(registry, record)
+    return now is not None and now.state.lives
 
 
-def _size(path: Path) -> int:
+def _print_file(path: Path, tail: int | None) -> None:
     try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        file.seek(0 if tail is None else last_line_offset(file, tail))
+        while data := file.read(_WRITE_BYTES):
+            write_all(1, data)

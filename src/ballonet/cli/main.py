@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ballonet.errors import BallonetError, BindError, ConfigError
+from ballonet.errors import (
+    BallonetError,
+    BindError,
+    CommandTimeoutError,
+    ConfigError,
+    GuestCommandError,
+    HostError,
+)
 from ballonet.version import __version__
 
 #: Exit statuses of ballonet itself; a command's own status passes through (128+n when signal n killed it).
 EXIT_USAGE = 2
 EXIT_FAILED = 125
+#: The command exists in the guest but cannot be run, or does not exist: as a shell and Docker say it.
+EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
+#: The command was killed at its ``--timeout``: as timeout(1) says it.
+EXIT_TIMEOUT = 124
+#: As a shell says it of a program that SIGINT or SIGPIPE has ended.
+EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 
 
 class Command(NamedTuple):
@@ -62,29 +75,73 @@ def print_error(error: BallonetError) -> None:
         print(f"  hint: {error.hint}", file=sys.stderr)
 
 
+def status_of(error: BallonetError) -> int:
+    """The exit status that tells a program as much as it can of ``error``."""
+    if isinstance(error, GuestCommandError):
+        return EXIT_NOT_FOUND if error.missing else EXIT_NOT_EXECUTABLE
+    if isinstance(error, CommandTimeoutError):
+        return EXIT_TIMEOUT
+    return EXIT_USAGE if isinstance(error, ConfigError | BindError) else EXIT_FAILED
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status. Never lets a traceback reach the user."""
+    """Run one command; the exit status. Never lets a traceback reach the user.
+
+    :param argv: its words; by default those of the whole program, whose standard streams are then taken over.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] == "sandbox":
+    if words[:1] == ["sandbox"]:
         from ballonet.machine.main import main as machine_main  # hidden: no parser, no other command's weight
 
         return machine_main(words[1:])
+    if argv is not None:
+        return _guarded(words)
+    from ballonet.cli import text_streams
+
+    text_streams.take_over()
     try:
-        return _dispatch(words)
+        status = _guarded(words)
+    except SystemExit as end:  # argparse has printed what it had to say
+        said = end.code if isinstance(end.code, int) else EXIT_USAGE
+        status = _guarded([], lambda _: said)
+    if status in (EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_FAILED):
+        text_streams.drop_output()
+    return status
+
+
+def _guarded(words: list[str], work: Callable[[list[str]], int] | None = None) -> int:
+    """Do the work, and write all that it has printed; tell what fails, and turn it into a status."""
+    try:
+        status = (work or _dispatch)(words)
+        sys.stdout.flush()
+        return status
     except BallonetError as error:
         print_error(error)
-        return EXIT_USAGE if isinstance(error, ConfigError | BindError) else EXIT_FAILED
+        return status_of(error)
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output went away: nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return EXIT_BROKEN_PIPE  # whoever read our output went away: nothing more can be said there
+    except OSError as error:
+        logging.getLogger(__name__).debug("error of the host", exc_info=True)
+        print_error(_host_error(error))
+        return EXIT_FAILED
     except Exception as error:
         logging.getLogger(__name__).debug("internal error", exc_info=True)
         print(f"ballonet: internal error: {type(error).__name__}: {error}", file=sys.stderr)
         print("  hint: this is a defect of ballonet; 'ballonet --debug …' shows where", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _host_error(error: OSError) -> HostError:
+    """What the host refused, where nobody has more to say about it."""
+    if error.errno == errno.ENOENT and error.filename is None:  # getcwd(2)
+        return HostError(
+            "the current directory does not exist any more", hint="change to another directory first"
+        )
+    said = error.strerror or str(error)
+    hint = "raise the limit of open files: ulimit -n 1024" if error.errno == errno.EMFILE else None
+    return HostError(said if error.filename is None else f"{error.filename}: {said}", hint=hint)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from ballonet.errors import BallonetError, ConfigError
+from ballonet.errors import BallonetError
 
 
 def add_names(parser: argparse.ArgumentParser, *, nargs: str = "+") -> None:
@@ -15,7 +15,7 @@ def add_names(parser: argparse.ArgumentParser, *, nargs: str = "+") -> None:
 
 def for_each(names: Sequence[str], do: Callable[[str], object]) -> int:
     """Do it to each; one that fails does not keep the others from it. The exit status of the first failure, or 0."""
-    from ballonet.cli.main import EXIT_FAILED, EXIT_USAGE, print_error
+    from ballonet.cli.main import print_error, status_of
 
     if len(names) == 1:
         do(names[0])
@@ -26,6 +26,6 @@ def for_each(names: Sequence[str], do: Callable[[str], object]) -> int:
             do(name)
         except BallonetError as error:
             print_error(error)
-            status = status or (EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
+            status = status or status_of(error)
     sys.stdout.flush()
     return status

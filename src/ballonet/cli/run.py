@@ -8,7 +8,8 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from ballonet import lifecycle
-from ballonet.cli.attach import Joined, SignalPasser, check_terminal, joined_from, run_joined, with_signals
+from ballonet.cli.attach import Joined, SignalPasser, check_streams, joined_from, run_joined, with_signals
+from ballonet.cli.boot_notice import told_if_slow
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
     add_admission_option,
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
             "--timeout does not go together with -d: nobody waits for the command",
             hint="use 'ballonet stop', or 'timeout' in the guest",
         )
-    check_terminal(options.tty)
+    check_streams(options)
     policy = policy_from(options)
     defaults = defaults_from(options)
     prepared = prepared_from(options, default_name=random_name("run"))
@@ -108,7 +109,8 @@ def run(options: argparse.Namespace) -> int:
 
 async def _start_detached(registry: Registry, name: str, admission: bool) -> int:
     try:
-        process = await lifecycle.start(registry, name, detached=True, admission=admission)
+        async with told_if_slow(name):
+            process = await lifecycle.start(registry, name, detached=True, admission=admission)
     except BaseException:
         await lifecycle.discard(registry, name)
         raise
@@ -143,7 +145,8 @@ async def _run_attached(
 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(lifecycle.discard, registry, name)
-        sandbox = await lifecycle.start(registry, name, detached=False, admission=admission)
+        async with told_if_slow(name):
+            sandbox = await lifecycle.start(registry, name, detached=False, admission=admission)
         stack.push_async_callback(sandbox.kill)
         agent = await AgentClient.connect(sandbox.agent_socket)
         stack.push_async_callback(agent.close)

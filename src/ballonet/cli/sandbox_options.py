@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ballonet.builder import SandboxBuilder
+from ballonet.cli.early_checks import check_early
 from ballonet.config import SandboxConfig
 from ballonet.control.socketfile import check_socket_path
 from ballonet.creation import command_settings
@@ -237,7 +238,11 @@ def prepared_from(options: argparse.Namespace, *, default_name: str) -> Prepared
 
     :raises BallonetError: it is impossible, or the image cannot be had.
     """
+    if options.idle and argv_from(options):
+        raise ConfigError("--idle does not go together with a command", hint="leave one of them out")
+    parse_env(options.env)
     config = config_from(options, default_name=default_name)
+    check_early(config, options)
     if options.image is None and options.rootfs is None:
         return prepare(config)
     from ballonet.cli.image import open_store
@@ -250,13 +255,11 @@ def prepared_from(options: argparse.Namespace, *, default_name: str) -> Prepared
 def command_from(options: argparse.Namespace, prepared: Prepared, *, detached: bool) -> Command | None:
     """The command that the options describe, or the image's own.
 
-    :raises ConfigError: a variable or the user makes no sense, or there is a command for a sandbox that is to idle.
+    :raises ConfigError: a variable or the user makes no sense.
     """
     defaults = defaults_from(options)
     prepared.settings(defaults.env, defaults.cwd, defaults.user)  # other commands will run with these
     if options.idle:
-        if argv_from(options):
-            raise ConfigError("--idle does not go together with a command", hint="leave one of them out")
         return None
     return prepared.command(
         argv_from(options),

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 
 from ballonet import lifecycle
+from ballonet.cli.boot_notice import told_if_slow
 from ballonet.cli.names import add_names, for_each
 from ballonet.cli.sandbox_options import add_admission_option, report_progress
 from ballonet.errors import ConfigError
@@ -52,4 +53,5 @@ async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *,
             raise ConfigError(
                 f"sandbox {name!r} went away when it was stopped, as it was made to", hint="run it again"
             )
-    (await lifecycle.start(registry, name, detached=True, admission=admission)).let_go()
+    async with told_if_slow(name):
+        (await lifecycle.start(registry, name, detached=True, admission=admission)).let_go()

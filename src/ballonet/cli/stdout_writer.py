@@ -1,28 +1,94 @@
-"""Bytes to our standard output, all of them, whether or not it blocks."""
+"""Bytes to our standard output or standard error from an event loop that goes on meanwhile.
+
+A slow reader is waited for, and signals are still heard then. The flags of the stream are left alone: other programs
+share its file description, and a shell would find its terminal changed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import select
+import socket
+import stat
+from collections.abc import Callable
 
-_STDOUT = 1
+from ballonet.cli.text_streams import stream_error
+
+_writers: dict[int, ByteWriter] = {}
 
 
-async def write_stdout(data: bytes) -> None:
-    """Write all of ``data``. A pipe or terminal that another program has made non-blocking is waited for.
+async def write_stdout(data: bytes, fd: int = 1) -> None:
+    """Write all of ``data``.
 
-    :raises OSError: it cannot be written.
+    :param fd: 1, or 2 for standard error.
+    :raises BrokenPipeError: the stream's reader is gone.
+    :raises StreamError: the stream cannot be written, as on a full disk.
     """
-    view = memoryview(data)
-    while view:
+    writer = _writers.get(fd)
+    if writer is None:
+        writer = _writers[fd] = ByteWriter(fd)
+    await writer.write(data)
+
+
+class ByteWriter:
+    """Writes to one descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._name_fd = fd
+        self._fd = fd
+        self._lock = asyncio.Lock()
+        # Writes some, and raises BlockingIOError where the stream takes none now.
+        self._write: Callable[[memoryview], int] = self._choose()
+
+    async def write(self, data: bytes) -> None:
+        """See :func:`write_stdout`."""
+        view = memoryview(data)
+        async with self._lock:
+            while view:
+                try:
+                    view = view[self._write(view) :]
+                except BlockingIOError:
+                    await self._writable()
+                except ConnectionError as error:
+                    raise BrokenPipeError(*error.args) from error
+                except OSError as error:
+                    raise stream_error(self._name_fd, error) from error
+
+    def _choose(self) -> Callable[[memoryview], int]:
+        mode = os.fstat(self._fd).st_mode
+        if stat.S_ISSOCK(mode):
+            return self._send
+        if not (stat.S_ISFIFO(mode) or os.isatty(self._fd)) or not os.get_blocking(self._fd):
+            return self._write_plainly
         try:
-            view = view[await asyncio.to_thread(os.write, _STDOUT, view) :]
-        except BlockingIOError:
-            await asyncio.to_thread(_wait_writable)
+            # A file description of our own for the same pipe or terminal, so that only ours does not block.
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            self._fd = os.open(f"/proc/self/fd/{self._fd}", flags)
+        except OSError:  # another user's, or no reader any more
+            return self._write_little
+        return self._write_plainly
 
+    def _write_plainly(self, view: memoryview) -> int:
+        return os.write(self._fd, view)
 
-def _wait_writable() -> None:
-    poll = select.poll()
-    poll.register(_STDOUT, select.POLLOUT)
-    poll.poll()
+    def _send(self, view: memoryview) -> int:
+        with socket.socket(fileno=os.dup(self._fd)) as line:
+            return line.send(view, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def _write_little(self, view: memoryview) -> int:
+        """As much as a pipe takes without blocking once it is ready (pipe(7))."""
+        ready = select.poll()
+        ready.register(self._fd, select.POLLOUT)
+        if not ready.poll(0):
+            raise BlockingIOError
+        return os.write(self._fd, view[: select.PIPE_BUF])
+
+    async def _writable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        loop.add_writer(self._fd, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_writer(self._fd)

@@ -32,6 +32,15 @@ class Archive:
         self._parts: list[bytes] = []
         self._kinds: dict[str, int] = {}
 
+    def root(self, mode: int) -> None:
+        """Say who may use the root itself, which the kernel has made; once."""
+        if "." in self._kinds:
+            raise ConfigError("the root is in the archive already")
+        self._kinds["."] = stat.S_IFDIR
+        self._parts.append(
+            _render(len(self._kinds), stat.S_IFDIR | _permissions(".", mode), 2, b".", b"", (0, 0))
+        )
+
     def directory(self, name: str, mode: int = 0o755) -> None:
         """Add a directory."""
         self._entry(name, stat.S_IFDIR | _permissions(name, mode), b"", links=2)

@@ -5,12 +5,13 @@ Uncompressed: unpacking would cost more time in the guest, above all under emula
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.errors import HostError
+from ballonet.errors import HostError, ProcessError
 from ballonet.guest.artifacts import Artifacts, Inputs, Product
 from ballonet.guest.cpio import Archive
 from ballonet.guest.elf import PT_INTERP, Elf
@@ -25,7 +26,7 @@ DEFAULT_MODULES = ("virtio_mmio", "virtio_pci", "virtio_balloon", "virtio_consol
 MODULE_LIST = "etc/ballonet/modules"
 
 # Counted up when the same inputs are to give another archive.
-_LAYOUT = "1"
+_LAYOUT = "2"
 
 _DIRECTORIES = (
     *("bin", "sbin", "usr/bin", "usr/sbin", "etc/ballonet", "lib/modules"),
@@ -39,6 +40,28 @@ _TEXTS = {
     "etc/hostname": "ballonet\n",
     "etc/resolv.conf": "",
 }
+
+_WGET = "usr/bin/wget"
+#: In place of an applet whose -T crashes, as in Debian 12: timeout keeps the time, for the whole transfer.
+_WGET_SCRIPT = """\
+#!/bin/sh
+words=$#
+while [ "$words" -gt 0 ]; do
+  word=$1; shift; words=$((words - 1))
+  case $word in
+    -T*|-[cqS]T*|-[cqS][cqS]T*)
+      flags=${word%%T*} seconds=${word#*T}
+      if [ -z "$seconds" ]; then seconds=$1; shift; words=$((words - 1)); fi
+      [ "$flags" = - ] || set -- "$@" "$flags" ;;
+    *) set -- "$@" "$word" ;;
+  esac
+done
+[ -n "$seconds" ] || exec /bin/busybox wget "$@"
+/bin/busybox timeout "$seconds" /bin/busybox wget "$@"
+status=$?
+[ "$status" != 143 ] || { echo "wget: download timed out" >&2; exit 1; }
+exit "$status"
+"""
 
 
 @dataclass(frozen=True)
@@ -81,6 +104,7 @@ def obtain_initramfs(
             agent=programs[agent],
             busybox=programs[busybox],
             applets=busybox_applets(busybox),
+            scripts={_WGET: _WGET_SCRIPT} if _wget_crashes(busybox) else {},
             modules=contents,
         )
         # The archive says everything about its inputs and is the same for the same ones: its digest is theirs.
@@ -116,13 +140,17 @@ def render(
     busybox: bytes,
     applets: Sequence[str],
     modules: Sequence[tuple[Module, bytes]],
+    scripts: Mapping[str, str] | None = None,
 ) -> bytes:
     """The archive's bytes. Pure, and the same for the same inputs.
 
     :param applets: where busybox's programs go, such as ``usr/bin/wc``.
     :param modules: the modules with their uncompressed contents, in load order.
+    :param scripts: programs that stand in for applets.
     """
+    scripts = scripts or {}
     archive = Archive()
+    archive.root(0o755)  # anyone could write there otherwise: the kernel makes it with mode 1777
     for directory in _DIRECTORIES:
         archive.directories(directory)
     archive.directory("root", 0o700)
@@ -134,7 +162,10 @@ def render(
     archive.file("bin/busybox", busybox, 0o755)
     for applet in applets:
         archive.directories(applet.rpartition("/")[0])
-        archive.symlink(applet, "/bin/busybox")
+        if applet not in scripts:
+            archive.symlink(applet, "/bin/busybox")
+    for name, text in scripts.items():
+        archive.file(name, text.encode(), 0o755)
     for name, text in _TEXTS.items():
         archive.file(name, text.encode())
     paths = []
@@ -161,6 +192,16 @@ def busybox_applets(busybox: Path) -> list[str]:
     if not applets:
         raise HostError(f"{busybox} --list-full names no programs", hint="apt-get install busybox-static")
     return applets
+
+
+def _wget_crashes(busybox: Path) -> bool:
+    """Whether this busybox's wget dies by a signal when it is given ``-T``."""
+    from ballonet.process import spawn
+
+    with contextlib.suppress(ProcessError):  # whoever lists its applets tells that better
+        # Without an address it does nothing but read its options.
+        return spawn([busybox, "wget", "-T", "1"]).wait() < 0
+    return False
 
 
 def _static_program(content: bytes, path: Path) -> bytes:

@@ -8,10 +8,11 @@ of the one before.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Entry:
     stream: str
     whole: bool
     content: bytes
+    #: :attr:`at` as it is written in the file.
+    time: str = field(default="", compare=False)
 
 
 class OutputLog:
@@ -39,7 +42,7 @@ class OutputLog:
         self._path = directory / FILE_NAME
         self._max_bytes = max_bytes
         self._fd = _open(self._path)
-        self._size = os.fstat(self._fd).st_size
+        self._size = _end_last_line(self._path, self._fd)
         self.lost_bytes = 0
 
     def write(self, stream: str, data: bytes) -> None:
@@ -64,12 +67,14 @@ class OutputLog:
             self._size += len(out)
         except OSError:
             self.lost_bytes += len(data)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._size)  # no half an entry, which the next one would be a part of
 
     def close(self) -> None:
         os.close(self._fd)
 
     def _rotate(self) -> None:
-        self._path.replace(_rotated(self._path))
+        self._path.replace(rotated(self._path))
         fd = _open(self._path)
         os.close(self._fd)
         self._fd, self._size = fd, 0
@@ -77,20 +82,21 @@ class OutputLog:
 
 def parse_entry(line: bytes) -> Entry | None:
     """The entry of one line of the file; ``None`` if it is not one (the end of a file cut by a power loss)."""
-    words = line.rstrip(b"\n").split(b" ", 3)
+    words = line.removesuffix(b"\n").split(b" ", 3)
     if len(words) != 4 or words[2] not in (b"F", b"P"):
         return None
     try:
-        at = parse_timestamp(words[0].decode("ascii"))
+        time = words[0].decode("ascii")
+        at = parse_timestamp(time)
     except ValueError:
         return None
-    return Entry(at, words[1].decode("ascii", "replace"), words[2] == b"F", words[3])
+    return Entry(at, words[1].decode("ascii", "replace"), words[2] == b"F", words[3], time)
 
 
 def read_entries(directory: Path) -> Iterator[Entry]:
     """What is kept, the oldest first."""
     path = directory / FILE_NAME
-    for file in (_rotated(path), path):
+    for file in (rotated(path), path):
         try:
             with file.open("rb") as lines:
                 yield from filter(None, map(parse_entry, lines))
@@ -121,9 +127,20 @@ def _lines(data: bytes) -> list[bytes]:
     return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
 
 
-def _rotated(path: Path) -> Path:
+def rotated(path: Path) -> Path:
+    """The file that was ``path`` before it was full."""
     return path.with_name(path.name + ".1")
 
 
 def _open(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def _end_last_line(path: Path, fd: int) -> int:
+    """See to it that a line that was cut by a power loss is not continued; the file's size then."""
+    size = os.fstat(fd).st_size
+    with path.open("rb") as file, contextlib.suppress(OSError):
+        file.seek(max(0, size - 1))
+        if file.read() not in (b"", b"\n"):
+            size += os.write(fd, b"\n")
+    return size

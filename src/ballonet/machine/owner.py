@@ -12,7 +12,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any
 
-from ballonet.errors import BallonetError, SandboxError, error_class
+from ballonet.errors import BallonetError, GuestCommandError, SandboxError, error_class
 
 #: The longest line that either side reads, in bytes.
 _LINE_LIMIT = 64 * 1024
@@ -40,12 +40,19 @@ class Report:
 
     @classmethod
     def failed(cls, error: BallonetError) -> Report:
-        return cls("failed", {"code": error.code, "message": error.message, "hint": error.hint})
+        facts: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
+        if isinstance(error, GuestCommandError):
+            facts |= {"errno": error.errno, "missing": error.missing}
+        return cls("failed", facts)
 
     def to_error(self) -> BallonetError:
         """The error that a ``failed`` report carries, as the class that was raised on the other side."""
         message, hint = str(self.facts.get("message")), self.facts.get("hint")
-        return error_class(str(self.facts.get("code")))(message, hint=None if hint is None else str(hint))
+        hint = None if hint is None else str(hint)
+        if self.facts.get("code") == GuestCommandError.code and isinstance(self.facts.get("errno"), int):
+            missing = bool(self.facts.get("missing"))
+            return GuestCommandError(message, errno=self.facts["errno"], hint=hint, missing=missing)
+        return error_class(str(self.facts.get("code")))(message, hint=hint)
 
 
 class OwnerLine:

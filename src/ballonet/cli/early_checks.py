@@ -1,0 +1,91 @@
+"""What can be said of a sandbox's options by a look at the host: before an image is pulled or anything is built."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ballonet import lifecycle
+from ballonet.config import SandboxConfig
+from ballonet.errors import ConfigError, NameInUseError
+from ballonet.registry.registry import Registry
+
+
+def check_early(config: SandboxConfig, options: argparse.Namespace) -> None:
+    """Look whether the host has what ``config`` names. ``create`` only registers: what may change is left out there.
+
+    :raises ConfigError: something that was named is not there, or the name is another sandbox's.
+    :raises BindError: a port cannot be published.
+    :raises HostError: a program that the sandbox needs is not installed.
+    """
+    if options.rootfs is not None:
+        _check_directory(f"--rootfs {options.rootfs!r}", Path(options.rootfs))
+    _check_volumes(config)
+    if options.name is not None and not getattr(options, "dry_run", False):
+        _check_name(config.name)
+    _warn_of_cpus(config.cpus)
+    if options.command == "run":
+        _check_programs(config)
+        if config.ports:
+            from ballonet.machine.ports import check_ports_free
+
+            check_ports_free(config.ports)
+
+
+def _check_volumes(config: SandboxConfig) -> None:
+    if not config.volumes:
+        return
+    from ballonet.volumes import volumes_dir
+
+    named = volumes_dir()
+    for volume in config.volumes:
+        if volume.source.parent != named:  # those are made when they are missing
+            _check_directory(f"volume {str(volume)!r}", volume.source)
+
+
+def _check_directory(what: str, path: Path) -> None:
+    try:
+        if not path.is_dir():
+            found = "is not a directory" if path.exists() else "does not exist"
+            raise ConfigError(f"{what}: {path} {found} on the host", hint="name a directory that exists")
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise ConfigError(f"{what}: {path} cannot be read: Permission denied")
+    except OSError as error:  # a directory on the way that we may not enter, a name that is too long
+        raise ConfigError(f"{what}: {path} cannot be used: {error.strerror}") from error
+
+
+def _check_name(name: str) -> None:
+    with Registry.open() as registry:
+        record = registry.find(name)
+        if record is not None and lifecycle.refresh(registry, record) is not None:
+            raise NameInUseError(
+                f"there is a sandbox named {name!r} already",
+                hint=f"choose another name, or remove it: ballonet rm {name}",
+            )
+
+
+def _check_programs(config: SandboxConfig) -> None:
+    from ballonet.paths import cache_dir
+    from ballonet.vmm.engine import find_engine
+
+    find_engine(cache_dir())
+    if config.volumes:
+        from ballonet.host.virtiofsd import find_virtiofsd
+
+        find_virtiofsd()
+    if config.disk_mib is not None:
+        from ballonet.machine.disk import find_mke2fs
+
+        find_mke2fs()
+
+
+def _warn_of_cpus(cpus: int) -> None:
+    here = len(os.sched_getaffinity(0))
+    if cpus > here:
+        print(
+            f"ballonet: warning: --cpus {cpus} is more than the {here} processors that this host has for it: "
+            "the sandbox will be slow",
+            file=sys.stderr,
+        )

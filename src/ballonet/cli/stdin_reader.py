@@ -1,0 +1,59 @@
+"""Bytes from our standard input, for an event loop that goes on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import stat
+
+from ballonet.errors import ConfigError, StreamError
+
+_READ_BYTES = 65536
+
+
+def check_stdin() -> None:
+    """:raises ConfigError: nothing can be read from our standard input: it is a directory, or open for writing only."""
+    if stat.S_ISDIR(os.fstat(0).st_mode):
+        raise ConfigError("standard input is a directory", hint="redirect a file or a pipe into it")
+    if fcntl.fcntl(0, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+        raise ConfigError("standard input is not open for reading", hint="redirect a file or a pipe into it")
+
+
+async def read_stdin() -> bytes:
+    """The next bytes of our standard input; none at its end.
+
+    Waits without a thread, which could not be interrupted, and without changing the stream's flags. Where somebody
+    else has made it one that does not block, that it has nothing now is not its end.
+
+    :raises StreamError: it cannot be read.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        ready = asyncio.Event()
+        try:
+            loop.add_reader(0, ready.set)
+        except PermissionError:
+            return _read()  # a regular file: always ready
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(0)
+        try:
+            return _read()
+        except BlockingIOError:
+            continue
+
+
+def _read() -> bytes:
+    try:
+        return os.read(0, _READ_BYTES)
+    except BlockingIOError:
+        raise
+    except ConnectionError:
+        return b""
+    except OSError as error:
+        if error.errno == errno.EIO and os.isatty(0):
+            return b""  # the terminal is gone
+        raise StreamError(f"standard input: {error.strerror}") from error

@@ -6,6 +6,7 @@ values, and, where a person can act, a ``hint``. Code outside this file raises t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -28,6 +29,37 @@ class ConfigError(BallonetError):
     """The caller asked for something impossible; nothing was started."""
 
     code = "config"
+
+
+class SettingError(ConfigError):
+    """Settings are impossible, each alone or together. The message names them as whoever reads it knows them.
+
+    :param template: the message, with ``{}`` where a setting's name belongs.
+    :param fields: the settings, in that order: names of fields of a configuration.
+    """
+
+    def __init__(self, template: str, *fields: str, hint: str | None = None) -> None:
+        super().__init__(template.format(*fields), hint=hint)
+        self.template = template
+        self.fields = fields
+
+    def named(self, names: Mapping[str, str]) -> SettingError:
+        """The same error in other words: the option that was typed, or a function's parameter. A setting that
+        ``names`` does not have keeps its name."""
+        error = type(self)(self.template, *self.fields, hint=self.hint)
+        error.message = self.template.format(*(names.get(field, field) for field in self.fields))
+        error.args = (error.message,)
+        return error
+
+
+def escaped(text: str) -> str:
+    """``text`` as a part of the template of a :class:`SettingError`."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def quoted(value: object) -> str:
+    """``value`` in quotes, as a part of such a template."""
+    return escaped(repr(value))
 
 
 class NameInUseError(ConfigError):

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action("stats", "show the guest's own statistics, its pressure, and what the VM costs the host")
     limit = action("limit", "bound targets and pressure relief")
     limit.add_argument(
-        "limit", metavar="SIZE|none", help="the most that the guest may have; none: its ceiling"
+        "limit", metavar="LIMIT", help="a size, or none; the most that the guest may have; none: its ceiling"
     )
     trim = action("trim", "reclaim now what the guest does not need")
     trim.add_argument(
@@ -78,12 +78,19 @@ def find_control_socket(sandbox: str) -> Path:
     if "/" in sandbox or sandbox.endswith(".sock"):
         return Path(sandbox)
     path = control_socket_path(sandbox)
-    if not path.is_socket():
+    if path.is_socket():
+        return path
+    from ballonet import lifecycle
+    from ballonet.registry.registry import Registry
+
+    with Registry.open() as registry:
+        _, note = lifecycle.find_running(registry, sandbox)
+    if note.control_socket is None:
         raise ConfigError(
-            f"no running sandbox named {sandbox!r} has its control socket at {path}",
-            hint="a sandbox has one if any balloon setting was given when it was started",
+            f"sandbox {sandbox!r} was started without a balloon (--no-balloon)",
+            hint="a sandbox gets one when it is made: make a new one without --no-balloon",
         )
-    return path
+    return Path(note.control_socket)
 
 
 def _get(client: SyncClient, options: argparse.Namespace) -> int:
@@ -109,7 +116,7 @@ def _get(client: SyncClient, options: argparse.Namespace) -> int:
 
 
 def _set(client: SyncClient, options: argparse.Namespace) -> int:
-    target_mib = parse_size(options.target, "target")
+    target_mib = parse_size(options.target, "SIZE")
     reply = client.set(
         target_mib, strict=options.strict, wait=options.wait, timeout_s=options.timeout, force=options.force
     )
@@ -141,7 +148,7 @@ def _stats(client: SyncClient, options: argparse.Namespace) -> int:
 
 
 def _limit(client: SyncClient, options: argparse.Namespace) -> int:
-    limit = None if options.limit == "none" else parse_size(options.limit, "limit")
+    limit = None if options.limit == "none" else parse_size(options.limit, "LIMIT")
     balloon = client.limit(limit)
     if options.json:
         return _print_json(asdict(balloon))

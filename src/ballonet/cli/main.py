@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
 import os
@@ -10,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ballonet.errors import BallonetError, BindError, ConfigError
+from ballonet.cli.parser import Parser
+from ballonet.errors import BallonetError, BindError, ConfigError, SettingError
 from ballonet.version import __version__
 
 #: Exit statuses of ballonet itself; a command's own status passes through (128+n when signal n killed it).
@@ -52,11 +52,16 @@ COMMANDS = {
     "completion": Command("ballonet.cli.completion", "print a shell's completion of our commands"),
     "version": Command("ballonet.cli.version", "show versions"),
     "demo": Command("ballonet.cli.demo", "show a sandbox's memory coming back to the host"),
+    "help": Command("ballonet.cli.help", "show all commands, or one command's options"),
 }
 
 
 def print_error(error: BallonetError) -> None:
     """Tell a person what happened, and what to do about it."""
+    if isinstance(error, SettingError):
+        from ballonet.settings import OPTIONS
+
+        error = error.named(OPTIONS)  # what was typed
     print(f"ballonet: error: {error.message}", file=sys.stderr)
     if error.hint:
         print(f"  hint: {error.hint}", file=sys.stderr)
@@ -87,18 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def _dispatch(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="ballonet",
-        description="MicroVM sandboxes whose memory breathes.",
-        epilog="'ballonet COMMAND --help' tells more.",
-    )
+def build_parser(wanted: str | None) -> Parser:
+    """The parser of all command lines, with the options of the command ``wanted`` alone: no other module is loaded."""
+    parser = _Root(prog="ballonet", add_help=True)
     parser.add_argument("--version", action="version", version=f"ballonet {__version__}")
     parser.add_argument(
         "--debug", action="store_true", help="log what is done, each program started included"
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    wanted = next((word for word in words if not word.startswith("-")), None)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(
             name, help=command.help, description=command.help[0].upper() + command.help[1:] + "."
@@ -107,8 +108,23 @@ def _dispatch(words: list[str]) -> int:
             module = importlib.import_module(command.module)
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
+    return parser
+
+
+class _Root(Parser):
+    def format_help(self) -> str:
+        from ballonet.cli.help import overview
+
+        return overview()
+
+
+def _dispatch(words: list[str]) -> int:
+    parser = build_parser(next((word for word in words if not word.startswith("-")), None))
     options = parser.parse_args(words)
     level = logging.DEBUG if options.debug else logging.WARNING
     logging.basicConfig(level=level, format="ballonet: %(levelname)s: %(message)s")
+    if options.command is None:
+        parser.print_help()
+        return 0
     status: int = options.run(options)
     return status

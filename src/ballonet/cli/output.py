@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,29 +16,80 @@ from typing import Any
 
 from ballonet.text import printable
 
+#: A number, a size or an age: what is compared down a column.
+_NUMBER = re.compile(r"[+-]?[\d.,]+ ?(?:%|[KMGT](?:i?B)?|B|s|m|h|d)?")
 _STATE_COLOURS = {"running": "32", "starting": "33", "failed": "31"}
 
 
+#: A column of a table is not made narrower than this to fit a terminal.
+_LEAST_WIDTH = 20
+
+
 def print_json(document: Any) -> int:
-    """Print one JSON document, ended by a newline; exit status 0."""
-    print(json.dumps(document, default=str))
+    """Print one JSON document, indented for people and programs alike, as Docker does; exit status 0."""
+    print(json.dumps(document, default=str, indent=2, ensure_ascii=False))
     return 0
 
 
+def print_json_line(document: Any) -> None:
+    """Print one of a stream of JSON objects, a line each."""
+    print(json.dumps(document, default=str), flush=True)
+
+
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns as wide as they need to be; unknown is ``-``. States are coloured on a terminal."""
+    """Columns as wide as they need to be; unknown is ``-``. Columns of numbers and sizes stand at the right.
+
+    On a terminal states are coloured, and the text of the last columns is continued on further lines where a line
+    would be wider than the terminal.
+    """
     texts = [[show(cell) for cell in row] for row in rows]
-    widths = [
-        max(len(heading), *(len(row[at]) for row in texts), 0) if texts else len(heading)
-        for at, heading in enumerate(headings)
-    ]
-    lines = [list(headings), *texts]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     colour = wants_colour()
-    for line in lines:
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+    for cells in layout(headings, texts, width):
         if colour:
             cells = [_coloured(cell) for cell in cells]
         print("  ".join(cells).rstrip())
+
+
+def layout(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[list[str]]:
+    """A table's lines, each as its padded cells. Pure.
+
+    :param width: of the terminal; ``None``: nothing is continued on another line.
+    """
+    columns = [[row[at] for row in rows] for at in range(len(headings))]
+    widths = [max(map(len, (heading, *column))) for heading, column in zip(headings, columns, strict=True)]
+    right = [_is_numbers(column) for column in columns]
+    if width is not None:
+        _narrow(widths, width)
+    lines: list[list[str]] = []
+    for line in (headings, *rows):
+        cells = [wrap(cell, limit) for cell, limit in zip(line, widths, strict=True)]
+        for part in itertools.zip_longest(*cells, fillvalue=""):
+            lines.append(
+                [
+                    text.rjust(limit) if at_right else text.ljust(limit)
+                    for text, limit, at_right in zip(part, widths, right, strict=True)
+                ]
+            )
+    return lines
+
+
+def wrap(text: str, width: int) -> list[str]:
+    return [text] if len(text) <= width else textwrap.wrap(text, width) or [""]
+
+
+def _narrow(widths: list[int], width: int) -> None:
+    """Take what is too much from the widest column, again and again."""
+    while sum(widths) + 2 * (len(widths) - 1) > width:
+        widest = max(range(len(widths)), key=widths.__getitem__)
+        if widths[widest] <= _LEAST_WIDTH:
+            return
+        widths[widest] -= 1
+
+
+def _is_numbers(column: Sequence[str]) -> bool:
+    known = [cell for cell in column if cell != "-"]
+    return bool(known) and all(_NUMBER.fullmatch(cell) for cell in known)
 
 
 def print_facts(facts: Mapping[str, object]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ballonet.cli.output import print_facts, print_json, print_json_line, show_seconds
+from ballonet.cli.balloon_stats import describe_stats
 from ballonet.control.backend import BalloonSnapshot, TrimRequest
 from ballonet.control.client import Client, SyncClient
 from ballonet.errors import ConfigError, ControlError
@@ -96,9 +97,9 @@ def find_control_socket(sandbox: str) -> Path:
 def _get(client: SyncClient, options: argparse.Namespace) -> int:
     balloon = client.get()
     if options.json:
-        return _print_json(asdict(balloon))
-    age = max(0, round(time.time() - balloon.since))
-    _print_table(
+        return print_json(asdict(balloon))
+    age = show_seconds(max(0.0, time.time() - balloon.since))
+    print_facts(
         {
             "ceiling": _mib(balloon.ceiling_mib),
             "limit": _mib(balloon.limit_mib) if balloon.limit_mib is not None else "none",
@@ -107,9 +108,9 @@ def _get(client: SyncClient, options: argparse.Namespace) -> int:
             "requested": _mib(balloon.requested_mib),
             "target": _mib(balloon.target_mib),
             "actual": _mib(balloon.actual_mib),
-            "state": f"{balloon.state}, for {age} s" + (f": {balloon.detail}" if balloon.detail else ""),
+            "state": f"{balloon.state}, for {age}" + (f": {balloon.detail}" if balloon.detail else ""),
             "driver": balloon.driver,
-            "resident": f"{_mib(balloon.resident_mib)} on the host",
+            "on the host": _on_host(balloon),
         }
     )
     return 0
@@ -121,7 +122,7 @@ def _set(client: SyncClient, options: argparse.Namespace) -> int:
         target_mib, strict=options.strict, wait=options.wait, timeout_s=options.timeout, force=options.force
     )
     if options.json:
-        _print_json(asdict(reply))
+        print_json(asdict(reply))
     else:
         clamped = (
             f" (asked for {reply.requested_mib}, the {reply.clamped} is in the way)" if reply.clamped else ""
@@ -134,16 +135,12 @@ def _set(client: SyncClient, options: argparse.Namespace) -> int:
 
 
 def _stats(client: SyncClient, options: argparse.Namespace) -> int:
-    stats = asdict(client.stats())
+    stats = client.stats()
     if options.json:
-        return _print_json(stats)
-    rows: dict[str, Any] = {}
-    for group in ("guest", "pressure", "host"):
-        rows |= {
-            f"{group} {name}": "unknown" if value is None else value for name, value in stats[group].items()
-        }
-    rows["oom_kills"] = "unknown" if stats["oom_kills"] is None else stats["oom_kills"]
-    _print_table(rows)
+        return print_json(asdict(stats))
+    for title, facts in describe_stats(stats).items():
+        print(f"{title}:")
+        print_facts({f"  {name}": value for name, value in facts.items()})
     return 0
 
 
@@ -151,7 +148,7 @@ def _limit(client: SyncClient, options: argparse.Namespace) -> int:
     limit = None if options.limit == "none" else parse_size(options.limit, "LIMIT")
     balloon = client.limit(limit)
     if options.json:
-        return _print_json(asdict(balloon))
+        return print_json(asdict(balloon))
     print(
         f"limit {_mib(limit) if limit is not None else 'none'}, target {_mib(balloon.target_mib)}, {balloon.state}"
     )
@@ -161,10 +158,10 @@ def _limit(client: SyncClient, options: argparse.Namespace) -> int:
 def _trim(client: SyncClient, options: argparse.Namespace) -> int:
     result = client.trim(TrimRequest(caches_percent=options.caches, timeout_s=options.timeout))
     if options.json:
-        return _print_json(asdict(result))
+        return print_json(asdict(result))
     reason = f" ({result.detail})" if result.detail else ""
     print(
-        f"the host got {_mib(result.returned_mib)}: resident {_mib(result.resident_before_mib)}"
+        f"the host got {_mib(result.returned_mib)}: the sandbox held {_mib(result.resident_before_mib)}"
         f" → {_mib(result.resident_after_mib)}{reason}"
     )
     return 0
@@ -177,7 +174,10 @@ async def _watch(path: Path, as_json: bool) -> int:
     async with await Client.connect(path) as client:
         try:
             async for balloon in client.watch():
-                print(json.dumps(asdict(balloon)) if as_json else _watch_line(balloon), flush=True)
+                if as_json:
+                    print_json_line(asdict(balloon))
+                else:
+                    print(_watch_line(balloon), flush=True)
         except ControlError as error:
             print(f"ballonet: {error.message}", file=sys.stderr)
             return 1
@@ -189,19 +189,13 @@ def _watch_line(balloon: BalloonSnapshot) -> str:
     reason = f"  {balloon.detail}" if balloon.detail else ""
     return (
         f"{at}  target {_mib(balloon.target_mib)}  actual {_mib(balloon.actual_mib)}  "
-        f"resident {_mib(balloon.resident_mib)}  {balloon.state}{reason}"
+        f"guest RAM on host {_mib(balloon.guest_ram_mib)}  engine {_mib(balloon.engine_mib)}  "
+        f"{balloon.state}{reason}"
     )
 
 
-def _print_json(document: Any) -> int:
-    print(json.dumps(document))
-    return 0
-
-
-def _print_table(rows: dict[str, Any]) -> None:
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        print(f"{name:<{width}}  {value}")
+def _on_host(balloon: BalloonSnapshot) -> str:
+    return f"guest RAM {_mib(balloon.guest_ram_mib)}, engine {_mib(balloon.engine_mib)}"
 
 
 def _mib(value: int | None) -> str:

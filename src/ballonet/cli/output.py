@@ -6,14 +6,13 @@ import itertools
 import json
 import os
 import re
-import shutil
 import sys
-import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from ballonet.memory import GIB, KIB, MIB
 from ballonet.text import printable
 
 #: A number, a size or an age: what is compared down a column.
@@ -21,13 +20,13 @@ _NUMBER = re.compile(r"[+-]?[\d.,]+ ?(?:%|[KMGT](?:i?B)?|B|s|m|h|d)?")
 _STATE_COLOURS = {"running": "32", "starting": "33", "failed": "31"}
 
 
-#: A column of a table is not made narrower than this to fit a terminal.
-_LEAST_WIDTH = 20
+#: A column of a table is not made narrower than this to fit a terminal; nor than its longest word: names stay whole.
+_LEAST_WIDTH = 24
 
 
 def print_json(document: Any) -> int:
     """Print one JSON document, indented for people and programs alike, as Docker does; exit status 0."""
-    print(json.dumps(document, default=str, indent=2, ensure_ascii=False))
+    print(json.dumps(document, default=str, indent=2))
     return 0
 
 
@@ -43,7 +42,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
     would be wider than the terminal.
     """
     texts = [[show(cell) for cell in row] for row in rows]
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = _terminal_width()
     colour = wants_colour()
     for cells in layout(headings, texts, width):
         if colour:
@@ -60,10 +59,12 @@ def layout(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int | 
     widths = [max(map(len, (heading, *column))) for heading, column in zip(headings, columns, strict=True)]
     right = [_is_numbers(column) for column in columns]
     if width is not None:
-        _narrow(widths, width)
+        words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
+        least = [max(_LEAST_WIDTH, longest) for longest in words]
+        _narrow(widths, least, width)
     lines: list[list[str]] = []
     for line in (headings, *rows):
-        cells = [wrap(cell, limit) for cell, limit in zip(line, widths, strict=True)]
+        cells = [_wrap(cell, limit) for cell, limit in zip(line, widths, strict=True)]
         for part in itertools.zip_longest(*cells, fillvalue=""):
             lines.append(
                 [
@@ -74,17 +75,29 @@ def layout(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int | 
     return lines
 
 
-def wrap(text: str, width: int) -> list[str]:
-    return [text] if len(text) <= width else textwrap.wrap(text, width) or [""]
+def _wrap(text: str, width: int) -> list[str]:
+    if len(text) <= width:
+        return [text]
+    import textwrap
+
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
-def _narrow(widths: list[int], width: int) -> None:
-    """Take what is too much from the widest column, again and again."""
+def _narrow(widths: list[int], least: Sequence[int], width: int) -> None:
+    """Take what is too much from the widest column that can give, again and again."""
     while sum(widths) + 2 * (len(widths) - 1) > width:
-        widest = max(range(len(widths)), key=widths.__getitem__)
-        if widths[widest] <= _LEAST_WIDTH:
+        can_give = [at for at, has in enumerate(widths) if has > least[at]]
+        if not can_give:
             return
-        widths[widest] -= 1
+        widths[max(can_give, key=widths.__getitem__)] -= 1
+
+
+def _terminal_width() -> int | None:
+    """Columns of the terminal that standard output is; ``None`` if it is none."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
 
 
 def _is_numbers(column: Sequence[str]) -> bool:
@@ -113,6 +126,31 @@ def show_age(unix_s: float | None) -> str | None:
         if seconds >= 2 * length:
             return f"{seconds // length}{unit}"
     return f"{seconds}s"
+
+
+def show_seconds(seconds: float) -> str:
+    """A length of time in the two units that say enough: ``0.4 s``, ``12 s``, ``3 min 5 s``, ``2 h 7 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    for unit, part, lower, lower_part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= part:
+            rest = whole % part // lower_part
+            return f"{whole // part} {unit}" + (f" {rest} {lower}" if rest else "")
+    raise AssertionError("unreachable")
+
+
+def show_size(size_bytes: int | None) -> str | None:
+    """A size in the largest binary unit that leaves a whole part: ``812K``, ``41M``, ``1.5G``."""
+    if size_bytes is None:
+        return None
+    for unit, factor in (("G", GIB), ("M", MIB), ("K", KIB)):
+        if size_bytes >= factor:
+            value = size_bytes / factor
+            return f"{value:.1f}{unit}" if unit == "G" and value < 10 else f"{value:.0f}{unit}"
+    return f"{size_bytes}B"
 
 
 def iso_time(unix_s: float | None) -> str | None:

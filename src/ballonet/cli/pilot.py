@@ -11,7 +11,7 @@ import textwrap
 import time
 from typing import Any
 
-from ballonet.cli.output import print_facts, print_json, print_table, show
+from ballonet.cli.output import print_facts, print_json, print_json_line, print_table, show
 from ballonet.errors import ConfigError
 from ballonet.memory import parse_size
 from ballonet.pilot import claim
@@ -136,7 +136,7 @@ def _print_tick(tick: Any, dry_run: bool) -> None:
 
 
 def _print_tick_json(tick: Any, dry_run: bool) -> None:
-    print_json(
+    print_json_line(
         {
             "at": tick.at,
             "paused": tick.paused,
@@ -150,7 +150,6 @@ def _print_tick_json(tick: Any, dry_run: bool) -> None:
             "notes": list(tick.notes),
         }
     )
-    sys.stdout.flush()
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -172,7 +171,7 @@ def _explain(options: argparse.Namespace) -> int:
         )
     for entry in entries:
         if options.json:
-            print_json(entry)
+            print_json_line(entry)
             continue
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["at"]))
         target = entry["target_mib"]
@@ -233,14 +232,17 @@ def _status(options: argparse.Namespace) -> int:
     if status is not None and status["sandboxes"]:
         print()
         print_table(
-            ("NAME", "CEILING", "TARGET", "ACTUAL", "RESIDENT", "AVAILABLE", "WEIGHT", "PROBLEM"),
+            ("NAME", "CEILING", "TARGET", "ACTUAL", "GUEST", "ENGINE", "AVAILABLE", "WEIGHT", "PROBLEM"),
             [
                 (
                     view.name,
                     view.ceiling_mib,
                     view.target_mib,
                     view.actual_mib,
-                    view.resident_mib,
+                    view.guest_ram_mib,
+                    None
+                    if view.resident_mib is None or view.guest_ram_mib is None
+                    else view.resident_mib - view.guest_ram_mib,
                     view.guest_available_mib,
                     view.weight,
                     view.problem,

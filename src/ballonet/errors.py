@@ -6,8 +6,25 @@ values, and, where a person can act, a ``hint``. Code outside this file raises t
 
 from __future__ import annotations
 
+import errno
+import sys
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import ClassVar
+
+
+def os_hint(error: OSError, path: object) -> str | None:
+    """What a person can do about a failed system call on ``path``; ``None`` where the cause says nothing more."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = path.parent if isinstance(path, PurePath) else path  # what was to be written is not there
+        return f"make room on the file system of {place}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"give this user access to {path}, or run as a user who has it"
+    if error.errno == errno.EROFS:
+        return f"the file system of {path} is mounted read-only: choose a place on another one"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open: raise the limit (ulimit -n), or close some"
+    return None
 
 
 class BallonetError(Exception):
@@ -245,6 +262,26 @@ class SandboxError(BallonetError):
     """The sandbox's own process failed or ended."""
 
     code = "sandbox"
+
+
+def missing_module(error: ImportError, what: str) -> HostError:
+    """The error for something that needs a Python module which is not there.
+
+    :param what: what cannot be done: a clause.
+    """
+    name = (error.name or "").partition(".")[0]
+    if name in sys.stdlib_module_names:
+        return HostError(
+            f"{what}: this Python was built without its module {name}", hint="use another Python"
+        )
+    return HostError(
+        f"{what}: the Python package {_PACKAGES.get(name, name)} is not installed, or damaged ({error})",
+        hint=f"pip install {_PACKAGES.get(name, name)}, into the environment of {sys.executable}",
+    )
+
+
+#: Python packages by their modules, where the names differ.
+_PACKAGES = {"qemu": "qemu.qmp", "prometheus_client": "prometheus-client"}
 
 
 def error_class(code: str) -> type[BallonetError]:

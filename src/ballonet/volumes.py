@@ -21,6 +21,7 @@ from ballonet.errors import (
     UnknownVolumeError,
     VolumeInUseError,
     escaped,
+    os_hint,
     quoted,
 )
 from ballonet.paths import data_dir, private_dir
@@ -144,7 +145,9 @@ def _make(path: Path) -> Path:
     except FileExistsError:
         pass
     except OSError as error:
-        raise HostError(f"volume {path.name!r} cannot be made at {path}: {error.strerror}") from error
+        raise HostError(
+            f"volume {path.name!r} cannot be made at {path}: {error.strerror}", hint=os_hint(error, path)
+        ) from error
     return path
 
 

@@ -8,10 +8,9 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from ballonet.cli.output import print_facts, print_json, print_json_line, show_seconds
 from ballonet.cli.balloon_stats import describe_stats
+from ballonet.cli.output import print_facts, print_json, print_json_line, show_seconds
 from ballonet.control.backend import BalloonSnapshot, TrimRequest
 from ballonet.control.client import Client, SyncClient
 from ballonet.errors import ConfigError, ControlError

@@ -72,4 +72,6 @@ def _swap(total: int | None, free: int | None) -> str:
 def _pressure(avg10: float | None, avg60: float | None, total_us: int | None) -> str:
     if avg10 is None or avg60 is None or total_us is None:
         return "unknown"
-    return f"{avg10:.2f} % of the last 10 s, {avg60:.2f} % of the last minute, {total_us / 1e6:.3f} s since boot"
+    return (
+        f"{avg10:.2f} % of the last 10 s, {avg60:.2f} % of the last minute, {total_us / 1e6:.3f} s since boot"
+    )

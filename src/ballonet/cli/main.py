@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ballonet.cli.parser import Parser
-from ballonet.errors import BallonetError, BindError, ConfigError, SettingError
+from ballonet.errors import (
+    BallonetError,
+    BindError,
+    ConfigError,
+    HostError,
+    SettingError,
+    missing_module,
+    os_hint,
+)
 from ballonet.version import __version__
 
 #: Exit statuses of ballonet itself; a command's own status passes through (128+n when signal n killed it).
@@ -71,8 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Never lets a traceback reach the user."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] == "sandbox":
-        from ballonet.machine.main import main as machine_main  # hidden: no parser, no other command's weight
-
+        try:
+            from ballonet.machine.main import main as machine_main  # hidden: no parser, no other command's weight
+        except ImportError as error:
+            print_error(missing_module(error, "a sandbox's process cannot run"))
+            return EXIT_FAILED
         return machine_main(words[1:])
     try:
         return _dispatch(words)
@@ -86,10 +97,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
+        if (known := _of_the_host(error)) is not None:
+            print_error(known)
+            return EXIT_FAILED
         logging.getLogger(__name__).debug("internal error", exc_info=True)
         print(f"ballonet: internal error: {type(error).__name__}: {error}", file=sys.stderr)
         print("  hint: this is a defect of ballonet; 'ballonet --debug …' shows where", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _of_the_host(error: Exception) -> BallonetError | None:
+    """What the host lacks, where that is the cause: a package, room, a permission. ``None``: a defect of ours."""
+    if isinstance(error, ImportError) and not (error.name or "ballonet").startswith("ballonet"):
+        return missing_module(error, "this cannot be done")
+    if isinstance(error, OSError) and error.errno is not None:
+        place = error.filename or "the output"
+        return HostError(f"{place}: {error.strerror}", hint=os_hint(error, place))
+    return None
 
 
 def build_parser(wanted: str | None) -> Parser:

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.errors import ConfigError, HostError
+from ballonet.errors import ConfigError, HostError, missing_module
 
 if TYPE_CHECKING:
     from ballonet.metrics.exposition import Exporter
@@ -29,9 +29,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         from ballonet.metrics.exposition import Exporter
     except ImportError as error:
-        raise HostError(
-            "prometheus-client is not installed", hint="pip install 'ballonet[metrics]'"
-        ) from error
+        raise missing_module(error, "metrics cannot be exported") from error
     from ballonet.metrics.collect import collect
     from ballonet.paths import replace_file
 

@@ -59,7 +59,9 @@ def layout(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int | 
     widths = [max(map(len, (heading, *column))) for heading, column in zip(headings, columns, strict=True)]
     right = [_is_numbers(column) for column in columns]
     if width is not None:
-        words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
+        words = [
+            max((len(word) for cell in column for word in cell.split()), default=0) for column in columns
+        ]
         least = [max(_LEAST_WIDTH, longest) for longest in words]
         _narrow(widths, least, width)
     lines: list[list[str]] = []
@@ -135,7 +137,11 @@ def show_seconds(seconds: float) -> str:
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
-    for unit, part, lower, lower_part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+    for unit, part, lower, lower_part in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
         if whole >= part:
             rest = whole % part // lower_part
             return f"{whole // part} {unit}" + (f" {rest} {lower}" if rest else "")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.errors import ConfigError
+from ballonet.errors import ConfigError, os_hint
 from ballonet.memory import parse_size
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT
 from ballonet.suggest import hint_for
@@ -189,7 +189,7 @@ def _read(path: Path) -> list[GuestSpec]:
         with path.open(encoding="utf-8", newline="") as file:
             return read_trace(file, str(path))
     except OSError as error:
-        raise ConfigError(f"--trace {path}: {error.strerror}") from error
+        raise ConfigError(f"--trace {path}: {error.strerror}", hint=os_hint(error, path)) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"--trace {path}: it is not UTF-8 text") from error
 

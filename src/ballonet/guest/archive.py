@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from pathlib import Path
 
-from ballonet.errors import ConfigError, GuestFileError
+from ballonet.errors import ConfigError, GuestFileError, os_hint
 
 _PIECE_BYTES = 64 << 10
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -28,7 +28,9 @@ async def pack(source: Path, name: str) -> AsyncIterator[bytes]:
     try:
         source.lstat()
     except OSError as error:
-        raise ConfigError(f"{source} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"{source} cannot be read: {error.strerror}", hint=os_hint(error, source)
+        ) from error
     reading, writing = os.pipe()
 
     def work() -> None:
@@ -49,7 +51,10 @@ async def pack(source: Path, name: str) -> AsyncIterator[bytes]:
         except BrokenPipeError:
             pass
         except OSError as error:
-            raise ConfigError(f"{error.filename or source} cannot be read: {error.strerror}") from error
+            raise ConfigError(
+                f"{error.filename or source} cannot be read: {error.strerror}",
+                hint=os_hint(error, error.filename or source),
+            ) from error
 
 
 async def unpack(stream: AsyncIterable[bytes], target: Path, root: str, what: str) -> None:
@@ -87,7 +92,10 @@ async def unpack(stream: AsyncIterable[bytes], target: Path, root: str, what: st
         try:
             await unpacking
         except OSError as error:
-            raise ConfigError(f"{error.filename or target} cannot be written: {error.strerror}") from error
+            raise ConfigError(
+                f"{error.filename or target} cannot be written: {error.strerror}",
+                hint=os_hint(error, error.filename or target),
+            ) from error
         except tarfile.TarError as error:
             raise GuestFileError(f"{what!r}: the guest sent no usable archive ({error})") from error
 

@@ -67,10 +67,10 @@ def read_guest_ram_bytes(pid: int, *, proc: Path = PROC) -> int | None:
     """
     directory = f"{proc}/{pid}/fd"
     try:
-        for name in os.listdir(directory):  # the guest's RAM is one of the first
+        for name in os.listdir(directory):  # noqa: PTH208  # the guest's RAM is one of the first
             path = f"{directory}/{name}"
-            if os.readlink(path).startswith(_GUEST_RAM_LINK):
-                return os.stat(path).st_blocks * _BLOCK_BYTES
+            if os.readlink(path).startswith(_GUEST_RAM_LINK):  # noqa: PTH115  # often: no objects
+                return os.stat(path).st_blocks * _BLOCK_BYTES  # noqa: PTH116
     except OSError:
         pass
     return None

@@ -20,7 +20,7 @@ from ballonet.images.image import Image
 from ballonet.images.reference import parse_reference
 from ballonet.images.skopeo import ARCHITECTURE, SYSTEM
 from ballonet.images.store import ImageStore, Report
-from ballonet.process import find_program, show_command, spawn
+from ballonet.process import find_program, full_disk_hint, show_command, spawn
 
 #: What a root starts from (mmdebstrap(1)): ``essential`` has no apt, ``standard`` is a small system.
 VARIANTS = ("essential", "apt", "minbase", "standard")
@@ -137,8 +137,27 @@ def _run(argv: Sequence[str], words: Path, report: Report | None) -> None:
         )
         raise ProcessError(
             f"mmdebstrap ended with status {child.returncode}: {said[:1500]}",
-            hint="are the names right, and the suite? A plain user needs fakechroot and fakeroot, or uidmap",
+            hint=_what_to_do(said, words.parent),
         )
+
+
+def _what_to_do(said: str, work: Path) -> str | None:
+    """Of what mmdebstrap has said. Pure."""
+    low = said.lower()
+    full = full_disk_hint(said, work)
+    if full is not None:
+        return full
+    if any(
+        sign in low for sign in ("newuidmap", "unshare", "fakechroot", "fakeroot", "user namespace", "root")
+    ):
+        return "a plain user needs fakechroot and fakeroot (apt-get install fakechroot fakeroot), or uidmap"
+    if "unable to locate package" in low or "no installation candidate" in low:
+        return "are the names of the packages right? 'apt-cache search WORD' finds some"
+    if any(
+        sign in low for sign in ("could not resolve", "failed to fetch", "could not connect", "timed out")
+    ):
+        return "are the suite and the package sources right, and can this host reach them?"
+    return None
 
 
 def _configuration(diff_id: str, made_by: str) -> bytes:

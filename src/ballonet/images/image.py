@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import ConfigError, ImageError
+from ballonet.errors import ConfigError, ImageError, os_hint
 
 #: The root file of an image, and the texts kept beside it.
 ROOT_FILE, PASSWD_FILE, GROUP_FILE = "root.erofs", "passwd", "group"
@@ -117,7 +117,10 @@ def _beside(root: Path, name: str) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise ConfigError(f"{root.with_name(name)} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"{root.with_name(name)} cannot be read: {error.strerror}",
+            hint=os_hint(error, root.with_name(name)),
+        ) from error
 
 
 def _words(document: Mapping[str, Any], name: str) -> tuple[str, ...]:

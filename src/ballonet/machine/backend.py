@@ -154,7 +154,8 @@ class MachineBackend:
     def _balloon(self) -> Balloon:
         if self._vm.balloon is None:
             raise BalloonError(
-                "this sandbox has no balloon", hint="a sandbox gets one when it is made: make a new one with it"
+                "this sandbox has no balloon",
+                hint="a sandbox gets one when it is made: make a new one with it",
             )
         return self._vm.balloon
 

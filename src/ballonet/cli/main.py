@@ -80,12 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] == "sandbox":
         try:
-            from ballonet.machine.main import main as machine_main  # hidden: no parser, no other command's weight
+            from ballonet.machine.main import (
+                main as machine_main,  # hidden: no parser, no other command's weight
+            )
         except ImportError as error:
             print_error(missing_module(error, "a sandbox's process cannot run"))
             return EXIT_FAILED
         return machine_main(words[1:])
     try:
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks what may stand at the cursor
+            from ballonet.cli.complete import complete
+
+            complete()
         return _dispatch(words)
     except BallonetError as error:
         print_error(error)

@@ -6,8 +6,10 @@ As root, or as a plain user where the host allows one of mmdebstrap's ways (user
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import subprocess
 import time
@@ -20,6 +22,7 @@ from ballonet.images.image import Image
 from ballonet.images.reference import parse_reference
 from ballonet.images.skopeo import ARCHITECTURE, SYSTEM
 from ballonet.images.store import ImageStore, Report
+from ballonet.memory import MIB
 from ballonet.process import find_program, full_disk_hint, show_command, spawn
 
 #: What a root starts from (mmdebstrap(1)): ``essential`` has no apt, ``standard`` is a small system.
@@ -105,7 +108,8 @@ def _run(argv: Sequence[str], words: Path, report: Report | None) -> None:
     """Run mmdebstrap, and pass on what it says it is at."""
     ends = time.monotonic() + _DEADLINE_S
     with words.open("w+b") as output:
-        child = spawn(argv, stderr=output.fileno(), die_with_parent=True)
+        # In a session of its own: when it fails half way it sends SIGHUP to its whole process group (full disk).
+        child = spawn(argv, stderr=output.fileno(), die_with_parent=True, new_session=True)
         try:
             told = 0
             while True:
@@ -137,14 +141,17 @@ def _run(argv: Sequence[str], words: Path, report: Report | None) -> None:
         )
         raise ProcessError(
             f"mmdebstrap ended with status {child.returncode}: {said[:1500]}",
-            hint=_what_to_do(said, words.parent),
+            hint=_what_to_do("\n".join([said, *lines]), words.parent),
         )
 
 
 def _what_to_do(said: str, work: Path) -> str | None:
-    """Of what mmdebstrap has said. Pure."""
+    """Of what mmdebstrap has said. On a full disk it says nothing: that cannot be written down either."""
     low = said.lower()
-    full = full_disk_hint(said, work)
+    room = os.statvfs(work)
+    full = full_disk_hint(
+        os.strerror(errno.ENOSPC) if room.f_bavail * room.f_frsize < MIB else said, work.parent
+    )
     if full is not None:
         return full
     if any(

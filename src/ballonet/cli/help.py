@@ -38,7 +38,7 @@ def overview() -> str:
     lines = [
         "usage: ballonet [--debug] COMMAND …",
         "",
-        "MicroVM sandboxes for Linux whose memory the host shrinks and grows while they run.",
+        "MicroVM sandboxes for Linux whose memory shrinks and grows while they run.",
     ]
     for title, names in GROUPS:
         lines += ["", f"{title}:", *(f"  {name:<{width}}  {COMMANDS[name].help}" for name in names)]

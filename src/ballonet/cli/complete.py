@@ -11,7 +11,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 
 import argcomplete
-from argcomplete.completers import DirectoriesCompleter, FilesCompleter
+import argcomplete.shell_integration
+from argcomplete.completers import DirectoriesCompleter, FilesCompleter, SuppressCompleter
 from argcomplete.lexers import split_line
 
 #: Called by argcomplete with ``prefix``, ``parsed_args`` and others; what may stand there.
@@ -28,13 +29,13 @@ def complete() -> None:
     parser = build_parser(wanted)
     _attach(parser, [])
     # Options only after a dash: elsewhere a name belongs. Nothing for what only a person knows, such as a size.
-    argcomplete.autocomplete(parser, always_complete_options=False, default_completer=_nothing)
+    argcomplete.autocomplete(parser, always_complete_options=False, default_completer=SuppressCompleter())
 
 
 def shell_code(shell: str) -> str:
     """What the shell has to be told to ask us."""
     # Without the shell's own defaults: files are no sandboxes.
-    return str(argcomplete.shellcode(["ballonet"], use_defaults=False, shell=shell))
+    return str(argcomplete.shell_integration.shellcode(["ballonet"], use_defaults=False, shell=shell))
 
 
 def _attach(parser: argparse.ArgumentParser, path: list[str]) -> None:
@@ -53,10 +54,6 @@ def _completer_for(command: str, action: argparse.Action) -> Completer | None:
         if key is not None and key in _COMPLETERS:
             return _COMPLETERS[key]
     return None
-
-
-def _nothing(**known: object) -> list[str]:
-    return []
 
 
 def _sandboxes(*, running: bool | None = None) -> Completer:

@@ -93,7 +93,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"there is no command {' '.join([*words, str(value)])[:80]!r}", hint=hint)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        value = super()._get_value(action, arg_string)  # type: ignore[misc]
+        value = super()._get_value(action, arg_string)
         # Python reads 'nan' and 'inf' as numbers; none of our options can do anything with them.
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{_name_of(action)} {arg_string!r} is not a number")

@@ -2,6 +2,12 @@
 
 ``src/ballonet/guest/agent/*.c`` becomes ``agent/bin/agent``, the guest's PID 1; ``agent/tsc/tsckhz.c`` becomes
 ``agent/bin/tsckhz``, which runs on the host. The wheel is then good for x86-64 Linux, and for any Python.
+
+**The wheel's tag.** Package indexes refuse ``linux_x86_64``, which promises nothing about the C library that is needed
+(PEP 513). Both programs are linked statically: they need no C library at all, whichever compiler made them (the test
+of the wheel looks for an ELF interpreter, and finds none). So the oldest tags that installers of Python 3.11 know are
+true of them: ``manylinux_2_17`` (PEP 600) on systems with glibc, ``musllinux_1_1`` (PEP 656) on those with musl. One
+file has both.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 AGENT_DIR = Path("src/ballonet/guest/agent")
 FLAGS = ("-static", "-Os", "-s", "-Wall", "-Wextra")
-PLATFORM_TAG = "py3-none-linux_x86_64"
+PLATFORM_TAG = "py3-none-manylinux_2_17_x86_64.musllinux_1_1_x86_64"
 
 
 class BuildError(Exception):

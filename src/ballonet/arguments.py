@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import ConfigError
+from ballonet.errors import ConfigError, SettingError, escaped
 
 #: The longest value that a message shows whole (characters).
 _SHOWN = 80
@@ -24,7 +24,8 @@ def wrong_type(what: str, wanted: str, value: object, *, hint: str | None = None
     shown = repr(value)
     if len(shown) > _SHOWN:
         shown = shown[:_SHOWN] + "…"
-    return ConfigError(f"{what} must be {wanted}, not {type(value).__name__} ({shown})", hint=hint)
+    kind = type(value).__name__
+    return SettingError(f"{{}} must be {wanted}, not {kind} ({escaped(shown)})", what, hint=hint)
 
 
 def check_text(what: str, value: object, *, none: bool = True) -> None:
@@ -147,11 +148,3 @@ def check_user(value: object) -> None:
         raise ConfigError(
             f"user {value!r} names nobody", hint="USER or USER:GROUP, each a name or a number; root is 0"
         )
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """The one of ``known`` that ``word`` looks like a misspelling of."""
-    from difflib import get_close_matches  # only where a person has erred
-
-    found = get_close_matches(word, list(known), n=1)
-    return found[0] if found else None

@@ -8,8 +8,9 @@ from typing import Any, Self
 
 from ballonet.arguments import check_items, check_path, wrong_type
 from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError
+from ballonet.errors import SettingError, escaped, quoted
 from ballonet.memory import Size, parse_size
+from ballonet.settings import PARAMETERS
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine
 
@@ -88,7 +89,7 @@ class SandboxBuilder:
 
     def disk(self, size: Size) -> Self:
         """A writable disk of that size, which takes the host's space only as it is filled."""
-        return self._set(disk_mib=_mib(size, "disk"))
+        return self._set(disk_mib=_mib(size, "disk_mib"))
 
     def volume(self, *volumes: str | Volume) -> Self:
         """Directories of the host, or named volumes, in the guest: ``SOURCE:GUEST[:ro]``."""
@@ -119,7 +120,10 @@ class SandboxBuilder:
 
     def build(self) -> SandboxConfig:
         """:raises ConfigError: a setting, or a pair of them, is impossible; the message names both values."""
-        return SandboxConfig(**self._fields)
+        try:
+            return SandboxConfig(**self._fields)
+        except SettingError as error:
+            raise error.named(PARAMETERS) from None
 
     def _add(self, field: str, items: Sequence[Any]) -> Self:
         return self._set(**{field: (*self._fields.get(field, ()), *read_items(field, items))})
@@ -149,11 +153,14 @@ def _read(kind: type[Volume | Tmpfs | Port], item: object) -> object:
     try:
         return kind.parse(item)
     except ValueError as error:
-        raise ConfigError(f"{what} {item!r} {error}") from error
+        raise SettingError(f"{{}} {quoted(item)} {escaped(str(error))}", what) from error
 
 
 def _mib(size: Size, field: str) -> int:
-    return parse_size(size, field) if isinstance(size, str) else size
+    try:
+        return parse_size(size, field) if isinstance(size, str) else size
+    except SettingError as error:
+        raise error.named(PARAMETERS) from None
 
 
 __all__ = ["SandboxBuilder", "Size"]

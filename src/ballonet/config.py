@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ballonet.arguments import check_flag, check_items, check_text, wrong_type
-from ballonet.errors import ConfigError
+from ballonet.errors import ConfigError, SettingError, escaped, quoted
 from ballonet.memory import MAX_MIB
 from ballonet.paths import MAX_SOCKET_PATH_BYTES
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume, check_target
@@ -64,7 +64,7 @@ class SandboxConfig(VmConfig):
     confidential: bool = False
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        check_name(self.name, "name")
         self._check_types()
         _check_int("cpus", self.cpus, 1, MAX_CPUS, unit="")
         _check_int("memory_mib", self.memory_mib, MIN_MEMORY_MIB, MAX_MIB)
@@ -72,7 +72,7 @@ class SandboxConfig(VmConfig):
         for field, kind in (("machine", Machine), ("accel", Accel), ("net", Net)):
             value = getattr(self, field)
             if not isinstance(value, str) or value not in list(kind):
-                raise ConfigError(f"{field} {value!r} is unknown; choose one of {', '.join(kind)}")
+                raise SettingError(f"{{}} {quoted(value)} is unknown; choose one of {', '.join(kind)}", field)
             object.__setattr__(self, field, kind(value))
         self._check_root()
         self._check_mounts()
@@ -103,11 +103,13 @@ class SandboxConfig(VmConfig):
             _check_int("disk_mib", self.disk_mib, MIN_DISK_MIB, MAX_MIB)
         if self.root is not None:
             if not self.root.is_absolute():
-                raise ConfigError(f"root {str(self.root)!r} is not an absolute path")
+                raise SettingError(f"{{}} {quoted(str(self.root))} is not an absolute path", "root")
             if self.disk_mib is None:
-                raise ConfigError(
-                    f"root {str(self.root)!r} is read-only and has no disk_mib: nothing could be written",
-                    hint="give it a disk, such as --disk 8G",
+                raise SettingError(
+                    f"{{}} {quoted(str(self.root))} is read-only and has no {{}}: nothing could be written",
+                    "root",
+                    "disk_mib",
+                    hint="give it a disk, of 8G for example",
                 )
 
     def _check_mounts(self) -> None:
@@ -115,8 +117,9 @@ class SandboxConfig(VmConfig):
             raise ConfigError(f"{len(self.volumes)} volumes; at most {MAX_VOLUMES} are supported")
         for volume in self.volumes:
             if not volume.source.is_absolute() or set(str(volume.source)) & set(":\0\n"):
-                raise ConfigError(
-                    f"volume {str(volume)!r}: the host's directory must be an absolute path without a colon"
+                raise SettingError(
+                    f"{{}} {quoted(str(volume))}: the host's directory must be an absolute path without a colon",
+                    "volume",
                 )
         taken = [DISK_TARGET] if self.disk_mib is not None and self.root is None else []
         for kind, mounts in (("volume", self.volumes), ("tmpfs", self.tmpfs)):
@@ -124,10 +127,11 @@ class SandboxConfig(VmConfig):
                 try:
                     check_target(mount.target)
                 except ValueError as error:
-                    raise ConfigError(f"{kind} {str(mount)!r} {error}") from error
+                    raise SettingError(f"{{}} {quoted(str(mount))} {escaped(str(error))}", kind) from error
                 if mount.target in taken:
-                    raise ConfigError(
-                        f"{kind} {str(mount)!r}: something else is mounted at {mount.target} already"
+                    raise SettingError(
+                        f"{{}} {quoted(str(mount))}: something else is mounted at {escaped(mount.target)} already",
+                        kind,
                     )
                 taken.append(mount.target)
         for tmpfs in self.tmpfs:
@@ -136,19 +140,20 @@ class SandboxConfig(VmConfig):
 
     def _check_network(self) -> None:
         if self.ports and self.net is Net.NONE:
-            raise ConfigError(
-                f"port {self.ports[0]} cannot be published without a network",
-                hint=f"choose --net {Net.USER} or --net {Net.ISOLATED}",
+            raise SettingError(
+                f"{{}} {self.ports[0]} cannot be published without a network",
+                "port",
+                hint=f"choose the network {Net.USER} or {Net.ISOLATED}",
             )
         taken = set()
         for port in self.ports:
             try:
                 port.check()
             except ValueError as error:
-                raise ConfigError(f"port {port} {error}") from error
+                raise SettingError(f"{{}} {port} {escaped(str(error))}", "port") from error
             key = (port.address, port.host, port.protocol)
             if key in taken and port.host != 0:
-                raise ConfigError(f"port {port}: {port.address}:{port.host} is published twice")
+                raise SettingError(f"{{}} {port}: {port.address}:{port.host} is published twice", "port")
             taken.add(key)
 
     def _check_balloon(self) -> None:
@@ -169,8 +174,10 @@ class SandboxConfig(VmConfig):
             for number in ids:
                 _check_int(field, number, 0, 2**32 - 2, unit="")
         if others and self.balloon_control_socket is None:
-            raise ConfigError(
-                f"{', '.join(others)}: nobody else can reach a control socket in the sandbox's own directory",
+            raise SettingError(
+                f"{', '.join(['{}'] * len(others))}: nobody else can reach a control socket in the sandbox's own "
+                "directory",
+                *others,
                 hint="give the control socket a path in a directory that they can enter",
             )
         if self.balloon_control_socket is not None:
@@ -184,40 +191,48 @@ class SandboxConfig(VmConfig):
             raise ConfigError("confidential guests are not supported yet")
 
 
-def check_name(name: str) -> None:
-    """:raises ConfigError: ``name`` is not usable as a sandbox's name."""
+def check_name(name: str, field: str | None = None) -> None:
+    """:param field: the setting that it is, for the message.
+    :raises ConfigError: ``name`` is not usable as a sandbox's name.
+    """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         shown = repr(name) if len(repr(name)) <= 80 else f"{repr(name)[:60]}… ({len(name)} characters)"
-        raise ConfigError(
-            f"name {shown} is not usable",
-            hint="1 to 63 letters, digits, '_', '.' or '-', beginning with a letter or digit",
-        )
+        hint = "1 to 63 letters, digits, '_', '.' or '-', beginning with a letter or digit"
+        if field is not None:
+            raise SettingError(f"{{}} {escaped(shown)} is not usable", field, hint=hint)
+        raise ConfigError(f"name {shown} is not usable", hint=hint)
 
 
 def check_socket_name(path: Path | str) -> None:
     """:raises ConfigError: ``path`` is empty or longer than a Unix socket's address can be."""
     if not isinstance(path, str | Path):
-        raise ConfigError(f"balloon_control_socket must be a path, not {type(path).__name__} ({path!r})")
+        raise SettingError(
+            f"{{}} must be a path, not {type(path).__name__} ({quoted(path)})", "balloon_control_socket"
+        )
     encoded = os.fsencode(path)
     if not encoded or encoded == b".":  # Path("") reads as "."
-        raise ConfigError("balloon_control_socket is empty", hint="give a path, such as ./sandbox.sock")
+        raise SettingError(
+            "{} is empty", "balloon_control_socket", hint="give a path, such as ./sandbox.sock"
+        )
     if b"\0" in encoded:
-        raise ConfigError(f"balloon_control_socket {path!r} has a NUL byte in it")
+        raise SettingError(f"{{}} {quoted(path)} has a NUL byte in it", "balloon_control_socket")
     if len(encoded) > MAX_SOCKET_PATH_BYTES:
-        raise ConfigError(
-            f"balloon_control_socket is {len(encoded)} bytes long; a Unix socket's path has at most "
-            f"{MAX_SOCKET_PATH_BYTES}",
+        raise SettingError(
+            f"{{}} is {len(encoded)} bytes long; a Unix socket's path has at most {MAX_SOCKET_PATH_BYTES}",
+            "balloon_control_socket",
             hint="choose a directory with a shorter path",
         )
 
 
 def _check_int(field: str, value: object, least: int, most: int, *, unit: str = " MiB") -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{field} must be a whole number, not {type(value).__name__} ({value!r})")
+        raise SettingError(
+            f"{{}} must be a whole number, not {type(value).__name__} ({quoted(value)})", field
+        )
     if not least <= value <= most:
-        raise ConfigError(f"{field} {value}{unit} is outside {least} to {most}{unit}")
+        raise SettingError(f"{{}} {value}{unit} is outside {least} to {most}{unit}", field)
 
 
 def _check_not_above(field: str, value: int, limit_field: str, limit: int) -> None:
     if value > limit:
-        raise ConfigError(f"{field} {value} MiB must not exceed {limit_field} {limit} MiB")
+        raise SettingError(f"{{}} {value} MiB must not exceed {{}} {limit} MiB", field, limit_field)

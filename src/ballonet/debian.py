@@ -49,12 +49,12 @@ def download(package: str, work: Path, *, hint: str) -> tuple[str, Path]:
     """
     dpkg_deb = find_program("dpkg-deb", hint="apt-get install dpkg")
     apt_get = find_program("apt-get", hint="apt-get is part of apt")
-    run([apt_get, "download", package], cwd=work, timeout_s=_DOWNLOAD_S, hint=hint)
+    run([apt_get, "download", package], cwd=work, timeout_s=_DOWNLOAD_S, hint=hint, writes=work.parent)
     archives = list(work.glob("*.deb"))
     if len(archives) != 1:
         raise HostError(f"apt-get download {package} left {len(archives)} packages instead of one")
     unpacked = work / "unpacked"
-    run([dpkg_deb, "-x", archives[0], unpacked], timeout_s=_UNPACK_S, hint="is the disk full?")
+    run([dpkg_deb, "-x", archives[0], unpacked], timeout_s=_UNPACK_S, writes=work.parent)
     return archives[0].stem, unpacked
 
 

@@ -6,7 +6,25 @@ values, and, where a person can act, a ``hint``. Code outside this file raises t
 
 from __future__ import annotations
 
+import errno
+import sys
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import ClassVar
+
+
+def os_hint(error: OSError, path: object) -> str | None:
+    """What a person can do about a failed system call on ``path``; ``None`` where the cause says nothing more."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = path.parent if isinstance(path, PurePath) else path  # what was to be written is not there
+        return f"make room on the file system of {place}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"give this user access to {path}, or run as a user who has it"
+    if error.errno == errno.EROFS:
+        return f"the file system of {path} is mounted read-only: choose a place on another one"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open: raise the limit (ulimit -n), or close some"
+    return None
 
 
 class BallonetError(Exception):
@@ -28,6 +46,37 @@ class ConfigError(BallonetError):
     """The caller asked for something impossible; nothing was started."""
 
     code = "config"
+
+
+class SettingError(ConfigError):
+    """Settings are impossible, each alone or together. The message names them as whoever reads it knows them.
+
+    :param template: the message, with ``{}`` where a setting's name belongs.
+    :param fields: the settings, in that order: names of fields of a configuration.
+    """
+
+    def __init__(self, template: str, *fields: str, hint: str | None = None) -> None:
+        super().__init__(template.format(*fields), hint=hint)
+        self.template = template
+        self.fields = fields
+
+    def named(self, names: Mapping[str, str]) -> SettingError:
+        """The same error in other words: the option that was typed, or a function's parameter. A setting that
+        ``names`` does not have keeps its name."""
+        error = type(self)(self.template, *self.fields, hint=self.hint)
+        error.message = self.template.format(*(names.get(field, field) for field in self.fields))
+        error.args = (error.message,)
+        return error
+
+
+def escaped(text: str) -> str:
+    """``text`` as a part of the template of a :class:`SettingError`."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def quoted(value: object) -> str:
+    """``value`` in quotes, as a part of such a template."""
+    return escaped(repr(value))
 
 
 class NameInUseError(ConfigError):
@@ -259,6 +308,26 @@ class StreamError(BallonetError):
     """One of our own standard streams cannot be read or written: its disk is full, or it is not open for that."""
 
     code = "stream"
+
+
+def missing_module(error: ImportError, what: str) -> HostError:
+    """The error for something that needs a Python module which is not there.
+
+    :param what: what cannot be done: a clause.
+    """
+    name = (error.name or "").partition(".")[0]
+    if name in sys.stdlib_module_names:
+        return HostError(
+            f"{what}: this Python was built without its module {name}", hint="use another Python"
+        )
+    return HostError(
+        f"{what}: the Python package {_PACKAGES.get(name, name)} is not installed, or damaged ({error})",
+        hint=f"pip install {_PACKAGES.get(name, name)}, into the environment of {sys.executable}",
+    )
+
+
+#: Python packages by their modules, where the names differ.
+_PACKAGES = {"qemu": "qemu.qmp", "prometheus_client": "prometheus-client"}
 
 
 def error_class(code: str) -> type[BallonetError]:

@@ -234,8 +234,10 @@ def find_running(registry: Registry, name: str) -> tuple[Record, MachineNote]:
     note = living(record)
     if note is None or not note.ready:
         said = f": {record.end_detail}" if record.end_detail else ""
+        booting = record.state is State.STARTING or (note is not None and not note.ready)
         raise NotRunningError(
-            f"sandbox {name!r} is {record.state}{said}", hint=f"start it: ballonet start {name}"
+            f"sandbox {name!r} is {record.state}{said}",
+            hint="it is booting: try again in a moment" if booting else f"start it: ballonet start {name}",
         )
     return record, note
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ballonet.errors import ConfigError
+from ballonet.errors import SettingError, quoted
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -26,9 +26,12 @@ MAX_MIB = 16 << 20
 #: A size: MiB as a number, or text such as "1.5G".
 Size = int | str
 
-_SIZE = re.compile(r"\s*(?P<number>\d{1,12}(?:\.\d{1,6})?)\s*(?P<unit>[a-zA-Z]*)\s*", re.ASCII)
-_UNIT_MIB = {"": 1, "m": 1, "mb": 1, "mib": 1, "g": 1024, "gb": 1024, "gib": 1024}
-_UNIT_MIB |= {"t": 1024**2, "tb": 1024**2, "tib": 1024**2}
+_SIZE = re.compile(r"\s*(?P<number>\d{1,20}(?:\.\d{1,6})?)\s*(?P<unit>[a-zA-Z]*)\s*", re.ASCII)
+_UNITS = {"b": 1, "k": KIB, "m": MIB, "g": GIB, "t": GIB << 10}
+_UNIT_BYTES = {"": MIB} | _UNITS
+_UNIT_BYTES |= {unit + end: factor for unit, factor in _UNITS.items() if unit != "b" for end in ("b", "ib")}
+#: The forms of a size, for help texts and messages.
+SIZE_FORMS = "512 (MiB), 512M, 1.5G or 524288K; units are B, K, M, G and T, also as KB or KiB, all binary"
 
 
 def mib_to_bytes(mib: int) -> int:
@@ -65,39 +68,47 @@ def to_mib(size: Size, what: str = "size") -> int:
     if isinstance(size, str):
         return parse_size(size, what)
     if not isinstance(size, int) or isinstance(size, bool):
-        raise ConfigError(
-            f"{what} must be MiB as a whole number, or text, not {type(size).__name__} ({size!r})",
+        raise SettingError(
+            f"{{}} must be MiB as a whole number, or text, not {type(size).__name__} ({quoted(size)})",
+            what,
             hint='for example 512 or "1.5G"',
         )
     if not 0 <= size <= MAX_MIB:
-        raise ConfigError(f"{what} {size} MiB is outside 0 to {MAX_MIB} MiB")
+        raise SettingError(f"{{}} {size} MiB is outside 0 to {MAX_MIB} MiB", what)
     return size
 
 
 def parse_size(text: str, what: str = "size") -> int:
-    """Read a size such as ``512``, ``512M`` or ``1.5G`` and return whole MiB.
+    """Read a size such as ``512``, ``512M``, ``1.5G`` or ``524288K`` and return whole MiB.
 
     A bare number is MiB. Units are binary whatever their spelling, as in Docker and QEMU: ``M``, ``MB`` and
-    ``MiB`` are all 2²⁰ bytes; also ``G`` and ``T``, upper or lower case.
+    ``MiB`` are all 2²⁰ bytes; also ``B``, ``K``, ``G`` and ``T``, upper or lower case.
 
     :param what: the setting's name, for the message.
     :raises ConfigError: not a size, negative, not a whole number of MiB, or above 16 TiB. Zero is read as
         zero: whether it makes sense is for the setting to say.
     """
     match = _SIZE.fullmatch(text) if len(text) <= 64 else None
-    factor = _UNIT_MIB.get(match["unit"].lower()) if match else None
+    factor = _UNIT_BYTES.get(match["unit"].lower()) if match else None
     if match is None or factor is None:
         shown = text if len(text) <= 32 else text[:32] + "…"
-        raise ConfigError(f"{what} {shown!r} is not a size", hint="write it as 512 (MiB), 512M or 1.5G")
-    mib: int | Decimal
+        raise SettingError(f"{{}} {quoted(shown)} is not a size", what, hint=f"write it as {SIZE_FORMS}")
+    size: int | Decimal
     if match["number"].isdecimal():
-        mib = int(match["number"]) * factor
+        size = int(match["number"]) * factor
     else:
         from decimal import Decimal  # only where it is needed: a sandbox's process gets whole MiB
 
-        mib = Decimal(match["number"]) * factor
-    if mib != int(mib):
-        raise ConfigError(f"{what} {text!r} is {mib} MiB, not a whole number of MiB")
-    if mib > MAX_MIB:
-        raise ConfigError(f"{what} {text!r} is above the largest supported size, {MAX_MIB} MiB (16 TiB)")
-    return int(mib)
+        size = Decimal(match["number"]) * factor
+    if size % MIB:
+        below, above = int(size // MIB), int(size // MIB) + 1
+        raise SettingError(
+            f"{{}} {quoted(text)} is {float(size) / MIB:.10g} MiB, not a whole number of MiB",
+            what,
+            hint=f"the nearest are {below}M and {above}M",
+        )
+    if size > MAX_MIB * MIB:
+        raise SettingError(
+            f"{{}} {quoted(text)} is above the largest supported size, {MAX_MIB} MiB (16 TiB)", what
+        )
+    return int(size // MIB)

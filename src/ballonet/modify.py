@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ballonet import lifecycle
-from ballonet.arguments import did_you_mean
 from ballonet.builder import read_items
-from ballonet.errors import BallonetError, ConfigError, NotRunningError
+from ballonet.errors import BallonetError, ConfigError, NotRunningError, SettingError, quoted
 from ballonet.machine.args import render_flags
 from ballonet.machine.notes import MachineNote
 from ballonet.memory import MAX_MIB, to_mib
 from ballonet.registry.record import Record
 from ballonet.registry.registry import Registry
+from ballonet.settings import PARAMETERS
+from ballonet.suggest import hint_for
 from ballonet.vmm.attach import Net
 
 LIVE = "live"
@@ -89,11 +90,8 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
     :raises NotRunningError: a target for a sandbox that does not run, or has no balloon.
     """
     if unknown := sorted(set(map(str, settings)).difference(NAMES)):
-        meant = [near for name in unknown if (near := did_you_mean(name, NAMES)) is not None]
-        asked = f"did you mean {', '.join(meant)}? " if meant else ""
-        raise ConfigError(
-            f"cannot modify {', '.join(unknown)}", hint=f"{asked}choose among {', '.join(NAMES)}"
-        )
+        otherwise = f"choose among {', '.join(NAMES)}"
+        raise ConfigError(f"cannot modify {', '.join(unknown)}", hint=hint_for(unknown[0], NAMES, otherwise))
     if not settings:
         raise ConfigError("no change was asked for", hint=f"choose among {', '.join(NAMES)}")
     old = lifecycle.config_of(record)
@@ -106,15 +104,19 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
     if fields.get("ports") and old.net is Net.NONE:
         fields.setdefault("net", Net.USER)
     if fields.get("disk_mib", MAX_MIB) < (old.disk_mib or 0):
-        raise ConfigError(
-            f"disk_mib {fields['disk_mib']} MiB: the disk has {old.disk_mib} MiB and can only grow",
+        raise SettingError(
+            f"{{}} {fields['disk_mib']} MiB: the disk has {old.disk_mib} MiB and can only grow",
+            "disk_mib",
             hint="make a new sandbox for a smaller disk",
         )
     if old.balloon_initial_mib == old.memory_mib and "memory_mib" in fields:
         fields.setdefault(
             "balloon_initial_mib", fields["memory_mib"]
         )  # it boots with all it may have, as before
-    new = replace(old, **fields)
+    try:
+        new = replace(old, **fields)
+    except SettingError as error:
+        raise error.named(PARAMETERS) from None
     changes = []
     for name, field in (_SIZES | _OTHERS | _LISTS).items():
         if name not in settings:
@@ -131,8 +133,10 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
     if "reserve" in settings:
         row["reserve_mib"] = to_mib(settings["reserve"], "reserve")
         if row["reserve_mib"] > new.memory_mib:
-            raise ConfigError(
-                f"reserve {row['reserve_mib']} MiB must not exceed memory_mib {new.memory_mib} MiB"
+            raise SettingError(
+                f"{{}} {row['reserve_mib']} MiB must not exceed {{}} {new.memory_mib} MiB",
+                "reserve",
+                "memory_mib",
             )
         changes.append(Change("reserve", record.reserve_mib, row["reserve_mib"], LIVE))
     target = None
@@ -168,7 +172,7 @@ async def apply_plan(registry: Registry, plan: Plan) -> Sequence[Change]:
 def check_weight(weight: object) -> int:
     """:raises ConfigError: it is no weight."""
     if not isinstance(weight, int) or isinstance(weight, bool) or not 1 <= weight <= 10_000:
-        raise ConfigError(f"weight {weight!r} must be a whole number from 1 to 10000")
+        raise SettingError(f"{{}} {quoted(weight)} must be a whole number from 1 to 10000", "weight")
     return weight
 
 

@@ -7,6 +7,7 @@ Directories follow the XDG Base Directory Specification 0.8. Never decides what 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -14,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ballonet.errors import ConfigError, HostError
+from ballonet.errors import ConfigError, HostError, os_hint
 
 #: Bytes in ``sockaddr_un.sun_path`` (unix(7)), its end excluded.
 MAX_SOCKET_PATH_BYTES = 107
@@ -112,13 +113,15 @@ def private_dir(path: Path, *, hint: str | None = None) -> Path:
     except FileExistsError:
         pass  # what is there is judged below
     except OSError as error:
-        raise HostError(f"directory {path} cannot be made: {error.strerror}", hint=hint) from error
+        raise HostError(
+            f"directory {path} cannot be made: {error.strerror}", hint=_hint_for(error, path, hint)
+        ) from error
     # Judged through one descriptor, so that what is checked is also what is changed.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         found = "is a symbolic link" if path.is_symlink() else f"cannot be used: {error.strerror}"
-        raise HostError(f"directory {path} {found}", hint=hint) from error
+        raise HostError(f"directory {path} {found}", hint=_hint_for(error, path, hint)) from error
     try:
         status = os.fstat(fd)
         if status.st_uid != os.geteuid():
@@ -128,6 +131,13 @@ def private_dir(path: Path, *, hint: str | None = None) -> Path:
     finally:
         os.close(fd)
     return path
+
+
+def _hint_for(error: OSError, path: Path, otherwise: str | None) -> str | None:
+    """Another directory helps against a lack of permission, but where the disk is full, room is what is wanted."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and otherwise is not None:
+        return otherwise
+    return os_hint(error, path) or otherwise
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
@@ -151,7 +161,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise HostError(f"{path} cannot be written: {error.strerror}") from error
+        raise HostError(f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path)) from error
 
 
 @contextlib.contextmanager
@@ -188,7 +198,9 @@ def _locked(lock_file: Path, operation: int) -> Iterator[None]:
     try:
         fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise HostError(f"lock file {lock_file} cannot be opened: {error.strerror}") from error
+        raise HostError(
+            f"lock file {lock_file} cannot be opened: {error.strerror}", hint=os_hint(error, lock_file)
+        ) from error
     try:
         fcntl.flock(fd, operation)
         yield

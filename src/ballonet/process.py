@@ -16,10 +16,12 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ballonet.errors import HostError, ProcessError
+from ballonet.errors import HostError, ProcessError, os_hint
 
 log = logging.getLogger(__name__)
 
+#: How programs say that a disk is full, whatever else they say (strerror(3) of ENOSPC and EDQUOT).
+_FULL_DISK = ("no space left on device", "disk quota exceeded")
 #: Debian keeps administrative programs here; a plain user's PATH often lacks them.
 _EXTRA_PATH = ("/usr/sbin", "/sbin")
 
@@ -71,9 +73,12 @@ def run(
     env: Mapping[str, str] | None = None,
     input_text: str = "",
     hint: str | None = None,
+    writes: Path | None = None,
 ) -> str:
     """Run a program to its end, with ``input_text`` as its standard input, and return its standard output.
 
+    :param hint: what to do if it ran and failed. What to do if it is missing is for :func:`find_program` to say.
+    :param writes: where it writes much: told if the file system there is full.
     :raises ProcessError: it could not be started, took longer than ``timeout_s``, or ended with another
         status than 0; the message has the end of what it wrote to standard error.
     """
@@ -91,17 +96,42 @@ def run(
             env=clean_environment(env),
             check=False,
         )
-    except FileNotFoundError as error:
-        raise ProcessError(f"{name} could not be started: {error}", hint=hint) from error
     except OSError as error:
-        raise ProcessError(f"{name} could not be started: {error.strerror}", hint=hint) from error
+        raise ProcessError(
+            f"{name} could not be started: {error.strerror}", hint=os_hint(error, error.filename or name)
+        ) from error
     except subprocess.TimeoutExpired as error:
         message = f"{name} did not finish within {timeout_s:g} s and was ended"
         raise ProcessError(message, hint=hint) from error
     if done.returncode != 0:
         last_words = done.stderr.strip()[-2000:] or "it wrote nothing to standard error"
-        raise ProcessError(f"{name} ended with status {done.returncode}: {last_words}", hint=hint)
+        raise ProcessError(
+            f"{name} ended with {show_status(done.returncode)}: {last_words}",
+            hint=full_disk_hint(last_words, writes) or hint,
+        )
     return done.stdout
+
+
+def show_status(status: int) -> str:
+    """How a program ended, for a person."""
+    if status >= 0:
+        return f"status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"
+
+
+def full_disk_hint(words: str, where: Path | None) -> str | None:
+    """What to do about a program that says that a disk is full; ``None`` if it says something else."""
+    low = words.lower()
+    if any(sign in low for sign in _FULL_DISK):
+        return (
+            f"make room on the file system of {where}"
+            if where is not None
+            else "make room on that file system"
+        )
+    return None
 
 
 def spawn(
@@ -143,6 +173,8 @@ def spawn(
             preexec_fn=_before_exec(die_with_parent, cgroup_procs, in_child),
         )
     except (OSError, subprocess.SubprocessError) as error:
+        if isinstance(error, OSError):
+            hint = os_hint(error, error.filename or argv[0]) or hint
         raise ProcessError(f"{os.fspath(argv[0])} could not be started: {error}", hint=hint) from error
 
 

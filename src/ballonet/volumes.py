@@ -14,11 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ballonet import lifecycle
-from ballonet.errors import ConfigError, HostError, UnknownVolumeError, VolumeInUseError
+from ballonet.errors import (
+    ConfigError,
+    HostError,
+    SettingError,
+    UnknownVolumeError,
+    VolumeInUseError,
+    escaped,
+    os_hint,
+    quoted,
+)
 from ballonet.liveness import machines
 from ballonet.machine.args import parse_config
 from ballonet.paths import data_dir, private_dir
 from ballonet.registry.registry import Registry
+from ballonet.suggest import hint_for
 from ballonet.vmm.attach import Volume, split_volume
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -41,8 +51,10 @@ def parse_volume(text: str) -> Volume:
     try:
         source, target, mode = split_volume(text)
     except ValueError as error:
-        raise ConfigError(
-            f"volume {text!r} {error}", hint="such as ./data:/data:ro or cache:/cache"
+        raise SettingError(
+            f"{{}} {quoted(text)} {escaped(str(error))}",
+            "volume",
+            hint="such as ./data:/data:ro or cache:/cache",
         ) from error
     here = "/" in source or source in (".", "..")
     path = Path(os.path.abspath(source)) if here else path_of(source)  # noqa: PTH100  # keeps links as they are
@@ -104,7 +116,11 @@ def remove(registry: Registry, name: str) -> None:
     """
     path = path_of(name)
     if not path.is_dir():
-        raise UnknownVolumeError(f"there is no volume named {name!r}")
+        known = [volume.name for volume in list_volumes(registry)]
+        raise UnknownVolumeError(
+            f"there is no volume named {name!r}",
+            hint=hint_for(name, known, "'ballonet volume ls' lists all volumes"),
+        )
     if users := _users(registry).get(path):
         raise VolumeInUseError(
             f"volume {name!r} is used by {', '.join(map(repr, users))}",
@@ -131,7 +147,9 @@ def _make(path: Path) -> Path:
     except FileExistsError:
         pass
     except OSError as error:
-        raise HostError(f"volume {path.name!r} cannot be made at {path}: {error.strerror}") from error
+        raise HostError(
+            f"volume {path.name!r} cannot be made at {path}: {error.strerror}", hint=os_hint(error, path)
+        ) from error
     return path
 
 

@@ -93,6 +93,8 @@ class FakeBackend(Backend):
                 since=SINCE,
                 driver="present",
                 resident_mib=390,
+                guest_ram_mib=288,
+                engine_mib=102,
             )
         )
 
@@ -142,7 +144,7 @@ class FakeBackend(Backend):
             guest=GuestMemory(age_s=0.5, total_mib=478, free_mib=301, available_mib=380, disk_caches_mib=44),
             pressure=GuestPressure(age_s=0.5, some_avg10=0.0, some_avg60=1.25, some_total_us=8210),
             oom_kills=0,
-            host=HostMemory(resident_mib=390, pss_mib=371, guest_ram_mib=288),
+            host=HostMemory(resident_mib=390, pss_mib=371, guest_ram_mib=288, engine_mib=102),
         )
 
     async def trim(self, request: TrimRequest) -> TrimResult:

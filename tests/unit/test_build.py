@@ -4,11 +4,16 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from packaging.utils import parse_wheel_filename
 
 from ballonet.guest.elf import PT_INTERP, Elf
 from ballonet.host.tsc import PLAUSIBLE_KHZ
@@ -131,3 +136,50 @@ def test_musl_comes_before_glibc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert [Path(command[0]).name for command in build.compilers()][:2] == ["musl-gcc", "gcc"]
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_wheel_is_one_that_an_index_takes_and_runs_where_it_is_installed(tmp_path: Path) -> None:
+    """Built, looked into, and installed into a fresh environment with nothing but what it says that it needs."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    tags = {str(tag) for tag in parse_wheel_filename(wheel.name)[3]}
+    assert tags == {"py3-none-manylinux_2_17_x86_64", "py3-none-musllinux_1_1_x86_64"}
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        for program in ("agent", "tsckhz"):
+            content = archive.read(f"ballonet/guest/agent/bin/{program}")
+            assert next(Elf(content, program).segments(PT_INTERP), None) is None  # no C library is needed
+        (described,) = (name for name in names if name.endswith(".dist-info/WHEEL"))
+        assert {f"Tag: {tag}" for tag in tags} <= set(archive.read(described).decode().splitlines())
+    for name in ("py.typed", "control/schema.json", "contrib/prometheus/ballonet.rules.yml"):
+        assert f"ballonet/{name}" in names
+    assert not [name for name in names if name.startswith("tests/") or name.endswith((".pyc", ".key"))]
+    place = tmp_path / "environment"
+    # What it needs is there already: it is lent, not fetched again.
+    venv.create(place, with_pip=False)
+    lent = sysconfig.get_path("purelib")
+    (site,) = place.glob("lib/python*/site-packages")
+    pip = [sys.executable, "-m", "pip", "--python", str(place / "bin/python")]
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True)
+    (site / "lent.pth").write_text(f"{lent}\n")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def ballonet(*words: str) -> str:
+        argv = [str(place / "bin/ballonet"), *words]
+        return subprocess.run(argv, cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout
+
+    code = "import ballonet; print(ballonet.__file__)"
+    done = subprocess.run(
+        [place / "bin/python", "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(str(site))
+    assert "control protocol" in ballonet("version")
+    assert ballonet("metrics", "--rules") == (ROOT / "contrib/prometheus/ballonet.rules.yml").read_text()
+    assert ballonet("metrics", "--dashboard") == (ROOT / "contrib/grafana/ballonet.json").read_text()

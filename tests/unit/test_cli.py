@@ -27,21 +27,24 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     [
         (
             ["--memory", "512", "--balloon-initial", "600"],
-            "balloon_initial_mib 600 MiB must not exceed memory_mib 512",
+            "--balloon-initial 600 MiB must not exceed --memory 512 MiB",
         ),
-        (["--balloon-initial", "256", "--balloon-min", "300M"], "balloon_min_mib 300 MiB must not exceed"),
-        (["--memory", "0"], "memory_mib 0 MiB is outside"),
-        (["--memory=-1"], "'-1' is not a size"),
+        (
+            ["--balloon-initial", "256", "--balloon-min", "300M"],
+            "--balloon-min 300 MiB must not exceed --balloon-initial 256 MiB",
+        ),
+        (["--memory", "0"], "--memory 0 MiB is outside"),
+        (["--memory=-1"], "--memory '-1' is not a size"),
         (["--memory", "lots"], "'lots' is not a size"),
         (["--memory", "99999999999G"], "above the largest supported size"),
         (["--memory", "1.0001G"], "not a whole number of MiB"),
-        (["--balloon-initial", "0"], "balloon_initial_mib 0 MiB is outside"),
+        (["--balloon-initial", "0"], "--balloon-initial 0 MiB is outside"),
         (["--balloon-min=-5"], "is not a size"),
-        (["--balloon-min", "1T"], "balloon_min_mib 1048576 MiB must not exceed"),
-        (["--cpus", "0"], "cpus 0 is outside"),
+        (["--balloon-min", "1T"], "--balloon-min 1048576 MiB must not exceed --memory 512 MiB"),
+        (["--cpus", "0"], "--cpus 0 is outside"),
         (["--name", "../x"], "is not usable"),
         (["--name", "a" * 300], "is not usable"),
-        (["--balloon-control-socket", ""], "balloon_control_socket is empty"),
+        (["--balloon-control-socket", ""], "--balloon-control-socket is empty"),
         (["--balloon-control-socket", "/tmp/" + "x" * 103], "108 bytes long"),
         (["--balloon-control-socket", "/nonexistent/x.sock"], "the directory /nonexistent does not exist"),
         (["--env", "X"], "--env 'X' is not NAME=VALUE"),
@@ -72,11 +75,8 @@ def test_a_directory_that_is_not_writable_is_refused(
 
 
 def test_unknown_words_are_refused_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["nope"], ["run", "--nope"], []):
-        with pytest.raises(SystemExit) as caught:
-            main(words)
-        assert caught.value.code == 2
-    assert "usage: ballonet" in capsys.readouterr().err
+    for words in (["nope"], ["run", "--nope"], ["image", "nope"], ["ls", "nope"], ["image"], ["exec"]):
+        assert "hint: " in refused(capsys, *words)
 
 
 def test_help_names_every_command_and_loads_no_engine(capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,27 +146,6 @@ def test_a_read_only_state_directory_is_told(env: dict[str, str], small_disk: Pa
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("line", "offered"), [("ballonet st", "start stop"), ("ballonet stop --ti", "--timeout")]
-)
-def test_bash_completes(env: dict[str, str], tmp_path: Path, line: str, offered: str) -> None:
-    (tmp_path / "ballonet").write_text(f'#!/bin/sh\nexec {" ".join(BALLONET)} "$@"\n')
-    (tmp_path / "ballonet").chmod(0o755)
-    words = " ".join(line.split())
-    script = (
-        f'eval "$(ballonet completion bash)"; COMP_WORDS=({words}); COMP_CWORD={len(line.split()) - 1};'
-        " _ballonet; echo ${COMPREPLY[@]}"
-    )
-    env = {**env, "PATH": f"{tmp_path}:{env['PATH']}"}
-    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == offered
-
-
-def test_names_are_completed_too(env: dict[str, str]) -> None:
-    for shell in ("zsh", "fish"):
-        assert "ballonet ls -q" in ballonet(env, "completion", shell).stdout
-
-
 def test_ages() -> None:
     import time
 

@@ -26,6 +26,34 @@ def test_our_own_resident_memory_is_what_the_kernel_says() -> None:
     assert 0 < pss <= resident.total_bytes + (8 << 20)
 
 
+def test_guest_ram_is_what_the_kernel_holds_of_it_whoever_has_it_mapped() -> None:
+    """As of an engine whose guest RAM came from a saved state: written to the file, not through its own mapping."""
+    before = read_resident(os.getpid())
+    ram = os.memfd_create("memory-backend-memfd")
+    try:
+        os.truncate(ram, 64 << 20)
+        os.write(ram, b"x" * (8 << 20))
+        held = read_resident(os.getpid())
+        assert before is not None and held is not None
+        assert held.guest_ram_bytes == 8 << 20
+        assert held.total_bytes == held.engine_bytes + held.guest_ram_bytes
+        assert abs(held.engine_bytes - before.engine_bytes) < 4 << 20
+        os.truncate(ram, 0)
+        given_back = read_resident(os.getpid())
+        assert given_back is not None
+        assert given_back.guest_ram_bytes == 0
+    finally:
+        os.close(ram)
+
+
+def test_guest_ram_whose_file_cannot_be_looked_at_is_what_is_mapped(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/status").write_text("VmRSS:\t 3072 kB\nRssShmem:\t 1024 kB\n")
+    resident = read_resident(7, proc=tmp_path)
+    assert resident is not None
+    assert (resident.guest_ram_bytes, resident.engine_bytes) == (1 << 20, 2 << 20)
+
+
 def test_a_process_that_is_gone_is_unknown_not_zero() -> None:
     child = os.fork()
     if child == 0:

@@ -15,6 +15,7 @@ import pytest
 from ballonet.images.debian_root import _sources
 from ballonet.registry.registry import Registry
 from tests.unit.oci import Layout, entry, layer
+from tests.unit.terminal import screen_after
 
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]
 
@@ -100,6 +101,15 @@ def test_bars_are_for_terminals(env: dict[str, str], layout: Layout) -> None:
     assert b"writing the root: 100%" in shown
     image(env, "prune")
     assert image(env, "load", str(layout.directory)).stderr == f"ballonet: fetching oci:{layout.directory}\n"
+
+
+def test_the_last_bar_is_gone_before_the_id_is_printed(env: dict[str, str], layout: Layout) -> None:
+    pytest.importorskip("tqdm")
+    reference = f"oci:{layout.directory}"
+    shown = screen_after([*BALLONET, "image", "pull", reference], env, columns=100)
+    (row,) = listed(env)
+    assert shown[-1] == row["id"]
+    assert not any("%" in line for line in shown)
 
 
 @pytest.mark.parametrize(

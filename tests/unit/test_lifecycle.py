@@ -178,7 +178,7 @@ def test_changes_to_a_running_one_say_what_needs_a_restart(registry: Registry) -
     [
         ({}, "no change"),
         ({"colour": 1}, "colour"),
-        ({"memory": 100, "balloon_min": 200}, "balloon_min_mib 200 MiB must not exceed memory_mib 100 MiB"),
+        ({"memory": 100, "balloon_min": 200}, "balloon_min 200 MiB must not exceed memory 100 MiB"),
         ({"memory": "much"}, "'much'"),
         ({"memory": 1.5}, "float"),
         ({"weight": 0}, "weight 0"),

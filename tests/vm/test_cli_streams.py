@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_every_byte_arrives_in_a_pipe_that_does_not_block(sandbox: Sandbox, stre
     script = "head -c 2000000 /dev/zero" + (" >&2" if stream == "stderr" else "")
     read, write = os.pipe()
     os.set_blocking(write, False)
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {stream: write}
+    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {stream: write}
     with subprocess.Popen([*EXEC, sandbox.name, "sh", "-c", script], **streams) as process:
         os.close(write)
         got = 0

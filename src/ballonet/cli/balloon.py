@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from ballonet import lifecycle
+from ballonet.cli.balloon_stats import describe_stats
+from ballonet.cli.output import print_facts, print_json, print_json_line, show_seconds
 from ballonet.control.backend import BalloonSnapshot, TrimRequest
 from ballonet.control.client import Client, SyncClient
 from ballonet.errors import ConfigError, ControlError
-from ballonet.liveness import living
 from ballonet.machine.place import CONTROL_SOCKET
 from ballonet.memory import parse_size
 from ballonet.paths import sandbox_dir_path
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action("stats", "show the guest's own statistics, its pressure, and what the VM costs the host")
     limit = action("limit", "bound targets and pressure relief")
     limit.add_argument(
-        "limit", metavar="SIZE|none", help="the most that the guest may have; none: its ceiling"
+        "limit", metavar="LIMIT", help="a size, or none; the most that the guest may have; none: its ceiling"
     )
     trim = action("trim", "reclaim now what the guest does not need")
     trim.add_argument(
@@ -81,29 +81,24 @@ def find_control_socket(sandbox: str) -> Path:
     if "/" in sandbox or sandbox.endswith(".sock"):
         return Path(sandbox)
     with Registry.open() as registry:
-        record = registry.find(sandbox)
-    note = None if record is None else living(record)
-    # One that was started by hand ('ballonet sandbox …') is in no registry.
-    path = sandbox_dir_path(sandbox) / CONTROL_SOCKET if record is None else None
-    if note is not None and note.control_socket is not None:
-        path = Path(note.control_socket)
-    if path is None or not path.is_socket():
-        runs = "has no balloon" if note is not None else "does not run"
+        by_hand = sandbox_dir_path(sandbox) / CONTROL_SOCKET
+        if registry.find(sandbox) is None and by_hand.is_socket():
+            return by_hand  # of one that was started by 'ballonet sandbox …': it is in no registry
+        _, note = lifecycle.find_running(registry, sandbox)
+    if note.control_socket is None:
         raise ConfigError(
-            f"sandbox {sandbox!r} {runs}" if record is not None else f"there is no sandbox named {sandbox!r}",
-            hint="a sandbox has a balloon unless it was started with --no-balloon"
-            if note is not None
-            else "'ballonet ps' shows those that run",
+            f"sandbox {sandbox!r} was started without a balloon (--no-balloon)",
+            hint="a sandbox gets one when it is made: make a new one without --no-balloon",
         )
-    return path
+    return Path(note.control_socket)
 
 
 def _get(client: SyncClient, options: argparse.Namespace) -> int:
     balloon = client.get()
     if options.json:
-        return _print_json(asdict(balloon))
-    age = max(0, round(time.time() - balloon.since))
-    _print_table(
+        return print_json(asdict(balloon))
+    age = show_seconds(max(0.0, time.time() - balloon.since))
+    print_facts(
         {
             "ceiling": _mib(balloon.ceiling_mib),
             "limit": _mib(balloon.limit_mib) if balloon.limit_mib is not None else "none",
@@ -112,21 +107,21 @@ def _get(client: SyncClient, options: argparse.Namespace) -> int:
             "requested": _mib(balloon.requested_mib),
             "target": _mib(balloon.target_mib),
             "actual": _mib(balloon.actual_mib),
-            "state": f"{balloon.state}, for {age} s" + (f": {balloon.detail}" if balloon.detail else ""),
+            "state": f"{balloon.state}, for {age}" + (f": {balloon.detail}" if balloon.detail else ""),
             "driver": balloon.driver,
-            "resident": f"{_mib(balloon.resident_mib)} on the host",
+            "on the host": _on_host(balloon),
         }
     )
     return 0
 
 
 def _set(client: SyncClient, options: argparse.Namespace) -> int:
-    target_mib = parse_size(options.target, "target")
+    target_mib = parse_size(options.target, "SIZE")
     reply = client.set(
         target_mib, strict=options.strict, wait=options.wait, timeout_s=options.timeout, force=options.force
     )
     if options.json:
-        _print_json(asdict(reply))
+        print_json(asdict(reply))
     else:
         clamped = (
             f" (asked for {reply.requested_mib}, the {reply.clamped} is in the way)" if reply.clamped else ""
@@ -139,24 +134,20 @@ def _set(client: SyncClient, options: argparse.Namespace) -> int:
 
 
 def _stats(client: SyncClient, options: argparse.Namespace) -> int:
-    stats = asdict(client.stats())
+    stats = client.stats()
     if options.json:
-        return _print_json(stats)
-    rows: dict[str, Any] = {}
-    for group in ("guest", "pressure", "host"):
-        rows |= {
-            f"{group} {name}": "unknown" if value is None else value for name, value in stats[group].items()
-        }
-    rows["oom_kills"] = "unknown" if stats["oom_kills"] is None else stats["oom_kills"]
-    _print_table(rows)
+        return print_json(asdict(stats))
+    for title, facts in describe_stats(stats).items():
+        print(f"{title}:")
+        print_facts({f"  {name}": value for name, value in facts.items()})
     return 0
 
 
 def _limit(client: SyncClient, options: argparse.Namespace) -> int:
-    limit = None if options.limit == "none" else parse_size(options.limit, "limit")
+    limit = None if options.limit == "none" else parse_size(options.limit, "LIMIT")
     balloon = client.limit(limit)
     if options.json:
-        return _print_json(asdict(balloon))
+        return print_json(asdict(balloon))
     print(
         f"limit {_mib(limit) if limit is not None else 'none'}, target {_mib(balloon.target_mib)}, {balloon.state}"
     )
@@ -166,10 +157,10 @@ def _limit(client: SyncClient, options: argparse.Namespace) -> int:
 def _trim(client: SyncClient, options: argparse.Namespace) -> int:
     result = client.trim(TrimRequest(caches_percent=options.caches, timeout_s=options.timeout))
     if options.json:
-        return _print_json(asdict(result))
+        return print_json(asdict(result))
     reason = f" ({result.detail})" if result.detail else ""
     print(
-        f"the host got {_mib(result.returned_mib)}: resident {_mib(result.resident_before_mib)}"
+        f"the host got {_mib(result.returned_mib)}: the sandbox held {_mib(result.resident_before_mib)}"
         f" → {_mib(result.resident_after_mib)}{reason}"
     )
     return 0
@@ -182,7 +173,10 @@ async def _watch(path: Path, as_json: bool) -> int:
     async with await Client.connect(path) as client:
         try:
             async for balloon in client.watch():
-                print(json.dumps(asdict(balloon)) if as_json else _watch_line(balloon), flush=True)
+                if as_json:
+                    print_json_line(asdict(balloon))
+                else:
+                    print(_watch_line(balloon), flush=True)
         except ControlError as error:
             print(f"ballonet: {error.message}", file=sys.stderr)
             return 1
@@ -194,19 +188,13 @@ def _watch_line(balloon: BalloonSnapshot) -> str:
     reason = f"  {balloon.detail}" if balloon.detail else ""
     return (
         f"{at}  target {_mib(balloon.target_mib)}  actual {_mib(balloon.actual_mib)}  "
-        f"resident {_mib(balloon.resident_mib)}  {balloon.state}{reason}"
+        f"guest RAM on host {_mib(balloon.guest_ram_mib)}  engine {_mib(balloon.engine_mib)}  "
+        f"{balloon.state}{reason}"
     )
 
 
-def _print_json(document: Any) -> int:
-    print(json.dumps(document))
-    return 0
-
-
-def _print_table(rows: dict[str, Any]) -> None:
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        print(f"{name:<{width}}  {value}")
+def _on_host(balloon: BalloonSnapshot) -> str:
+    return f"guest RAM {_mib(balloon.guest_ram_mib)}, engine {_mib(balloon.engine_mib)}"
 
 
 def _mib(value: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -71,8 +72,16 @@ def _accelerator() -> Finding:
 
 def _kernel() -> Finding:
     from ballonet.guest.bundle import prepare_guest
+    from ballonet.guest.debian import current_package, fetched_images
+    from ballonet.paths import cache_dir
 
-    guest = prepare_guest(fetch=False)
+    try:
+        guest = prepare_guest(fetch=False)
+    except BallonetError:
+        if os.environ.get("BALLONET_KERNEL") or fetched_images(cache_dir()):
+            raise
+        detail = f"none yet: the first start fetches {current_package()} with apt (34 MB, without root)"
+        return Finding("guest kernel", WARNING, detail)
     return Finding("guest kernel", OK, f"{guest.release} ({guest.vmlinuz})")
 
 
@@ -157,11 +166,17 @@ def _disks() -> Finding:
 def _volumes() -> Finding:
     from ballonet.host.virtiofsd import find_virtiofsd
 
-    def found() -> str:
+    try:
         program = find_virtiofsd()
-        return f"virtiofsd in {'Rust' if program.rust else 'C, for root only'} ({program.binary})"
-
-    return _optional("volumes", found)
+    except BallonetError as error:
+        return Finding("volumes", WARNING, error.message.splitlines()[0], error.hint)
+    if program.rust:
+        return Finding("volumes", OK, f"virtiofsd in Rust ({program.binary})")
+    detail = f"virtiofsd in C, which serves volumes only for root ({program.binary})"
+    if os.geteuid() == 0:
+        return Finding("volumes", OK, detail)
+    hint = "run as root, name a virtiofsd in Rust with BALLONET_VIRTIOFSD, or copy files with 'ballonet cp'"
+    return Finding("volumes", WARNING, detail, hint)
 
 
 def _optional(check: str, look: Callable[[], str]) -> Finding:

@@ -22,8 +22,8 @@ _HEADINGS = (
     "TARGET",
     "ACTUAL",
     "LIMIT",
-    "RESIDENT",
-    "GUEST RAM",
+    "GUEST",
+    "ENGINE",
     "AVAILABLE",
     "AGE",
     "STALLED",
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="print JSON, a list of objects; sizes are bytes")
     form.add_argument("--csv", action="store_true", help="print CSV with a header line; sizes are bytes")
     parser.epilog = (
+        "GUEST is host memory that holds the guest's RAM, ENGINE what the engine itself needs. "
         "AVAILABLE is the guest's word, AGE how old it was; STALLED is the time that its tasks had lost to a lack "
         "of memory since the line before."
     )
@@ -78,7 +79,7 @@ def _lines(samples: Sequence[SandboxSample]) -> list[tuple[str | None, ...]]:
     lines = []
     before: SandboxSample | None = None
     for sample in samples:
-        sizes = (sample.target, sample.actual, sample.limit, sample.resident, sample.guest_ram)
+        sizes = (sample.target, sample.actual, sample.limit, sample.guest_ram, sample.overhead)
         lines.append(
             (
                 time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(sample.at)),

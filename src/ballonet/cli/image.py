@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ballonet.cli.names import for_each
-from ballonet.cli.output import iso_time, print_json, print_table, show_age
+from ballonet.cli.output import iso_time, print_json, print_table, show_age, show_size
 from ballonet.cli.progress import shown_progress
-from ballonet.memory import bytes_to_mib, mib_to_bytes, parse_size
+from ballonet.memory import mib_to_bytes, parse_size
 
 if TYPE_CHECKING:
     from ballonet.images.image import Image
@@ -163,7 +163,7 @@ def _ls(options: argparse.Namespace) -> int:
         (
             None if name is None else familiar(name),
             _short(image.id),
-            f"{bytes_to_mib(image.size_bytes)}M",
+            show_size(image.size_bytes),
             show_age(image.created_at),
             ", ".join(users.get(image.id, ())) or None,
         )
@@ -175,11 +175,12 @@ def _ls(options: argparse.Namespace) -> int:
 
 
 def _pull(options: argparse.Namespace) -> int:
-    with open_store(options) as (store, report):
-        return for_each(
-            options.references,
-            lambda reference: _print_image(store.resolve(reference, pull="always", report=report), options),
-        )
+    def pull(reference: str) -> None:
+        with open_store(options) as (store, report):
+            image = store.resolve(reference, pull="always", report=report)
+        _print_image(image, options)  # once the bars are gone: they end without a newline
+
+    return for_each(options.references, pull)
 
 
 def _load(options: argparse.Namespace) -> int:

@@ -17,12 +17,17 @@ from ballonet.registry.registry import Registry
 _ANSWER_S = 1.0
 #: The guest's own figures are not shown: a guest is not asked for them.
 _GUEST_AGE_S = 86400.0
-_HEADINGS = ("NAME", "STATE", "CEILING", "TARGET", "ACTUAL", "RESIDENT", "AGE", "DETAIL")
+_HEADINGS = ("NAME", "STATE", "CEILING", "TARGET", "ACTUAL", "GUEST", "ENGINE", "AGE", "DETAIL")
+_SIZES = ("ceiling_mib", "target_mib", "actual_mib", "guest_ram_mib", "engine_mib")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, a list of objects")
     parser.add_argument("-q", "--quiet", action="store_true", help="print names only")
+    parser.epilog = (
+        "CEILING, TARGET and ACTUAL are memory as the guest sees it. GUEST is host memory that holds the guest's RAM, "
+        "ENGINE is host memory that the engine itself needs."
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
             (
                 row["name"],
                 row["state"],
-                *(_show_mib(row[key]) for key in ("ceiling_mib", "target_mib", "actual_mib", "resident_mib")),
+                *(_show_mib(row[key]) for key in _SIZES),
                 show_age(record.started_at if record.state.lives else record.created_at),
                 _detail(row),
             )
@@ -72,6 +77,8 @@ def _row(record: Record, sample: SandboxSample) -> dict[str, Any]:
         "actual_mib": _mib(sample.actual),
         "balloon_state": sample.balloon_state,
         "resident_mib": _mib(sample.resident),
+        "guest_ram_mib": _mib(sample.guest_ram),
+        "engine_mib": _mib(sample.overhead),
         "weight": record.weight,
         "reserve_mib": record.reserve_mib,
         "created_at": iso_time(record.created_at),

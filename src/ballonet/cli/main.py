@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from ballonet.cli.parser import Parser
 from ballonet.errors import (
     BallonetError,
     BindError,
@@ -17,6 +18,9 @@ from ballonet.errors import (
     ConfigError,
     GuestCommandError,
     HostError,
+    SettingError,
+    missing_module,
+    os_hint,
 )
 from ballonet.version import __version__
 
@@ -65,11 +69,16 @@ COMMANDS = {
     "completion": Command("ballonet.cli.completion", "print a shell's completion of our commands"),
     "version": Command("ballonet.cli.version", "show versions"),
     "demo": Command("ballonet.cli.demo", "show a sandbox's memory coming back to the host"),
+    "help": Command("ballonet.cli.help", "show all commands, or one command's options"),
 }
 
 
 def print_error(error: BallonetError) -> None:
     """Tell a person what happened, and what to do about it."""
+    if isinstance(error, SettingError):
+        from ballonet.settings import OPTIONS
+
+        error = error.named(OPTIONS)  # what was typed
     print(f"ballonet: error: {error.message}", file=sys.stderr)
     if error.hint:
         print(f"  hint: {error.hint}", file=sys.stderr)
@@ -90,9 +99,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: its words; by default those of the whole program, whose standard streams are then taken over.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["sandbox"]:
-        from ballonet.machine.main import main as machine_main  # hidden: no parser, no other command's weight
-
+    if words and words[0] == "sandbox":
+        try:
+            from ballonet.machine.main import (
+                main as machine_main,  # hidden: no parser, no other command's weight
+            )
+        except ImportError as error:
+            print_error(missing_module(error, "a sandbox's process cannot run"))
+            return EXIT_FAILED
         return machine_main(words[1:])
     if argv is not None:
         return _guarded(words)
@@ -100,6 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     text_streams.take_over()
     try:
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks what may stand at the cursor
+            from ballonet.cli.complete import complete
+
+            complete()
         status = _guarded(words)
     except SystemExit as end:  # argparse has printed what it had to say
         said = end.code if isinstance(end.code, int) else EXIT_USAGE
@@ -122,40 +140,38 @@ def _guarded(words: list[str], work: Callable[[list[str]], int] | None = None) -
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE  # whoever read our output went away: nothing more can be said there
-    except OSError as error:
-        logging.getLogger(__name__).debug("error of the host", exc_info=True)
-        print_error(_host_error(error))
-        return EXIT_FAILED
     except Exception as error:
+        if (known := _of_the_host(error)) is not None:
+            print_error(known)
+            return EXIT_FAILED
         logging.getLogger(__name__).debug("internal error", exc_info=True)
         print(f"ballonet: internal error: {type(error).__name__}: {error}", file=sys.stderr)
         print("  hint: this is a defect of ballonet; 'ballonet --debug …' shows where", file=sys.stderr)
         return EXIT_FAILED
 
 
-def _host_error(error: OSError) -> HostError:
-    """What the host refused, where nobody has more to say about it."""
-    if error.errno == errno.ENOENT and error.filename is None:  # getcwd(2)
-        return HostError(
-            "the current directory does not exist any more", hint="change to another directory first"
-        )
-    said = error.strerror or str(error)
-    hint = "raise the limit of open files: ulimit -n 1024" if error.errno == errno.EMFILE else None
-    return HostError(said if error.filename is None else f"{error.filename}: {said}", hint=hint)
+def _of_the_host(error: Exception) -> BallonetError | None:
+    """What the host lacks, where that is the cause: a package, room, a permission. ``None``: a defect of ours."""
+    if isinstance(error, ImportError) and not (error.name or "ballonet").startswith("ballonet"):
+        return missing_module(error, "this cannot be done")
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno == errno.ENOENT and error.filename is None:  # getcwd(2)
+            return HostError(
+                "the current directory does not exist any more", hint="change to another directory first"
+            )
+        place = error.filename or "the output"
+        return HostError(f"{place}: {error.strerror}", hint=os_hint(error, place))
+    return None
 
 
-def _dispatch(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="ballonet",
-        description="MicroVM sandboxes whose memory breathes.",
-        epilog="'ballonet COMMAND --help' tells more.",
-    )
+def build_parser(wanted: str | None) -> Parser:
+    """The parser of all command lines, with the options of the command ``wanted`` alone: no other module is loaded."""
+    parser = _Root(prog="ballonet", add_help=True)
     parser.add_argument("--version", action="version", version=f"ballonet {__version__}")
     parser.add_argument(
         "--debug", action="store_true", help="log what is done, each program started included"
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    wanted = next((word for word in words if not word.startswith("-")), None)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(
             name, help=command.help, description=command.help[0].upper() + command.help[1:] + "."
@@ -164,8 +180,23 @@ def _dispatch(words: list[str]) -> int:
             module = importlib.import_module(command.module)
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
+    return parser
+
+
+class _Root(Parser):
+    def format_help(self) -> str:
+        from ballonet.cli.help import overview
+
+        return overview()
+
+
+def _dispatch(words: list[str]) -> int:
+    parser = build_parser(next((word for word in words if not word.startswith("-")), None))
     options = parser.parse_args(words)
     level = logging.DEBUG if options.debug else logging.WARNING
     logging.basicConfig(level=level, format="ballonet: %(levelname)s: %(message)s")
+    if options.command is None:
+        parser.print_help()
+        return 0
     status: int = options.run(options)
     return status

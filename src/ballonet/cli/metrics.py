@@ -7,7 +7,9 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.errors import ConfigError, HostError
+from ballonet.errors import ConfigError, HostError, missing_module
+
+RULES, DASHBOARD = "prometheus/ballonet.rules.yml", "grafana/ballonet.json"
 
 if TYPE_CHECKING:
     from ballonet.metrics.exposition import Exporter
@@ -19,19 +21,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--textfile", metavar="FILE.prom", type=Path, help="write them to a file, for node_exporter, and end"
     )
+    how.add_argument(
+        "--rules",
+        action="store_true",
+        help="print alert rules for Prometheus instead: save them as a rule file",
+    )
+    how.add_argument(
+        "--dashboard", action="store_true", help="print a dashboard for Grafana instead: import it there"
+    )
     parser.epilog = (
-        "With neither they are printed once. Figures that are unknown have no sample, and "
+        "With none of these the metrics are printed once. Figures that are unknown have no sample, and "
         "ballonet_sandbox_unknown_info says why."
     )
 
 
 def run(options: argparse.Namespace) -> int:
+    for wanted, file in ((options.rules, RULES), (options.dashboard, DASHBOARD)):
+        if wanted:
+            print(_contributed(file), end="")
+            return 0
     try:
         from ballonet.metrics.exposition import Exporter
     except ImportError as error:
-        raise HostError(
-            "prometheus-client is not installed", hint="pip install 'ballonet[metrics]'"
-        ) from error
+        raise missing_module(error, "metrics cannot be exported") from error
     from ballonet.metrics.collect import collect
     from ballonet.paths import replace_file
 
@@ -44,6 +56,20 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(text.decode(), end="")
     return 0
+
+
+def _contributed(file: str) -> str:
+    """A file of ``contrib/``: in the package where that was installed, beside its sources where they are used."""
+    import ballonet
+
+    package = Path(ballonet.__file__).parent
+    places = (package / "contrib" / file, package.parents[1] / "contrib" / file)
+    for path in places:
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise HostError(
+        f"{places[0]} is missing", hint="install the package again: pip install --force-reinstall ballonet"
+    )
 
 
 def parse_address(text: str) -> tuple[str, int]:

@@ -11,11 +11,12 @@ import textwrap
 import time
 from typing import Any
 
-from ballonet.cli.output import print_facts, print_json, print_table, show
+from ballonet.cli.output import print_facts, print_json, print_json_line, print_table, show
 from ballonet.errors import ConfigError
 from ballonet.memory import parse_size
 from ballonet.pilot import claim
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT, HostView, SandboxView, promisable_mib
+from ballonet.suggest import hint_for
 
 #: Variables that decide which sandboxes are meant: a unit must have those that were set for the one who prints it.
 _WHERE = ("BALLONET_RUN_DIR", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
@@ -82,8 +83,8 @@ def _run(options: argparse.Namespace) -> int:
 
     settings = Settings(
         only=tuple(options.only or ()),
-        budget_mib=None if options.budget is None else parse_size(options.budget, "budget"),
-        reserve_mib=None if options.reserve is None else parse_size(options.reserve, "reserve"),
+        budget_mib=None if options.budget is None else parse_size(options.budget, "--budget"),
+        reserve_mib=None if options.reserve is None else parse_size(options.reserve, "--reserve"),
         overcommit=DEFAULT_OVERCOMMIT if options.overcommit is None else options.overcommit,
         dry_run=options.dry_run,
     )
@@ -91,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--overcommit {settings.overcommit:g} must be from 1 to 100")
     if settings.budget_mib is not None and (settings.reserve_mib or 0) >= settings.budget_mib:
         raise ConfigError(
-            f"reserve {settings.reserve_mib} MiB leaves nothing of the budget of {settings.budget_mib} MiB"
+            f"--reserve {settings.reserve_mib} MiB leaves nothing of --budget {settings.budget_mib} MiB"
         )
     if options.ticks is not None and options.ticks < 1:
         raise ConfigError(f"--ticks {options.ticks} must be at least 1")
@@ -135,7 +136,7 @@ def _print_tick(tick: Any, dry_run: bool) -> None:
 
 
 def _print_tick_json(tick: Any, dry_run: bool) -> None:
-    print_json(
+    print_json_line(
         {
             "at": tick.at,
             "paused": tick.paused,
@@ -149,7 +150,6 @@ def _print_tick_json(tick: Any, dry_run: bool) -> None:
             "notes": list(tick.notes),
         }
     )
-    sys.stdout.flush()
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -159,13 +159,19 @@ def _explain(options: argparse.Namespace) -> int:
         raise ConfigError(f"--last {options.last} must be at least 1")
     entries = read_decisions(claim.pilot_dir(), options.name, options.last)
     if not entries:
+        from ballonet import lifecycle
+        from ballonet.registry.registry import Registry
+
+        with Registry.open() as registry:
+            known = [record.name for record in lifecycle.list_sandboxes(registry)]
+        otherwise = "an autopilot writes them down while it runs: ballonet pilot"
         raise ConfigError(
             f"no decision about a sandbox named {options.name!r} is on record"[:200],
-            hint="an autopilot writes them down while it runs: ballonet pilot",
+            hint=otherwise if options.name in known else hint_for(options.name, known, otherwise),
         )
     for entry in entries:
         if options.json:
-            print_json(entry)
+            print_json_line(entry)
             continue
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["at"]))
         target = entry["target_mib"]
@@ -226,14 +232,17 @@ def _status(options: argparse.Namespace) -> int:
     if status is not None and status["sandboxes"]:
         print()
         print_table(
-            ("NAME", "CEILING", "TARGET", "ACTUAL", "RESIDENT", "AVAILABLE", "WEIGHT", "PROBLEM"),
+            ("NAME", "CEILING", "TARGET", "ACTUAL", "GUEST", "ENGINE", "AVAILABLE", "WEIGHT", "PROBLEM"),
             [
                 (
                     view.name,
                     view.ceiling_mib,
                     view.target_mib,
                     view.actual_mib,
-                    view.resident_mib,
+                    view.guest_ram_mib,
+                    None
+                    if view.resident_mib is None or view.guest_ram_mib is None
+                    else view.resident_mib - view.guest_ram_mib,
                     view.guest_available_mib,
                     view.weight,
                     view.problem,
@@ -271,12 +280,9 @@ def _unit(options: argparse.Namespace) -> int:
 
 
 def _list_policies() -> int:
-    from ballonet.pilot.policies.catalog import POLICIES
+    from ballonet.pilot.policies.catalog import ABOUT
 
-    rows = [
-        (name, (make.__doc__ or "").strip().partition("\n")[0]) for name, make in sorted(POLICIES.items())
-    ]
-    print_table(("POLICY", "RULE"), rows)
+    print_table(("POLICY", "RULE", "GOOD FOR"), [(name, *about) for name, about in ABOUT.items()])
     return 0
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.errors import ConfigError
+from ballonet.errors import ConfigError, os_hint
 from ballonet.memory import parse_size
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT
+from ballonet.suggest import hint_for
 
 if TYPE_CHECKING:
     from ballonet.pilot.simulator.compare import Arm
@@ -67,13 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from ballonet.cli.output import print_json, print_table
-    from ballonet.pilot.policies.catalog import POLICIES
+    from ballonet.pilot.policies.catalog import ABOUT, POLICIES
     from ballonet.pilot.simulator.compare import compare
     from ballonet.pilot.simulator.scenarios import SCENARIOS
 
     if options.list:
         rows = [[name, "scenario", make(1).about] for name, make in SCENARIOS.items()]
-        rows += [[name, "policy", _about(make)] for name, make in POLICIES.items()]
+        rows += [[name, "policy", ABOUT[name].rule] for name in POLICIES]
         print_table(["NAME", "KIND", "ABOUT"], rows)
         return 0
     policies = _policies(options.policy, list(POLICIES))
@@ -142,9 +143,11 @@ def _row(arms: Sequence[Arm]) -> list[object]:
 def _policies(asked: list[str] | None, known: list[str]) -> list[str]:
     if asked is None or "all" in asked:
         return known
+    from ballonet.pilot.policies.catalog import unknown_policy
+
     for name in asked:
         if name not in known and name != "oracle":
-            raise ConfigError(f"there is no policy {name!r}", hint=f"all, or one of {', '.join(known)}")
+            raise unknown_policy(name, ["all", "oracle", *known])
     return asked
 
 
@@ -161,8 +164,11 @@ def _scenarios(options: argparse.Namespace) -> list[Scenario]:
     else:
         make = SCENARIOS.get(options.scenario)
         if make is None:
-            hint = f"one of {', '.join(SCENARIOS)}"
-            raise ConfigError(f"there is no scenario {options.scenario!r}", hint=hint)
+            otherwise = f"choose one of {', '.join(SCENARIOS)}"
+            raise ConfigError(
+                f"there is no scenario {options.scenario!r}",
+                hint=hint_for(options.scenario, SCENARIOS, otherwise),
+            )
         scenarios = [make(options.seed + at) for at in range(options.hosts)]
     if not 1 <= options.overcommit <= 100:
         raise ConfigError(f"--overcommit {options.overcommit:g} must be from 1 to 100")
@@ -183,16 +189,9 @@ def _read(path: Path) -> list[GuestSpec]:
         with path.open(encoding="utf-8", newline="") as file:
             return read_trace(file, str(path))
     except OSError as error:
-        raise ConfigError(f"--trace {path}: {error.strerror}") from error
+        raise ConfigError(f"--trace {path}: {error.strerror}", hint=os_hint(error, path)) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"--trace {path}: it is not UTF-8 text") from error
-
-
-def _about(make: object) -> str:
-    import sys
-
-    text = sys.modules[str(getattr(make, "__module__", ""))].__doc__ or ""
-    return text.split("\n")[0].rstrip(".")
 
 
 def _histories(names: list[str]) -> list[GuestSpec]:

@@ -41,6 +41,8 @@ class BalloonSnapshot:
     driver: Annotated[Driver, "whether the guest's balloon driver has taken the device"]
     resident_mib: Annotated[int | None, "host memory that the VM's process really holds"]
     detail: Annotated[str | None, "the reason for the state, for a person"] = None
+    guest_ram_mib: Annotated[int | None, "the part of resident_mib that holds the guest's RAM"] = None
+    engine_mib: Annotated[int | None, "the rest of it: the engine's own memory"] = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class HostMemory:
     guest_ram_mib: Annotated[
         int | None, "the part of it that is guest memory, apart from the engine's own"
     ] = None
+    engine_mib: Annotated[int | None, "the engine's own part of it"] = None
     pss_age_s: Annotated[float | None, "seconds since PSS was read"] = None
     reclaimed_mib: Annotated[
         int | None,

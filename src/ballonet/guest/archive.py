@@ -15,7 +15,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Se
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import ConfigError, GuestFileError
+from ballonet.errors import ConfigError, GuestFileError, os_hint
 
 _PIECE_BYTES = 64 << 10
 _ZEROS = bytes(_PIECE_BYTES)
@@ -36,7 +36,9 @@ async def pack(
     try:
         top = source.stat() if follow else source.lstat()
     except OSError as error:
-        raise ConfigError(f"{source} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"{source} cannot be read: {error.strerror}", hint=os_hint(error, source)
+        ) from error
     if stat.S_ISSOCK(top.st_mode):
         raise ConfigError(f"{source} is a socket, which cannot be copied")
     reading, writing = os.pipe()
@@ -57,7 +59,10 @@ async def pack(
         except BrokenPipeError:
             pass
         except OSError as error:
-            raise ConfigError(f"{error.filename or source} cannot be read: {error.strerror}") from error
+            raise ConfigError(
+                f"{error.filename or source} cannot be read: {error.strerror}",
+                hint=os_hint(error, error.filename or source),
+            ) from error
     if met and problems is None:
         raise ConfigError("; ".join(met))
     if problems is not None:
@@ -113,7 +118,10 @@ async def unpack(
         try:
             await unpacking
         except OSError as error:
-            raise ConfigError(f"{error.filename or target} cannot be written: {error.strerror}") from error
+            raise ConfigError(
+                f"{error.filename or target} cannot be written: {error.strerror}",
+                hint=os_hint(error, error.filename or target),
+            ) from error
     return found
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ballonet.errors import HostError
+from ballonet.errors import HostError, os_hint
 from ballonet.paths import exclusive, private_dir, replace_file
 
 #: How a file looked: inode, size, mtime and ctime in nanoseconds. ``None`` where there was none.
@@ -49,7 +49,7 @@ class Inputs:
         try:
             return self.watch(path).read_bytes()
         except OSError as error:
-            raise HostError(f"{path} cannot be read: {error.strerror}") from error
+            raise HostError(f"{path} cannot be read: {error.strerror}", hint=os_hint(error, path)) from error
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ballonet.errors import HostError
+from ballonet.errors import HostError, missing_module
 from ballonet.guest.elf import MAGIC as ELF_MAGIC
 from ballonet.guest.elf import Elf
 
@@ -102,6 +102,13 @@ def unpack(image: bytes, what: str) -> bytes:
     _, name, decompress = known
     try:
         kernel = decompress(payload, size)
+    except ImportError as error:
+        raise missing_module(error, f"the {name} compressed kernel in {what} cannot be unpacked") from error
+    except MemoryError as error:
+        raise HostError(
+            f"the kernel in {what} cannot be unpacked: there is not enough memory",
+            hint=f"it needs {2 * size >> 20} MiB for a moment: make room on the host",
+        ) from error
     except Exception as error:  # each library has its own error class, importing one to name it is not lazy
         raise HostError(f"the {name} compressed kernel in {what} is damaged: {error}") from error
     if len(kernel) != size:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.errors import HostError
+from ballonet.errors import HostError, os_hint
 from ballonet.guest import bzimage
 from ballonet.guest.artifacts import Artifacts, Inputs, Product
 from ballonet.guest.debian import fetch_image, fetched_images
@@ -129,7 +129,9 @@ def _named(vmlinuz: Path, root: Path) -> tuple[str, Path]:
         with vmlinuz.open("rb") as file:
             start = file.read(bzimage.SETUP_BYTES)
     except OSError as error:
-        raise HostError(f"kernel {vmlinuz} cannot be read: {error.strerror}") from error
+        raise HostError(
+            f"kernel {vmlinuz} cannot be read: {error.strerror}", hint=os_hint(error, vmlinuz)
+        ) from error
     release = bzimage.read_setup(start, str(vmlinuz)).release
     places = [base / "lib/modules" / release for base in (vmlinuz.parents[1], root)]
     for modules_dir in places:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ballonet.errors import HostError
+from ballonet.errors import HostError, missing_module, os_hint
 from ballonet.guest.elf import Elf
 
 _SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
@@ -105,7 +105,8 @@ class ModuleTree:
             return (self._directory / name).read_text("utf-8", "replace").splitlines()
         except OSError as error:
             raise HostError(
-                f"the modules of kernel {self._release} cannot be listed: {self._directory / name}: {error.strerror}"
+                f"the modules of kernel {self._release} cannot be listed: {self._directory / name}: {error.strerror}",
+                hint=os_hint(error, self._directory),
             ) from error
 
 
@@ -117,9 +118,13 @@ def read_module(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise HostError(f"module {path} cannot be read: {error.strerror}") from error
+        raise HostError(
+            f"module {path} cannot be read: {error.strerror}", hint=os_hint(error, path)
+        ) from error
     try:
         return _decompress(content, path.suffix)
+    except ImportError as error:
+        raise missing_module(error, f"module {path} cannot be unpacked") from error
     except Exception as error:  # each library has its own error class, importing one to name it is not lazy
         raise HostError(f"module {path} is damaged: {error}") from error
 

@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import IO, Any
 
-from ballonet.errors import ConfigError, ImageError
+from ballonet.errors import ConfigError, ImageError, os_hint
 from ballonet.images.layers import BoundedTarInfo
 from ballonet.images.limits import MAX_DOCUMENT_BYTES
 from ballonet.images.reference import (
@@ -114,5 +114,7 @@ def _document(path: Path, name: str) -> Any:
     except (ImageError, tarfile.TarError, EOFError, ValueError) as error:
         raise ImageError(f"{path} is no archive of images that can be read: {error}") from error
     except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ImageError(
+            f"{path} cannot be read: {error.strerror or error}", hint=os_hint(error, path)
+        ) from error
     return None

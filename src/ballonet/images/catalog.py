@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import HostError, ImageError
+from ballonet.errors import HostError, ImageError, os_hint
 from ballonet.images.image import ROOT_FILE, Image, ImageConfig
 from ballonet.paths import exclusive, exclusive_if_free, private_dir, replace_file, shared
 
@@ -94,7 +94,9 @@ class Catalog:
             try:
                 work = Path(tempfile.mkdtemp(dir=self._work))
             except OSError as error:
-                raise HostError(f"{self._work} cannot be written: {error.strerror}") from error
+                raise HostError(
+                    f"{self._work} cannot be written: {error.strerror}", hint=os_hint(error, self._work)
+                ) from error
             try:
                 yield work
             finally:
@@ -137,7 +139,9 @@ class Catalog:
         except OSError as error:
             there = self.get(image.id)
             if there is None:
-                raise HostError(f"{place} cannot be made: {error.strerror}") from error
+                raise HostError(
+                    f"{place} cannot be made: {error.strerror}", hint=os_hint(error, place)
+                ) from error
             return there  # another manifest led to the same image meanwhile
         _sync(self._roots)
         found = self.get(image.id)

@@ -6,8 +6,10 @@ As root, or as a plain user where the host allows one of mmdebstrap's ways (user
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import subprocess
 import time
@@ -20,7 +22,8 @@ from ballonet.images.image import Image
 from ballonet.images.reference import parse_reference
 from ballonet.images.skopeo import ARCHITECTURE, SYSTEM
 from ballonet.images.store import ImageStore, Report
-from ballonet.process import find_program, show_command, spawn
+from ballonet.memory import MIB
+from ballonet.process import find_program, full_disk_hint, show_command, spawn
 
 #: What a root starts from (mmdebstrap(1)): ``essential`` has no apt, ``standard`` is a small system.
 VARIANTS = ("essential", "apt", "minbase", "standard")
@@ -105,7 +108,8 @@ def _run(argv: Sequence[str], words: Path, report: Report | None) -> None:
     """Run mmdebstrap, and pass on what it says it is at."""
     ends = time.monotonic() + _DEADLINE_S
     with words.open("w+b") as output:
-        child = spawn(argv, stderr=output.fileno(), die_with_parent=True)
+        # In a session of its own: when it fails half way it sends SIGHUP to its whole process group (full disk).
+        child = spawn(argv, stderr=output.fileno(), die_with_parent=True, new_session=True)
         try:
             told = 0
             while True:
@@ -137,8 +141,30 @@ def _run(argv: Sequence[str], words: Path, report: Report | None) -> None:
         )
         raise ProcessError(
             f"mmdebstrap ended with status {child.returncode}: {said[:1500]}",
-            hint="are the names right, and the suite? A plain user needs fakechroot and fakeroot, or uidmap",
+            hint=_what_to_do("\n".join([said, *lines]), words.parent),
         )
+
+
+def _what_to_do(said: str, work: Path) -> str | None:
+    """Of what mmdebstrap has said. On a full disk it says nothing: that cannot be written down either."""
+    low = said.lower()
+    room = os.statvfs(work)
+    full = full_disk_hint(
+        os.strerror(errno.ENOSPC) if room.f_bavail * room.f_frsize < MIB else said, work.parent
+    )
+    if full is not None:
+        return full
+    if any(
+        sign in low for sign in ("newuidmap", "unshare", "fakechroot", "fakeroot", "user namespace", "root")
+    ):
+        return "a plain user needs fakechroot and fakeroot (apt-get install fakechroot fakeroot), or uidmap"
+    if "unable to locate package" in low or "no installation candidate" in low:
+        return "are the names of the packages right? 'apt-cache search WORD' finds some"
+    if any(
+        sign in low for sign in ("could not resolve", "failed to fetch", "could not connect", "timed out")
+    ):
+        return "are the suite and the package sources right, and can this host reach them?"
+    return None
 
 
 def _configuration(diff_id: str, made_by: str) -> bytes:

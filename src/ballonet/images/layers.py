@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from ballonet.errors import ImageError
+from ballonet.errors import ImageError, missing_module, os_hint
 from ballonet.images.limits import MAX_HEADER_BYTES, RATIO_FROM_BYTES, Limits
 from ballonet.images.tree import Node, Tree, show
 from ballonet.memory import bytes_to_mib
@@ -114,7 +114,7 @@ def check_digest(path: Path, digest: str, what: str) -> None:
         with path.open("rb") as file:
             found = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ImageError(f"{what} cannot be read: {error.strerror}") from error
+        raise ImageError(f"{what} cannot be read: {error.strerror}", hint=os_hint(error, what)) from error
     if found != digest:
         raise ImageError(f"{what} is damaged: its digest is {found}, not {digest}")
 
@@ -251,7 +251,7 @@ class _Unpacked:
         try:
             self._file: io.BufferedReader = path.open("rb")
         except OSError as error:
-            raise ImageError(f"{path} cannot be read: {error.strerror}") from error
+            raise ImageError(f"{path} cannot be read: {error.strerror}", hint=os_hint(error, path)) from error
         self._account, self._tick = account, tick
         self._hash = hashlib.sha256() if account is not None else None
         self.unpacked = 0
@@ -319,7 +319,10 @@ def _inflate(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
-    import zstandard
+    try:
+        import zstandard
+    except ImportError as error:
+        raise missing_module(error, "it is packed with zstd and cannot be unpacked") from error
 
     unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
     try:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ballonet.errors import ConfigError, ImageError, ImageInUseError, UnknownImageError
+from ballonet.errors import ConfigError, ImageError, ImageFetchError, ImageInUseError, UnknownImageError
 from ballonet.images.catalog import Catalog
 from ballonet.images.flatten import Plan, plan_layers, write_layers, write_root
 from ballonet.images.image import Image, ImageConfig
@@ -28,6 +28,7 @@ from ballonet.images.reference import REGISTRY, Reference, familiar, looks_like_
 from ballonet.images.skopeo import ARCHITECTURE, SYSTEM, Skopeo
 from ballonet.memory import MIB, bytes_to_mib
 from ballonet.paths import data_dir
+from ballonet.suggest import did_you_mean
 
 Pull = Literal["missing", "always", "never"]
 #: Told in one line what takes time.
@@ -81,9 +82,22 @@ class ImageStore:
         if pull == "never":
             raise UnknownImageError(
                 f"there is no image {wanted.familiar()} here",
-                hint=f"ballonet image pull {reference}; 'ballonet image ls' shows what is here",
+                hint=self._meant(wanted)
+                or f"fetch it: ballonet image pull {reference}; 'ballonet image ls' lists what is here",
             )
-        return self._fetch(wanted, report or _say_nothing)
+        try:
+            return self._fetch(wanted, report or _say_nothing)
+        except (UnknownImageError, ImageFetchError) as error:
+            # Perhaps it was never to be fetched: one that is here has nearly that name.
+            error.hint = self._meant(wanted) or error.hint
+            raise
+
+    def _meant(self, wanted: Reference) -> str | None:
+        """Which of the images that are here a mistyped name may have meant."""
+        names = {familiar(name): name for image in self.catalog.list() for name in image.names}
+        # People leave the tag out, and it is no typing error where it is the usual one.
+        names |= {name.removesuffix(":latest"): name for name in names}
+        return did_you_mean(wanted.familiar().removesuffix(":latest"), names)
 
     def find(self, reference: str) -> Image:
         """The image of that name or id, if it is here.

@@ -154,7 +154,8 @@ class MachineBackend:
     def _balloon(self) -> Balloon:
         if self._vm.balloon is None:
             raise BalloonError(
-                "this sandbox has no balloon", hint="start it with a balloon setting, such as --balloon-min"
+                "this sandbox has no balloon",
+                hint="a sandbox gets one when it is made: make a new one with it",
             )
         return self._vm.balloon
 
@@ -173,6 +174,8 @@ class MachineBackend:
             driver=status.driver.value,
             resident_mib=None if resident is None else resident.total_mib,
             detail=status.detail,
+            guest_ram_mib=None if resident is None else resident.guest_ram_mib,
+            engine_mib=None if resident is None else resident.engine_mib,
         )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ballonet.errors import HostError
+from ballonet.errors import HostError, os_hint
 from ballonet.memory import bytes_to_mib, mib_to_bytes
 from ballonet.process import find_program, run
 
@@ -64,10 +64,12 @@ def _make(disk: Path, size_mib: int) -> None:
     try:
         half.touch(mode=0o600)
         _resize(half, size_mib)
-        run([find_mke2fs(), "-q", "-F", "-t", "ext4", *options, half], hint=_HINT)
+        run([find_mke2fs(), "-q", "-F", "-t", "ext4", *options, half], writes=disk.parent)
         half.rename(disk)
     except OSError as error:
-        raise HostError(f"the disk {disk} cannot be made: {error.strerror}") from error
+        raise HostError(
+            f"the disk {disk} cannot be made: {error.strerror}", hint=os_hint(error, disk)
+        ) from error
     finally:
         half.unlink(missing_ok=True)
 
@@ -76,4 +78,6 @@ def _resize(disk: Path, size_mib: int) -> None:
     try:
         os.truncate(disk, mib_to_bytes(size_mib))
     except OSError as error:
-        raise HostError(f"the disk {disk} cannot have {size_mib} MiB: {error.strerror}") from error
+        raise HostError(
+            f"the disk {disk} cannot have {size_mib} MiB: {error.strerror}", hint=os_hint(error, disk)
+        ) from error

@@ -1,4 +1,4 @@
-"""What the engine's process holds of the host's memory: RSS at each look, PSS on a slower clock of its own."""
+"""What the engine holds of the host's memory: guest RAM and its own at each look, PSS on a slower clock of its own."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ class EngineMemory:
             resident_mib=resident.total_mib,
             pss_mib=None if pss_bytes is None else bytes_to_mib(pss_bytes),
             guest_ram_mib=resident.guest_ram_mib,
+            engine_mib=resident.engine_mib,
             pss_age_s=pss_age_s,
             reclaimed_mib=bytes_to_mib(self._reclaimed_bytes),
         )

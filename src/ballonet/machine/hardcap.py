@@ -94,7 +94,7 @@ class HardCap:
 
     def _enforce(self) -> bool:
         if self._engine_pid is not None and (resident := read_resident(self._engine_pid)) is not None:
-            measured = resident.total_bytes - resident.guest_ram_bytes
+            measured = resident.engine_bytes
             self._overhead = max(self._overhead, measured + OVERHEAD_MARGIN_MIB * MIB)
         wanted = self._allowed + self._overhead
         if wanted == self.limit_bytes:

@@ -19,6 +19,13 @@ _ANY = "0.0.0.0"  # noqa: S104  (read, not bound)
 _FORWARD = re.compile(r"^\s*(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)\s", re.MULTILINE)
 
 
+_HINTS = {
+    errno.EADDRINUSE: "choose another port, or 0 for any that is free",
+    errno.EADDRNOTAVAIL: "no interface of this host has that address: choose 127.0.0.1, 0.0.0.0 or one that it has",
+    errno.EACCES: "ports below 1024 are for root (net.ipv4.ip_unprivileged_port_start): choose a higher one",
+}
+
+
 def check_ports_free(ports: Sequence[Port]) -> None:
     """:raises BindError: one of them cannot be bound. Another program may still take it until the engine does."""
     for port in ports:
@@ -28,9 +35,7 @@ def check_ports_free(ports: Sequence[Port]) -> None:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((port.address, port.host))
         except OSError as error:
-            hint = (
-                "choose another port, or 0 for any that is free" if error.errno == errno.EADDRINUSE else None
-            )
+            hint = _HINTS.get(error.errno or 0)
             where = f"{port.address}:{port.host}/{port.protocol}"
             raise BindError(f"port {where} cannot be published: {error.strerror}", hint=hint) from error
 

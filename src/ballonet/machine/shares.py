@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ballonet.errors import HostError
+from ballonet.errors import HostError, os_hint
 from ballonet.host.mounts import read_only_view
 from ballonet.host.virtiofsd import find_virtiofsd
 from ballonet.process import spawn, wait_exit
@@ -80,9 +80,11 @@ def serve_volume(volume: Volume, directory: Path, *, cgroup_procs: str | None = 
     program = find_virtiofsd()
     # The one in C cannot confine itself otherwise, nor can we keep a directory from being written.
     if os.geteuid() != 0 and not (program.rust and (program.read_only or not volume.read_only)):
+        what = "read-only, but only" if program.rust else "only"
         raise HostError(
-            f"volume {volume}: {program.binary} can serve it only for root",
-            hint="use a newer virtiofsd (BALLONET_VIRTIOFSD), or copy files with 'ballonet cp'",
+            f"volume {volume}: {program.binary} can serve it {what} for root",
+            hint=f"run as root, name a newer virtiofsd{' with --readonly' * program.rust} with BALLONET_VIRTIOFSD (the "
+            "one in Rust; Debian 12 has none), or copy files with 'ballonet cp'",
         )
     path = directory / "share.sock"
     engine = socket.socket(socket.AF_UNIX)
@@ -112,7 +114,9 @@ def serve_volume(volume: Volume, directory: Path, *, cgroup_procs: str | None = 
             engine.close()
             words.close()
             if isinstance(error, OSError):
-                raise HostError(f"volume {volume} cannot be served: {error.strerror}") from error
+                raise HostError(
+                    f"volume {volume} cannot be served: {error.strerror}", hint=os_hint(error, directory)
+                ) from error
             raise
     server = ShareServer(volume, child, engine)
     server.read_words(words)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import ConfigError, HostError
+from ballonet.errors import ConfigError, HostError, os_hint
 from ballonet.memory import GIB, MIB
 from ballonet.metrics.model import SandboxSample
 
@@ -77,7 +77,7 @@ def draw(histories: Sequence[Sequence[SandboxSample]], path: Path, *, from_start
     try:
         figure.savefig(path)
     except OSError as error:
-        raise HostError(f"{path} cannot be written: {error.strerror}") from error
+        raise HostError(f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path)) from error
 
 
 def _draw_one(axes: Any, samples: Sequence[SandboxSample], when: Callable[[float], Any]) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ballonet.errors import HostError
+from ballonet.errors import HostError, os_hint
 from ballonet.metrics.model import SILENT_GUEST, TOTALS, SandboxSample
 
 #: The file in a sandbox's state directory.
@@ -90,7 +90,9 @@ class HistoryWriter:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise HostError(f"history {path} cannot be opened: {error.strerror}") from error
+            raise HostError(
+                f"history {path} cannot be opened: {error.strerror}", hint=os_hint(error, path)
+            ) from error
         try:
             self._open()
         except BaseException:
@@ -126,7 +128,9 @@ class HistoryWriter:
         try:
             written = os.pwrite(self._fd, slot, offset)
         except OSError as error:
-            raise HostError(f"history {self._path} cannot be written: {error.strerror}") from error
+            raise HostError(
+                f"history {self._path} cannot be written: {error.strerror}", hint=os_hint(error, self._path)
+            ) from error
         if written != len(slot):
             raise HostError(f"history {self._path} cannot be written: the disk is full")
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ballonet.errors import HostError, PilotBusyError
+from ballonet.errors import HostError, PilotBusyError, os_hint
 from ballonet.host.identity import ProcessId
 from ballonet.paths import private_dir, replace_file, state_dir
 
@@ -69,7 +69,9 @@ class Claim:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise HostError(f"the lock {path} cannot be opened: {error.strerror}") from error
+            raise HostError(
+                f"the lock {path} cannot be opened: {error.strerror}", hint=os_hint(error, path)
+            ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

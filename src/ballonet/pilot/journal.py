@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import HostError
+from ballonet.errors import HostError, os_hint
 
 #: Bytes of one of the two files.
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -63,7 +63,9 @@ class Journal:
                 file.write(self._before + text)
             self._before = ""
         except OSError as error:
-            raise HostError(f"{path} cannot be written: {error.strerror}") from error
+            raise HostError(
+                f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path)
+            ) from error
 
 
 def read_decisions(directory: Path, sandbox: str, count: int) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from ballonet.host.identity import ProcessId
 from ballonet.paths import state_dir
 from ballonet.registry.record import Command, Defaults, Record, State
 from ballonet.registry.schema import MIGRATIONS, VERSION
+from ballonet.suggest import hint_for
 
 FILE_NAME = "registry.db"
 #: How long a program waits for another's write (seconds).
@@ -84,8 +85,10 @@ class Registry:
         """:raises UnknownSandboxError: there is no sandbox of that name."""
         record = self.find(name)
         if record is None:
+            known = [other.name for other in self.list()]
             raise UnknownSandboxError(
-                f"there is no sandbox named {name!r}"[:200], hint="'ballonet ls' shows all"
+                f"there is no sandbox named {name!r}"[:200],
+                hint=hint_for(name, known, "'ballonet ls' lists all sandboxes"),
             )
         return record
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
+from ballonet.errors import ConfigError
 from ballonet.memory import parse_size
 
 #: Where the guest's kernel or its agent have their own file systems, or the root is: nothing is mounted over them.
@@ -81,7 +82,12 @@ class Tmpfs:
         if not colon:
             return cls(target)
         # Docker's spelling of the option is taken, too.
-        return cls(target, parse_size(size.removeprefix("size="), f"size of tmpfs {target}"))
+        try:
+            return cls(target, parse_size(size.removeprefix("size="), "its size"))
+        except ConfigError as error:
+            raise ValueError(
+                f"cannot be read: {error.message}" + (f"; {error.hint}" if error.hint else "")
+            ) from error
 
     def __str__(self) -> str:
         return self.target if self.size_mib is None else f"{self.target}:{self.size_mib}"

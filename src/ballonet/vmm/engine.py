@@ -20,6 +20,7 @@ from ballonet.vmm.config import Accel, Machine
 PROGRAM = "qemu-system-x86_64"
 #: The oldest version that has all that is used here (``x-query-virtio-status``).
 MINIMUM_VERSION = (7, 2)
+OTHER_HINT = "it is there and does not work: install it again, or name another QEMU with BALLONET_QEMU"
 INSTALL_HINT = "install it: apt-get install qemu-system-x86"
 
 _QUESTIONS = ("qmp_capabilities", "query-version", "query-machines", "qom-list-types", "quit")
@@ -45,12 +46,12 @@ class Engine:
         if machine not in self.machines:
             raise EngineMissingError(
                 f"{self.binary} has no machine type {machine}; it has {', '.join(self.machines) or 'neither'}",
-                hint="choose another with --machine",
+                hint="choose another machine type",
             )
         if accel not in self.accelerators:
             raise EngineMissingError(
                 f"{self.binary} has no accelerator {accel}; it has {', '.join(self.accelerators)}",
-                hint="choose another with --accel",
+                hint="choose another accelerator, or auto",
             )
 
 
@@ -65,6 +66,10 @@ def find_engine(cache: Path, *, binary: Path | None = None) -> Engine:
         path = chosen or find_program(PROGRAM, hint=INSTALL_HINT)
         facts = path.stat()
     except (HostError, OSError) as error:
+        if chosen is not None:
+            cause = getattr(error, "strerror", None) or error
+            hint = "BALLONET_QEMU names it: mend or unset that"
+            raise EngineMissingError(f"no usable QEMU: {chosen}: {cause}", hint=hint) from error
         raise EngineMissingError(f"no usable QEMU: {error}", hint=INSTALL_HINT) from error
     key = f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ino}"
     kept = cache / "engine.json"
@@ -108,10 +113,10 @@ def probe_engine(binary: Path) -> Engine:
             seccomp=_has_seccomp(binary),
         )
     except HostError as error:
-        raise EngineMissingError(f"{binary} does not run: {error}", hint=INSTALL_HINT) from error
+        raise EngineMissingError(f"{binary} does not run: {error}", hint=error.hint or OTHER_HINT) from error
     except (ValueError, KeyError, TypeError) as error:
         message = f"{binary} does not answer like QEMU: {error!r}"
-        raise EngineMissingError(message, hint=INSTALL_HINT) from error
+        raise EngineMissingError(message, hint=OTHER_HINT) from error
 
 
 def _has_seccomp(binary: Path) -> bool:
@@ -128,7 +133,7 @@ def _check(engine: Engine) -> None:
         raise EngineMissingError(
             f"{engine.binary} is QEMU {engine.version_text}; ballonet needs "
             f"{'.'.join(map(str, MINIMUM_VERSION))} or newer",
-            hint=INSTALL_HINT,
+            hint="upgrade it, or name a newer one with BALLONET_QEMU",
         )
 
 

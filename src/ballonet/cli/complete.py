@@ -1,0 +1,199 @@
+"""What may stand at the cursor of a command line: called by the shell at each Tab, through argcomplete.
+
+The parsers know commands, options and choices; here is what they do not know: names of sandboxes, images, volumes,
+policies, and where files belong. Nothing here starts, changes or says anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+import argcomplete
+import argcomplete.shell_integration
+from argcomplete.completers import DirectoriesCompleter, FilesCompleter, SuppressCompleter
+from argcomplete.lexers import split_line
+
+#: Called by argcomplete with ``prefix``, ``parsed_args`` and others; what may stand there.
+Completer = Callable[..., Iterable[str]]
+
+
+def complete() -> None:
+    """Answer the shell and end the process, if it asks."""
+    from ballonet.cli.main import build_parser
+
+    line, point = os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", "0")
+    typed = split_line(line, int(point))[3][1:]
+    wanted = next((word for word in typed if not word.startswith("-")), None)
+    parser = build_parser(wanted)
+    _attach(parser, [])
+    # Options only after a dash: elsewhere a name belongs. Nothing for what only a person knows, such as a size.
+    argcomplete.autocomplete(parser, always_complete_options=False, default_completer=SuppressCompleter())
+
+
+def shell_code(shell: str) -> str:
+    """What the shell has to be told to ask us."""
+    # Without the shell's own defaults: files are no sandboxes.
+    return str(argcomplete.shell_integration.shellcode(["ballonet"], use_defaults=False, shell=shell))
+
+
+def _attach(parser: argparse.ArgumentParser, path: list[str]) -> None:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, sub in action.choices.items():
+                _attach(sub, [*path, name])
+        elif action.choices is None and action.nargs != 0:
+            completer = _completer_for(" ".join(path), action)
+            if completer is not None:
+                action.completer = completer  # type: ignore[attr-defined]
+
+
+def _completer_for(command: str, action: argparse.Action) -> Completer | None:
+    for key in (f"{command} {action.dest}", action.option_strings[-1] if action.option_strings else None):
+        if key is not None and key in _COMPLETERS:
+            return _COMPLETERS[key]
+    return None
+
+
+def _sandboxes(*, running: bool | None = None) -> Completer:
+    """Names of sandboxes that are not on the line yet; those that run, or do not, or all."""
+
+    def names(parsed_args: argparse.Namespace, **known: object) -> list[str]:
+        from ballonet import lifecycle
+        from ballonet.registry.registry import Registry
+
+        given = getattr(parsed_args, "names", None) or ()
+        with Registry.open() as registry:
+            records = lifecycle.list_sandboxes(registry)
+        return [
+            record.name
+            for record in records
+            if running in (None, record.state.lives) and record.name not in given
+        ]
+
+    return names
+
+
+def _images(**known: object) -> list[str]:
+    from ballonet.images.reference import familiar
+    from ballonet.images.store import ImageStore
+
+    return [familiar(name) for image in ImageStore.open().list() for name in image.names]
+
+
+def _image_or_archive(prefix: str, **known: object) -> Iterator[str]:
+    yield from _images()
+    if ":" in prefix:  # a transport and a path
+        transport, _, path = prefix.partition(":")
+        yield from (f"{transport}:{found}" for found in FilesCompleter()(path))
+
+
+def _volumes(**known: object) -> list[str]:
+    from ballonet.registry.registry import Registry
+    from ballonet.volumes import list_volumes
+
+    with Registry.open() as registry:
+        return [volume.name for volume in list_volumes(registry)]
+
+
+def _volume_or_directory(prefix: str, **known: object) -> Iterator[str]:
+    """What stands before the colon: a volume's name, or a directory of the host."""
+    if ":" in prefix:
+        source, _, target = prefix.partition(":")
+        if ":" in target:
+            yield from (f"{source}:{target.partition(':')[0]}:{mode}" for mode in ("ro", "rw"))
+        return
+    if "/" not in prefix and not prefix.startswith("."):
+        yield from (f"{name}:" for name in _volumes())
+    yield from DirectoriesCompleter()(prefix)
+
+
+def _copied(prefix: str, parsed_args: argparse.Namespace, **known: object) -> Iterator[str]:
+    """A sandbox that runs, with its colon; or a file here."""
+    if ":" in prefix:
+        return
+    if "/" not in prefix:
+        yield from (f"{name}:" for name in _sandboxes(running=True)(parsed_args=parsed_args))
+    yield from FilesCompleter()(prefix)
+
+
+def _policies(**known: object) -> list[str]:
+    from ballonet.pilot.policies.catalog import POLICIES
+
+    return [*POLICIES, "list"]
+
+
+def _policies_to_compare(**known: object) -> list[str]:
+    from ballonet.pilot.policies.catalog import POLICIES
+
+    return [*POLICIES, "oracle", "all"]
+
+
+def _scenarios(**known: object) -> list[str]:
+    from ballonet.pilot.simulator.scenarios import SCENARIOS
+
+    return list(SCENARIOS)
+
+
+def _variables(**known: object) -> list[str]:
+    return [f"{name}=" for name in os.environ]
+
+
+def _commands(parsed_args: argparse.Namespace, **known: object) -> list[str]:
+    from ballonet.cli.main import COMMANDS, build_parser
+
+    words = getattr(parsed_args, "words", None) or []
+    if not words:
+        return list(COMMANDS)
+    found = build_parser(words[0]).find(words)
+    return [
+        name
+        for action in found._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for name in action.choices
+    ]
+
+
+_ALL, _RUNNING, _ENDED = _sandboxes(), _sandboxes(running=True), _sandboxes(running=False)
+#: By the command and the argument's ``dest``, or by the option.
+_COMPLETERS: dict[str, Completer] = {
+    "start names": _ENDED,
+    "stop names": _RUNNING,
+    "wait names": _RUNNING,
+    "restart names": _ALL,
+    "rm names": _ALL,
+    "inspect names": _ALL,
+    "plot names": _ALL,
+    "exec name": _RUNNING,
+    "logs name": _ALL,
+    "modify name": _ALL,
+    "history name": _ALL,
+    "pilot explain name": _ALL,
+    **{f"balloon {action} sandbox": _RUNNING for action in ("get", "set", "watch", "stats", "limit", "trim")},
+    "cp source": _copied,
+    "cp target": _copied,
+    "help words": _commands,
+    "image rm references": _images,
+    "image inspect references": _images,
+    "image tag reference": _images,
+    "image pull references": _images,
+    "image load source": FilesCompleter(),
+    "volume rm names": _volumes,
+    "pilot policy": _policies,
+    "pilot unit policy": _policies,
+    "simulate policy": _policies_to_compare,
+    "simulate scenario": _scenarios,
+    "simulate history": _ALL,
+    "simulate trace": FilesCompleter(allowednames=(".csv",)),
+    "--image": _image_or_archive,
+    "--rootfs": DirectoriesCompleter(),
+    "--volume": _volume_or_directory,
+    "--env": _variables,
+    "--plot": FilesCompleter(),
+    "--output": FilesCompleter(),
+    "--textfile": FilesCompleter(),
+    "--balloon-control-socket": FilesCompleter(),
+}
+
+__all__ = ["complete", "shell_code"]

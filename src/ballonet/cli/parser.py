@@ -1,0 +1,146 @@
+"""The parser of every command line: argparse with errors that name what was typed, and say what may have been meant.
+
+An error is a :class:`~ballonet.errors.ConfigError`, so that all bad usage looks alike and ends with status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from ballonet.errors import ConfigError
+from ballonet.suggest import did_you_mean, hint_for
+
+#: What people know from other programs, and where we have it.
+_ELSEWHERE = {
+    "attach": "exec -it",
+    "build": "image build-debian",
+    "delete": "rm",
+    "images": "image ls",
+    "info": "doctor",
+    "kill": "stop --timeout 0",
+    "list": "ls",
+    "load": "image load",
+    "pull": "image pull",
+    "remove": "rm",
+    "rmi": "image rm",
+    "shell": "exec -it",
+    "stats": "top",
+    "tag": "image tag",
+    "update": "modify",
+    "volumes": "volume ls",
+}
+_KINDS = {"int": "a whole number", "float": "a number"}
+
+
+class Parser(argparse.ArgumentParser):
+    """Of one command. Its sub-commands' parsers are of this class, too."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Whoever parses refuses what it does not know: the parser of a sub-command knows what would have fitted."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self._refuse(unknown[0])
+        return parsed, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """:raises ConfigError: always; argparse's message, put as our own are."""
+        action = _subcommands(self)
+        if action is not None and message.endswith(f": {action.metavar}") and action.choices:
+            names = ", ".join(map(str, action.choices))
+            raise ConfigError(f"'{self.prog}' needs to know what to do", hint=f"choose one of {names}")
+        raise ConfigError(self._reworded(message), hint=self._see_help())
+
+    def find(self, words: Sequence[str]) -> argparse.ArgumentParser:
+        """The parser of the sub-command that ``words`` name.
+
+        :raises ConfigError: there is none.
+        """
+        found: argparse.ArgumentParser = self
+        for word in words:
+            action = _subcommands(found)
+            if action is None:
+                raise ConfigError(
+                    f"'{found.prog}' has no sub-command {word!r}",
+                    hint=f"'{found.prog} --help' shows how it is used",
+                )
+            if isinstance(found, Parser):
+                found._check_value(action, word)
+            assert isinstance(action.choices, dict)
+            found = action.choices[word]
+        return found
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = action.choices
+        if choices is None or value in choices:
+            return
+        known = [str(choice) for choice in choices]
+        if not isinstance(action, argparse._SubParsersAction):
+            raise ConfigError(
+                f"{_name_of(action)} {value!r} is unknown",
+                hint=hint_for(str(value), known, f"choose one of {', '.join(known)}"),
+            )
+        words = self.prog.split()[1:]
+        see = f"'{self.prog} --help' lists them" if words else "'ballonet help' lists all commands"
+        hint = hint_for(str(value), known, see)
+        if not words and value in _ELSEWHERE:
+            hint = f"did you mean 'ballonet {_ELSEWHERE[value]}'? 'ballonet help' lists all commands"
+        raise ConfigError(f"there is no command {' '.join([*words, str(value)])[:80]!r}", hint=hint)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        value = super()._get_value(action, arg_string)
+        # Python reads 'nan' and 'inf' as numbers; none of our options can do anything with them.
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{_name_of(action)} {arg_string!r} is not a number")
+        return value
+
+    def _refuse(self, word: str) -> NoReturn:
+        if not word.startswith("-") or word == "-":
+            raise ConfigError(f"unexpected argument {word[:80]!r}", hint=self._see_help())
+        option = word.partition("=")[0]
+        known = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        meant = did_you_mean(option, known) if option.startswith("--") else None
+        see = self._see_help()
+        raise ConfigError(
+            f"there is no option {option[:80]!r}",
+            hint=see if meant is None else f"{meant} {see[0].upper()}{see[1:]}",
+        )
+
+    def _see_help(self) -> str:
+        return f"'{self.prog} --help' lists the options"
+
+    def _reworded(self, message: str) -> str:
+        if message.startswith("unrecognized arguments: "):
+            self._refuse(message.removeprefix("unrecognized arguments: ").split()[0])
+        if message.startswith("the following arguments are required: "):
+            missing = message.removeprefix("the following arguments are required: ").split(", ")
+            return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        if (match := re.fullmatch(r"argument (\S+): invalid (int|float) value: (.*)", message)) is not None:
+            return f"{match[1].split('/')[-1]} {match[3]} is not {_KINDS[match[2]]}"
+        if (
+            match := re.fullmatch(r"argument (\S+): expected (one|at least one) argument", message)
+        ) is not None:
+            return f"{match[1].split('/')[-1]} needs a value"
+        return message.removeprefix("argument ")
+
+
+def all_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The options and arguments of a parser and of its sub-commands."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in dict.fromkeys(action.choices.values()):
+                yield from all_actions(sub)
+
+
+def _subcommands(parser: argparse.ArgumentParser) -> argparse.Action | None:
+    return next((act for act in parser._actions if isinstance(act, argparse._SubParsersAction)), None)
+
+
+def _name_of(action: argparse.Action) -> str:
+    return action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)

@@ -14,7 +14,15 @@ import pytest
 
 from ballonet.errors import GuestChannelError, GuestCommandError
 from ballonet.guest.agent_client import AgentClient, ExitStatus
-from ballonet.guest.frames import HEADER, WINDOW_BYTES, Frame, FrameDecoder, FrameType
+from ballonet.guest.frames import (
+    HEADER,
+    MAX_EXEC_BYTES,
+    MAX_TO_GUEST_BYTES,
+    WINDOW_BYTES,
+    Frame,
+    FrameDecoder,
+    FrameType,
+)
 from ballonet.guest.messages import Exec, encode_number, encode_resize
 from ballonet.guest.relay import AgentRelay
 from tests.unit.agent_program import DEADLINE_S, READY, PlayedGuest, ended, started_agent
@@ -126,6 +134,12 @@ SLEEP = Frame(FrameType.EXEC, 5, Exec(["sleep", "1000"], {"PATH": "/usr/bin:/bin
         [Frame(FrameType.EXEC, 0, CAT.payload)],
         [Frame(FrameType.EXEC, 5, b"nonsense")],
         [Frame(FrameType.EXEC, 5, CAT.payload[:-1])],
+        [Frame(FrameType.EXEC_PART, 0, b"x")],
+        [Frame(FrameType.EXEC_PART, 5)],
+        [Frame(FrameType.EXEC_PART, 5, b"x"), CAT],
+        [CAT, Frame(FrameType.EXEC_PART, 5, b"x")],
+        [Frame(FrameType.EXEC_PART, 6, bytes(MAX_TO_GUEST_BYTES))]
+        * (MAX_EXEC_BYTES // MAX_TO_GUEST_BYTES + 1),
         [CAT, CAT],
         [CAT, Frame(FrameType.STDIN, 5)],
         [SLEEP, Frame(FrameType.STDIN, 5, b"x")],
@@ -152,6 +166,21 @@ async def test_a_client_that_breaks_the_protocol_is_dropped_alone(
         assert "a client of the agent relay was dropped" in caplog.text
         assert (await kept.communicate(b"unharmed"))[0] == b"unharmed"
         await relay.ping()
+
+
+async def test_long_commands_of_several_clients_at_once_arrive_whole() -> None:
+    words = ["w" * 100_000] * 15
+
+    async def count(client: AgentClient, number: int) -> bytes:
+        async with await client.exec(["sh", "-c", 'echo "$0 $#"', str(number), *words]) as process:
+            return (await process.communicate())[0]
+
+    async with relay_of_real_agent() as (relay, path), connected(path) as one, connected(path) as other:
+        async with asyncio.timeout(DEADLINE_S):
+            said = await asyncio.gather(
+                *(count(client, n) for n in range(3) for client in (one, other, relay))
+            )
+    assert sorted(said) == sorted([b"%d 15\n" % n for n in range(3)] * 3)
 
 
 async def test_late_frames_for_a_stream_that_has_ended_are_ignored() -> None:

@@ -86,7 +86,7 @@ def test_create_list_inspect_and_remove(env: dict[str, str]) -> None:
         (["create", "--reserve", "lots"], "'lots'"),
         (["create", "--no-balloon", "--balloon-min", "128M"], "--no-balloon"),
         (["create", "--env", "=x", "--", "true"], "NAME=VALUE"),
-        (["create", "--user", "root", "--", "true"], "UID"),
+        (["create", "--user", "a:b:c", "--", "true"], "'a:b:c'"),
         (["run", "-d", "-i", "--", "true"], "-d"),
         (["run"], "no command"),
         (["exec", "box"], "no command"),

@@ -201,20 +201,6 @@ def test_only_what_is_in_the_root_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "made/root.erofs").stat().st_size < MIB
 
 
-def test_the_texts_of_users_and_groups_are_kept_beside_the_root(tmp_path: Path) -> None:
-    root_of(
-        tmp_path,
-        layer(
-            entry("etc/passwd", b"old"),
-            entry("usr/etc/group", b"staff:x:50:\n"),
-            link("etc/group", "../usr/etc/group"),
-        ),
-        layer(entry("etc/passwd", b"root:x:0:0::/root:/bin/sh\n")),
-    )
-    assert (tmp_path / "made/passwd").read_text() == "root:x:0:0::/root:/bin/sh\n"
-    assert (tmp_path / "made/group").read_text() == "staff:x:50:\n"
-
-
 def test_the_same_layers_give_the_same_root(tmp_path: Path) -> None:
     stream = layer(entry("b", b"b"), entry("a", b"a"))
     for name in ("one", "two"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -160,16 +161,15 @@ def test_a_directory_that_is_not_ours_is_another_matter_than_a_full_one(tmp_path
 
 
 @root_only
-def test_virtiofsd_that_is_for_root_only_is_not_missing(tmp_path: Path) -> None:
+def test_virtiofsd_that_is_for_root_only_is_not_missing() -> None:
     find_virtiofsd.cache_clear()
     if find_virtiofsd().rust:
         pytest.skip("this host has the one in Rust")
     find_virtiofsd.cache_clear()
-    place = tmp_path / "share"
-    place.mkdir()
-    for directory in (*tmp_path.parents[:2], tmp_path, place):
-        directory.chmod(0o755)
-    message, hint = as_a_plain_user(lambda: serve_volume(Volume(place, "/v"), place))
+    with tempfile.TemporaryDirectory() as made:  # pytest's own directories are closed to others
+        place = Path(made)
+        place.chmod(0o755)
+        message, hint = as_a_plain_user(lambda: serve_volume(Volume(place, "/v"), place))
     assert "only for root" in message
     assert "ballonet cp" in hint
     assert "install" not in hint

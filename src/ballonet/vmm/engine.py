@@ -68,7 +68,7 @@ def find_engine(cache: Path, *, binary: Path | None = None) -> Engine:
     except (HostError, OSError) as error:
         if chosen is not None:
             cause = getattr(error, "strerror", None) or error
-            hint = "BALLONET_QEMU names it: mend or unset that"
+            hint = f"name another with BALLONET_QEMU, or unset that and {INSTALL_HINT}"
             raise EngineMissingError(f"no usable QEMU: {chosen}: {cause}", hint=hint) from error
         raise EngineMissingError(f"no usable QEMU: {error}", hint=INSTALL_HINT) from error
     key = f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ino}"

@@ -418,7 +418,7 @@ async def test_an_input_that_does_not_block_is_not_at_its_end_while_it_is_empty(
         reading = asyncio.create_task(read_stdin())
         await asyncio.sleep(0)
         first = os.read
-        tries = []
+        tries: list[int] = []
 
         def empty_at_first(fd: int, count: int) -> bytes:
             if not tries:

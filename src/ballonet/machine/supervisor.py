@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import time
@@ -107,7 +108,16 @@ class Supervisor:
             try:
                 if self._options.run_id is not None:
                     self._note.write(place.directory)
-                report = await self._live(place)
+                try:
+                    report = await self._live(place)
+                except OSError as error:
+                    log.exception("the host refused something")
+                    raise HostError(
+                        f"the sandbox's process failed: {error}",
+                        hint="raise the limit of open files: ulimit -n 1024"
+                        if error.errno == errno.EMFILE
+                        else None,
+                    ) from error
                 self._note_end(report)
             except BallonetError as error:
                 self._note_end(Report.failed(error))

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -64,8 +63,8 @@ def test_every_byte_arrives_in_a_pipe_that_does_not_block(sandbox: Sandbox, stre
     script = "head -c 2000000 /dev/zero" + (" >&2" if stream == "stderr" else "")
     read, write = os.pipe()
     os.set_blocking(write, False)
-    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {stream: write}
-    with subprocess.Popen([*EXEC, sandbox.name, "sh", "-c", script], **streams) as process:
+    out, err = (write, subprocess.DEVNULL) if stream == "stdout" else (subprocess.DEVNULL, write)
+    with subprocess.Popen([*EXEC, sandbox.name, "sh", "-c", script], stdout=out, stderr=err) as process:
         os.close(write)
         got = 0
         while data := os.read(read, 4096):

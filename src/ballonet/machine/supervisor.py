@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import time
@@ -110,7 +111,16 @@ class Supervisor:
             )
             try:
                 self._write_note(run_dir=str(place.directory), control_socket=_text(place.control_path))
-                report = await self._live(place)
+                try:
+                    report = await self._live(place)
+                except OSError as error:
+                    log.exception("the host refused something")
+                    raise HostError(
+                        f"the sandbox's process failed: {error}",
+                        hint="raise the limit of open files: ulimit -n 1024"
+                        if error.errno == errno.EMFILE
+                        else None,
+                    ) from error
                 self._note_end(report)
             except BallonetError as error:
                 self._note_end(Report.failed(error))

@@ -87,6 +87,8 @@ _HISTORY_FROM, _LEAST_HISTORY = 120, 20
 #: A chart of the selected sandbox is drawn where so many lines are left over for it, and not over more than that.
 _LEAST_CHART, _MOST_CHART = 4, 20
 _MOST_DETAIL_BAR = 80
+#: Where fewer rows of the table than this would be left, it goes without what is around it.
+_LEAST_ROWS = 4
 _MOST_MESSAGE_LINES = 3
 
 _KEYS = ("q quit", "h help", "up/down select", "< > sort", "r reverse", "+ grow", "- shrink", "t trim")
@@ -165,15 +167,19 @@ def render(
     trails = trails or {}
     samples = order(snapshot.sandboxes, view)
     layout = _fit(samples, width, history=bool(trails), pointer=view.interactive)
-    title = f"{len(samples)} sandboxes, {sum(sample.state == 'running' for sample in samples)} running"
+    running = f"{sum(sample.state == 'running' for sample in samples)} running"
+    title = (f"{len(samples)} sandboxes", running)
     head = _head(snapshot.host, samples, title, width, glyphs)
     # The table needs its headings and a row for each sandbox; what is left is room for the selected one.
     spare = height - len(head) - 1 - max(1, len(samples))
     foot = _foot(samples, view, width, height, spare, glyphs, trails, snapshot.host.at)
+    if view.interactive and height - len(head) - 1 - len(foot) < min(_LEAST_ROWS, len(samples)):
+        head, foot = head[:1], foot[1:]  # so low a terminal is for the table
     room = max(1, height - len(head) - 1 - len(foot))
     first = _first_shown([sample.name for sample in samples], view.selected, room)
     if view.interactive and len(samples) > room:
-        head = _head(snapshot.host, samples, f"{title}, {first + 1} to {first + room} shown", width, glyphs)
+        title = (f"{first + 1}-{first + room} of {len(samples)} sandboxes", running)
+        head = _head(snapshot.host, samples, title, width, glyphs)[: len(head)]
     scale = max((max(sample.ceiling or 0, sample.guest_ram or 0) for sample in samples), default=0)
     table = [_headings(layout, None if view.sort is None else COLUMNS[view.sort])]
     for sample in samples[first : first + room]:
@@ -239,7 +245,7 @@ def _foot(
 
 
 def _head(
-    host: HostSample, samples: Sequence[SandboxSample], title: str, width: int, glyphs: Glyphs
+    host: HostSample, samples: Sequence[SandboxSample], title: Sequence[str], width: int, glyphs: Glyphs
 ) -> list[Line]:
     clock = time.strftime("%H:%M:%S", time.localtime(host.at))
     low = host.total is not None and host.available is not None and host.available < host.total / 10
@@ -253,7 +259,7 @@ def _head(
         )
     )
     return [
-        *wrapped([[Span("ballonet top", "title")], [Span(clock, "title")], [Span(title, "title")]], width),
+        *wrapped([[Span(word, "title")] for word in ("ballonet top", clock, *title)], width),
         *wrapped(
             [
                 [Span(f"host: {_gib(host.total)} GiB")],

@@ -189,7 +189,7 @@ def test_a_long_message_is_wrapped() -> None:
     said = "sandbox b: " + "word " * 25 + "end"
     lines = render(Snapshot(HOST, SAMPLES), View(selected="b", message=said), 60, 24)
     assert (
-        " ".join(text_of(line).strip() for line in lines if line and line[0].style == "warn").split()
+        " ".join(text_of(line).strip() for line in lines if line and line[0].style == "message").split()
         == said.split()
     )
 

@@ -12,8 +12,8 @@ WINDOW_S = 600.0
 
 
 class Span(NamedTuple):
-    """A piece of a line; styles: ``title``, ``dim``, ``good``, ``warn``, ``bad``, ``held``, ``actual``, ``target``,
-    ``sorted``. Whatever the style, a piece may belong to the selected row."""
+    """A piece of a line; styles: ``title``, ``message``, ``dim``, ``good``, ``warn``, ``bad``, ``held``, ``actual``,
+    ``target``, ``sorted``. Whatever the style, a piece may belong to the selected row."""
 
     text: str
     style: str = ""

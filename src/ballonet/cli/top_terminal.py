@@ -32,6 +32,7 @@ _COLOURS = {
 }
 _ATTRIBUTES = {
     "title": curses.A_BOLD,
+    "message": curses.A_BOLD,
     "dim": curses.A_DIM,
     "bad": curses.A_BOLD,
     "target": curses.A_BOLD,

@@ -228,8 +228,8 @@ def _foot(
     message = textwrap.wrap(show(view.message), max(1, width))
     if len(message) > _MOST_MESSAGE_LINES:
         message = [*message[: _MOST_MESSAGE_LINES - 1], " ".join(message[_MOST_MESSAGE_LINES - 1 :])]
-    foot: list[Line] = [[Span(line, "warn")] for line in message] or [[]]
-    foot.append(wrapped([[Span(key, "title")] for key in _KEYS], width)[0])
+    foot: list[Line] = [[Span(line, "message")] for line in message] or [[]]
+    foot.append(wrapped([[Span(key)] for key in _KEYS], width)[0])
     chosen = next((sample for sample in samples if sample.name == view.selected), None)
     if chosen is None:
         return [[], *foot]

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any
 
 import pyte
@@ -28,7 +29,12 @@ class Terminal:
     """A program on a terminal, and what it shows."""
 
     def __init__(
-        self, columns: int, lines: int, argv: Sequence[str], env: dict[str, str], ignored: Sequence[int] = ()
+        self,
+        columns: int,
+        lines: int,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        ignored: Sequence[int] = (),
     ) -> None:
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
@@ -156,7 +162,7 @@ def terminal(
     *words: str,
     argv: Sequence[str] = (*TOP, "--interval", "0.5"),
     ignored: Sequence[int] = (),
-    **env: str,
+    env: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Terminal]:
     """``ballonet top``, or another program, on a terminal of this size."""
     opened = Terminal(columns, lines, [*argv, *words], env, ignored)

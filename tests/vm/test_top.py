@@ -129,7 +129,7 @@ def test_the_selected_row_keeps_its_colours(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "vt100"}])
 def test_without_colour_nothing_is_lost(sandbox: Sandbox, env: dict[str, str]) -> None:
-    with terminal(80, 24, **env) as top:
+    with terminal(80, 24, env=env) as top:
         top.wait(
             lambda: (
                 "applied" in top.row("shared")
@@ -146,7 +146,9 @@ def test_without_colour_nothing_is_lost(sandbox: Sandbox, env: dict[str, str]) -
 
 def test_ascii_where_the_terminal_has_no_unicode(sandbox: Sandbox) -> None:
     # No xterm: the emulator that reads the screen here does not know its way to repeat a character.
-    with terminal(80, 24, TERM="screen", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0") as top:
+    with terminal(
+        80, 24, env={"TERM": "screen", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ) as top:
         top.wait(
             lambda: (
                 "applied" in top.row("shared")
@@ -198,9 +200,9 @@ def test_a_terminal_that_cannot_show_it_is_told() -> None:
         assert done.returncode == 2
         assert said in done.stderr
         assert "Traceback" not in done.stderr
-    for kind, words in (("no-such-terminal", b"cannot show it"), ("dumb", b"'dumb' (TERM) cannot show")):
-        with terminal(80, 24, TERM=kind) as top:
+    for kind, told in (("no-such-terminal", b"cannot show it"), ("dumb", b"'dumb' (TERM) cannot show")):
+        with terminal(80, 24, env={"TERM": kind}) as top:
             assert top.wait_end() == 125
-            assert words in top.written and b"ballonet top --once" in top.written
+            assert told in top.written and b"ballonet top --once" in top.written
             assert b"Traceback" not in top.written and b"\x1b" not in top.written
             assert top.given_back()

@@ -123,7 +123,7 @@ def test_ctrl_c_ends_it_while_a_sandbox_is_stuck(sandbox: Sandbox) -> None:
 
 def test_ctrl_z_gives_the_terminal_back_and_fg_goes_on(sandbox: Sandbox, tmp_path: Path) -> None:
     command = " ".join(TOP) + " --interval 0.5"
-    with terminal(80, 24, argv=["bash", "--norc", "--noprofile", "-i"], PS1="ready> ") as shell:
+    with terminal(80, 24, argv=["bash", "--norc", "--noprofile", "-i"], env={"PS1": "ready> "}) as shell:
 
         def settings(name: str) -> str:
             file = tmp_path / name

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.sandbox import Sandbox
+from tests.vm.processes import alive
 from tests.vm.terminal import TOP, Terminal, terminal
 
 #: So often Ctrl-C is pressed at a random moment.
@@ -123,39 +124,61 @@ def test_ctrl_c_ends_it_while_a_sandbox_is_stuck(sandbox: Sandbox) -> None:
 
 def test_ctrl_z_gives_the_terminal_back_and_fg_goes_on(sandbox: Sandbox, tmp_path: Path) -> None:
     command = " ".join(TOP) + " --interval 0.5"
-    with terminal(80, 24, argv=["bash", "--norc", "--noprofile", "-i"], env={"PS1": "ready> "}) as shell:
+    bash = ["bash", "--norc", "--noprofile", "-i"]
+    with terminal(100, 30, argv=bash, env={"PS1": "ready> "}) as shell:
 
-        def settings(name: str) -> str:
-            file = tmp_path / name
-            shell.press(f"stty -g >{file}.part; mv {file}.part {file}\n")
-            shell.wait(file.exists, "stty")
-            return file.read_text()
+        def prompts() -> int:
+            return shell.written.count(b"ready> ")
 
-        shell.wait(lambda: "ready>" in shell.text, "the shell")
-        before = settings("before")
-        shell.press(command + "\n")
-        shell.wait(lambda: shell.row("shared") and "q quit" in shell.screen.display[-1], "the sandbox")
-        shell.press("\x1a")
-        shell.wait(lambda: "Stopped" in shell.text, "the shell again")
-        assert settings("stopped") == before
-        shell.resize(100, 30)
-        shell.press("clear; fg\n")
-        shell.wait(
-            lambda: shell.row("shared") and "q quit" in shell.screen.display[-1],
-            "it goes on, in its new size",
-        )
+        def type_in(line: str) -> None:
+            """Type a command, and wait until the shell has done it."""
+            before = prompts()
+            shell.press(line + "\n")
+            shell.wait(lambda: prompts() > before, f"the prompt after {line}")
+
+        def says(line: str) -> str:
+            type_in(f"{line} >{tmp_path}/said")
+            return (tmp_path / "said").read_text()
+
+        def watches() -> bool:
+            return bool(shell.row("shared")) and "q quit" in shell.screen.display[-1]
+
+        def stop() -> None:
+            before = prompts()
+            shell.press("\x1a")
+            shell.wait(lambda: prompts() > before, "the shell again")
+            assert "Stopped" in shell.text
+            type_in("clear")
+
+        shell.wait(prompts, "the shell")
+        settings = says("stty -g")
+        shell.press(f"clear; {command}\n")
+        shell.wait(watches, "the sandbox")
+        stop()
+        assert says("stty -g") == settings
+        shell.resize(80, 24)
+        shell.press("fg\n")
+        shell.wait(watches, "that it goes on, in its new size")
         shell.press("h")
         shell.wait(lambda: "top: help" in shell.text, "that it hears keys")
+        shell.press("h")
+        shell.wait(watches, "the sandbox again")
+        stop()
+        type_in("bg")
+        assert says("stty -g") == settings
+        shell.press("clear; fg\n")
+        shell.wait(watches, "that it goes on from the background")
+        before = prompts()
         shell.press("\x03")
-        shell.press("echo status=$?\n")
-        shell.wait(lambda: "status=130" in shell.text, "its end")
-        assert settings("after") == before
+        shell.wait(lambda: prompts() > before, "the shell, as it has ended")
+        assert says("echo $?") == "130\n"
+        assert says("stty -g") == settings
 
-        shell.press("clear; " + command + "\n")
-        shell.wait(lambda: shell.row("shared"), "another one")
-        shell.press("\x1a")
-        shell.wait(lambda: "Stopped" in shell.text, "the shell again")
-        shell.press("kill %1; wait %1; echo status=$?\n")
-        shell.wait(lambda: "status=143" in shell.text, "that a stopped one ends, too")
-        shell.press("exit\n")
-        shell.wait_end()
+        shell.press(f"clear; {command}\n")
+        shell.wait(watches, "another one")
+        stop()
+        pid = int(says("jobs -p"))
+        type_in("kill %1")
+        shell.wait(lambda: not alive(pid), "that a stopped one ends, too")
+        assert says("wait %1; echo $?") == "143\n"
+        assert says("stty -g") == settings

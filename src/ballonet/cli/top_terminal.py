@@ -23,6 +23,9 @@ from ballonet.errors import HostError
 
 #: Key codes of arrows begin with an escape; what comes later than this (milliseconds) is a key of its own.
 _ESCAPE_MS = 200
+#: How often it looks, in the background, whether the terminal is its own again: a shell's 'fg' sends no signal to a job
+#: that runs.
+_BACKGROUND_MS = 500
 _COLOURS = {
     "good": curses.COLOR_GREEN,
     "warn": curses.COLOR_YELLOW,
@@ -171,9 +174,13 @@ class _Top:
         farewell, self._terminal.farewell = self._terminal.farewell, b""
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTSTP)
-        # Continued in the background: whoever reaches for the terminal from there is stopped.
+        # Continued in the background, such as by 'bg', or by 'kill' so that it hears that signal: it leaves the
+        # terminal alone, and does not stop again, since a signal that ends it may be on its way to another thread.
+        background = select.poll()
+        background.register(self._signals.bell.fd, select.POLLIN)
         while self._signals.status is None and not self._terminal.is_ours():
-            signal.raise_signal(signal.SIGTTOU)
+            background.poll(_BACKGROUND_MS)
+            self._signals.bell.silence()
         self._signals.hear(signal.SIGTSTP)
         self._signals.taken(signal.SIGCONT)
         if self._signals.status is None:

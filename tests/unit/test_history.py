@@ -21,6 +21,7 @@ from ballonet.metrics.history import (
     last_sample,
     pack,
     read_history,
+    read_recent,
     totals,
 )
 from ballonet.metrics.model import SandboxSample
@@ -154,3 +155,19 @@ def test_every_number_of_the_model_is_kept() -> None:
     kept = {*FIELDS, "name", "state", "run_id", "at", "guest_at", "unknown", "balloon_state"}
     assert {field.name for field in fields(SandboxSample)} - kept == {"created_at"}
     assert totals(SAMPLE)["oom_kills"] == totals(None)["oom_kills"] == 0
+
+
+@given(st.integers(0, 30), st.integers(-1, 31), st.sets(st.integers(0, 7)))
+def test_recent_samples_are_the_end_of_all_wherever_the_ring_goes_round(
+    tmp_path_factory: pytest.TempPathFactory, count: int, since: int, torn: set[int]
+) -> None:
+    path = tmp_path_factory.mktemp("ring") / HISTORY_FILE
+    write(path, *map(float, range(count)))
+    with path.open("r+b") as file:
+        for slot in torn:
+            if slot < min(count, 8):
+                os.pwrite(file.fileno(), b"\0" * 40, (1 + slot) * SLOT_BYTES)
+    every = [sample.at for sample in read_history(path)]
+    recent = [sample.at for sample in read_recent(path, float(since))]
+    assert [at for at in recent if at >= since] == [at for at in every if at >= since]
+    assert sum(at < since for at in recent) <= 1, "only one from before"

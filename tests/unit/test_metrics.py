@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ballonet import lifecycle
 from ballonet.cli.metrics import parse_address
+from ballonet.cli.plot import in_force
 from ballonet.config import SandboxConfig
 from ballonet.control.backend import EarlierTotals, GuestMemory, GuestPressure, HostMemory, Stats
 from ballonet.errors import ConfigError, HostError
@@ -220,6 +221,39 @@ def test_histories_are_drawn_whatever_is_unknown_in_them(tmp_path: Path, suffix:
     assert (tmp_path / f"x.{suffix}").stat().st_size > 1000
     with pytest.raises(HostError, match="cannot be written"):
         draw([moving], tmp_path / "no" / f"x.{suffix}")
+
+
+@pytest.mark.parametrize("until", [None, 99.0, 500.0])
+def test_the_last_value_is_carried_forward_where_it_still_holds_and_the_legend_says_so(
+    tmp_path: Path, until: float | None
+) -> None:
+    samples = [replace(SAMPLE, at=float(at), guest_at=None) for at in (90, 100)]
+    draw([samples, samples], tmp_path / "x.svg", until=[until, None])
+    # Text is drawn as paths, each with its words in a comment.
+    drawn = (tmp_path / "x.svg").read_text()
+    assert ("<!-- carried forward from the last sample -->" in drawn) == (until == 500.0)
+    assert drawn.count("<!-- guest RAM on the host -->") == 1
+
+
+@pytest.mark.parametrize(
+    ("since", "living", "ats"),
+    [
+        (None, "b", [10, 20, 200, 230]),
+        (205, "b", [205, 230]),
+        (205, None, [205, 230]),
+        (300, "b", [300]),
+        (300, None, []),
+        (300, "c", []),
+        (100, "b", [200, 230]),
+        (5, "b", [10, 20, 200, 230]),
+        (600, "b", []),
+    ],
+)  # fmt: skip
+def test_since_begins_with_the_sample_that_held_then(
+    since: float | None, living: str | None, ats: list[float]
+) -> None:
+    samples = [replace(SAMPLE, at=float(at), run_id="a" if at < 100 else "b") for at in (10, 20, 200, 230)]
+    assert [one.at for one in in_force(samples, since, 500.0, living)] == ats
 
 
 def test_addresses() -> None:

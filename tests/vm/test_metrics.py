@@ -344,6 +344,12 @@ def test_a_history_survives_kills_and_restarts_and_is_shown(kept: str, tmp_path:
     assert ballonet("history", kept).splitlines()[0].startswith("TIME (UTC)")
     ballonet("plot", kept, "--since", "1h", "-o", str(tmp_path / "a.png"))
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    carried = "<!-- carried forward from the last sample -->"
+    ballonet("plot", kept, "--since", "1s", "-o", str(tmp_path / "a.svg"))
+    assert carried in (tmp_path / "a.svg").read_text(), "nothing changes, but it lives"
+    ballonet("stop", kept)
+    ballonet("plot", kept, "-o", str(tmp_path / "a.svg"))
+    assert carried not in (tmp_path / "a.svg").read_text()
 
 
 def test_the_server_answers_scrapes_that_come_at_once(sandbox: Sandbox, prometheus: str) -> None:

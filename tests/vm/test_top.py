@@ -1,191 +1,143 @@
-"""``ballonet top`` on a terminal of 80 and of 200 columns, as a person drives it: what is on the screen counts."""
+"""``ballonet top`` on terminals of 80, 200 and 60 columns, as a person drives it. How it ends: test_top_ending.py."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
-import select
 import signal
-import struct
 import subprocess
-import sys
-import termios
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
-import pyte
 import pytest
 
 from ballonet.control.client import Client
 from ballonet.memory import MIB
 from ballonet.sandbox import Sandbox
-
-TOP = [sys.executable, "-P", "-m", "ballonet", "top"]
-
-
-class Terminal:
-    """A program on a terminal of its own, and what it shows."""
-
-    def __init__(self, columns: int, lines: int, *words: str, **env: str) -> None:
-        self.screen = pyte.Screen(columns, lines)
-        self._stream = pyte.ByteStream(self.screen)
-        self.written = b""
-        self._master, self.slave = pty.openpty()
-        self._set_size(columns, lines)
-        self.settings = termios.tcgetattr(self.slave)
-        self.process = subprocess.Popen(
-            [*TOP, "--interval", "0.5", *words],
-            stdin=self.slave,
-            stdout=self.slave,
-            stderr=self.slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            # What others have exported does not count: only the terminal knows its size.
-            env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "COLUMNS": "80", **env},
-        )
-
-    def press(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
-
-    def resize(self, columns: int, lines: int) -> None:
-        self.screen.resize(lines, columns)
-        self._set_size(columns, lines)
-
-    def wait(self, condition: Callable[[], object], what: str) -> None:
-        """Until the screen is as it should be."""
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline, f"waited for {what}; the screen:\n{self.text}"
-            self._read()
-
-    def wait_end(self) -> int:
-        self.wait(lambda: self.process.poll() is not None, "its end")
-        while self._read():
-            pass
-        return self.process.returncode
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.screen.display)
-
-    def row(self, name: str) -> str:
-        return next((line for line in self.screen.display if line.startswith(name + " ")), "")
-
-    def style(self, text: str) -> Any:
-        """The character in which ``text`` begins on the screen."""
-        y, line = next((y, line) for y, line in enumerate(self.screen.display) if text in line)
-        return self.screen.buffer[y][line.index(text)]
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self._master)
-        os.close(self.slave)
-
-    def _set_size(self, columns: int, lines: int) -> None:
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def _read(self) -> bool:
-        if not select.select([self._master], [], [], 0.1)[0]:
-            return False
-        piece = os.read(self._master, 65536)
-        self.written += piece
-        self._stream.feed(piece)
-        return True
+from tests.vm.terminal import TOP, Terminal, terminal
 
 
-@contextmanager
-def terminal(columns: int, lines: int, *words: str, **env: str) -> Iterator[Terminal]:
-    opened = Terminal(columns, lines, *words, **env)
-    try:
-        yield opened
-    finally:
-        opened.close()
+def shows(top: Terminal, *words: str) -> bool:
+    return all(word in top.text for word in words)
 
 
-def left_as_it_was(opened: Terminal) -> bool:
-    """The line editing is back, and the screen that was there before (rmcup), with its cursor."""
-    end = opened.written[-200:]
-    return (
-        termios.tcgetattr(opened.slave) == opened.settings
-        and b"\x1b[?1049l" in end
-        and (b"\x1b[?25h" in opened.written or b"\x1b[34h\x1b[?25h" in opened.written)
-    )
+def row_has(top: Terminal, *sizes: int) -> bool:
+    """The shared sandbox's row has these sizes side by side."""
+    words = [str(size) for size in sizes]
+    row = top.row("shared").split()
+    return any(row[at : at + len(words)] == words for at in range(len(row)))
 
 
 def test_keys_grow_shrink_trim_and_sort_at_80_columns(sandbox: Sandbox, client: Client) -> None:
     with terminal(80, 24) as top:
-        top.wait(lambda: "applied" in top.row("shared"), "the sandbox")
-        assert " 1024   1024   1024 " in top.row("shared")
-        assert "█" in top.row("shared") and "▒" in top.row("shared")
-        assert top.style("shared").reverse, "the first is selected"
-        assert "q quit" in top.screen.display[-1]
-        assert all(word in top.text for word in ("ceiling  ", "target  ", "actual  ", "resident "))
-
+        top.wait(
+            lambda: (
+                "applied" in top.row("shared")
+                and row_has(top, 1024, 1024, 1024)
+                and shows(top, "GUEST ", "ENGINE", " ceiling ", " target ", " actual ", "limit 1024")
+                and "q quit" in top.screen.display[-1]
+            ),
+            "the sandbox",
+        )
         top.press("-")
         top.wait(lambda: "shared: target 896 MiB" in top.text, "the answer to -")
-        top.wait(lambda: " 1024    896    896 " in top.row("shared"), "the shrink")
-        assert "┃·" in top.row("shared")
+        top.wait(lambda: row_has(top, 1024, 896, 896) and "┃·" in top.row("shared"), "the shrink")
         top.press("+")
-        top.wait(lambda: " 1024   1024   1024 " in top.row("shared"), "the growth")
+        top.wait(lambda: row_has(top, 1024, 1024, 1024), "the growth")
         top.press("+")
-        top.wait(lambda: "the ceiling is in the way" in top.text, "the clamped growth")
+        top.wait(lambda: "limited by the ceiling" in top.text, "the clamped growth")
         top.press("t")
         top.wait(lambda: "shared: the host got" in top.text, "the trim")
 
-        assert top.style("NAME").reverse
+        top.wait(lambda: top.reverse("NAME"), "the order by name")
         top.press(">")
-        top.wait(lambda: top.style("CEIL").reverse, "another order")
-        top.press("h")
-        top.wait(lambda: "this help" in top.text, "help")
-
-        top.resize(200, 40)
-        top.wait(lambda: "GOTBACK" in top.text and "q quit" in top.screen.display[-1], "the wide table")
-        top.resize(30, 8)
-        top.wait(lambda: "NAME" in top.text and "…" in top.text, "the narrow one")
+        top.wait(lambda: top.reverse("CEIL"), "another order")
         top.press("q")
         assert top.wait_end() == 0
-        assert left_as_it_was(top)
+        assert top.given_back()
 
 
-def test_at_200_columns_everything_is_there_and_a_signal_leaves_the_terminal_as_it_was(
-    sandbox: Sandbox,
-) -> None:
-    with terminal(200, 40) as top:
-        top.wait(lambda: "applied" in top.row("shared"), "the sandbox")
-        for heading in (
-            "CEIL",
-            "TARGET",
-            "ACTUAL",
-            "RES",
-            "AVAIL",
-            "PSI%",
-            "G.RAM",
-            "FLOOR",
-            "LIMIT",
-            "PSS",
-            "OOM",
-        ):
-            assert heading in top.text
+def test_help_is_whole_at_80_columns_and_can_be_scrolled_at_60(sandbox: Sandbox) -> None:
+    with terminal(80, 24) as top:
+        top.wait(lambda: top.row("shared"), "the sandbox")
+        top.press("h")
+        top.wait(lambda: shows(top, "top: help", "Ctrl-C", "HISTORY", "harm the guest.", "q quit"), "help")
+        assert "…" not in top.text
+        top.resize(60, 20)
+        top.wait(
+            lambda: shows(top, "top: help", "up/down scroll") and "harm the guest." not in top.text,
+            "a part of it",
+        )
+        top.press("\x1b[6~")
+        top.press("\x1b[6~")
+        top.wait(lambda: "harm the guest." in top.text, "the end of the help")
+        assert "…" not in top.text
+        top.press("h")
+        top.wait(lambda: top.row("shared"), "the sandbox again")
+        top.press("\x03")
+        assert top.wait_end() == 128 + signal.SIGINT
+        assert top.given_back()
+
+
+def test_at_200_columns_everything_is_there_with_a_history(sandbox: Sandbox) -> None:
+    headings = (
+        "CEIL TARGET ACTUAL GUEST ENGINE AVAIL PSI% FLOOR LIMIT CACHES OOM MAJFLT RECLAIMED PSS HISTORY"
+    )
+    with terminal(200, 50) as top:
+        top.wait(
+            lambda: (
+                shows(top, *headings.split(), "-10 min")
+                and "applied" in top.row("shared")
+                and top.row("shared").rstrip()[-1] in "▁▂▃▄▅▆▇█"
+                and "q quit" in top.screen.display[-1]
+            ),
+            "the wide table",
+        )
+        top.resize(80, 24)
+        top.wait(
+            lambda: "HISTORY" not in top.text and top.row("shared") and "q quit" in top.screen.display[-1],
+            "80 columns",
+        )
+        top.resize(60, 20)
+        top.wait(
+            lambda: "ENGINE 0" not in top.text and top.row("shared") and "q quit" in top.screen.display[-1],
+            "60 columns",
+        )
+        assert "…" not in top.text
+        top.resize(30, 8)
+        top.wait(lambda: "…" in top.text and "q quit" in top.screen.display[-1], "a tiny one")
         top.process.send_signal(signal.SIGTERM)
         assert top.wait_end() == 128 + signal.SIGTERM
-        assert left_as_it_was(top)
+        assert top.given_back()
+
+
+def test_the_selected_row_keeps_its_colours(sandbox: Sandbox) -> None:
+    def is_there() -> bool:
+        cells = top.styles("▶shared")
+        return (
+            bool(cells)
+            and cells[0].reverse
+            and any(cell.data == "█" and cell.fg == "blue" and not cell.reverse for cell in cells)
+            and any(cell.data == "a" and cell.fg == "green" and cell.reverse for cell in cells)
+            and "q quit" in top.screen.display[-1]
+        )
+
     with terminal(80, 24) as top:
-        top.wait(lambda: "shared" in top.text, "the sandbox")
-        top.press("\x03")
-        assert top.wait_end() == 130
-        assert left_as_it_was(top)
+        top.wait(is_there, "the selected row in colour")
+        assert top.screen.display[top.screen.cursor.y].startswith("▶shared"), "where screen readers look"
+        top.press("q")
+        assert top.wait_end() == 0
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "vt100"}])
 def test_without_colour_nothing_is_lost(sandbox: Sandbox, env: dict[str, str]) -> None:
-    with terminal(80, 24, **env) as top:
-        top.wait(lambda: "applied" in top.row("shared"), "the sandbox")
+    with terminal(80, 24, env=env) as top:
+        top.wait(
+            lambda: (
+                "applied" in top.row("shared")
+                and "▶shared" in top.text
+                and "q quit" in top.screen.display[-1]
+            ),
+            "the sandbox",
+        )
         colours = {cell.fg for line in top.screen.buffer.values() for cell in line.values()}
         assert colours == {"default"}
         top.press("q")
@@ -194,12 +146,41 @@ def test_without_colour_nothing_is_lost(sandbox: Sandbox, env: dict[str, str]) -
 
 def test_ascii_where_the_terminal_has_no_unicode(sandbox: Sandbox) -> None:
     # No xterm: the emulator that reads the screen here does not know its way to repeat a character.
-    with terminal(80, 24, TERM="screen", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0") as top:
-        top.wait(lambda: "applied" in top.row("shared"), "the sandbox")
-        assert "##" in top.row("shared") and "==" in top.row("shared")
+    with terminal(
+        80, 24, env={"TERM": "screen", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ) as top:
+        top.wait(
+            lambda: (
+                "applied" in top.row("shared")
+                and "#" in top.row("shared")
+                and ">shared" in top.text
+                and "q quit" in top.screen.display[-1]
+            ),
+            "the sandbox",
+        )
         assert top.text.isascii()
         top.press("q")
         assert top.wait_end() == 0
+
+
+def test_a_stuck_sandbox_stops_no_key(sandbox: Sandbox) -> None:
+    os.kill(sandbox.pid, signal.SIGSTOP)
+    try:
+        with terminal(80, 24) as top:
+            top.wait(lambda: "no answer" in top.row("shared"), "that it is stuck")
+            top.press("+")
+            top.wait(lambda: "shared: growing" in top.text, "the key's effect")
+            top.press("-")
+            top.wait(lambda: "shared: wait, it is still growing" in top.text, "that it is busy")
+            top.press("h")
+            top.wait(lambda: "top: help" in top.text, "help")
+            top.press("h>")
+            top.wait(lambda: top.reverse("CEIL"), "another order")
+            top.press("q")
+            assert top.wait_end() == 0
+            assert top.given_back()
+    finally:
+        os.kill(sandbox.pid, signal.SIGCONT)
 
 
 def test_once_and_json(sandbox: Sandbox) -> None:
@@ -219,7 +200,9 @@ def test_a_terminal_that_cannot_show_it_is_told() -> None:
         assert done.returncode == 2
         assert said in done.stderr
         assert "Traceback" not in done.stderr
-    with terminal(80, 24, TERM="no-such-terminal") as top:
-        assert top.wait_end() == 125
-        assert b"this terminal cannot show it" in top.written
-        assert b"Traceback" not in top.written
+    for kind, told in (("no-such-terminal", b"cannot show it"), ("dumb", b"'dumb' (TERM) cannot show")):
+        with terminal(80, 24, env={"TERM": kind}) as top:
+            assert top.wait_end() == 125
+            assert told in top.written and b"ballonet top --once" in top.written
+            assert b"Traceback" not in top.written and b"\x1b" not in top.written
+            assert top.given_back()

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import time
+from dataclasses import replace
 from pathlib import Path
 
-from ballonet.cli.history import add_since, load
+from ballonet import lifecycle
+from ballonet.cli.history import add_since
+from ballonet.cli.logs import parse_since
 from ballonet.cli.names import add_names
 from ballonet.errors import ConfigError
+from ballonet.metrics.collect import history_path
+from ballonet.metrics.history import read_history
+from ballonet.metrics.model import SandboxSample
+from ballonet.registry.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,15 +30,46 @@ def run(options: argparse.Namespace) -> int:
     from ballonet.metrics.drawing import check_can_draw, draw
 
     check_can_draw(options.output, "--output")
-    histories = []
+    now = time.time()
+    since = None if options.since is None else parse_since(options.since, now)
+    histories: list[list[SandboxSample]] = []
+    until: list[float | None] = []
     for name in dict.fromkeys(options.names):
-        samples = load(name, options.since)
+        with Registry.open() as registry:
+            record = lifecycle.find(registry, name)
+        run_id = None if lifecycle.living(record) is None else record.run_id
+        samples = in_force(read_history(history_path(name)), since, now, run_id)
         if not samples:
             raise ConfigError(
                 f"sandbox {name!r} has no samples{f' since {options.since}' if options.since else ''}",
                 hint="a sandbox takes them while it runs, one a minute at least",
             )
         histories.append(samples)
-    draw(histories, options.output)
+        until.append(now if run_id is not None and samples[-1].run_id == run_id else None)
+    draw(histories, options.output, until=until)
     print(f"drawn in {options.output}")
     return 0
+
+
+def in_force(
+    samples: list[SandboxSample], since: float | None, now: float, living: str | None
+) -> list[SandboxSample]:
+    """The samples from ``since`` on, and at its moment the one that held then.
+
+    :param living: the run that lives, whose last sample holds until ``now``: a sandbox in which nothing changes is
+        sampled once a minute.
+    """
+    from ballonet.metrics.drawing import GAP_S
+
+    if since is None:
+        return samples
+    later = [sample for sample in samples if sample.at >= since]
+    earlier = [sample for sample in samples if sample.at < since]
+    if not earlier or since >= now:
+        return later
+    before = earlier[-1]
+    if later:
+        holds = before.run_id == later[0].run_id and later[0].at - before.at <= GAP_S
+    else:
+        holds = living is not None and before.run_id == living
+    return [replace(before, at=since), *later] if holds else later

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import locale
+import os
 import shutil
 import sys
 
 from ballonet.cli.output import print_json, wants_colour
-from ballonet.cli.top_view import ASCII, UNICODE, Glyphs, Line, View, render
+from ballonet.cli.top_bars import ASCII, UNICODE, Glyphs, Line
+from ballonet.cli.top_view import View, render
 from ballonet.errors import ConfigError, HostError
 from ballonet.metrics.collect import collect
 from ballonet.metrics.table import host_row, row
@@ -20,10 +22,9 @@ _CODES = {
     "good": "32",
     "warn": "33",
     "bad": "31",
-    "held": "31",
-    "actual": "34",
+    "held": "34",
+    "actual": "36",
     "target": "1",
-    "selected": "7",
 }
 
 
@@ -54,19 +55,27 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("top needs a terminal", hint="'ballonet top --once' prints it once")
+    # Before all that takes time: Ctrl-C is to end it from here on.
+    from ballonet.cli.top_signals import Signals, Terminal
+
+    terminal = Terminal()
+    signals = Signals(terminal)
     try:
         from ballonet.cli.top_terminal import watch
     except ImportError as error:
         raise HostError(
             "this Python has no curses module", hint="install it, or use: ballonet top --once"
         ) from error
-    return watch(options.interval, glyphs, colour=wants_colour())
+    return watch(options.interval, glyphs, terminal, signals, colour=wants_colour())
 
 
 def _glyphs() -> Glyphs:
     locale.setlocale(locale.LC_ALL, "")
     encoding = sys.stdout.encoding or ""
-    return UNICODE if encoding.lower().replace("-", "") == "utf8" else ASCII
+    if encoding.lower().replace("-", "") != "utf8":
+        return ASCII
+    # The fonts of Linux' own console have no eighths.
+    return UNICODE._replace(eighths=ASCII.eighths) if os.environ.get("TERM") == "linux" else UNICODE
 
 
 def _plain(line: Line, colour: bool) -> str:

@@ -26,6 +26,8 @@ _SAME_MOMENT_S = 0.1
 _GIB_FROM = 8 * GIB
 #: A guest that lost more than this share of the time between two samples to a lack of memory is marked.
 _STALLED_SHARE = 0.01
+#: How a value is drawn after the last sample, where it still holds.
+_CARRIED = {"linestyle": (0, (1, 2)), "linewidth": 1.2}
 
 
 def check_can_draw(path: Path, option: str) -> None:
@@ -44,11 +46,19 @@ def check_can_draw(path: Path, option: str) -> None:
         )
 
 
-def draw(histories: Sequence[Sequence[SandboxSample]], path: Path, *, from_start: bool = False) -> None:
+def draw(
+    histories: Sequence[Sequence[SandboxSample]],
+    path: Path,
+    *,
+    from_start: bool = False,
+    until: Sequence[float | None] = (),
+) -> None:
     """Draw the memory of one sandbox or more, one above the other on the same time axis.
 
     :param histories: each sandbox's samples, the oldest first; none is empty.
     :param from_start: count seconds from the first sample, instead of showing the time of day (UTC).
+    :param until: for each history, the time (unix seconds) up to which its last sample still holds, as that of a
+        sandbox that lives and in which nothing has changed; ``None``, also the default: it ends with its last sample.
     :raises HostError: the file cannot be written.
     """
     from matplotlib.figure import Figure
@@ -61,8 +71,8 @@ def draw(histories: Sequence[Sequence[SandboxSample]], path: Path, *, from_start
     def when(at: float) -> Any:
         return at - began if from_start else datetime.fromtimestamp(at, UTC)
 
-    for axes, samples in zip(panels, histories, strict=True):
-        _draw_one(axes, samples, when)
+    for axes, samples, ends in itertools.zip_longest(panels, histories, until):
+        _draw_one(axes, samples, when, ends)
     panels[-1].set_xlabel("seconds" if from_start else "time (UTC)")
     if not from_start:
         _show_times(panels[-1])
@@ -80,11 +90,21 @@ def draw(histories: Sequence[Sequence[SandboxSample]], path: Path, *, from_start
         raise HostError(f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path)) from error
 
 
-def _draw_one(axes: Any, samples: Sequence[SandboxSample], when: Callable[[float], Any]) -> None:
+def _draw_one(
+    axes: Any, samples: Sequence[SandboxSample], when: Callable[[float], Any], until: float | None
+) -> None:
     highest = max(sample.ceiling or 0 for sample in samples)
     unit, word = (GIB, "GiB") if highest >= _GIB_FROM else (MIB, "MiB")
     joined = _with_gaps(samples)
     times = [when(at) for at, _ in joined]
+
+    last = samples[-1]
+    carried = [] if until is None or until <= last.at else [when(last.at), when(until)]
+
+    def carry(value: float | None, **style: Any) -> None:
+        """Draw the last value on to where it still holds."""
+        if carried and value is not None and not math.isnan(value):
+            axes.plot(carried, [value / unit] * 2, **style)
 
     def values(of: Callable[[SandboxSample], int | None]) -> list[float]:
         found = [None if sample is None else of(sample) for _, sample in joined]
@@ -92,12 +112,17 @@ def _draw_one(axes: Any, samples: Sequence[SandboxSample], when: Callable[[float
 
     def line(of: Callable[[SandboxSample], int | None], label: str, **style: Any) -> None:
         axes.plot(times, values(of), label=label, **style)
+        # What was measured is carried on lightly; what was set stays in force, and looks so.
+        measured = style.get("linestyle", "-") == "-"
+        carry(of(last), **({**style, **_CARRIED} if measured else {**style, "drawstyle": "default"}))
 
     held = values(lambda sample: sample.guest_ram)
     # Hatched, so that it is told from the background in grey, too.
     axes.fill_between(
         times, held, facecolor="#f0d9d5", edgecolor="#c98f87", hatch="////", linewidth=0, zorder=1
     )
+    if carried and last.guest_ram is not None:
+        axes.fill_between(carried, [last.guest_ram / unit] * 2, facecolor="#f9efed", linewidth=0, zorder=1)
     line(lambda s: s.guest_ram, "guest RAM on the host", color="#9c2f24", linewidth=1.2, zorder=2)
     line(lambda s: s.ceiling, "ceiling", color="0.25", linestyle=(0, (1, 1.5)), linewidth=1.6)
     if any(s.limit is not None and s.ceiling is not None and s.limit < s.ceiling for s in samples):
@@ -130,6 +155,10 @@ def _draw_one(axes: Any, samples: Sequence[SandboxSample], when: Callable[[float
         linewidth=1.4,
         zorder=4,
     )
+    if used:
+        carry(used[-1][1], color="#b87503", zorder=4, **_CARRIED)
+    if carried:
+        axes.plot([], [], color="0.4", label="carried forward from the last sample", **_CARRIED)
     stalls = [when(at) for at in _stalls(samples)]
     if stalls:
         top = [highest * 1.04 / unit] * len(stalls)

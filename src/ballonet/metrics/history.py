@@ -153,6 +153,42 @@ def read_history(path: Path, since: float | None = None) -> list[SandboxSample]:
     return [sample for sample in samples if since is None or sample.at >= since]
 
 
+def read_recent(path: Path, since: float) -> list[SandboxSample]:
+    """The samples from ``since`` on and the one before them, the oldest first, without reading all of the file.
+
+    :raises HostError: see :func:`read_history`.
+    """
+    found: list[SandboxSample] = []
+    with _reading(path) as fd:
+        if fd is None:
+            return []
+        slots = os.fstat(fd).st_size // SLOT_BYTES - 1
+        at = _newest_slot(fd, slots)
+        if at is None:
+            return [sample for sample in read_history(path) if sample.at >= since]
+        expected: int | None = None
+        # Backwards in pieces that do not pass the file's beginning, where the ring goes round.
+        left = slots
+        while left:
+            count = min(_PIECE, at + 1, left)
+            piece = os.pread(fd, count * SLOT_BYTES, (2 + at - count) * SLOT_BYTES)
+            for offset in range(len(piece) - SLOT_BYTES, -1, -SLOT_BYTES):
+                slot = piece[offset : offset + SLOT_BYTES]
+                number = _number(slot)
+                if number is not None:
+                    if expected is not None and number > expected:
+                        return found[
+                            ::-1
+                        ]  # it is being written meanwhile: this one is newer than where we began
+                    expected = number
+                    found.append(_unpack(slot, path.parent.name))
+                    if found[-1].at < since:
+                        return found[::-1]
+            left -= count
+            at = (at - count) % slots
+    return found[::-1]
+
+
 def last_sample(path: Path) -> SandboxSample | None:
     """The newest sample of a history; ``None`` if it has none.
 
@@ -228,6 +264,28 @@ def _number(slot: bytes) -> int | None:
         return None
     number: int = _SLOT.unpack_from(slot)[2]
     return number
+
+
+def _newest_slot(fd: int, slots: int) -> int | None:
+    """Where the newest sample lies, by bisection: numbers grow up to it and are smaller behind it.
+
+    ``None`` where a torn slot, or too few of them, would make that a guess.
+    """
+
+    def number(at: int) -> int | None:
+        return _number(os.pread(fd, SLOT_BYTES, (1 + at) * SLOT_BYTES))
+
+    first = number(0) if slots > 0 else None
+    if first is None:
+        return None
+    newest, beyond = 0, slots
+    while beyond - newest > 1:
+        middle = (newest + beyond) // 2
+        found = number(middle)
+        if found is None:
+            return None
+        newest, beyond = (middle, beyond) if found >= first else (newest, middle)
+    return newest
 
 
 def _newest(fd: int) -> tuple[int, bytes] | None:

@@ -1,0 +1,175 @@
+"""The threads of ``ballonet top`` that ask sandboxes: a stuck one keeps its thread waiting, and not the keys."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from ballonet import lifecycle
+from ballonet.cli.top_bars import WINDOW_S, Point, point_of
+from ballonet.control.backend import TrimRequest
+from ballonet.control.client import SyncClient
+from ballonet.errors import BallonetError
+from ballonet.metrics.collect import collect, history_path
+from ballonet.metrics.model import SandboxSample, Snapshot
+from ballonet.registry.registry import Registry
+
+#: How long one sandbox may take to answer (seconds).
+_DEADLINE_S = 1.0
+_MOVE_S = 5.0
+_TRIM_S = 30.0
+#: One key grows or shrinks by this share of the ceiling.
+_STEP_SHARE = 8
+#: Points closer together than this (seconds) are one in a trail: a cell of a chart covers more time.
+_LEAST_APART_S = 2.0
+
+
+class Trails:
+    """What is known of each sandbox's last :data:`~ballonet.cli.top_bars.WINDOW_S`: its history file's end, read once,
+    and every sample since."""
+
+    def __init__(self) -> None:
+        self._trails: dict[tuple[str, str | None], deque[Point]] = {}
+
+    def add(self, samples: Sequence[SandboxSample]) -> None:
+        found = {}
+        for sample in samples:
+            if sample.state == "running":
+                key = sample.name, sample.run_id
+                found[key] = self._trails.get(key) or _from_history(sample)
+                _append(found[key], point_of(sample))
+        self._trails = found
+
+    def by_name(self) -> Mapping[str, Sequence[Point]]:
+        return {name: tuple(trail) for (name, _), trail in self._trails.items()}
+
+
+def _from_history(sample: SandboxSample) -> deque[Point]:
+    from ballonet.metrics.history import read_recent
+
+    try:
+        samples = read_recent(history_path(sample.name), sample.at - WINDOW_S)
+    except BallonetError:
+        samples = []  # the chart begins now
+    return deque(point_of(one) for one in samples if one.run_id == sample.run_id)
+
+
+def _append(trail: deque[Point], point: Point) -> None:
+    if len(trail) > 1 and point.at - trail[-2].at < _LEAST_APART_S:
+        most = max((held for held in (trail[-1].held, point.held) if held is not None), default=None)
+        trail[-1] = point._replace(held=most)
+    else:
+        trail.append(point)
+    # The first one holds for the time before the second.
+    while len(trail) > 1 and trail[1].at < point.at - WINDOW_S:
+        trail.popleft()
+
+
+class Looker:
+    """Looks at all sandboxes every now and then, in a thread of its own.
+
+    :param ring: called after each look.
+    """
+
+    def __init__(self, interval_s: float, ring: Callable[[], None]) -> None:
+        self._interval_s = interval_s
+        self._ring = ring
+        self._due = threading.Event()
+        self._history = Trails()
+        self.snapshot: Snapshot | None = None
+        self.trails: Mapping[str, Sequence[Point]] = {}
+        self.error = ""
+        self.version = 0
+        threading.Thread(target=self._run, name="looker", daemon=True).start()
+
+    def look_now(self) -> None:
+        self._due.set()
+
+    def _run(self) -> None:
+        while True:
+            self._due.clear()
+            try:
+                snapshot = collect(deadline_s=_DEADLINE_S)
+                self._history.add(snapshot.sandboxes)
+                self.trails, self.snapshot = self._history.by_name(), snapshot
+                self.error = ""
+            except BallonetError as error:
+                self.error = error.message
+            except (
+                Exception
+            ) as error:  # the next look may succeed; a thread that ends would show old figures for ever
+                self.error = f"the figures cannot be read: {type(error).__name__}: {error}"
+            self.version += 1
+            self._ring()
+            self._due.wait(self._interval_s)
+
+
+class Actor:
+    """Does what keys ask for, each in a thread, at most one at a time for each sandbox.
+
+    :param done: called after each.
+    """
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done = done
+        self._busy: dict[str, str] = {}
+        #: What came of it, to be shown.
+        self.said: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def grow(self, name: str | None) -> str:
+        """Start it; what to show meanwhile."""
+        return self._act(name, "growing", lambda client: _move(client, 1), _MOVE_S)
+
+    def shrink(self, name: str | None) -> str:
+        return self._act(name, "shrinking", lambda client: _move(client, -1), _MOVE_S)
+
+    def trim(self, name: str | None) -> str:
+        return self._act(name, "trimming", _trim, _TRIM_S + _MOVE_S)
+
+    def _act(self, name: str | None, what: str, do: Callable[[SyncClient], str], deadline_s: float) -> str:
+        if name is None:
+            return "Select a sandbox first: up, down"
+        if name in self._busy:
+            return f"{name}: wait, it is still {self._busy[name]}"
+        self._busy[name] = what
+
+        def work() -> None:
+            try:
+                said = _ask(name, do, deadline_s)
+            except BallonetError as error:
+                said = error.message + (f" ({error.hint})" if error.hint else "")
+            except (
+                Exception
+            ) as error:  # whatever it was, the viewer is told and the sandbox is free for the next key
+                said = f"{what} failed: {type(error).__name__}: {error}"
+            del self._busy[name]
+            self.said.put(said if said.startswith(name) else f"{name}: {said}")
+            self._done()
+
+        threading.Thread(target=work, name=f"act on {name}", daemon=True).start()
+        return f"{name}: {what}"
+
+
+def _ask(name: str, do: Callable[[SyncClient], str], deadline_s: float) -> str:
+    with Registry.open() as registry:
+        _, note = lifecycle.find_running(registry, name)
+    if note.control_socket is None:
+        return "it has no balloon"
+    with SyncClient(note.control_socket, deadline_s=deadline_s) as client:
+        return do(client)
+
+
+def _move(client: SyncClient, direction: int) -> str:
+    balloon = client.get()
+    step = max(16, balloon.ceiling_mib // _STEP_SHARE)
+    reply = client.set(max(0, balloon.target_mib + direction * step))
+    clamped = f", limited by the {reply.clamped}" if reply.clamped else ""
+    return f"target {reply.target_mib} MiB{clamped}"
+
+
+def _trim(client: SyncClient) -> str:
+    result = client.trim(TrimRequest(timeout_s=_TRIM_S))
+    got = "an unknown amount" if result.returned_mib is None else f"{result.returned_mib} MiB"
+    return f"the host got {got} back" + (f" ({result.detail})" if result.detail else "")

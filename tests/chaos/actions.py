@@ -352,7 +352,8 @@ async def balloon_set(ctx: Context) -> str:
         words = ("balloon", "set", ctx.box.name, f"{target}M", "--wait", "--json")
         done = await ctx.world.cli(*words, statuses=_SETTLED)
         reply = json.loads(done.out)
-        if (done.status == 0) != (reply["state"] == "applied"):
+        reached = reply["state"] == "applied" and reply["actual_mib"] == reply["target_mib"]
+        if (done.status == 0) != reached:
             raise WrongError(f"the status does not say what the reply does: {done}")
     else:
         async with await Sandbox.get(ctx.box.name) as sandbox:

@@ -102,6 +102,8 @@ def wrong_reply(reply: dict[str, Any], asked_mib: int, box: Box, limit_mib: int 
     may_move = reply["outcome"] == "superseded" or box.piloted or box.relief
     if reply["target_mib"] != wanted and not (may_move and reply["target_mib"] >= box.floor_mib):
         return f"{asked_mib} MiB comes to {wanted} MiB, not to {reply['target_mib']}"
+    if reply["outcome"] == "superseded":
+        return None  # its state and its actual are then those of the target that came after it
     if reply["state"] == "applied" and reply["actual_mib"] != reply["target_mib"]:
         return (
             f"applied, with a target of {reply['target_mib']} MiB and {reply['actual_mib']} MiB in the guest"

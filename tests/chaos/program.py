@@ -48,7 +48,7 @@ class Run:
 
     def fail(self, what: str) -> None:
         self.failures.append(what)
-        self.log.line(f"WRONG  {what}")
+        self.log.line(f"WRONG  {what[:4000]}")
         if not self.options.keep_going:
             self.over.set()
 
@@ -142,8 +142,6 @@ async def _one_sky_step(run: Run, step: Step, state: sky.Sky) -> None:
     except (WrongError, BallonetError) as error:
         told("WRONG")
         run.fail(f"sky step {step.number} {step.kind.name}: {error}")
-        if state.pilot is not None and state.pilot.returncode is not None:
-            state.pilot = None
     except Exception:
         told("WRONG")
         run.fail(f"sky step {step.number} {step.kind.name}: {traceback.format_exc()}")
@@ -326,7 +324,7 @@ def _conclude(run: Run) -> int:
         print(f"  under way: {who} {what}")
     print(f"\n{len(run.failures)} things went wrong:")
     for failure in run.failures:
-        print(f"- {failure}")
+        print(f"- {failure[:4000]}")
     print(f"\nseed {run.options.seed}; its files are in {run.world.root}\nreplay: {replay(run.options)}")
     sys.stdout.flush()
     return 1

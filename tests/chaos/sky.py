@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +95,14 @@ async def pilot_start(sky: Sky) -> str:
     for box in sky.boxes:
         if box.name.startswith(f"c{sky.world.mark}-0"):
             box.piloted = True  # from now on: one that was killed may have moved it last
-    return f"pid {sky.pilot.pid}"
+    started = time.time()
+    for _ in range(300):
+        status = await sky.world.json("pilot", "status", "--json")
+        if status["running"] and status["last"] is not None and status["last"]["at"] > started:
+            return f"pid {sky.pilot.pid}"
+        await check_pilot(sky)
+        await asyncio.sleep(0.2)
+    raise WrongError(f"the autopilot has said nothing since it was started: {status}")
 
 
 async def check_pilot(sky: Sky) -> None:
@@ -103,10 +111,13 @@ async def check_pilot(sky: Sky) -> None:
 
     if sky.pilot_output is not None:
         said = sky.pilot_output.read_text(errors="replace")
+        if defect_in(said) is not None:
+            sky.pilot_output.write_bytes(b"")  # told once
         if (line := defect_in(said)) is not None:
             raise WrongError(f"the autopilot shows a defect: {line}\n{said[-3000:]}")
         if sky.pilot is not None and sky.pilot.returncode is not None:
-            raise WrongError(f"the autopilot ended with status {sky.pilot.returncode}: {said[-3000:]}")
+            status, sky.pilot = sky.pilot.returncode, None
+            raise WrongError(f"the autopilot ended with status {status}: {said[-3000:]}")
 
 
 async def pilot_end(sky: Sky) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tests.chaos.model import ABSENT, DEAD, IDLE, RUNNING, State
@@ -125,6 +125,17 @@ def sky_steps(seed: int, without: Collection[str] = ()) -> Iterator[Step]:
         (kind,) = generator.choices(kinds, [kind.weight for kind in kinds])
         number += 1
         yield Step(number, kind, generator.randint(1, 5), generator.getrandbits(32))
+
+
+def script_steps(seed: int, names: Sequence[str]) -> Iterator[Step]:
+    """These kinds of steps, one after the other, for one sandbox and the sky.
+
+    :raises KeyError: there is no such kind.
+    """
+    known = {kind.name: kind for kind in (*KINDS, *SKY)}
+    generator = random.Random(f"{seed}/script")
+    for number, name in enumerate(names, 1):
+        yield Step(number, known[name], 0, generator.getrandbits(32))
 
 
 def share(slots: int, workers: int) -> list[int]:

@@ -23,7 +23,7 @@ from tests.chaos.context import Context
 from tests.chaos.faults import FAULTS
 from tests.chaos.log import Log
 from tests.chaos.model import Box, SkippedError, State, WrongError
-from tests.chaos.plan import GROUPS, NEEDED, Step, share, sky_steps, steps
+from tests.chaos.plan import GROUPS, KINDS, NEEDED, SKY, Step, script_steps, share, sky_steps, steps
 from tests.chaos.world import World
 
 #: Parts of steps and of checks that can be turned off beside the groups of steps.
@@ -159,6 +159,22 @@ async def _end_pilot(run: Run, state: sky.Sky) -> None:
     state.pilot = None
 
 
+async def work_script(run: Run, box: Box) -> None:
+    """The steps that were asked for, one after the other."""
+    state = sky.Sky(run.world, [box])
+    try:
+        for step in script_steps(run.options.seed, run.options.script):
+            if run.over.is_set():
+                return
+            if step.kind.name in _DO:
+                await one_step(run, "w0", step, Context(run.world, box, random.Random(step.seed)))
+            else:
+                state.rng = random.Random(step.seed)
+                await _one_sky_step(run, step, state)
+    finally:
+        await _end_pilot(run, state)
+
+
 async def end_all(run: Run) -> None:
     """Remove everything by the documented commands; nothing may be left, in part even before ``prune``."""
     world = run.world
@@ -193,28 +209,34 @@ async def drive(run: Run) -> None:
         loop.add_signal_handler(number, run.over.set)
     await _warm_up(run)
     before = leftovers.descriptors()
-    counts = share(options.live, options.workers)
-    workers = []
-    for worker, slots in enumerate(counts):
-        boxes = [Box(f"c{run.world.mark}-{worker}{'abcde'[slot]}") for slot in range(slots)]
-        run.boxes += boxes
-        workers.append(asyncio.create_task(work(run, worker, boxes)))
-    heaven = asyncio.create_task(work_sky(run, run.boxes))
-    over = asyncio.create_task(run.over.wait())
-    await asyncio.wait({over, *([] if options.steps == 0 else workers)}, timeout=options.seconds or None)
-    if options.steps:
-        await asyncio.wait(workers)
-    run.over.set()
-    async with run.moved:
-        run.moved.notify_all()
-    await asyncio.gather(*workers, heaven)
-    await over
+    if options.script:
+        run.boxes.append(Box(f"c{run.world.mark}-0a"))
+        await work_script(run, run.boxes[0])
+    else:
+        await _work_side_by_side(run)
     if not run.failures or options.keep_going:
         try:
             await end_all(run)
         except WrongError as error:
             run.fail(f"at the end: {error}")
     await _same_descriptors(run, before)
+
+
+async def _work_side_by_side(run: Run) -> None:
+    workers = []
+    for worker, slots in enumerate(share(run.options.live, run.options.workers)):
+        boxes = [Box(f"c{run.world.mark}-{worker}{'abcde'[slot]}") for slot in range(slots)]
+        run.boxes += boxes
+        workers.append(asyncio.create_task(work(run, worker, boxes)))
+    heaven = asyncio.create_task(work_sky(run, run.boxes))
+    over = asyncio.create_task(run.over.wait())
+    done = asyncio.gather(*workers)
+    either: set[asyncio.Future[Any]] = {over, done}
+    await asyncio.wait(either, timeout=run.options.seconds, return_when=asyncio.FIRST_COMPLETED)
+    run.over.set()
+    async with run.moved:
+        run.moved.notify_all()
+    await asyncio.gather(done, heaven, over)
 
 
 async def _warm_up(run: Run) -> None:
@@ -249,7 +271,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=600, help="how long (default: 600); then what is begun ends"
     )
-    parser.add_argument("--steps", type=int, default=0, help="end each worker after so many steps instead")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="end each worker after so many steps, if that is sooner"
+    )
+    parser.add_argument("--script", default="", help="do these steps, with commas, to one sandbox, and end")
     parser.add_argument("--workers", type=int, default=3, help="how many work side by side (default: 3)")
     parser.add_argument(
         "--live", type=int, default=4, help="how many sandboxes at most live at once (default: 4)"
@@ -263,6 +288,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--keep-going", action="store_true", help="go on after a failure, and tell all at the end"
     )
     options = parser.parse_args(argv)
+    options.script = tuple(filter(None, options.script.split(",")))
+    if unknown := set(options.script) - {kind.name for kind in (*KINDS, *SKY)}:
+        parser.error(f"unknown steps: {', '.join(sorted(unknown))}")
     options.without = frozenset(filter(None, options.without.split(",")))
     only = frozenset(filter(None, options.only.split(",")))
     if unknown := (options.without | only) - {*GROUPS, *PARTS}:
@@ -278,8 +306,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def replay(options: argparse.Namespace) -> str:
     """The command that does the same again."""
-    words = [f"python -m tests.chaos --seed {options.seed} --workers {options.workers} --live {options.live}"]
-    words.append(f"--steps {options.steps}" if options.steps else f"--seconds {options.seconds:g}")
+    words = [f"python -m tests.chaos --seed {options.seed}"]
+    if options.script:
+        words.append(f"--script {','.join(options.script)}")
+    else:
+        words.append(f"--workers {options.workers} --live {options.live} --seconds {options.seconds:g}")
+    if options.steps:
+        words.append(f"--steps {options.steps}")
     if options.without:
         words.append(f"--without {','.join(sorted(options.without))}")
     if options.freeze != 30:

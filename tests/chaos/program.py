@@ -207,19 +207,22 @@ async def drive(run: Run) -> None:
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, run.over.set)
-    await _warm_up(run)
-    before = leftovers.descriptors()
+    prepare_guest()
+    before: dict[str, str] = {}
     if options.script:
         run.boxes.append(Box(f"c{run.world.mark}-0a"))
         await work_script(run, run.boxes[0])
     else:
+        await _warm_up(run)
+        before = leftovers.descriptors()
         await _work_side_by_side(run)
     if not run.failures or options.keep_going:
         try:
             await end_all(run)
         except WrongError as error:
             run.fail(f"at the end: {error}")
-    await _same_descriptors(run, before)
+    if not options.script:
+        await _same_descriptors(run, before)
 
 
 async def _work_side_by_side(run: Run) -> None:
@@ -241,7 +244,6 @@ async def _work_side_by_side(run: Run) -> None:
 
 async def _warm_up(run: Run) -> None:
     """What is opened or made once is made now."""
-    prepare_guest()
     name = f"c{run.world.mark}-warm"
     async with await Sandbox.create(name, memory=128) as sandbox:
         await sandbox.exec(["true"])

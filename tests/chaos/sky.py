@@ -27,6 +27,12 @@ _LOCK = (
     "c = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None); c.execute('BEGIN EXCLUSIVE')\n"
     "print('locked', flush=True); time.sleep(float(sys.argv[2])); c.execute('ROLLBACK')\n"
 )
+_REGISTRY_DAMAGES: dict[str, Callable[[Path, bytes], object]] = {
+    "garbage": lambda path, content: path.write_bytes(os.urandom(20_000)),
+    "half": lambda path, content: path.write_bytes(content[: len(content) // 2]),
+    "a directory": lambda path, content: path.mkdir(),
+    "another header": lambda path, content: path.write_bytes(b"x" * 16 + content[16:]),
+}
 
 
 @dataclass
@@ -182,35 +188,28 @@ async def damage_registry(sky: Sky) -> str:
     path = sky.world.state_dir / "registry.db"
     if not path.exists():
         raise SkippedError("there is none yet")
-    how = sky.rng.choice(("garbage", "half", "a directory", "another header"))
-    files = [found for found in path.parent.glob("registry.db*") if found.is_file()]
+    how = sky.rng.choice((*_REGISTRY_DAMAGES, "moved away"))
     aside = sky.world.scratch / "registry"
     aside.mkdir()
     sockets = [(await _control_socket(ctx), ctx) for ctx in sky.living()]
     content = path.read_bytes()
-    for file in files:
+    for file in path.parent.glob("registry.db*"):
         shutil.move(file, aside / file.name)
-    if how == "a directory":
-        path.mkdir()
-    else:
-        path.write_bytes(
-            {
-                "garbage": os.urandom(20_000),
-                "half": content[: len(content) // 2],
-                "another header": b"x" * 16 + content[16:],
-            }[how]
-        )
+    if how in _REGISTRY_DAMAGES:
+        _REGISTRY_DAMAGES[how](path, content)
+    # What is cut in half may still be of use; what was moved away, as the error's hint says, is made anew.
+    statuses = (0, 2, 125) if how in ("half", "moved away") else (125,)
+    stranger = f"c{sky.world.mark}-no"
     try:
-        for words in (
-            ("ls",),
-            ("run", "-d", "--name", f"c{sky.world.mark}-no"),
-            ("prune",),
-            ("top", "--once"),
-        ):
-            await sky.world.cli(*words, statuses=(0, 2, 125) if how == "half" else (125,))
+        for words in (("ls",), ("run", "-d", "--name", stranger), ("prune",), ("top", "--once")):
+            await sky.world.cli(*words, statuses=statuses)
         for socket, ctx in sockets:
             await sky.world.cli("balloon", "get", str(socket))
             await sky.world.cli("exec", ctx.box.name, "true", statuses=(0, 2, 125))
+            await sky.world.cli("create", "--name", ctx.box.name, statuses=(2, 125))
+            if not (sky.world.state_dir / "sandboxes" / ctx.box.name).is_dir():
+                raise WrongError(f"{ctx.box.name} lives, and its files were removed (registry: {how})")
+        await sky.world.cli("rm", "--force", stranger, statuses=(0, 2, 125))
     finally:
         for file in path.parent.glob("registry.db*"):
             shutil.rmtree(file) if file.is_dir() else file.unlink()

@@ -137,6 +137,18 @@ def end_processes(found: Iterable[Process]) -> None:
             os.kill(process.pid, signal.SIGKILL)
 
 
+def end_all_processes(world: World) -> None:
+    """Kill what a failed run has left, wait until it is gone, and remove its cgroups."""
+    deadline = time.monotonic() + GONE_S
+    while (found := processes(world)) and time.monotonic() < deadline:
+        end_processes(found)
+        time.sleep(0.05)
+    with contextlib.suppress(HostError, OSError):  # there is none, or something cannot be killed
+        parent = find_hierarchy().parent
+        for name in cgroups(world):
+            (parent / name).rmdir()
+
+
 def summary(world: World) -> list[str]:
     """A line for each kind of thing that is left; none when nothing is."""
     left = {

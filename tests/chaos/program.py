@@ -336,10 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             asyncio.run(drive(run))
         finally:
-            left = leftovers.processes(world)
-            leftovers.end_processes(left)
-            for name in leftovers.cgroups(world):
-                log.line(f"       cgroup {name} was left")
+            leftovers.end_all_processes(world)
             if world.small_disk:
                 sky.unmount_state(world)
         return _conclude(run)

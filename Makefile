@@ -4,6 +4,7 @@
 # And, once set up:
 #   make check   lint, types and the tests that need no virtual machine
 #   make bench   measure (minutes); see bench/README.md
+#   make chaos   make, use, kill and damage sandboxes at random for ten minutes (SEED=n replays)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -13,7 +14,7 @@ SOURCES := src tests bench examples fuzz hatch_build.py
 GUEST_SOURCES := $(wildcard src/ballonet/guest/agent/*.[ch] src/ballonet/guest/agent/tsc/*.c)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup packages demo test check lint types unit registry vm bench clean
+.PHONY: help setup packages demo test check lint types unit registry vm bench chaos clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,6 +55,9 @@ registry: setup
 
 vm: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m vm --durations=10
+
+chaos: setup
+	$(PYTHON) -m tests.chaos --seconds 600 $(if $(SEED),--seed $(SEED))
 
 bench: setup
 	$(PYTHON) -m bench.boot

@@ -534,9 +534,7 @@ class Sandbox:
 
     def _take_note(self, note: MachineNote) -> None:
         self._process_pid = note.process.pid
-        self._take(
-            {name: getattr(note, name) for name in ("engine_pid", "control_socket", "boot_s", "ports")}
-        )
+        self._take({name: getattr(note, name) for name in _FACTS})
 
     def _forget_facts(self) -> None:
         self._engine_pid = self._process_pid = 0

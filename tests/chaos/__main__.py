@@ -1,0 +1,7 @@
+"""``python -m tests.chaos``."""
+
+from __future__ import annotations
+
+from tests.chaos.program import main
+
+raise SystemExit(main())

@@ -1,0 +1,34 @@
+"""One line for each step: when, who, what, to which sandbox, how it went and how long it took. The last are kept."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TextIO
+
+KEPT = 30
+
+
+class Log:
+    """Prints lines as they come, to standard output and to a file that stays when something went wrong."""
+
+    def __init__(self, out: TextIO, file: TextIO) -> None:
+        self._out, self._file = out, file
+        self._started = time.monotonic()
+        self.last: deque[str] = deque(maxlen=KEPT)
+        #: What is being done now, by who does it.
+        self.under_way: dict[str, str] = {}
+
+    def begin(self, who: str, what: str, box: str) -> None:
+        at = time.monotonic() - self._started
+        self.under_way[who] = f"{what} {box} since {at:.1f}"
+
+    def end(self, who: str, what: str, box: str, result: str, took_s: float) -> None:
+        self.under_way.pop(who, None)
+        at = time.monotonic() - self._started
+        self.line(f"{at:7.1f}  {who:<4} {what:<23} {box:<12} {result}  ({took_s:.1f} s)")
+
+    def line(self, text: str) -> None:
+        self.last.append(text)
+        for stream in (self._out, self._file):
+            print(text, file=stream, flush=True)

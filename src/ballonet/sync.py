@@ -413,6 +413,11 @@ class GuestFiles:
     def write(self, path: str, data: bytes | str, *, mode: int = 0o644, parents: bool = False) -> None:
         LOOP.run(self._files.write(path, data, mode=mode, parents=parents))
 
+    def write_stream(
+        self, path: str, pieces: Iterator[bytes], *, mode: int = 0o644, parents: bool = False
+    ) -> None:
+        LOOP.run(self._files.write_stream(path, _read_in_threads(pieces), mode=mode, parents=parents))
+
     def list(self, path: str) -> list[FileInfo]:
         return LOOP.run(self._files.list(path))
 
@@ -425,24 +430,45 @@ class GuestFiles:
     def is_directory(self, path: str) -> bool:
         return LOOP.run(self._files.is_directory(path))
 
+    def follow(self, path: str) -> FileInfo | None:
+        return LOOP.run(self._files.follow(path))
+
+    def resolve(self, path: str) -> str:
+        return LOOP.run(self._files.resolve(path))
+
     def mkdir(self, path: str, *, parents: bool = False) -> None:
-        """Make a directory; with ``parents``, those above it, too, and one that is there is no error."""
         LOOP.run(self._files.mkdir(path, parents=parents))
 
     def remove(self, path: str, *, recursive: bool = False) -> None:
         LOOP.run(self._files.remove(path, recursive=recursive))
 
-    def copy_in(self, source: Path | str, target: str) -> None:
-        LOOP.run(self._files.copy_in(source, target))
+    def copy_in(
+        self,
+        source: Path | str,
+        target: str,
+        *,
+        contents: bool = False,
+        follow: bool = False,
+        owners: bool = False,
+    ) -> None:
+        LOOP.run(self._files.copy_in(source, target, contents=contents, follow=follow, owners=owners))
 
-    def copy_out(self, source: str, target: Path | str) -> None:
-        LOOP.run(self._files.copy_out(source, target))
+    def copy_out(
+        self,
+        source: str,
+        target: Path | str,
+        *,
+        contents: bool = False,
+        follow: bool = False,
+        owners: bool = False,
+    ) -> None:
+        LOOP.run(self._files.copy_out(source, target, contents=contents, follow=follow, owners=owners))
 
     def unpack_stream(self, tar: Iterator[bytes], directory: str) -> None:
         LOOP.run(self._files.unpack_stream(_read_in_threads(tar), directory))
 
-    def pack_stream(self, path: str) -> Iterator[bytes]:
-        return _iterate(self._files.pack_stream(path))
+    def pack_stream(self, path: str, *, follow: bool = False) -> Iterator[bytes]:
+        return _iterate(self._files.pack_stream(path, follow=follow))
 
 
 def _iterate(items: AsyncIterator[_T]) -> Iterator[_T]:

@@ -286,11 +286,13 @@ async def test_what_a_background_child_writes_after_the_end_is_taken_and_dropped
 async def test_a_background_child_lives_on_when_its_client_is_gone(tmp_path: Path) -> None:
     """The client leaves the last output unread: the command has ended, its end has not been taken."""
     async with message_pipe(tmp_path) as (say, said), agent_client() as (client, _):
-        script = f"(trap '' PIPE; echo $$ >{say}; head -c 300000 /dev/zero; echo $? >{say}) & exec head -c 50 /dev/zero"
-        process = await client.exec(["sh", "-c", script])
-        await said.readline()
+        os.mkfifo(f"{say}.go")
+        left = f"(trap '' PIPE; read go <{say}.go; head -c 300000 /dev/zero; echo $? >{say})"
+        process = await client.exec(["sh", "-c", f"{left} & exec head -c 50 /dev/zero"])
         await process.wait()
         process.abandon()
+        await client.ping()
+        Path(f"{say}.go").write_text("go\n")
         assert await said.readline() == b"0\n"
 
 

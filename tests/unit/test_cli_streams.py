@@ -56,6 +56,7 @@ CALLS = {
     "doctor": (["doctor"], 0),
     "completion": (["completion", "bash"], 0),
     "version": (["version"], 0),
+    "help": (["help"], 0),
     "demo": (["demo", "--help"], 0),
 }
 #: Those that print nothing to standard output here.
@@ -296,11 +297,11 @@ def test_a_directory_as_input_is_refused(home: Path) -> None:
         (["-v", "./a/b:/x"], "a/b does not exist on the host"),
         (["--rootfs", "/no/such"], "--rootfs '/no/such': /no/such does not exist on the host"),
         (["--rootfs", "/etc/passwd"], "/etc/passwd is not a directory on the host"),
-        (["-p", "1:99999"], "port '1:99999' has a port outside 1 to 65535"),
+        (["-p", "1:99999"], "--publish '1:99999' has a port outside 1 to 65535"),
         (["-e", "NO_SUCH_VARIABLE_HERE"], "'NO_SUCH_VARIABLE_HERE' is not NAME=VALUE"),
         (["--name", "box"], "there is a sandbox named 'box' already"),
         (["--cpus", "256"], "cpus 256 is outside 1 to 255"),
-        (["-u", "someone"], "someone"),
+        (["-u", "a:b:c"], "a:b:c"),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "create"])

@@ -46,7 +46,7 @@ def nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"rootfs": 5}, "rootfs must be a path, not int (5)"),
         ({"pull": "sometimes"}, "pull 'sometimes'"),
         ({"pull": ["always"]}, "pull ['always']"),
-        ({"disk": 1.5}, "disk_mib must be a whole number, not float (1.5)"),
+        ({"disk": 1.5}, "disk must be a whole number, not float (1.5)"),
         ({"volumes": "/tmp:/x"}, "volumes must be a list, not str ('/tmp:/x')"),
         ({"volumes": None}, "volumes must be a list, not NoneType (None)"),
         ({"volumes": {"/tmp": "/x"}}, "volumes must be a list, not dict"),
@@ -57,7 +57,7 @@ def nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"ports": 8080}, "ports must be a list, not int (8080)"),
         ({"ports": [8080]}, "port must be text, not int (8080)"),
         ({"net": 5}, "net 5 is unknown"),
-        ({"memory": None}, "memory_mib must be a whole number, not NoneType (None)"),
+        ({"memory": None}, "memory must be a whole number, not NoneType (None)"),
         ({"memory": True}, "bool (True)"),
         ({"memory": 512.0}, "float (512.0)"),
         ({"cpus": "2"}, "cpus must be a whole number, not str ('2')"),
@@ -203,7 +203,7 @@ async def test_a_typo_in_a_change_is_an_error() -> None:
     with pytest.raises(ConfigError) as caught:
         plan_changes(RECORD, None, {"memroy": "1G"})
     assert caught.value.message == "cannot modify memroy"
-    assert str(caught.value.hint).startswith("did you mean memory? ")
+    assert str(caught.value.hint).startswith("did you mean 'memory'? ")
     with pytest.raises(ConfigError, match="no change was asked for"):
         plan_changes(RECORD, None, {})
 

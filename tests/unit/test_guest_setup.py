@@ -14,7 +14,7 @@ ROOTED = SandboxConfig(name="box", root=Path("/r"), disk_mib=64)
 
 
 def test_a_plain_guest_needs_no_modules_and_gets_no_mounts() -> None:
-    assert {step[0] for step in setup_steps(PLAIN, None)} == {"hostname", "file"}
+    assert {step[0] for step in setup_steps(PLAIN, None)} == {"memory", "hostname", "file"}
     assert needed_modules(PLAIN, None) == []
 
 
@@ -38,7 +38,7 @@ def test_the_root_comes_first_and_no_mount_hides_another() -> None:
 
 def test_a_disk_beside_the_built_in_root_has_a_place_of_its_own() -> None:
     config = SandboxConfig(name="box", disk_mib=64)
-    assert setup_steps(config, None)[0] == ["disk", "ballonet-disk", "/disk"]
+    assert setup_steps(config, None)[1] == ["disk", "ballonet-disk", "/disk"]
     assert needed_modules(config, None) == ["virtio_blk"]
 
 

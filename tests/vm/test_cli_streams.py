@@ -105,10 +105,12 @@ def test_a_detached_command_that_cannot_start_has_the_documented_status(
         assert registry.find("cannot") is None
 
 
-async def test_the_built_in_root_is_roots_alone_and_its_wget_keeps_time(
+async def test_the_built_in_root_is_roots_alone_has_a_size_and_its_wget_keeps_time(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     assert (await sandbox.exec(["stat", "-c", "%a %U", "/"])).stdout == b"755 root\n"
+    shown = (await sandbox.exec(["df", "/"])).stdout.decode().splitlines()
+    assert (shown[1].split()[0], shown[1].split()[-1]) == ("tmpfs", "/")
     script = "mkdir -p /tmp/www; echo page >/tmp/www/f; httpd -p 127.0.0.1:8081 -h /tmp/www"
     assert (await sandbox.exec(["sh", "-c", script])).returncode == 0
     for options in (["-T", "30"], ["-qT30"], ["-q"]):

@@ -44,6 +44,8 @@ def setup_steps(config: VmConfig, root_kind: str | None) -> list[list[str]]:
     steps: list[list[str]] = []
     if root_kind is not None:
         steps.append(["root", root_kind, ROOT_SERIAL, DISK_SERIAL])
+    else:
+        steps.append(["memory", "mode=755"])
     mounts = {
         volume.target: _volume_step(tag, volume.target, volume.read_only) for tag, volume in _tagged(config)
     }

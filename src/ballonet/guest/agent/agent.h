@@ -203,6 +203,10 @@ struct exec_failure {
 /* files.c: what a child does for an EXEC with EXEC_BUILTIN. */
 _Noreturn void file_program(char **words);
 
+/* root.c */
+int root_copy(const char *to);
+int root_switch(const char *root, bool keep_tmp);
+
 /* setup.c */
 int make_directories(const char *path);
 int setup_run(uint8_t *payload, uint32_t size, char text[MAX_ERROR_TEXT]);

@@ -142,68 +142,6 @@ static int mount_writable(const char *serial, const char *where)
 	return error ? error : fill_device(where, device);
 }
 
-/* Deletes everything of one file system below `fd`, which is closed: the initramfs is memory. */
-static void empty_directory(int fd, dev_t device)
-{
-	DIR *entries = fdopendir(fd);
-	struct dirent *entry;
-
-	if (!entries) {
-		close(fd);
-		return;
-	}
-	while ((entry = readdir(entries))) {
-		const char *name = entry->d_name;
-		struct stat status;
-		int below;
-
-		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
-		    fstatat(fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0 || status.st_dev != device)
-			continue;
-		if (!S_ISDIR(status.st_mode)) {
-			unlinkat(fd, name, 0);
-			continue;
-		}
-		below = openat(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (below >= 0)
-			empty_directory(below, device);
-		/* One that something is mounted on stays. */
-		unlinkat(fd, name, AT_REMOVEDIR);
-	}
-	closedir(entries);
-}
-
-/* Makes `root` the root of everything, with the kernel's file systems in it, and frees the one that we came from. */
-static int switch_root(const char *root)
-{
-	static const char *const kept[] = {"/proc", "/sys", "/dev", "/run"};
-	char to[PATH_MAX];
-	struct stat status;
-	int old = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	if (old < 0 || fstat(old, &status) < 0)
-		return errno;
-	/* Files there are to lie on the disk, like the rest, and not in the guest's memory. */
-	if (umount2("/tmp", MNT_DETACH) < 0)
-		return errno;
-	for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
-		int error;
-
-		snprintf(to, sizeof to, "%s%s", root, kept[i]);
-		error = make_directories(to);
-		if (error)
-			return error;
-		if (mount(kept[i], to, NULL, MS_MOVE, NULL) < 0)
-			return errno;
-	}
-	if (chdir(root) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
-		return errno;
-	empty_directory(old, status.st_dev);
-	if (mkdir("/tmp", 01777) == 0 && chmod("/tmp", 01777) < 0)
-		return errno;
-	return 0;
-}
-
 /* root KIND IMAGE DISK: a read-only file system with a writable one over it, by their disks' serials. */
 static int step_root(char **words)
 {
@@ -222,7 +160,18 @@ static int step_root(char **words)
 		return errno;
 	error = mount_new("overlay", "overlay", "/mnt/root", MS_NOATIME,
 			  "lowerdir=/mnt/image,upperdir=/mnt/disk/upper,workdir=/mnt/disk/work");
-	return error ? error : switch_root("/mnt/root");
+	return error ? error : root_switch("/mnt/root", false);
+}
+
+/* memory OPTIONS: the programs of the initramfs on a tmpfs. The kernel's first file system, which has no device and no
+ * size that df could show, is no root for users. */
+static int step_memory(char **words)
+{
+	int error = mount_new("tmpfs", "tmpfs", "/mnt/root", 0, words[0]);
+
+	if (!error)
+		error = root_copy("/mnt/root");
+	return error ? error : root_switch("/mnt/root", true);
 }
 
 /* disk SERIAL PATH */
@@ -320,8 +269,8 @@ static const struct step {
 	uint16_t words;
 	int (*run)(char **words);
 } steps[] = {
-	{"root", 3, step_root},		{"disk", 2, step_disk}, {"volume", 3, step_volume},   {"tmpfs", 2, step_tmpfs},
-	{"hostname", 1, step_hostname}, {"file", 2, step_file}, {"network", 3, step_network},
+	{"root", 3, step_root},	    {"memory", 1, step_memory},	    {"disk", 2, step_disk}, {"volume", 3, step_volume},
+	{"tmpfs", 2, step_tmpfs},   {"hostname", 1, step_hostname}, {"file", 2, step_file}, {"network", 3, step_network},
 };
 
 static const struct step *find_step(const char *name, uint16_t words)

@@ -252,6 +252,7 @@ async def fill_state_dir(sky: Sky) -> str:
     """A full disk is told as that; sandboxes that run go on."""
     if not sky.world.small_disk:
         raise SkippedError("no file system can be mounted here")
+    sockets = [await _control_socket(ctx) for ctx in sky.living()]
     filler = sky.world.root / "state/filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -265,7 +266,8 @@ async def fill_state_dir(sky: Sky) -> str:
         done = await sky.world.cli("run", "-d", "--name", name, "--memory", "128M", statuses=(0, 125))
         for ctx in sky.living():
             await sky.world.cli("exec", ctx.box.name, "true", statuses=(0, 125))
-            await sky.world.cli("balloon", "get", ctx.box.name)
+        for socket in sockets:
+            await sky.world.cli("balloon", "get", socket)
     finally:
         filler.unlink()
     await sky.world.cli("rm", "--force", name, statuses=(0, 2))

@@ -22,6 +22,7 @@ from ballonet.config import SandboxConfig, check_name
 from ballonet.errors import (
     BallonetError,
     ConfigError,
+    HostError,
     NameInUseError,
     NotRunningError,
     RegistryError,
@@ -276,7 +277,8 @@ async def end_process(process: ProcessId, state: Path | None = None, timeout_s: 
     try:
         if timeout_s > 0:
             if state is not None:
-                write_stop_seconds(private_dir(state), timeout_s)
+                with contextlib.suppress(HostError):  # a full disk: it then takes its usual time
+                    write_stop_seconds(private_dir(state), timeout_s)
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         # An end in order takes the guest a few seconds after its command has ended.
         if timeout_s <= 0 or not await _ended(pidfd, timeout_s):

@@ -57,7 +57,7 @@ _SETTLE_S = 30.0
 @dataclass(frozen=True)
 class Change:
     """One setting's change. ``state`` is how far it came: ``planned``; ``saved`` where it waits for a start; ``done``;
-    for a target the balloon's own word, such as ``applied`` or ``guest-refused``."""
+    for a target the balloon's own word, such as ``applied`` or ``guest-refused``, or ``superseded`` by a later one."""
 
     setting: str
     old: Any
@@ -197,4 +197,5 @@ async def _move(plan: Plan, change: Change) -> Change:
         said += f"; {reply.requested_mib} was asked, the {reply.clamped} is in the way"
     if reply.detail:
         said += f"; {reply.detail}"
-    return replace(change, old=before.target_mib, state=reply.state, detail=said)
+    state = "superseded" if reply.outcome == "superseded" else reply.state
+    return replace(change, old=before.target_mib, state=state, detail=said)

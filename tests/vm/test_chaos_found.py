@@ -1,4 +1,4 @@
-"""What chaos has found and is not right yet, as small as it could be made: whoever sets it right removes the mark."""
+"""What chaos has found, as small as it could be made."""
 
 from __future__ import annotations
 
@@ -27,9 +27,6 @@ def small_state(run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the agent resizes at each boot, which ext4 refuses where it has once met an error"
-)
 async def test_a_sandbox_whose_disk_met_a_full_host_starts_again(guest: object, small_state: Path) -> None:
     box = await Sandbox.create("full", memory=128, disk=64, detached=True)
     filler = small_state / "filler"
@@ -48,7 +45,6 @@ async def test_a_sandbox_whose_disk_met_a_full_host_starts_again(guest: object, 
         await Sandbox.remove("full", force=True)
 
 
-@pytest.mark.xfail(strict=True, reason="SQLite's shared memory, 32 KiB beside the registry, cannot be made")
 def test_with_a_full_state_directory_sandboxes_can_be_removed_to_make_room(small_state: Path) -> None:
     def cli(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*CLI, *words], capture_output=True, text=True, check=False)
@@ -64,7 +60,6 @@ def test_with_a_full_state_directory_sandboxes_can_be_removed_to_make_room(small
     assert removed.returncode == 0, removed.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="its state is then that of the other's target, which is applied")
 async def test_a_set_that_another_has_replaced_does_not_say_that_it_was_applied(run_directory: Path) -> None:
     async with await Sandbox.create("two", memory=160, balloon=Balloon(min=80, pressure_relief=False)) as box:
         assert box.control_socket is not None

@@ -127,10 +127,11 @@ def _set(client: SyncClient, options: argparse.Namespace) -> int:
             f" (asked for {reply.requested_mib}, the {reply.clamped} is in the way)" if reply.clamped else ""
         )
         reason = f": {reply.detail}" if reply.detail else ""
-        print(
-            f"target {_mib(reply.target_mib)}{clamped}, actual {_mib(reply.actual_mib)}, {reply.state}{reason}"
-        )
-    return EXIT_NOT_APPLIED if options.wait and reply.state != "applied" else 0
+        # The state is then the later target's.
+        state = "replaced by a later target" if reply.outcome == "superseded" else f"{reply.state}{reason}"
+        print(f"target {_mib(reply.target_mib)}{clamped}, actual {_mib(reply.actual_mib)}, {state}")
+    reached = reply.state == "applied" and reply.outcome != "superseded"
+    return EXIT_NOT_APPLIED if options.wait and not reached else 0
 
 
 def _stats(client: SyncClient, options: argparse.Namespace) -> int:

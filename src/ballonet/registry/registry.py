@@ -23,6 +23,9 @@ from ballonet.registry.schema import MIGRATIONS, VERSION
 from ballonet.suggest import hint_for
 
 FILE_NAME = "registry.db"
+#: Takes the room that SQLite needs beside the registry to read and to write it. On a full disk it makes way, so that
+#: sandboxes can be listed and removed, which is how a person gets room.
+BALLAST_NAME, BALLAST_BYTES = "ballast", 256 << 10
 #: How long a program waits for another's write (seconds).
 BUSY_S = 30.0
 
@@ -45,6 +48,7 @@ class Registry:
         path = (state_dir() if directory is None else directory) / FILE_NAME
         with _explained(path):
             _close_to_others(path)
+            _keep_room(path.parent)
             connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
             try:
                 _migrate(path, connection)
@@ -178,6 +182,22 @@ def _close_to_others(path: Path) -> None:
                 path.chmod(0o600)
         except FileNotFoundError:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
+def _keep_room(directory: Path) -> None:
+    """See to it that the registry can be used however full the disk is."""
+    ballast = directory / BALLAST_NAME
+    with contextlib.suppress(OSError):
+        found = os.statvfs(directory)
+        free = found.f_bavail * found.f_frsize
+        if free < BALLAST_BYTES:
+            ballast.unlink(missing_ok=True)
+        elif free > 4 * BALLAST_BYTES and not ballast.exists():
+            fd = os.open(ballast, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, BALLAST_BYTES)
+            finally:
+                os.close(fd)
 
 
 def _migrate(path: Path, connection: sqlite3.Connection) -> None:

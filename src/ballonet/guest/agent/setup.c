@@ -25,6 +25,7 @@
 /* Documentation/filesystems/ext4, "Ioctl": grow to that many blocks. */
 #define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
 
+enum { EXT4_FEATURE_INCOMPAT_64BIT = 0x80 };
 enum { MAX_STEP_WORDS = 4, DEVICE_WAIT_MS = 10 * 1000, DEVICE_PAUSE_MS = 5 };
 
 static bool done;
@@ -108,20 +109,40 @@ static int find_disk(const char *serial, char device[NAME_MAX + 8])
 	return 0;
 }
 
+/* How many blocks the ext4 on `disk` has, by its superblock (Documentation/filesystems/ext4, "The Super Block"). */
+static int count_blocks(int disk, uint64_t *blocks)
+{
+	uint8_t super[1024];
+
+	errno = EIO; /* for a short read, which sets none */
+	if (pread(disk, super, sizeof super, 1024) != (ssize_t)sizeof super)
+		return errno;
+	*blocks = get_u32(super + 0x04);
+	if (get_u32(super + 0x60) & EXT4_FEATURE_INCOMPAT_64BIT)
+		*blocks |= (uint64_t)get_u32(super + 0x150) << 32;
+	return 0;
+}
+
 /* Lets the file system at `where` fill its device, which the host may have made larger since. */
 static int fill_device(const char *where, const char *device)
 {
 	int fd = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC), disk = open(device, O_RDONLY | O_CLOEXEC);
 	struct statfs have;
-	uint64_t bytes, blocks;
+	uint64_t bytes, blocks, has = 0;
 	int error = 0;
 
 	if (fd < 0 || disk < 0 || fstatfs(fd, &have) < 0 || ioctl(disk, BLKGETSIZE64, &bytes) < 0) {
 		error = errno;
 	} else {
 		blocks = bytes / (uint64_t)have.f_bsize;
-		if (ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0)
+		error = count_blocks(disk, &has);
+		if (!error && blocks > has && ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0)
 			error = errno;
+		/* One that has met an error, as on a full host, is not resized before it was checked; it is used as it is. */
+		if (error == EPERM) {
+			complain("%s has met an error before: it keeps its size", device);
+			error = 0;
+		}
 	}
 	if (disk >= 0)
 		close(disk);

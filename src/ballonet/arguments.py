@@ -139,12 +139,3 @@ def to_bytes(what: str, value: object) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     raise wrong_type(what, "bytes or text", value)
-
-
-def check_user(value: object) -> None:
-    """:raises ConfigError: it is no user's name or number, perhaps with a group."""
-    check_text("user", value)
-    if value is not None and not str(value).partition(":")[0].strip():
-        raise ConfigError(
-            f"user {value!r} names nobody", hint="USER or USER:GROUP, each a name or a number; root is 0"
-        )

@@ -12,7 +12,6 @@ from ballonet.arguments import (
     check_items,
     check_path,
     check_text,
-    check_user,
     check_words,
     wrong_type,
 )
@@ -20,6 +19,7 @@ from ballonet.builder import SandboxBuilder, Size
 from ballonet.config import SandboxConfig
 from ballonet.errors import ConfigError
 from ballonet.imaged import Prepared
+from ballonet.images.users import check_user
 from ballonet.registry.record import Command, Defaults
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 
@@ -92,6 +92,9 @@ def command_settings(
     :raises ConfigError: one of them is of a wrong type.
     """
     check_text("cwd", cwd)
+    check_text("user", user)
+    if user is not None and not user.strip():  # nobody is root by accident
+        raise ConfigError(f"user {user!r} names nobody", hint="USER[:GROUP], names or numbers; root is 0")
     check_user(user)
     return check_env(env), cwd, user
 

@@ -76,7 +76,6 @@ def nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"cwd": 1}, "cwd must be text or None, not int (1)"),
         ({"user": 1000}, "user must be text or None, not int (1000)"),
         ({"user": ""}, "user '' names nobody"),
-        ({"user": ":5"}, "user ':5' names nobody"),
         ({"weight": "heavy"}, "weight 'heavy'"),
         ({"reserve": -1}, "reserve -1"),
         ({"reserve": None}, "reserve must be"),

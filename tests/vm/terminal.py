@@ -45,8 +45,10 @@ class Terminal:
 
         def begin() -> None:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-            for number in ignored:
-                signal.signal(number, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+                signal.signal(number, signal.SIG_DFL)  # whoever started us may have ignored it
+            for told in ignored:
+                signal.signal(told, signal.SIG_IGN)
 
         self.process = subprocess.Popen(
             argv,

@@ -39,7 +39,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def debian(guest: object, debian_image: str, shared: Path) -> AsyncIterator[Sandbox]:
     """One guest for all tests that leave it usable."""
     async with await Sandbox.create(

@@ -45,7 +45,7 @@ def listening() -> Iterator[int]:
         server.shutdown(socket.SHUT_RDWR)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def connected(guest: object, run_directory: Path) -> AsyncIterator[Sandbox]:
     async with await Sandbox.create("connected", ports=["0:80"]) as running:
         yield running

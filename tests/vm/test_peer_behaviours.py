@@ -151,7 +151,7 @@ async def test_a_sandbox_without_a_balloon_says_so(run_directory: Path) -> None:
         done = await asyncio.create_subprocess_exec(sys.executable, *words, stderr=asyncio.subprocess.PIPE)
         _, err = await done.communicate()
         assert done.returncode == 2
-        assert b"sandbox 'plain' has no balloon" in err
+        assert b"sandbox 'plain' was started without a balloon" in err
 
 
 async def test_a_client_killed_in_the_middle_of_a_request_leaves_the_target_it_asked_for(

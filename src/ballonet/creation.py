@@ -92,6 +92,8 @@ def command_settings(
     :raises ConfigError: one of them is of a wrong type.
     """
     check_text("cwd", cwd)
+    if cwd and not cwd.startswith("/"):
+        raise ConfigError(f"the working directory {cwd!r} is not an absolute path", hint=f"/{cwd}, for example")
     check_user(user)
     return check_env(env), cwd, user
 

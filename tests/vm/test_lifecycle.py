@@ -137,7 +137,7 @@ def test_a_command_that_ignores_the_stop_is_ended_in_time(cli: Cli) -> None:
 
 def test_a_command_that_cannot_be_started_leaves_nothing(cli: Cli) -> None:
     done = cli.run("run", "-d", "--name", "job", "--", "no-such-program")
-    assert done.returncode == 125
+    assert done.returncode == 127
     assert "no-such-program could not be started" in done.stderr
     assert "job" not in cli("ls", "-q").split()
 

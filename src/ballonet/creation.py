@@ -95,6 +95,10 @@ def command_settings(
     check_text("user", user)
     if user is not None and not user.strip():  # nobody is root by accident
         raise ConfigError(f"user {user!r} names nobody", hint="USER[:GROUP], names or numbers; root is 0")
+    if cwd and not cwd.startswith("/"):
+        raise ConfigError(
+            f"the working directory {cwd!r} is not an absolute path", hint=f"/{cwd}, for example"
+        )
     check_user(user)
     return check_env(env), cwd, user
 

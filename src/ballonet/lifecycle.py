@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -249,7 +250,7 @@ def list_sandboxes(registry: Registry) -> list[Record]:
 
 
 async def stop(registry: Registry, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> Record | None:
-    """End a sandbox in order; without, once ``timeout_s`` has passed (0: at once). The record as it is then.
+    """End a sandbox in order; without, once ``timeout_s`` has passed (0: at once; below 0: never). Its record then.
 
     A sandbox that does not run is left as it is. ``None``: it went away with its end.
     """
@@ -268,20 +269,21 @@ async def end_process(process: ProcessId, state: Path | None = None, timeout_s: 
     """End a sandbox by its own process, and wait for that.
 
     :param state: the sandbox's state directory: where its process finds how long it may take.
-    :param timeout_s: how long it may take in order (0: not at all).
+    :param timeout_s: how long it may take in order (0: not at all; below 0: as long as it takes).
     :raises SandboxError: the kernel does not let it end.
     """
     pidfd = process.open()
     if pidfd is None:
         return
     try:
-        if timeout_s > 0:
+        limit = math.inf if timeout_s < 0 else timeout_s
+        if limit:
             if state is not None:
                 with contextlib.suppress(HostError):  # a full disk: it then takes its usual time
-                    write_stop_seconds(private_dir(state), timeout_s)
+                    write_stop_seconds(private_dir(state), limit)
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         # An end in order takes the guest a few seconds after its command has ended.
-        if timeout_s <= 0 or not await _ended(pidfd, timeout_s):
+        if not limit or not await _ended(pidfd, limit):
             signal.pidfd_send_signal(pidfd, signal.SIGUSR1)
             if not await _ended(pidfd, _FORCED_S):
                 await kill(process)

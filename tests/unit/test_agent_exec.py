@@ -113,6 +113,12 @@ async def test_home_is_the_users_unless_it_is_said() -> None:
         assert await run(client, "sh", "-c", "echo $HOME.", env={"HOME": ""}) == ".\n"
 
 
+async def test_hostname_is_the_machines_unless_it_is_said() -> None:
+    async with agent_client() as (client, _):
+        assert await run(client, "sh", "-c", "echo $HOSTNAME") == f"{os.uname().nodename}\n"
+        assert await run(client, "sh", "-c", "echo $HOSTNAME", env={"HOSTNAME": "x"}) == "x\n"
+
+
 @needs_root
 async def test_users_and_groups_are_looked_up_by_name_and_by_number() -> None:
     entry = pwd.getpwnam("nobody")

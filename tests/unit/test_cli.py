@@ -47,7 +47,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["--balloon-control-socket", ""], "--balloon-control-socket is empty"),
         (["--balloon-control-socket", "/tmp/" + "x" * 103], "108 bytes long"),
         (["--balloon-control-socket", "/nonexistent/x.sock"], "the directory /nonexistent does not exist"),
-        (["--env", "X"], "--env 'X' is not NAME=VALUE"),
+        (["--workdir", "rel"], "working directory 'rel' is not an absolute path"),
+        (["--env", "X"], "--env 'X': there is no variable of that name here"),
         ([], "no command was given"),
     ],
 )

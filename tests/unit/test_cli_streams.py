@@ -298,7 +298,7 @@ def test_a_directory_as_input_is_refused(home: Path) -> None:
         (["--rootfs", "/no/such"], "--rootfs '/no/such': /no/such does not exist on the host"),
         (["--rootfs", "/etc/passwd"], "/etc/passwd is not a directory on the host"),
         (["-p", "1:99999"], "--publish '1:99999' has a port outside 1 to 65535"),
-        (["-e", "NO_SUCH_VARIABLE_HERE"], "'NO_SUCH_VARIABLE_HERE' is not NAME=VALUE"),
+        (["-e", "NO_SUCH_VARIABLE_HERE"], "'NO_SUCH_VARIABLE_HERE': there is no variable of that name here"),
         (["--name", "box"], "there is a sandbox named 'box' already"),
         (["--cpus", "256"], "cpus 256 is outside 1 to 255"),
         (["-u", "a:b:c"], "a:b:c"),

@@ -120,16 +120,19 @@ def test_the_configuration_is_kept_and_comes_back() -> None:
     said = {
         "Entrypoint": ["/run", "--x"],
         "Cmd": ["a"],
-        "Env": ["A=1", "B=x=y", "EMPTY=", "NONE", "=x"],
+        "Env": ["A=1", "GONE=1", "B=x=y", "EMPTY=", "NONE", "GONE", "=x"],
         "WorkingDir": "/srv",
         "User": "web:video",
         "ExposedPorts": {"80/tcp": {}},
         "StopSignal": "SIGINT",
-        "Labels": {"unknown": "field"},
+        "Volumes": {"/data": {}},
+        "Labels": {"org.example.a": "b"},
+        "Healthcheck": {"Test": ["NONE"]},
     }
     config = ImageConfig.from_json(said)
-    assert config.env == {"A": "1", "B": "x=y", "EMPTY": "", "NONE": ""}
+    assert config.env == {"A": "1", "B": "x=y", "EMPTY": ""}, "a name without a value is none, as in Docker"
     assert (config.workdir, config.user, config.exposed_ports) == ("/srv", "web:video", ("80/tcp",))
+    assert (config.volumes, config.labels) == (("/data",), {"org.example.a": "b"})
     assert ImageConfig.from_json(config.to_json()) == config
     assert ImageConfig.from_json(None) == ImageConfig.from_json({"Cmd": None}) == ImageConfig()
 
@@ -140,10 +143,21 @@ def test_what_is_run_is_docker_s_rule() -> None:
     assert config.command(("x",)) == ("e", "x")
     assert config.command(("x",), entrypoint=("n",)) == ("n", "x")
     assert config.command(entrypoint=()) == ()
+    assert ImageConfig.from_json({"Entrypoint": [""], "Cmd": ["c"]}).command() == ("c",)
 
 
 @pytest.mark.parametrize(
-    "said", [{"Cmd": "text"}, {"Env": [1]}, {"User": 5}, {"ExposedPorts": ["80"]}, {"Cmd": ["a\0"]}, []]
+    "said",
+    [
+        {"Cmd": "text"},
+        {"Env": [1]},
+        {"User": 5},
+        {"ExposedPorts": ["80"]},
+        {"Volumes": "/a"},
+        {"Labels": ["a"]},
+        {"Cmd": ["a\0"]},
+        [],
+    ],
 )
 def test_a_configuration_of_another_shape_is_refused(said: Any) -> None:
     with pytest.raises(ImageError):

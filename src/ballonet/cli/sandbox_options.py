@@ -287,9 +287,12 @@ def parse_env(settings: Sequence[str]) -> dict[str, str]:
     env = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if not name or (not equals and name not in os.environ):
+        if not name:
+            raise ConfigError(f"--env {setting!r} is not NAME=VALUE", hint="write the variable's name first")
+        if not equals and name not in os.environ:
             raise ConfigError(
-                f"--env {setting!r} is not NAME=VALUE", hint="NAME alone takes our own variable"
+                f"--env {name!r}: there is no variable of that name here",
+                hint=f"NAME alone takes our own variable; to set it to nothing write --env {name}=",
             )
         env[name] = value if equals else os.environ[name]
     return env

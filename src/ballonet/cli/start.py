@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=float,
         default=lifecycle.STOP_TIMEOUT_S,
-        help="restart: how long the end in order may take (default: 10)",
+        help="restart: how long the end in order may take until it is forced; 0: at once, -1: never (default: 10)",
     )
 
 
@@ -35,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
         def start(name: str) -> None:
             record = lifecycle.find(registry, name)
             if not restart and record.state.lives:
-                return  # as in Docker: it is what was asked for
+                print(name)  # as in Docker: it is what was asked for
+                return
             prepare_guest(report=report_progress)
             asyncio.run(
                 _start(registry, name, options.timeout if restart else None, admission=options.admission)

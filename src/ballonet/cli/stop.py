@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=float,
         default=lifecycle.STOP_TIMEOUT_S,
-        help="how long the end in order may take until it is forced; 0: at once (default: 10)",
+        help="how long the end in order may take until it is forced; 0: at once, -1: never (default: 10)",
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import posixpath
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -38,9 +40,17 @@ class Plan:
         return cls(tree, lay_out(tree.root, hashlib.sha256(id.encode()).digest()[:16]))
 
 
-def plan_layers(layers: Sequence[Layer], id: str, limits: Limits, progress: Progress | None = None) -> Plan:
+def plan_layers(
+    layers: Sequence[Layer],
+    id: str,
+    limits: Limits,
+    progress: Progress | None = None,
+    *,
+    volumes: Sequence[str] = (),
+) -> Plan:
     """Read ``layers``, the lowest first, whose digests were checked; nothing is written.
 
+    :param volumes: directories that the image's configuration declares: those that no layer has are made.
     :raises ImageError: one is damaged, hostile, or above a limit.
     """
     if len(layers) > limits.layers:
@@ -54,6 +64,10 @@ def plan_layers(layers: Sequence[Layer], id: str, limits: Limits, progress: Prog
         before = sum(sizes[:index])
         tick = None if progress is None else partial(_tell, progress, before, sum(sizes))
         apply_layer(tree, layer, account, tick)
+    for volume in volumes:
+        path = posixpath.normpath(f"/{volume}").encode()
+        if tree.find(path) is None:
+            tree.add(path, Node(stat.S_IFDIR | 0o755))
     return Plan.of(tree, id)
 
 

@@ -30,6 +30,9 @@ class ImageConfig:
     exposed_ports: tuple[str, ...] = ()
     #: The signal that asks the command to end, such as ``SIGTERM``; see :func:`signal_number`.
     stop_signal: str | None = None
+    #: Directories for data: they are there even if no layer has them.
+    volumes: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def command(
         self, words: tuple[str, ...] = (), *, entrypoint: tuple[str, ...] | None = None
@@ -52,6 +55,8 @@ class ImageConfig:
             "User": self.user or "",
             "ExposedPorts": {port: {} for port in self.exposed_ports},
             "StopSignal": self.stop_signal or "",
+            "Volumes": {path: {} for path in self.volumes},
+            "Labels": dict(self.labels),
         }
 
     @classmethod
@@ -66,20 +71,23 @@ class ImageConfig:
             raise ImageError("the image's configuration is no JSON object")
         env = {}
         for setting in _words(document, "Env"):
-            name, _, value = setting.partition("=")
-            if name:
+            name, equals, value = setting.partition("=")
+            if equals and name:
                 env[name] = value
-        ports = document.get("ExposedPorts") or {}
-        if not isinstance(ports, dict):
-            raise ImageError("ExposedPorts of the image's configuration is no JSON object")
+            else:
+                env.pop(name, None)  # as in Docker: a name alone is a variable that is not there
+        entrypoint = _words(document, "Entrypoint")
         return cls(
-            entrypoint=_words(document, "Entrypoint"),
+            # One empty word is how Docker's interface writes "none".
+            entrypoint=() if entrypoint == ("",) else entrypoint,
             cmd=_words(document, "Cmd"),
             env=env,
             workdir=_text(document, "WorkingDir"),
             user=_text(document, "User"),
-            exposed_ports=tuple(map(str, ports)),
+            exposed_ports=tuple(_object(document, "ExposedPorts")),
             stop_signal=_text(document, "StopSignal"),
+            volumes=tuple(_object(document, "Volumes")),
+            labels={name: str(value) for name, value in _object(document, "Labels").items()},
         )
 
 
@@ -151,6 +159,13 @@ def _words(document: Mapping[str, Any], name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(word, str) and "\0" not in word for word in value):
         raise ImageError(f"{name} of the image's configuration is no list of words: {value!r}"[:300])
     return tuple(value)
+
+
+def _object(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = document.get(name) or {}
+    if not isinstance(value, dict):
+        raise ImageError(f"{name} of the image's configuration is no JSON object")
+    return value
 
 
 def _text(document: Mapping[str, Any], name: str) -> str | None:

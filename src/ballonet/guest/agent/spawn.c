@@ -16,6 +16,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -82,13 +83,23 @@ bool exec_parse(uint8_t *payload, uint32_t size, struct exec_request *request)
 	return true;
 }
 
+/* Whether a list that ends with NULL has a variable that begins so. */
+static bool is_set(char **environment, const char *start)
+{
+	for (; *environment; environment++)
+		if (strncmp(*environment, start, strlen(start)) == 0)
+			return true;
+	return false;
+}
+
 /* Makes the lists of words that exec wants. Only the child needs them, and has the memory: the agent's does not grow.
- * HOME is the user's, unless the environment says otherwise. Returns errno. */
+ * HOME is the user's and HOSTNAME this machine's, unless the environment says otherwise. Returns errno. */
 static int list_words(struct exec_request *request, const char *home)
 {
 	uint32_t arguments = request->argument_count, variables = request->environment_count;
-	char **words = calloc((size_t)arguments + variables + 3, sizeof *words);
+	char **words = calloc((size_t)arguments + variables + 4, sizeof *words);
 	char *at = request->words;
+	struct utsname machine;
 
 	if (!words)
 		return ENOMEM;
@@ -96,12 +107,13 @@ static int list_words(struct exec_request *request, const char *home)
 	request->environment = words + arguments + 1;
 	take_words(request->arguments, arguments, &at, request->words_end);
 	take_words(request->environment, variables, &at, request->words_end);
-	for (uint32_t i = 0; i < variables; i++)
-		if (strncmp(request->environment[i], "HOME=", 5) == 0)
-			return 0;
-	if (asprintf(&request->environment[variables], "HOME=%s", home) < 0)
+	if (uname(&machine) == 0 && !is_set(request->environment, "HOSTNAME=") &&
+	    asprintf(&request->environment[variables++], "HOSTNAME=%s", machine.nodename) < 0)
 		return ENOMEM;
-	request->environment[variables + 1] = NULL;
+	if (!is_set(request->environment, "HOME=") &&
+	    asprintf(&request->environment[variables++], "HOME=%s", home) < 0)
+		return ENOMEM;
+	request->environment[variables] = NULL;
 	return 0;
 }
 

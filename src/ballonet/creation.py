@@ -93,7 +93,9 @@ def command_settings(
     """
     check_text("cwd", cwd)
     if cwd and not cwd.startswith("/"):
-        raise ConfigError(f"the working directory {cwd!r} is not an absolute path", hint=f"/{cwd}, for example")
+        raise ConfigError(
+            f"the working directory {cwd!r} is not an absolute path", hint=f"/{cwd}, for example"
+        )
     check_user(user)
     return check_env(env), cwd, user
 

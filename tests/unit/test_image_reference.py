@@ -147,7 +147,17 @@ def test_what_is_run_is_docker_s_rule() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{"Cmd": "text"}, {"Env": [1]}, {"User": 5}, {"ExposedPorts": ["80"]}, {"Volumes": "/a"}, {"Labels": ["a"]}, {"Cmd": ["a\0"]}, []]
+    "said",
+    [
+        {"Cmd": "text"},
+        {"Env": [1]},
+        {"User": 5},
+        {"ExposedPorts": ["80"]},
+        {"Volumes": "/a"},
+        {"Labels": ["a"]},
+        {"Cmd": ["a\0"]},
+        [],
+    ],
 )
 def test_a_configuration_of_another_shape_is_refused(said: Any) -> None:
     with pytest.raises(ImageError):

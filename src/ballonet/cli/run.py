@@ -76,7 +76,9 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _print_engine_command(config)
     if command is None and not options.detach:
-        why = "has none" if options.entrypoint is None else "is told by --entrypoint '' to use none of its own"
+        why = (
+            "has none" if options.entrypoint is None else "is told by --entrypoint '' to use none of its own"
+        )
         raise ConfigError(
             f"no command was given, and {config.image or options.rootfs} {why}",
             hint="for example: ballonet run … -- /bin/sh",

@@ -234,9 +234,7 @@ class ImageStore:
         there = self.catalog.get(id)
         if there is not None:
             return there
-        plan = plan_layers(
-            layers, id, self.limits, self._step("read"), volumes=config.config.volumes
-        )
+        plan = plan_layers(layers, id, self.limits, self._step("read"), volumes=config.config.volumes)
         made = _fresh(work / "root")
         root = write_layers(plan, layers, made, self._step("root"))
         return self._install(made, root, id, config.config, manifest, blobs)

@@ -313,7 +313,7 @@ async def kill(process: ProcessId) -> None:
 
 
 async def wait_end(registry: Registry, name: str) -> Record | None:
-    """Wait for the end of a sandbox that runs; its record then (``None``: it is gone, and nobody knows how it ended)."""
+    """Wait for the end of a sandbox that runs; its record then (``None``: it is gone, with its end)."""
     import asyncio
 
     record = find(registry, name)

@@ -197,7 +197,7 @@ def test_what_is_no_configuration_is_refused(document: Any) -> None:
 
 
 def test_a_root_of_an_unknown_kind_is_refused_as_the_specification_asks() -> None:
-    with pytest.raises(ImageError, match="rootfs.type of x is 'snapshots'"):
+    with pytest.raises(ImageError, match=r"rootfs\.type of x is 'snapshots'"):
         parse_configuration(json.dumps({"rootfs": {"type": "snapshots", "diff_ids": []}}).encode(), "x")
 
 

@@ -199,25 +199,28 @@ def refresh(registry: Registry, record: Record) -> Record | None:
     if record.auto_remove:
         _forget(registry, record)
         return None
-    state = State.FAILED if end.reason == "failed" else State.STOPPED
-    changed = replace(
-        record,
-        state=state,
-        ended_at=end.ended_at,
-        end_reason=end.reason,
-        end_detail=end.detail,
-        exit_code=end.exit_code,
-    )
+    changed = _with_end(record, end)
     registry.update(
         record.name,
         if_run=record.run_id,
-        state=state,
+        state=changed.state,
         ended_at=end.ended_at,
         end_reason=end.reason,
         end_detail=end.detail,
         exit_code=end.exit_code,
     )
     return changed
+
+
+def _with_end(record: Record, end: EndNote) -> Record:
+    return replace(
+        record,
+        state=State.FAILED if end.reason == "failed" else State.STOPPED,
+        ended_at=end.ended_at,
+        end_reason=end.reason,
+        end_detail=end.detail,
+        exit_code=end.exit_code,
+    )
 
 
 def find(registry: Registry, name: str) -> Record:
@@ -312,7 +315,7 @@ async def kill(process: ProcessId) -> None:
 
 
 async def wait_end(registry: Registry, name: str) -> Record | None:
-    """Wait for the end of a sandbox that runs; its record then (``None``: it went away with its end)."""
+    """Wait for the end of a sandbox that runs; its record then (``None``: it is gone, with its end)."""
     import asyncio
 
     record = find(registry, name)
@@ -326,9 +329,10 @@ async def wait_end(registry: Registry, name: str) -> Record | None:
                 await _ended(pidfd, None)
             finally:
                 os.close(pidfd)
+        end = EndNote.read(state_dir_of(name))
         now = refresh(registry, record)
-        if now is None:
-            return None
+        if now is None:  # it went away with its end, which we may have seen
+            return _with_end(record, end) if end is not None and end.run_id == record.run_id else None
         record = now
     return record
 

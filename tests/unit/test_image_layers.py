@@ -131,16 +131,24 @@ def test_layers_may_be_packed_in_each_usual_way(tmp_path: Path, packing: str) ->
 
 
 def test_volumes_of_the_configuration_are_directories_even_if_no_layer_has_them(tmp_path: Path) -> None:
-    stream = layer(entry("var", mode=0o700), entry("var/kept", mode=0o750, uid=7), link("lib", "usr/lib"))
+    stream = layer(
+        entry("var", mode=0o700),
+        entry("var/kept", mode=0o750, uid=7),
+        link("lib", "usr/lib"),
+        entry("file", b""),
+    )
     path = tmp_path / "layer"
     path.write_bytes(stream)
     made = Layer(1, path, digest(stream), digest(stream))
     volumes = ["/data/deep/", "/var/kept", "relative", "/lib/../../lib/x", "/", "/var"]
     plan = plan_layers([made], "x", Limits(), volumes=volumes)
+    with pytest.raises(ImageError, match="'/file/x' leads through 'file', which is no directory"):
+        plan_layers([made], "x", Limits(), volumes=["/file/x"])
     found = Reader(write_layers(plan, [made], tmp_path)).files()
-    for name in ("/data/deep", "/relative", "/lib/x"):
+    for name in ("/data/deep", "/relative", "/usr/lib/x"):
         assert (stat.S_ISDIR(found[name].mode), found[name].mode & 0o777, found[name].uid) == (True, 0o755, 0)
     assert (found["/var/kept"].mode & 0o777, found["/var/kept"].uid) == (0o750, 7), "a layer's own stays"
+    assert stat.S_ISLNK(found["/lib"].mode)
 
 
 def test_upper_layers_replace_hide_and_keep(tmp_path: Path) -> None:

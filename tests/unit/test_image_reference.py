@@ -196,6 +196,11 @@ def test_what_is_no_configuration_is_refused(document: Any) -> None:
         parse_configuration(json.dumps(document).encode(), "x")
 
 
+def test_a_root_of_an_unknown_kind_is_refused_as_the_specification_asks() -> None:
+    with pytest.raises(ImageError, match=r"rootfs\.type of x is 'snapshots'"):
+        parse_configuration(json.dumps({"rootfs": {"type": "snapshots", "diff_ids": []}}).encode(), "x")
+
+
 def test_another_architecture_is_told_with_both() -> None:
     entries = [{**BLOB, "platform": {"os": "linux", "architecture": name}} for name in ("arm64", "s390x")]
     document = json.dumps({"manifests": [*entries, "text", {"platform": 1}]}).encode()

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +114,36 @@ def test_a_stop_without_a_limit_waits_for_the_command(keeping: list[str], ballon
     assert words(kept("wait", "slow")).startswith("9  ")
     assert words(kept("wait", "slow", "slow")).count("9  ") == 2, "it has ended: at once, each time"
     assert kept("exec", "slow", "true").returncode == 2
+
+
+def test_wait_knows_the_status_of_one_that_goes_away_with_its_end(keeping: list[str]) -> None:
+    keeping.append("brief")
+    words(
+        kept(
+            "run",
+            "-d",
+            "--rm",
+            "--name",
+            "brief",
+            "--",
+            "sh",
+            "-c",
+            "until [ -e /go ]; do sleep 0.1; done; exit 3",
+        )
+    )
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "ballonet", "wait", "brief"], stdout=subprocess.PIPE, text=True
+    ) as waiting:
+        wait_until(lambda: has_pidfd(waiting.pid), "it waits for the sandbox's process")
+        words(kept("exec", "brief", "touch", "/go"))
+        out, _ = waiting.communicate(timeout=200)
+    assert (out, waiting.returncode) == ("3  completed: its command ended with status 3\n", 0)
+    assert "brief" not in words(kept("ls", "-q")).split()
+
+
+def has_pidfd(process: int) -> bool:
+    fds = Path(f"/proc/{process}/fd")
+    return any("pidfd" in str(fd.readlink()) for fd in fds.iterdir() if fd.is_symlink())
 
 
 def kept(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -40,7 +40,7 @@ _ACCESS = {
 def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
     """``--name``, ``--memory``, ``--balloon-*`` and the like. Sizes read 512, 512M or 1.5G."""
     parser.add_argument("--name", help="the sandbox's name (default: a random one)")
-    parser.add_argument("--memory", metavar="SIZE", default="512M", help="the ceiling (default: 512M)")
+    parser.add_argument("-m", "--memory", metavar="SIZE", default="512M", help="the ceiling (default: 512M)")
     parser.add_argument("--cpus", metavar="N", type=int, default=1, help="processors (default: 1)")
     parser.add_argument(
         "--weight",

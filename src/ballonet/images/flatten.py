@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import posixpath
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ def plan_layers(
     """Read ``layers``, the lowest first, whose digests were checked; nothing is written.
 
     :param volumes: directories that the image's configuration declares: those that no layer has are made.
-    :raises ImageError: one is damaged, hostile, or above a limit.
+    :raises ImageError: one is damaged, hostile, or above a limit; a volume is no directory.
     """
     if len(layers) > limits.layers:
         raise ImageError(
@@ -65,9 +64,7 @@ def plan_layers(
         tick = None if progress is None else partial(_tell, progress, before, sum(sizes))
         apply_layer(tree, layer, account, tick)
     for volume in volumes:
-        path = posixpath.normpath(f"/{volume}").encode()
-        if tree.find(path) is None:
-            tree.add(path, Node(stat.S_IFDIR | 0o755))
+        tree.make_directory(posixpath.normpath("/" + volume.lstrip("/")).encode())
     return Plan.of(tree, id)
 
 

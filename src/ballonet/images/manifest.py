@@ -95,6 +95,11 @@ def parse_configuration(document: bytes, what: str) -> Configuration:
         isinstance(item, str) and _DIGEST.fullmatch(item) for item in diff_ids
     ):
         raise ImageError(f"the configuration of {what} does not list its layers: is it a container image?")
+    kind = rootfs.get("type") if isinstance(rootfs, dict) else None
+    if kind not in (None, "layers"):
+        raise ImageError(
+            f"rootfs.type of {what} is {printable(str(kind))[:64]!r}, and only 'layers' is known"
+        )
     return Configuration(
         architecture=printable(str(found.get("architecture")))[:64],
         system=printable(str(found.get("os")))[:64],

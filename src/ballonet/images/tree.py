@@ -80,6 +80,13 @@ class Tree:
             node.children = there.children
         self._put(parent, parts[-1], node)
 
+    def make_directory(self, path: bytes) -> None:
+        """Make the directory at ``path``, links followed, and those above it, unless they are there.
+
+        :raises ImageError: the path leads through a file, or is too long.
+        """
+        self._walk(split_path(path), path, make=True)
+
     def link(self, path: bytes, target: bytes) -> None:
         """Give the file at ``target`` the second name ``path``.
 

@@ -19,6 +19,7 @@ from ballonet.host.identity import ProcessId
 from ballonet.paths import replace_file
 
 AGENT_SOCKET = "agent.sock"
+CONTROL_SOCKET = "control.sock"
 MACHINE_NOTE = "machine.json"
 END_NOTE = "end.json"
 #: In the state directory: the command that the sandbox runs by itself. Not among its flags, which every user of the
@@ -81,6 +82,9 @@ class MachineNote:
         try:
             flags, ports = tuple(facts.pop("flags", ())), tuple(facts.pop("ports", ()))
             engine = ProcessId.from_json(facts.pop("engine", None))
+            facts.pop(
+                "engine_pid", None
+            )  # of earlier versions: a number alone may mean another process by now
             return cls(process=process, engine=engine, flags=flags, ports=ports, **facts)
         except TypeError:
             return None

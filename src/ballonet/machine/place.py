@@ -17,12 +17,11 @@ from pathlib import Path
 
 from ballonet.control.socketfile import ControlSocket, bind_control_socket
 from ballonet.errors import BindError, BusyError, ConfigError, HostError, NameInUseError
-from ballonet.machine.notes import AGENT_SOCKET
+from ballonet.machine.notes import AGENT_SOCKET, CONTROL_SOCKET
 from ballonet.paths import fallback_run_dirs, private_dir, run_dir, sandbox_dir
 
 log = logging.getLogger(__name__)
 
-CONTROL_SOCKET = "control.sock"
 #: In the state directory: held by the sandbox's process for its life.
 _RUN_LOCK = "run.lock"
 

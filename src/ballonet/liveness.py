@@ -7,6 +7,7 @@ anything about it. Where both are lost or damaged, /proc is searched for the pro
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -60,7 +61,9 @@ def living(record: Record) -> MachineNote | None:
     if record.run_id is None:
         return None
     note = MachineNote.read(state_dir_of(record.name))
-    if note is None or note.run_id != record.run_id:
+    if note is not None and not note.flags:
+        note = replace(note, flags=record.flags)
+    if note is None or note.run_id != record.run_id or not _readable(note.flags):
         note = _stand_in(record)
     if note is None or note.process.alive():
         return note
@@ -91,9 +94,9 @@ def _stand_in(record: Record) -> MachineNote | None:
     engine = _engine_of(process)
     # Earlier versions kept the note in the run directory.
     note = MachineNote.read(run_dir)
-    if note is not None and note.run_id == run_id:
-        return replace(note, engine=engine, run_dir=str(run_dir))
     flags = record.flags if machine is None else machine.flags
+    if note is not None and note.run_id == run_id:
+        return replace(note, engine=engine, run_dir=str(run_dir), flags=flags)
     return MachineNote(
         run_id=run_id,
         process=process,
@@ -102,9 +105,21 @@ def _stand_in(record: Record) -> MachineNote | None:
         flags=flags,
         run_dir=str(run_dir),
         # Whether or not the socket is there just now: it comes back.
-        control_socket=str(run_dir / CONTROL_SOCKET) if parse_config(flags).has_balloon else None,
+        control_socket=str(run_dir / CONTROL_SOCKET)
+        if _readable(flags) and parse_config(flags).has_balloon
+        else None,
         started_at=record.started_at,
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _readable(flags: tuple[str, ...]) -> bool:
+    """Whether they are a configuration."""
+    try:
+        parse_config(flags)
+    except BallonetError:
+        return False
+    return True
 
 
 def _engine_of(process: ProcessId, proc: Path = PROC) -> ProcessId | None:

@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -175,9 +176,13 @@ class Held:
     def __init__(self) -> None:
         self.lost = False
         self.closed = 0
+        self.dropped = asyncio.Event()
 
     async def close(self) -> None:
         self.closed += 1
+
+    def drop(self) -> None:
+        self.dropped.set()
 
 
 def test_each_loop_has_a_connection_of_its_own_and_a_lost_one_is_replaced() -> None:
@@ -206,3 +211,19 @@ def test_each_loop_has_a_connection_of_its_own_and_a_lost_one_is_replaced() -> N
 
     asyncio.run(replaced())
     assert len(made) == 4
+
+
+def test_what_a_dropped_object_held_is_let_go_in_its_own_loop() -> None:
+    async def main() -> None:
+        async def connect() -> Held:
+            return Held()
+
+        connections: PerLoop[Held] = PerLoop(connect, lambda held: held.lost)
+        held = await connections.get()
+        dropping = threading.Thread(target=lambda holder: holder.clear(), args=([connections],))
+        del connections
+        dropping.start()
+        await held.dropped.wait()
+        dropping.join()
+
+    asyncio.run(asyncio.wait_for(main(), 60))

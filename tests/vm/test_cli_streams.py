@@ -130,7 +130,7 @@ def test_a_timeout_is_kept_though_nobody_reads_the_output(sandbox: Sandbox, merg
     reader, writer = os.pipe()
     words = [*EXEC, "--timeout", "1", sandbox.name, "yes"]
     with (
-        open(reader, "rb") as unread,
+        os.fdopen(reader, "rb") as unread,
         subprocess.Popen(words, stdout=writer, stderr=writer if merged else subprocess.PIPE) as program,
     ):
         os.close(writer)

@@ -144,6 +144,39 @@ def test_an_interrupted_call_is_undone_and_the_next_one_works() -> None:
     assert (done.stdout, done.stderr) == ("interrupted [True]\non\n", "")
 
 
+_INTERRUPTED_AT_ONCE = """
+import asyncio, concurrent.futures, os, signal
+from ballonet import sync_loop
+began = []
+async def long():
+    began.append(True)
+    await asyncio.sleep(1000)
+class Interrupted(concurrent.futures.Future):
+    "Ctrl-C comes before the loop has begun with the call: it is busy until the cancellation has been asked for."
+    def result(self, timeout=None):
+        if timeout is None:
+            raise KeyboardInterrupt
+        busy.set()
+        return super().result(timeout)
+import threading
+busy = threading.Event()
+loop = sync_loop.LOOP._started()
+loop.call_soon_threadsafe(busy.wait)
+sync_loop._UNDO_S = 1000
+concurrent.futures.Future = Interrupted
+try:
+    sync_loop.LOOP.run(long())
+except KeyboardInterrupt:
+    print("interrupted", began)
+"""
+
+
+def test_a_call_interrupted_before_it_began_is_not_waited_for() -> None:
+    """Its task is cancelled in the same turn of the loop in which it is made."""
+    done = run_program(_INTERRUPTED_AT_ONCE)
+    assert (done.stdout, done.stderr) == ("interrupted [True]\n", "")
+
+
 _ENDING = """
 import asyncio, threading
 from ballonet.sync_loop import LOOP

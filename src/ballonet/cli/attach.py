@@ -191,7 +191,8 @@ async def _copy_outputs(process: GuestProcess) -> None:
     copying = asyncio.gather(_copy(process.stdout, 1), _copy(process.stderr, 2))
     expiring = asyncio.create_task(process.wait_given_up())
     try:
-        await asyncio.wait({copying, expiring}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {copying, expiring}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not copying.done():
             await asyncio.wait({copying}, timeout=LAST_OUTPUT_S)
         if copying.done():

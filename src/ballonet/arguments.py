@@ -38,10 +38,14 @@ def check_text(what: str, value: object, *, none: bool = True) -> None:
         raise ConfigError(f"{what} {value[:_SHOWN]!r} has a NUL byte in it")
 
 
-def check_path(what: str, value: object) -> None:
-    """:raises ConfigError: it is neither a path, nor text, nor ``None``."""
-    if value is not None and not isinstance(value, str | Path):
+def check_path(what: str, value: object, *, none: bool = True) -> None:
+    """:raises ConfigError: it is neither a path nor text, or no file can have it; ``none``: it may be ``None``."""
+    if value is None and none:
+        return
+    if not isinstance(value, str | Path):
         raise wrong_type(what, "a path", value)
+    if "\0" in str(value):
+        raise ConfigError(f"{what} {str(value)[:_SHOWN]!r} has a NUL byte in it")
 
 
 def check_flag(what: str, value: object) -> None:

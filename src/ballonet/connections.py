@@ -21,6 +21,9 @@ class Connection(Protocol):
 
     async def close(self) -> None: ...
 
+    def drop(self) -> None:
+        """Close it once nothing that it has begun is under way. Called in its own loop."""
+
 
 _C = TypeVar("_C", bound=Connection)
 
@@ -44,6 +47,8 @@ class PerLoop(Generic[_C]):
         self._slots: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slot[_C]] = (
             weakref.WeakKeyDictionary()
         )
+        # The object may be dropped without having been closed, as in Sandbox.get(…).exec(…).
+        weakref.finalize(self, _drop, self._program, self._slots).atexit = False
 
     def _here(self) -> None:
         if self._program != os.getpid():
@@ -64,7 +69,7 @@ class PerLoop(Generic[_C]):
         self._here()
         here = asyncio.get_running_loop()
         slots = dict(self._slots)
-        self._begin()
+        self._slots.clear()
         for loop, slot in slots.items():
             if slot.connection is None:
                 continue
@@ -73,6 +78,17 @@ class PerLoop(Generic[_C]):
             elif loop.is_running():
                 with contextlib.suppress(RuntimeError):  # it has ended just now
                     asyncio.run_coroutine_threadsafe(_close(slot.connection), loop)
+
+
+def _drop(program: int, slots: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slot[_C]]) -> None:
+    """Let go of what a dropped object held. Python may call this in any thread, and in a forked child."""
+    if program != os.getpid():
+        never_destroy(*slots, *slots.values())
+        return
+    for loop, slot in list(slots.items()):
+        if slot.connection is not None and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # it has ended just now
+                loop.call_soon_threadsafe(slot.connection.drop)
 
 
 async def _close(connection: Connection) -> None:

@@ -111,7 +111,7 @@ def create(
                 hint="register it again: ballonet prune",
             )
         private_dir(directory.parent)
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_files(directory)
         private_dir(directory)
         _ensure_volumes(config)
     except NameInUseError:
@@ -166,6 +166,8 @@ async def start(registry: Registry, name: str, *, detached: bool, admission: boo
             end_reason="failed",
             end_detail=detail,
         )
+        # One that was killed while it booted has left its sockets.
+        _sweep(replace(record, run_id=run_id, run_dir=str(sandbox_dir_path(name))))
         raise
     registry.update(name, if_run=run_id, state=State.RUNNING, started_at=process.facts["started_at"])
     return process
@@ -285,9 +287,11 @@ async def end_process(process: ProcessId, state: Path | None = None, timeout_s: 
                 with contextlib.suppress(HostError):  # a full disk: it then takes its usual time
                     write_stop_seconds(private_dir(state), limit)
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)  # a frozen one (SIGSTOP) would not hear of it
         # An end in order takes the guest a few seconds after its command has ended.
         if not limit or not await _ended(pidfd, limit):
             signal.pidfd_send_signal(pidfd, signal.SIGUSR1)
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
             if not await _ended(pidfd, _FORCED_S):
                 await kill(process)
     except ProcessLookupError:
@@ -370,7 +374,7 @@ async def _remove_damaged(registry: Registry, name: str) -> None:
         if machine.options.state_dir == directory:
             await end_process(machine.process)
     registry.remove_unread(name)
-    shutil.rmtree(directory, ignore_errors=True)
+    remove_files(directory)
 
 
 async def discard(registry: Registry, name: str) -> None:
@@ -398,13 +402,22 @@ def _forget(registry: Registry, record: Record) -> bool:
 
     done = registry.remove(record, put_aside)
     if done:
-        shutil.rmtree(out_of_the_way, ignore_errors=True)
+        remove_files(out_of_the_way)
     return done
 
 
 def aside(directory: Path) -> Path:
     """What the state directory of a sandbox is renamed to before it is removed: no sandbox's name."""
     return directory.with_name(f"{_ASIDE}{os.urandom(8).hex()}")
+
+
+def remove_files(path: Path) -> None:
+    """Remove what a sandbox has had for a state directory, as far as it can be; where a link leads is left alone."""
+    with contextlib.suppress(OSError):
+        if not path.is_dir() or path.is_symlink():
+            path.unlink()
+            return
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _sweep(record: Record) -> None:

@@ -7,16 +7,18 @@ anything about it. Where both are lost or damaged, /proc is searched for the pro
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from ballonet.errors import BallonetError
 from ballonet.host.identity import ProcessId
-from ballonet.host.proc import PROC, read_environment, read_words
+from ballonet.host.proc import PROC, read_children, read_environment, read_words
 from ballonet.machine.args import parse_config
-from ballonet.machine.notes import MachineNote
+from ballonet.machine.notes import CONTROL_SOCKET, MachineNote
 from ballonet.machine.run_options import RUN_VARIABLE, RunOptions, take_run_options
 from ballonet.paths import sandbox_dir_path, state_dir_of
 from ballonet.registry.record import Record, State
@@ -53,47 +55,87 @@ class Helper:
 def living(record: Record) -> MachineNote | None:
     """What the process of the record's last run says of itself; ``None`` if nothing of that run lives.
 
-    If its note is lost or damaged, what the registry knows stands in for it; the process mends its note itself.
+    If its note is lost or damaged, what the registry, the process and its engine show stands in for it; the process
+    mends its note itself.
     """
     if record.run_id is None:
         return None
     note = MachineNote.read(state_dir_of(record.name))
-    if note is not None and note.run_id == record.run_id:
-        return note if note.alive() else None
+    if note is not None and not note.flags:
+        note = replace(note, flags=record.flags)
+    if note is None or note.run_id != record.run_id or not _readable(note.flags):
+        note = _stand_in(record)
+    if note is None or note.process.alive():
+        return note
+    if note.engine is None:
+        # Killed before it could note its engine, which follows it: until then its disk is written.
+        left = next((helper.process for helper in helpers() if helper.run_id == record.run_id), None)
+        note = replace(note, engine=left)
+    return note if note.alive() else None
+
+
+def _stand_in(record: Record) -> MachineNote | None:
+    """What can be known of the record's run without its note; ``None``: no process of it is known."""
+    run_id = record.run_id
+    assert run_id is not None
     process = record.process
     if process is None:
-        machine = next((m for m in machines() if m.options.run_id == record.run_id), None)
+        machine = next((machine for machine in machines() if machine.options.run_id == run_id), None)
         process = None if machine is None else machine.process
-    if process is None or not process.alive():
+    else:
+        machine = _machine(process)
+    if process is None:
         return None
-    ready = record.state is State.RUNNING
-    run_dir = Path(record.run_dir) if record.run_dir else sandbox_dir_path(record.name)
-    control = run_dir / "control.sock"
+    # Not by our own environment: it may lead to another run directory.
+    run_dir = Path(record.run_dir) if record.run_dir else None
+    if run_dir is None and machine is not None:
+        run_dir = machine.run_dir
+    run_dir = run_dir or sandbox_dir_path(record.name)
+    engine = _engine_of(process)
+    # Earlier versions kept the note in the run directory.
+    note = MachineNote.read(run_dir)
+    flags = record.flags if machine is None else machine.flags
+    if note is not None and note.run_id == run_id:
+        return replace(note, engine=engine, run_dir=str(run_dir), flags=flags)
     return MachineNote(
-        run_id=record.run_id,
+        run_id=run_id,
         process=process,
-        ready=ready,
-        flags=record.flags,
+        engine=engine,
+        ready=record.state is State.RUNNING,
+        flags=flags,
         run_dir=str(run_dir),
-        control_socket=str(control) if control.is_socket() else None,
+        # Whether or not the socket is there just now: it comes back.
+        control_socket=str(run_dir / CONTROL_SOCKET)
+        if _readable(flags) and parse_config(flags).has_balloon
+        else None,
         started_at=record.started_at,
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _readable(flags: tuple[str, ...]) -> bool:
+    """Whether they are a configuration."""
+    try:
+        parse_config(flags)
+    except BallonetError:
+        return False
+    return True
+
+
+def _engine_of(process: ProcessId, proc: Path = PROC) -> ProcessId | None:
+    """The engine that a sandbox's own process has started; ``None`` if it has none."""
+    for pid in read_children(process.pid, proc=proc) if process.alive(proc=proc) else ():
+        words = read_words(pid, proc=proc)
+        if any(a == "-name" and b.startswith("guest=") for a, b in pairwise(words)):
+            return ProcessId.of(pid, proc=proc)
+    return None
 
 
 def machines(proc: Path = PROC) -> Iterator[Machine]:
     """The processes of sandboxes of ours that run on this host, registered or not."""
     for process in _ours(proc):
-        words = read_words(process.pid, proc=proc)
-        at = next((i for i in range(len(words)) if words[i : i + 2] == _MODULE_WORDS), None)
-        if at is None or "-m" not in words[:at]:
-            continue
-        try:
-            options, flags = take_run_options(words[at + 2 :])
-            name = parse_config(flags).name
-            directory = sandbox_dir_path(name, read_environment(process.pid, proc=proc))
-        except BallonetError:
-            continue  # not one of this version's; it is left alone
-        yield Machine(process, options, tuple(flags), directory)
+        if (machine := _machine(process, proc)) is not None:
+            yield machine
 
 
 def helpers(proc: Path = PROC) -> Iterator[Helper]:
@@ -103,6 +145,21 @@ def helpers(proc: Path = PROC) -> Iterator[Helper]:
         words = read_words(process.pid, proc=proc)
         if directory and words and not _is_python(words):
             yield Helper(process, os.path.basename(words[0]), run_id, Path(directory))  # noqa: PTH119  # a word
+
+
+def _machine(process: ProcessId, proc: Path = PROC) -> Machine | None:
+    """That process as a sandbox's own; ``None`` if it is none."""
+    words = read_words(process.pid, proc=proc)
+    at = next((i for i in range(len(words)) if words[i : i + 2] == _MODULE_WORDS), None)
+    if at is None or "-m" not in words[:at]:
+        return None
+    try:
+        options, flags = take_run_options(words[at + 2 :])
+        name = parse_config(flags).name
+        directory = sandbox_dir_path(name, read_environment(process.pid, proc=proc))
+    except BallonetError:
+        return None  # not one of this version's; it is left alone
+    return Machine(process, options, tuple(flags), directory)
 
 
 def left_over(found: Sequence[Machine], proc: Path = PROC) -> list[Helper]:

@@ -7,7 +7,6 @@ it is registered again. What nobody can reach any more, an engine whose sandbox'
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from dataclasses import replace
 from functools import partial
@@ -113,6 +112,6 @@ def _prune_files(registry: Registry) -> list[str]:
             continue
         aside = lifecycle.aside(path)
         if registry.if_absent(path.name, partial(path.rename, aside)):  # type: ignore[arg-type]
-            shutil.rmtree(aside, ignore_errors=True)
+            lifecycle.remove_files(aside)
             strays.append(path.name)
     return strays

@@ -79,7 +79,8 @@ class Loop:
             return done.result()
         except BaseException:
             if not done.done():
-                loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
+                # A turn later: a task that is cancelled before its first step would not even tell us of its end.
+                loop.call_soon_threadsafe(loop.call_soon, lambda: [task.cancel() for task in tasks])
                 with contextlib.suppress(Exception, concurrent.futures.CancelledError):
                     done.result(_UNDO_S)
             if undo is not None and done.done() and done.exception() is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from ballonet.errors import HostError, NameInUseError
 from ballonet.host.identity import ProcessId
 from ballonet.liveness import helpers, left_over, living
 from ballonet.machine import place as place_module
-from ballonet.machine.notes import MachineNote
+from ballonet.machine.notes import END_NOTE, MACHINE_NOTE, MachineNote
 from ballonet.machine.place import claim_place, sweep_place
 from ballonet.machine.run_options import RUN_VARIABLE
 from ballonet.paths import private_dir, state_dir_of
@@ -189,3 +191,163 @@ def test_a_sandboxs_own_process_is_found_by_its_command_line(registry: Registry)
         child.kill()
         child.communicate()
     assert lifecycle.find(registry, "box").state is State.STOPPED
+
+
+def test_an_engine_that_was_not_noted_yet_is_not_dead(
+    registry: Registry, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """Its sandbox's process was killed just after it had started it."""
+    begun(registry)
+    MachineNote(run_id="run1", process=DEAD).write(state_dir_of("box"))
+    note = living(registry.get("box"))
+    assert note is not None
+    assert note.engine_pid == sleeper.pid
+    asyncio.run(lifecycle.remove(registry, "box", force=True))
+    assert sleeper.wait(10) == -9
+
+
+@pytest.mark.parametrize("note_is_left", [True, False])
+def test_one_without_a_note_is_reached_where_it_is_and_not_where_we_would_be(
+    registry: Registry, tmp_path: Path, note_is_left: bool
+) -> None:
+    """As one that an earlier version has started, seen with another run directory: its note lies in its own."""
+    begun(registry)
+    registry.update("box", state=State.RUNNING)
+    run_dir = private_dir(private_dir(tmp_path / "its own") / "box")
+    words = ["--run-id", "run1", "--name", "box", "--cpus=1", "--memory-mib=256", "--balloon-min-mib=128"]
+    code = (
+        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', "
+        "'import time; print(flush=True); time.sleep(600)', '-name', 'guest=box,debug-threads=on'])\n"
+        "print(child.pid, flush=True); child.wait()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "-m", "ballonet", "sandbox", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "BALLONET_RUN_DIR": str(run_dir.parent)},
+    )
+    engine = 0
+    try:
+        assert process.stdout is not None
+        engine = int("".join([process.stdout.readline(), process.stdout.readline()]))
+        identity = ProcessId.of(process.pid)
+        assert identity is not None
+        if note_is_left:
+            said = {
+                "run_id": "run1",
+                "process": identity.to_json(),
+                "engine_pid": 1,
+                "ready": True,
+                "boot_s": 2.5,
+            }
+            said["control_socket"] = str(run_dir / "control.sock")
+            (run_dir / "machine.json").write_text(json.dumps(said))
+        note = living(registry.get("box"))
+        assert note is not None
+        assert (note.process, note.engine_pid, note.ready) == (identity, engine, True)
+        assert note.agent_socket == run_dir / "agent.sock"
+        assert note.control_socket == str(run_dir / "control.sock")
+        assert note.boot_s == (2.5 if note_is_left else None)
+    finally:
+        if engine:
+            os.kill(engine, signal.SIGKILL)
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"flags": ["--unknown"]},
+        {"flags": [1]},
+        {"control_socket": 17},
+        {"run_dir": None},
+        {"started_at": "soon"},
+    ],
+)
+def test_a_note_with_nonsense_in_it_is_stood_in_for(registry: Registry, damage: dict[str, object]) -> None:
+    begun(registry)
+    registry.update("box", process=ProcessId.ours(), state=State.RUNNING, started_at=5.0)
+    MachineNote(run_id="run1", process=ProcessId.ours(), ready=True).write(state_dir_of("box"))
+    path = state_dir_of("box") / MACHINE_NOTE
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **damage}))
+    note = living(registry.get("box"))
+    assert note is not None
+    assert (note.started_at, note.flags) == (5.0, registry.get("box").flags)
+
+
+@pytest.mark.parametrize("damage", [{"detail": ["x"]}, {"reason": 5}, {"exit_code": "0"}, {"ended_at": None}])
+def test_an_end_with_nonsense_in_it_holds_up_no_look(registry: Registry, damage: dict[str, object]) -> None:
+    begun(registry)
+    end = {"run_id": "run1", "reason": "stopped", "detail": "x", "exit_code": None, "ended_at": 1.0, **damage}
+    (state_dir_of("box") / END_NOTE).write_text(json.dumps(end))
+    (record,) = lifecycle.list_sandboxes(registry)
+    assert (record.state, record.end_reason) == (State.STOPPED, "killed")
+
+
+def test_what_lies_in_the_way_in_a_run_directory_holds_up_no_look(registry: Registry, tmp_path: Path) -> None:
+    begun(registry)
+    directory = private_dir(private_dir(tmp_path / "run") / "box")
+    (directory / "agent.sock").mkdir()
+    registry.update("box", run_dir=directory)
+    assert [record.state for record in lifecycle.list_sandboxes(registry)] == [State.STOPPED]
+    assert place_module.prune_places() == []
+    asyncio.run(lifecycle.remove(registry, "box", force=True))
+    assert (directory / "agent.sock").is_dir(), "it is somebody else's"
+
+
+@pytest.mark.parametrize("socket", ["agent.sock", "control.sock"])
+def test_a_place_in_which_something_is_in_the_way_moves(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, socket: str
+) -> None:
+    monkeypatch.setattr(place_module, "fallback_run_dirs", lambda: [tmp_path / "fallback"])
+    place = claim_place("box", None, with_control=True)
+    was = place.directory
+    (was / socket).unlink()
+    (was / socket).mkdir()
+    assert not place.intact()
+    place.mend()
+    place.agent.rebind().close()
+    assert place.control is not None
+    place.control.rebind().close()
+    assert place.intact()
+    assert place.directory == tmp_path / "fallback" / "box"
+    assert [path.name for path in was.iterdir()] == [socket], "nothing of ours is left there"
+    place.give_up()
+
+
+@pytest.mark.parametrize("gone", ["directory", "socket", "link"])
+def test_a_control_socket_whose_path_is_lost_is_reached_by_name(
+    registry: Registry, tmp_path: Path, gone: str
+) -> None:
+    chosen = private_dir(tmp_path / "chosen") / "c.sock"
+    place = claim_place("box", chosen, with_control=True)
+    by_name = place.directory / "control.sock"
+    if gone == "directory":
+        subprocess.run(["rm", "-r", str(chosen.parent)], check=True)
+    elif gone == "socket":
+        chosen.unlink()
+        chosen.write_text("in the way")
+    else:
+        by_name.unlink()
+    assert not place.intact()
+    place.mend()
+    if gone != "link":
+        assert place.control is not None
+        place.control.rebind().close()
+    assert place.intact()
+    assert place.control_path == (chosen if gone == "link" else by_name)
+    assert by_name.resolve() == place.control_path
+    place.give_up()
+    assert not place.directory.exists()
+    assert gone != "socket" or chosen.read_text() == "in the way"
+
+
+def test_files_that_are_no_directory_are_removed_too(registry: Registry, tmp_path: Path) -> None:
+    lifecycle.create(registry, SandboxConfig(name="box"))
+    directory = state_dir_of("box")
+    directory.rename(tmp_path / "elsewhere")
+    directory.symlink_to(tmp_path / "elsewhere")
+    asyncio.run(lifecycle.remove(registry, "box"))
+    assert list(directory.parent.iterdir()) == []
+    assert (tmp_path / "elsewhere").is_dir()

@@ -179,3 +179,11 @@ def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).chmod(0o644)
     with Registry.open(tmp_path):
         assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_words_that_are_no_utf8_are_kept_as_they_can_be(tmp_path: Path) -> None:
+    """Such as an error's that names a command of undecodable bytes."""
+    with Registry.open(tmp_path) as registry:
+        registry.add(record("box"))
+        assert registry.update("box", state=State.FAILED, end_detail="no \udc80 here")
+        assert [found.end_detail for found in registry.list()] == ["no \\udc80 here"]

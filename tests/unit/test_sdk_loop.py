@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -143,6 +144,39 @@ def test_an_interrupted_call_is_undone_and_the_next_one_works() -> None:
     assert (done.stdout, done.stderr) == ("interrupted [True]\non\n", "")
 
 
+_INTERRUPTED_AT_ONCE = """
+import asyncio, concurrent.futures, os, signal
+from ballonet import sync_loop
+began = []
+async def long():
+    began.append(True)
+    await asyncio.sleep(1000)
+class Interrupted(concurrent.futures.Future):
+    "Ctrl-C comes before the loop has begun with the call: it is busy until the cancellation has been asked for."
+    def result(self, timeout=None):
+        if timeout is None:
+            raise KeyboardInterrupt
+        busy.set()
+        return super().result(timeout)
+import threading
+busy = threading.Event()
+loop = sync_loop.LOOP._started()
+loop.call_soon_threadsafe(busy.wait)
+sync_loop._UNDO_S = 1000
+concurrent.futures.Future = Interrupted
+try:
+    sync_loop.LOOP.run(long())
+except KeyboardInterrupt:
+    print("interrupted", began)
+"""
+
+
+def test_a_call_interrupted_before_it_began_is_not_waited_for() -> None:
+    """Its task is cancelled in the same turn of the loop in which it is made."""
+    done = run_program(_INTERRUPTED_AT_ONCE)
+    assert (done.stdout, done.stderr) == ("interrupted [True]\n", "")
+
+
 _ENDING = """
 import asyncio, threading
 from ballonet.sync_loop import LOOP
@@ -175,9 +209,13 @@ class Held:
     def __init__(self) -> None:
         self.lost = False
         self.closed = 0
+        self.dropped = asyncio.Event()
 
     async def close(self) -> None:
         self.closed += 1
+
+    def drop(self) -> None:
+        self.dropped.set()
 
 
 def test_each_loop_has_a_connection_of_its_own_and_a_lost_one_is_replaced() -> None:
@@ -206,3 +244,19 @@ def test_each_loop_has_a_connection_of_its_own_and_a_lost_one_is_replaced() -> N
 
     asyncio.run(replaced())
     assert len(made) == 4
+
+
+def test_what_a_dropped_object_held_is_let_go_in_its_own_loop() -> None:
+    async def main() -> None:
+        async def connect() -> Held:
+            return Held()
+
+        connections: PerLoop[Held] = PerLoop(connect, lambda held: held.lost)
+        held = await connections.get()
+        dropping = threading.Thread(target=lambda holder: holder.clear(), args=([connections],))
+        del connections
+        dropping.start()
+        await held.dropped.wait()
+        dropping.join()
+
+    asyncio.run(asyncio.wait_for(main(), 60))

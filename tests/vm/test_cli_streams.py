@@ -122,3 +122,29 @@ def test_a_disk_with_the_built_in_root_is_mounted(ballonet: Call) -> None:
     done = ballonet("run", "--disk", "100M", "--", "sh", "-c", "df /disk | tail -n 1 && echo x >/disk/x")
     assert done.returncode == 0
     assert done.stdout.split()[-1] == "/disk"
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_timeout_is_kept_though_nobody_reads_the_output(sandbox: Sandbox, merged: bool) -> None:
+    """Standard error may lead into the same full pipe."""
+    reader, writer = os.pipe()
+    words = [*EXEC, "--timeout", "1", sandbox.name, "yes"]
+    with (
+        os.fdopen(reader, "rb") as unread,
+        subprocess.Popen(words, stdout=writer, stderr=writer if merged else subprocess.PIPE) as program,
+    ):
+        os.close(writer)
+        assert program.wait(timeout=100) == 124  # while the pipe is full
+        assert unread.read(4) == b"y\ny\n"
+        if program.stderr is not None:
+            assert b"did not end within its timeout of 1 s" in program.stderr.read()
+
+
+def test_a_timeout_drops_nothing_that_a_slow_reader_still_takes(sandbox: Sandbox) -> None:
+    script = ["sh", "-c", "head -c 200000 /dev/zero; echo end; exec sleep 600"]
+    with subprocess.Popen(
+        [*EXEC, "--timeout", "2", sandbox.name, *script], stdout=subprocess.PIPE
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.read() == bytes(200000) + b"end\n"
+        assert program.wait(timeout=100) == 124

@@ -222,3 +222,67 @@ def test_what_a_killed_sandbox_left_goes_with_the_next_look(host: Host) -> None:
     wait_until(lambda: not any(alive(seen["engine_pid"]) for seen in boxes), "the engines are gone")
     assert "killed" in host("ls", elsewhere=True)
     assert list(host.run_dir.iterdir()) == []
+
+
+def test_a_frozen_sandbox_can_be_stopped_in_order(host: Host) -> None:
+    seen = start(host, "box")
+    os.kill(seen["pid"], signal.SIGSTOP)
+    assert "box" in host("ps", "-q").split()
+    assert "is running" in host.run("rm", "box").stderr
+    host("stop", "box")
+    assert host.inspect("box")["end_reason"] == "stopped", "it was resumed, and not killed"
+    assert not alive(seen["engine_pid"])
+
+
+def test_a_sandbox_killed_while_it_boots_leaves_no_sockets(host: Host) -> None:
+    """Its starter sees it end, and cleans up."""
+    program = subprocess.Popen(
+        [sys.executable, "-P", "-m", "ballonet", "run", "-d", "--name", "box", "--memory", "160M"],
+        env=host.env,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    note = state_dir_of("box") / MACHINE_NOTE
+    wait_until(note.exists, "its process has begun")
+    os.kill(json.loads(note.read_bytes())["process"][0], signal.SIGKILL)
+    assert "ended while it was booting" in program.communicate(timeout=100)[1]
+    assert list(host.run_dir.iterdir()) == []
+
+
+def test_what_is_in_the_way_of_a_socket_is_gone_around(host: Host) -> None:
+    seen = start(host, "box")
+    run_dir = host.run_dir / "box"
+    (run_dir / "agent.sock").unlink()
+    (run_dir / "agent.sock").mkdir()
+    wait_until(lambda: host.run("exec", "box", "true").returncode == 0, "its agent is reached elsewhere")
+    assert host("balloon", "get", "box", "--json")
+    host("rm", "--force", "box")
+    assert not alive(seen["engine_pid"])
+    assert [path.name for path in run_dir.iterdir()] == ["agent.sock"]
+    shutil.rmtree(run_dir)
+
+
+def test_an_owned_sandbox_whose_object_was_dropped_goes_on_quietly(host: Host) -> None:
+    """And connections that nobody holds are closed without a word of asyncio's."""
+    code = (
+        "import gc; from ballonet.sync import Sandbox\n"
+        "Sandbox.create('owned', memory='160M'); gc.collect()\n"
+        "command = Sandbox.get('owned').exec_stream(['sh', '-c', 'read line; echo $line'], stdin=True)\n"
+        "for _ in range(3):\n"
+        "    gc.collect(); box = Sandbox.get('owned'); box.balloon.get()\n"
+        "    assert box.exec(['echo', 'still']).stdout == b'still\\n'; del box\n"
+        "gc.collect(); command.write_stdin(b'there\\n')\n"
+        "assert b''.join(command) == b'there\\n'; assert command.wait().returncode == 0\n"
+        "del command; gc.collect(); Sandbox.list(); gc.collect()\n"
+        "print(*(f'{record.name} {record.state}' for record in Sandbox.list()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env=host.env,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "owned running\n", "")
+    wait_until(lambda: host("ls", "-q") == "", "it ends with its program")

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 #: How long the command may take to end after a signal was passed on to it (seconds).
 SIGNAL_GRACE_S = 10.0
+#: Once the command was killed at its ``--timeout``, how long our own output may take what is left (seconds): a reader
+#: that has stopped must not keep us from ending.
+LAST_OUTPUT_S = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -151,7 +154,7 @@ async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> int:
     with _raw_terminal(process) if terminal else contextlib.nullcontext():
         feeding = asyncio.create_task(_feed(process)) if stdin else None
         try:
-            await asyncio.gather(_copy(process.stdout, 1), _copy(process.stderr, 2))
+            await _copy_outputs(process)
             return (await process.wait()).returncode
         finally:
             if feeding is not None:
@@ -180,6 +183,24 @@ def _raw_terminal(process: GuestProcess) -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGWINCH)
         sys.stdout.flush()
         termios.tcsetattr(0, termios.TCSADRAIN, saved)
+
+
+async def _copy_outputs(process: GuestProcess) -> None:
+    """Copy both outputs to ours, to their end. Output is dropped only after the command's ``--timeout``, where nobody
+    takes it."""
+    copying = asyncio.gather(_copy(process.stdout, 1), _copy(process.stderr, 2))
+    expiring = asyncio.create_task(process.wait_given_up())
+    try:
+        either: set[asyncio.Future[Any]] = {copying, expiring}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not copying.done():
+            await asyncio.wait({copying}, timeout=LAST_OUTPUT_S)
+        if copying.done():
+            await copying
+    finally:
+        expiring.cancel()
+        copying.cancel()
+        await asyncio.gather(expiring, copying, return_exceptions=True)
 
 
 async def _copy(stream: AsyncIterable[bytes], fd: int) -> None:

@@ -15,7 +15,7 @@ from ballonet.cli.output import print_facts, print_json, print_json_line, show_s
 from ballonet.control.backend import BalloonSnapshot, TrimRequest
 from ballonet.control.client import Client, SyncClient
 from ballonet.errors import ConfigError, ControlError
-from ballonet.machine.place import CONTROL_SOCKET
+from ballonet.machine.notes import CONTROL_SOCKET
 from ballonet.memory import parse_size
 from ballonet.paths import sandbox_dir_path
 from ballonet.registry.registry import Registry

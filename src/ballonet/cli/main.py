@@ -33,6 +33,8 @@ EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
 EXIT_TIMEOUT = 124
 #: As a shell says it of a program that SIGINT or SIGPIPE has ended.
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
+#: After a command's timeout, how long standard error may take the message (seconds).
+_LAST_WORD_S = 0.5
 
 
 class Command(NamedTuple):
@@ -133,6 +135,13 @@ def _guarded(words: list[str], work: Callable[[list[str]], int] | None = None) -
         status = (work or _dispatch)(words)
         sys.stdout.flush()
         return status
+    except CommandTimeoutError as error:
+        from ballonet.cli.text_streams import takes_output
+
+        # Whoever set a time must not wait for a reader of our messages that has stopped: the status says it, too.
+        if takes_output(2, _LAST_WORD_S):
+            print_error(error)
+        return status_of(error)
     except BallonetError as error:
         print_error(error)
         return status_of(error)

@@ -83,6 +83,13 @@ def write_all(fd: int, data: ReadableBuffer) -> None:
             raise stream_error(fd, error) from error
 
 
+def takes_output(fd: int, within_s: float) -> bool:
+    """Whether a short message can be written without being kept waiting by a reader that has stopped."""
+    ready = select.poll()
+    ready.register(fd, select.POLLOUT)
+    return bool(ready.poll(within_s * 1000))
+
+
 def stream_error(fd: int, error: OSError) -> StreamError:
     """What to tell of a standard stream that cannot be written."""
     return StreamError(f"{NAMES.get(fd, fd)}: {error.strerror}")

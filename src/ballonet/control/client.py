@@ -76,6 +76,11 @@ class Client:
         if not self._turn.locked():
             self._socket.close()
 
+    def drop(self) -> None:
+        """Nobody holds this client any more: close the connection."""
+        self._closed = True
+        self._socket.close()
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -126,7 +126,11 @@ class ControlSocket:
         return self._inode is not None and _Inode.at(self.path) == self._inode
 
     def move(self, path: Path) -> None:
-        """Be at ``path`` from the next :meth:`rebind` on: the directory of the old one cannot be had any more."""
+        """Be at ``path`` from the next :meth:`rebind` on: where the old one was, nobody can be served any more."""
+        if self.still_ours():
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        self._unlock()
         self.path = path
         self.lock_path = path.with_name(path.name + ".lock")
         self._inode = None

@@ -234,6 +234,11 @@ class AgentClient:
         """End the channel. On the guest's own channel this ends the guest, after a grace."""
         await self._channel.close()
 
+    def drop(self) -> None:
+        """Nobody holds this client any more: its channel ends once the processes that it has started have. Without
+        that, asyncio would complain of a task that was destroyed."""
+        self._channel.close_when_idle()
+
     async def _set_watch(self, payload: bytes, timeout_s: float, what: str) -> None:
         frame = await self._channel.request(FrameType.WATCH_PRESSURE, payload, FrameType.WATCHING, timeout_s)
         number = messages.decode_number(frame)

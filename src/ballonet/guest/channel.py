@@ -207,6 +207,7 @@ class AgentChannel:
         self.ready: messages.Ready | None = None
         #: Gets each PRESSURE frame; while it is ``None``, such a frame breaks the protocol.
         self.on_pressure: Callable[[Frame], None] | None = None
+        self._unwanted = False
         self._stream = stream
         self._writer: asyncio.StreamWriter | None = None if isinstance(stream, socket.socket) else stream[1]
         self._decoder = FrameDecoder(FROM_GUEST, MAX_TO_HOST_BYTES)
@@ -347,6 +348,16 @@ class AgentChannel:
         """End the channel because the guest broke the protocol in a way that only the caller can see."""
         self._lose(error)
 
+    def close_when_idle(self) -> None:
+        """End the channel once none of its processes runs: nobody will ask anything more of it."""
+        self._unwanted = True
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._unwanted and not self._streams:
+            self._lose(GuestChannelError("the channel to the guest was closed on this side"))
+            self._task.cancel()
+
     async def close(self) -> None:
         """End the channel. The guest kills what runs; whoever still waits gets GuestChannelError."""
         self._lose(GuestChannelError("the channel to the guest was closed on this side"))
@@ -402,6 +413,7 @@ class AgentChannel:
             stream.feed(frame)
             if stream.ended:
                 self._streams.pop(frame.stream, None)
+                self._close_if_idle()
 
     def _dispatch_connection(self, frame: Frame) -> None:
         if frame.kind == FrameType.PRESSURE and self.on_pressure is not None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ballonet.arguments import check_number, check_path, to_bytes
 from ballonet.errors import ConfigError, GuestError, GuestFileError
 from ballonet.text import printable
 
@@ -78,9 +79,7 @@ class GuestFiles:
         :param data: bytes, or text that is written as UTF-8.
         :param parents: make the directories above it first.
         """
-        if not isinstance(data, str | bytes):
-            raise ConfigError(f"what is written must be bytes or text, not {type(data).__name__}")
-        content = data.encode() if isinstance(data, str) else data
+        content = to_bytes("what is written", data)
         await self._run(*_write_words(path, mode, parents), path=path, stdin=content)
 
     async def write_stream(
@@ -149,6 +148,7 @@ class GuestFiles:
         """
         from ballonet.guest.archive import pack
 
+        check_path("source", source, none=False)
         where = _absolute(target)
         parent, name = (where, ".") if contents else posixpath.split(where)
         problems: list[str] = []
@@ -177,6 +177,7 @@ class GuestFiles:
         """
         from ballonet.guest.archive import unpack
 
+        check_path("target", target, none=False)
         where = _absolute(source)
         if not follow:
             await self.stat(source)  # a source that is not there is told in plain words
@@ -253,6 +254,7 @@ async def _finish(process: GuestProcess, path: str) -> None:
 
 
 def _write_words(path: str, mode: int, parents: bool) -> list[str]:
+    check_number("mode", mode, 0, 0xFFFF)  # as in st_mode, whose type says nothing here
     return ["write", _absolute(path), f"{mode & 0o7777:o}", *(["parents"] if parents else [])]
 
 

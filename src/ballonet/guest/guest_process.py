@@ -323,6 +323,10 @@ class GuestProcess:
         state, stream = self._state, self._stream
         self._expiring = asyncio.create_task(_expire(state, stream, after_s, error, grace_s))
 
+    async def wait_given_up(self) -> None:
+        """Wait until the process has been killed at its ``timeout`` and is over; for ever where that does not come."""
+        await self._state.until(lambda: self._state.given_up is not None and self._state.over)
+
     def abandon(self) -> None:
         """Kill the process if it runs, and forget it. Its unread output is dropped."""
         if self._expiring is not None:

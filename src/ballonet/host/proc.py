@@ -117,6 +117,14 @@ def read_words(pid: int, *, proc: Path = PROC) -> list[str]:
     return text.removesuffix("\0").split("\0") if text else []
 
 
+def read_children(pid: int, *, proc: Path = PROC) -> list[int]:
+    """The processes that the first thread of process ``pid`` has started and that live (proc_pid_task(5))."""
+    try:
+        return [int(word) for word in (proc / str(pid) / "task" / str(pid) / "children").read_text().split()]
+    except (OSError, ValueError):
+        return []
+
+
 def read_environment(pid: int, *, proc: Path = PROC) -> dict[str, str]:
     """The environment that process ``pid`` was started with; empty if it is gone, or not for us to read."""
     try:

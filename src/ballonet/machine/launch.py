@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +37,9 @@ class SandboxEnd:
     exit_code: int | None = None
 
 
+#: What follows the sandboxes that this program owns: held, so that one whose object was dropped ends with the program,
+#: and not when Python happens to notice.
+_following: set[asyncio.Task[SandboxEnd]] = set()
 #: Children that go on without us, to be reaped when they have ended.
 _let_go: list[subprocess.Popen[bytes]] = []
 
@@ -57,6 +61,8 @@ class OwnedProcess:
         self._ready: asyncio.Future[Report] = self.loop.create_future()
         self._last_report: Report | None = None
         self._ended = asyncio.create_task(self._follow(), name="sandbox end")
+        _following.add(self._ended)
+        self._ended.add_done_callback(_following.discard)
         #: What it said when it was up.
         self.facts: dict[str, Any] = {}
 
@@ -94,6 +100,7 @@ class OwnedProcess:
         """Let it end in order; once ``timeout_s`` has passed, without."""
         with contextlib.suppress(OSError):
             self._writer.write(STOP)
+        self._wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self.wait()
@@ -102,6 +109,7 @@ class OwnedProcess:
     async def kill(self) -> SandboxEnd:
         """End it now, as pulling the plug would, and wait until nothing of it is left."""
         self._writer.close()
+        self._wake()
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
                 return await self.wait()
@@ -111,6 +119,11 @@ class OwnedProcess:
             return await self.wait()
         finally:
             self._log_file.close()
+
+    def _wake(self) -> None:
+        """A frozen process (SIGSTOP) would not hear that it is to end."""
+        with contextlib.suppress(ProcessLookupError):
+            self._child.send_signal(signal.SIGCONT)
 
     def let_go(self) -> None:
         """It is on its own from now on (it must have been started detached)."""

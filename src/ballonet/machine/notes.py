@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar
 
 from ballonet.host.identity import ProcessId
 from ballonet.paths import replace_file
 
 AGENT_SOCKET = "agent.sock"
+CONTROL_SOCKET = "control.sock"
 MACHINE_NOTE = "machine.json"
 END_NOTE = "end.json"
 #: In the state directory: the command that the sandbox runs by itself. Not among its flags, which every user of the
@@ -81,7 +83,10 @@ class MachineNote:
         try:
             flags, ports = tuple(facts.pop("flags", ())), tuple(facts.pop("ports", ()))
             engine = ProcessId.from_json(facts.pop("engine", None))
-            return cls(process=process, engine=engine, flags=flags, ports=ports, **facts)
+            facts.pop(
+                "engine_pid", None
+            )  # of earlier versions: a number alone may mean another process by now
+            return _checked(cls(process=process, engine=engine, flags=flags, ports=ports, **facts))
         except TypeError:
             return None
 
@@ -109,7 +114,7 @@ class EndNote:
         """The note in ``directory``; ``None`` if there is none that can be read."""
         facts = _read(directory / END_NOTE)
         try:
-            return None if facts is None else cls(**facts)
+            return None if facts is None else _checked(cls(**facts))
         except TypeError:
             return None
 
@@ -125,6 +130,33 @@ def read_stop_seconds(directory: Path, default: float) -> float:
         return float((directory / STOP_NOTE).read_text())
     except (OSError, ValueError):
         return default
+
+
+_Note = TypeVar("_Note", MachineNote, EndNote)
+
+#: By the annotation of a field, what its value must be.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "bool": (bool,),
+    "float": (int, float),
+    "str | None": (str, NoneType),
+    "int | None": (int, NoneType),
+    "float | None": (int, float, NoneType),
+    "tuple[str, ...]": (tuple,),
+}
+
+
+def _checked(note: _Note) -> _Note:
+    """``note``, as read from a file that anything may have happened to.
+
+    :raises TypeError: something in it is of another type.
+    """
+    for field in fields(note):
+        value, wanted = getattr(note, field.name), _TYPES.get(str(field.type))
+        right = wanted is None or isinstance(value, wanted)
+        if not right or (isinstance(value, tuple) and not all(isinstance(item, str) for item in value)):
+            raise TypeError(f"{field.name} {value!r}")
+    return note
 
 
 def _read(path: Path) -> dict[str, Any] | None:

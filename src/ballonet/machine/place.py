@@ -15,14 +15,13 @@ import logging
 import os
 from pathlib import Path
 
-from ballonet.control.socketfile import ControlSocket, bind_control_socket
+from ballonet.control.socketfile import ControlSocket, bind_control_socket, path_problem
 from ballonet.errors import BindError, BusyError, ConfigError, HostError, NameInUseError
-from ballonet.machine.notes import AGENT_SOCKET
+from ballonet.machine.notes import AGENT_SOCKET, CONTROL_SOCKET
 from ballonet.paths import fallback_run_dirs, private_dir, run_dir, sandbox_dir
 
 log = logging.getLogger(__name__)
 
-CONTROL_SOCKET = "control.sock"
 #: In the state directory: held by the sandbox's process for its life.
 _RUN_LOCK = "run.lock"
 
@@ -51,30 +50,51 @@ class Place:
         )
 
     def mend(self) -> None:
-        """Make the run directory again if it is gone, here or where it can be had, for sockets to be bound there again.
+        """Make the run directory again if it is gone or of no use, here or where it can be had, for sockets to be bound
+        there again.
 
         :raises HostError: it can be had nowhere.
         """
-        name, was = self.directory.name, self.directory
+        was = self.directory
+        own_control = self.control is not None and self.control.path == was / CONTROL_SOCKET
+        sockets = [AGENT_SOCKET, CONTROL_SOCKET] if own_control else [AGENT_SOCKET]
         for parent in (was.parent, *fallback_run_dirs()):
+            directory = parent / was.name
             try:
                 private_dir(parent)
-                self.directory = private_dir(parent / name)
-                break
+                private_dir(directory)
             except HostError as error:
                 log.debug("no run directory: %s", error)
+                continue
+            if any(path_problem(directory / socket) for socket in sockets):
+                continue  # something of somebody else's is in the way
+            break
         else:
             raise HostError(f"the run directory {was} is gone and cannot be made again anywhere")
-        if self.directory != was:
-            log.warning("the run directory %s is gone; it is now %s", was, self.directory)
-            self.agent.move(self.directory / AGENT_SOCKET)
-            if self.control is not None and self.control.path == was / CONTROL_SOCKET:
-                self.control.move(self.directory / CONTROL_SOCKET)
-        if not self._link_is_there():
-            assert self.control is not None
-            link = self.directory / CONTROL_SOCKET
+        if directory != was:
+            log.warning("the run directory %s cannot be used any more; it is now %s", was, directory)
+            self.directory = directory
+            self.agent.move(directory / AGENT_SOCKET)
+            if own_control:
+                assert self.control is not None
+                self.control.move(directory / CONTROL_SOCKET)
+        if self.control is not None and self.control.path != directory / CONTROL_SOCKET:
+            self._mend_chosen(self.control, directory / CONTROL_SOCKET)
+
+    def _mend_chosen(self, control: ControlSocket, link: Path) -> None:
+        """See to it that a control socket whose path was chosen is reached by the sandbox's name, too."""
+        problem = path_problem(control.path)
+        if problem is None and self._link_is_there():
+            return
+        with contextlib.suppress(OSError):  # a directory; programs that use the chosen path go on
             link.unlink(missing_ok=True)
-            link.symlink_to(self.control.path)
+            if problem is None:
+                link.symlink_to(control.path)
+            else:
+                log.warning(
+                    "the control socket %s cannot be had: %s; it is now %s", control.path, problem[0], link
+                )
+                control.move(link)
 
     def give_up(self) -> None:
         """Remove what is ours. May be repeated; servers that own a socket may have closed it before."""
@@ -127,7 +147,8 @@ def sweep_place(directory: Path) -> bool:
     """Remove the run directory that a sandbox has left, unless one lives in it; whether it is gone now."""
     if not directory.is_dir():
         return False
-    with contextlib.suppress(NameInUseError, ConfigError, HostError):  # it lives, or it is not ours to judge
+    # It lives, or it is not ours to judge, or something of somebody else's is in it.
+    with contextlib.suppress(NameInUseError, ConfigError, HostError, BindError, OSError):
         _bind(directory, None, with_control=False, control_mode=0o600).give_up()
     return not directory.exists()
 

@@ -240,6 +240,9 @@ def _encode(value: Any) -> Any:
             return json.dumps(value)
         case State():
             return value.value
+        case str():
+            # Words from outside, such as a command's name in an error: SQLite takes no byte that is not UTF-8.
+            return value.encode(errors="backslashreplace").decode()
         case bool():
             return int(value)
     return value

@@ -87,7 +87,7 @@ def test_a_look_with_another_run_directory_harms_nothing(host: Host) -> None:
         assert host.inspect("box", elsewhere=elsewhere)["pid"] == seen["pid"]
         assert "box" in host("ps", "-q", elsewhere=elsewhere).split()
         assert "is running" in host.run("rm", "box", elsewhere=elsewhere).stderr
-        assert host("start", "box", elsewhere=elsewhere) == "", "it runs: nothing is started"
+        assert host("start", "box", elsewhere=elsewhere) == "box\n", "it runs: nothing is started"
         assert "is used by 'box'" in host.run("volume", "rm", "vol", elsewhere=elsewhere).stderr
         assert host("volume", "prune", elsewhere=elsewhere).count("vol") == 0
         assert "nothing to remove" in host("prune", elsewhere=elsewhere)

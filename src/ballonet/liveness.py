@@ -69,7 +69,10 @@ def living(record: Record) -> MachineNote | None:
         return note
     if note.engine is None:
         # Killed before it could note its engine, which follows it: until then its disk is written.
-        left = next((helper.process for helper in helpers() if helper.run_id == record.run_id), None)
+        ours = (record.run_id, state_dir_of(record.name))
+        left = next(
+            (helper.process for helper in helpers() if (helper.run_id, helper.state_dir) == ours), None
+        )
         note = replace(note, engine=left)
     return note if note.alive() else None
 
@@ -80,7 +83,9 @@ def _stand_in(record: Record) -> MachineNote | None:
     assert run_id is not None
     process = record.process
     if process is None:
-        machine = next((machine for machine in machines() if machine.options.run_id == run_id), None)
+        ours = (run_id, state_dir_of(record.name))
+        found = ((machine, (machine.options.run_id, machine.options.state_dir)) for machine in machines())
+        machine = next((machine for machine, of in found if of == ours), None)
         process = None if machine is None else machine.process
     else:
         machine = _machine(process)

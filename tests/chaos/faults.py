@@ -70,7 +70,7 @@ async def _kill_in_exec(ctx: Context, role: str) -> str:
         await ctx.world.finish(watcher, watch, statuses=())
     ctx.kill(role, signal.SIGKILL)
     done = await ctx.world.finish(child, words, statuses=_LOST)
-    await ctx.world.finish(watcher, watch, statuses=(1,), guest_status=True)  # it says why by itself
+    await ctx.world.finish(watcher, watch, statuses=_LOST)
     await ctx.ended()
     await ctx.expect({State.STOPPED})
     return done.err.strip().partition("\n")[0]

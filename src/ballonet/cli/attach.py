@@ -148,10 +148,11 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
 async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> int:
     """Copy the command's streams from and to ours until it ends; its exit status.
 
-    :param terminal: it has a terminal: ours becomes raw, so that each key goes to it, and its size follows ours.
+    :param terminal: it has a terminal, whose size follows ours; with ``stdin`` ours becomes raw, so that each key goes
+        to it. Without, the keys stay ours, so that Ctrl-C is heard.
     :raises GuestError: the guest was lost first.
     """
-    with _raw_terminal(process) if terminal else contextlib.nullcontext():
+    with _joined_terminal(process, raw=stdin) if terminal else contextlib.nullcontext():
         feeding = asyncio.create_task(_feed(process)) if stdin else None
         try:
             await _copy_outputs(process)
@@ -164,8 +165,9 @@ async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> int:
 
 
 @contextlib.contextmanager
-def _raw_terminal(process: GuestProcess) -> Iterator[None]:
-    """Our terminal passes everything on while the block runs, and is as it was afterwards."""
+def _joined_terminal(process: GuestProcess, *, raw: bool) -> Iterator[None]:
+    """The command's terminal has the size of ours while the block runs. ``raw``: ours passes everything on, and is as
+    it was afterwards."""
     loop = asyncio.get_running_loop()
     saved = termios.tcgetattr(0)
     resizing: set[asyncio.Task[None]] = set()
@@ -177,7 +179,8 @@ def _raw_terminal(process: GuestProcess) -> Iterator[None]:
 
     loop.add_signal_handler(signal.SIGWINCH, resized)
     try:
-        tty.setraw(0)
+        if raw:
+            tty.setraw(0)
         yield
     finally:
         loop.remove_signal_handler(signal.SIGWINCH)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from ballonet.cli.balloon_stats import describe_stats
 from ballonet.cli.output import print_facts, print_json, print_json_line, show_seconds
 from ballonet.control.backend import BalloonSnapshot, TrimRequest
 from ballonet.control.client import Client, SyncClient
-from ballonet.errors import ConfigError, ControlError
+from ballonet.errors import ConfigError
 from ballonet.machine.notes import CONTROL_SOCKET
 from ballonet.memory import parse_size
 from ballonet.paths import sandbox_dir_path
@@ -172,15 +171,11 @@ _ACTIONS = {"get": _get, "set": _set, "stats": _stats, "limit": _limit, "trim": 
 
 async def _watch(path: Path, as_json: bool) -> int:
     async with await Client.connect(path) as client:
-        try:
-            async for balloon in client.watch():
-                if as_json:
-                    print_json_line(asdict(balloon))
-                else:
-                    print(_watch_line(balloon), flush=True)
-        except ControlError as error:
-            print(f"ballonet: {error.message}", file=sys.stderr)
-            return 1
+        async for balloon in client.watch():
+            if as_json:
+                print_json_line(asdict(balloon))
+            else:
+                print(_watch_line(balloon), flush=True)
     return 0
 
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.cli.stdin_reader import check_stdin, read_stdin
 from ballonet.cli.stdout_writer import write_stdout
 from ballonet.config import check_name
 from ballonet.errors import ConfigError, HostError
@@ -115,8 +116,11 @@ def _split(text: str) -> tuple[str, str] | None:
 
 
 async def _in(source: str, name: str, path: str, options: argparse.Namespace) -> int:
-    from_stdin = source == "-"
-    what = None if from_stdin else _source_here(source, options.follow_link)
+    what = None
+    if source == "-":
+        check_stdin()
+    else:
+        what = _source_here(source, options.follow_link)
     path = "/" + path.lstrip("/")
     where = f"in sandbox {name!r}"
     async with await Sandbox.get(name) as sandbox:
@@ -132,7 +136,7 @@ async def _in(source: str, name: str, path: str, options: argparse.Namespace) ->
         resolved = path if kind == "directory" or path.endswith("/") else await fs.resolve(path)
         parent = kind is not None or await fs.is_directory(_above(resolved))
         to = place(what, resolved, kind, parent, where)
-        if kind == "file" and found is not None and found.kind != "file":
+        if kind == "file" and found is not None and (found.kind != "file" or _is_kernels(to.path)):
             await fs.write_stream(to.path, _content_here(source))
             return 0
         follow = options.follow_link or source.endswith("/") or to.contents
@@ -198,6 +202,11 @@ def _place_here(what: _Source, target: str) -> tuple[Place, bool]:
     return place(what, here, kind, parent_is_there, "here"), is_device
 
 
+def _is_kernels(path: str) -> bool:
+    """Whether a file of the guest is one that the kernel makes up: it is written to, and cannot be replaced."""
+    return path.startswith(("/proc/", "/sys/"))
+
+
 def _above(path: str) -> str:
     bare = path.rstrip("/")
     while posixpath.basename(bare) == ".":
@@ -217,6 +226,8 @@ async def _to_stdout(stream: AsyncIterator[bytes]) -> None:
 
 async def _to_device(stream: AsyncIterator[bytes], here: Path) -> None:
     """Into a device or a pipe, which is not replaced."""
+    from ballonet.guest.archive import write_error
+
     try:
         with here.open("wb", buffering=0) as device:
             async for piece in stream:
@@ -226,7 +237,7 @@ async def _to_device(stream: AsyncIterator[bytes], here: Path) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise ConfigError(f"{str(here)!r} cannot be written: {error.strerror}") from error
+        raise write_error(error, repr(str(here))) from error
 
 
 async def _content_here(source: str) -> AsyncIterator[bytes]:
@@ -239,8 +250,5 @@ async def _content_here(source: str) -> AsyncIterator[bytes]:
 
 
 async def _stdin() -> AsyncIterator[bytes]:
-    try:
-        while piece := await asyncio.to_thread(os.read, 0, _PIECE_BYTES):
-            yield piece
-    except OSError as error:
-        raise HostError(f"standard input cannot be read: {error.strerror}") from error
+    while piece := await read_stdin():
+        yield piece

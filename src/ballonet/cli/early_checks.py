@@ -20,6 +20,8 @@ def check_early(config: SandboxConfig, options: argparse.Namespace) -> None:
     :raises BindError: a port cannot be published.
     :raises HostError: a program that the sandbox needs is not installed.
     """
+    if options.rootfs == "":  # which Path takes for the current directory
+        raise ConfigError("--rootfs '' is no directory", hint="for the current directory write --rootfs .")
     if options.rootfs is not None:
         _check_directory(f"--rootfs {options.rootfs!r}", Path(options.rootfs))
     _check_volumes(config)

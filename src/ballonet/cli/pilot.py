@@ -129,7 +129,8 @@ def _print_tick(tick: Any, dry_run: bool) -> None:
         else:
             done = f"{old} → {moved} MiB" if moved != old else f"asked again for {moved} MiB"
         said = f"not done: {error}" if error else verdict.reason
-        print(f"{at}  {verdict.sandbox}  {done}  {show(said)}", flush=True)
+        # Many reasons begin with what is done.
+        print(f"{at}  {verdict.sandbox}  {done}  {show(said.removeprefix(f'{done}: '))}", flush=True)
     if dry_run:
         for note in tick.notes:
             print(f"{at}  host  {note}", flush=True)

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import posixpath
+import secrets
 import stat
 import tarfile
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import ConfigError, GuestFileError, os_hint
+from ballonet.errors import BallonetError, ConfigError, GuestFileError, HostError, os_hint
 
 _PIECE_BYTES = 64 << 10
 _ZEROS = bytes(_PIECE_BYTES)
+#: What is no choice of a place: nothing that could have been known before.
+_HOSTS_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EMFILE, errno.ENFILE)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -85,7 +89,8 @@ async def unpack(
     :param keep_top: ``root`` must be a directory, and ``target`` is one whose own mode and time stay.
     :returns: whether there was anything in it.
     :raises GuestFileError: a member, or a link, leads out of ``target``, or is a device; what came before it stays.
-    :raises ConfigError: ``target`` cannot be written.
+    :raises ConfigError: ``target`` cannot be written there.
+    :raises HostError: there is no room for it.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -118,11 +123,14 @@ async def unpack(
         try:
             await unpacking
         except OSError as error:
-            raise ConfigError(
-                f"{error.filename or target} cannot be written: {error.strerror}",
-                hint=os_hint(error, error.filename or target),
-            ) from error
+            raise write_error(error, error.filename or target) from error
     return found
+
+
+def write_error(error: OSError, place: object) -> BallonetError:
+    """What to tell of a file here that cannot be written: it was badly chosen, or the host has no room for it."""
+    kind = HostError if error.errno in _HOSTS_FAILURES else ConfigError
+    return kind(f"{place} cannot be written: {error.strerror}", hint=os_hint(error, place))
 
 
 class _Unpacking:
@@ -174,8 +182,18 @@ class _Unpacking:
         if member.isdir():
             self._put_directory(member, inside, name, directory)
             return
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=directory)
+        # Beside what is there, which stays as it is until the new one is whole. A file has no name until then where the
+        # file system has such files: nothing is left of it when we are killed.
+        beside = f".ballonet-{secrets.token_hex(8)}"
+        try:
+            self._make(member, inside, beside, directory)
+            # Between two names of one file rename(2) does nothing, and leaves both.
+            os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside, dir_fd=directory)
+
+    def _make(self, member: tarfile.TarInfo, inside: tuple[str, ...], name: str, directory: int) -> None:
         if member.issym():
             _check_link(member.linkname, inside, self._what)
             os.symlink(member.linkname, name, dir_fd=directory)
@@ -204,8 +222,13 @@ class _Unpacking:
         self._within.append((inside, member.mtime))
 
     def _put_file(self, member: tarfile.TarInfo, name: str, directory: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(name, flags, 0o600, dir_fd=directory)
+        try:
+            fd = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
+            named = False
+        except OSError:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(name, flags, 0o600, dir_fd=directory)
+            named = True
         with os.fdopen(fd, "wb") as file:
             content = self._tar.extractfile(member)
             while content is not None and (piece := content.read(_PIECE_BYTES)):
@@ -223,6 +246,8 @@ class _Unpacking:
             # One that the file system cannot hold is no reason to fail.
             with contextlib.suppress(OSError, OverflowError):
                 os.utime(fd, (member.mtime, member.mtime))
+            if not named:
+                os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=directory)  # follows that link
 
 
 def _shown(member: tarfile.TarInfo, inside: tuple[str, ...], what: str) -> str:

@@ -432,7 +432,7 @@ def _start_error(name: str, failure: messages.StartFailure) -> GuestCommandError
     elif missing:
         hint = "check that the command exists in the guest, and its PATH"
     return GuestCommandError(
-        f"{name[:200]} could not be started in the guest: {failure.text}",
+        f"{name[:200] or repr(name)} could not be started in the guest: {failure.text}",
         errno=failure.errno,
         hint=hint,
         missing=missing,

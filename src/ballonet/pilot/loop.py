@@ -91,15 +91,17 @@ class Pilot:
         self._stop.set()
 
     async def run(self, ticks: int | None = None) -> None:
-        """Tick until :meth:`stop`, or ``ticks`` times."""
+        """Tick until :meth:`stop`, or ``ticks`` times. What ``on_tick`` raises ends it."""
         try:
             done = 0
             while not self._stop.is_set():
                 began = time.monotonic()
                 try:
-                    self._on_tick(await self.tick())
+                    tick = await self.tick()
                 except BallonetError as error:  # a registry that is locked, a disk that is full: it may pass
                     self._say_once("pilot", f"this tick failed: {error.message}")
+                else:
+                    self._on_tick(tick)
                 done += 1
                 if done == ticks:
                     break

@@ -399,33 +399,62 @@ static bool put_content(int fd, const struct tar_member *member, uint64_t stored
 	return !error;
 }
 
-/* A file is written under another name if there is one already, which is then lost only to a whole one. Returns it, or
- * -1 if it cannot be made; that has been told. */
+static void name_beside(char beside[NAME_MAX + 1])
+{
+	snprintf(beside, NAME_MAX + 1, ".ballonet.%d.%llu", (int)getpid(), (unsigned long long)consumed);
+}
+
+/* A file is seen, and replaces another, when it is whole. It has no name until then where the file system has such files
+ * (nothing is left of it when we are killed), else the name `beside`. Returns it, or -1 if it cannot be made; that has
+ * been told. */
 static int open_new(const struct tar_member *member, int above, const char *part, char beside[NAME_MAX + 1])
 {
-	const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-	int fd = openat(above, part, flags, 0600);
 	struct stat st;
+	int fd;
 
 	*beside = '\0';
-	if (fd < 0 && errno == EEXIST) {
-		if (fstatat(above, part, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode)) {
-			report(top, member->name, "it is a directory, and a file does not replace it");
-			return -1;
-		}
-		snprintf(beside, NAME_MAX + 1, ".ballonet.%d.%llu", (int)getpid(), (unsigned long long)consumed);
-		fd = openat(above, beside, flags, 0600);
+	if (fstatat(above, part, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode)) {
+		report(top, member->name, "it is a directory, and a file does not replace it");
+		return -1;
+	}
+	fd = openat(above, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+	if (fd < 0) {
+		name_beside(beside);
+		fd = openat(above, beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	}
 	if (fd < 0)
 		report_errno(top, member->name, errno);
 	return fd;
 }
 
+static bool link_file(int fd, int above, const char *name)
+{
+	char self[64];
+
+	snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+	return linkat(fd, "", above, name, AT_EMPTY_PATH) == 0 ||
+	       (errno != EEXIST && linkat(AT_FDCWD, self, above, name, AT_SYMLINK_FOLLOW) == 0);
+}
+
+/* Gives a file without a name its own, or `beside` if there is another of that name. Returns errno. */
+static int name_file(int fd, int above, const char *part, char beside[NAME_MAX + 1])
+{
+	if (link_file(fd, above, part))
+		return 0;
+	if (errno != EEXIST)
+		return errno;
+	name_beside(beside);
+	if (link_file(fd, above, beside))
+		return 0;
+	*beside = '\0';
+	return errno;
+}
+
 static void make_file(struct tar_member *member, int above, const char *part, uint64_t stored)
 {
 	const struct timespec changed = {member->seconds, member->nanoseconds};
 	char beside[NAME_MAX + 1];
-	int fd = open_new(member, above, part, beside);
+	int fd = open_new(member, above, part, beside), error = 0;
 	bool whole;
 
 	if (fd < 0) {
@@ -433,22 +462,22 @@ static void make_file(struct tar_member *member, int above, const char *part, ui
 		return;
 	}
 	unfinished_in = above;
-	unfinished = *beside ? beside : part;
+	unfinished = *beside ? beside : NULL;
 	ends_in_hole = false;
 	whole = put_content(fd, member, stored);
 	if (fchmod(fd, own(fd, "", member)) < 0)
 		report_errno(top, member->name, errno);
 	set_times(fd, &changed);
-	if (close(fd) < 0) {
-		report_errno(top, member->name, errno);
-		whole = false;
-	}
-	if (whole && *beside && renameat(above, beside, above, part) < 0) {
-		report_errno(top, member->name, errno);
-		whole = false;
-	}
-	if (!whole)
-		unlinkat(above, unfinished, 0);
+	if (whole && !*beside)
+		error = name_file(fd, above, part, beside);
+	if (close(fd) < 0 && !error)
+		error = errno;
+	if (whole && !error && *beside && renameat(above, beside, above, part) < 0)
+		error = errno;
+	if (error)
+		report_errno(top, member->name, error);
+	if ((error || !whole) && *beside)
+		unlinkat(above, beside, 0);
 	unfinished = NULL;
 }
 

@@ -214,7 +214,8 @@ def test_one_without_a_note_is_reached_where_it_is_and_not_where_we_would_be(
     begun(registry)
     registry.update("box", state=State.RUNNING)
     run_dir = private_dir(private_dir(tmp_path / "its own") / "box")
-    words = ["--run-id", "run1", "--name", "box", "--cpus=1", "--memory-mib=256", "--balloon-min-mib=128"]
+    words = ["--run-id", "run1", "--state-dir", str(state_dir_of("box"))]
+    words += ["--name", "box", "--cpus=1", "--memory-mib=256", "--balloon-min-mib=128"]
     code = (
         "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', "
         "'import time; print(flush=True); time.sleep(600)', '-name', 'guest=box,debug-threads=on'])\n"

@@ -119,7 +119,7 @@ def test_what_is_no_archive_of_images_is_told_in_one_line(tmp_path: Path) -> Non
     (tmp_path / "empty").touch()
     (tmp_path / "text").write_text("no archive " * 1000)
     for name in ("empty", "text"):
-        with pytest.raises(ImageError, match="it is no tar archive|damaged header") as told:
+        with pytest.raises(ImageError, match=r"it is no tar archive|damaged header") as told:
             find_archive(str(tmp_path / name))
         assert "\n" not in told.value.message
         assert "ReadError" not in told.value.message

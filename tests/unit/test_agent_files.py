@@ -532,6 +532,23 @@ async def test_a_file_is_replaced_by_a_whole_one_or_not_at_all(tmp_path: Path) -
     assert (tmp_path / "old").read_text() == "kept"
 
 
+async def test_a_copy_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("kept")
+    for name in ("old", "new"):
+
+        async def broken(name: str = name) -> AsyncIterator[bytes]:
+            yield archive((name, b"x" * 5_000_000, {}))[:3_000_000]
+            raise ConfigError("the source failed")
+
+        async with guest_files() as fs:
+            with pytest.raises(ConfigError, match="the source failed"):
+                await fs.unpack_stream(broken(), str(tmp_path))
+            # What was killed has ended when the next one has been answered.
+            assert (await fs.stat(f"{tmp_path}/old")).size == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old").read_text() == "kept"
+
+
 @pytest.mark.parametrize("program", ["gzip", "bzip2", "xz"])
 async def test_a_compressed_archive_is_expanded_on_its_way(tmp_path: Path, program: str) -> None:
     source, target = tmp_path / "source", tmp_path / "target"

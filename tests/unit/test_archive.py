@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tarfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import ConfigError, GuestFileError
+from ballonet.errors import ConfigError, GuestFileError, HostError
 from ballonet.guest.archive import pack, unpack
 
 
@@ -192,3 +193,45 @@ async def test_a_reader_that_leaves_ends_the_packing(tmp_path: Path) -> None:
     stream = pack(tmp_path / "big", "big")
     assert await anext(stream)
     await stream.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("unnamed", [True, False])
+async def test_a_file_here_is_replaced_by_a_whole_one_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unnamed: bool
+) -> None:
+    if not unnamed:  # a file system that has no files without a name says so
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)
+    for name in ("old", "new"):
+        (tmp_path / "old").write_text("kept")
+        data = archive(member("./a", bytes(range(250)) * 2000))
+        with pytest.raises(GuestFileError, match="no usable archive"):
+            await unpack(pieces(data[:300_000], 50_000), tmp_path / name, "./a", "/a")
+        assert [path.name for path in tmp_path.iterdir()] == ["old"]
+        assert (tmp_path / "old").read_text() == "kept"
+        await unpack(pieces(data, 50_000), tmp_path / name, "./a", "/a")
+        assert (tmp_path / name).stat().st_size == 500_000
+        (tmp_path / name).unlink()
+
+
+async def test_a_link_replaces_a_file_and_another_name_of_itself(tmp_path: Path) -> None:
+    data = archive(
+        directory("./t"), member("./t/a", b"new"), link("./t/b", "./t/a", tarfile.LNKTYPE), link("./t/c", "a")
+    )
+    for _ in range(2):
+        await unpack(pieces(data), tmp_path / "t", "./t", "/t")
+        assert sorted(path.name for path in (tmp_path / "t").iterdir()) == ["a", "b", "c"]
+        assert (tmp_path / "t/a").samefile(tmp_path / "t/b")
+        assert (tmp_path / "t/c").read_bytes() == b"new"
+
+
+async def test_a_host_without_room_is_no_bad_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_text("kept")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fchmod", full)
+    with pytest.raises(HostError, match="a cannot be written: No space left on device"):
+        await unpack(pieces(archive(member("./a", b"x"))), tmp_path / "a", "./a", "/a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "kept"

@@ -295,6 +295,7 @@ def test_a_directory_as_input_is_refused(home: Path) -> None:
         (["-v", "/no/such:/x"], "volume '/no/such:/x': /no/such does not exist on the host"),
         (["-v", "/etc/passwd:/x"], "/etc/passwd is not a directory on the host"),
         (["-v", "./a/b:/x"], "a/b does not exist on the host"),
+        (["--rootfs", ""], "--rootfs '' is no directory"),
         (["--rootfs", "/no/such"], "--rootfs '/no/such': /no/such does not exist on the host"),
         (["--rootfs", "/etc/passwd"], "/etc/passwd is not a directory on the host"),
         (["-p", "1:99999"], "--publish '1:99999' has a port outside 1 to 65535"),
@@ -464,3 +465,21 @@ def test_logs_follow_until_and_since(home: Path) -> None:
     assert stamped[0].endswith("Z")
     assert len(stamped[0]) == len("2026-01-31T12:00:00.123456789Z")
     assert shell("", ["logs", "--machine", "-f", "box"]).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "module", ["ballonet.errors", "ballonet.cli.text_streams", "ballonet.cli.ls", "ballonet.cli.parser"]
+)
+def test_an_interrupt_while_we_are_read_is_no_traceback(home: Path, module: str) -> None:
+    script = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from ballonet.cli.main import main\n"
+        "sys.argv = ['ballonet', 'ls']\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

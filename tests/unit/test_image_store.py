@@ -115,6 +115,16 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
             find_archive(str(tmp_path / name))
 
 
+def test_what_is_no_archive_of_images_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text("no archive " * 1000)
+    for name in ("empty", "text"):
+        with pytest.raises(ImageError, match=r"it is no tar archive|damaged header") as told:
+            find_archive(str(tmp_path / name))
+        assert "\n" not in told.value.message
+        assert "ReadError" not in told.value.message
+
+
 def test_layers_are_kept_once(store: ImageStore, layout: Layout) -> None:
     one = layout.add(BASE, name="one")
     two = layout.add(BASE, layer(entry("two", b"")), name="two")

@@ -84,3 +84,14 @@ def test_statistics_have_units_and_say_what_is_unknown() -> None:
     assert (host["guest RAM"], host["engine"]) == ("288 MiB", "102 MiB")
     assert host["PSS"] == "371 MiB, read 20 s ago"
     assert not any("e-0" in value for facts in (guest, pressure, host) for value in facts.values())
+
+
+def test_sandboxes_are_listed_in_80_columns_whatever_their_end_was() -> None:
+    headings = ("NAME", "STATE", "CEILING", "TARGET", "ACTUAL", "GUEST", "ENGINE", "AGE", "DETAIL")
+    rows = [
+        ("run-9df3a8c1", "stopped", "1024M", "-", "-", "-", "-", "16m", "its command ended with status 0"),
+        ("b", "running", "192M", "192M", "192M", "80M", "153M", "11m", "-"),
+    ]
+    lines = ["  ".join(cells) for cells in layout(headings, rows, 80)]
+    assert max(map(len, lines)) <= 80, lines
+    assert " ".join(line[68:].strip() for line in lines[1:-1]) == "its command ended with status 0"

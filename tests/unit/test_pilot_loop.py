@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ballonet.errors import StreamError
 from ballonet.pilot import claim, fleet
 from ballonet.pilot.journal import read_decisions
 from ballonet.pilot.loop import Pilot, Settings, Tick
@@ -165,6 +166,15 @@ async def test_dry_run_moves_nothing_and_writes_nothing(tmp_path: Path) -> None:
     assert guest.targets == []
     assert claim.read_status() is None
     assert read_decisions(claim.pilot_dir(), "a", 9) == []
+
+
+async def test_it_ends_when_nothing_can_be_printed_any_more(tmp_path: Path) -> None:
+    def full(tick: Tick) -> None:
+        raise StreamError("standard output: No space left on device")
+
+    async with running(tmp_path, {"a": Guest()}):
+        with pytest.raises(StreamError):
+            await Pilot(Fixed({}), Settings(), on_tick=full).run()
 
 
 async def test_paused_it_moves_nothing_and_starts_afresh_afterwards(tmp_path: Path) -> None:

@@ -88,3 +88,12 @@ def test_the_hosts_server_is_found_and_asked_what_it_is() -> None:
     found = find_virtiofsd()
     assert found.binary.is_file()
     assert found.read_only <= found.rust
+
+
+def test_a_directory_of_the_guest_may_have_a_slash_at_its_end(tmp_path: Path) -> None:
+    config = SandboxBuilder("box").volume(f"{tmp_path}:/data/:ro").tmpfs("/scratch/:64M").build()
+    assert [str(volume) for volume in config.volumes] == [f"{tmp_path}:/data:ro"]
+    assert [str(tmpfs) for tmpfs in config.tmpfs] == ["/scratch:64"]
+    for root in ("/", "//"):
+        with pytest.raises(ConfigError, match="not the root"):
+            SandboxBuilder("box").tmpfs(root).build()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ballonet.guest.bundle import GuestBundle
 from ballonet.registry.registry import Registry
 from ballonet.sandbox import Sandbox
 from tests.vm.processes import wait_until
+from tests.vm.terminal import terminal
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 EXEC = [sys.executable, "-P", "-m", "ballonet", "exec"]
@@ -148,3 +155,70 @@ def test_a_timeout_drops_nothing_that_a_slow_reader_still_takes(sandbox: Sandbox
         assert program.stdout is not None
         assert program.stdout.read() == bytes(200000) + b"end\n"
         assert program.wait(timeout=100) == 124
+
+
+def test_ctrl_c_is_heard_with_a_terminal_that_takes_no_input(sandbox: Sandbox) -> None:
+    """With -t and without -i, as docker exec does."""
+    script = "stty size; echo begun; exec sleep 1000"
+    with terminal(90, 20, sandbox.name, "sh", "-c", script, argv=[*EXEC, "-t"]) as shown:
+        shown.wait(lambda: "20 90" in shown.text and "begun" in shown.text, "the command")
+        shown.press("\x03")
+        assert shown.wait_end() == 130
+
+
+def test_an_input_that_does_not_block_is_copied_whole(sandbox: Sandbox, tmp_path: Path) -> None:
+    stream = tmp_path / "stream.tar"
+    with tarfile.open(stream, "w") as tar:
+        member = tarfile.TarInfo("nonblocking")
+        member.size = 300_000
+        tar.addfile(member, io.BytesIO(bytes(300_000)))
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    with subprocess.Popen(
+        [*EXEC[:-1], "cp", "-", f"{sandbox.name}:/tmp"], stdin=read, stderr=subprocess.PIPE
+    ) as process:
+        os.close(read)
+        assert process.stderr is not None
+        with os.fdopen(write, "wb", buffering=0) as pipe:
+            data = stream.read_bytes()
+            for at in range(0, len(data), 20_000):
+                pipe.write(data[at : at + 20_000])
+                # Nothing more comes before all of it was read: the pipe is empty, and not at its end.
+                left = array.array("i", [1])
+                while left[0] > 0 and process.poll() is None:
+                    fcntl.ioctl(pipe, termios.FIONREAD, left)
+        assert process.wait() == 0, process.stderr.read()
+    done = shell("", sandbox.name, "wc", "-c", "/tmp/nonblocking")
+    assert done.stdout.split() == ["300000", "/tmp/nonblocking"]
+    shell("", sandbox.name, "rm", "/tmp/nonblocking")
+
+
+def test_a_file_of_the_kernel_is_written_to_by_cp(ballonet: Call, sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "name").write_text("renamed\n")
+    done = ballonet("cp", str(tmp_path / "name"), f"{sandbox.name}:/proc/sys/kernel/hostname")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shell("", sandbox.name, "hostname").stdout == "renamed\n"
+
+
+def test_an_empty_command_is_named(sandbox: Sandbox) -> None:
+    done = shell("", sandbox.name, "")
+    assert done.returncode == 127
+    assert done.stderr.startswith("ballonet: error: '' could not be started")
+
+
+def test_a_watch_says_why_the_sandbox_is_gone(guest: GuestBundle, run_directory: Path) -> None:
+    words = ["run", "-d", "--rm", "--name", "watched", "--memory", "160M"]
+    subprocess.run([*EXEC[:-1], *words], check=True)
+    watch = [*EXEC[:-1], "balloon", "watch", "watched"]
+    with subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "target 160 MiB" in process.stdout.readline()
+        subprocess.run([*EXEC[:-1], "stop", "watched"], check=True)
+        assert process.wait() == 125
+        assert process.stderr.read().startswith("ballonet: error: ")
+
+
+def test_a_dry_run_of_the_pilot_says_each_thing_once(ballonet: Call, sandbox: Sandbox) -> None:
+    done = ballonet("pilot", "--dry-run", "--ticks", "1", "--only", sandbox.name)
+    assert done.stdout.count("stays at") == 1, done.stdout

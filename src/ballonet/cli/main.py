@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import errno
-import importlib
-import logging
-import os
-import sys
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+try:
+    import errno
+    import importlib
+    import logging
+    import os
+    import sys
+    from collections.abc import Callable, Sequence
+    from typing import NamedTuple
 
-from ballonet.cli.parser import Parser
-from ballonet.errors import (
-    BallonetError,
-    BindError,
-    CommandTimeoutError,
-    ConfigError,
-    GuestCommandError,
-    HostError,
-    SettingError,
-    missing_module,
-    os_hint,
-)
-from ballonet.version import __version__
+    from ballonet.cli.parser import Parser
+    from ballonet.errors import (
+        BallonetError,
+        BindError,
+        CommandTimeoutError,
+        ConfigError,
+        GuestCommandError,
+        HostError,
+        SettingError,
+        missing_module,
+        os_hint,
+    )
+    from ballonet.version import __version__
+except KeyboardInterrupt:  # while Python still reads us: an end as any other, and no traceback
+    raise SystemExit(130) from None
 
 #: Exit statuses of ballonet itself; a command's own status passes through (128+n when signal n killed it).
 EXIT_USAGE = 2
@@ -100,6 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :param argv: its words; by default those of the whole program, whose standard streams are then taken over.
     """
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:  # before the command has begun, or after it
+        return EXIT_INTERRUPTED
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] == "sandbox":
         try:

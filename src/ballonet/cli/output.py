@@ -21,7 +21,7 @@ _STATE_COLOURS = {"running": "32", "starting": "33", "failed": "31"}
 
 
 #: A column of a table is not made narrower than this to fit a terminal; nor than its longest word: names stay whole.
-_LEAST_WIDTH = 24
+_LEAST_WIDTH = 12
 
 
 def print_json(document: Any) -> int:

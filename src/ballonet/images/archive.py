@@ -112,7 +112,9 @@ def _document(path: Path, name: str) -> Any:
                 if count > _MAX_MEMBERS:
                     break
     except (ImageError, tarfile.TarError, EOFError, ValueError) as error:
-        raise ImageError(f"{path} is no archive of images that can be read: {error}") from error
+        # tarfile's list of what it has tried is for programmers.
+        why = "it is no tar archive" if "\n" in str(error) else error
+        raise ImageError(f"{path} is no archive of images that can be read: {why}") from error
     except OSError as error:
         raise ImageError(
             f"{path} cannot be read: {error.strerror or error}", hint=os_hint(error, path)

@@ -62,7 +62,12 @@ def split_volume(text: str) -> tuple[str, str, str]:
     target, colon, mode = rest.partition(":")
     if not source or not target or mode not in ("ro", "rw", "") or (colon and not mode):
         raise ValueError("is not SOURCE:GUEST-DIRECTORY, perhaps with :ro after it")
-    return source, target, mode or "rw"
+    return source, _without_slash(target), mode or "rw"
+
+
+def _without_slash(target: str) -> str:
+    """A directory may be written with a slash at its end."""
+    return target.rstrip("/") or target
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Tmpfs:
         :raises ValueError: it is not of that form.
         """
         target, colon, size = text.partition(":")
+        target = _without_slash(target)
         if not colon:
             return cls(target)
         # Docker's spelling of the option is taken, too.

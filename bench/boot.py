@@ -12,11 +12,11 @@ import subprocess
 import sys
 import time
 
-from ballonet.config import SandboxConfig
 from ballonet.guest.bundle import prepare_guest
 from ballonet.guest.frames import Frame, FrameDecoder, FrameType
 from ballonet.guest.messages import Exec
 from ballonet.machine.build import build_vm
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.qemu_args import EngineFds, render_command
 from bench.result import state
 

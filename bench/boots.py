@@ -10,10 +10,10 @@ import argparse
 import asyncio
 import time
 
-from ballonet.config import SandboxConfig
-from ballonet.errors import GuestError
+from ballonet.base.errors import GuestError
 from ballonet.guest.relay import AgentRelay
 from ballonet.machine.build import build_vm
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.config import Machine
 from bench.result import state
 

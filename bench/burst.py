@@ -16,9 +16,9 @@ import sys
 import tempfile
 import time
 
-from ballonet.config import SandboxConfig
 from ballonet.control.client import Client
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings.config import SandboxConfig
 from bench.relief import percentile
 from bench.result import state
 

@@ -11,11 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-from ballonet import lifecycle
+from ballonet.base.paths import run_dir
 from ballonet.guest.bundle import prepare_guest
-from ballonet.paths import run_dir
-from ballonet.registry.registry import Registry
-from ballonet.sandbox import Sandbox
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
+from ballonet.sdk.sandbox import Sandbox
 
 AT_ONCE = 10
 

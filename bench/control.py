@@ -14,12 +14,12 @@ import time
 
 from qemu.qmp import QMPClient
 
-from ballonet.config import SandboxConfig
+from ballonet.base.memory import mib_to_bytes
+from ballonet.base.process import spawn
 from ballonet.control.client import Client
 from ballonet.machine.build import build_vm
-from ballonet.memory import mib_to_bytes
-from ballonet.process import spawn
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.qemu_args import EngineFds, render_command
 from bench.result import state
 

@@ -12,12 +12,12 @@ import subprocess
 import sys
 import time
 
-from ballonet import lifecycle
-from ballonet.config import SandboxConfig
 from ballonet.guest.agent_client import AgentClient
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.build import build_vm
-from ballonet.registry.registry import Registry
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings.config import SandboxConfig
 from bench.result import state
 
 ROWS = 200

@@ -26,9 +26,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ballonet.base.memory import mib_to_bytes
 from ballonet.host.proc import read_resident
-from ballonet.memory import mib_to_bytes
-from ballonet.sandbox import Balloon, Sandbox
+from ballonet.sdk.sandbox import Balloon, Sandbox
 from bench.fleet_work import LENGTH_S, TIMELINES
 from bench.result import RESULTS
 

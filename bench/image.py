@@ -24,9 +24,9 @@ from types import MappingProxyType
 from tests.registry.server import Registry
 from tests.unit.oci import Layout
 
+from ballonet.base.memory import MIB
+from ballonet.base.process import find_program
 from ballonet.images.store import ImageStore
-from ballonet.memory import MIB
-from ballonet.process import find_program
 from bench.result import state
 
 SOURCE = Path("/usr/lib")

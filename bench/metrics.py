@@ -20,7 +20,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeVar
 
-from ballonet.config import SandboxConfig
 from ballonet.control.client import Client
 from ballonet.control.peers import AccessPolicy
 from ballonet.machine.build import build_vm
@@ -29,7 +28,8 @@ from ballonet.machine.services import Services
 from ballonet.metrics.collect import collect
 from ballonet.metrics.exposition import Exporter
 from ballonet.metrics.model import Snapshot
-from ballonet.sandbox import Sandbox, random_name
+from ballonet.sdk.sandbox import Sandbox, random_name
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.vm import Vm
 from bench.result import state
 from bench.simulated import simulated

@@ -15,12 +15,12 @@ import argparse
 import asyncio
 import time
 
-from ballonet.config import SandboxConfig
-from ballonet.errors import GuestError
+from ballonet.base.errors import GuestError
 from ballonet.guest.relay import AgentRelay
 from ballonet.guest.report import GuestReport
 from ballonet.machine.build import build_vm
 from ballonet.machine.guest_memory import STALL_US, WINDOW_US
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.balloon import Balloon
 from bench.result import state
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ballonet.config import SandboxConfig
+from ballonet.base.memory import mib_to_bytes
 from ballonet.control.client import Client
 from ballonet.control.server import ControlServer
 from ballonet.control.socketfile import bind_control_socket
@@ -20,7 +20,7 @@ from ballonet.guest.relay import AgentRelay
 from ballonet.machine.backend import MachineBackend
 from ballonet.machine.build import build_vm
 from ballonet.machine.guest_memory import GuestMemory
-from ballonet.memory import mib_to_bytes
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.vm import Vm
 from bench.result import state
 

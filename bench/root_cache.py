@@ -18,12 +18,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.config import SandboxConfig
+from ballonet.base.memory import MIB
+from ballonet.base.process import run
 from ballonet.guest.agent_client import AgentClient
 from ballonet.guest.bundle import prepare_guest
 from ballonet.machine.build import build_vm
-from ballonet.memory import MIB
-from ballonet.process import run
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm import vm as vm_module
 from ballonet.vmm.config import Machine, VmSpec
 from ballonet.vmm.engine import Engine

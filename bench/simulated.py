@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 
-from ballonet import lifecycle
-from ballonet.config import SandboxConfig
+from ballonet.base.paths import private_dir, state_dir_of
+from ballonet.base.process import spawn
 from ballonet.host.identity import ProcessId
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.record import State
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
-from ballonet.paths import private_dir, state_dir_of
-from ballonet.process import spawn
-from ballonet.registry.record import State
-from ballonet.registry.registry import Registry
+from ballonet.settings.config import SandboxConfig
 
 PROCESSES = 4
 

@@ -6,9 +6,9 @@ import argparse
 import asyncio
 import time
 
+from ballonet.base.memory import MIB
 from ballonet.host.proc import read_pss_bytes
-from ballonet.memory import MIB
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
 from bench.result import state
 from bench.root_cache import forget
 

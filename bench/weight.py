@@ -6,10 +6,10 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from ballonet.config import SandboxConfig
+from ballonet.base.memory import MIB
 from ballonet.host.proc import read_pss_bytes, read_resident
-from ballonet.memory import MIB
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings.config import SandboxConfig
 from bench.result import state
 
 

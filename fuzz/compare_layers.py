@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.unit.erofs_reader import Reader
 from tests.unit.oci import Layout, entry, layer, link
 
-from ballonet.errors import BallonetError
+from ballonet.base.errors import BallonetError
 from ballonet.images.store import ImageStore
 
 #: Mode and content (or target) by path.

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import atheris
 
 with atheris.instrument_imports():
-    from ballonet.errors import GuestChannelError
+    from ballonet.base.errors import GuestChannelError
     from ballonet.guest import messages
     from ballonet.guest.frames import FROM_GUEST, FROM_LOCAL_CLIENT, HEADER, Frame, FrameDecoder, FrameType
     from ballonet.guest.report import parse_report

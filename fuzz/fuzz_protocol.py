@@ -13,9 +13,9 @@ import sys
 import atheris
 
 with atheris.instrument_imports():
+    from ballonet.base.errors import ControlError
     from ballonet.control import calls, protocol
     from ballonet.control.wire import field_specs
-    from ballonet.errors import ControlError
 
 
 _NAMES = sorted({name for method in protocol.METHODS.values() for name in field_specs(method.params)})

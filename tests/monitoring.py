@@ -11,8 +11,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from ballonet.debian import fetch_package
-from ballonet.paths import cache_dir
+from ballonet.base.debian import fetch_package
+from ballonet.base.paths import cache_dir
 
 CONTRIB = Path(__file__).parents[1] / "contrib"
 RULES = CONTRIB / "prometheus/ballonet.rules.yml"

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from ballonet.base.memory import mib_to_bytes
 from ballonet.control.client import Client, send_plain
-from ballonet.memory import mib_to_bytes
-from ballonet.sandbox import Balloon, Sandbox
+from ballonet.sdk.sandbox import Balloon, Sandbox
 from tests.chaos.context import Context
 from tests.chaos.model import (
     ABSENT,

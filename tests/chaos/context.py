@@ -8,10 +8,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from ballonet import lifecycle
-from ballonet.errors import UnknownSandboxError
-from ballonet.registry.registry import Registry
-from ballonet.sandbox import Sandbox
+from ballonet.base.errors import UnknownSandboxError
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
+from ballonet.sdk.sandbox import Sandbox
 from tests.chaos import leftovers
 from tests.chaos.model import ABSENT, DEAD, RUNNING, Box, State, WrongError, show_states
 from tests.chaos.world import Done, World

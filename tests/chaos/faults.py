@@ -161,7 +161,7 @@ async def _settled(ctx: Context) -> None:
 async def kill_owner(ctx: Context) -> str:
     """A program's own sandbox goes away with the program."""
     code = (
-        "import time; from ballonet.sync import Sandbox\n"
+        "import time; from ballonet.sdk.sync import Sandbox\n"
         f"box = Sandbox.create({ctx.box.name!r}, memory=128); print('up', flush=True); time.sleep(1000)"
     )
     child = await asyncio.create_subprocess_exec(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 from ballonet.host.cgroup import find_hierarchy
 from ballonet.machine.hardcap import GROUP_PREFIX
 from tests.chaos.model import WrongError

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ballonet.errors import BallonetError
+from ballonet.base.errors import BallonetError
 from ballonet.guest.bundle import prepare_guest
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
 from tests.chaos import leftovers, sky
 from tests.chaos.actions import ACTIONS
 from tests.chaos.context import Context

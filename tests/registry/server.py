@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from ballonet.debian import fetch_package
-from ballonet.paths import cache_dir
+from ballonet.base.debian import fetch_package
+from ballonet.base.paths import cache_dir
 from tests.unit.oci import Layout
 
 _PACKAGE = "docker-registry"

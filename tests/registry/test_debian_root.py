@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from ballonet.errors import ProcessError
+from ballonet.base.errors import ProcessError
 from ballonet.images.debian_root import build_debian
 from ballonet.images.store import ImageStore
 from tests.unit.erofs_reader import Reader

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import ImageError, ImageFetchError, UnknownImageError
+from ballonet.base.errors import ImageError, ImageFetchError, UnknownImageError
 from ballonet.images.skopeo import Skopeo
 from ballonet.images.store import ImageStore
 from tests.registry.server import Registry, bad_registry, deaf_server

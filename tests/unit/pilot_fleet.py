@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from ballonet import lifecycle
-from ballonet.config import SandboxConfig
+from ballonet.base.paths import private_dir, state_dir_of
 from ballonet.control.backend import GuestMemory, GuestPressure, HostMemory, Stats
 from ballonet.host.identity import ProcessId
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
-from ballonet.paths import private_dir, state_dir_of
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
-from ballonet.registry.registry import Registry
+from ballonet.settings.config import SandboxConfig
 from tests.unit.fake_backend import FakeBackend, serving
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ballonet.errors import GuestBootError, GuestChannelError, GuestCommandError, GuestError
+from ballonet.base.errors import GuestBootError, GuestChannelError, GuestCommandError, GuestError
 from ballonet.guest.agent_client import AgentClient, ExitStatus, GuestProcess, GuestReport, TrimFlags
 from ballonet.guest.frames import HEADER, MAX_PROCESSES, MAX_TO_HOST_BYTES, WINDOW_BYTES, Frame, FrameType
 from ballonet.guest.messages import decode_number, encode_error, encode_number

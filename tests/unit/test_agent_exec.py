@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import GuestCommandError
+from ballonet.base.errors import GuestCommandError
 from ballonet.guest.agent_client import AgentClient, ExitStatus
 from ballonet.guest.frames import MAX_TO_GUEST_BYTES, Frame, FrameDecoder, FrameType
 from ballonet.guest.messages import Exec

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ballonet.errors import ConfigError, GuestFileError
+from ballonet.base.errors import ConfigError, GuestFileError
 from ballonet.guest.agent_client import AgentClient
 from ballonet.guest.files import GuestFiles
 from tests.unit.agent_program import DEADLINE_S, agent_client, built_agent, sanitized_agent, started_agent

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.errors import ConfigError, GuestChannelError, GuestCommandError
+from ballonet.base.errors import ConfigError, GuestChannelError, GuestCommandError
 from ballonet.guest import messages
 from ballonet.guest.frames import MAX_TO_HOST_BYTES, PROTOCOL_VERSION, Frame, FrameType
 from ballonet.guest.messages import Exec, FailedModule, Features, Ready

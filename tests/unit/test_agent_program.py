@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import GuestBootError, GuestChannelError, GuestCommandError, GuestError
+from ballonet.base.errors import GuestBootError, GuestChannelError, GuestCommandError, GuestError
 from ballonet.guest.agent_client import AgentClient, ExitStatus
 from ballonet.guest.frames import (
     FROM_HOST,

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from ballonet.errors import GuestChannelError, GuestCommandError
+from ballonet.base.errors import GuestChannelError, GuestCommandError
 from ballonet.guest.agent_client import AgentClient, ExitStatus
 from ballonet.guest.frames import (
     HEADER,

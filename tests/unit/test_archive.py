@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import ConfigError, GuestFileError, HostError
+from ballonet.base.errors import ConfigError, GuestFileError, HostError
 from ballonet.guest.archive import pack, unpack
 
 

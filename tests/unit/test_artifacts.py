@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 from ballonet.guest.artifacts import Artifact, Artifacts, Inputs, Product
 
 

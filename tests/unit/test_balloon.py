@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ballonet.errors import EngineError
-from ballonet.memory import mib_to_bytes
+from ballonet.base.errors import EngineError
+from ballonet.base.memory import mib_to_bytes
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.config import BalloonSpec, Machine
 from ballonet.vmm.convergence import Driver, State

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ballonet.errors import ConfigError, HostError
+from ballonet.base.errors import ConfigError, HostError
 from ballonet.guest.bundle import GuestBundle, find_busybox, guest_program, prepare_guest
 from tests.unit import images
 from tests.unit.test_cpio import entries

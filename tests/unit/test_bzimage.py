@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 from ballonet.guest import bzimage
 from tests.unit import images
 

@@ -49,7 +49,7 @@ def on_a_terminal(env: dict[str, str], *words: str) -> str:
 def test_colour_is_for_terminals_that_want_it(env: dict[str, str]) -> None:
     env = {**{name: value for name, value in env.items() if name != "NO_COLOR"}, "TERM": "xterm"}
     ballonet(env, "create", "--name", "box")
-    from ballonet.registry.registry import Registry
+    from ballonet.lifecycle.registry import Registry
 
     with Registry.open(Path(env["XDG_STATE_HOME"]) / "ballonet") as registry:
         registry.update("box", state="failed", end_detail="a guest's words \x1b[2J")

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from ballonet.base.errors import StreamError
 from ballonet.cli.main import COMMANDS
 from ballonet.cli.stdin_reader import read_stdin
 from ballonet.cli.stdout_writer import ByteWriter
-from ballonet.config import SandboxConfig
-from ballonet.errors import StreamError
-from ballonet.lifecycle import create, state_dir_of
+from ballonet.lifecycle.record import Command
+from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.sandboxes import create, state_dir_of
 from ballonet.machine.output_log import OutputLog
-from ballonet.registry.record import Command
-from ballonet.registry.registry import Registry
+from ballonet.settings.config import SandboxConfig
 
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]
 #: One call of each command that does its work, or says why not, without a VM; what each ends with.
@@ -468,7 +468,7 @@ def test_logs_follow_until_and_since(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["ballonet.errors", "ballonet.cli.text_streams", "ballonet.cli.ls", "ballonet.cli.parser"]
+    "module", ["ballonet.base.errors", "ballonet.cli.text_streams", "ballonet.cli.ls", "ballonet.cli.parser"]
 )
 def test_an_interrupt_while_we_are_read_is_no_traceback(home: Path, module: str) -> None:
     script = (

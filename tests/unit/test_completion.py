@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ballonet import lifecycle
 from ballonet.cli.main import COMMANDS
-from ballonet.config import SandboxConfig
 from ballonet.images.store import ImageStore
-from ballonet.registry.registry import Registry
-from ballonet.volumes import create as create_volume
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.volumes import create as create_volume
+from ballonet.settings.config import SandboxConfig
 from tests.unit.oci import Layout, entry, layer
 
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]

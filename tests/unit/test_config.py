@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from ballonet.builder import SandboxBuilder
-from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
+from ballonet.sdk.builder import SandboxBuilder
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 import ballonet.control
+from ballonet.base.errors import ControlError, ControlRefusedError
 from ballonet.control import calls
 from ballonet.control.backend import TrimRequest
 from ballonet.control.client import Client, SyncClient, send_plain
 from ballonet.control.connection import Limits
-from ballonet.errors import ControlError, ControlRefusedError
 from tests.unit.fake_backend import FakeBackend, serving
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ballonet.base.memory import MAX_MIB
 from ballonet.control import protocol
 from ballonet.control.backend import TrimRequest, clamp
 from ballonet.control.protocol import (
@@ -23,7 +24,6 @@ from ballonet.control.protocol import (
 )
 from ballonet.control.schema import SCHEMA_FILE, schema_text
 from ballonet.control.wire import field_specs
-from ballonet.memory import MAX_MIB
 from tests.unit.fake_backend import FakeBackend
 
 

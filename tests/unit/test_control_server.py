@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from ballonet.base.errors import BalloonError
 from ballonet.control.client import Client
 from ballonet.control.connection import Limits
 from ballonet.control.protocol import LINE_LIMIT
-from ballonet.errors import BalloonError
 from tests.unit.fake_backend import FakeBackend, serving
 
 FAKE = Path(__file__).with_name("fake_backend.py")

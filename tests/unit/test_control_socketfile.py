@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from ballonet.base.errors import BindError, BusyError, ConfigError
 from ballonet.control.socketfile import ControlSocket, bind_control_socket, check_socket_path
-from ballonet.errors import BindError, BusyError, ConfigError
 
 FAKE = Path(__file__).with_name("fake_backend.py")
 
@@ -323,7 +323,7 @@ def test_many_that_race_for_one_path_leave_one_winner(tmp_path: Path) -> None:
     path = tmp_path / "s"
     leave_stale_socket(path)
     script = (
-        "import sys; from ballonet.control.socketfile import *; from ballonet.errors import BusyError\n"
+        "import sys; from ballonet.control.socketfile import *; from ballonet.base.errors import BusyError\n"
         "sys.stdin.readline()\n"
         "try: held = bind_control_socket(sys.argv[1]); print('won', flush=True)\n"
         "except BusyError: print('busy', flush=True)\n"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.memory import mib_to_bytes
+from ballonet.base.memory import mib_to_bytes
 from ballonet.vmm.builder import default_floor_mib
 from ballonet.vmm.config import BalloonSpec
 from ballonet.vmm.convergence import STALL_WINDOW_S, Convergence, Driver, State

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ballonet.base.errors import ConfigError
 from ballonet.cli.cp import Place, _place_here, _Source, _split, place
-from ballonet.errors import ConfigError
 from ballonet.guest.files import last_part
 
 FILE = _Source("dir/file", "file", False)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
 from ballonet.guest.cpio import MAX_NAME_BYTES, Archive
 
 

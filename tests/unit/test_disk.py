@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
+from ballonet.base.memory import MIB, mib_to_bytes
 from ballonet.machine.disk import obtain_disk
-from ballonet.memory import MIB, mib_to_bytes
 
 
 def test_a_disk_is_sparse_private_and_a_sound_file_system(tmp_path: Path) -> None:

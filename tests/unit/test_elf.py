@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 from ballonet.guest.elf import PT_INTERP, PT_NOTE, Elf
 from tests.unit import images
 

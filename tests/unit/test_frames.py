@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.errors import GuestChannelError
+from ballonet.base.errors import GuestChannelError
 from ballonet.guest.frames import (
     FROM_GUEST,
     FROM_LOCAL_CLIENT,

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.memory import mib_to_bytes as mib
+from ballonet.base.memory import mib_to_bytes as mib
 from ballonet.vmm.config import BalloonSpec
 from ballonet.vmm.convergence import GUARD_PATIENCE_S, RETRY_FIRST_S, Convergence, Driver, State
 from ballonet.vmm.guard import GuestReading, default_guard_mib, permit

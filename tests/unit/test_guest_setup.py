@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.config import SandboxConfig
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 from ballonet.machine.guest_setup import needed_modules, root_kind, setup_steps
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Net, Tmpfs, Volume
 
 PLAIN = SandboxConfig(name="box")

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from ballonet.base.errors import BallonetError, HostError, ProcessError, missing_module, os_hint
+from ballonet.base.paths import private_dir, replace_file
+from ballonet.base.process import find_program, run
 from ballonet.cli.main import main
-from ballonet.errors import BallonetError, HostError, ProcessError, missing_module, os_hint
 from ballonet.guest import bzimage
 from ballonet.guest.modules import read_module
 from ballonet.host.virtiofsd import find_virtiofsd
 from ballonet.machine.disk import obtain_disk
 from ballonet.machine.ports import check_ports_free
 from ballonet.machine.shares import serve_volume
-from ballonet.paths import private_dir, replace_file
-from ballonet.process import find_program, run
 from ballonet.vmm.attach import Port, Volume
 from ballonet.vmm.engine import find_engine
 from tests.unit import images

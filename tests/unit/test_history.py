@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 from ballonet.metrics.history import (
     FIELDS,
     HISTORY_FILE,

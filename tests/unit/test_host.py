@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 from ballonet.host.cgroup import Hierarchy, find_hierarchy, open_group
 from ballonet.host.proc import read_pss_bytes, read_resident
 from ballonet.host.scope import enter_scope, scope_request

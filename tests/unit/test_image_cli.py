@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.images.debian_root import _sources
-from ballonet.registry.registry import Registry
+from ballonet.lifecycle.registry import Registry
 from tests.unit.oci import Layout, entry, layer
 from tests.unit.terminal import screen_after
 

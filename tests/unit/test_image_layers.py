@@ -15,12 +15,12 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings, strategies
 
-from ballonet.errors import HostError, ImageError
+from ballonet.base.errors import HostError, ImageError
+from ballonet.base.memory import MIB
 from ballonet.images import limits
 from ballonet.images.flatten import plan_layers, write_layers
 from ballonet.images.layers import Layer, check_digest
 from ballonet.images.limits import Limits
-from ballonet.memory import MIB
 from tests.unit.erofs_reader import Found, Reader
 from tests.unit.oci import device, digest, entry, layer, link
 

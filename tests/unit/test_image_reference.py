@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ballonet.errors import ConfigError, ImageError
+from ballonet.base.errors import ConfigError, ImageError
 from ballonet.images.image import ImageConfig
 from ballonet.images.manifest import parse_configuration, parse_index, parse_manifest
 from ballonet.images.reference import is_loopback, parse_reference

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ballonet.errors import ConfigError, HostError, ImageError, ImageInUseError, UnknownImageError
+from ballonet.base.errors import ConfigError, HostError, ImageError, ImageInUseError, UnknownImageError
 from ballonet.images.archive import find_archive, names_in
 from ballonet.images.limits import Limits
 from ballonet.images.store import ImageStore

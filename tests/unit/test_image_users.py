@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
 from ballonet.images.users import check_user
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError
-from ballonet.imaged import Prepared, inherited_settings, prepare, shown_settings
+from ballonet.base.errors import ConfigError
 from ballonet.images.image import Image, ImageConfig, signal_number
-from ballonet.registry.record import Command, Defaults, Record
+from ballonet.lifecycle.image_settings import Prepared, inherited_settings, prepare, shown_settings
+from ballonet.lifecycle.record import Command, Defaults, Record
+from ballonet.settings.config import SandboxConfig
 
 CONFIG = SandboxConfig(name="box")
 

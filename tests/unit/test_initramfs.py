@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 from ballonet.guest.initramfs import (
     DEFAULT_MODULES,
     build_initramfs,

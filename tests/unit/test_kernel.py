@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 from ballonet.guest.kernel import Kernel, find_kernel, unpacked_kernel, version_key
 from tests.unit import images
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from ballonet import lifecycle, strays
-from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError, NameInUseError, NotRunningError, StillRunningError
+from ballonet.base.errors import ConfigError, NameInUseError, NotRunningError, StillRunningError
+from ballonet.base.paths import private_dir
 from ballonet.host.identity import ProcessId
+from ballonet.lifecycle import prune as strays
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.modify import apply_plan, plan_changes
+from ballonet.lifecycle.record import Command, Record, State
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import EndNote, MachineNote
-from ballonet.modify import apply_plan, plan_changes
-from ballonet.paths import private_dir
-from ballonet.registry.record import Command, Record, State
-from ballonet.registry.registry import Registry
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Tmpfs
 
 DEAD = ProcessId(1, 1, "an earlier boot")

@@ -13,18 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from ballonet import lifecycle, strays
-from ballonet.config import SandboxConfig
-from ballonet.errors import HostError, NameInUseError
+from ballonet.base.errors import HostError, NameInUseError
+from ballonet.base.paths import private_dir, state_dir_of
 from ballonet.host.identity import ProcessId
-from ballonet.liveness import helpers, left_over, living
+from ballonet.lifecycle import prune as strays
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.liveness import helpers, left_over, living
+from ballonet.lifecycle.record import State
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine import place as place_module
 from ballonet.machine.notes import END_NOTE, MACHINE_NOTE, MachineNote
 from ballonet.machine.place import claim_place, sweep_place
 from ballonet.machine.run_options import RUN_VARIABLE
-from ballonet.paths import private_dir, state_dir_of
-from ballonet.registry.record import State
-from ballonet.registry.registry import Registry
+from ballonet.settings.config import SandboxConfig
 
 DEAD = ProcessId(1, 1, "an earlier boot")
 

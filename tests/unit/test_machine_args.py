@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError
-from ballonet.machine.args import parse_config, parse_flags, render_flags
+from ballonet.base.errors import ConfigError
+from ballonet.settings.config import SandboxConfig
+from ballonet.settings.flags import parse_config, parse_flags, render_flags
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine, VmConfig
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ballonet.errors import ConfigError
-from ballonet.memory import MAX_MIB, bytes_to_mib, mib_to_bytes, mib_to_pages, parse_size
+from ballonet.base.errors import ConfigError
+from ballonet.base.memory import MAX_MIB, bytes_to_mib, mib_to_bytes, mib_to_pages, parse_size
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,15 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ballonet import lifecycle
+from ballonet.base.errors import ConfigError, HostError
+from ballonet.base.paths import private_dir, state_dir_of
 from ballonet.cli.metrics import parse_address
 from ballonet.cli.plot import in_force
-from ballonet.config import SandboxConfig
 from ballonet.control.backend import EarlierTotals, GuestMemory, GuestPressure, HostMemory, Stats
-from ballonet.errors import ConfigError, HostError
 from ballonet.host.identity import ProcessId
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.record import State
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
 from ballonet.metrics.collect import collect, history_path
 from ballonet.metrics.drawing import draw
@@ -26,9 +28,7 @@ from ballonet.metrics.exposition import Counters, Exporter
 from ballonet.metrics.history import HistoryWriter
 from ballonet.metrics.model import STALE_S, HostSample, SandboxSample, Snapshot, sample_of
 from ballonet.metrics.table import COLUMNS, host_row, row, write_csv
-from ballonet.paths import private_dir, state_dir_of
-from ballonet.registry.record import State
-from ballonet.registry.registry import Registry
+from ballonet.settings.config import SandboxConfig
 
 HOST = HostSample(at=1, total=1000, available=500, committed=1500, promised=800, held=300)
 SAMPLE = SandboxSample(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ballonet.base.memory import MIB
 from ballonet.machine.sampler import BUSY_BYTES, BUSY_SHARE, HEARTBEAT_S, PRESSURE_US, Pace
-from ballonet.memory import MIB
 from ballonet.metrics.collect import DEADLINE_S, GUEST_AGE_S, OVERALL_S
 from ballonet.metrics.figures import HOST_FIGURES, SANDBOX_FIGURES, Figure
 from ballonet.metrics.history import FIELDS, SLOT_BYTES, SLOTS, STATES

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 from ballonet.guest.modules import ModuleTree, read_module
 from tests.unit import images
 

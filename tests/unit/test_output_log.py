@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ballonet.base.errors import ConfigError
 from ballonet.cli.log_reader import LogReader, last_line_offset
 from ballonet.cli.logs import parse_since, parse_tail
-from ballonet.errors import ConfigError
 from ballonet.machine.output_log import (
     FILE_NAME,
     MAX_PART_BYTES,

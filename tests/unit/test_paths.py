@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ballonet import paths
-from ballonet.errors import ConfigError, HostError
+from ballonet.base import paths
+from ballonet.base.errors import ConfigError, HostError
 
 
 def mode_of(path: Path) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ballonet.base.errors import PilotBusyError
 from ballonet.cli.main import main
-from ballonet.errors import PilotBusyError
 from ballonet.pilot import claim
 from ballonet.pilot.journal import Journal, read_decisions
 from ballonet.pilot.unit import render_unit

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from ballonet import lifecycle
-from ballonet.config import SandboxConfig
-from ballonet.errors import AdmissionError
+from ballonet.base.errors import AdmissionError
 from ballonet.host.identity import ProcessId
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.record import Record
+from ballonet.lifecycle.registry import Registry
 from ballonet.pilot import claim
 from ballonet.pilot.gate import FRESH_S, admitted
 from ballonet.pilot.model import HostView, SandboxView
-from ballonet.registry.record import Record
-from ballonet.registry.registry import Registry
+from ballonet.settings.config import SandboxConfig
 from tests.unit.pilot_fleet import own_directories
 
 BUSY = SandboxView(

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import StreamError
+from ballonet.base.errors import StreamError
+from ballonet.lifecycle.record import State
+from ballonet.lifecycle.registry import Registry
 from ballonet.pilot import claim, fleet
 from ballonet.pilot.journal import read_decisions
 from ballonet.pilot.loop import Pilot, Settings, Tick
 from ballonet.pilot.model import promisable_mib
-from ballonet.registry.record import State
-from ballonet.registry.registry import Registry
 from tests.unit.pilot_fleet import Fixed, Guest, own_directories, running
 
 

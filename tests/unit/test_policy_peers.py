@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
 from ballonet.pilot.checks import check_decision
 from ballonet.pilot.model import Decision, HostView, Policy, SandboxView
 from ballonet.pilot.policies.catalog import POLICIES, make_policy

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from ballonet.errors import BindError
+from ballonet.base.errors import BindError
 from ballonet.machine.ports import check_ports_free, chosen_ports
 from ballonet.vmm.attach import Port
 

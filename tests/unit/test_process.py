@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import HostError, ProcessError
-from ballonet.process import find_program, run, show_command, spawn, wait_exit
+from ballonet.base.errors import HostError, ProcessError
+from ballonet.base.process import find_program, run, show_command, spawn, wait_exit
 
 
 def test_a_program_is_found_and_a_missing_one_comes_with_its_hint(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ async def test_an_exit_is_noticed_with_its_status_or_signal() -> None:
 
 def test_a_child_that_is_to_die_with_its_parent_does() -> None:
     program = (
-        "import os, signal; from ballonet.process import spawn\n"
+        "import os, signal; from ballonet.base.process import spawn\n"
         "child = spawn(['sleep', '1000'], die_with_parent=True); print(child.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

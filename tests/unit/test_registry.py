@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import NameInUseError, RegistryError, UnknownSandboxError
+from ballonet.base.errors import NameInUseError, RegistryError, UnknownSandboxError
 from ballonet.host.identity import ProcessId
-from ballonet.registry import schema
-from ballonet.registry.record import Command, Defaults, Record, State
-from ballonet.registry.registry import FILE_NAME, Registry
+from ballonet.lifecycle import schema as schema
+from ballonet.lifecycle.record import Command, Defaults, Record, State
+from ballonet.lifecycle.registry import FILE_NAME, Registry
 
 COMMAND = Command(("sh", "-c", "echo '\u00fc\n'"), {"A": "1"}, "/tmp", "1:2")
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from ballonet import sync
-from ballonet.balloon_handle import BalloonHandle
-from ballonet.builder import SandboxBuilder
-from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError, SandboxClosedError
+from ballonet.base.errors import ConfigError, SandboxClosedError
 from ballonet.guest.files import GuestFiles
 from ballonet.guest.guest_process import GuestProcess
-from ballonet.machine.args import render_flags
-from ballonet.modify import plan_changes
-from ballonet.registry.record import Record
-from ballonet.sandbox import Balloon, Sandbox
-from ballonet.timeouts import Timeout
+from ballonet.lifecycle.modify import plan_changes
+from ballonet.lifecycle.record import Record
+from ballonet.sdk import sync
+from ballonet.sdk.balloon import BalloonHandle
+from ballonet.sdk.builder import SandboxBuilder
+from ballonet.sdk.sandbox import Balloon, Sandbox
+from ballonet.sdk.timeouts import Timeout
+from ballonet.settings.config import SandboxConfig
+from ballonet.settings.flags import render_flags
 from ballonet.vmm.attach import Port, Tmpfs, Volume
 
 RECORD = Record(name="box", created_at=1.0, flags=tuple(render_flags(SandboxConfig(name="box"))))

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.connections import PerLoop
-from ballonet.errors import EventLoopError
-from ballonet.forked import keep_from_children
-from ballonet.paths import exclusive, exclusive_if_free
-from ballonet.sync_loop import LOOP, Loop
+from ballonet.base.errors import EventLoopError
+from ballonet.base.forked import keep_from_children
+from ballonet.base.paths import exclusive, exclusive_if_free
+from ballonet.sdk.connections import PerLoop
+from ballonet.sdk.sync_loop import LOOP, Loop
 
 #: What a program says at its end must be this and nothing else: no warnings, no traceback.
 _PYTHON = [sys.executable, "-X", "dev", "-W", "error", "-c"]
@@ -59,7 +59,7 @@ def test_an_error_is_raised_where_the_call_was_made() -> None:
 
 _FORK = """
 import os, threading
-from ballonet.sync_loop import LOOP
+from ballonet.sdk.sync_loop import LOOP
 async def echo(value): return value
 LOOP.run(echo(1))
 LOOP._lock.acquire()  # another thread had it
@@ -121,7 +121,7 @@ def test_a_lock_is_free_after_its_block_although_a_forked_child_lives(tmp_path: 
 
 _INTERRUPTED = """
 import asyncio, os, signal, sys
-from ballonet.sync_loop import LOOP
+from ballonet.sdk.sync_loop import LOOP
 undone = []
 async def long():
     try:
@@ -146,7 +146,7 @@ def test_an_interrupted_call_is_undone_and_the_next_one_works() -> None:
 
 _INTERRUPTED_AT_ONCE = """
 import asyncio, concurrent.futures, os, signal
-from ballonet import sync_loop
+from ballonet.sdk import sync_loop
 began = []
 async def long():
     began.append(True)
@@ -179,7 +179,7 @@ def test_a_call_interrupted_before_it_began_is_not_waited_for() -> None:
 
 _ENDING = """
 import asyncio, threading
-from ballonet.sync_loop import LOOP
+from ballonet.sdk.sync_loop import LOOP
 async def long():
     begun.set()
     await asyncio.sleep(1000)

@@ -6,13 +6,13 @@ from dataclasses import fields
 
 import pytest
 
-from ballonet.builder import SandboxBuilder
+from ballonet.base.errors import ConfigError, SettingError
+from ballonet.base.memory import parse_size
 from ballonet.cli.main import build_parser
 from ballonet.cli.parser import all_actions
-from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError, SettingError
-from ballonet.memory import parse_size
-from ballonet.settings import OPTIONS, SETTINGS
+from ballonet.sdk.builder import SandboxBuilder
+from ballonet.settings.config import SandboxConfig
+from ballonet.settings.names import OPTIONS, SETTINGS
 
 
 def test_every_field_has_its_names_and_every_option_exists() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import ConfigError
-from ballonet.memory import MIB
+from ballonet.base.errors import ConfigError
+from ballonet.base.memory import MIB
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
 from ballonet.pilot.policies.ballonet import Ballonet
 from ballonet.pilot.policies.catalog import POLICIES

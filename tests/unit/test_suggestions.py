@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet import lifecycle
+from ballonet.base.suggest import close_to, did_you_mean
 from ballonet.cli.help import GROUPS
 from ballonet.cli.main import COMMANDS, main
-from ballonet.config import SandboxConfig
 from ballonet.images.store import ImageStore
-from ballonet.registry.registry import Registry
-from ballonet.suggest import close_to, did_you_mean
-from ballonet.volumes import create as create_volume
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.volumes import create as create_volume
+from ballonet.settings.config import SandboxConfig
 from tests.unit.oci import Layout, entry, layer
 
 

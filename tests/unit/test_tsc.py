@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 from ballonet.host.tsc import host_tsc_khz
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.errors import ConfigError, EngineMissingError
-from ballonet.memory import mib_to_bytes
+from ballonet.base.errors import ConfigError, EngineMissingError
+from ballonet.base.memory import mib_to_bytes
 from ballonet.vmm.accel import choose_accel, read_cpu_flags
 from ballonet.vmm.builder import VmBuilder
 from ballonet.vmm.config import Accel, Machine

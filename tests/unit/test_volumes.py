@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from ballonet import lifecycle, volumes
-from ballonet.builder import SandboxBuilder
-from ballonet.errors import ConfigError, HostError, UnknownVolumeError, VolumeInUseError
+from ballonet.base.errors import ConfigError, HostError, UnknownVolumeError, VolumeInUseError
 from ballonet.host.virtiofsd import Virtiofsd, find_virtiofsd
-from ballonet.registry.registry import Registry
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle import volumes
+from ballonet.lifecycle.registry import Registry
+from ballonet.sdk.builder import SandboxBuilder
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from ballonet.config import SandboxConfig
+from ballonet.base.errors import UnknownImageError
+from ballonet.base.paths import cache_dir, exclusive
 from ballonet.control.client import Client
-from ballonet.errors import UnknownImageError
 from ballonet.guest.bundle import GuestBundle, prepare_guest
 from ballonet.images.store import ImageStore
-from ballonet.paths import cache_dir, exclusive
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings.config import SandboxConfig
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from ballonet.config import SandboxConfig
+from ballonet.base.memory import mib_to_pages
 from ballonet.control.client import Client, send_plain
 from ballonet.guest.bundle import GuestBundle, prepare_guest
 from ballonet.guest.relay import AgentRelay
 from ballonet.machine.build import build_vm
-from ballonet.memory import mib_to_pages
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.convergence import Driver, State
 
 WAIT_S = 120

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import ballonet
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
 
 #: In a leaf that has another process, too: the memory controller cannot be given to children there (EBUSY).
 _SCRIPT = """

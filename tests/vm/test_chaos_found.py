@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.control.client import Client
-from ballonet.sandbox import Balloon, Sandbox
+from ballonet.sdk.sandbox import Balloon, Sandbox
 
 CLI = (sys.executable, "-P", "-m", "ballonet")
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from ballonet.guest.bundle import GuestBundle
-from ballonet.registry.registry import Registry
-from ballonet.sandbox import Sandbox
+from ballonet.lifecycle.registry import Registry
+from ballonet.sdk.sandbox import Sandbox
 from tests.vm.processes import wait_until
 from tests.vm.terminal import terminal
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.errors import ConfigError, GuestFileError
-from ballonet.sandbox import Sandbox
+from ballonet.base.errors import ConfigError, GuestFileError
+from ballonet.sdk.sandbox import Sandbox
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from ballonet.config import SandboxConfig
-from ballonet.errors import GuestCommandError
+from ballonet.base.errors import GuestCommandError
 from ballonet.guest.bundle import GuestBundle, find_busybox
 from ballonet.guest.messages import ExitStatus
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings.config import SandboxConfig
 from tests.unit import oci
 
 Call = Callable[..., subprocess.CompletedProcess[str]]

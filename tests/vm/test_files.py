@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from ballonet.errors import GuestFileError
-from ballonet.sandbox import Sandbox
+from ballonet.base.errors import GuestFileError
+from ballonet.sdk.sandbox import Sandbox
 from tests.unit import oci
 
 Call = Callable[..., subprocess.CompletedProcess[str]]

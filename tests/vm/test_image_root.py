@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from ballonet import lifecycle
-from ballonet.config import SandboxConfig
-from ballonet.errors import EngineError, GuestBootError, GuestCommandError, HostError
+from ballonet.base.errors import EngineError, GuestBootError, GuestCommandError, HostError
+from ballonet.base.memory import MIB
 from ballonet.guest.bundle import find_busybox
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.build import build_vm
-from ballonet.memory import MIB
-from ballonet.registry.registry import Registry
-from ballonet.sandbox import Balloon, Sandbox
+from ballonet.sdk.sandbox import Balloon, Sandbox
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Port, Tmpfs
 from ballonet.vmm.config import Machine
 from tests.unit import oci

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from ballonet import lifecycle
-from ballonet.errors import ConfigError, NameInUseError, NotRunningError
-from ballonet.registry.registry import Registry
-from ballonet.sandbox import Balloon, Sandbox
-from ballonet.sync import Sandbox as SyncSandbox
+from ballonet.base.errors import ConfigError, NameInUseError, NotRunningError
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
+from ballonet.sdk.sandbox import Balloon, Sandbox
+from ballonet.sdk.sync import Sandbox as SyncSandbox
 from tests.vm.processes import alive, descendants, wait_until
 
 
@@ -261,7 +261,7 @@ async def test_ten_created_used_and_removed_at_once_leave_nothing(run_directory:
 
 async def test_an_owned_sandbox_dies_with_its_program_even_by_sigkill(run_directory: Path) -> None:
     code = (
-        "import time; from ballonet.sync import Sandbox\n"
+        "import time; from ballonet.sdk.sync import Sandbox\n"
         "box = Sandbox.create('owned', memory=128); print(box._inner.pid, flush=True); time.sleep(600)"
     )
     program = subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, text=True)
@@ -276,7 +276,7 @@ async def test_an_owned_sandbox_dies_with_its_program_even_by_sigkill(run_direct
 
 
 async def test_a_detached_sandbox_outlives_its_program(run_directory: Path) -> None:
-    code = "from ballonet.sync import Sandbox; Sandbox.create('stays', memory=128, detached=True).close()"
+    code = "from ballonet.sdk.sync import Sandbox; Sandbox.create('stays', memory=128, detached=True).close()"
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=100)
     async with await Sandbox.get("stays") as box:
         assert (await box.shell("echo still here")).stdout == b"still here\n"

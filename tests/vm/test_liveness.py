@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from ballonet.base.paths import state_dir_of
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MACHINE_NOTE
-from ballonet.paths import state_dir_of
-from ballonet.registry.registry import Registry
 from tests.vm.processes import alive, wait_until
 
 
@@ -104,7 +104,7 @@ def test_a_look_with_another_run_directory_harms_nothing(host: Host) -> None:
 
 def test_an_owned_sandbox_is_not_disowned_by_a_look_from_elsewhere(host: Host) -> None:
     code = (
-        "import sys; from ballonet.sync import Sandbox\n"
+        "import sys; from ballonet.sdk.sync import Sandbox\n"
         "with Sandbox.create('owned', memory='160M') as box:\n"
         "    print('up', flush=True); sys.stdin.readline()\n"
         "    print(box.exec(['echo', 'still']).stdout.decode().strip(), flush=True)\n"
@@ -265,7 +265,7 @@ def test_what_is_in_the_way_of_a_socket_is_gone_around(host: Host) -> None:
 def test_an_owned_sandbox_whose_object_was_dropped_goes_on_quietly(host: Host) -> None:
     """And connections that nobody holds are closed without a word of asyncio's."""
     code = (
-        "import gc; from ballonet.sync import Sandbox\n"
+        "import gc; from ballonet.sdk.sync import Sandbox\n"
         "Sandbox.create('owned', memory='160M'); gc.collect()\n"
         "command = Sandbox.get('owned').exec_stream(['sh', '-c', 'read line; echo $line'], stdin=True)\n"
         "for _ in range(3):\n"

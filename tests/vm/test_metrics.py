@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
+from ballonet.base.memory import KIB, MIB
 from ballonet.control.client import Client
 from ballonet.guest.bundle import GuestBundle
-from ballonet.memory import KIB, MIB
 from ballonet.metrics.collect import collect, history_path
 from ballonet.metrics.figures import SANDBOX_FIGURES
 from ballonet.metrics.history import read_history
 from ballonet.metrics.model import TOTALS, SandboxSample
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
 from tests.monitoring import RULES, ask, dashboard_queries, documented_queries, prometheus_program
 from tests.vm.processes import wait_until
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from ballonet.errors import BindError
-from ballonet.registry.registry import Registry
-from ballonet.sandbox import Sandbox
+from ballonet.base.errors import BindError
+from ballonet.lifecycle.registry import Registry
+from ballonet.sdk.sandbox import Sandbox
 from ballonet.vmm.attach import Port
 
 Call = Callable[..., subprocess.CompletedProcess[str]]

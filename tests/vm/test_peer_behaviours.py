@@ -12,12 +12,12 @@ import socket
 import sys
 from pathlib import Path
 
-from ballonet.config import SandboxConfig
 from ballonet.control.client import Client
 from ballonet.guest.bundle import GuestBundle
 from ballonet.guest.relay import AgentRelay
 from ballonet.machine.build import build_vm
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.convergence import State
 from tests.vm.test_balloon import WAIT_S, meminfo_mib, touch
 

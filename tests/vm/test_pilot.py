@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest_asyncio
 
-from ballonet.config import SandboxConfig
 from ballonet.control.client import Client
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings.config import SandboxConfig
 from tests.vm.test_balloon import WAIT_S, touch
 
 CEILING_MIB = 768

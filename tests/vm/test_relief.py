@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.config import SandboxConfig
+from ballonet.base.errors import GuestError, HostError
 from ballonet.control.client import Client
-from ballonet.errors import GuestError, HostError
 from ballonet.host.cgroup import Hierarchy, find_hierarchy
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings.config import SandboxConfig
 from tests.vm.test_balloon import WAIT_S, touch
 
 #: Shell words for the guest: tell the balloon's driver to let go, and to take the device again.

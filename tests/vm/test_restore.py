@@ -6,12 +6,12 @@ import asyncio
 import socket
 from pathlib import Path
 
-from ballonet.config import SandboxConfig
+from ballonet.base.process import spawn, wait_exit
 from ballonet.guest.bundle import GuestBundle
 from ballonet.guest.relay import AgentRelay
 from ballonet.host.proc import read_resident
 from ballonet.machine.build import build_vm
-from ballonet.process import spawn, wait_exit
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.qemu_args import EngineFds, render_command
 from ballonet.vmm.qmp import Qmp

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.guest.bundle import GuestBundle
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
 from tests.vm.processes import alive, children, descendants, wait_until
 
 Call = Callable[..., subprocess.CompletedProcess[str]]

@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from ballonet.errors import (
+from ballonet.base.errors import (
     CommandTimeoutError,
     EventLoopError,
     GuestChannelError,
     NotRunningError,
     SandboxClosedError,
 )
-from ballonet.registry.registry import Registry
-from ballonet.sandbox import Sandbox
-from ballonet.sync import Sandbox as SyncSandbox
+from ballonet.lifecycle.registry import Registry
+from ballonet.sdk.sandbox import Sandbox
+from ballonet.sdk.sync import Sandbox as SyncSandbox
 from tests.vm.processes import alive, wait_until
 
 
@@ -248,8 +248,8 @@ async def test_both_outputs_as_they_come(sandbox: Sandbox) -> None:
 
 _FORK = """
 import multiprocessing, os, sys
-from ballonet.errors import BallonetError
-from ballonet.sync import Sandbox
+from ballonet.base.errors import BallonetError
+from ballonet.sdk.sync import Sandbox
 
 def work(number):
     return box.exec(["echo", str(number)]).stdout.decode().strip() + str(Sandbox.get("forks").balloon.get().ceiling_mib)
@@ -292,7 +292,7 @@ def test_forked_children_use_the_parents_sandbox_and_leave_it_running(
 
 _OWNER = """
 import os, signal, sys
-from ballonet.sync import Sandbox
+from ballonet.sdk.sync import Sandbox
 box = Sandbox.create("owner", memory=128)
 held = box.exec_stream(["sleep", "1000"])
 child = os.fork()
@@ -325,8 +325,8 @@ def test_an_owned_sandbox_ends_with_its_program_although_a_forked_child_lives(
 
 _ASYNC_FORK = """
 import asyncio, os
-from ballonet.errors import BallonetError
-from ballonet.sandbox import Sandbox
+from ballonet.base.errors import BallonetError
+from ballonet.sdk.sandbox import Sandbox
 
 async def child(box, held):
     try:
@@ -374,7 +374,7 @@ async def test_another_loop_has_connections_of_its_own(sandbox: Sandbox) -> None
 
 _ENDS = """
 import sys, threading
-from ballonet.sync import Sandbox
+from ballonet.sdk.sync import Sandbox
 box = Sandbox.create("ends", memory=128)
 held = box.exec_stream(["sleep", "1000"])
 watch = box.balloon.watch()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ballonet import lifecycle
+from ballonet.base.memory import MIB
 from ballonet.cli.main import main
-from ballonet.config import SandboxConfig
 from ballonet.control.client import Client
-from ballonet.memory import MIB
-from ballonet.registry.registry import Registry
-from ballonet.sandbox import Balloon, Sandbox
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
+from ballonet.sdk.sandbox import Balloon, Sandbox
+from ballonet.settings.config import SandboxConfig
 from tests.unit.test_completion import offered
 
 

@@ -9,9 +9,9 @@ import subprocess
 
 import pytest
 
+from ballonet.base.memory import MIB
 from ballonet.control.client import Client
-from ballonet.memory import MIB
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
 from tests.vm.terminal import TOP, Terminal, terminal
 
 

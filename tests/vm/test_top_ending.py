@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
 from tests.vm.processes import alive
 from tests.vm.terminal import TOP, Terminal, terminal
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from ballonet import volumes
-from ballonet.errors import HostError, VolumeInUseError
-from ballonet.registry.registry import Registry
-from ballonet.sandbox import Sandbox
+from ballonet.base.errors import HostError, VolumeInUseError
+from ballonet.lifecycle import volumes
+from ballonet.lifecycle.registry import Registry
+from ballonet.sdk.sandbox import Sandbox
 from tests.vm.processes import alive, descendants, guest_ram_mib, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="Debian 12's virtiofsd needs root")

@@ -17,14 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.errors import ConfigError, StreamError
 from ballonet.cli.stdin_reader import check_stdin, read_stdin
 from ballonet.cli.stdout_writer import write_stdout
-from ballonet.errors import ConfigError, StreamError
 
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import AgentClient, GuestProcess
-    from ballonet.imaged import Settings
-    from ballonet.timeouts import Timeout
+    from ballonet.lifecycle.image_settings import Settings
+    from ballonet.sdk.timeouts import Timeout
 
 #: How long the command may take to end after a signal was passed on to it (seconds).
 SIGNAL_GRACE_S = 10.0
@@ -122,7 +122,7 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
     :raises CommandTimeoutError: it was killed at its ``--timeout``.
     :raises GuestError: the guest was lost first.
     """
-    from ballonet.timeouts import start_within
+    from ballonet.sdk.timeouts import start_within
 
     env = dict(joined.settings.env)
     if joined.terminal:

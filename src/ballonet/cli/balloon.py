@@ -8,16 +8,16 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from ballonet import lifecycle
+from ballonet.base.errors import ConfigError
+from ballonet.base.memory import parse_size
+from ballonet.base.paths import sandbox_dir_path
 from ballonet.cli.balloon_stats import describe_stats
 from ballonet.cli.output import print_facts, print_json, print_json_line, show_seconds
 from ballonet.control.backend import BalloonSnapshot, TrimRequest
 from ballonet.control.client import Client, SyncClient
-from ballonet.errors import ConfigError
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import CONTROL_SOCKET
-from ballonet.memory import parse_size
-from ballonet.paths import sandbox_dir_path
-from ballonet.registry.registry import Registry
 
 #: The target was set but the guest did not get there (``set --wait``).
 EXIT_NOT_APPLIED = 3

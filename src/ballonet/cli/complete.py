@@ -60,8 +60,8 @@ def _sandboxes(*, running: bool | None = None) -> Completer:
     """Names of sandboxes that are not on the line yet; those that run, or do not, or all."""
 
     def names(parsed_args: argparse.Namespace, **known: object) -> list[str]:
-        from ballonet import lifecycle
-        from ballonet.registry.registry import Registry
+        from ballonet.lifecycle import sandboxes as lifecycle
+        from ballonet.lifecycle.registry import Registry
 
         given = getattr(parsed_args, "names", None) or ()
         with Registry.open() as registry:
@@ -90,8 +90,8 @@ def _image_or_archive(prefix: str, **known: object) -> Iterator[str]:
 
 
 def _volumes(**known: object) -> list[str]:
-    from ballonet.registry.registry import Registry
-    from ballonet.volumes import list_volumes
+    from ballonet.lifecycle.registry import Registry
+    from ballonet.lifecycle.volumes import list_volumes
 
     with Registry.open() as registry:
         return [volume.name for volume in list_volumes(registry)]

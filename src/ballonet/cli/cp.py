@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.errors import ConfigError, HostError
 from ballonet.cli.stdin_reader import check_stdin, read_stdin
 from ballonet.cli.stdout_writer import write_stdout
-from ballonet.config import check_name
-from ballonet.errors import ConfigError, HostError
-from ballonet.sandbox import Sandbox
+from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings.config import check_name
 
 _PIECE_BYTES = 64 << 10
 

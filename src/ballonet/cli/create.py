@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ballonet import lifecycle
-    from ballonet.registry.registry import Registry
-    from ballonet.sandbox import random_name
+    from ballonet.lifecycle import sandboxes as lifecycle
+    from ballonet.lifecycle.registry import Registry
+    from ballonet.sdk.sandbox import random_name
 
     policy = policy_from(options)
     prepared = prepared_from(options, default_name=random_name())

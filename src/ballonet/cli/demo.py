@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.errors import GuestError, HostError
 from ballonet.cli.sandbox_options import report_progress
-from ballonet.config import SandboxConfig
 from ballonet.control.backend import BalloonSnapshot, Stats
 from ballonet.control.client import Client
-from ballonet.errors import GuestError, HostError
 from ballonet.metrics.model import SandboxSample, sample_of
-from ballonet.sandbox import Sandbox, random_name
+from ballonet.sdk.sandbox import Sandbox, random_name
+from ballonet.settings.config import SandboxConfig
 
 CEILING_MIB, INITIAL_MIB, FLOOR_MIB = 1024, 512, 256
 #: How much the demo's guest program touches before it ends: well over half of the ceiling.

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ballonet.base.errors import BallonetError
 from ballonet.cli.output import print_json, print_table
-from ballonet.errors import BallonetError
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 
@@ -51,7 +51,7 @@ def _judge(name: str, check: Callable[[], Finding]) -> Finding:
 
 
 def _engine() -> Finding:
-    from ballonet.paths import cache_dir
+    from ballonet.base.paths import cache_dir
     from ballonet.vmm.engine import find_engine
 
     engine = find_engine(cache_dir())
@@ -71,9 +71,9 @@ def _accelerator() -> Finding:
 
 
 def _kernel() -> Finding:
+    from ballonet.base.paths import cache_dir
     from ballonet.guest.bundle import prepare_guest
     from ballonet.guest.debian import current_package, fetched_images
-    from ballonet.paths import cache_dir
 
     try:
         guest = prepare_guest(fetch=False)
@@ -86,7 +86,7 @@ def _kernel() -> Finding:
 
 
 def _directories() -> Finding:
-    from ballonet.paths import cache_dir, run_dir, state_dir
+    from ballonet.base.paths import cache_dir, run_dir, state_dir
 
     found = [
         f"{name} {directory()}"
@@ -96,8 +96,8 @@ def _directories() -> Finding:
 
 
 def _registry() -> Finding:
-    from ballonet import lifecycle
-    from ballonet.registry.registry import Registry
+    from ballonet.lifecycle import sandboxes as lifecycle
+    from ballonet.lifecycle.registry import Registry
 
     with Registry.open() as registry:
         records = lifecycle.list_sandboxes(registry)
@@ -106,9 +106,9 @@ def _registry() -> Finding:
 
 
 def _images() -> Finding:
+    from ballonet.base.memory import bytes_to_mib
+    from ballonet.base.process import find_program
     from ballonet.images.store import ImageStore
-    from ballonet.memory import bytes_to_mib
-    from ballonet.process import find_program
 
     images = ImageStore.open().list()
     held = f"{len(images)} here, {bytes_to_mib(sum(image.size_bytes for image in images))} MiB"
@@ -190,7 +190,7 @@ def _optional(check: str, look: Callable[[], str]) -> Finding:
 def _boot() -> Finding:
     import asyncio
 
-    from ballonet.sandbox import Sandbox, random_name
+    from ballonet.sdk.sandbox import Sandbox, random_name
 
     async def prove() -> Finding:
         started = time.monotonic()

@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from ballonet import lifecycle
-from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError, NameInUseError
-from ballonet.registry.registry import Registry
+from ballonet.base.errors import ConfigError, NameInUseError
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
+from ballonet.settings.config import SandboxConfig
 
 
 def check_early(config: SandboxConfig, options: argparse.Namespace) -> None:
@@ -39,7 +39,7 @@ def check_early(config: SandboxConfig, options: argparse.Namespace) -> None:
 def _check_volumes(config: SandboxConfig) -> None:
     if not config.volumes:
         return
-    from ballonet.volumes import volumes_dir
+    from ballonet.lifecycle.volumes import volumes_dir
 
     named = volumes_dir()
     for volume in config.volumes:
@@ -69,7 +69,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_programs(config: SandboxConfig) -> None:
-    from ballonet.paths import cache_dir
+    from ballonet.base.paths import cache_dir
     from ballonet.vmm.engine import find_engine
 
     find_engine(cache_dir())

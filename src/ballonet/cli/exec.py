@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from ballonet import lifecycle
+from ballonet.base.errors import ConfigError
 from ballonet.cli.attach import Joined, SignalPasser, joined_from, run_joined, with_signals
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
@@ -18,9 +18,9 @@ from ballonet.cli.sandbox_options import (
     defaults_from,
     timeout_from,
 )
-from ballonet.errors import ConfigError
-from ballonet.imaged import image_of, inherited_settings
-from ballonet.registry.registry import Registry
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.image_settings import image_of, inherited_settings
+from ballonet.lifecycle.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

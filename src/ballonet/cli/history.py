@@ -7,15 +7,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-from ballonet import lifecycle
+from ballonet.base.memory import bytes_to_mib
 from ballonet.cli.logs import parse_since
 from ballonet.cli.output import print_json, print_table
-from ballonet.memory import bytes_to_mib
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
 from ballonet.metrics.collect import history_path
 from ballonet.metrics.history import read_history
 from ballonet.metrics.model import SandboxSample
 from ballonet.metrics.table import row, write_csv
-from ballonet.registry.registry import Registry
 
 _HEADINGS = (
     "TIME (UTC)",

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.memory import mib_to_bytes, parse_size
 from ballonet.cli.names import for_each
 from ballonet.cli.output import iso_time, print_json, print_table, show_age, show_size
 from ballonet.cli.progress import shown_progress
-from ballonet.memory import mib_to_bytes, parse_size
 
 if TYPE_CHECKING:
     from ballonet.images.image import Image
@@ -125,11 +125,11 @@ def open_store(options: argparse.Namespace) -> Iterator[tuple[ImageStore, Callab
 
 def image_users() -> dict[str, list[str]]:
     """The names of the sandboxes that use an image, by its id."""
-    from ballonet import lifecycle
     from ballonet.images.image import image_id_of
-    from ballonet.liveness import machines
-    from ballonet.machine.args import parse_config
-    from ballonet.registry.registry import Registry
+    from ballonet.lifecycle import sandboxes as lifecycle
+    from ballonet.lifecycle.liveness import machines
+    from ballonet.lifecycle.registry import Registry
+    from ballonet.settings.flags import parse_config
 
     users: dict[str, list[str]] = {}
     with Registry.open() as registry:

@@ -6,15 +6,15 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from ballonet import lifecycle
+from ballonet.base.errors import BallonetError
 from ballonet.cli.ls import describe
 from ballonet.cli.names import add_names, for_each
 from ballonet.cli.output import print_json
-from ballonet.errors import BallonetError
-from ballonet.imaged import Settings, image_of, shown_settings
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.image_settings import Settings, image_of, shown_settings
+from ballonet.lifecycle.record import Record
+from ballonet.lifecycle.registry import Registry
 from ballonet.metrics.table import row as memory_row
-from ballonet.registry.record import Record
-from ballonet.registry.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from ballonet import lifecycle
+from ballonet.base.errors import ConfigError
 from ballonet.cli.log_reader import LogReader, last_line_offset
 from ballonet.cli.text_streams import write_all
-from ballonet.errors import ConfigError
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.output_log import Entry, parse_timestamp
-from ballonet.registry.registry import Registry
 
 #: Between two looks at a file that may grow (seconds): files send no event that plain Python can wait for.
 _LOOK_S = 0.2

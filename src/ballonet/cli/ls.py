@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ballonet import lifecycle
+from ballonet.base.memory import bytes_to_mib
 from ballonet.cli.output import iso_time, print_json, print_table, show_age
-from ballonet.memory import bytes_to_mib
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.record import Record
+from ballonet.lifecycle.registry import Registry
 from ballonet.metrics.collect import read_samples
 from ballonet.metrics.model import SandboxSample
-from ballonet.registry.record import Record
-from ballonet.registry.registry import Registry
 
 #: How long a sandbox's control socket may take to answer until its row is shown without (seconds).
 _ANSWER_S = 1.0

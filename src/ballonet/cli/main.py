@@ -11,8 +11,7 @@ try:
     from collections.abc import Callable, Sequence
     from typing import NamedTuple
 
-    from ballonet.cli.parser import Parser
-    from ballonet.errors import (
+    from ballonet.base.errors import (
         BallonetError,
         BindError,
         CommandTimeoutError,
@@ -23,6 +22,7 @@ try:
         missing_module,
         os_hint,
     )
+    from ballonet.cli.parser import Parser
     from ballonet.version import __version__
 except KeyboardInterrupt:  # while Python still reads us: an end as any other, and no traceback
     raise SystemExit(130) from None
@@ -81,7 +81,7 @@ COMMANDS = {
 def print_error(error: BallonetError) -> None:
     """Tell a person what happened, and what to do about it."""
     if isinstance(error, SettingError):
-        from ballonet.settings import OPTIONS
+        from ballonet.settings.names import OPTIONS
 
         error = error.named(OPTIONS)  # what was typed
     print(f"ballonet: error: {error.message}", file=sys.stderr)

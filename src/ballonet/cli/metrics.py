@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.errors import ConfigError, HostError, missing_module
+from ballonet.base.errors import ConfigError, HostError, missing_module
 
 RULES, DASHBOARD = "prometheus/ballonet.rules.yml", "grafana/ballonet.json"
 
@@ -44,8 +44,8 @@ def run(options: argparse.Namespace) -> int:
         from ballonet.metrics.exposition import Exporter
     except ImportError as error:
         raise missing_module(error, "metrics cannot be exported") from error
+    from ballonet.base.paths import replace_file
     from ballonet.metrics.collect import collect
-    from ballonet.paths import replace_file
 
     exporter = Exporter()
     if options.listen is not None:

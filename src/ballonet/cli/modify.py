@@ -6,10 +6,10 @@ import argparse
 import asyncio
 from dataclasses import asdict
 
-from ballonet import lifecycle
 from ballonet.cli.output import print_json, print_table
-from ballonet.modify import TARGET, apply_plan, plan_changes
-from ballonet.registry.registry import Registry
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.modify import TARGET, apply_plan, plan_changes
+from ballonet.lifecycle.registry import Registry
 from ballonet.vmm.attach import Net
 
 #: A live change did not come to be (a target that the guest did not follow).

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from ballonet.errors import BallonetError
+from ballonet.base.errors import BallonetError
 
 
 def add_names(parser: argparse.ArgumentParser, *, nargs: str = "+") -> None:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ballonet.memory import GIB, KIB, MIB
-from ballonet.text import printable
+from ballonet.base.memory import GIB, KIB, MIB
+from ballonet.base.text import printable
 
 #: A number, a size or an age: what is compared down a column.
 _NUMBER = re.compile(r"[+-]?[\d.,]+ ?(?:%|[KMGT](?:i?B)?|B|s|m|h|d)?")

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from ballonet.errors import ConfigError
-from ballonet.suggest import did_you_mean, hint_for
+from ballonet.base.errors import ConfigError
+from ballonet.base.suggest import did_you_mean, hint_for
 
 #: What people know from other programs, and where we have it.
 _ELSEWHERE = {

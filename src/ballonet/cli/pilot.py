@@ -11,12 +11,12 @@ import textwrap
 import time
 from typing import Any
 
+from ballonet.base.errors import ConfigError
+from ballonet.base.memory import parse_size
+from ballonet.base.suggest import hint_for
 from ballonet.cli.output import print_facts, print_json, print_json_line, print_table, show
-from ballonet.errors import ConfigError
-from ballonet.memory import parse_size
 from ballonet.pilot import claim
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT, HostView, SandboxView, promisable_mib
-from ballonet.suggest import hint_for
 
 #: Variables that decide which sandboxes are meant: a unit must have those that were set for the one who prints it.
 _WHERE = ("BALLONET_RUN_DIR", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
@@ -160,8 +160,8 @@ def _explain(options: argparse.Namespace) -> int:
         raise ConfigError(f"--last {options.last} must be at least 1")
     entries = read_decisions(claim.pilot_dir(), options.name, options.last)
     if not entries:
-        from ballonet import lifecycle
-        from ballonet.registry.registry import Registry
+        from ballonet.lifecycle import sandboxes as lifecycle
+        from ballonet.lifecycle.registry import Registry
 
         with Registry.open() as registry:
             known = [record.name for record in lifecycle.list_sandboxes(registry)]

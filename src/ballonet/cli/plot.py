@@ -7,15 +7,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from ballonet import lifecycle
+from ballonet.base.errors import ConfigError
 from ballonet.cli.history import add_since
 from ballonet.cli.logs import parse_since
 from ballonet.cli.names import add_names
-from ballonet.errors import ConfigError
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
 from ballonet.metrics.collect import history_path
 from ballonet.metrics.history import read_history
 from ballonet.metrics.model import SandboxSample
-from ballonet.registry.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from ballonet import strays
 from ballonet.host.cgroup import prune_groups
+from ballonet.lifecycle import prune as strays
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.hardcap import GROUP_PREFIX
 from ballonet.machine.place import prune_places
-from ballonet.registry.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from ballonet import lifecycle
 from ballonet.cli.names import add_names, for_each
-from ballonet.registry.registry import Registry
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

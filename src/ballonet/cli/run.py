@@ -7,7 +7,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from ballonet import lifecycle
+from ballonet.base.errors import ConfigError, GuestChannelError, SandboxError
 from ballonet.cli.attach import Joined, SignalPasser, check_streams, joined_from, run_joined, with_signals
 from ballonet.cli.boot_notice import told_if_slow
 from ballonet.cli.sandbox_options import (
@@ -25,11 +25,11 @@ from ballonet.cli.sandbox_options import (
     report_progress,
     timeout_from,
 )
-from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError, GuestChannelError, SandboxError
-from ballonet.imaged import Settings
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.image_settings import Settings
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.guest_files import guest_for
-from ballonet.registry.registry import Registry
+from ballonet.settings.config import SandboxConfig
 
 #: When the channel to the command is lost, the sandbox's own end, which says why, follows within this (seconds).
 _END_S = 15.0
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ballonet.sandbox import random_name
+    from ballonet.sdk.sandbox import random_name
 
     if options.detach and (options.tty or options.interactive):
         raise ConfigError("-d does not go together with -i or -t", hint="use 'ballonet exec -it' afterwards")
@@ -123,9 +123,9 @@ async def _start_detached(registry: Registry, name: str, admission: bool) -> int
 
 
 def _print_engine_command(config: SandboxConfig) -> int:
+    from ballonet.base.process import show_command
     from ballonet.machine.build import build_vm
     from ballonet.machine.disk import DISK_FILE
-    from ballonet.process import show_command
     from ballonet.vmm.qemu_args import EngineFds, render_command
 
     disk = None if config.disk_mib is None else lifecycle.state_dir_of(config.name) / DISK_FILE

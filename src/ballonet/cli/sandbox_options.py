@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ballonet.builder import SandboxBuilder
+from ballonet.base.errors import ConfigError
+from ballonet.base.memory import parse_size
 from ballonet.cli.early_checks import check_early
-from ballonet.config import SandboxConfig
 from ballonet.control.socketfile import check_socket_path
-from ballonet.creation import command_settings
-from ballonet.errors import ConfigError
-from ballonet.imaged import Prepared, prepare
+from ballonet.lifecycle.image_settings import Prepared, prepare
+from ballonet.lifecycle.record import Command, Defaults
 from ballonet.machine.disk import DEFAULT_DISK_MIB
-from ballonet.memory import parse_size
-from ballonet.registry.record import Command, Defaults
-from ballonet.timeouts import Timeout
+from ballonet.sdk.builder import SandboxBuilder
+from ballonet.sdk.creation import command_settings
+from ballonet.sdk.timeouts import Timeout
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Net
 from ballonet.vmm.config import DISK_TARGET, Accel, Machine
 
@@ -299,11 +299,11 @@ def parse_env(settings: Sequence[str]) -> dict[str, str]:
 
 
 def policy_from(options: argparse.Namespace) -> dict[str, Any]:
-    """What the autopilot is to know: arguments for :func:`ballonet.lifecycle.create`.
+    """What the autopilot is to know: arguments for :func:`ballonet.lifecycle.sandboxes.create`.
 
     :raises ConfigError: a value is impossible.
     """
-    from ballonet.modify import check_weight
+    from ballonet.lifecycle.modify import check_weight
 
     return {
         "weight": check_weight(options.weight),

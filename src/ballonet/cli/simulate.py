@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.errors import ConfigError, os_hint
-from ballonet.memory import parse_size
+from ballonet.base.errors import ConfigError, os_hint
+from ballonet.base.memory import parse_size
+from ballonet.base.suggest import hint_for
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT
-from ballonet.suggest import hint_for
 
 if TYPE_CHECKING:
     from ballonet.pilot.simulator.compare import Arm

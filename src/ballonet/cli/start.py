@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from ballonet import lifecycle
+from ballonet.base.errors import ConfigError
 from ballonet.cli.boot_notice import told_if_slow
 from ballonet.cli.names import add_names, for_each
 from ballonet.cli.sandbox_options import add_admission_option, report_progress
-from ballonet.errors import ConfigError
-from ballonet.registry.registry import Registry
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

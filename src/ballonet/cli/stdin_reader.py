@@ -8,7 +8,7 @@ import fcntl
 import os
 import stat
 
-from ballonet.errors import ConfigError, StreamError
+from ballonet.base.errors import ConfigError, StreamError
 
 _READ_BYTES = 65536
 

@@ -14,7 +14,7 @@ import select
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from ballonet.errors import StreamError
+from ballonet.base.errors import StreamError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

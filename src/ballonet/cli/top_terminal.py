@@ -15,11 +15,11 @@ import sys
 from dataclasses import replace
 from typing import NoReturn
 
+from ballonet.base.errors import HostError
 from ballonet.cli.top_bars import ASCII, Glyphs
 from ballonet.cli.top_signals import Signals, Terminal
 from ballonet.cli.top_view import View, order, render, selected_line
 from ballonet.cli.top_work import Actor, Looker
-from ballonet.errors import HostError
 
 #: Key codes of arrows begin with an escape; what comes later than this (milliseconds) is a key of its own.
 _ESCAPE_MS = 200

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ballonet.base.memory import GIB, bytes_to_mib
 from ballonet.cli.output import show
 from ballonet.cli.top_bars import (
     UNICODE,
@@ -25,7 +26,6 @@ from ballonet.cli.top_bars import (
     wrapped,
 )
 from ballonet.cli.top_help import help_lines
-from ballonet.memory import GIB, bytes_to_mib
 from ballonet.metrics.model import HostSample, SandboxSample, Snapshot
 
 

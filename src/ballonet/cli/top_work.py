@@ -7,14 +7,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from ballonet import lifecycle
+from ballonet.base.errors import BallonetError
 from ballonet.cli.top_bars import WINDOW_S, Point, point_of
 from ballonet.control.backend import TrimRequest
 from ballonet.control.client import SyncClient
-from ballonet.errors import BallonetError
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
 from ballonet.metrics.collect import collect, history_path
 from ballonet.metrics.model import SandboxSample, Snapshot
-from ballonet.registry.registry import Registry
 
 #: How long one sandbox may take to answer (seconds).
 _DEADLINE_S = 1.0

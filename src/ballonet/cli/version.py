@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import platform
 
+from ballonet.base.errors import BallonetError
 from ballonet.cli.output import print_facts, print_json
-from ballonet.errors import BallonetError
 from ballonet.version import __version__
 
 
@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from ballonet.base.paths import cache_dir
     from ballonet.control.protocol import PROTOCOL_VERSION
-    from ballonet.paths import cache_dir
-    from ballonet.registry.schema import VERSION
+    from ballonet.lifecycle.schema import VERSION
     from ballonet.vmm.engine import find_engine
 
     try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from ballonet import volumes
 from ballonet.cli.output import print_json, print_table
-from ballonet.registry.registry import Registry
+from ballonet.lifecycle import volumes
+from ballonet.lifecycle.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

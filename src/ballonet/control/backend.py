@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
+from ballonet.base.memory import MAX_MIB
+from ballonet.base.target import Clamp, clamp_target
 from ballonet.control.wire import Range
-from ballonet.memory import MAX_MIB
-from ballonet.target import Clamp, clamp_target
 
 #: ``converging``: on its way. ``applied``: *actual* has reached the target. ``guest-refused``: no progress; the guest
 #: does not give (or take) more. ``guest-floor``: a shrink stopped at the guard, as going on would hurt the guest.
@@ -230,7 +230,7 @@ class Backend(Protocol):
 
 
 def clamp(requested_mib: int, snapshot: BalloonSnapshot) -> tuple[int, Clamp | None]:
-    """The effective target for a request, and which bound moved it: see :func:`~ballonet.target.clamp_target`."""
+    """The effective target for a request, and which bound moved it: see :func:`~ballonet.base.target.clamp_target`."""
     return clamp_target(
         requested_mib,
         floor_mib=snapshot.floor_mib,

@@ -8,12 +8,12 @@ import itertools
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from ballonet.base.errors import ControlError, ControlRefusedError
+from ballonet.base.paths import MAX_SOCKET_PATH_BYTES
+from ballonet.base.text import printable
 from ballonet.control.backend import BalloonSnapshot
 from ballonet.control.protocol import CHANGED, ERRORS, LINE_LIMIT, METHODS, encode, parse_json
 from ballonet.control.wire import decode, show
-from ballonet.errors import ControlError, ControlRefusedError
-from ballonet.paths import MAX_SOCKET_PATH_BYTES
-from ballonet.text import printable
 
 T = TypeVar("T")
 

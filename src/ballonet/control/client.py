@@ -16,12 +16,12 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Self, cast
 
+from ballonet.base.errors import ControlError, ControlRefusedError
+from ballonet.base.forked import keep_from_children
 from ballonet.control import calls
 from ballonet.control.backend import BalloonSnapshot, Stats, TrimRequest, TrimResult
 from ballonet.control.calls import Call
 from ballonet.control.protocol import LINE_LIMIT, LimitParams, SetParams, SetReply, StatsParams, VersionResult
-from ballonet.errors import ControlError, ControlRefusedError
-from ballonet.forked import keep_from_children
 
 #: How long a server may take to answer, beyond what the call itself allows it (seconds).
 DEADLINE_S = 10.0

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from ballonet.base.errors import BallonetError
 from ballonet.control import protocol
 from ballonet.control.backend import Backend, BalloonSnapshot, ChangeSignal, TrimRequest, clamp
 from ballonet.control.peers import Access
@@ -19,7 +20,6 @@ from ballonet.control.protocol import (
     VersionResult,
     set_reply,
 )
-from ballonet.errors import BallonetError
 
 log = logging.getLogger(__name__)
 

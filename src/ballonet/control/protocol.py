@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NoReturn
 
+from ballonet.base.errors import ControlError
+from ballonet.base.memory import MAX_MIB, mib_to_pages
+from ballonet.base.target import Clamp
 from ballonet.control.backend import (
     BalloonSnapshot,
     Capabilities,
@@ -25,9 +28,6 @@ from ballonet.control.backend import (
     TrimResult,
 )
 from ballonet.control.wire import Range, decode, show
-from ballonet.errors import ControlError
-from ballonet.memory import MAX_MIB, mib_to_pages
-from ballonet.target import Clamp
 
 #: Raised when a change would break a client that keeps to the documentation.
 PROTOCOL_VERSION: Final = 1

@@ -15,13 +15,13 @@ import socket
 from collections import Counter, deque
 from collections.abc import Callable
 
+from ballonet.base.errors import BindError
 from ballonet.control import protocol
 from ballonet.control.backend import Backend
 from ballonet.control.connection import Connection, Limits
 from ballonet.control.dispatch import Dispatcher
 from ballonet.control.peers import Access, AccessPolicy, Peer, peer_of
 from ballonet.control.socketfile import ControlSocket
-from ballonet.errors import BindError
 from ballonet.version import __version__
 
 log = logging.getLogger(__name__)

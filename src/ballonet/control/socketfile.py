@@ -16,8 +16,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.errors import BindError, BusyError, ConfigError
-from ballonet.paths import MAX_SOCKET_PATH_BYTES
+from ballonet.base.errors import BindError, BusyError, ConfigError
+from ballonet.base.paths import MAX_SOCKET_PATH_BYTES
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from ballonet.errors import ControlError
+from ballonet.base.errors import ControlError
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
-from ballonet.errors import ConfigError, GuestChannelError, GuestError
-from ballonet.forked import keep_from_children
+from ballonet.base.errors import ConfigError, GuestChannelError, GuestError
+from ballonet.base.forked import keep_from_children
 from ballonet.guest import messages
 from ballonet.guest.channel import AgentChannel
 from ballonet.guest.frames import MAX_PING_BYTES, Frame, FrameType

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Se
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import BallonetError, ConfigError, GuestFileError, HostError, os_hint
+from ballonet.base.errors import BallonetError, ConfigError, GuestFileError, HostError, os_hint
 
 _PIECE_BYTES = 64 << 10
 _ZEROS = bytes(_PIECE_BYTES)

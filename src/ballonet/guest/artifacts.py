@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ballonet.errors import HostError, os_hint
-from ballonet.paths import exclusive, private_dir, replace_file
+from ballonet.base.errors import HostError, os_hint
+from ballonet.base.paths import exclusive, private_dir, replace_file
 
 #: How a file looked: inode, size, mtime and ctime in nanoseconds. ``None`` where there was none.
 Look = list[int] | None
@@ -75,7 +75,7 @@ class Artifact:
 
 
 class Artifacts:
-    """The made files in the cache directory ``cache`` (see :func:`ballonet.paths.cache_dir`)."""
+    """The made files in the cache directory ``cache`` (see :func:`ballonet.base.paths.cache_dir`)."""
 
     def __init__(self, cache: Path) -> None:
         self._files = cache / "built"

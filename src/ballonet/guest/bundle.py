@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.errors import ConfigError, HostError
+from ballonet.base.errors import ConfigError, HostError
+from ballonet.base.paths import cache_dir
 from ballonet.guest.initramfs import DEFAULT_MODULES, obtain_initramfs
 from ballonet.guest.kernel import find_kernel
 from ballonet.guest.modules import canonical
-from ballonet.paths import cache_dir
 
 #: Where the package's build puts the guest's programs (``hatch_build.py``).
 BIN_DIR = Path(__file__).parent / "agent" / "bin"
@@ -50,7 +50,7 @@ def prepare_guest(
 ) -> GuestBundle:
     """Find or make what a guest boots from.
 
-    :param cache: the cache directory; :func:`ballonet.paths.cache_dir` by default.
+    :param cache: the cache directory; :func:`ballonet.base.paths.cache_dir` by default.
     :param without_modules: modules of :data:`DEFAULT_MODULES` to leave out, such as ``virtio_balloon``.
     :param extra_modules: modules to load after those.
     :param kernel: a ``vmlinuz`` to use instead of looking for one (see :func:`find_kernel`).
@@ -110,7 +110,7 @@ def find_busybox(env: Mapping[str, str], also_in: Sequence[str] = ("/usr/bin", "
 
     :raises HostError: there is none.
     """
-    from ballonet.process import find_program
+    from ballonet.base.process import find_program
 
     search = (*env.get("PATH", "").split(":"), *also_in)
     return find_program("busybox", hint="apt-get install busybox-static", search=search)

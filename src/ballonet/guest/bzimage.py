@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ballonet.errors import HostError, missing_module
+from ballonet.base.errors import HostError, missing_module
 from ballonet.guest.elf import MAGIC as ELF_MAGIC
 from ballonet.guest.elf import Elf
 

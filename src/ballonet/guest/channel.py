@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from ballonet.errors import GuestBootError, GuestChannelError, GuestCommandError, GuestError
+from ballonet.base.errors import GuestBootError, GuestChannelError, GuestCommandError, GuestError
 from ballonet.guest import messages
 from ballonet.guest.frames import (
     FROM_GUEST,

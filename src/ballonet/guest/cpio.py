@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
 
 #: The kernel takes no longer name (with its final zero byte) and no longer link target (PATH_MAX, in bytes).
 MAX_NAME_BYTES = 4096

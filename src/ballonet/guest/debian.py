@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ballonet.errors import HostError, ProcessError
+from ballonet.base.errors import HostError, ProcessError
+from ballonet.base.paths import exclusive, private_dir
 from ballonet.guest.bzimage import SETUP_BYTES, read_setup
-from ballonet.paths import exclusive, private_dir
 
 #: The packages that always depend on the current kernel; the first that the host's apt knows is used.
 METAPACKAGES = ("linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64")
@@ -40,7 +40,7 @@ def fetch_image(cache: Path, report: Callable[[str], None]) -> Path:
     :raises HostError: the host has no apt or its lists are empty, no such package is known, the download
         failed, or what came is not a kernel.
     """
-    from ballonet.debian import remove_leftovers
+    from ballonet.base.debian import remove_leftovers
 
     kernels = private_dir(cache / "kernels")
     with exclusive(kernels / "lock"):
@@ -57,7 +57,7 @@ def current_package() -> str:
 
     :raises HostError: the host has no apt, its lists are empty, or none of :data:`METAPACKAGES` is in them.
     """
-    from ballonet.process import find_program, run
+    from ballonet.base.process import find_program, run
 
     apt_cache = find_program("apt-cache", hint=f"install a cloud kernel by other means, {_OWN_KERNEL}")
     for metapackage in METAPACKAGES:
@@ -77,7 +77,7 @@ def current_package() -> str:
 
 
 def _refresh() -> str:
-    from ballonet.debian import REFRESH
+    from ballonet.base.debian import REFRESH
 
     return f"{REFRESH}, {_OWN_KERNEL}"
 
@@ -85,7 +85,7 @@ def _refresh() -> str:
 def _fetch(package: str, kernels: Path) -> Path:
     import shutil
 
-    from ballonet.debian import download, making
+    from ballonet.base.debian import download, making
 
     with making(kernels) as made:
         work = Path(made)

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 
 MAGIC = b"\x7fELF"
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.arguments import check_number, check_path, to_bytes
-from ballonet.errors import ConfigError, GuestError, GuestFileError
-from ballonet.text import printable
+from ballonet.base.arguments import check_number, check_path, to_bytes
+from ballonet.base.errors import ConfigError, GuestError, GuestFileError
+from ballonet.base.text import printable
 
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import AgentClient, GuestProcess

@@ -11,7 +11,7 @@ import enum
 import struct
 from dataclasses import dataclass
 
-from ballonet.errors import GuestChannelError
+from ballonet.base.errors import GuestChannelError
 
 PROTOCOL_VERSION = 2
 #: u32 payload length, u16 type, u16 flags (zero), u32 stream; little-endian like everything here.

@@ -11,8 +11,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from ballonet.arguments import check_number, to_bytes, wrong_type
-from ballonet.errors import (
+from ballonet.base.arguments import check_number, to_bytes, wrong_type
+from ballonet.base.errors import (
     CommandTimeoutError,
     EventLoopError,
     GuestChannelError,

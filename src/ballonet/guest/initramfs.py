@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.errors import HostError, ProcessError
+from ballonet.base.errors import HostError, ProcessError
 from ballonet.guest.artifacts import Artifacts, Inputs, Product
 from ballonet.guest.cpio import Archive
 from ballonet.guest.elf import PT_INTERP, Elf
@@ -184,7 +184,7 @@ def busybox_applets(busybox: Path) -> list[str]:
     :raises ProcessError: it cannot be run.
     :raises HostError: it names no programs.
     """
-    from ballonet.process import run
+    from ballonet.base.process import run
 
     listed = run([busybox, "--list-full"], timeout_s=30).split()
     # linuxrc is an init of the days of initrd; busybox itself is there as a file.
@@ -196,7 +196,7 @@ def busybox_applets(busybox: Path) -> list[str]:
 
 def _wget_crashes(busybox: Path) -> bool:
     """Whether this busybox's wget dies by a signal when it is given ``-T``."""
-    from ballonet.process import spawn
+    from ballonet.base.process import spawn
 
     with contextlib.suppress(ProcessError):  # whoever lists its applets tells that better
         # Without an address it does nothing but read its options.

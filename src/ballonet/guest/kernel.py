@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.errors import HostError, os_hint
+from ballonet.base.errors import HostError, os_hint
 from ballonet.guest import bzimage
 from ballonet.guest.artifacts import Artifacts, Inputs, Product
 from ballonet.guest.debian import fetch_image, fetched_images
@@ -54,7 +54,7 @@ def find_kernel(
     The modules of 1 and 2 are looked for by release in ``../lib/modules`` beside the image's directory, then
     in ``/lib/modules``.
 
-    :param cache: see :func:`ballonet.paths.cache_dir`.
+    :param cache: see :func:`ballonet.base.paths.cache_dir`.
     :param report: told in one line what takes time.
     :param env: the environment to read; the process's own by default.
     :param root: the host's root directory; another one for tests.

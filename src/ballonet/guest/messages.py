@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ballonet.errors import ConfigError, GuestChannelError, GuestCommandError
+from ballonet.base.errors import ConfigError, GuestChannelError, GuestCommandError
+from ballonet.base.text import printable
 from ballonet.guest.frames import MAX_EXEC_BYTES, MAX_TO_GUEST_BYTES, PROTOCOL_VERSION, Frame
-from ballonet.text import printable
 
 _MAX_TEXT_BYTES = 512
 _MAX_FAILED_MODULES = 1024

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ballonet.errors import HostError, missing_module, os_hint
+from ballonet.base.errors import HostError, missing_module, os_hint
 from ballonet.guest.elf import Elf
 
 _SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")

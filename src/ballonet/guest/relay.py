@@ -11,7 +11,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from ballonet.errors import GuestChannelError, GuestCommandError, GuestError
+from ballonet.base.errors import GuestChannelError, GuestCommandError, GuestError
 from ballonet.guest import messages
 from ballonet.guest.agent_client import AgentClient
 from ballonet.guest.channel import AgentChannel, ChannelStream

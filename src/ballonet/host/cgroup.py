@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.memory import bytes_to_mib, kib_to_bytes
+from ballonet.base.memory import bytes_to_mib, kib_to_bytes
 
 PROC = Path("/proc")
 

@@ -11,8 +11,8 @@ import os
 import time
 from pathlib import Path
 
-from ballonet.errors import HostError
-from ballonet.process import find_program, run
+from ballonet.base.errors import HostError
+from ballonet.base.process import find_program, run
 
 #: How long the manager may take to move us (seconds).
 _MOVE_S = 10.0

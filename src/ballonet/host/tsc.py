@@ -11,8 +11,8 @@ import json
 import re
 from pathlib import Path
 
-from ballonet.errors import HostError, ProcessError
-from ballonet.paths import replace_file
+from ballonet.base.errors import HostError, ProcessError
+from ballonet.base.paths import replace_file
 
 #: What is believed, in kHz: 100 MHz to 10 GHz. A value outside would stop the guest's clock.
 PLAUSIBLE_KHZ = range(100_000, 10_000_000)
@@ -50,7 +50,7 @@ def host_tsc_khz(
 
 
 def _measure(program: Path) -> int:
-    from ballonet.process import run
+    from ballonet.base.process import run
 
     text = run([program], timeout_s=10).strip()
     if not text.isdecimal() or int(text) not in PLAUSIBLE_KHZ:

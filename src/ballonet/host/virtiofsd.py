@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ballonet.errors import ProcessError
-from ballonet.process import find_program, run
+from ballonet.base.errors import ProcessError
+from ballonet.base.process import find_program, run
 
 #: Where distributions put it: never on PATH.
 _PLACES = ("/usr/libexec", "/usr/lib/qemu", "/usr/libexec/qemu", "/usr/lib")

@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import IO, Any
 
-from ballonet.errors import ConfigError, ImageError, os_hint
+from ballonet.base.errors import ConfigError, ImageError, os_hint
 from ballonet.images.layers import BoundedTarInfo
 from ballonet.images.limits import MAX_DOCUMENT_BYTES
 from ballonet.images.reference import (

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import HostError, ImageError, os_hint
+from ballonet.base.errors import HostError, ImageError, os_hint
+from ballonet.base.paths import exclusive, exclusive_if_free, private_dir, replace_file, shared
 from ballonet.images.image import ROOT_FILE, Image, ImageConfig
-from ballonet.paths import exclusive, exclusive_if_free, private_dir, replace_file, shared
 
 _IMAGE_FILE = "image.json"
 

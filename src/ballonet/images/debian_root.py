@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ballonet.errors import ConfigError, ProcessError
+from ballonet.base.errors import ConfigError, ProcessError
+from ballonet.base.memory import MIB
+from ballonet.base.process import find_program, full_disk_hint, show_command, spawn
 from ballonet.images.image import Image
 from ballonet.images.reference import parse_reference
 from ballonet.images.skopeo import ARCHITECTURE, SYSTEM
 from ballonet.images.store import ImageStore, Report
-from ballonet.memory import MIB
-from ballonet.process import find_program, full_disk_hint, show_command, spawn
 
 #: What a root starts from (mmdebstrap(1)): ``essential`` has no apt, ``standard`` is a small system.
 VARIANTS = ("essential", "apt", "minbase", "standard")

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ballonet.errors import ImageError
+from ballonet.base.errors import ImageError
 from ballonet.images.limits import MAX_XATTR_BYTES
 from ballonet.images.tree import Node, show, walk
 

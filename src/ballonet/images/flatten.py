@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from ballonet.errors import HostError, ImageError
+from ballonet.base.errors import HostError, ImageError
+from ballonet.base.memory import MIB, bytes_to_mib
 from ballonet.images.erofs import Layout, lay_out
 from ballonet.images.image import ROOT_FILE
 from ballonet.images.layers import Account, Layer, apply_layer, contents
 from ballonet.images.limits import Limits
 from ballonet.images.tree import Node, Tree
-from ballonet.memory import MIB, bytes_to_mib
 
 #: Told how many bytes of how many are done.
 Progress = Callable[[int, int], None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import ConfigError, ImageError
+from ballonet.base.errors import ConfigError, ImageError
 
 #: The root file of an image.
 ROOT_FILE = "root.erofs"

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from ballonet.errors import ImageError, missing_module, os_hint
+from ballonet.base.errors import ImageError, missing_module, os_hint
+from ballonet.base.memory import bytes_to_mib
 from ballonet.images.limits import MAX_HEADER_BYTES, RATIO_FROM_BYTES, Limits
 from ballonet.images.tree import Node, Tree, show
-from ballonet.memory import bytes_to_mib
 
 Tick = Callable[[int], None]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ballonet.errors import ConfigError
-from ballonet.memory import GIB, MIB
+from ballonet.base.errors import ConfigError
+from ballonet.base.memory import GIB, MIB
 
 #: A manifest or a configuration (bytes): what registries accept.
 MAX_DOCUMENT_BYTES = 4 * MIB

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ballonet.errors import ImageError
+from ballonet.base.errors import ImageError
+from ballonet.base.text import printable
 from ballonet.images.image import ImageConfig
-from ballonet.text import printable
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
 
 DEFAULT_DOMAIN, DEFAULT_FOLDER, DEFAULT_TAG = "docker.io", "library", "latest"
 REGISTRY, LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE = "docker", "oci", "oci-archive", "docker-archive"

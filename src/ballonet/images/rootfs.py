@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ballonet.errors import ConfigError, HostError
+from ballonet.base.errors import ConfigError, HostError
 from ballonet.images.limits import MAX_DEPTH
 from ballonet.images.tree import Node, Tree
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ballonet.errors import ConfigError, HostError, ImageError, ImageFetchError, UnknownImageError
+from ballonet.base.errors import ConfigError, HostError, ImageError, ImageFetchError, UnknownImageError
+from ballonet.base.process import find_program, spawn
+from ballonet.base.text import printable
 from ballonet.images.limits import MAX_DOCUMENT_BYTES
 from ballonet.images.reference import Reference, is_loopback
-from ballonet.process import find_program, spawn
-from ballonet.text import printable
 
 #: The guest's architecture and system, in the words of the OCI image specification.
 ARCHITECTURE, SYSTEM = "amd64", "linux"

@@ -10,7 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ballonet.errors import ConfigError, ImageError, ImageFetchError, ImageInUseError, UnknownImageError
+from ballonet.base.errors import ConfigError, ImageError, ImageFetchError, ImageInUseError, UnknownImageError
+from ballonet.base.memory import MIB, bytes_to_mib
+from ballonet.base.paths import data_dir
+from ballonet.base.suggest import did_you_mean
 from ballonet.images.catalog import Catalog
 from ballonet.images.flatten import Plan, plan_layers, write_layers, write_root
 from ballonet.images.image import Image, ImageConfig
@@ -26,9 +29,6 @@ from ballonet.images.manifest import (
 )
 from ballonet.images.reference import REGISTRY, Reference, familiar, looks_like_id, parse_reference
 from ballonet.images.skopeo import ARCHITECTURE, SYSTEM, Skopeo
-from ballonet.memory import MIB, bytes_to_mib
-from ballonet.paths import data_dir
-from ballonet.suggest import did_you_mean
 
 Pull = Literal["missing", "always", "never"]
 #: Told in one line what takes time.

@@ -11,9 +11,9 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ballonet.errors import ImageError
+from ballonet.base.errors import ImageError
+from ballonet.base.text import printable
 from ballonet.images.limits import MAX_DEPTH, MAX_LINK_HOPS, MAX_NAME_BYTES, MAX_PATH_BYTES
-from ballonet.text import printable
 
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_WHITEOUT = b".wh..wh..opq"

@@ -7,7 +7,7 @@ running guest are known, as in Docker.
 
 from __future__ import annotations
 
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
 
 #: The largest number of a user or group, as in Docker: above, the kernel keeps -1 for "leave as it is".
 MAX_ID = 2**31 - 1

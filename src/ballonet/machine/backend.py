@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+from ballonet.base.errors import BalloonError
+from ballonet.base.memory import bytes_to_mib, kib_to_bytes, pages_to_mib
 from ballonet.control.backend import (
     BalloonSnapshot,
     Capabilities,
@@ -17,13 +19,11 @@ from ballonet.control.backend import (
     TrimRequest,
     TrimResult,
 )
-from ballonet.errors import BalloonError
 from ballonet.guest.report import GuestReport
 from ballonet.host.clock import unix_time
 from ballonet.machine.engine_memory import EngineMemory
 from ballonet.machine.guest_memory import GuestMemory as GuestMemorySource
 from ballonet.machine.hardcap import HardCap
-from ballonet.memory import bytes_to_mib, kib_to_bytes, pages_to_mib
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.convergence import BalloonStatus
 from ballonet.vmm.vm import Vm

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ballonet.base.paths import cache_dir
 from ballonet.guest.bundle import GuestBundle
 from ballonet.host.tsc import host_tsc_khz
 from ballonet.machine.guest_files import guest_for
 from ballonet.machine.guest_setup import DISK_SERIAL, ROOT_SERIAL, share_tags
-from ballonet.paths import cache_dir
 from ballonet.vmm.accel import detect_accel
 from ballonet.vmm.builder import VmBuilder
 from ballonet.vmm.config import Accel, VmConfig, VmSpec

@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ballonet.errors import GuestError, HostError
+from ballonet.base.errors import GuestError, HostError
 from ballonet.machine.notes import COMMAND_FILE
 from ballonet.machine.output_log import OutputLog
 

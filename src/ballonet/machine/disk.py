@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ballonet.errors import HostError, os_hint
-from ballonet.memory import bytes_to_mib, mib_to_bytes
-from ballonet.process import find_program, run
+from ballonet.base.errors import HostError, os_hint
+from ballonet.base.memory import bytes_to_mib, mib_to_bytes
+from ballonet.base.process import find_program, run
 
 DISK_FILE = "disk.img"
 #: Size of a disk that nobody chose: it costs nothing until it is filled.

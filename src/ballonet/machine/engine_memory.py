@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from ballonet.base.memory import bytes_to_mib
 from ballonet.control.backend import HostMemory
 from ballonet.host.proc import Resident, read_pss_bytes, read_resident
-from ballonet.memory import bytes_to_mib
 
 #: PSS is read again when it is older than this (seconds) and somebody asks …
 PSS_EVERY_S = 30.0

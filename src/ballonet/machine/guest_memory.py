@@ -12,11 +12,11 @@ import logging
 import os
 import time
 
-from ballonet.errors import BallonetError, GuestError
+from ballonet.base.errors import BallonetError, GuestError
+from ballonet.base.memory import kib_to_bytes, mib_to_bytes
 from ballonet.guest.agent_client import AgentClient
 from ballonet.guest.messages import Features, Ready, TrimFlags
 from ballonet.guest.report import GuestReport
-from ballonet.memory import kib_to_bytes, mib_to_bytes
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.convergence import State
 from ballonet.vmm.guard import GUARD_MIN_MIB, GuestReading

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ballonet.errors import HostError
+from ballonet.base.errors import HostError
 from ballonet.vmm.attach import Net, Volume, parents_first
 from ballonet.vmm.config import DISK_TARGET, VmConfig
 

@@ -11,10 +11,10 @@ import asyncio
 import logging
 from zlib import crc32
 
+from ballonet.base.memory import MIB, bytes_to_mib, mib_to_bytes
+from ballonet.base.paths import run_dir
 from ballonet.host.cgroup import MemoryGroup, open_group
 from ballonet.host.proc import read_resident
-from ballonet.memory import MIB, bytes_to_mib, mib_to_bytes
-from ballonet.paths import run_dir
 from ballonet.vmm.balloon import Balloon
 
 log = logging.getLogger(__name__)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from ballonet.errors import BallonetError, HostError, SandboxError
-from ballonet.forked import keep_from_children
+from ballonet.base.errors import BallonetError, HostError, SandboxError
+from ballonet.base.forked import keep_from_children
+from ballonet.base.process import spawn, wait_exit
 from ballonet.host.identity import ProcessId
 from ballonet.machine.owner import STOP, Report
 from ballonet.machine.run_options import RUN_VARIABLE, RunOptions
-from ballonet.process import spawn, wait_exit
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from ballonet.errors import BallonetError
-from ballonet.machine.args import parse_flags
+from ballonet.base.errors import BallonetError
 from ballonet.machine.owner import OwnerLine
 from ballonet.machine.run_options import RunOptions, take_run_options
 from ballonet.machine.supervisor import Supervisor
+from ballonet.settings.flags import parse_flags
 from ballonet.vmm.config import VmConfig
 
 

@@ -2,8 +2,8 @@
 
 Two small JSON files in the sandbox's state directory, beside the registry, written whole: ``machine.json`` from the
 beginning of a run on, ``end.json`` at its end. They never lie in the run directory: which one that is depends on the
-environment of the one who looks, and it may go away while the sandbox lives. Readers (:mod:`ballonet.liveness`,
-:mod:`ballonet.lifecycle`) fold both into the registry, so that this process, one per sandbox, need not carry a
+environment of the one who looks, and it may go away while the sandbox lives. Readers (:mod:`ballonet.lifecycle.liveness`,
+:mod:`ballonet.lifecycle.sandboxes`) fold both into the registry, so that this process, one per sandbox, need not carry a
 database. Each names the run that it is about.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
+from ballonet.base.paths import replace_file
 from ballonet.host.identity import ProcessId
-from ballonet.paths import replace_file
 
 AGENT_SOCKET = "agent.sock"
 CONTROL_SOCKET = "control.sock"
@@ -32,7 +32,7 @@ STOP_NOTE = "stop"
 
 @dataclass(frozen=True, kw_only=True)
 class MachineNote:
-    """The process of a sandbox's run. That it lives is for its readers to find out: see :mod:`ballonet.liveness`."""
+    """The process of a sandbox's run. That it lives is for its readers to find out: see :mod:`ballonet.lifecycle.liveness`."""
 
     run_id: str
     process: ProcessId

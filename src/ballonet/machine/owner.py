@@ -12,7 +12,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any
 
-from ballonet.errors import BallonetError, GuestCommandError, SandboxError, error_class
+from ballonet.base.errors import BallonetError, GuestCommandError, SandboxError, error_class
 
 #: The longest line that either side reads, in bytes.
 _LINE_LIMIT = 64 * 1024

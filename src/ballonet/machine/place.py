@@ -15,10 +15,10 @@ import logging
 import os
 from pathlib import Path
 
+from ballonet.base.errors import BindError, BusyError, ConfigError, HostError, NameInUseError
+from ballonet.base.paths import fallback_run_dirs, private_dir, run_dir, sandbox_dir
 from ballonet.control.socketfile import ControlSocket, bind_control_socket, path_problem
-from ballonet.errors import BindError, BusyError, ConfigError, HostError, NameInUseError
 from ballonet.machine.notes import AGENT_SOCKET, CONTROL_SOCKET
-from ballonet.paths import fallback_run_dirs, private_dir, run_dir, sandbox_dir
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ballonet.errors import BindError
+from ballonet.base.errors import BindError
 from ballonet.vmm.attach import Port
 from ballonet.vmm.vm import Vm
 

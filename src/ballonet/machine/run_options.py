@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
 
 #: In the environment of a sandbox's own process and of all that it starts: the run's id, a space, and the sandbox's
 #: state directory. By it an engine is found whose sandbox's process was killed.

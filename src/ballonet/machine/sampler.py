@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
+from ballonet.base.errors import HostError
+from ballonet.base.memory import MIB, bytes_to_mib
 from ballonet.control.backend import EarlierTotals, Stats
-from ballonet.errors import HostError
 from ballonet.host.proc import read_cpu_s
 from ballonet.machine.backend import MachineBackend
-from ballonet.memory import MIB, bytes_to_mib
 from ballonet.metrics.history import HISTORY_FILE, HistoryWriter, totals
 from ballonet.metrics.model import TOTALS, SandboxSample, sample_of, with_totals
 

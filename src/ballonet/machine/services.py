@@ -8,9 +8,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from ballonet.base.errors import GuestBootError, GuestError, HostError
+from ballonet.base.process import return_free_memory
 from ballonet.control.peers import AccessPolicy
 from ballonet.control.server import ControlServer
-from ballonet.errors import GuestBootError, GuestError, HostError
 from ballonet.guest.relay import AgentRelay
 from ballonet.machine.agent_server import AgentServer
 from ballonet.machine.backend import MachineBackend
@@ -18,7 +19,6 @@ from ballonet.machine.guest_memory import GuestMemory
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.place import Place
 from ballonet.machine.sampler import Sampler
-from ballonet.process import return_free_memory
 from ballonet.vmm.vm import Vm
 
 log = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ballonet.errors import HostError, os_hint
+from ballonet.base.errors import HostError, os_hint
+from ballonet.base.process import spawn, wait_exit
 from ballonet.host.mounts import read_only_view
 from ballonet.host.virtiofsd import find_virtiofsd
-from ballonet.process import spawn, wait_exit
 from ballonet.vmm.attach import Volume
 from ballonet.vmm.console import Tail
 

@@ -18,8 +18,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.errors import BallonetError, ConfigError, EngineError, GuestError, HostError
+from ballonet.base.memory import mib_to_bytes
+from ballonet.base.paths import private_dir
 from ballonet.control.peers import AccessPolicy
-from ballonet.errors import BallonetError, ConfigError, EngineError, GuestError, HostError
 from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
 from ballonet.machine.guest_setup import root_kind, setup_steps
@@ -28,8 +30,6 @@ from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
 from ballonet.machine.owner import OwnerLine, Report
 from ballonet.machine.place import Place, claim_place
 from ballonet.machine.run_options import RunOptions
-from ballonet.memory import mib_to_bytes
-from ballonet.paths import private_dir
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.vm import ExitReason, Vm, VmExit
 

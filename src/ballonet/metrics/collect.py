@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet import lifecycle
-from ballonet.errors import BallonetError, HostError
+from ballonet.base.errors import BallonetError, HostError
+from ballonet.base.memory import mib_to_bytes
 from ballonet.host.memory import read_host_memory
 from ballonet.host.proc import read_resident
-from ballonet.memory import mib_to_bytes
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
 from ballonet.metrics.model import (
     NO_BALLOON,
     TOTALS,
@@ -28,12 +29,11 @@ from ballonet.metrics.model import (
     sums,
     with_totals,
 )
-from ballonet.registry.registry import Registry
 
 if TYPE_CHECKING:
     from ballonet.control.backend import BalloonSnapshot
+    from ballonet.lifecycle.record import Record
     from ballonet.machine.notes import MachineNote
-    from ballonet.registry.record import Record
 
 # asyncio is imported where it is used: 'ballonet ls' is quick without it.
 

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import ConfigError, HostError, os_hint
-from ballonet.memory import GIB, MIB
+from ballonet.base.errors import ConfigError, HostError, os_hint
+from ballonet.base.memory import GIB, MIB
 from ballonet.metrics.model import SandboxSample
 
 _SUFFIXES = (".png", ".svg", ".pdf")

@@ -14,11 +14,11 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from ballonet.base.errors import BallonetError
 from ballonet.control.backend import State as BalloonState
-from ballonet.errors import BallonetError
+from ballonet.lifecycle.record import State
 from ballonet.metrics.figures import GROUPS, HOST_FIGURES, SANDBOX_FIGURES, Figure
 from ballonet.metrics.model import HostSample, SandboxSample, Snapshot
-from ballonet.registry.record import State
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ballonet.errors import HostError, os_hint
+from ballonet.base.errors import HostError, os_hint
 from ballonet.metrics.model import SILENT_GUEST, TOTALS, SandboxSample
 
 #: The file in a sandbox's state directory.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ballonet.memory import mib_to_bytes
+from ballonet.base.memory import mib_to_bytes
 
 if TYPE_CHECKING:
     from ballonet.control.backend import BalloonSnapshot, Stats
@@ -28,7 +28,7 @@ class SandboxSample:
     """One sandbox at one moment."""
 
     name: str
-    #: A word of :class:`ballonet.registry.record.State`.
+    #: A word of :class:`ballonet.lifecycle.record.State`.
     state: str
     #: Names the run, and the sandbox among those of this name.
     run_id: str | None = None

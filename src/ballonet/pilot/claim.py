@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ballonet.errors import HostError, PilotBusyError, os_hint
+from ballonet.base.errors import HostError, PilotBusyError, os_hint
+from ballonet.base.paths import private_dir, replace_file, state_dir
 from ballonet.host.identity import ProcessId
-from ballonet.paths import private_dir, replace_file, state_dir
 
 _LOCK, _PAUSED, _STATUS = "lock", "paused", "status.json"
 

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ballonet import lifecycle
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.registry import Registry
 from ballonet.pilot.claim import looks_after
 from ballonet.pilot.link import Link
 from ballonet.pilot.model import SandboxView
-from ballonet.registry.registry import Registry
 
 #: How long a tick waits for answers; who has not answered by then is left alone (seconds).
 TICK_DEADLINE_S = 0.5

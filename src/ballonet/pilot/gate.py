@@ -12,17 +12,17 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ballonet.errors import AdmissionError
+from ballonet.base.errors import AdmissionError
+from ballonet.base.paths import exclusive
 from ballonet.host.memory import read_host_memory
-from ballonet.machine.args import parse_config
-from ballonet.paths import exclusive
+from ballonet.lifecycle.record import Record
+from ballonet.lifecycle.registry import Registry
 from ballonet.pilot import claim
 from ballonet.pilot.admission import admit, needed_mib
 from ballonet.pilot.claim import looks_after
 from ballonet.pilot.host import host_view
 from ballonet.pilot.model import SandboxView
-from ballonet.registry.record import Record
-from ballonet.registry.registry import Registry
+from ballonet.settings.flags import parse_config
 
 log = logging.getLogger(__name__)
 

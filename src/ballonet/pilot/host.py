@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ballonet.base.memory import bytes_to_mib
 from ballonet.host.memory import HostMemory
-from ballonet.memory import bytes_to_mib
 from ballonet.pilot.model import HostView, SandboxView
 
 

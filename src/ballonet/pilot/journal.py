@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import HostError, os_hint
+from ballonet.base.errors import HostError, os_hint
 
 #: Bytes of one of the two files.
 SEGMENT_BYTES = 4 * 1024 * 1024

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ballonet.errors import BallonetError
+from ballonet.base.errors import BallonetError
 from ballonet.pilot.model import SandboxView
 
 if TYPE_CHECKING:

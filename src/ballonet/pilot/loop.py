@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ballonet.errors import BallonetError
+from ballonet.base.errors import BallonetError
 from ballonet.host.memory import read_host_memory
 from ballonet.pilot import claim
 from ballonet.pilot.checks import RULES, Seen, check_decision, problem_of, remember

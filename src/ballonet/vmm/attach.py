@@ -1,7 +1,7 @@
 """What is attached to a virtual machine beside memory and processors: volumes, ports, its network. Pure.
 
 Each has one way to be written as text, the one that people know from Docker; it is also how the sandbox's process
-gets it (:mod:`ballonet.machine.args`).
+gets it (:mod:`ballonet.settings.flags`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from ballonet.errors import ConfigError
-from ballonet.memory import parse_size
+from ballonet.base.errors import ConfigError
+from ballonet.base.memory import parse_size
 
 #: Where the guest's kernel or its agent have their own file systems, or the root is: nothing is mounted over them.
 RESERVED = ("/proc", "/sys", "/dev")

@@ -13,8 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from ballonet.errors import EngineError, EngineExitedError
-from ballonet.memory import mib_to_bytes
+from ballonet.base.errors import EngineError, EngineExitedError
+from ballonet.base.memory import mib_to_bytes
 from ballonet.vmm.config import BalloonSpec, Clamped, Machine
 from ballonet.vmm.convergence import BalloonStatus, Convergence, Driver, State
 from ballonet.vmm.guard import GuestReading

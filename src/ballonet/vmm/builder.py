@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
 from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
 from ballonet.vmm.guard import default_guard_mib

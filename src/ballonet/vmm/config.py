@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from ballonet.target import Clamp, clamp_target
+from ballonet.base.target import Clamp, clamp_target
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ballonet.memory import MIB, bytes_to_mib, mib_to_bytes
+from ballonet.base.memory import MIB, bytes_to_mib, mib_to_bytes
 from ballonet.vmm.config import BalloonSpec, Clamped
 from ballonet.vmm.guard import GuestReading, permit
 

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import EngineMissingError, HostError
-from ballonet.paths import replace_file
-from ballonet.process import find_program, run
+from ballonet.base.errors import EngineMissingError, HostError
+from ballonet.base.paths import replace_file
+from ballonet.base.process import find_program, run
 from ballonet.vmm.config import Accel, Machine
 
 PROGRAM = "qemu-system-x86_64"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ballonet.memory import MIB, mib_to_bytes
+from ballonet.base.memory import MIB, mib_to_bytes
 
 #: The guard when none was chosen: a tenth of the ceiling, and at least this much (MiB).
 GUARD_MIN_MIB = 64

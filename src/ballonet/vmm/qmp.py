@@ -11,7 +11,7 @@ from typing import Any
 
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, StateError
 
-from ballonet.errors import EngineError, EngineExitedError
+from ballonet.base.errors import EngineError, EngineExitedError
 
 # The package logs every end of stream as an error; the process's end is noticed and told elsewhere.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ballonet.memory import mib_to_bytes
+from ballonet.base.memory import mib_to_bytes
 
 UNKNOWN = 2**64 - 1
 #: Counters above this are nonsense: nothing counts so far.

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from ballonet.errors import EngineError
-from ballonet.process import spawn, wait_exit
+from ballonet.base.errors import EngineError
+from ballonet.base.process import spawn, wait_exit
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.config import VmSpec
 from ballonet.vmm.console import Tail

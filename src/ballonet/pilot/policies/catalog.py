@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
+from ballonet.base.suggest import hint_for
 from ballonet.pilot.model import Policy
 from ballonet.pilot.policies.ballonet import Ballonet
 from ballonet.pilot.policies.hypeman import Hypeman
@@ -16,7 +17,6 @@ from ballonet.pilot.policies.reporting import Reporting
 from ballonet.pilot.policies.squeezed import Squeezed
 from ballonet.pilot.policies.static import Static
 from ballonet.pilot.policies.vm0 import Vm0
-from ballonet.suggest import hint_for
 
 #: What a policy is made by; settings are its dataclass's fields.
 POLICIES: dict[str, Callable[..., Policy]] = {

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from ballonet.errors import ConfigError
-from ballonet.memory import MIB
+from ballonet.base.errors import ConfigError
+from ballonet.base.memory import MIB
 from ballonet.pilot.simulator.guest import GuestSpec, Physics
 from ballonet.pilot.simulator.trace import Point, Trace
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
 
 
 class Point(NamedTuple):

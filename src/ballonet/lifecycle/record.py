@@ -53,7 +53,7 @@ class Record:
 
     name: str
     created_at: float
-    #: The desired configuration, as the flags of :mod:`ballonet.machine.args`: what the next start uses.
+    #: The desired configuration, as the flags of :mod:`ballonet.settings.flags`: what the next start uses.
     flags: tuple[str, ...]
     #: What the root was asked to be made from; ``None`` is the built-in root.
     image: str | None = None

@@ -15,12 +15,12 @@ from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
 from typing import Any, Self
 
-from ballonet.errors import NameInUseError, RegistryError, UnknownSandboxError
+from ballonet.base.errors import NameInUseError, RegistryError, UnknownSandboxError
+from ballonet.base.paths import state_dir
+from ballonet.base.suggest import hint_for
 from ballonet.host.identity import ProcessId
-from ballonet.paths import state_dir
-from ballonet.registry.record import Command, Defaults, Record, State
-from ballonet.registry.schema import MIGRATIONS, VERSION
-from ballonet.suggest import hint_for
+from ballonet.lifecycle.record import Command, Defaults, Record, State
+from ballonet.lifecycle.schema import MIGRATIONS, VERSION
 
 FILE_NAME = "registry.db"
 #: Takes the room that SQLite needs beside the registry to read and to write it. On a full disk it makes way, so that

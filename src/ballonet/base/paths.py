@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ballonet.errors import ConfigError, HostError, os_hint
+from ballonet.base.errors import ConfigError, HostError, os_hint
 
 #: Bytes in ``sockaddr_un.sun_path`` (unix(7)), its end excluded.
 MAX_SOCKET_PATH_BYTES = 107

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ballonet.errors import SettingError, quoted
+from ballonet.base.errors import SettingError, quoted
 
 if TYPE_CHECKING:
     from decimal import Decimal

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
-from ballonet.forked import never_destroy
+from ballonet.base.forked import never_destroy
 
 
 class Connection(Protocol):

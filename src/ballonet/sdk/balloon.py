@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from ballonet.arguments import check_flag, check_seconds
-from ballonet.connections import PerLoop
-from ballonet.errors import NotRunningError
-from ballonet.memory import Size, to_mib
+from ballonet.base.arguments import check_flag, check_seconds
+from ballonet.base.errors import NotRunningError
+from ballonet.base.memory import Size, to_mib
+from ballonet.sdk.connections import PerLoop
 
 if TYPE_CHECKING:
     from ballonet.control.backend import BalloonSnapshot, Stats, TrimResult
     from ballonet.control.client import Client
     from ballonet.control.protocol import SetReply
-    from ballonet.sandbox import Sandbox
+    from ballonet.sdk.sandbox import Sandbox
 
 
 class BalloonHandle:

@@ -1,7 +1,7 @@
 """The life of registered sandboxes: create, start, look, stop, remove. What the command line and the SDK share.
 
 The registry holds what was asked for; whether a sandbox lives is asked of its process each time (:func:`refresh`,
-by :mod:`ballonet.liveness`), so that a crash, a kill or a power cut never leaves a dead one shown as running, and no
+by :mod:`ballonet.lifecycle.liveness`), so that a crash, a kill or a power cut never leaves a dead one shown as running, and no
 look from elsewhere ever takes a living one for dead.
 """
 
@@ -19,8 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.config import SandboxConfig, check_name
-from ballonet.errors import (
+from ballonet.base.errors import (
     BallonetError,
     ConfigError,
     HostError,
@@ -31,17 +30,18 @@ from ballonet.errors import (
     StillRunningError,
     UnknownSandboxError,
 )
+from ballonet.base.paths import private_dir, replace_file, sandbox_dir_path
+from ballonet.base.paths import state_dir_of as state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.images.users import check_user
-from ballonet.liveness import living as living
-from ballonet.liveness import machines
-from ballonet.machine.args import parse_config, render_flags
+from ballonet.lifecycle.liveness import living as living
+from ballonet.lifecycle.liveness import machines
+from ballonet.lifecycle.record import Command, Defaults, Record, State
+from ballonet.lifecycle.registry import Registry, to_json
 from ballonet.machine.notes import COMMAND_FILE, EndNote, MachineNote, write_stop_seconds
 from ballonet.machine.run_options import RunOptions
-from ballonet.paths import private_dir, replace_file, sandbox_dir_path
-from ballonet.paths import state_dir_of as state_dir_of
-from ballonet.registry.record import Command, Defaults, Record, State
-from ballonet.registry.registry import Registry, to_json
+from ballonet.settings.config import SandboxConfig, check_name
+from ballonet.settings.flags import parse_config, render_flags
 
 if TYPE_CHECKING:
     from ballonet.images.image import Image
@@ -73,12 +73,14 @@ def create(
 ) -> Record:
     """Register a sandbox; it does not run yet.
 
-    :param image: what the root of ``config`` is made from (see :func:`ballonet.imaged.prepare`).
+    :param image: what the root of ``config`` is made from (see :func:`ballonet.lifecycle.image_settings.prepare`).
     :param defaults: what every command in it inherits.
     :raises NameInUseError: there is one of that name.
     """
     if config.image is not None and config.root is None:
-        raise ConfigError(f"image {config.image!r} was not brought in", hint="see ballonet.imaged.prepare")
+        raise ConfigError(
+            f"image {config.image!r} was not brought in", hint="see ballonet.lifecycle.image_settings.prepare"
+        )
     if command is not None:
         check_user(command.user)
     record = Record(
@@ -433,7 +435,7 @@ def _sweep(record: Record) -> None:
 
 def _ensure_volumes(config: SandboxConfig) -> None:
     if config.volumes:
-        from ballonet import volumes
+        from ballonet.lifecycle import volumes
 
         volumes.ensure(config.volumes)
 

@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet import lifecycle
-from ballonet.errors import (
+from ballonet.base.errors import (
     ConfigError,
     HostError,
     SettingError,
@@ -24,11 +23,12 @@ from ballonet.errors import (
     os_hint,
     quoted,
 )
-from ballonet.liveness import machines
-from ballonet.machine.args import parse_config
-from ballonet.paths import data_dir, private_dir
-from ballonet.registry.registry import Registry
-from ballonet.suggest import hint_for
+from ballonet.base.paths import data_dir, private_dir
+from ballonet.base.suggest import hint_for
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.liveness import machines
+from ballonet.lifecycle.registry import Registry
+from ballonet.settings.flags import parse_config
 from ballonet.vmm.attach import Volume, split_volume
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")

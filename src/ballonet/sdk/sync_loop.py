@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ballonet.errors import EventLoopError
-from ballonet.forked import never_destroy
+from ballonet.base.errors import EventLoopError
+from ballonet.base.forked import never_destroy
 
 _T = TypeVar("_T")
 
@@ -121,8 +121,8 @@ class Loop:
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._thread is threading.current_thread():
             raise EventLoopError(
-                "a call of ballonet.sync came from its own event loop's thread, where it would wait for itself",
-                hint="make it from another thread, or use ballonet.sandbox, which is made for event loops",
+                "a call of ballonet.sdk.sync came from its own event loop's thread, where it would wait for itself",
+                hint="make it from another thread, or use ballonet.sdk.sandbox, which is made for event loops",
             )
         if self._ended or sys.is_finalizing():
             raise EventLoopError(

@@ -12,13 +12,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ballonet import lifecycle
-from ballonet.errors import NameInUseError, RegistryError
-from ballonet.liveness import Machine, left_over, machines
+from ballonet.base.errors import NameInUseError, RegistryError
+from ballonet.base.paths import state_dir
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.liveness import Machine, left_over, machines
+from ballonet.lifecycle.record import Record, State
+from ballonet.lifecycle.registry import Registry, from_json
 from ballonet.machine.notes import MachineNote
-from ballonet.paths import state_dir
-from ballonet.registry.record import Record, State
-from ballonet.registry.registry import Registry, from_json
 
 
 async def prune(registry: Registry, *, force: bool = False) -> list[str]:

@@ -14,23 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ballonet import lifecycle
-from ballonet.arguments import check_flag, check_number, check_seconds, check_words, to_bytes, wrong_type
-from ballonet.balloon_handle import BalloonHandle
-from ballonet.builder import SandboxBuilder, Size
-from ballonet.config import SandboxConfig
-from ballonet.connections import PerLoop
-from ballonet.creation import Balloon, check_start, command_of, command_settings, configuration
-from ballonet.errors import ConfigError, NotRunningError, SandboxClosedError
-from ballonet.forked import never_destroy
-from ballonet.imaged import image_of, inherited_settings, prepare
+from ballonet.base.arguments import check_flag, check_number, check_seconds, check_words, to_bytes, wrong_type
+from ballonet.base.errors import ConfigError, NotRunningError, SandboxClosedError
+from ballonet.base.forked import never_destroy
+from ballonet.base.memory import to_mib
+from ballonet.base.paths import sandbox_dir_path
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.image_settings import image_of, inherited_settings, prepare
+from ballonet.lifecycle.record import Defaults, Record
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.launch import OwnedProcess, SandboxEnd
 from ballonet.machine.notes import AGENT_SOCKET, MachineNote
-from ballonet.memory import to_mib
-from ballonet.paths import sandbox_dir_path
-from ballonet.registry.record import Defaults, Record
-from ballonet.registry.registry import Registry
-from ballonet.timeouts import Timeout, start_within
+from ballonet.sdk.balloon import BalloonHandle
+from ballonet.sdk.builder import SandboxBuilder, Size
+from ballonet.sdk.connections import PerLoop
+from ballonet.sdk.creation import Balloon, check_start, command_of, command_settings, configuration
+from ballonet.sdk.timeouts import Timeout, start_within
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ballonet.guest.files import GuestFiles
     from ballonet.images.image import Image
     from ballonet.images.store import Pull
-    from ballonet.modify import Change, Plan
+    from ballonet.lifecycle.modify import Change, Plan
 
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
 
@@ -164,7 +164,7 @@ class Sandbox:
         :raises ConfigError: a setting, or a pair of them, is impossible; the message names the values.
         :raises BallonetError: it did not come up; nothing is left behind.
         """
-        from ballonet.modify import check_weight
+        from ballonet.lifecycle.modify import check_weight
 
         check_start(pull=pull, rootfs=rootfs, detached=detached, admission=admission)
         defaults = Defaults(*command_settings(env, cwd, user))
@@ -432,7 +432,7 @@ class Sandbox:
         :param reserve: memory that the autopilot never takes from it.
         :raises ConfigError: a change is impossible; nothing was changed.
         """
-        from ballonet.modify import apply_plan, given, plan_changes
+        from ballonet.lifecycle.modify import apply_plan, given, plan_changes
 
         changes = given(locals())
         self._check_usable()
@@ -463,7 +463,7 @@ class Sandbox:
         reserve: Size | None = None,
     ) -> Plan:
         """What :meth:`modify` would do; nothing is changed."""
-        from ballonet.modify import given, plan_changes
+        from ballonet.lifecycle.modify import given, plan_changes
 
         changes = given(locals())
         self._check_usable()

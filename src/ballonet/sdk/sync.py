@@ -13,18 +13,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from ballonet import lifecycle
-from ballonet import sandbox as async_sandbox
-from ballonet.balloon_handle import BalloonHandle as AsyncBalloonHandle
-from ballonet.builder import SandboxBuilder
-from ballonet.config import SandboxConfig
+from ballonet.base.memory import Size
 from ballonet.guest.files import MAX_READ_BYTES
 from ballonet.guest.files import GuestFiles as AsyncGuestFiles
-from ballonet.memory import Size
-from ballonet.registry.record import Record
-from ballonet.sandbox import Balloon, ExecResult, SandboxEnd
-from ballonet.sync_loop import LOOP
-from ballonet.sync_process import GuestProcess
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.record import Record
+from ballonet.sdk import sandbox as async_sandbox
+from ballonet.sdk.balloon import BalloonHandle as AsyncBalloonHandle
+from ballonet.sdk.builder import SandboxBuilder
+from ballonet.sdk.sandbox import Balloon, ExecResult, SandboxEnd
+from ballonet.sdk.sync_loop import LOOP
+from ballonet.sdk.sync_process import GuestProcess
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ballonet.control.protocol import SetReply
     from ballonet.guest.files import FileInfo
     from ballonet.images.store import Pull
-    from ballonet.modify import Change, Plan
+    from ballonet.lifecycle.modify import Change, Plan
 
 __all__ = ["Balloon", "ExecResult", "GuestProcess", "Sandbox", "SandboxEnd"]
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from ballonet.errors import BallonetError
+from ballonet.base.errors import BallonetError
+from ballonet.base.paths import sandbox_dir_path, state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.host.proc import PROC, read_children, read_environment, read_words
-from ballonet.machine.args import parse_config
+from ballonet.lifecycle.record import Record, State
 from ballonet.machine.notes import CONTROL_SOCKET, MachineNote
 from ballonet.machine.run_options import RUN_VARIABLE, RunOptions, take_run_options
-from ballonet.paths import sandbox_dir_path, state_dir_of
-from ballonet.registry.record import Record, State
+from ballonet.settings.flags import parse_config
 
 #: What the command line of a sandbox's own process has after the interpreter and its options.
 _MODULE_WORDS = ["ballonet", "sandbox"]

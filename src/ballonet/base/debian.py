@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ballonet.errors import HostError
-from ballonet.paths import exclusive, private_dir
-from ballonet.process import find_program, run
+from ballonet.base.errors import HostError
+from ballonet.base.paths import exclusive, private_dir
+from ballonet.base.process import find_program, run
 
 REFRESH = "refresh apt's lists as root (apt-get update)"
 _DOWNLOAD_S, _UNPACK_S = 900, 300

@@ -8,8 +8,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from ballonet.arguments import check_seconds
-from ballonet.errors import CommandTimeoutError, ConfigError
+from ballonet.base.arguments import check_seconds
+from ballonet.base.errors import CommandTimeoutError, ConfigError
 
 if TYPE_CHECKING:
     from ballonet.guest.guest_process import GuestProcess

@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.arguments import check_flag, check_items, check_text, wrong_type
-from ballonet.errors import ConfigError, SettingError, escaped, quoted
-from ballonet.memory import MAX_MIB
-from ballonet.paths import MAX_SOCKET_PATH_BYTES
+from ballonet.base.arguments import check_flag, check_items, check_text, wrong_type
+from ballonet.base.errors import ConfigError, SettingError, escaped, quoted
+from ballonet.base.memory import MAX_MIB
+from ballonet.base.paths import MAX_SOCKET_PATH_BYTES
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume, check_target
 from ballonet.vmm.config import DISK_TARGET, Accel, Machine, VmConfig
 
@@ -58,7 +58,7 @@ class SandboxConfig(VmConfig):
     """
 
     #: What the sandbox's root was asked to be made from; ``None`` is the built-in busybox root, or whatever
-    #: :attr:`root` is. Of the two, ``root`` counts: see :mod:`ballonet.imaged`.
+    #: :attr:`root` is. Of the two, ``root`` counts: see :mod:`ballonet.lifecycle.image_settings`.
     image: str | None = None
     #: Encrypted guest memory. Not offered together with a balloon: the host could not take pages back.
     confidential: bool = False

@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ballonet.errors import HostError, ProcessError, os_hint
+from ballonet.base.errors import HostError, ProcessError, os_hint
 
 log = logging.getLogger(__name__)
 

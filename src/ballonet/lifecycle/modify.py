@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ballonet import lifecycle
-from ballonet.builder import read_items
-from ballonet.errors import BallonetError, ConfigError, NotRunningError, SettingError, quoted
-from ballonet.machine.args import render_flags
+from ballonet.base.errors import BallonetError, ConfigError, NotRunningError, SettingError, quoted
+from ballonet.base.memory import MAX_MIB, to_mib
+from ballonet.base.suggest import hint_for
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.record import Record
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
-from ballonet.memory import MAX_MIB, to_mib
-from ballonet.registry.record import Record
-from ballonet.registry.registry import Registry
-from ballonet.settings import PARAMETERS
-from ballonet.suggest import hint_for
+from ballonet.sdk.builder import read_items
+from ballonet.settings.flags import render_flags
+from ballonet.settings.names import PARAMETERS
 from ballonet.vmm.attach import Net
 
 LIVE = "live"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine, VmConfig
 

@@ -1,4 +1,4 @@
-"""SandboxBuilder: the fluent way to a :class:`~ballonet.config.SandboxConfig`."""
+"""SandboxBuilder: the fluent way to a :class:`~ballonet.settings.config.SandboxConfig`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ballonet.arguments import check_items, check_path, wrong_type
-from ballonet.config import SandboxConfig
-from ballonet.errors import SettingError, escaped, quoted
-from ballonet.memory import Size, parse_size
-from ballonet.settings import PARAMETERS
+from ballonet.base.arguments import check_items, check_path, wrong_type
+from ballonet.base.errors import SettingError, escaped, quoted
+from ballonet.base.memory import Size, parse_size
+from ballonet.settings.config import SandboxConfig
+from ballonet.settings.names import PARAMETERS
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine
 
@@ -147,7 +147,7 @@ def _read(kind: type[Volume | Tmpfs | Port], item: object) -> object:
     if not isinstance(item, str):
         raise wrong_type(what, "text", item)
     if kind is Volume:
-        from ballonet.volumes import parse_volume
+        from ballonet.lifecycle.volumes import parse_volume
 
         return parse_volume(item)
     try:

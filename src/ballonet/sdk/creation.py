@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ballonet.arguments import (
+from ballonet.base.arguments import (
     check_env,
     check_flag,
     check_items,
@@ -15,12 +15,12 @@ from ballonet.arguments import (
     check_words,
     wrong_type,
 )
-from ballonet.builder import SandboxBuilder, Size
-from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError
-from ballonet.imaged import Prepared
+from ballonet.base.errors import ConfigError
 from ballonet.images.users import check_user
-from ballonet.registry.record import Command, Defaults
+from ballonet.lifecycle.image_settings import Prepared
+from ballonet.lifecycle.record import Command, Defaults
+from ballonet.sdk.builder import SandboxBuilder, Size
+from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 
 #: :data:`ballonet.images.store.Pull`, which is imported only where there is an image.

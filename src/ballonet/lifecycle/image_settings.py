@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.config import SandboxConfig
-from ballonet.errors import ConfigError
+from ballonet.base.errors import ConfigError
 from ballonet.images.users import check_user
+from ballonet.lifecycle.record import Command, Record
 from ballonet.machine.disk import DEFAULT_DISK_MIB
-from ballonet.registry.record import Command, Record
+from ballonet.settings.config import SandboxConfig
 
 if TYPE_CHECKING:
     from ballonet.images.image import Image

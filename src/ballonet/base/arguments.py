@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ballonet.errors import ConfigError, SettingError, escaped
+from ballonet.base.errors import ConfigError, SettingError, escaped
 
 #: The longest value that a message shows whole (characters).
 _SHOWN = 80

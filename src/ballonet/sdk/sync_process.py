@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ballonet.errors import EventLoopError, GuestError
+from ballonet.base.errors import EventLoopError, GuestError
 from ballonet.guest.guest_process import MAX_OUTPUT_BYTES, merged, too_much
-from ballonet.sync_loop import LOOP
+from ballonet.sdk.sync_loop import LOOP
 
 if TYPE_CHECKING:
     from ballonet.guest.guest_process import GuestProcess as AsyncGuestProcess

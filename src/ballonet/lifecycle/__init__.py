@@ -1,0 +1,1 @@
+"""What sandboxes there are and how they live: the registry, create, start, stop, remove, modify, volumes."""

@@ -1,1 +1,0 @@
-"""The registry: what sandboxes there are, as one SQLite file of the user's."""

@@ -43,6 +43,7 @@ check: lint types unit
 lint: setup
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m ruff format --check $(SOURCES)
+	$(VENV)/bin/lint-imports --no-cache
 
 types: setup
 	$(PYTHON) -m mypy

@@ -22,10 +22,10 @@ from typing import TypeVar
 
 from ballonet.control.client import Client
 from ballonet.control.peers import AccessPolicy
+from ballonet.lifecycle.samples import collect
 from ballonet.machine.build import build_vm
 from ballonet.machine.place import claim_place
 from ballonet.machine.services import Services
-from ballonet.metrics.collect import collect
 from ballonet.metrics.exposition import Exporter
 from ballonet.metrics.model import Snapshot
 from ballonet.sdk.sandbox import Sandbox, random_name

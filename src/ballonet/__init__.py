@@ -1,5 +1,61 @@
-"""ballonet: microVM sandboxes for Linux whose memory breathes."""
+"""ballonet: microVM sandboxes whose memory breathes.
+
+``from ballonet import Sandbox`` is the SDK without asyncio, ``AsyncSandbox`` the one with it. Nothing is loaded before
+it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from ballonet.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from ballonet.base.errors import BallonetError as BallonetError
+    from ballonet.sdk.builder import SandboxBuilder as SandboxBuilder
+    from ballonet.sdk.creation import Balloon as Balloon
+    from ballonet.sdk.sandbox import ExecResult as ExecResult
+    from ballonet.sdk.sandbox import Sandbox as AsyncSandbox
+    from ballonet.sdk.sandbox import SandboxEnd as SandboxEnd
+    from ballonet.sdk.sync import Sandbox as Sandbox
+    from ballonet.settings.config import SandboxConfig as SandboxConfig
+
+__all__ = [
+    "AsyncSandbox",
+    "BallonetError",
+    "Balloon",
+    "ExecResult",
+    "Sandbox",
+    "SandboxBuilder",
+    "SandboxConfig",
+    "SandboxEnd",
+    "__version__",
+]
+
+#: What a program holds: where each name is, and what it is called there.
+_PLACES = {
+    "AsyncSandbox": ("ballonet.sdk.sandbox", "Sandbox"),
+    "Balloon": ("ballonet.sdk.creation", "Balloon"),
+    "BallonetError": ("ballonet.base.errors", "BallonetError"),
+    "ExecResult": ("ballonet.sdk.sandbox", "ExecResult"),
+    "Sandbox": ("ballonet.sdk.sync", "Sandbox"),
+    "SandboxBuilder": ("ballonet.sdk.builder", "SandboxBuilder"),
+    "SandboxConfig": ("ballonet.settings.config", "SandboxConfig"),
+    "SandboxEnd": ("ballonet.sdk.sandbox", "SandboxEnd"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load what is asked for (PEP 562)."""
+    try:
+        module, attribute = _PLACES[name]
+    except KeyError:
+        raise AttributeError(f"module 'ballonet' has no attribute {name!r}") from None
+    from importlib import import_module
+
+    found: object = getattr(import_module(module), attribute)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

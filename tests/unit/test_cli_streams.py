@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.base.errors import StreamError
-from ballonet.cli.main import COMMANDS
+from ballonet.cli.commands import COMMANDS
 from ballonet.cli.stdin_reader import read_stdin
 from ballonet.cli.stdout_writer import ByteWriter
 from ballonet.lifecycle.record import Command

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.cli.main import COMMANDS
+from ballonet.cli.commands import COMMANDS
 from ballonet.images.store import ImageStore
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry

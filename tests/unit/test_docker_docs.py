@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.cli.main import build_parser
+from ballonet.cli.commands import build_parser
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS = ("run", "exec", "cp", "logs", "stop", "wait")

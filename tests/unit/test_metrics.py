@@ -21,12 +21,12 @@ from ballonet.host.identity import ProcessId
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.samples import collect, history_path
 from ballonet.machine.notes import MachineNote
-from ballonet.metrics.collect import collect, history_path
 from ballonet.metrics.drawing import draw
 from ballonet.metrics.exposition import Counters, Exporter
 from ballonet.metrics.history import HistoryWriter
-from ballonet.metrics.model import STALE_S, HostSample, SandboxSample, Snapshot, sample_of
+from ballonet.metrics.model import STALE_S, STATES, HostSample, SandboxSample, Snapshot, sample_of
 from ballonet.metrics.table import COLUMNS, host_row, row, write_csv
 from ballonet.settings.config import SandboxConfig
 
@@ -262,3 +262,7 @@ def test_addresses() -> None:
     for wrong in ("", "9400", ":9400", "a:b", "a:99999"):
         with pytest.raises(ConfigError, match="not ADDRESS:PORT"):
             parse_address(wrong)
+
+
+def test_metrics_know_every_state_of_a_sandbox() -> None:
+    assert list(STATES) == [state.value for state in State]

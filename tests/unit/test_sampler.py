@@ -9,9 +9,9 @@ import pytest
 
 from ballonet.base.memory import MIB
 from ballonet.host.proc import Resident, read_cpu_s
+from ballonet.lifecycle.samples import GUEST_AGE_S
 from ballonet.machine.engine_memory import PSS_COST_FACTOR, PSS_EVERY_S, EngineMemory
 from ballonet.machine.sampler import BUSY_BYTES, HEARTBEAT_S, Look, Pace, earlier_totals, pace_of
-from ballonet.metrics.collect import GUEST_AGE_S
 from ballonet.metrics.history import totals
 from ballonet.metrics.model import SandboxSample
 

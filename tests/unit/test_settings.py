@@ -8,7 +8,7 @@ import pytest
 
 from ballonet.base.errors import ConfigError, SettingError
 from ballonet.base.memory import parse_size
-from ballonet.cli.main import build_parser
+from ballonet.cli.commands import build_parser
 from ballonet.cli.parser import all_actions
 from ballonet.sdk.builder import SandboxBuilder
 from ballonet.settings.config import SandboxConfig

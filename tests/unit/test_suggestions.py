@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ballonet.base.suggest import close_to, did_you_mean
-from ballonet.cli.help import GROUPS
-from ballonet.cli.main import COMMANDS, main
+from ballonet.cli.commands import COMMANDS
+from ballonet.cli.main import main
+from ballonet.cli.overview import GROUPS
 from ballonet.images.store import ImageStore
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry

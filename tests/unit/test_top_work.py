@@ -9,7 +9,7 @@ import pytest
 
 from ballonet.cli.top_bars import WINDOW_S
 from ballonet.cli.top_work import Trails
-from ballonet.metrics.collect import history_path
+from ballonet.lifecycle.samples import history_path
 from ballonet.metrics.history import HistoryWriter
 from ballonet.metrics.model import SandboxSample
 

@@ -10,6 +10,7 @@ from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle import volumes
 from ballonet.lifecycle.registry import Registry
 from ballonet.sdk.builder import SandboxBuilder
+from ballonet.settings import named_volumes
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_removing_never_follows_a_link_out(registry: Registry, tmp_path: Path) -
     outside.mkdir()
     (outside / "file").write_text("x")
     (volumes.create("cache") / "link").symlink_to(outside)
-    (volumes.volumes_dir() / "evil").symlink_to(outside)
+    (named_volumes.volumes_dir() / "evil").symlink_to(outside)
     volumes.remove(registry, "cache")
     assert [volume.name for volume in volumes.list_volumes(registry)] == []
     with pytest.raises(HostError, match="evil"):

@@ -21,7 +21,7 @@ import pytest
 from ballonet.base.memory import KIB, MIB
 from ballonet.control.client import Client
 from ballonet.guest.bundle import GuestBundle
-from ballonet.metrics.collect import collect, history_path
+from ballonet.lifecycle.samples import collect, history_path
 from ballonet.metrics.figures import SANDBOX_FIGURES
 from ballonet.metrics.history import read_history
 from ballonet.metrics.model import TOTALS, SandboxSample

@@ -14,6 +14,7 @@ from ballonet.base.errors import HostError, VolumeInUseError
 from ballonet.lifecycle import volumes
 from ballonet.lifecycle.registry import Registry
 from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings import named_volumes
 from tests.vm.processes import alive, descendants, guest_ram_mib, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="Debian 12's virtiofsd needs root")
@@ -95,7 +96,7 @@ async def test_a_named_volume_is_in_use_while_its_sandbox_is_there(box: Sandbox)
         ]
         with pytest.raises(VolumeInUseError, match="used by 'volumes'"):
             volumes.remove(registry, "cache")
-    assert (volumes.path_of("cache") / "file").read_text() == "kept\n"
+    assert (named_volumes.path_of("cache") / "file").read_text() == "kept\n"
 
 
 async def test_a_tmpfs_has_its_size(box: Sandbox) -> None:

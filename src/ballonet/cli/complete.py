@@ -21,7 +21,7 @@ Completer = Callable[..., Iterable[str]]
 
 def complete() -> None:
     """Answer the shell and end the process, if it asks."""
-    from ballonet.cli.main import build_parser
+    from ballonet.cli.commands import build_parser
 
     line, point = os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", "0")
     typed = split_line(line, int(point))[3][1:]
@@ -141,7 +141,7 @@ def _variables(**known: object) -> list[str]:
 
 
 def _commands(parsed_args: argparse.Namespace, **known: object) -> list[str]:
-    from ballonet.cli.main import COMMANDS, build_parser
+    from ballonet.cli.commands import COMMANDS, build_parser
 
     words = getattr(parsed_args, "words", None) or []
     if not words:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ballonet.base.errors import GuestError, HostError
-from ballonet.cli.sandbox_options import report_progress
+from ballonet.cli.progress import report_progress
 from ballonet.control.backend import BalloonSnapshot, Stats
 from ballonet.control.client import Client
 from ballonet.metrics.model import SandboxSample, sample_of

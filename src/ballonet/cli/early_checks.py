@@ -39,7 +39,7 @@ def check_early(config: SandboxConfig, options: argparse.Namespace) -> None:
 def _check_volumes(config: SandboxConfig) -> None:
     if not config.volumes:
         return
-    from ballonet.lifecycle.volumes import volumes_dir
+    from ballonet.settings.named_volumes import volumes_dir
 
     named = volumes_dir()
     for volume in config.volumes:

@@ -10,7 +10,7 @@ from ballonet.cli.output import iso_time, print_json, print_table, show_age
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
-from ballonet.metrics.collect import read_samples
+from ballonet.lifecycle.samples import read_samples
 from ballonet.metrics.model import SandboxSample
 
 #: How long a sandbox's control socket may take to answer until its row is shown without (seconds).

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise missing_module(error, "metrics cannot be exported") from error
     from ballonet.base.paths import replace_file
-    from ballonet.metrics.collect import collect
+    from ballonet.lifecycle.samples import collect
 
     exporter = Exporter()
     if options.listen is not None:
@@ -86,7 +86,7 @@ def parse_address(text: str) -> tuple[str, int]:
 def _serve(exporter: Exporter, host: str, port: int) -> int:
     from prometheus_client import start_http_server
 
-    from ballonet.metrics.collect import collect
+    from ballonet.lifecycle.samples import collect
 
     try:
         server, thread = start_http_server(port, host, exporter.registry(collect))

@@ -13,7 +13,7 @@ from ballonet.cli.logs import parse_since
 from ballonet.cli.names import add_names
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
-from ballonet.metrics.collect import history_path
+from ballonet.lifecycle.samples import history_path
 from ballonet.metrics.history import read_history
 from ballonet.metrics.model import SandboxSample
 

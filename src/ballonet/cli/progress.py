@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ballonet.cli.sandbox_options import report_progress
-
 #: What the steps of :class:`ballonet.images.store.ImageStore` are to a person.
 _STEPS = {"fetch": "fetching", "read": "reading layers", "root": "writing the root"}
 
@@ -54,3 +52,8 @@ def shown_progress() -> Iterator[tuple[Report, Bars | None]]:
     finally:
         for bar in bars.values():
             bar.close()
+
+
+def report_progress(line: str) -> None:
+    """Tell, on standard error, what takes time before the guest can boot."""
+    print(f"ballonet: {line}", file=sys.stderr, flush=True)

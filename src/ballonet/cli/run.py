@@ -10,6 +10,7 @@ from dataclasses import replace
 from ballonet.base.errors import ConfigError, GuestChannelError, SandboxError
 from ballonet.cli.attach import Joined, SignalPasser, check_streams, joined_from, run_joined, with_signals
 from ballonet.cli.boot_notice import told_if_slow
+from ballonet.cli.progress import report_progress
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
     add_admission_option,
@@ -22,7 +23,6 @@ from ballonet.cli.sandbox_options import (
     defaults_from,
     policy_from,
     prepared_from,
-    report_progress,
     timeout_from,
 )
 from ballonet.lifecycle import sandboxes as lifecycle
@@ -111,9 +111,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _start_detached(registry: Registry, name: str, admission: bool) -> int:
+    from ballonet.pilot.gate import gate_for
+
     try:
         async with told_if_slow(name):
-            process = await lifecycle.start(registry, name, detached=True, admission=admission)
+            process = await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))
     except BaseException:
         await lifecycle.discard(registry, name)
         raise
@@ -145,11 +147,12 @@ async def _run_attached(
 ) -> int:
     """Whatever happens, the sandbox is gone when this returns."""
     from ballonet.guest.agent_client import AgentClient
+    from ballonet.pilot.gate import gate_for
 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(lifecycle.discard, registry, name)
         async with told_if_slow(name):
-            sandbox = await lifecycle.start(registry, name, detached=False, admission=admission)
+            sandbox = await lifecycle.start(registry, name, detached=False, gate=gate_for(admission))
         stack.push_async_callback(sandbox.kill)
         agent = await AgentClient.connect(sandbox.agent_socket)
         stack.push_async_callback(agent.close)

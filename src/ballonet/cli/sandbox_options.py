@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -370,8 +369,3 @@ def _group_id(name: str) -> int:
         return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
     except KeyError as error:
         raise ConfigError(f"there is no group named {name!r}") from error
-
-
-def report_progress(line: str) -> None:
-    """Tell, on standard error, what takes time before the guest can boot."""
-    print(f"ballonet: {line}", file=sys.stderr, flush=True)

@@ -195,7 +195,7 @@ def _read(path: Path) -> list[GuestSpec]:
 
 
 def _histories(names: list[str]) -> list[GuestSpec]:
-    from ballonet.metrics.collect import history_path
+    from ballonet.lifecycle.samples import history_path
     from ballonet.metrics.history import read_history
     from ballonet.pilot.simulator.recorded import from_histories
 

@@ -8,7 +8,8 @@ import asyncio
 from ballonet.base.errors import ConfigError
 from ballonet.cli.boot_notice import told_if_slow
 from ballonet.cli.names import add_names, for_each
-from ballonet.cli.sandbox_options import add_admission_option, report_progress
+from ballonet.cli.progress import report_progress
+from ballonet.cli.sandbox_options import add_admission_option
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 
@@ -47,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *, admission: bool) -> None:
+    from ballonet.pilot.gate import gate_for
+
     if stop_timeout_s is not None:
         record = await lifecycle.stop(registry, name, timeout_s=stop_timeout_s)
         admission = False  # it goes on in the place that it had
@@ -55,4 +58,4 @@ async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *,
                 f"sandbox {name!r} went away when it was stopped, as it was made to", hint="run it again"
             )
     async with told_if_slow(name):
-        (await lifecycle.start(registry, name, detached=True, admission=admission)).let_go()
+        (await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))).let_go()

@@ -12,7 +12,7 @@ from ballonet.base.errors import ConfigError, HostError
 from ballonet.cli.output import print_json, wants_colour
 from ballonet.cli.top_bars import ASCII, UNICODE, Glyphs, Line
 from ballonet.cli.top_view import View, render
-from ballonet.metrics.collect import collect
+from ballonet.lifecycle.samples import collect
 from ballonet.metrics.table import host_row, row
 
 _INTERVAL_S = 2.0

@@ -13,7 +13,7 @@ from ballonet.control.backend import TrimRequest
 from ballonet.control.client import SyncClient
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
-from ballonet.metrics.collect import collect, history_path
+from ballonet.lifecycle.samples import collect, history_path
 from ballonet.metrics.model import SandboxSample, Snapshot
 
 #: How long one sandbox may take to answer (seconds).

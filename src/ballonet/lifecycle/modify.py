@@ -17,8 +17,8 @@ from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
-from ballonet.sdk.builder import read_items
 from ballonet.settings.flags import render_flags
+from ballonet.settings.items import read_items
 from ballonet.settings.names import PARAMETERS
 from ballonet.vmm.attach import Net
 

@@ -1,8 +1,8 @@
 """The life of registered sandboxes: create, start, look, stop, remove. What the command line and the SDK share.
 
-The registry holds what was asked for; whether a sandbox lives is asked of its process each time (:func:`refresh`,
-by :mod:`ballonet.lifecycle.liveness`), so that a crash, a kill or a power cut never leaves a dead one shown as running, and no
-look from elsewhere ever takes a living one for dead.
+The registry holds what was asked for; whether a sandbox lives is asked of its process each time (:func:`refresh`, by
+:mod:`ballonet.lifecycle.liveness`), so that a crash, a kill or a power cut never leaves a dead one shown as running, and
+no look from elsewhere ever takes a living one for dead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,9 +79,7 @@ def create(
     :raises NameInUseError: there is one of that name.
     """
     if config.image is not None and config.root is None:
-        raise ConfigError(
-            f"image {config.image!r} was not brought in", hint="see ballonet.lifecycle.image_settings.prepare"
-        )
+        raise ConfigError(f"image {config.image!r} was not brought in", hint="see image_settings.prepare")
     if command is not None:
         check_user(command.user)
     record = Record(
@@ -125,21 +124,24 @@ def create(
     return record
 
 
-async def start(registry: Registry, name: str, *, detached: bool, admission: bool = True) -> OwnedProcess:
+#: Asked for room while a sandbox becomes a starting one: see :func:`ballonet.pilot.gate.admitted`.
+Gate = Callable[[Registry, Record], AbstractContextManager[None]]
+
+
+async def start(registry: Registry, name: str, *, detached: bool, gate: Gate | None = None) -> OwnedProcess:
     """Start a registered sandbox, and return when its guest answers.
 
     :param detached: it goes on when this program ends.
-    :param admission: where an autopilot drives the sandboxes, ask whether there is room.
+    :param gate: asked whether there is room for it.
     :raises AdmissionError: there is not; nothing was started.
     :raises StillRunningError: it runs already.
     :raises BallonetError: it did not come up; the registry says so.
     """
     from ballonet.machine.launch import launch
-    from ballonet.pilot.gate import admitted
 
     record = find(registry, name)
     run_id = os.urandom(8).hex()
-    with admitted(registry, record) if admission and not record.state.lives else contextlib.nullcontext():
+    with contextlib.nullcontext() if gate is None or record.state.lives else gate(registry, record):
         begun = registry.begin_run(name, run_id, ProcessId.ours(), run_dir=sandbox_dir_path(name))
     if not begun:
         raise StillRunningError(f"sandbox {name!r} runs already", hint=f"ballonet exec {name} …")
@@ -435,9 +437,14 @@ def _sweep(record: Record) -> None:
 
 def _ensure_volumes(config: SandboxConfig) -> None:
     if config.volumes:
-        from ballonet.lifecycle import volumes
+        from ballonet.machine.shares import check_source
+        from ballonet.settings.named_volumes import make, volumes_dir
 
-        volumes.ensure(config.volumes)
+        named = volumes_dir()
+        for volume in config.volumes:
+            if volume.source.parent == named:
+                make(volume.source)
+            check_source(volume)
 
 
 def _write_command(directory: Path, command: Command | None) -> None:

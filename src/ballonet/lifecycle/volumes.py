@@ -1,37 +1,22 @@
-"""Named volumes: directories that ballonet keeps for sandboxes, below the data directory; and who uses them.
-
-What a person writes before the colon of a volume is a directory of the host if it has a slash (or is ``.``), else
-the name of such a volume.
-"""
+"""Named volumes: directories that ballonet keeps for sandboxes; made, listed, removed, and who uses them."""
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ballonet.base.errors import (
-    ConfigError,
     HostError,
-    SettingError,
     UnknownVolumeError,
     VolumeInUseError,
-    escaped,
-    os_hint,
-    quoted,
 )
-from ballonet.base.paths import data_dir, private_dir
 from ballonet.base.suggest import hint_for
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import machines
 from ballonet.lifecycle.registry import Registry
 from ballonet.settings.flags import parse_config
-from ballonet.vmm.attach import Volume, split_volume
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+from ballonet.settings.named_volumes import make, path_of, volumes_dir
 
 
 @dataclass(frozen=True)
@@ -43,62 +28,12 @@ class NamedVolume:
     users: tuple[str, ...]
 
 
-def parse_volume(text: str) -> Volume:
-    """Read ``SOURCE:GUEST[:ro|rw]``, where SOURCE is a directory of the host or a volume's name.
-
-    :raises ConfigError: it is not of that form.
-    """
-    try:
-        source, target, mode = split_volume(text)
-    except ValueError as error:
-        raise SettingError(
-            f"{{}} {quoted(text)} {escaped(str(error))}",
-            "volume",
-            hint="such as ./data:/data:ro or cache:/cache",
-        ) from error
-    here = "/" in source or source in (".", "..")
-    path = Path(os.path.abspath(source)) if here else path_of(source)  # noqa: PTH100  # keeps links as they are
-    return Volume(path, target, mode == "ro")
-
-
-def path_of(name: str) -> Path:
-    """Where the volume ``name`` is, whether or not it exists.
-
-    :raises ConfigError: no volume can have that name.
-    """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} is no volume's name",
-            hint="letters, digits, '_', '.' or '-'; a directory of the host has a slash: ./data",
-        )
-    return volumes_dir() / name
-
-
-def volumes_dir() -> Path:
-    """Where volumes are: closed to other users of the host, whatever their own modes are."""
-    return private_dir(data_dir() / "volumes")
-
-
-def ensure(volumes: Iterable[Volume]) -> None:
-    """Make the named ones among ``volumes`` that are not there yet.
-
-    :raises HostError: a directory of the host is not there, or a volume cannot be made.
-    """
-    from ballonet.machine.shares import check_source
-
-    named = volumes_dir()
-    for volume in volumes:
-        if volume.source.parent == named:
-            _make(volume.source)
-        check_source(volume)
-
-
 def create(name: str) -> Path:
     """Make the volume; one that is there is left as it is.
 
     :raises ConfigError: no volume can have that name.
     """
-    return _make(path_of(name))
+    return make(path_of(name))
 
 
 def list_volumes(registry: Registry) -> list[NamedVolume]:
@@ -138,19 +73,6 @@ def prune(registry: Registry) -> list[str]:
     for name in unused:
         remove(registry, name)
     return unused
-
-
-def _make(path: Path) -> Path:
-    try:
-        path.mkdir()
-        path.chmod(0o755)  # whatever our umask: users of the guest other than root may look
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise HostError(
-            f"volume {path.name!r} cannot be made at {path}: {error.strerror}", hint=os_hint(error, path)
-        ) from error
-    return path
 
 
 def _users(registry: Registry) -> dict[Path, list[str]]:

@@ -2,9 +2,9 @@
 
 Two small JSON files in the sandbox's state directory, beside the registry, written whole: ``machine.json`` from the
 beginning of a run on, ``end.json`` at its end. They never lie in the run directory: which one that is depends on the
-environment of the one who looks, and it may go away while the sandbox lives. Readers (:mod:`ballonet.lifecycle.liveness`,
-:mod:`ballonet.lifecycle.sandboxes`) fold both into the registry, so that this process, one per sandbox, need not carry a
-database. Each names the run that it is about.
+environment of the one who looks, and it may go away while the sandbox lives. Readers
+(:mod:`ballonet.lifecycle.liveness`, :mod:`ballonet.lifecycle.sandboxes`) fold both into the registry, so that this
+process, one per sandbox, need not carry a database. Each names the run that it is about.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STOP_NOTE = "stop"
 
 @dataclass(frozen=True, kw_only=True)
 class MachineNote:
-    """The process of a sandbox's run. That it lives is for its readers to find out: see :mod:`ballonet.lifecycle.liveness`."""
+    """The process of a sandbox's run; whether it lives, :mod:`ballonet.lifecycle.liveness` finds out."""
 
     run_id: str
     process: ProcessId

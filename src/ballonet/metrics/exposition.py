@@ -16,9 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from ballonet.base.errors import BallonetError
 from ballonet.control.backend import State as BalloonState
-from ballonet.lifecycle.record import State
 from ballonet.metrics.figures import GROUPS, HOST_FIGURES, SANDBOX_FIGURES, Figure
-from ballonet.metrics.model import HostSample, SandboxSample, Snapshot
+from ballonet.metrics.model import STATES, HostSample, SandboxSample, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +134,7 @@ def _states(samples: Iterable[SandboxSample]) -> Iterator[Metric]:
         labels=["sandbox", "figures", "reason"],
     )
     for sample in samples:
-        for word in State:
+        for word in STATES:
             state.add_metric([sample.name, word], float(sample.state == word))
         if sample.balloon_state is not None:
             for word in get_args(BalloonState):

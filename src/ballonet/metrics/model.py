@@ -21,6 +21,8 @@ STALE_GUEST = "the guest has stopped reporting"
 #: A guest's figures that are older than this (seconds) say nothing any more: it is asked once a minute at least.
 STALE_S = 120.0
 NO_BALLOON = "it has no balloon"
+#: The states of a sandbox, as :class:`ballonet.lifecycle.record.State` has them.
+STATES = ("created", "starting", "running", "stopped", "failed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

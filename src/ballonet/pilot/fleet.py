@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.pilot.claim import looks_after
 from ballonet.pilot.link import Link
+from ballonet.pilot.member import Member
 from ballonet.pilot.model import SandboxView
 
 #: How long a tick waits for answers; who has not answered by then is left alone (seconds).
 TICK_DEADLINE_S = 0.5
-
-
-@dataclass(frozen=True)
-class Member:
-    """A running sandbox with a control socket, by the registry's word."""
-
-    name: str
-    run_id: str
-    control_socket: str
-    ceiling_mib: int
-    weight: int
-    reserve_mib: int
-    #: Unix time of its guest's first word.
-    started_at: float
 
 
 class Fleet:

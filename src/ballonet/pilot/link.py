@@ -20,7 +20,7 @@ from ballonet.pilot.model import SandboxView
 if TYPE_CHECKING:
     from ballonet.control.backend import BalloonSnapshot, Stats
     from ballonet.control.client import Client
-    from ballonet.pilot.fleet import Member
+    from ballonet.pilot.member import Member
 
 #: Statistics of a guest in which nothing moves are asked for this often (seconds).
 QUIET_S = 5.0

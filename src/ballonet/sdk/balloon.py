@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from ballonet.base.arguments import check_flag, check_seconds
 from ballonet.base.errors import NotRunningError
@@ -14,7 +15,20 @@ if TYPE_CHECKING:
     from ballonet.control.backend import BalloonSnapshot, Stats, TrimResult
     from ballonet.control.client import Client
     from ballonet.control.protocol import SetReply
-    from ballonet.sdk.sandbox import Sandbox
+
+
+class Owner(Protocol):
+    """What a balloon needs of its sandbox: :class:`ballonet.sandbox.Sandbox`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def control_socket(self) -> Path | None: ...
+
+    def _check_usable(self) -> None: ...
+
+    def _check_running(self) -> None: ...
 
 
 class BalloonHandle:
@@ -24,7 +38,7 @@ class BalloonHandle:
     :class:`ballonet.control.client.Client` raises.
     """
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Owner) -> None:
         self._sandbox = sandbox
         self._clients: PerLoop[Client] = PerLoop(self._new_client, lambda client: client.closed)
 

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ballonet.base.arguments import check_items, check_path, wrong_type
-from ballonet.base.errors import SettingError, escaped, quoted
+from ballonet.base.arguments import check_items, check_path
+from ballonet.base.errors import SettingError
 from ballonet.base.memory import Size, parse_size
 from ballonet.settings.config import SandboxConfig
+from ballonet.settings.items import read_items
 from ballonet.settings.names import PARAMETERS
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine
-
-_LISTS: dict[str, type[Volume | Tmpfs | Port]] = {"volumes": Volume, "tmpfs": Tmpfs, "ports": Port}
 
 
 class SandboxBuilder:
@@ -131,29 +130,6 @@ class SandboxBuilder:
     def _set(self, **fields: Any) -> Self:
         self._fields.update(fields)
         return self
-
-
-def read_items(field: str, items: Sequence[Any]) -> tuple[Any, ...]:
-    """The items of a list's field (``volumes``, ``tmpfs``, ``ports``), each text or already what it is to be.
-
-    :raises ConfigError: one cannot be read.
-    """
-    kind = _LISTS[field]
-    return tuple(item if isinstance(item, kind) else _read(kind, item) for item in check_items(field, items))
-
-
-def _read(kind: type[Volume | Tmpfs | Port], item: object) -> object:
-    what = kind.__name__.lower()
-    if not isinstance(item, str):
-        raise wrong_type(what, "text", item)
-    if kind is Volume:
-        from ballonet.lifecycle.volumes import parse_volume
-
-        return parse_volume(item)
-    try:
-        return kind.parse(item)
-    except ValueError as error:
-        raise SettingError(f"{{}} {quoted(item)} {escaped(str(error))}", what) from error
 
 
 def _mib(size: Size, field: str) -> int:

@@ -183,6 +183,8 @@ class Sandbox:
             cpus=cpus,
             balloon=balloon,
         )
+        from ballonet.pilot.gate import gate_for
+
         # In a thread: an image may take its time.
         root = None if rootfs is None else Path(rootfs)
         prepared = await asyncio.to_thread(prepare, config, pull=pull, rootfs=root)
@@ -198,7 +200,9 @@ class Sandbox:
                 reserve_mib=reserve_mib,
             )
             try:
-                process = await lifecycle.start(registry, record.name, detached=detached, admission=admission)
+                process = await lifecycle.start(
+                    registry, record.name, detached=detached, gate=gate_for(admission)
+                )
             except BaseException:
                 await lifecycle.discard(registry, record.name)
                 raise
@@ -213,9 +217,11 @@ class Sandbox:
         :raises UnknownSandboxError: there is none of that name.
         :raises StillRunningError: it runs.
         """
+        from ballonet.pilot.gate import gate_for
+
         check_flag("admission", admission)
         with Registry.open() as registry:
-            process = await lifecycle.start(registry, name, detached=True, admission=admission)
+            process = await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))
             return cls._started(registry.get(name), process, detached=True)
 
     @classmethod

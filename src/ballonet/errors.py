@@ -1,0 +1,3 @@
+"""Every error that ballonet raises: the public name of :mod:`ballonet.base.errors`."""
+
+from ballonet.base.errors import *  # noqa: F403

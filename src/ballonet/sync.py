@@ -1,0 +1,3 @@
+"""The SDK without asyncio: the public name of :mod:`ballonet.sdk.sync`."""
+
+from ballonet.sdk.sync import *  # noqa: F403

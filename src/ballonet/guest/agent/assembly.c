@@ -2,7 +2,9 @@
  *
  * A frame for another stream means that the host has given the former one up. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "assembly.h"
+#include "end.h"
+#include "wire.h"
 
 #include <string.h>
 #include <sys/mman.h>

@@ -1,6 +1,8 @@
 /* PID 1 only: making the machine usable, finding the host's port, and switching the machine off. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "boot.h"
+#include "base.h"
+#include "end.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -308,14 +310,4 @@ int boot_open_port(void)
 	}
 	complain("no virtio-serial port named %s after %d s", port_name, PORT_WAIT_MS / 1000);
 	agent_end(END_FAILED);
-}
-
-_Noreturn void power_off(void)
-{
-	sync();
-	reboot(RB_POWER_OFF);
-	/* A machine without a power switch: the engine is told not to restart it. */
-	reboot(RB_AUTOBOOT);
-	for (;;)
-		pause();
 }

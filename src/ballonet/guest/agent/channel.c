@@ -5,7 +5,10 @@
  * CONTROL_ROOM is free for its reply. Only a host that sends requests and reads no replies is made to wait.
  */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "channel.h"
+#include "base.h"
+#include "end.h"
+#include "wire.h"
 
 #include <errno.h>
 #include <string.h>
@@ -27,39 +30,6 @@ static size_t in_start, in_end;
 static uint8_t out[OUT_BYTES];
 static size_t out_start, out_end;
 
-uint16_t get_u16(const uint8_t *from)
-{
-	return (uint16_t)(from[0] | from[1] << 8);
-}
-
-uint32_t get_u32(const uint8_t *from)
-{
-	return (uint32_t)get_u16(from) | (uint32_t)get_u16(from + 2) << 16;
-}
-
-uint64_t get_u64(const uint8_t *from)
-{
-	return (uint64_t)get_u32(from) | (uint64_t)get_u32(from + 4) << 32;
-}
-
-void put_u16(uint8_t *to, uint16_t value)
-{
-	to[0] = (uint8_t)value;
-	to[1] = (uint8_t)(value >> 8);
-}
-
-void put_u32(uint8_t *to, uint32_t value)
-{
-	put_u16(to, (uint16_t)value);
-	put_u16(to + 2, (uint16_t)(value >> 16));
-}
-
-void put_u64(uint8_t *to, uint64_t value)
-{
-	put_u32(to, (uint32_t)value);
-	put_u32(to + 4, (uint32_t)(value >> 32));
-}
-
 static size_t out_room(void)
 {
 	return OUT_BYTES - (out_end - out_start);
@@ -73,12 +43,14 @@ static bool host_is_there(void)
 	return poll(&probe, 1, 0) >= 0 && !(probe.revents & (POLLHUP | POLLERR));
 }
 
+static const struct channel_events *told;
+
 static void link_up(void)
 {
 	linked = true;
 	leaving = at_end = back_off = false;
 	in_start = in_end = out_start = out_end = 0;
-	protocol_greet();
+	told->up();
 }
 
 /* Nothing that ran for a lost host can be handed to the next one, so it ends now. */
@@ -92,16 +64,15 @@ static void link_down(void)
 		agent_end(half_frame ? END_VIOLATION : END_OK);
 	}
 	complain("the host closed the channel");
-	processes_kill_all();
-	assembly_drop();
-	memory_forget();
+	told->lost();
 	linked = false;
 	out_start = out_end = 0;
 	deadline = now_ms() + HOST_GRACE_MS;
 }
 
-void channel_open(int fd)
+void channel_open(int fd, const struct channel_events *events)
 {
+	told = events;
 	port = fd;
 	if (!is_init) {
 		link_up();

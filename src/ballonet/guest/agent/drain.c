@@ -5,7 +5,8 @@
  * each look there is a pause, during which writers fill their pipes: many of them, or one that floods, wake the agent
  * at most some hundred times a second, for a bounded piece of work each time. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "drain.h"
+#include "base.h"
 
 #include <errno.h>
 #include <string.h>

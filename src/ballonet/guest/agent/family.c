@@ -5,7 +5,8 @@
  * little and limits nothing. Without cgroups the processes of the machine are looked through for descendants and for
  * members of their sessions, which misses what was orphaned before in a session of its own. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "family.h"
+#include "base.h"
 
 #include <ctype.h>
 #include <dirent.h>

@@ -3,7 +3,6 @@
  * They exist so that the files of a guest can be reached whatever its image has in it. A program is the child of an
  * EXEC with the flag EXEC_BUILTIN: it has the process's pipes, user and directory, and its words are arguments. */
 #define _GNU_SOURCE
-#include "agent.h"
 #include "files.h"
 
 #include <dirent.h>

@@ -17,6 +17,8 @@ enum {
 };
 
 /* files.c */
+/* What a child does for an EXEC with EXEC_BUILTIN. */
+_Noreturn void file_program(char **words);
 /* One line on standard error, and the program's status becomes 1. Only the first few are written: nobody reads them
  * before the output has ended. */
 void report(const char *top, const char *below, const char *what);

@@ -1,6 +1,16 @@
 /* Entry and the event loop. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "assembly.h"
+#include "base.h"
+#include "boot.h"
+#include "channel.h"
+#include "drain.h"
+#include "end.h"
+#include "family.h"
+#include "memory.h"
+#include "process.h"
+#include "protocol.h"
+#include "wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,44 +23,6 @@
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
-
-bool is_init;
-
-int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-/* One line on the console (PID 1) or on standard error. */
-void complain(const char *format, ...)
-{
-	va_list arguments;
-
-	dprintf(STDERR_FILENO, "ballonet-agent: ");
-	va_start(arguments, format);
-	vdprintf(STDERR_FILENO, format, arguments);
-	va_end(arguments);
-	dprintf(STDERR_FILENO, "\n");
-}
-
-/* Ends everything that the agent started, and itself: a machine whose agent is gone is of no use. */
-_Noreturn void agent_end(int status)
-{
-	processes_kill_all();
-	if (is_init)
-		power_off();
-	exit(status);
-}
-
-_Noreturn void violation(const char *why, uint16_t type, uint32_t stream)
-{
-	complain("the host broke the protocol: %s (frame type 0x%02x, stream %u)", why, (unsigned)type,
-		 (unsigned)stream);
-	agent_end(END_VIOLATION);
-}
 
 static int watch_children(void)
 {
@@ -108,6 +80,14 @@ static _Noreturn void loop(int children)
 	}
 }
 
+/* Nothing that ran for a lost host can be handed to the next one. */
+static void forget_host(void)
+{
+	processes_kill_all();
+	assembly_drop();
+	memory_forget();
+}
+
 /* Standard descriptors are always open, so that no pipe or channel ever gets the number 0, 1 or 2. */
 static void fill_standard_descriptors(void)
 {
@@ -122,9 +102,11 @@ static void fill_standard_descriptors(void)
 
 int main(int argc, char **argv)
 {
+	static const struct channel_events events = {.up = protocol_greet, .lost = forget_host};
 	int channel, children;
 
 	is_init = getpid() == 1;
+	end_before(processes_kill_all);
 	if (is_init) {
 		boot();
 		fill_standard_descriptors();
@@ -156,6 +138,6 @@ int main(int argc, char **argv)
 		}
 		channel = (int)number;
 	}
-	channel_open(channel);
+	channel_open(channel, &events);
 	loop(children);
 }

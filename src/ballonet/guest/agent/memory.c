@@ -1,6 +1,10 @@
 /* What the guest knows of its memory: statistics, pressure, and giving caches back. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "memory.h"
+#include "base.h"
+#include "boot.h"
+#include "channel.h"
+#include "wire.h"
 
 #include <errno.h>
 #include <fcntl.h>

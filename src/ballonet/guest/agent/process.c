@@ -1,6 +1,14 @@
 /* The table of running processes: their output, input, signals and ends. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "process.h"
+#include "base.h"
+#include "channel.h"
+#include "drain.h"
+#include "end.h"
+#include "family.h"
+#include "memory.h"
+#include "spawn.h"
+#include "wire.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -1,7 +1,16 @@
 /* What each frame from the host means, and whether it makes sense now. A frame that cannot come from a correct
  * host ends the agent. A frame for a stream that does not exist is ignored: it crossed the stream's last frame. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "protocol.h"
+#include "assembly.h"
+#include "base.h"
+#include "boot.h"
+#include "channel.h"
+#include "end.h"
+#include "memory.h"
+#include "process.h"
+#include "setup.h"
+#include "wire.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -1,6 +1,7 @@
 /* PID 1 only: making another file system the root of everything. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "root.h"
+#include "paths.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -3,7 +3,12 @@
  * The steps and their words are described in docs/agent.md. They run once, before any process, and may block: nobody
  * else waits for the agent then. The first step that fails ends them. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "setup.h"
+#include "base.h"
+#include "paths.h"
+#include "root.h"
+#include "wire.h"
+#include "words.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -29,22 +34,6 @@ enum { EXT4_FEATURE_INCOMPAT_64BIT = 0x80 };
 enum { MAX_STEP_WORDS = 4, DEVICE_WAIT_MS = 10 * 1000, DEVICE_PAUSE_MS = 5 };
 
 static bool done;
-
-/* Makes the directory `path` and those above it. Returns errno. */
-int make_directories(const char *path)
-{
-	char part[PATH_MAX];
-
-	if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
-		return ENAMETOOLONG;
-	for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-		*slash = '\0';
-		if (mkdir(part, 0755) < 0 && errno != EEXIST)
-			return errno;
-		*slash = '/';
-	}
-	return mkdir(part, 0755) < 0 && errno != EEXIST ? errno : 0;
-}
 
 static int mount_new(const char *kind, const char *source, const char *where, unsigned long flags, const char *options)
 {

@@ -1,6 +1,15 @@
 /* Starting one process: the EXEC payload, the descriptors of the child, and what the child does until exec. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "spawn.h"
+#include "base.h"
+#include "boot.h"
+#include "family.h"
+#include "files.h"
+#include "paths.h"
+#include "process_state.h"
+#include "user.h"
+#include "wire.h"
+#include "words.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,20 +39,6 @@ enum { STEP_TERMINAL = 1, STEP_USER, STEP_DIRECTORY, STEP_COMMAND };
 enum { MARK_CLOSE_ON_EXEC = 4 };
 
 static const char default_path[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-bool take_words(char **words, uint32_t count, char **at, const char *end)
-{
-	for (uint32_t i = 0; i < count; i++) {
-		char *nul = memchr(*at, '\0', (size_t)(end - *at));
-
-		if (!nul)
-			return false;
-		words[i] = *at;
-		*at = nul + 1;
-	}
-	words[count] = NULL;
-	return true;
-}
 
 static uint64_t count_words(const char *at, const char *end)
 {

@@ -1,7 +1,8 @@
 /* Who a command runs as: USER[:GROUP] looked up in the guest's own /etc/passwd and /etc/group, as they are now, by the
  * rules of Docker. Only in the child: the files are the guest's, and may be slow, long or no files at all. */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "user.h"
+#include "wire.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,0 +1,25 @@
+/* The processes that the host has started: their table, streams, signals and ends. */
+#ifndef BALLONET_PROCESS_H
+#define BALLONET_PROCESS_H
+
+#include "process_state.h"
+
+#include <poll.h>
+#include <stdint.h>
+
+enum { FDS_PER_PROCESS = 4 };
+void processes_init(void);
+struct process *process_find(uint32_t stream);
+void process_exec(uint32_t stream, uint8_t *payload, uint32_t size);
+void process_input(struct process *p, const uint8_t *bytes, uint32_t size);
+void process_input_end(struct process *p);
+void process_signal(struct process *p, int number);
+void process_resize(struct process *p, uint16_t rows, uint16_t columns);
+int processes_want(struct pollfd *want);
+void processes_ready(const struct pollfd *ready);
+void processes_settle(void);
+void processes_reap(void);
+void processes_kill_all(void);
+void process_refuse(uint32_t stream, int error, const char *what);
+
+#endif

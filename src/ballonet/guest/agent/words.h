@@ -1,0 +1,11 @@
+/* Strings in a payload. */
+#ifndef BALLONET_WORDS_H
+#define BALLONET_WORDS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Takes `count` strings, each ended by NUL, and NULL after them. False: there are not as many. */
+bool take_words(char **words, uint32_t count, char **at, const char *end);
+
+#endif

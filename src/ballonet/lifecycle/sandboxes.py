@@ -1,8 +1,8 @@
 """The life of registered sandboxes: create, start, look, stop, remove. What the command line and the SDK share.
 
 The registry holds what was asked for; whether a sandbox lives is asked of its process each time (:func:`refresh`, by
-:mod:`ballonet.lifecycle.liveness`), so that a crash, a kill or a power cut never leaves a dead one shown as running, and
-no look from elsewhere ever takes a living one for dead.
+:mod:`ballonet.lifecycle.liveness`), so that a crash, a kill or a power cut never leaves a dead one shown as running,
+and no look from elsewhere ever takes a living one for dead.
 """
 
 from __future__ import annotations

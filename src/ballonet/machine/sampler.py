@@ -35,7 +35,7 @@ BUSY_BYTES = 4 * MIB
 #: A guest whose tasks lost this much time since the last sample is under pressure (microseconds).
 PRESSURE_US = 10_000
 #: While nothing happens, a guest is asked and a sample is written this often (seconds): a little oftener than readers
-#: want their figures (metrics/collect.py), so that those do not ask, too.
+#: want their figures (lifecycle/samples.py), so that those do not ask, too.
 HEARTBEAT_S = 55.0
 #: A balloon that moves wakes the sampler, but not oftener than this (seconds).
 LEAST_S = 0.25

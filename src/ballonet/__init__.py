@@ -6,10 +6,11 @@ it is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ballonet.version import __version__
 
+TYPE_CHECKING = (
+    False  # as type checkers read it; the module that has it takes longer to load than all the rest
+)
 if TYPE_CHECKING:
     from ballonet.base.errors import BallonetError as BallonetError
     from ballonet.sdk.builder import SandboxBuilder as SandboxBuilder

@@ -301,7 +301,9 @@ def test_a_stuck_guest_a_stuck_process_a_death_and_a_stop_are_told(kept: str) ->
     finally:
         os.kill(facts["pid"], signal.SIGKILL) if Path(f"/proc/{facts['pid']}").exists() else None
     assert "balloon" in told.unknown
-    assert "closed the connection" in told.unknown["balloon"] or told.state == "stopped"
+    # Its process is just ending: its socket is gone first.
+    ends = ("closed the connection", "nobody listens there any more")
+    assert any(end in told.unknown["balloon"] for end in ends) or told.state == "stopped"
     wait_until(lambda: sample(kept).state == "stopped", "the end")
     told = sample(kept)
     assert set(told.unknown.values()) == {"it is stopped"}

@@ -122,7 +122,9 @@ async def test_a_guest_whose_memory_is_pinned_refuses_and_says_how_far_it_came(
     sandbox: Sandbox, client: Client, pinned: int
 ) -> None:
     reply = await client.set(256, force=True, wait=True, timeout_s=WAIT_S)
-    assert reply.state == "guest-refused"
+    while reply.outcome == "superseded":  # on a busy host the guest stalls, and gets its memory back
+        reply = await client.set(256, force=True, wait=True, timeout_s=WAIT_S)
+    assert reply.state == "guest-refused", reply
     assert reply.actual_mib is not None
     assert reply.actual_mib > 256
     balloon = await client.get()

@@ -34,9 +34,9 @@ setup: packages $(VENV)/.installed
 demo: setup
 	$(VENV)/bin/ballonet demo
 
-# The slow tests run two at a time: mostly they wait for machines.
+# The slow tests run three at a time: mostly they wait for machines.
 test: check
-	$(PYTEST) -q -n 2 --dist loadfile -m 'vm or registry' --durations=15
+	$(PYTEST) -q -n 3 --dist loadfile -m 'vm or registry' --durations=15
 
 check: lint types unit
 

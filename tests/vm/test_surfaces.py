@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,9 @@ def test_the_guests_part_and_the_engines_are_told_apart(
 
 
 def test_names_are_offered_by_state(guest: object, run_directory: Path, tmp_path: Path) -> None:
+    program = tmp_path / "ballonet"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m ballonet "$@"\n')
+    program.chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "WORK": str(tmp_path)}
 
     async def play() -> None:

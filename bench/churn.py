@@ -11,9 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from ballonet.base.paths import run_dir
+from ballonet.base.paths import run_dir, state_dir_of
 from ballonet.guest.bundle import prepare_guest
-from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.sdk.sandbox import Sandbox
 
@@ -29,7 +28,7 @@ def counts() -> dict[str, int]:
         "processes": len(children),
         "descriptors": len(list(Path("/proc/self/fd").iterdir())),
         "run directory": len(list(run_dir().rglob("*"))),
-        "state directory": len(list(lifecycle.state_dir_of("x").parent.glob("*/*"))),
+        "state directory": len(list(state_dir_of("x").parent.glob("*/*"))),
         "rows": rows,
     }
 

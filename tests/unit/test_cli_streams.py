@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 from ballonet.base.errors import StreamError
+from ballonet.base.paths import state_dir_of
 from ballonet.cli.commands import COMMANDS
 from ballonet.cli.stdin_reader import read_stdin
 from ballonet.cli.stdout_writer import ByteWriter
 from ballonet.lifecycle.record import Command
 from ballonet.lifecycle.registry import Registry
-from ballonet.lifecycle.sandboxes import create, state_dir_of
+from ballonet.lifecycle.sandboxes import create
 from ballonet.machine.output_log import OutputLog
 from ballonet.settings.config import SandboxConfig
 

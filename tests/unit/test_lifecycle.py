@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.base.errors import ConfigError, NameInUseError, NotRunningError, StillRunningError
-from ballonet.base.paths import private_dir
+from ballonet.base.paths import private_dir, state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.lifecycle import prune as strays
 from ballonet.lifecycle import sandboxes as lifecycle
@@ -39,7 +39,7 @@ def begun(registry: Registry, *, starter: ProcessId = DEAD, auto_remove: bool = 
 
 def note(process: ProcessId, **more: object) -> MachineNote:
     written = MachineNote(run_id="run1", process=process, **more)  # type: ignore[arg-type]
-    written.write(private_dir(lifecycle.state_dir_of("box")))
+    written.write(private_dir(state_dir_of("box")))
     return written
 
 
@@ -79,7 +79,7 @@ def test_a_killed_process_is_never_shown_as_running(registry: Registry, ready: b
 def test_an_end_that_was_noted_is_told(registry: Registry) -> None:
     begun(registry)
     EndNote(run_id="run1", reason="guest-oom", detail="why", exit_code=137, ended_at=9.0).write(
-        lifecycle.state_dir_of("box")
+        state_dir_of("box")
     )
     found = lifecycle.find(registry, "box")
     assert (found.state, found.end_reason, found.end_detail) == (State.STOPPED, "guest-oom", "why")
@@ -88,13 +88,13 @@ def test_an_end_that_was_noted_is_told(registry: Registry) -> None:
 
 def test_the_note_of_an_earlier_run_is_not_this_ones(registry: Registry) -> None:
     begun(registry)
-    EndNote(run_id="run0", reason="completed", detail="old", exit_code=0).write(lifecycle.state_dir_of("box"))
+    EndNote(run_id="run0", reason="completed", detail="old", exit_code=0).write(state_dir_of("box"))
     assert lifecycle.find(registry, "box").end_reason == "killed"
 
 
 def test_one_that_goes_away_with_its_end_is_gone_and_its_name_free(registry: Registry) -> None:
     begun(registry, auto_remove=True)
-    directory = lifecycle.state_dir_of("box")
+    directory = state_dir_of("box")
     assert directory.is_dir()
     assert lifecycle.list_sandboxes(registry) == []
     assert not directory.exists()
@@ -136,10 +136,10 @@ def test_a_command_of_a_user_that_cannot_be_is_refused(registry: Registry, user:
 
 def test_prune_removes_files_that_no_sandbox_has(registry: Registry) -> None:
     lifecycle.create(registry, SandboxConfig(name="box"))
-    stray = private_dir(lifecycle.state_dir_of("stray"))
+    stray = private_dir(state_dir_of("stray"))
     assert asyncio.run(strays.prune(registry)) == ["removed the files of stray"]
     assert not stray.exists()
-    assert lifecycle.state_dir_of("box").is_dir()
+    assert state_dir_of("box").is_dir()
 
 
 # --- modify ---

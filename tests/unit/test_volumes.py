@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.base.errors import ConfigError, HostError, UnknownVolumeError, VolumeInUseError
+from ballonet.base.paths import state_dir_of
 from ballonet.host.virtiofsd import Virtiofsd, find_virtiofsd
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle import volumes
@@ -73,7 +74,7 @@ def test_a_host_directory_that_is_not_there_leaves_no_sandbox(registry: Registry
     with pytest.raises(HostError, match="absent does not exist on the host"):
         lifecycle.create(registry, config)
     assert registry.list() == []
-    assert not lifecycle.state_dir_of("box").exists()
+    assert not state_dir_of("box").exists()
     assert not (tmp_path / "absent").exists()
 
 

@@ -19,8 +19,8 @@ import pytest_asyncio
 
 from ballonet.base.errors import EngineError, GuestBootError, GuestCommandError, HostError
 from ballonet.base.memory import MIB
+from ballonet.base.paths import state_dir_of
 from ballonet.guest.bundle import find_busybox
-from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.build import build_vm
 from ballonet.sdk.sandbox import Balloon, Sandbox
@@ -59,7 +59,7 @@ async def run(sandbox: Sandbox, script: str) -> str:
 
 
 def disk_of(sandbox: Sandbox) -> Path:
-    return lifecycle.state_dir_of(sandbox.name) / "disk.img"
+    return state_dir_of(sandbox.name) / "disk.img"
 
 
 def used_mib(file: Path) -> int:

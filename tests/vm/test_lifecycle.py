@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ballonet.base.errors import ConfigError, NameInUseError, NotRunningError
-from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.base.paths import state_dir_of
 from ballonet.lifecycle.registry import Registry
 from ballonet.sdk.sandbox import Balloon, Sandbox
 from ballonet.sdk.sync import Sandbox as SyncSandbox
@@ -91,7 +91,7 @@ def test_a_sandboxs_whole_life(cli: Cli) -> None:
     assert cli.run("rm", "life").returncode == 2
     cli("rm", "--force", "life")
     assert "life" not in cli("ls", "-q").split()
-    assert not lifecycle.state_dir_of("life").exists()
+    assert not state_dir_of("life").exists()
 
 
 def test_a_dry_run_says_what_would_be_and_does_nothing(cli: Cli) -> None:
@@ -172,7 +172,7 @@ def test_a_killed_sandbox_process_is_never_shown_as_running(cli: Cli, box: str) 
 def test_a_detached_sandbox_that_goes_away_with_its_end(cli: Cli) -> None:
     cli("run", "-d", "--rm", "--name", "job", "--", "true")
     wait_until(lambda: "job" not in cli("ls", "-q").split(), "it is gone")
-    assert not lifecycle.state_dir_of("job").exists()
+    assert not state_dir_of("job").exists()
 
 
 def test_twenty_creates_of_one_name_at_once(cli: Cli) -> None:
@@ -256,7 +256,7 @@ async def test_ten_created_used_and_removed_at_once_leave_nothing(run_directory:
     assert after == before
     with Registry.open() as registry:
         assert not [record for record in registry.list() if record.name.startswith("churn")]
-    assert not list((lifecycle.state_dir_of("x").parent).glob("churn*"))
+    assert not list((state_dir_of("x").parent).glob("churn*"))
 
 
 async def test_an_owned_sandbox_dies_with_its_program_even_by_sigkill(run_directory: Path) -> None:

@@ -13,6 +13,7 @@ from ballonet.base.memory import MIB
 from ballonet.cli.main import main
 from ballonet.control.client import Client
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.registry import Registry
 from ballonet.sdk.sandbox import Balloon, Sandbox
 from ballonet.settings.config import SandboxConfig
@@ -33,7 +34,7 @@ def test_the_guests_part_and_the_engines_are_told_apart(
     async def play() -> None:
         async with await Sandbox.create("parts", memory=256, balloon=Balloon(min=128)) as box:
             with Registry.open() as registry:
-                note = lifecycle.living(registry.get("parts"))
+                note = living(registry.get("parts"))
             assert note is not None
             async with await Client.connect(str(box.control_socket)) as client:
                 balloon, host = await client.get(), (await client.stats()).host

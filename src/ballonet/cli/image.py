@@ -139,8 +139,9 @@ def image_users() -> dict[str, list[str]]:
     # A sandbox that runs uses its root, whatever the registry says: it may have been removed, or modified since.
     for machine in machines():
         root = parse_config(machine.flags).root
-        if root is not None and machine.name not in users.setdefault(image_id_of(root), []):
-            users[image_id_of(root)].append(machine.name)
+        names = [] if root is None else users.setdefault(image_id_of(root), [])
+        if machine.name not in names:
+            names.append(machine.name)
     return users
 
 

@@ -7,11 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from ballonet.base.errors import BallonetError
+from ballonet.base.paths import state_dir_of
 from ballonet.cli.ls import describe
 from ballonet.cli.names import add_names, for_each
 from ballonet.cli.output import print_json
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import Settings, image_of, shown_settings
+from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.metrics.table import row as memory_row
@@ -28,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         status = for_each(options.names, lambda name: records.append(lifecycle.find(registry, name)))
     found = []
     for record, (row, sample) in zip(records, describe(records), strict=True):
-        note = lifecycle.living(record)
+        note = living(record)
         running = None if note is None else asdict(lifecycle.config_of(record, note.flags))
         desired = asdict(lifecycle.config_of(record))
         inherited = _inherited(record)
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
                 "workdir": inherited.cwd,
                 "user": inherited.user,
                 "auto_remove": record.auto_remove,
-                "state_dir": str(lifecycle.state_dir_of(record.name)),
+                "state_dir": str(state_dir_of(record.name)),
                 "control_socket": None if note is None else note.control_socket,
                 "engine_pid": None if note is None else note.engine_pid,
                 "boot_s": None if note is None else note.boot_s,

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from ballonet.base.errors import ConfigError
+from ballonet.base.paths import state_dir_of
 from ballonet.cli.log_reader import LogReader, last_line_offset
 from ballonet.cli.text_streams import write_all
 from ballonet.lifecycle import sandboxes as lifecycle
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         )
     with Registry.open() as registry:
         record = lifecycle.find(registry, options.name)
-        directory = lifecycle.state_dir_of(options.name)
+        directory = state_dir_of(options.name)
         if options.machine:
             _print_file(directory / lifecycle.MACHINE_LOG, tail)
             return 0

@@ -8,6 +8,7 @@ from typing import Any
 from ballonet.base.memory import bytes_to_mib
 from ballonet.cli.output import iso_time, print_json, print_table, show_age
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.samples import read_samples
@@ -64,7 +65,7 @@ def describe(records: list[Record]) -> list[tuple[dict[str, Any], SandboxSample]
 
 
 def _row(record: Record, sample: SandboxSample) -> dict[str, Any]:
-    note = lifecycle.living(record)
+    note = living(record)
     return {
         "name": record.name,
         "state": record.state.value,

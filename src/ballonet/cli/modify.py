@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from ballonet.cli.output import print_json, print_table
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.modify import TARGET, apply_plan, plan_changes
 from ballonet.lifecycle.registry import Registry
 from ballonet.vmm.attach import Net
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     settings |= {name: [item for item in settings[name] if item] for name in _LISTS if name in settings}
     with Registry.open() as registry:
         record = lifecycle.find(registry, options.name)
-        plan = plan_changes(record, lifecycle.living(record), settings)
+        plan = plan_changes(record, living(record), settings)
         changes = plan.changes if options.dry_run else asyncio.run(apply_plan(registry, plan))
     if options.json:
         print_json([asdict(change) for change in changes])

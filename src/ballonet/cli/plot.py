@@ -12,6 +12,7 @@ from ballonet.cli.history import add_since
 from ballonet.cli.logs import parse_since
 from ballonet.cli.names import add_names
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.samples import history_path
 from ballonet.metrics.history import read_history
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     for name in dict.fromkeys(options.names):
         with Registry.open() as registry:
             record = lifecycle.find(registry, name)
-        run_id = None if lifecycle.living(record) is None else record.run_id
+        run_id = None if living(record) is None else record.run_id
         samples = in_force(read_history(history_path(name)), since, now, run_id)
         if not samples:
             raise ConfigError(

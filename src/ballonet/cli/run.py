@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from ballonet.base.errors import ConfigError, GuestChannelError, SandboxError
+from ballonet.base.paths import state_dir_of
 from ballonet.cli.attach import Joined, SignalPasser, check_streams, joined_from, run_joined, with_signals
 from ballonet.cli.boot_notice import told_if_slow
 from ballonet.cli.progress import report_progress
@@ -130,7 +131,7 @@ def _print_engine_command(config: SandboxConfig) -> int:
     from ballonet.machine.disk import DISK_FILE
     from ballonet.vmm.qemu_args import EngineFds, render_command
 
-    disk = None if config.disk_mib is None else lifecycle.state_dir_of(config.name) / DISK_FILE
+    disk = None if config.disk_mib is None else state_dir_of(config.name) / DISK_FILE
     vm = build_vm(config, guest=guest_for(config, report=report_progress), disk=disk)
     fds = EngineFds(qmp=3, agent=4, console=5, shares=tuple(range(6, 6 + len(config.volumes))))
     print(show_command(render_command(vm.spec, vm.engine, fds)))

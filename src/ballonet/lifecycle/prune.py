@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ async def prune(registry: Registry, *, force: bool = False) -> list[str]:
             done.append(
                 f"ended {helper.program} (pid {helper.process.pid}), left by sandbox {helper.state_dir.name}"
             )
-    done += [f"removed the files of {name}" for name in _prune_files(registry)]
+    done += [f"removed the files of {name}" for name in _prune_files(registry, found)]
     return done
 
 
@@ -101,10 +102,10 @@ def _registry_of(directory: Path) -> Path:
     return directory.parent.parent
 
 
-def _prune_files(registry: Registry) -> list[str]:
-    """Remove state directories that no sandbox has, registered or living; their names."""
+def _prune_files(registry: Registry, found: Sequence[Machine]) -> list[str]:
+    """Remove state directories that no sandbox has, registered or among those ``found`` to run; their names."""
     directory = state_dir() / "sandboxes"
-    living = {machine.options.state_dir for machine in machines()}
+    living = {machine.options.state_dir for machine in found}
     strays = []
     for path in sorted(directory.iterdir()) if directory.is_dir() else []:
         note = MachineNote.read(path)

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 from ballonet.base.errors import BallonetError, HostError
 from ballonet.base.memory import mib_to_bytes
+from ballonet.base.paths import state_dir_of
 from ballonet.host.memory import read_host_memory
 from ballonet.host.proc import read_resident
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.registry import Registry
 from ballonet.metrics.model import (
     NO_BALLOON,
@@ -74,7 +76,7 @@ def read_samples(
     guest_age_s: float = GUEST_AGE_S,
 ) -> list[SandboxSample]:
     """These sandboxes now, all asked at once; see :func:`collect`."""
-    notes = [lifecycle.living(record) if record.state.lives else None for record in records]
+    notes = [living(record) if record.state.lives else None for record in records]
     if not any(note is not None and note.ready for note in notes):
         return [_not_running(record) for record in records]
     import asyncio
@@ -199,7 +201,7 @@ def history_path(name: str) -> Path:
     """Where a sandbox keeps its history."""
     from ballonet.metrics.history import HISTORY_FILE
 
-    return lifecycle.state_dir_of(name) / HISTORY_FILE
+    return state_dir_of(name) / HISTORY_FILE
 
 
 def _with_totals(sample: SandboxSample) -> SandboxSample:

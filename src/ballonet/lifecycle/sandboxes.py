@@ -31,12 +31,10 @@ from ballonet.base.errors import (
     StillRunningError,
     UnknownSandboxError,
 )
-from ballonet.base.paths import private_dir, replace_file, sandbox_dir_path
-from ballonet.base.paths import state_dir_of as state_dir_of
+from ballonet.base.paths import private_dir, replace_file, sandbox_dir_path, state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.images.users import check_user
-from ballonet.lifecycle.liveness import living as living
-from ballonet.lifecycle.liveness import machines
+from ballonet.lifecycle.liveness import living, machines
 from ballonet.lifecycle.record import Command, Defaults, Record, State
 from ballonet.lifecycle.registry import Registry, to_json
 from ballonet.machine.notes import COMMAND_FILE, EndNote, MachineNote, write_stop_seconds

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.registry import Registry
 from ballonet.pilot.claim import looks_after
 from ballonet.pilot.link import Link
@@ -101,7 +102,7 @@ def find_members(only: Sequence[str] = ()) -> list[Member]:
     for record in records:
         if not looks_after(only, record.name):
             continue
-        note = lifecycle.living(record) if record.state.lives else None
+        note = living(record) if record.state.lives else None
         if note is None or not note.ready or note.control_socket is None:
             continue
         members.append(

@@ -21,6 +21,7 @@ from ballonet.base.memory import to_mib
 from ballonet.base.paths import sandbox_dir_path
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import image_of, inherited_settings, prepare
+from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Defaults, Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.launch import OwnedProcess, SandboxEnd
@@ -97,7 +98,7 @@ class Sandbox:
         if process is not None:
             self._process_pid = process.pid
             self._take(process.facts)
-        elif (note := lifecycle.living(record)) is not None:
+        elif (note := living(record)) is not None:
             self._take_note(note)
 
     def __repr__(self) -> str:
@@ -438,12 +439,9 @@ class Sandbox:
         :param reserve: memory that the autopilot never takes from it.
         :raises ConfigError: a change is impossible; nothing was changed.
         """
-        from ballonet.lifecycle.modify import apply_plan, given, plan_changes
+        from ballonet.lifecycle.modify import apply_plan
 
-        changes = given(locals())
-        self._check_usable()
-        record = self.record()
-        plan = plan_changes(record, lifecycle.living(record), changes)
+        plan = self._planned(locals())
         with Registry.open() as registry:
             return await apply_plan(registry, plan)
 
@@ -469,12 +467,15 @@ class Sandbox:
         reserve: Size | None = None,
     ) -> Plan:
         """What :meth:`modify` would do; nothing is changed."""
+        return self._planned(locals())
+
+    def _planned(self, arguments: Mapping[str, Any]) -> Plan:
+        """What the changes among a call's ``arguments`` come to."""
         from ballonet.lifecycle.modify import given, plan_changes
 
-        changes = given(locals())
         self._check_usable()
         record = self.record()
-        return plan_changes(record, lifecycle.living(record), changes)
+        return plan_changes(record, living(record), given(arguments))
 
     async def wait(self) -> SandboxEnd:
         """Wait for the sandbox's end, for whatever reason; everything is then cleaned up."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +38,7 @@ async def prune(registry: Registry, *, force: bool = False) -> list[str]:
             done.append(
                 f"ended {helper.program} (pid {helper.process.pid}), left by sandbox {helper.state_dir.name}"
             )
-    done += [f"removed the files of {name}" for name in _prune_files(registry, found)]
+    done += [f"removed the files of {name}" for name in _prune_files(registry)]
     return done
 
 
@@ -102,10 +101,11 @@ def _registry_of(directory: Path) -> Path:
     return directory.parent.parent
 
 
-def _prune_files(registry: Registry, found: Sequence[Machine]) -> list[str]:
-    """Remove state directories that no sandbox has, registered or among those ``found`` to run; their names."""
+def _prune_files(registry: Registry) -> list[str]:
+    """Remove state directories that no sandbox has, registered or running; their names."""
     directory = state_dir() / "sandboxes"
-    living = {machine.options.state_dir for machine in found}
+    # Looked for anew: this prune may have ended some, and others may have started since.
+    living = {machine.options.state_dir for machine in machines()}
     strays = []
     for path in sorted(directory.iterdir()) if directory.is_dir() else []:
         note = MachineNote.read(path)

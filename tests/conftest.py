@@ -1,8 +1,14 @@
-"""For all tests: signals mean to us, and to the programs that we start, what they mean to a person at a terminal."""
+"""For all tests: signals mean to us, and to the programs that we start, what they mean to a person at a terminal; and
+no test asserts a time, Hypothesis's deadline included."""
 
 from __future__ import annotations
 
 import signal
+
+import hypothesis
+
+hypothesis.settings.register_profile("any machine, however busy", deadline=None)
+hypothesis.settings.load_profile("any machine, however busy")
 
 
 def pytest_configure() -> None:

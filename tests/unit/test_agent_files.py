@@ -627,7 +627,6 @@ NAMES = st.lists(
 
 @settings(
     max_examples=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(names=NAMES, size=st.sampled_from([0, 1, 511, 512, 513, 4095, 4096, 262143, 262144, 262145, 300001]))

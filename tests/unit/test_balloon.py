@@ -6,6 +6,7 @@ That the scripted monitor tells the truth is shown by tests/vm/test_balloon.py, 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -63,7 +64,7 @@ class ScriptedQmp(Qmp):
 
 @asynccontextmanager
 async def balloon_over(qmp: ScriptedQmp) -> AsyncIterator[Balloon]:
-    balloon = Balloon(SPEC, Machine.MICROVM, qmp)
+    balloon = Balloon(SPEC, Machine.MICROVM, qmp, os.getpid())
     await balloon.start()
     await balloon.check_driver()
     try:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ballonet.base.memory import mib_to_bytes
 from ballonet.vmm.builder import default_floor_mib
 from ballonet.vmm.config import BalloonSpec
-from ballonet.vmm.convergence import STALL_WINDOW_S, Convergence, Driver, State
+from ballonet.vmm.convergence import EXCUSED_MOST_S, STALL_WINDOW_S, Convergence, Driver, State
 
 SPEC = BalloonSpec(ceiling_mib=1024, initial_mib=512, floor_mib=256)
 
@@ -199,3 +199,35 @@ def test_whatever_happens_applied_means_actual_is_the_target(steps: list[tuple[s
         if status.state is State.APPLIED:
             assert status.actual_mib == status.target_mib
         assert 0 <= balloon.engine_target_bytes <= mib_to_bytes(SPEC.ceiling_mib)
+
+
+def test_a_guest_that_the_host_did_not_run_has_not_refused() -> None:
+    balloon = settled_at_initial()
+    balloon.set_target(300, 10)
+    balloon.observe(mib_to_bytes(400), 11)
+    balloon.engine_waited(STALL_WINDOW_S, 10 + STALL_WINDOW_S)
+    balloon.tick(10 + STALL_WINDOW_S)
+    assert state_of(balloon) is State.CONVERGING
+    balloon.tick(10 + 2 * STALL_WINDOW_S)
+    assert state_of(balloon) is State.GUEST_REFUSED
+
+
+def test_a_busy_host_does_not_excuse_a_guest_for_ever() -> None:
+    balloon = settled_at_initial()
+    balloon.set_target(300, 10)
+    balloon.observe(mib_to_bytes(400), 10)
+    now = 10.0
+    while state_of(balloon) is State.CONVERGING:
+        now += 1
+        balloon.engine_waited(1, now)
+        balloon.tick(now)
+        assert now < 10 + EXCUSED_MOST_S + 2 * STALL_WINDOW_S
+    assert now >= 10 + EXCUSED_MOST_S
+
+
+def test_waiting_before_the_target_excuses_nothing() -> None:
+    balloon = settled_at_initial()
+    balloon.set_target(300, 1000)
+    balloon.engine_waited(500, 1000)
+    balloon.tick(1000 + STALL_WINDOW_S)
+    assert state_of(balloon) is State.GUEST_REFUSED

@@ -501,7 +501,7 @@ def test_a_disk_that_is_too_small_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 # Any bytes at all
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=strategies.data())
 def test_a_layer_of_any_bytes_is_read_or_refused(tmp_path: Path, data: strategies.DataObject) -> None:
     """Changed bytes, with the digests made right: what remains is the parser's own care."""

@@ -393,7 +393,7 @@ def fleets(draw: st.DrawFn) -> tuple[HostView, list[SandboxView]]:
 @given(
     fleets(), st.lists(st.tuples(st.floats(0.05, 3.0), st.integers(0, 200_000), st.booleans()), max_size=4)
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_decision_breaks_a_rule(
     fleet: tuple[HostView, list[SandboxView]], ticks: list[tuple[float, int, bool]]
 ) -> None:
@@ -415,7 +415,7 @@ def test_no_decision_breaks_a_rule(
 
 
 @given(fleets(), st.integers(1, 400), st.integers(1, 400), st.integers(1, 8))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_heavier_of_two_that_are_alike_never_gets_less(
     fleet: tuple[HostView, list[SandboxView]], weight: int, more: int, ticks: int
 ) -> None:
@@ -437,7 +437,7 @@ def test_the_heavier_of_two_that_are_alike_never_gets_less(
         max_size=4,
     )
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_targets_come_to_rest_and_stay_there(guests: list[tuple[int, float, float, float]]) -> None:
     specs = []
     for n, (ceiling, used, caches, hot) in enumerate(guests):

@@ -43,7 +43,7 @@ def follow(policy: str, scenario: Scenario) -> tuple[Seen, Outcome]:
 
 @pytest.mark.parametrize("name", POLICIES)
 @given(st.integers(0, 8192) | st.none(), st.integers(256, 1024), st.integers(0, 1024), st.integers(0, 8192))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_policy_keeps_targets_in_range_and_gives_reasons(
     name: str, available: int | None, target: int, spare: int, ram: int
 ) -> None:

@@ -101,7 +101,7 @@ async def test_what_is_idle_is_taken_and_a_burst_gets_it_back_with_no_one_killed
     await touch(box, 500)
     async with piloting("--budget", f"{BUDGET_MIB}M", "--overcommit", "1") as pilot:
         # At the start both have their ceilings, more than may be promised; then each is brought to what it needs.
-        await pilot.wait_tick(lambda tick: view(tick, "fly-a")["actual_mib"] < 500)
+        await pilot.wait_tick(lambda tick: (view(tick, "fly-a")["actual_mib"] or CEILING_MIB) < 500)
         await touch(box, 550)
         tick = await pilot.wait_tick(
             lambda tick: not tick["moved"] and all(v["state"] == "applied" for v in tick["sandboxes"])
@@ -118,7 +118,7 @@ async def test_when_it_is_killed_targets_stay_relief_works_and_the_next_one_star
     await touch(box, 500)
     async with piloting("--budget", f"{BUDGET_MIB}M", "--overcommit", "1") as pilot:
         await pilot.wait_tick(
-            lambda tick: view(tick, "fly-b")["target_mib"] < 500 and view(tick, "fly-b")["state"] == "applied"
+            lambda tick: view(tick, "fly-b")["state"] == "applied" and view(tick, "fly-b")["target_mib"] < 500
         )
         told = ballonet("pilot", "explain", "fly-b", "--last", "1").stdout
         assert "guest_available_mib" in told

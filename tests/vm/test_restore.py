@@ -61,7 +61,7 @@ async def test_balloon_and_statistics_work_after_a_restore(guest: GuestBundle, t
     assert vm.spec.balloon is not None
     try:
         qmp = Qmp("restored", lambda name, data: balloon.handle_event(name, data))
-        balloon = Balloon(vm.spec.balloon, vm.spec.machine, qmp)
+        balloon = Balloon(vm.spec.balloon, vm.spec.machine, qmp, engine.pid)
         await qmp.connect(pairs[0][0])
         with socket.socket(socket.AF_UNIX) as into:
             into.setblocking(False)

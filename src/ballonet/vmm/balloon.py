@@ -18,6 +18,7 @@ from ballonet.base.memory import mib_to_bytes
 from ballonet.vmm.config import BalloonSpec, Clamped, Machine
 from ballonet.vmm.convergence import BalloonStatus, Convergence, Driver, State
 from ballonet.vmm.guard import GuestReading
+from ballonet.vmm.processor_wait import ProcessorWait
 from ballonet.vmm.qemu_args import BALLOON_ID
 from ballonet.vmm.qmp import Qmp
 from ballonet.vmm.statistics import GuestStatistics, parse_statistics
@@ -35,8 +36,9 @@ _STATISTICS_WAIT_S, _STATISTICS_AGAIN_S, _STATISTICS_LOOK_S = 2.0, 0.25, 0.01
 class Balloon:
     """One VM's balloon. Created by :class:`~ballonet.vmm.vm.Vm`."""
 
-    def __init__(self, spec: BalloonSpec, machine: Machine, qmp: Qmp) -> None:
+    def __init__(self, spec: BalloonSpec, machine: Machine, qmp: Qmp, engine_pid: int) -> None:
         self.spec = spec
+        self._processor_wait = ProcessorWait(engine_pid)
         self._qmp = qmp
         self._status_path = _OBJECT if machine is Machine.MICROVM else f"{_OBJECT}/virtio-backend"
         self._convergence = Convergence(spec, time.monotonic())
@@ -298,6 +300,7 @@ class Balloon:
                 await self._wake.wait()
         if wait_s is None:
             return
+        self._convergence.engine_waited(self._processor_wait.since_last(), time.monotonic())
         self._tick()
         self._observed((await self._qmp.execute("query-balloon"))["actual"])
         if time.monotonic() - self._driver_checked_at > _DRIVER_CHECK_S:

@@ -19,6 +19,8 @@ from ballonet.vmm.guard import GuestReading, permit
 STALL_RATE_MIB_S = 15
 #: … for this long, in seconds, refuses.
 STALL_WINDOW_S = 5.0
+#: Time in which the engine waited for a processor of the host does not count, up to this much for one target (seconds).
+EXCUSED_MOST_S = 60.0
 #: While converging, actual is read at intervals of this share of the time since the target was set …
 POLL_SHARE = 0.02
 #: … but never more often, or more rarely, than this (seconds).
@@ -94,6 +96,7 @@ class Convergence:
         self._note: str | None = None
         self._set_at = now
         self._mark = (now, 0)
+        self._excusable_s = EXCUSED_MOST_S
         self._engine_target = self._target_bytes
         self._guarded = False
         self._reading: GuestReading | None = None
@@ -225,6 +228,13 @@ class Convergence:
         elif now - self._held_since >= GUARD_PATIENCE_S:
             self._enter(State.GUEST_FLOOR, now, permission.reason)
 
+    def engine_waited(self, seconds: float, now: float) -> None:
+        """The host was too busy to run the engine for ``seconds``: the guest has that much longer to make progress."""
+        marked_at, marked_distance = self._mark
+        excused = min(seconds, now - marked_at, self._excusable_s)
+        self._excusable_s -= excused
+        self._mark = (marked_at + excused, marked_distance)
+
     def driver_seen(self, driver: Driver, now: float) -> None:
         """The device's status told whether a driver drives it."""
         if driver is self._driver:
@@ -261,6 +271,7 @@ class Convergence:
         self._clamped = self._spec.clamp(requested_mib, self._limit)
         self._generation += 0 if keep_generation else 1
         self._set_at = now
+        self._excusable_s = EXCUSED_MOST_S
         self._retry_at = None
         self._reading = None
         self._reading_due = now

@@ -131,7 +131,7 @@ class Vm:
         try:
             await self.qmp.connect(monitor)
             if self.spec.balloon is not None:
-                self.balloon = Balloon(self.spec.balloon, self.spec.machine, self.qmp)
+                self.balloon = Balloon(self.spec.balloon, self.spec.machine, self.qmp, self.pid)
                 await self.balloon.start()
             await self.qmp.execute("cont")
         except EngineError as error:

@@ -1,8 +1,8 @@
 """Builds the documentation site: ``python -m scripts.build_docs [--serve]``. The result is in ``build/site``.
 
-MkDocs reads one directory, and these pages live in several: README.md, docs/, the READMEs of bench, fuzz and tests/chaos, and
-the help of the command line. They are collected in ``build/pages`` with their links adjusted; nothing there is edited or
-committed. No hook or plug-in of MkDocs is needed for that.
+MkDocs reads pages from one directory, and these lie in several: README.md, docs/, the READMEs of bench, fuzz and
+tests/chaos, and the help of the command line. They are collected in ``build/pages``, with their links adjusted. This
+needs no hook or plug-in of MkDocs.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ LISTED = {
     "contrib/prometheus": ("prometheus.md", "Files for Prometheus", "*.yml"),
 }
 #: Files that pages link to, copied as they are.
-COPIED = ("contrib/grafana/ballonet.json",)
+COPIED = {"contrib/grafana/ballonet.json": "ballonet.json", "docs/site.css": "site.css"}
 
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _FENCE = re.compile(r"^ *(```|~~~)")
 
 
-def stage(pages: Path = PAGES) -> None:
+def stage(pages: Path) -> None:
     """Collects all pages in ``pages``, which is emptied first.
 
     :raises ValueError: a page links to a file that is not on the site.
@@ -54,9 +54,8 @@ def stage(pages: Path = PAGES) -> None:
         (pages / target).write_text(with_site_links((ROOT / source).read_text(), source))
     for directory, (target, title, pattern) in LISTED.items():
         (pages / target).write_text(directory_page(ROOT / directory, title, pattern))
-    for name in COPIED:
-        (pages / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, pages / name)
+    for source, target in COPIED.items():
+        shutil.copyfile(ROOT / source, pages / target)
     (pages / "commands.md").write_text(commands_page())
 
 
@@ -86,7 +85,7 @@ def on_site(path: str, source: str) -> str:
     if path in LISTED:
         return LISTED[path][0]
     if path in COPIED:
-        return path
+        return COPIED[path]
     directory, name = posixpath.split(path)
     if directory != "docs":
         raise ValueError(f"{source} links to {path}, which is not on the site: see scripts/build_docs.py")
@@ -104,6 +103,7 @@ def directory_page(directory: Path, title: str, pattern: str) -> str:
 
 def commands_page() -> str:
     """The help of all commands, in the order of ``ballonet help``."""
+    os.environ["COLUMNS"] = "80"  # argparse wraps to the terminal's width
     lines = [
         "# Commands",
         "",
@@ -134,21 +134,20 @@ def parsers(
                 yield from parsers(sub, [*words, name])
 
 
-def mkdocs(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs MkDocs with the project's configuration; warnings are errors."""
-    command = [sys.executable, "-m", "mkdocs", *arguments, "--strict", "--config-file", str(ROOT / "mkdocs.yml")]
+def run_mkdocs(command: str, config: Path = ROOT / "mkdocs.yml") -> subprocess.CompletedProcess[bytes]:
+    """``mkdocs build`` or ``mkdocs serve``. A warning, such as for a broken link, fails it."""
     # Material for MkDocs advertises its successor on every build otherwise.
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    return subprocess.run(command, env=environment, text=True, check=False)
+    arguments = [sys.executable, "-m", "mkdocs", command, "--strict", "--config-file", str(config)]
+    return subprocess.run(arguments, env=environment, check=False)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="build_docs", description="Build the documentation site.")
     parser.add_argument("--serve", action="store_true", help="serve it on http://127.0.0.1:8000 until Ctrl-C")
     options = parser.parse_args()
-    os.environ["COLUMNS"] = "80"  # argparse wraps help to the terminal's width
-    stage()
-    return mkdocs("serve" if options.serve else "build").returncode
+    stage(PAGES)
+    return run_mkdocs("serve" if options.serve else "build").returncode
 
 
 if __name__ == "__main__":

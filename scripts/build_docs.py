@@ -39,6 +39,7 @@ LISTED = {
 COPIED = {"contrib/grafana/ballonet.json": "ballonet.json", "docs/site.css": "site.css"}
 
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+_CODE = re.compile(r"`[^`]+`")
 _FENCE = re.compile(r"^ *(```|~~~)")
 
 
@@ -51,7 +52,7 @@ def stage(pages: Path) -> None:
     pages.mkdir(parents=True)
     sources = {f"docs/{path.name}": path.name for path in (ROOT / "docs").glob("*.md")} | COLLECTED
     for source, target in sources.items():
-        (pages / target).write_text(with_site_links((ROOT / source).read_text(), source))
+        (pages / target).write_text(for_site((ROOT / source).read_text(), source))
     for directory, (target, title, pattern) in LISTED.items():
         (pages / target).write_text(directory_page(ROOT / directory, title, pattern))
     for source, target in COPIED.items():
@@ -59,8 +60,8 @@ def stage(pages: Path) -> None:
     (pages / "commands.md").write_text(commands_page())
 
 
-def with_site_links(text: str, source: str) -> str:
-    """A page's text with its links to other files of the repository replaced by links within the site."""
+def for_site(text: str, source: str) -> str:
+    """A page's text as MkDocs needs it: links to other files of the repository are links within the site."""
 
     def replaced(match: re.Match[str]) -> str:
         link = match[2]
@@ -73,7 +74,12 @@ def with_site_links(text: str, source: str) -> str:
     for line in text.splitlines():
         if _FENCE.match(line):
             fenced = not fenced
-        lines.append(line if fenced else _LINK.sub(replaced, line))
+        if not fenced:
+            line = _LINK.sub(replaced, line)
+            # In code in a table, GitHub needs "\\|", and MkDocs would show the backslash.
+            if line.startswith("|"):
+                line = _CODE.sub(lambda code: code[0].replace("\\|", "|"), line)
+        lines.append(line)
     return "\n".join(lines) + "\n"
 
 

@@ -3,6 +3,7 @@
 #   make test    set up, then lint, types and every test, virtual machines included
 # And, once set up:
 #   make check   lint, types and the tests that need no virtual machine
+#   make docs    build the documentation site in build/site (make docs-serve: on http://127.0.0.1:8000)
 #   make bench   measure (minutes); see bench/README.md
 #   make chaos   make, use, kill and damage sandboxes at random for ten minutes (SEED=n replays)
 .DEFAULT_GOAL := help
@@ -10,11 +11,11 @@
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-SOURCES := src tests bench examples fuzz hatch_build.py
+SOURCES := src tests bench examples fuzz scripts hatch_build.py
 GUEST_SOURCES := $(wildcard src/ballonet/guest/agent/*.[ch] src/ballonet/guest/agent/tsc/*.c)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup packages demo test check lint types unit registry vm bench chaos clean
+.PHONY: help setup packages demo test check lint types unit registry vm docs docs-serve bench chaos clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -56,6 +57,12 @@ registry: setup
 
 vm: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m vm --durations=10
+
+docs: setup
+	$(PYTHON) -m scripts.build_docs
+
+docs-serve: setup
+	$(PYTHON) -m scripts.build_docs --serve
 
 chaos: setup
 	$(PYTHON) -m tests.chaos --seconds 600 $(if $(SEED),--seed $(SEED))

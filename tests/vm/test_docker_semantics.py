@@ -1,6 +1,6 @@
 """What Docker's users expect of `run`, `exec`, `stop`, `wait` and of an image's configuration, in real guests.
 
-What differs on purpose is listed in docs/sandboxes.md ("Differences from Docker") and docs/images.md."""
+What differs on purpose is listed in docs/docker.md and docs/images.md."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from ballonet.base.paths import sandbox_dir_path
 from ballonet.cli.balloon_stats import describe_stats
 from ballonet.cli.output import print_facts, print_json, print_json_line, show_seconds
 from ballonet.control.backend import BalloonSnapshot, TrimRequest
-from ballonet.control.client import Client, SyncClient
+from ballonet.control.client import Client
+from ballonet.control.sync_client import SyncClient
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import CONTROL_SOCKET

@@ -108,7 +108,9 @@ class Base:
     @property
     def fs(self) -> GuestFiles: ...
 
-    async def long(self, the_first_parameter: int, *, the_second: str, the_third_and_longest_parameter: bytes) -> None: ...
+    async def long(
+        self, the_first_parameter: int, *, the_second: str, the_third_and_longest_parameter: bytes
+    ) -> None: ...
 
     def plan(self) -> int:
         """Hidden by that of the class itself."""

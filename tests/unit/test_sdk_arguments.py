@@ -181,10 +181,11 @@ async def test_other_calls_name_what_is_wrong(call: Callable[[Any], Any], named:
 def test_a_stream_that_is_no_iteration_is_named_without_asyncio_too(pieces: Any) -> None:
     """Bytes would be written number by number."""
     fs = sync.Sandbox(Sandbox(RECORD)).fs
-    for what, call in (
-        ("pieces", lambda: fs.write_stream("/a", pieces)),
-        ("tar", lambda: fs.unpack_stream(pieces, "/")),
-    ):
+    calls: dict[str, Callable[[], None]] = {
+        "pieces": lambda: fs.write_stream("/a", pieces),
+        "tar": lambda: fs.unpack_stream(pieces, "/"),
+    }
+    for what, call in calls.items():
         with pytest.raises(ConfigError) as caught:
             call()
         assert f"{what} must be an iterable of bytes, not {type(pieces).__name__}" in caught.value.message

@@ -17,7 +17,13 @@ from ballonet.settings.config import SandboxConfig
 from ballonet.settings.flags import render_flags
 
 RECORD = Record(name="box", created_at=1.0, flags=tuple(render_flags(SandboxConfig(name="box"))))
-FACTS = {"engine_pid": 2, "control_socket": None, "agent_socket": "/nowhere", "boot_s": 1.0, "ports": []}
+FACTS: dict[str, Any] = {
+    "engine_pid": 2,
+    "control_socket": None,
+    "agent_socket": "/nowhere",
+    "boot_s": 1.0,
+    "ports": [],
+}
 
 
 class PlayedProcess:

@@ -208,12 +208,18 @@ class SdkClass:
 
 
 def _attributes(init: Function) -> Iterator[tuple[ast.AnnAssign, str]]:
-    """The public attributes that ``__init__`` declares."""
+    """The public attributes that ``__init__`` declares.
+
+    :raises ValueError: one has no annotation, which the synchronous class needs.
+    """
     for node in init.body:
         match node:
             case ast.AnnAssign(target=ast.Attribute(value=ast.Name(id="self"), attr=name)):
                 if not name.startswith("_"):
                     yield node, name
+            case ast.Assign(targets=[ast.Attribute(value=ast.Name(id="self"), attr=name)]):
+                if not name.startswith("_"):
+                    raise ValueError(f"self.{name} needs an annotation: self.{name}: TYPE = …")
 
 
 def _nested(before: str, of: str, arguments: list[str], after: str) -> list[str]:

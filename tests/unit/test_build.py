@@ -177,7 +177,7 @@ def test_the_wheel_is_one_that_an_index_takes_and_runs_where_it_is_installed(tmp
         argv = [str(place / "bin/ballonet"), *words]
         return subprocess.run(argv, cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout
 
-    code = "import ballonet; print(ballonet.__file__)"
+    code = "import ballonet; from ballonet import Sandbox; print(ballonet.__file__)"
     done = subprocess.run(
         [place / "bin/python", "-c", code], env=env, capture_output=True, text=True, check=True
     )

@@ -198,6 +198,14 @@ def test_a_class_is_taken_over_with_all_that_it_declares(tmp_path: Path) -> None
     assert "\n".join(imports.lines()) == IMPORTS.strip("\n")
 
 
+def test_an_attribute_without_a_type_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "ballonet").mkdir()
+    text = 'class Box:\n    """A box."""\n    def __init__(self) -> None:\n        self.size = 0\n'
+    (tmp_path / "ballonet/box.py").write_text(text)
+    with pytest.raises(ValueError, match=r"self\.size needs an annotation"):
+        SdkClass(Source(tmp_path, "ballonet.box"), "Box", Imports()).lines()
+
+
 def test_documentation_loses_the_words_of_asyncio() -> None:
     said = "``async for x in await box.watch():``, asynchronous or awaited"
     assert plain_doc(said) == "``for x in box.watch():``, asynchronous or awaited"

@@ -67,20 +67,30 @@ class Loop:
         :param undo: called with the result if the interruption came after ``work`` had finished: no caller has it.
         :raises EventLoopError: called in the loop's own thread, or while the interpreter is shutting down.
         """
-        try:
-            loop = self._started()
-        except BaseException:
-            work.close()
-            raise
         done: concurrent.futures.Future[_T] = concurrent.futures.Future()
         tasks: list[asyncio.Task[None]] = []
-        loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(self._tell(work, done))))
+        loop: asyncio.AbstractEventLoop | None = None
+
+        def begin() -> None:
+            tasks.append(asyncio.create_task(self._tell(work, done)))
+
+        def cancel() -> None:
+            if not tasks:  # interrupted before the loop got it
+                work.close()
+                done.set_exception(concurrent.futures.CancelledError())
+            for task in tasks:
+                task.cancel()
+
         try:
+            loop = self._started()
+            loop.call_soon_threadsafe(begin)
             return done.result()
         except BaseException:
-            if not done.done():
+            if loop is None:
+                work.close()
+            elif not done.done():
                 # One iteration later: a task that is cancelled before its first step never sets ``done``.
-                loop.call_soon_threadsafe(loop.call_soon, lambda: [task.cancel() for task in tasks])
+                loop.call_soon_threadsafe(loop.call_soon, cancel)
                 with contextlib.suppress(Exception, concurrent.futures.CancelledError):
                     done.result(_UNDO_S)
             if undo is not None and done.done() and done.exception() is None:
@@ -109,9 +119,8 @@ class Loop:
         try:
             result = await work
         except asyncio.CancelledError:
-            if (
-                not self._ended
-            ):  # at the program's end only daemon threads wait: their tracebacks would be noise
+            # At the program's end only daemon threads still wait: their tracebacks would be noise.
+            if not self._ended:
                 done.set_exception(concurrent.futures.CancelledError())
         except BaseException as error:
             done.set_exception(error)

@@ -9,17 +9,14 @@ from build_tools.python_source import Source, file_of
 from build_tools.sync_client import render_client
 from build_tools.sync_sdk import render_sdk
 
-#: The generated modules.
-SDK_MODULE, CLIENT_MODULE = "ballonet.sdk.sync", "ballonet.control.sync_client"
+#: The generated modules, and what renders each.
+MODULES = {"ballonet.sdk.sync": render_sdk, "ballonet.control.sync_client": render_client}
 
 
 def targets(src: Path) -> dict[Path, str]:
     """The generated files below ``src``, with their content."""
     Source.of.cache_clear()
-    return {
-        file_of(src, SDK_MODULE): render_sdk(src),
-        file_of(src, CLIENT_MODULE): render_client(src),
-    }
+    return {file_of(src, module): render(src) for module, render in MODULES.items()}
 
 
 def write(src: Path) -> list[Path]:

@@ -12,9 +12,15 @@ from pathlib import Path
 
 from build_tools.python_source import PLAIN, Imports, Source, header
 
-CLIENT_DOC = (
+MODULE_DOC = (
     '"""Client of a control socket without asyncio; :mod:`ballonet.control.client` has the one with it."""'
 )
+CLASS = '''class SyncClient(BlockingConnection):
+    """A client without asyncio: ``with SyncClient(path) as client: …``. Use it from one thread at a time.
+
+    :raises ControlError: the socket cannot be connected to; see :class:`ballonet.control.client.Client` for the calls.
+    """
+'''
 
 
 def _without_async(text: str) -> str:
@@ -39,25 +45,14 @@ def render_client(src: Path) -> str:
     imports.add("ballonet.control.client_blocking", "BlockingConnection")
     methods = []
     for node in source.find_class("Client").body:
-        if isinstance(node, ast.AsyncFunctionDef):
-            for used in ast.walk(node):
-                if isinstance(used, ast.Name) and used.id in source.imports:
-                    module, name, typing = source.imports[used.id]
-                    imports.add(module, PLAIN.get(name, name), typing=typing)
-            lines = source.text.splitlines()[node.lineno - 1 : node.end_lineno]
-            methods.append(_without_async("\n".join(lines) + "\n"))
-    top = [
-        header([source.module]),
-        CLIENT_DOC,
-        "",
-        "from __future__ import annotations",
-        "",
-        *imports.lines(),
-    ]
-    document = '''class SyncClient(BlockingConnection):
-    """A client without asyncio: ``with SyncClient(path) as client: …``. Use it from one thread at a time.
-
-    :raises ControlError: the socket cannot be connected to; see :class:`ballonet.control.client.Client` for the calls.
-    """
-'''
-    return "\n".join(["\n".join(top), "\n", document, "\n".join(methods)])
+        if not isinstance(node, ast.AsyncFunctionDef):
+            continue
+        for used in ast.walk(node):
+            if isinstance(used, ast.Name) and used.id in source.imports:
+                module, name, typing = source.imports[used.id]
+                imports.add(module, PLAIN.get(name, name), typing=typing)
+        lines = source.text.splitlines()[node.lineno - 1 : node.end_lineno]
+        methods.append(_without_async("\n".join(lines) + "\n"))
+    future = "from __future__ import annotations"
+    top = [header([source.module]), MODULE_DOC, "", future, "", *imports.lines()]
+    return "\n".join([*top, "\n", CLASS, *methods])

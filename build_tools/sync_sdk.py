@@ -246,14 +246,6 @@ def render_sdk(src: Path) -> str:
         classes += ["\n".join(SdkClass(source, name, imports).lines())]
         modules |= {each.module for each, _ in source.lineage(name)}
     exports = "__all__ = [" + ", ".join(f'"{name}"' for name in EXPORTS) + "]"
-    top = [
-        header(modules),
-        SDK_DOC,
-        "",
-        "from __future__ import annotations",
-        "",
-        *imports.lines(),
-        "",
-        exports,
-    ]
+    future = "from __future__ import annotations"
+    top = [header(modules), SDK_DOC, "", future, "", *imports.lines(), "", exports]
     return "\n\n\n".join(["\n".join(top), *classes]) + "\n"

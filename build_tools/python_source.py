@@ -28,6 +28,7 @@ class Source:
         self._src = src
         self.text = file_of(src, module).read_text()
         self.tree = ast.parse(self.text)
+        self._lines = self.text.encode().splitlines(keepends=True)  # ast counts bytes
 
     @staticmethod
     @cache
@@ -37,11 +38,17 @@ class Source:
     def find_class(self, name: str) -> ast.ClassDef:
         return next(node for node in self.tree.body if isinstance(node, ast.ClassDef) and node.name == name)
 
-    def segment(self, node: ast.AST) -> str:
+    def text_of(self, node: ast.expr | ast.stmt) -> str:
+        """The text of a node. (That of :func:`ast.get_source_segment` splits the whole source each time.)"""
+        assert node.end_lineno is not None
+        lines = self._lines[node.lineno - 1 : node.end_lineno]
+        lines[-1] = lines[-1][: node.end_col_offset]
+        lines[0] = lines[0][node.col_offset :]
+        return b"".join(lines).decode()
+
+    def segment(self, node: ast.expr) -> str:
         """The text of an expression, on one line."""
-        text = ast.get_source_segment(self.text, node)
-        assert text is not None
-        return re.sub(r"\s*\n\s*", " ", text)
+        return re.sub(r"\s*\n\s*", " ", self.text_of(node))
 
     def comment_above(self, node: ast.stmt) -> str:
         """The ``#:`` comment above an assignment."""

@@ -60,7 +60,7 @@ class SdkClass:
     def lines(self) -> list[str]:
         source, cls = self._lineage[0]
         document = cls.body[0]
-        lines = [f"class {self._name}:", f"    {plain_doc(self._text(source, document))}", ""]
+        lines = [f"class {self._name}:", f"    {plain_doc(source.text_of(document))}", ""]
         members: dict[str, tuple[Source, Function]] = {}
         attributes: list[tuple[Source, ast.AnnAssign, str]] = []
         for source, cls in self._lineage:
@@ -101,7 +101,7 @@ class SdkClass:
         lines = [f"    @{decorator}" for decorator in decorators]
         lines += wrapped(f"    def {node.name}", parameters, f" -> {self._type(source, node.returns)}:")
         if ast.get_docstring(node):
-            lines.append(f"        {plain_doc(self._text(source, node.body[0]))}")
+            lines.append(f"        {plain_doc(source.text_of(node.body[0]))}")
         kind = next((kind for kind in _KINDS if kind in decorators), "")
         return lines + self._body(node, kind, source.segment(node.returns), arguments)
 
@@ -201,10 +201,6 @@ class SdkClass:
                     self._imports.add(module, PLAIN[name])
                 else:
                     self._imports.add(module, name, node.id, typing=typing)
-
-    @staticmethod
-    def _text(source: Source, node: ast.stmt) -> str:
-        return str(ast.get_source_segment(source.text, node))
 
 
 def _attributes(init: Function) -> Iterator[tuple[ast.AnnAssign, str]]:

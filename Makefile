@@ -11,8 +11,12 @@
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-SOURCES := src tests bench examples fuzz scripts hatch_build.py
+SOURCES := src tests bench examples fuzz scripts build_tools hatch_build.py
+# What is not in the repository: the guest's programs, and the modules that build_tools/ writes from others.
 GUEST_SOURCES := $(wildcard src/ballonet/guest/agent/*.[ch] src/ballonet/guest/agent/tsc/*.c)
+GENERATED := src/ballonet/sdk/sync.py src/ballonet/control/sync_client.py
+GENERATED_SOURCES := $(filter-out $(GENERATED), $(wildcard build_tools/*.py src/ballonet/sdk/*.py \
+	src/ballonet/guest/files.py src/ballonet/control/*.py))
 PYTEST := $(PYTHON) -m pytest
 
 .PHONY: help setup packages demo test check lint types unit registry vm docs docs-serve bench chaos clean
@@ -26,11 +30,15 @@ packages:
 $(VENV)/bin/pip: | packages
 	python3 -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(GUEST_SOURCES) | packages $(VENV)/bin/pip
+$(VENV)/.installed: pyproject.toml constraints.txt | packages $(VENV)/bin/pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-setup: packages $(VENV)/.installed
+$(VENV)/.built: hatch_build.py $(GUEST_SOURCES) $(GENERATED_SOURCES) $(VENV)/.installed
+	$(PYTHON) hatch_build.py
+	@touch $@
+
+setup: packages $(VENV)/.built
 
 demo: setup
 	$(VENV)/bin/ballonet demo
@@ -83,4 +91,4 @@ bench: setup
 	$(PYTHON) -m bench.metrics
 
 clean:
-	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin
+	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin $(GENERATED)

@@ -1,5 +1,9 @@
-"""Build hook: compiles the guest's programs into the package, static, with whichever C compiler there is.
+"""Builds what is not in the repository: ``python hatch_build.py`` builds all of it in place; wheels and editable
+installs do the same through hatchling's hook below.
 
+**Generated modules.** ``build_tools/`` writes the synchronous part of the SDK from the async classes.
+
+**The guest's programs**, compiled static with whichever C compiler there is.
 ``src/ballonet/guest/agent/*.c`` becomes ``agent/bin/agent``, the guest's PID 1; ``agent/tsc/tsckhz.c`` becomes
 ``agent/bin/tsckhz``, which runs on the host. The wheel is then good for x86-64 Linux, and for any Python.
 
@@ -127,11 +131,36 @@ def compile_all(agent_dir: Path, with_compilers: Sequence[Sequence[str]] | None 
     return [program.output for program in wanted]
 
 
-class GuestProgramsHook(BuildHookInterface[Any]):
-    """Hatchling's entry: compiles before a wheel (also an editable one) is put together, and tags it."""
+def generate_modules(root: Path) -> list[Path]:
+    """Write the generated modules below ``root`` as far as they have changed, and return the paths of all."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # hatchling does not put it there
+    try:
+        from build_tools.generate import write
+    finally:
+        sys.path.pop(0)
+    return write(root / "src")
+
+
+def build_all(root: Path) -> list[Path]:
+    """Build everything that is not in the repository, and return the paths of all that was built.
+
+    :raises BuildError: a program cannot be built.
+    """
+    return [*generate_modules(root), *compile_all(root / AGENT_DIR)]
+
+
+class BuildHook(BuildHookInterface[Any]):
+    """Hatchling's entry point: builds before a wheel (also an editable one) is assembled, and sets its tag."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile; called by hatchling with ``version`` ``standard`` or ``editable``."""
-        compile_all(Path(self.root) / AGENT_DIR)
+        """Build; hatchling passes ``standard`` or ``editable`` as ``version``."""
+        build_all(Path(self.root))
         build_data["pure_python"] = False
         build_data["tag"] = PLATFORM_TAG
+
+
+if __name__ == "__main__":
+    try:
+        build_all(Path(__file__).resolve().parent)
+    except BuildError as error:
+        sys.exit(f"error: {error}")

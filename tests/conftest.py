@@ -4,6 +4,13 @@ no test asserts a time, Hypothesis's deadline included."""
 from __future__ import annotations
 
 import signal
+from pathlib import Path
+
+import pytest
+from build_tools.generate import MODULES
+from build_tools.python_source import file_of
+
+SRC = Path(__file__).parents[1] / "src"
 
 import hypothesis
 
@@ -12,6 +19,13 @@ hypothesis.settings.load_profile("any machine, however busy")
 
 
 def pytest_configure() -> None:
+    """Say which generated modules are missing, and let signals have their usual meaning."""
+    if missing := [module for module in MODULES if not file_of(SRC, module).is_file()]:
+        raise pytest.UsageError(f"{', '.join(missing)}: not generated yet; run python hatch_build.py")
+    _restore_signals()
+
+
+def _restore_signals() -> None:
     """Whoever started us in the background may have had these ignored, and programs inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ballonet.base.memory import mib_to_bytes
-from ballonet.control.client import Client, send_plain
+from ballonet.control.client import Client
+from ballonet.control.client_blocking import send_plain
 from ballonet.sdk.sandbox import Balloon, Sandbox
 from tests.chaos.context import Context
 from tests.chaos.model import (

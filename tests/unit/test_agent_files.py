@@ -191,6 +191,36 @@ async def test_a_write_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "old"
 
 
+@pytest.mark.parametrize("item", [5, None, ["a"]])
+async def test_an_item_of_a_wrong_type_is_named_and_the_file_stays_as_it_was(
+    tmp_path: Path, item: object
+) -> None:
+    (tmp_path / "file").write_text("old")
+
+    async def mixed() -> AsyncIterator[bytes]:
+        yield bytes(1 << 20)
+        yield item  # type: ignore[misc]
+
+    async with guest_files() as fs:
+        with pytest.raises(
+            ConfigError, match=f"each item of pieces must be bytes or text, not {type(item).__name__}"
+        ):
+            await fs.write_stream(f"{tmp_path}/file", mixed())
+        assert (await fs.stat(f"{tmp_path}/file")).size == 3
+    assert (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("item", ["text", 5, None])
+async def test_an_item_of_a_wrong_type_in_a_tar_stream_is_named(tmp_path: Path, item: object) -> None:
+    async def wrong() -> AsyncIterator[bytes]:
+        yield item  # type: ignore[misc]
+
+    async with guest_files() as fs:
+        with pytest.raises(ConfigError, match=f"each item of tar must be bytes, not {type(item).__name__}"):
+            await fs.unpack_stream(wrong(), str(tmp_path / "target"))
+    assert not (tmp_path / "target").exists()
+
+
 async def test_a_deep_tree_is_removed_and_a_link_in_it_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/file").write_text("x")

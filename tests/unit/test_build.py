@@ -158,9 +158,11 @@ def test_the_wheel_is_one_that_an_index_takes_and_runs_where_it_is_installed(tmp
             assert next(Elf(content, program).segments(PT_INTERP), None) is None  # no C library is needed
         (described,) = (name for name in names if name.endswith(".dist-info/WHEEL"))
         assert {f"Tag: {tag}" for tag in tags} <= set(archive.read(described).decode().splitlines())
-    for name in ("py.typed", "control/schema.json", "contrib/prometheus/ballonet.rules.yml"):
+    generated = ("sdk/sync.py", "control/sync_client.py")
+    for name in ("py.typed", "control/schema.json", "contrib/prometheus/ballonet.rules.yml", *generated):
         assert f"ballonet/{name}" in names
-    assert not [name for name in names if name.startswith("tests/") or name.endswith((".pyc", ".key"))]
+    assert not [name for name in names if name.startswith(("tests/", "build_tools/"))]
+    assert not [name for name in names if name.endswith((".pyc", ".key"))]
     place = tmp_path / "environment"
     # What it needs is there already: it is lent, not fetched again.
     venv.create(place, with_pip=False)
@@ -175,7 +177,7 @@ def test_the_wheel_is_one_that_an_index_takes_and_runs_where_it_is_installed(tmp
         argv = [str(place / "bin/ballonet"), *words]
         return subprocess.run(argv, cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout
 
-    code = "import ballonet; print(ballonet.__file__)"
+    code = "import ballonet; from ballonet import Sandbox; print(ballonet.__file__)"
     done = subprocess.run(
         [place / "bin/python", "-c", code], env=env, capture_output=True, text=True, check=True
     )

@@ -19,8 +19,10 @@ import ballonet.control
 from ballonet.base.errors import ControlError, ControlRefusedError
 from ballonet.control import calls
 from ballonet.control.backend import TrimRequest
-from ballonet.control.client import Client, SyncClient, send_plain
+from ballonet.control.client import Client
+from ballonet.control.client_blocking import send_plain
 from ballonet.control.connection import Limits
+from ballonet.control.sync_client import SyncClient
 from tests.unit.fake_backend import FakeBackend, serving
 
 
@@ -386,7 +388,7 @@ def test_package_offers_its_clients() -> None:
 async def test_client_that_was_idle_for_longer_than_the_server_waits_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ballonet.control.client.IDLE_S", 0.0)
+    monkeypatch.setattr("ballonet.control.client_blocking.IDLE_S", 0.0)
     limits = Limits(line_s=0.05, idle_s=0.05, sweep_s=0.01)
     async with (
         serving(tmp_path / "s", FakeBackend(), limits=limits) as server,

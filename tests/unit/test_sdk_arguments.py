@@ -44,6 +44,7 @@ def nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"image": 5}, "image must be text or None, not int (5)"),
         ({"image": " "}, "image ' ' is empty"),
         ({"rootfs": 5}, "rootfs must be a path, not int (5)"),
+        ({"rootfs": ""}, "rootfs is empty"),
         ({"pull": "sometimes"}, "pull 'sometimes'"),
         ({"pull": ["always"]}, "pull ['always']"),
         ({"disk": 1.5}, "disk must be a whole number, not float (1.5)"),
@@ -154,6 +155,19 @@ async def test_exec_names_what_is_wrong(face: str, settings: dict[str, Any], nam
         (lambda box: box.fs.write("/a", b"", mode=-1), "mode -1"),
         (lambda box: box.fs.copy_in(None, "/a"), "source must be a path"),
         (lambda box: box.fs.copy_in("a\0b", "/a"), "NUL byte"),
+        (lambda box: box.fs.copy_in("", "/a"), "source is empty"),
+        (
+            lambda box: box.fs.write_stream("/a", None),
+            "pieces must be an asynchronous iterable of bytes, not NoneType",
+        ),
+        (
+            lambda box: box.fs.write_stream("/a", [b"a"]),
+            "pieces must be an asynchronous iterable of bytes, not list",
+        ),
+        (
+            lambda box: box.fs.unpack_stream(b"a", "/a"),
+            "tar must be an asynchronous iterable of bytes, not bytes",
+        ),
         (lambda box: box.fs.copy_out("/a", b"a"), "target must be a path"),
     ],
 )
@@ -161,6 +175,20 @@ async def test_other_calls_name_what_is_wrong(call: Callable[[Any], Any], named:
     with pytest.raises(ConfigError) as caught:
         await call(Sandbox(RECORD))
     assert named in caught.value.message
+
+
+@pytest.mark.parametrize("pieces", [None, 5, b"abc", "abc", bytearray(b"abc")])
+def test_a_stream_that_is_no_iteration_is_named_without_asyncio_too(pieces: Any) -> None:
+    """Bytes would be written number by number."""
+    fs = sync.Sandbox(Sandbox(RECORD)).fs
+    calls: dict[str, Callable[[], None]] = {
+        "pieces": lambda: fs.write_stream("/a", pieces),
+        "tar": lambda: fs.unpack_stream(pieces, "/"),
+    }
+    for what, call in calls.items():
+        with pytest.raises(ConfigError) as caught:
+            call()
+        assert f"{what} must be an iterable of bytes, not {type(pieces).__name__}" in caught.value.message
 
 
 @pytest.mark.parametrize("value", [None, 5, "", "a/b"])
@@ -282,7 +310,9 @@ SYNC_ONLY: dict[type, set[str]] = {
 
 
 def _public(cls: type) -> dict[str, Any]:
-    return {name: member for name, member in vars(cls).items() if not name.startswith("_")}
+    """The public members of a class and of its bases."""
+    members = {name: member for base in reversed(cls.__mro__[:-1]) for name, member in vars(base).items()}
+    return {name: member for name, member in members.items() if not name.startswith("_")}
 
 
 @pytest.mark.parametrize(("there", "here"), FACES)

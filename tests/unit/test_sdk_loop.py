@@ -24,8 +24,8 @@ from ballonet.sdk.sync_loop import LOOP, Loop
 _PYTHON = [sys.executable, "-X", "dev", "-W", "error", "-c"]
 
 
-def run_program(text: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*_PYTHON, text], capture_output=True, text=True, timeout=60, check=False)
+def run_program(text: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*_PYTHON, text, *words], capture_output=True, text=True, timeout=60, check=False)
 
 
 async def echo(value: object) -> object:
@@ -175,6 +175,40 @@ def test_a_call_interrupted_before_it_began_is_not_waited_for() -> None:
     """Its task is cancelled in the same turn of the loop in which it is made."""
     done = run_program(_INTERRUPTED_AT_ONCE)
     assert (done.stdout, done.stderr) == ("interrupted [True]\n", "")
+
+
+_INTERRUPTED_WHILE_IT_BEGINS = """
+import asyncio, sys, time
+from ballonet.sdk.sync_loop import LOOP
+ended = []
+async def long():
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        ended.append(True)
+loop = LOOP._started()
+begin = loop.call_soon_threadsafe
+def interrupted(*args):
+    "Ctrl-C comes just before, or just after, the call is on its way to the loop."
+    loop.call_soon_threadsafe = begin
+    if sys.argv[1] == "after":
+        begin(*args)
+    raise KeyboardInterrupt
+loop.call_soon_threadsafe = interrupted
+began = time.monotonic()
+try:
+    LOOP.run(long())
+except KeyboardInterrupt:
+    print("interrupted", ended, time.monotonic() - began < 5)
+async def echo(value): return value
+print(LOOP.run(echo("on")))
+"""
+
+
+@pytest.mark.parametrize(("when", "ended"), [("before", "[]"), ("after", "[True]")])
+def test_a_call_interrupted_while_it_begins_is_ended(when: str, ended: str) -> None:
+    done = run_program(_INTERRUPTED_WHILE_IT_BEGINS, when)
+    assert (done.stdout, done.stderr) == (f"interrupted {ended} True\non\n", "")
 
 
 _ENDING = """

@@ -9,7 +9,8 @@ import pytest
 import pytest_asyncio
 
 from ballonet.base.memory import mib_to_pages
-from ballonet.control.client import Client, send_plain
+from ballonet.control.client import Client
+from ballonet.control.client_blocking import send_plain
 from ballonet.guest.bundle import GuestBundle, prepare_guest
 from ballonet.guest.relay import AgentRelay
 from ballonet.machine.build import build_vm

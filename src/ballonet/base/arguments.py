@@ -44,6 +44,8 @@ def check_path(what: str, value: object, *, none: bool = True) -> None:
         return
     if not isinstance(value, str | Path):
         raise wrong_type(what, "a path", value)
+    if value == "":  # which Path would take for the current directory
+        raise ConfigError(f"{what} is empty", hint="the current directory is '.'")
     if "\0" in str(value):
         raise ConfigError(f"{what} {str(value)[:_SHOWN]!r} has a NUL byte in it")
 

@@ -14,7 +14,7 @@ from ballonet.base.paths import sandbox_dir_path
 from ballonet.cli.balloon_stats import describe_stats
 from ballonet.cli.output import print_facts, print_json, print_json_line, show_seconds
 from ballonet.control.backend import BalloonSnapshot, TrimRequest
-from ballonet.control.client import Client, SyncClient
+from ballonet.control.sync_client import SyncClient
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import CONTROL_SOCKET
@@ -170,6 +170,8 @@ _ACTIONS = {"get": _get, "set": _set, "stats": _stats, "limit": _limit, "trim": 
 
 
 async def _watch(path: Path, as_json: bool) -> int:
+    from ballonet.control.client import Client
+
     async with await Client.connect(path) as client:
         async for balloon in client.watch():
             if as_json:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ballonet.base.errors import BallonetError
 from ballonet.cli.top_bars import WINDOW_S, Point, point_of
 from ballonet.control.backend import TrimRequest
-from ballonet.control.client import SyncClient
+from ballonet.control.sync_client import SyncClient
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.samples import collect, history_path

@@ -8,14 +8,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ballonet.control.client import Client, SyncClient, send_plain
+    from ballonet.control.client import Client
+    from ballonet.control.client_blocking import send_plain
+    from ballonet.control.sync_client import SyncClient
 
 __all__ = ["Client", "SyncClient", "send_plain"]
 
+_PLACES = {
+    "Client": "ballonet.control.client",
+    "SyncClient": "ballonet.control.sync_client",
+    "send_plain": "ballonet.control.client_blocking",
+}
+
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
-        from ballonet.control import client
+    if name in _PLACES:
+        from importlib import import_module
 
-        return getattr(client, name)
+        found: object = getattr(import_module(_PLACES[name]), name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

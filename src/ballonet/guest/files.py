@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.base.arguments import check_number, check_path, to_bytes
+from ballonet.base.arguments import check_number, check_path, to_bytes, wrong_type
 from ballonet.base.errors import ConfigError, GuestError, GuestFileError
 from ballonet.base.text import printable
 
@@ -53,12 +53,13 @@ class FileInfo:
 
 
 class GuestFiles:
-    """The files of one guest. :param connect: gives a client of its agent.
+    """The files of one guest, accessed as root, whichever user its commands run as.
 
-    Every call raises :class:`~ballonet.errors.GuestFileError` with the guest's own words when it cannot be done.
+    Every call raises :class:`~ballonet.errors.GuestFileError` with the guest's error message if it fails.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[AgentClient]]) -> None:
+        """:param connect: gives a client of the guest's agent."""
         self._connect = connect
 
     async def read(self, path: str, *, limit: int = MAX_READ_BYTES) -> bytes:
@@ -83,10 +84,11 @@ class GuestFiles:
         await self._run(*_write_words(path, mode, parents), path=path, stdin=content)
 
     async def write_stream(
-        self, path: str, pieces: AsyncIterator[bytes], *, mode: int = 0o644, parents: bool = False
+        self, path: str, pieces: AsyncIterable[bytes], *, mode: int = 0o644, parents: bool = False
     ) -> None:
-        """The same with content that comes piece by piece."""
-        await self._feed(pieces, path, *_write_words(path, mode, parents))
+        """Like :meth:`write`, with content that arrives in pieces."""
+        content = bytes_of("pieces", pieces, text=True)
+        await self._feed(content, path, *_write_words(path, mode, parents))
 
     async def list(self, path: str) -> list[FileInfo]:
         """What is in a directory, by name. A path that is a link to a directory is meant as that directory."""
@@ -189,12 +191,13 @@ class GuestFiles:
             if not found:
                 raise GuestFileError(f"{source!r}: the guest sent an archive with nothing in it")
 
-    async def unpack_stream(self, tar: AsyncIterator[bytes], directory: str) -> None:
+    async def unpack_stream(self, tar: AsyncIterable[bytes], directory: str) -> None:
         """Unpack a tar stream in a directory of the guest, with the owners that it names. It may be compressed with
         gzip, bzip2 or xz."""
         from ballonet.guest.archive import uncompressed
 
-        await self._feed(uncompressed(tar), directory, "unpack", _absolute(directory), "owners")
+        content = uncompressed(bytes_of("tar", tar))
+        await self._feed(content, directory, "unpack", _absolute(directory), "owners")
 
     async def pack_stream(self, path: str, *, follow: bool = False) -> AsyncIterator[bytes]:
         """A file or directory of the guest as a tar stream, as the guest makes it. Its name there is the last part of
@@ -251,6 +254,24 @@ async def _finish(process: GuestProcess, path: str) -> None:
     """Read what was said, and raise it if it was a failure."""
     said = await process.stderr.read_all(_MAX_WORDS_BYTES)
     _check((await process.wait()).returncode, path, said)
+
+
+def bytes_of(what: str, pieces: object, *, text: bool = False) -> AsyncIterator[bytes]:
+    """The pieces of an argument, each of which must be bytes or, with ``text``, text.
+
+    :raises ConfigError: they cannot be iterated over; the iteration raises it for a piece of a wrong type.
+    """
+    if not isinstance(pieces, AsyncIterable):
+        raise wrong_type(what, "an asynchronous iterable of bytes", pieces)
+    kinds = (bytes, bytearray, memoryview, *((str,) if text else ()))
+
+    async def checked(items: AsyncIterable[object]) -> AsyncIterator[bytes]:
+        async for item in items:
+            if not isinstance(item, kinds):
+                raise wrong_type(f"each item of {what}", "bytes or text" if text else "bytes", item)
+            yield to_bytes(f"each item of {what}", item)
+
+    return checked(pieces)
 
 
 def _write_words(path: str, mode: int, parents: bool) -> list[str]:

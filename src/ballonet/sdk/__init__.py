@@ -1,1 +1,1 @@
-"""What a program holds: a sandbox, its balloon, its commands; for asyncio and without."""
+"""The Python SDK: sandboxes, their balloons and commands; with asyncio and without."""

@@ -1,4 +1,4 @@
-"""A sandbox's balloon as a program holds it: :class:`ballonet.sandbox.Sandbox` has one."""
+"""The balloon of a sandbox, as the attribute ``balloon`` of :class:`ballonet.sandbox.Sandbox`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Owner(Protocol):
-    """What a balloon needs of its sandbox: :class:`ballonet.sandbox.Sandbox`."""
+    """What a balloon uses of its sandbox."""
 
     @property
     def name(self) -> str: ...
@@ -32,10 +32,10 @@ class Owner(Protocol):
 
 
 class BalloonHandle:
-    """A sandbox's balloon. Connects to the control socket when first used.
+    """The balloon of a sandbox. Connects to the control socket when first used.
 
-    Every call raises :class:`~ballonet.errors.NotRunningError` without a running sandbox that has a balloon, and what
-    :class:`ballonet.control.client.Client` raises.
+    Every call raises :class:`~ballonet.errors.NotRunningError` if the sandbox is not running or has no balloon, and the
+    errors of :class:`ballonet.control.client.Client`.
     """
 
     def __init__(self, sandbox: Owner) -> None:
@@ -46,7 +46,7 @@ class BalloonHandle:
         return f"<{type(self).__name__} of {self._sandbox!r}>"
 
     async def get(self) -> BalloonSnapshot:
-        """The balloon now."""
+        """Read the balloon's current state."""
         return await (await self._connect()).get()
 
     async def set(
@@ -58,7 +58,12 @@ class BalloonHandle:
         timeout_s: float = 30,
         force: bool = False,
     ) -> SetReply:
-        """Ask for ``target`` of guest-visible memory; with ``wait``, answer when the guest has followed or does not."""
+        """Request ``target`` as the guest-visible memory.
+
+        :param strict: raise an error if ``target`` is below the floor or above the ceiling, instead of clamping it.
+        :param wait: return only when the guest has reached the target, has stopped, or ``timeout_s`` has passed.
+        :param force: continue to shrink below the guard, the available memory that a shrink leaves to the guest.
+        """
         target_mib = to_mib(target, "target")
         for what, value in (("strict", strict), ("wait", wait), ("force", force)):
             check_flag(what, value)
@@ -67,25 +72,25 @@ class BalloonHandle:
         return await client.set(target_mib, strict=strict, wait=wait, timeout_s=timeout_s, force=force)
 
     async def limit(self, limit: Size | None) -> BalloonSnapshot:
-        """Bound targets and pressure relief; ``None``: the ceiling."""
+        """Set an upper limit for targets and for pressure relief; ``None`` resets it to the ceiling."""
         limit_mib = None if limit is None else to_mib(limit, "limit")
         return await (await self._connect()).limit(limit_mib)
 
     async def stats(self) -> Stats:
-        """The guest's and the host's memory statistics."""
+        """Read the memory statistics of the guest and of the host."""
         return await (await self._connect()).stats()
 
     async def trim(self) -> TrimResult:
-        """Reclaim memory now."""
+        """Reclaim memory that the guest does not need, now."""
         return await (await self._connect()).trim()
 
     async def watch(self) -> AsyncIterator[BalloonSnapshot]:
-        """The balloon now, then at each change."""
+        """The balloon's current state, then its state after each change."""
         async for snapshot in (await self._connect()).watch():
             yield snapshot
 
     async def close(self) -> None:
-        """Close the connection. A later call makes a new one."""
+        """Close the connection. A later call opens a new one."""
         await self._clients.close()
 
     async def _connect(self) -> Client:

@@ -1,7 +1,6 @@
-"""Connections that an object of the SDK holds: one for each event loop that asks, made when first used.
+"""Connections of an SDK object: one for each event loop that uses it, opened when first used.
 
-A connection belongs to the loop that made it: in another it would wait for ever. None is shared with a forked child,
-where this begins anew.
+A connection works only in the loop that opened it. It is not shared with forked children, which open their own.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from ballonet.base.forked import never_destroy
 
 
 class Connection(Protocol):
-    """What is held: it can be closed."""
+    """What :class:`PerLoop` holds."""
 
     async def close(self) -> None: ...
 
     def drop(self) -> None:
-        """Close it once nothing that it has begun is under way. Called in its own loop."""
+        """Close it as soon as nothing on it is in progress. Called in its own loop."""
 
 
 _C = TypeVar("_C", bound=Connection)
@@ -35,7 +34,7 @@ class _Slot(Generic[_C]):
 
 
 class PerLoop(Generic[_C]):
-    """:param connect: makes a connection in the running loop. :param lost: whether one has ended."""
+    """:param connect: opens a connection in the running loop. :param lost: whether a connection has ended."""
 
     def __init__(self, connect: Callable[[], Awaitable[_C]], lost: Callable[[_C], bool]) -> None:
         self._connect = connect
@@ -47,7 +46,7 @@ class PerLoop(Generic[_C]):
         self._slots: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slot[_C]] = (
             weakref.WeakKeyDictionary()
         )
-        # The object may be dropped without having been closed, as in Sandbox.get(…).exec(…).
+        # An object may be dropped without close(), as in Sandbox.get(…).exec(…).
         weakref.finalize(self, _drop, self._program, self._slots).atexit = False
 
     def _here(self) -> None:
@@ -56,7 +55,7 @@ class PerLoop(Generic[_C]):
             self._begin()
 
     async def get(self) -> _C:
-        """The running loop's connection; a new one if there is none, or it has ended."""
+        """The running loop's connection. A new one is opened if there is none, or if it has ended."""
         self._here()
         slot = self._slots.setdefault(asyncio.get_running_loop(), _Slot())
         async with slot.connecting:
@@ -65,7 +64,7 @@ class PerLoop(Generic[_C]):
             return slot.connection
 
     async def close(self) -> None:
-        """Close all, those of other loops too as far as these still run."""
+        """Close the connections of all loops that still run."""
         self._here()
         here = asyncio.get_running_loop()
         slots = dict(self._slots)
@@ -76,18 +75,18 @@ class PerLoop(Generic[_C]):
             if loop is here:
                 await slot.connection.close()
             elif loop.is_running():
-                with contextlib.suppress(RuntimeError):  # it has ended just now
+                with contextlib.suppress(RuntimeError):  # the loop has just ended
                     asyncio.run_coroutine_threadsafe(_close(slot.connection), loop)
 
 
 def _drop(program: int, slots: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slot[_C]]) -> None:
-    """Let go of what a dropped object held. Python may call this in any thread, and in a forked child."""
+    """Close the connections of an object that was garbage-collected: in any thread, perhaps in a forked child."""
     if program != os.getpid():
         never_destroy(*slots, *slots.values())
         return
     for loop, slot in list(slots.items()):
         if slot.connection is not None and not loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # it has ended just now
+            with contextlib.suppress(RuntimeError):  # the loop has just ended
                 loop.call_soon_threadsafe(slot.connection.drop)
 
 

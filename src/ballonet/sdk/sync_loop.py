@@ -1,4 +1,4 @@
-"""The event loop behind :mod:`ballonet.sync`: in a daemon thread, one a process, a new one in each forked child."""
+"""The event loop behind :mod:`ballonet.sync`: one for each process, in a daemon thread. A forked child gets its own."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ballonet.base.forked import never_destroy
 
 _T = TypeVar("_T")
 
-#: How long an interrupted call may take to undo what it has begun (seconds); a second Ctrl-C does not wait.
+#: How long an interrupted call may take to clean up (seconds). A second Ctrl-C ends this wait.
 _UNDO_S = 10.0
-#: How long what is under way may take to end with the program (seconds).
+#: How long calls in progress may take to clean up at the program's end (seconds).
 _END_S = 2.0
 
 
 class Loop:
-    """Started when first used; calls may come from any thread but its own."""
+    """An event loop in its own thread, started when first used. Calls may come from any other thread."""
 
     def __init__(self) -> None:
         self._begin()
@@ -36,8 +36,8 @@ class Loop:
         self._ended = False
 
     def end(self) -> None:
-        """At the program's end: end what is under way, so that nothing of it is destroyed half-way with a warning.
-        Owned sandboxes then end because their program has."""
+        """Cancel all calls in progress at the program's end: asyncio warns of tasks that are destroyed while pending.
+        Owned sandboxes then end together with the program."""
         with self._lock:
             loop, thread, self._ended = self._loop, self._thread, True
         if loop is None or thread is None:
@@ -55,32 +55,42 @@ class Loop:
         thread.join(2 * _END_S)
 
     def begin_in_child(self) -> None:
-        """In a forked child: the loop's thread does not exist here, and its lock may have been held by another."""
+        """Start anew in a forked child, which has no copy of the loop's thread and perhaps a lock that is held."""
         never_destroy(self._loop, self._thread)
         self._begin()
 
     def run(
         self, work: Coroutine[Any, Any, _T], undo: Callable[[_T], Coroutine[Any, Any, object]] | None = None
     ) -> _T:
-        """Do ``work`` in the loop, and wait for it. A call that is interrupted (Ctrl-C) is undone there first.
+        """Run ``work`` in the loop and return its result. If interrupted (Ctrl-C), cancel it and wait for its cleanup.
 
-        :param undo: undoes what was done just before the interruption, so that nobody can hold it.
-        :raises EventLoopError: it was called in the loop's own thread, or when the interpreter is ending.
+        :param undo: called with the result if the interruption came after ``work`` had finished: no caller has it.
+        :raises EventLoopError: called in the loop's own thread, or while the interpreter is shutting down.
         """
-        try:
-            loop = self._started()
-        except BaseException:
-            work.close()
-            raise
         done: concurrent.futures.Future[_T] = concurrent.futures.Future()
         tasks: list[asyncio.Task[None]] = []
-        loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(self._tell(work, done))))
+        loop: asyncio.AbstractEventLoop | None = None
+
+        def begin() -> None:
+            tasks.append(asyncio.create_task(self._tell(work, done)))
+
+        def cancel() -> None:
+            if not tasks:  # interrupted before the loop got it
+                work.close()
+                done.set_exception(concurrent.futures.CancelledError())
+            for task in tasks:
+                task.cancel()
+
         try:
+            loop = self._started()
+            loop.call_soon_threadsafe(begin)
             return done.result()
         except BaseException:
-            if not done.done():
-                # A turn later: a task that is cancelled before its first step would not even tell us of its end.
-                loop.call_soon_threadsafe(loop.call_soon, lambda: [task.cancel() for task in tasks])
+            if loop is None:
+                work.close()
+            elif not done.done():
+                # One iteration later: a task that is cancelled before its first step never sets ``done``.
+                loop.call_soon_threadsafe(loop.call_soon, cancel)
                 with contextlib.suppress(Exception, concurrent.futures.CancelledError):
                     done.result(_UNDO_S)
             if undo is not None and done.done() and done.exception() is None:
@@ -89,7 +99,7 @@ class Loop:
             raise
 
     def call(self, get: Callable[[], _T]) -> _T:
-        """Something synchronous, done in the loop's thread like all else."""
+        """Call a plain function in the loop's thread."""
 
         async def work() -> _T:
             return get()
@@ -97,7 +107,7 @@ class Loop:
         return self.run(work())
 
     def forget(self, work: Coroutine[Any, Any, object]) -> None:
-        """Do ``work`` in the loop without waiting, if there is one: for destructors, which may run anywhere."""
+        """Run ``work`` in the loop, if there is one, without waiting: for destructors, which may run in any thread."""
         loop = self._loop
         if loop is None or self._ended or sys.is_finalizing():
             work.close()
@@ -105,13 +115,12 @@ class Loop:
         asyncio.run_coroutine_threadsafe(work, loop)
 
     async def _tell(self, work: Coroutine[Any, Any, _T], done: concurrent.futures.Future[_T]) -> None:
-        """Run ``work``, and tell ``done`` what came of it."""
+        """Run ``work`` and put its result, or its exception, into ``done``."""
         try:
             result = await work
         except asyncio.CancelledError:
-            if (
-                not self._ended
-            ):  # otherwise only daemon threads still wait, and what they said now would be noise
+            # At the program's end only daemon threads still wait: their tracebacks would be noise.
+            if not self._ended:
                 done.set_exception(concurrent.futures.CancelledError())
         except BaseException as error:
             done.set_exception(error)
@@ -121,13 +130,11 @@ class Loop:
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._thread is threading.current_thread():
             raise EventLoopError(
-                "a call of ballonet.sdk.sync came from its own event loop's thread, where it would wait for itself",
-                hint="make it from another thread, or use ballonet.sdk.sandbox, which is made for event loops",
+                "ballonet.sync was called from its own event loop's thread, where the call would wait for itself",
+                hint="call from another thread, or use the asyncio version: from ballonet import AsyncSandbox",
             )
         if self._ended or sys.is_finalizing():
-            raise EventLoopError(
-                "the Python interpreter is ending: nothing can be asked of a sandbox any more"
-            )
+            raise EventLoopError("the Python interpreter is shutting down: sandboxes cannot be used any more")
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()

@@ -1,4 +1,8 @@
-"""A command in a guest without asyncio: what :meth:`ballonet.sync.Sandbox.exec_stream` gives."""
+"""A running command without asyncio: the result of :meth:`ballonet.sync.Sandbox.exec_stream`.
+
+Written by hand, unlike the rest of the synchronous SDK: iteration, standard error that is kept meanwhile, and the
+checks after a fork have no counterpart in the async class.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +23,16 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: The most standard error that is put aside for later while only standard output is read (bytes).
+#: The most standard error that is kept while only standard output is read (bytes).
 _ASIDE_BYTES = 64 << 20
 
 
 class GuestProcess:
-    """A command that runs. Iterating gives its standard output, piece by piece.
+    """A running command. ``for piece in box.exec_stream(["ls"]): …`` iterates over its standard output.
 
-    Best used as ``with``: leaving the block kills the command if it still runs. So does dropping the object, and so
-    does :meth:`close`. Standard error that nobody reads meanwhile is kept for :attr:`stderr`.
+    Use it in a ``with`` statement: leaving the block kills the command if it is still running. Dropping the object, as
+    at the end of a ``for`` loop, and :meth:`close` do the same. Standard error that is not read during the iteration
+    is kept for :attr:`stderr`.
     """
 
     def __init__(self, inner: AsyncGuestProcess) -> None:
@@ -49,39 +54,39 @@ class GuestProcess:
             raise StopIteration
         return piece
 
-    # Made when asked for: they hold the process, so the process must not hold them.
+    # Created on each access: they refer to the process, so it must not refer to them, or dropping it has no effect.
     @property
     def stdin(self) -> Input:
-        """Standard input; it was asked for with ``stdin=True``."""
+        """Standard input, if the command was started with ``stdin=True``."""
         return Input(self)
 
     @property
     def stdout(self) -> Output:
-        """Standard output; with a terminal, everything."""
+        """Standard output. With a terminal, both outputs."""
         return Output(self, self._inner.stdout.read)
 
     @property
     def stderr(self) -> Output:
-        """Standard error; with a terminal, nothing."""
+        """Standard error. With a terminal, empty."""
         return Output(self, self._read_stderr)
 
     @property
     def pid(self) -> int:
-        """The process's number in the guest; 0 if it ended before it was asked for."""
+        """Process ID in the guest; 0 if the process ended before its ID was known."""
         return self._inner.pid
 
     @property
     def exit_status(self) -> ExitStatus | None:
-        """How it ended, or ``None`` while it runs."""
+        """How the command ended; ``None`` while it runs."""
         return self._inner.exit_status
 
     @property
     def held_bytes(self) -> int:
-        """Output that has arrived and was not read yet."""
+        """Bytes of output that have arrived and were not read yet."""
         return self._inner.held_bytes + (0 if self._aside is None else len(self._aside.kept))
 
     def events(self) -> Iterator[tuple[str, bytes]]:
-        """Both outputs as they come: pairs of ``"stdout"`` or ``"stderr"`` and bytes, up to the end of both."""
+        """Both outputs as they arrive, until both end: pairs of ``"stdout"`` or ``"stderr"`` and bytes."""
         events = merged({"stdout": self._inner.stdout.read, "stderr": self._read_stderr})
         try:
             while (event := self._run(_next(events))) is not None:
@@ -90,18 +95,18 @@ class GuestProcess:
             LOOP.forget(_end(events))
 
     def write_stdin(self, data: bytes | str) -> None:
-        """Send standard input (text as UTF-8); waits while the process does not read.
+        """Write to standard input (text as UTF-8). Blocks while the command does not read.
 
-        :raises GuestChannelError: the channel ended, or standard input was closed or never asked for.
+        :raises GuestChannelError: the connection ended, or standard input is not open.
         """
         self._run(self._inner.write_stdin(data))
 
     def close_stdin(self) -> None:
-        """End standard input. Doing it twice is harmless."""
+        """Close standard input. May be repeated."""
         self._run(self._inner.close_stdin())
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the process's group; SIGKILL reaches all that it started."""
+        """Send a signal to the command's process group; SIGKILL reaches everything that the command started."""
         self._run(self._inner.send_signal(number))
 
     def kill(self) -> None:
@@ -109,34 +114,34 @@ class GuestProcess:
         self._run(self._inner.kill())
 
     def resize(self, rows: int, cols: int) -> None:
-        """Give the terminal a new size."""
+        """Resize the terminal."""
         self._run(self._inner.resize(rows, cols))
 
     def wait(self) -> ExitStatus:
-        """Wait for the end of the command. What it writes meanwhile must be read if it may exceed 256 KiB."""
+        """Wait for the end of the command. Output of more than 256 KiB must be read meanwhile."""
         return self._run(self._inner.wait())
 
     def communicate(self, stdin: bytes | str = b"", *, limit: int = 16 << 20) -> tuple[bytes, bytes]:
-        """Send ``stdin`` and its end, and collect both outputs, up to the end of the command.
+        """Write ``stdin`` and close it, then collect both outputs until the command ends.
 
-        :param limit: the most that each output may have, in bytes.
+        :param limit: the most bytes of each output.
         :raises GuestError: an output is longer.
         """
         if self._aside is None:
             return self._run(self._inner.communicate(stdin, limit=limit))
-        # Iterated before: standard error is read already, and put aside.
+        # After an iteration, standard error is already being read and kept.
         if stdin:
             self.write_stdin(stdin)
         self.close_stdin()
         return self.stdout.read_all(limit), self.stderr.read_all(limit)
 
     def abandon(self) -> None:
-        """Kill the command if it runs, and forget it. Its unread output is dropped."""
+        """Kill the command if it is running, and discard its unread output."""
         if self._program == os.getpid():
             LOOP.call(self._inner.abandon)
 
     def close(self) -> None:
-        """The same as :meth:`abandon`: as a generator has it."""
+        """The same as :meth:`abandon`, under the name that generators and files use."""
         self.abandon()
 
     def __enter__(self) -> Self:
@@ -151,8 +156,8 @@ class GuestProcess:
         if self._program != os.getpid():
             work.close()
             raise EventLoopError(
-                f"the command was started by process {self._program}, from which this one was forked: it is not ours",
-                hint="start another one with exec_stream",
+                f"the command belongs to process {self._program}, from which this process was forked",
+                hint="start a command in this process: exec_stream()",
             )
         return LOOP.run(work)
 
@@ -165,17 +170,17 @@ class GuestProcess:
 
 
 class Input:
-    """A command's standard input."""
+    """Standard input of a command."""
 
     def __init__(self, process: GuestProcess) -> None:
         self._process = process
 
     def write(self, data: bytes | str) -> None:
-        """Send (text as UTF-8); waits while the command does not read."""
+        """Write (text as UTF-8). Blocks while the command does not read."""
         self._process.write_stdin(data)
 
     def close(self) -> None:
-        """End it: the command reads its end."""
+        """Close it: the command reads the end of the file."""
         self._process.close_stdin()
 
 
@@ -197,15 +202,15 @@ class Output:
     def read(self, limit: int = 64 << 10) -> bytes:
         """The next bytes, at most ``limit``; empty at the end of the output.
 
-        :raises CommandTimeoutError: the command was killed at its ``timeout``; what came before is returned first.
-        :raises GuestChannelError: the channel ended before the command did.
+        :raises CommandTimeoutError: the command was killed at its ``timeout``; its earlier output is returned first.
+        :raises GuestChannelError: the connection ended before the command did.
         """
         return self._process._run(self._read(limit))
 
     def read_all(self, limit: int = MAX_OUTPUT_BYTES) -> bytes:
-        """Everything up to the end.
+        """Read up to the end.
 
-        :raises GuestError: it is more than ``limit`` bytes; the rest was not read.
+        :raises GuestError: there are more than ``limit`` bytes; the rest is not read.
         """
         parts = bytearray()
         while piece := self.read():
@@ -216,7 +221,7 @@ class Output:
 
 
 class _Aside:
-    """Standard error, read as it comes while somebody reads standard output, so that the command does not stall."""
+    """Standard error, read while the caller reads standard output: otherwise the command would block on it."""
 
     def __init__(self, output: OutputReader) -> None:
         self.kept = bytearray()

@@ -1,4 +1,4 @@
-"""How long a command may run: read as a person or a program gives it, and kept."""
+"""Timeouts of commands: read from the command line or from a program, and enforced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ballonet.base.errors import CommandTimeoutError, ConfigError
 if TYPE_CHECKING:
     from ballonet.guest.guest_process import GuestProcess
 
-#: How long the guest may take to say that what was killed has ended (seconds). Then it is not waited for any more.
+#: How long to wait for the guest to report the end of a killed command (seconds).
 GRACE_S = 5.0
 
 _PARTS = re.compile(
@@ -26,16 +26,16 @@ _SECONDS = {"h": 3600, "m": 60, "s": 1, "bare": 1}
 
 @dataclass(frozen=True)
 class Timeout:
-    """A limit in seconds, and how it was written."""
+    """A timeout in seconds, and its text as the user wrote it."""
 
     seconds: float
     text: str
 
     @classmethod
     def of(cls, value: float | None) -> Self | None:
-        """The limit that a program gives; ``None`` is none.
+        """The timeout that a program passes; ``None`` for no timeout.
 
-        :raises ConfigError: it is no positive number of seconds.
+        :raises ConfigError: it is not a positive number of seconds.
         """
         if value is None:
             return None
@@ -45,7 +45,7 @@ class Timeout:
     def parse(cls, text: str, option: str = "--timeout") -> Self:
         """Read ``90``, ``1.5``, ``90s``, ``1m30s`` or ``2h``.
 
-        :raises ConfigError: it is none of these, or nothing.
+        :raises ConfigError: it has another form, or is 0.
         """
         match = _PARTS.fullmatch(text)
         found = {} if match is None else {unit: part for unit, part in match.groupdict().items() if part}
@@ -66,11 +66,11 @@ class Timeout:
 async def start_within(
     timeout: Timeout | None, starting: Coroutine[Any, Any, GuestProcess], *, spent_s: float = 0.0
 ) -> GuestProcess:
-    """Start a command that is killed, with all it has started, when ``timeout`` is over: see
+    """Start a command that is killed when ``timeout`` expires, with everything that it started: see
     :meth:`~ballonet.guest.guest_process.GuestProcess.expire`.
 
-    :param spent_s: how much of the timeout has passed already.
-    :raises CommandTimeoutError: it was over before the guest said that the command runs.
+    :param spent_s: how many seconds of the timeout have already passed.
+    :raises CommandTimeoutError: the timeout expired before the command had started.
     """
     if timeout is None:
         return await starting

@@ -123,7 +123,7 @@ async def test_start_and_remove_refuse_one_that_lives(registry: Registry) -> Non
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 300, "-x", "a\nb", "ü"])
 def test_odd_names_are_refused_before_anything_is_looked_up(registry: Registry, name: str) -> None:
-    with pytest.raises(ConfigError, match="not usable"):
+    with pytest.raises(ConfigError, match="not valid"):
         lifecycle.find(registry, name)
 
 

@@ -11,7 +11,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 from ballonet.base.memory import Size
 from ballonet.guest.files import MAX_READ_BYTES
@@ -22,16 +22,17 @@ from ballonet.sdk import sandbox as async_sandbox
 from ballonet.sdk.balloon import BalloonHandle as AsyncBalloonHandle
 from ballonet.sdk.builder import SandboxBuilder
 from ballonet.sdk.sandbox import Balloon, ExecResult, SandboxEnd
+from ballonet.sdk.signatures import takes_settings
 from ballonet.sdk.sync_loop import LOOP
 from ballonet.sdk.sync_process import GuestProcess
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
+from ballonet.settings.definitions import CreateSettings, ModifySettings
+from ballonet.vmm.attach import Port
 
 if TYPE_CHECKING:
     from ballonet.control.backend import BalloonSnapshot, Stats, TrimResult
     from ballonet.control.protocol import SetReply
     from ballonet.guest.files import FileInfo
-    from ballonet.images.store import Pull
     from ballonet.lifecycle.modify import Change, Plan
 
 __all__ = ["Balloon", "ExecResult", "GuestProcess", "Sandbox", "SandboxEnd"]
@@ -76,51 +77,30 @@ class Sandbox:
         return repr(self._inner)
 
     @classmethod
+    @takes_settings(CreateSettings)
     def create(
         cls,
         name: str | SandboxConfig,
         *,
-        image: str | None = None,
-        rootfs: str | Path | None = None,
-        pull: Pull = "missing",
-        disk: Size | None = None,
-        volumes: Sequence[str | Volume] = (),
-        tmpfs: Sequence[str | Tmpfs] = (),
-        net: Net | str | None = None,
-        ports: Sequence[str | Port] = (),
-        memory: Size = 512,
-        cpus: int = 1,
         balloon: Balloon | bool = True,
         command: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
-        weight: int = 100,
-        reserve: Size = 0,
         detached: bool = False,
         admission: bool = True,
+        **settings: Unpack[CreateSettings],
     ) -> Self:
         work = _create(
             name,
-            image=image,
-            rootfs=rootfs,
-            pull=pull,
-            disk=disk,
-            volumes=volumes,
-            tmpfs=tmpfs,
-            net=net,
-            ports=ports,
-            memory=memory,
-            cpus=cpus,
             balloon=balloon,
             command=command,
             env=env,
             cwd=cwd,
             user=user,
-            weight=weight,
-            reserve=reserve,
             detached=detached,
             admission=admission,
+            **settings,
         )
         return cls(LOOP.run(work, _remove if detached else async_sandbox.Sandbox.close))
 
@@ -245,90 +225,13 @@ class Sandbox:
     def metrics(self) -> Stats:
         return LOOP.run(self._inner.metrics())
 
-    def modify(
-        self,
-        *,
-        memory: Size | None = None,
-        memory_target: Size | None = None,
-        balloon_initial: Size | None = None,
-        balloon_min: Size | None = None,
-        guard: Size | None = None,
-        disk: Size | None = None,
-        cpus: int | None = None,
-        deflate_on_oom: bool | None = None,
-        free_page_reporting: bool | None = None,
-        pressure_relief: bool | None = None,
-        hard_cap: bool | None = None,
-        net: Net | str | None = None,
-        volumes: Sequence[str | Volume] | None = None,
-        tmpfs: Sequence[str | Tmpfs] | None = None,
-        ports: Sequence[str | Port] | None = None,
-        weight: int | None = None,
-        reserve: Size | None = None,
-    ) -> Sequence[Change]:
-        work = self._inner.modify(
-            memory=memory,
-            memory_target=memory_target,
-            balloon_initial=balloon_initial,
-            balloon_min=balloon_min,
-            guard=guard,
-            disk=disk,
-            cpus=cpus,
-            deflate_on_oom=deflate_on_oom,
-            free_page_reporting=free_page_reporting,
-            pressure_relief=pressure_relief,
-            hard_cap=hard_cap,
-            net=net,
-            volumes=volumes,
-            tmpfs=tmpfs,
-            ports=ports,
-            weight=weight,
-            reserve=reserve,
-        )
-        return LOOP.run(work)
+    @takes_settings(ModifySettings)
+    def modify(self, **settings: Unpack[ModifySettings]) -> Sequence[Change]:
+        return LOOP.run(self._inner.modify(**settings))
 
-    def plan(
-        self,
-        *,
-        memory: Size | None = None,
-        memory_target: Size | None = None,
-        balloon_initial: Size | None = None,
-        balloon_min: Size | None = None,
-        guard: Size | None = None,
-        disk: Size | None = None,
-        cpus: int | None = None,
-        deflate_on_oom: bool | None = None,
-        free_page_reporting: bool | None = None,
-        pressure_relief: bool | None = None,
-        hard_cap: bool | None = None,
-        net: Net | str | None = None,
-        volumes: Sequence[str | Volume] | None = None,
-        tmpfs: Sequence[str | Tmpfs] | None = None,
-        ports: Sequence[str | Port] | None = None,
-        weight: int | None = None,
-        reserve: Size | None = None,
-    ) -> Plan:
-        return LOOP.call(
-            lambda: self._inner.plan(
-                memory=memory,
-                memory_target=memory_target,
-                balloon_initial=balloon_initial,
-                balloon_min=balloon_min,
-                guard=guard,
-                disk=disk,
-                cpus=cpus,
-                deflate_on_oom=deflate_on_oom,
-                free_page_reporting=free_page_reporting,
-                pressure_relief=pressure_relief,
-                hard_cap=hard_cap,
-                net=net,
-                volumes=volumes,
-                tmpfs=tmpfs,
-                ports=ports,
-                weight=weight,
-                reserve=reserve,
-            )
-        )
+    @takes_settings(ModifySettings)
+    def plan(self, **settings: Unpack[ModifySettings]) -> Plan:
+        return LOOP.call(lambda: self._inner.plan(**settings))
 
     def wait(self) -> SandboxEnd:
         return LOOP.run(self._inner.wait())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from ballonet.base.arguments import (
     check_env,
@@ -63,20 +63,18 @@ def configuration(
         return name
     if not isinstance(balloon, Balloon | bool):
         raise wrong_type("balloon", "a Balloon, True or False", balloon)
-    values = {name: value for name, value in settings.items() if name in CONFIGURED}
+    values: dict[str, Any] = {key: value for key, value in settings.items() if key in CONFIGURED}
     if balloon:
         values |= _balloon_settings(Balloon() if balloon is True else balloon)
         if values["balloon_initial"] is None:
             values["balloon_initial"] = settings["memory"]
     given = {
-        name: value
-        for name, value in values.items()
-        if value is not None or SETTINGS[name].default is not None
+        key: value for key, value in values.items() if value is not None or SETTINGS[key].default is not None
     }
-    return SandboxBuilder(name).set(**given).build()  # type: ignore[arg-type]
+    return SandboxBuilder(name).set(**given).build()
 
 
-def _balloon_settings(balloon: Balloon) -> dict[str, object]:
+def _balloon_settings(balloon: Balloon) -> dict[str, Any]:
     names = [field.name for field in fields(balloon)]
     return {name if name in SETTINGS else f"balloon_{name}": getattr(balloon, name) for name in names}
 

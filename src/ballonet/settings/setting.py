@@ -57,7 +57,7 @@ class Setting(NamedTuple):
     types: tuple[Any, ...] = ()
     choices: tuple[str, ...] = ()
     #: The type of a list's items.
-    item: type | None = None
+    item: Any = None
 
     @property
     def type(self) -> Any:
@@ -76,6 +76,7 @@ def declared(name: str, annotation: Any) -> Setting:
     """The setting ``name`` that is declared with ``Annotated[TYPE, Setting(…)]``."""
     assert get_origin(annotation) is Annotated, name
     of, setting = get_args(annotation)
+    assert isinstance(setting, Setting), name
     members = [each for each in _members(of) if each is not NoneType and not isinstance(each, TypeVar)]
     kind, choices, item = _kind_of(members, setting.unit)
     dashed = name.replace("_", "-")
@@ -95,8 +96,8 @@ def _members(of: Any) -> tuple[Any, ...]:
     return get_args(of) if get_origin(of) in (Union, UnionType) else (of,)
 
 
-def _kind_of(members: list[Any], unit: str | None) -> tuple[Kind, tuple[str, ...], type | None]:
-    of = next((each for each in members if each is not str), str)  # text is another form of the same
+def _kind_of(members: list[Any], unit: str | None) -> tuple[Kind, tuple[str, ...], Any]:
+    of: Any = next((each for each in members if each is not str), str)  # text is another form of the same
     if get_origin(of) is Sequence:
         return "list", (), _members(get_args(of)[0])[-1]
     if get_origin(of) is Literal:

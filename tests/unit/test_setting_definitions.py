@@ -38,14 +38,15 @@ def test_every_setting_of_a_configuration_has_a_field_of_its_type() -> None:
     assert {SETTINGS[name].field for name in CONFIGURED} == set(FIELDS) - {"name", "root", "confidential"}
     kinds = {"size": int, "number": int, "switch": bool, "text": str}
     for name in CONFIGURED:
-        setting, of = SETTINGS[name], field_types(SandboxConfig)[SETTINGS[name].field]
-        assert of.many == (setting.kind == "list"), name
+        setting = SETTINGS[name]
+        of, _, many = field_types(SandboxConfig)[setting.field]
+        assert many == (setting.kind == "list"), name
         if setting.kind in kinds:
-            assert of.kind is kinds[setting.kind], name
+            assert of is kinds[setting.kind], name
         elif setting.kind == "choice":
-            assert setting.choices == tuple(map(str, of.kind)), name  # type: ignore[call-overload]
+            assert setting.choices == tuple(map(str, of)), name
         elif setting.kind == "list":
-            assert of.kind is setting.item, name
+            assert of is setting.item, name
 
 
 def test_defaults_are_those_of_the_fields() -> None:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from types import NoneType
-from typing import NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-
-class FieldType(NamedTuple):
-    """Of one field: the type of its value, or of each item if it is a list."""
-
-    kind: type
-    optional: bool = False
-    many: bool = False
+#: Of one field: the type of its value, or of each item of a list; whether it may be ``None``; whether it is a list.
+FieldType = tuple[Any, bool, bool]
 
 
 @cache
@@ -23,6 +18,6 @@ def field_types(config: type) -> dict[str, FieldType]:
 
 def _field_type(of: type) -> FieldType:
     if get_origin(of) is tuple:
-        return FieldType(get_args(of)[0], many=True)
+        return get_args(of)[0], False, True
     members = get_args(of) or (of,)
-    return FieldType(next(each for each in members if each is not NoneType), NoneType in members)
+    return next(each for each in members if each is not NoneType), NoneType in members, False

@@ -51,9 +51,10 @@ def flags() -> tuple[Flag, ...]:
 
 def _form(of: FieldType) -> tuple[Callable[[str], Any], bool]:
     """How a flag is read, and whether there is one for each item. Numbers of a list stand in one flag."""
-    if of.many:
-        return (_numbers, False) if of.kind is int else (of.kind.parse, True)  # type: ignore[attr-defined]
-    return (_on_off if of.kind is bool else of.kind), False
+    kind, _, many = of
+    if many:
+        return (_numbers, False) if kind is int else (kind.parse, True)
+    return (_on_off if kind is bool else kind), False
 
 
 def _on_off(text: str) -> bool:

@@ -66,36 +66,27 @@ class SandboxConfig(VmConfig):
         _check_int("cpus", self.cpus, 1, MAX_CPUS, unit="")
         _check_int("memory_mib", self.memory_mib, MIN_MEMORY_MIB, MAX_MIB)
         self._check_balloon()
-        self._check_choices()
         self._check_root()
         self._check_mounts()
         self._check_network()
 
     def _check_types(self) -> None:
-        """Lists become tuples. The other types are checked with their values."""
+        """Lists become tuples, and text becomes the choice that it names."""
         for field, (kind, optional, many) in field_types(SandboxConfig).items():
+            value = getattr(self, field)
             if many:
-                object.__setattr__(self, field, _checked_items(field, kind, getattr(self, field)))
+                object.__setattr__(self, field, _checked_items(field, kind, value))
             elif kind is bool:
-                check_flag(field, getattr(self, field))
-            elif kind is int and not (optional and getattr(self, field) is None):
-                _check_whole(field, getattr(self, field))
+                check_flag(field, value)
+            elif kind is int and not (optional and value is None):
+                _check_whole(field, value)
+            elif issubclass(kind, StrEnum):
+                object.__setattr__(self, field, _choice(field, kind, value))
         check_text("image", self.image)
         if self.image is not None and not self.image.strip():
             raise ConfigError(f"image {self.image!r} is empty", hint="leave it out for the built-in root")
         if self.root is not None and not isinstance(self.root, Path):
             raise wrong_type("root", "a Path", self.root)
-
-    def _check_choices(self) -> None:
-        """Text becomes the choice that it names."""
-        for field, (kind, _, _) in field_types(SandboxConfig).items():
-            if issubclass(kind, StrEnum):
-                value = getattr(self, field)
-                if not isinstance(value, str) or value not in list(kind):
-                    raise SettingError(
-                        f"{{}} {quoted(value)} is unknown; choose one of {', '.join(kind)}", field
-                    )
-                object.__setattr__(self, field, kind(value))
 
     def _check_root(self) -> None:
         if self.disk_mib is not None:
@@ -236,6 +227,12 @@ def _checked_items(field: str, kind: type, value: object) -> tuple[Any, ...]:
             if not isinstance(value, of) or (of is int and isinstance(value, bool)):
                 raise wrong_type(f"{part} of a {kind.__name__}", f"of type {of.__name__}", value)
     return items
+
+
+def _choice(field: str, kind: type[StrEnum], value: object) -> StrEnum:
+    if not isinstance(value, str) or value not in list(kind):
+        raise SettingError(f"{{}} {quoted(value)} is unknown; choose one of {', '.join(kind)}", field)
+    return kind(value)
 
 
 def _check_whole(field: str, value: object) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -168,3 +170,12 @@ def test_a_builder_sets_any_setting_by_name() -> None:
 def test_the_documented_table_is_the_declaration() -> None:
     page = PAGE.read_text()
     assert renewed(page) == page, "renew it with: python scripts/settings_table.py"
+
+
+@pytest.mark.parametrize(
+    "module", ["ballonet.machine.main", "ballonet.cli.main", "ballonet.lifecycle.sandboxes"]
+)
+def test_the_declaration_is_not_loaded_where_only_flags_are_used(module: str) -> None:
+    code = f"import sys, {module}; print('ballonet.settings.definitions' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -185,7 +185,7 @@ async def _move(plan: Plan, change: Change) -> Change:
     actual = "unknown" if reply.actual_mib is None else f"{reply.actual_mib} MiB"
     said = f"target {reply.target_mib} MiB, actual {actual}"
     if reply.clamped:
-        moved = "raised" if reply.requested_mib < reply.target_mib else "lowered"
+        moved = "raised" if reply.clamped == "floor" else "lowered"
         said += f"; requested {reply.requested_mib} MiB, {moved} to the {reply.clamped}"
     if reply.detail:
         said += f"; {reply.detail}"

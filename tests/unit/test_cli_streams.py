@@ -205,7 +205,7 @@ def test_an_undecodable_path_is_shown_as_it_is_and_other_signs_in_ascii(home: Pa
         "", ["run", "--name", "\N{GREEK SMALL LETTER ALPHA}", "--", "true"], PYTHONIOENCODING="ascii"
     )
     assert done.returncode == 2
-    assert "name '\\u03b1' is not usable" in done.stderr
+    assert "name '\\u03b1' is not valid" in done.stderr
     help = shell("", ["--help"], PYTHONIOENCODING="ascii")
     assert help.returncode == 0
     help.stdout.encode("ascii")
@@ -300,7 +300,10 @@ def test_a_directory_as_input_is_refused(home: Path) -> None:
         (["--rootfs", "/no/such"], "--rootfs '/no/such': /no/such does not exist on the host"),
         (["--rootfs", "/etc/passwd"], "/etc/passwd is not a directory on the host"),
         (["-p", "1:99999"], "--publish '1:99999' has a port outside 1 to 65535"),
-        (["-e", "NO_SUCH_VARIABLE_HERE"], "'NO_SUCH_VARIABLE_HERE': there is no variable of that name here"),
+        (
+            ["-e", "NO_SUCH_VARIABLE_HERE"],
+            "'NO_SUCH_VARIABLE_HERE': the variable is not set in this environment",
+        ),
         (["--name", "box"], "there is a sandbox named 'box' already"),
         (["--cpus", "256"], "cpus 256 is outside 1 to 255"),
         (["-u", "a:b:c"], "a:b:c"),

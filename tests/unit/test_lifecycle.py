@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -123,7 +125,7 @@ async def test_start_and_remove_refuse_one_that_lives(registry: Registry) -> Non
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 300, "-x", "a\nb", "ü"])
 def test_odd_names_are_refused_before_anything_is_looked_up(registry: Registry, name: str) -> None:
-    with pytest.raises(ConfigError, match="not usable"):
+    with pytest.raises(ConfigError, match="not valid"):
         lifecycle.find(registry, name)
 
 
@@ -206,6 +208,41 @@ async def test_a_target_that_cannot_be_asked_for_is_not_told_as_done(registry: R
     (change,) = await apply_plan(registry, plan_changes(record, process, {"memory_target": 300}))
     assert change.state == "failed"
     assert "/nowhere/x.sock" in str(change.detail)
+
+
+@pytest.mark.parametrize(
+    ("requested", "target", "by", "said"),
+    [
+        (100, 128, "floor", "target 128 MiB, actual 128 MiB; requested 100 MiB, raised to the floor"),
+        (900, 512, "ceiling", "target 512 MiB, actual 512 MiB; requested 900 MiB, lowered to the ceiling"),
+        (300, 300, None, "target 300 MiB, actual 300 MiB"),
+    ],
+)
+async def test_a_clamped_target_shows_what_was_requested(
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    requested: int,
+    target: int,
+    by: str | None,
+    said: str,
+) -> None:
+    client = AsyncMock()
+    client.__aenter__.return_value = client
+    client.get.return_value = SimpleNamespace(target_mib=400)
+    client.set.return_value = SimpleNamespace(
+        requested_mib=requested,
+        target_mib=target,
+        actual_mib=target,
+        clamped=by,
+        detail=None,
+        outcome="applied",
+        state="applied",
+    )
+    monkeypatch.setattr("ballonet.control.client.Client.connect", AsyncMock(return_value=client))
+    record = begun(registry)
+    process = replace(note(ProcessId.ours(), ready=True, flags=record.flags), control_socket="/x.sock")
+    (change,) = await apply_plan(registry, plan_changes(record, process, {"memory_target": requested}))
+    assert (change.old, change.state, change.detail) == (400, "applied", said)
 
 
 def test_what_is_attached_changes_as_whole_lists_and_with_a_restart(registry: Registry) -> None:

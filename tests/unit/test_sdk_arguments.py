@@ -76,7 +76,7 @@ def nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"env": {5: "b"}}, "a name in env must be text, not int (5)"),
         ({"cwd": 1}, "cwd must be text or None, not int (1)"),
         ({"user": 1000}, "user must be text or None, not int (1000)"),
-        ({"user": ""}, "user '' names nobody"),
+        ({"user": ""}, "user '' is empty"),
         ({"weight": "heavy"}, "weight 'heavy'"),
         ({"reserve": -1}, "reserve -1"),
         ({"reserve": None}, "reserve must be"),
@@ -238,7 +238,7 @@ async def test_a_typo_in_a_change_is_an_error() -> None:
         plan_changes(RECORD, None, {"memroy": "1G"})
     assert caught.value.message == "cannot modify memroy"
     assert str(caught.value.hint).startswith("did you mean 'memory'? ")
-    with pytest.raises(ConfigError, match="no change was asked for"):
+    with pytest.raises(ConfigError, match="no change was requested"):
         plan_changes(RECORD, None, {})
 
 

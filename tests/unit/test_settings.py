@@ -12,11 +12,11 @@ from ballonet.cli.commands import build_parser
 from ballonet.cli.parser import all_actions
 from ballonet.sdk.builder import SandboxBuilder
 from ballonet.settings.config import SandboxConfig
-from ballonet.settings.names import OPTIONS, SETTINGS
+from ballonet.settings.names import OPTIONS, PARAMETERS
 
 
 def test_every_field_has_its_names_and_every_option_exists() -> None:
-    assert {field.name for field in fields(SandboxConfig)} - set(SETTINGS) == {"confidential"}
+    assert {field.name for field in fields(SandboxConfig)} - set(PARAMETERS) == {"confidential"}
     known = {
         flag
         for command in ("run", "modify")

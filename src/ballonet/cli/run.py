@@ -1,4 +1,4 @@
-"""``ballonet run``: a sandbox for one command, or with ``-d`` one that stays."""
+"""``ballonet run``: a sandbox for one command, or with ``-d`` in the background."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ballonet.lifecycle.registry import Registry
 from ballonet.machine.guest_files import guest_for
 from ballonet.settings.config import SandboxConfig
 
-#: When the channel to the command is lost, the sandbox's own end, which says why, follows within this (seconds).
+#: How long to wait for the sandbox's end, which gives the reason, after the channel to the command is lost (seconds).
 _END_S = 15.0
 
 
@@ -44,11 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-d",
         "--detach",
         action="store_true",
-        help="return when it is up; it stays until its command ends, or it is stopped",
+        help="run in the background: return when the sandbox is up; it stays until its command ends or it is stopped",
     )
-    parser.add_argument("--rm", action="store_true", help="with -d: it goes away when it ends")
+    parser.add_argument("--rm", action="store_true", help="with -d: remove the sandbox when it ends")
     add_admission_option(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print the engine's command line and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the command line of the engine, and start nothing"
+    )
     add_command_options(parser)
     parser.epilog = EXIT_STATUSES
 
@@ -57,15 +59,15 @@ def run(options: argparse.Namespace) -> int:
     from ballonet.sdk.sandbox import random_name
 
     if options.detach and (options.tty or options.interactive):
-        raise ConfigError("-d does not go together with -i or -t", hint="use 'ballonet exec -it' afterwards")
+        raise ConfigError("-d cannot be combined with -i or -t", hint="use 'ballonet exec -it' afterwards")
     if not (options.detach or options.image or options.rootfs or options.dry_run or argv_from(options)):
         raise ConfigError("no command was given", hint="for example: ballonet run -- uname -a")
     if options.idle and not options.detach:
-        raise ConfigError("--idle needs -d: without it, 'run' is over when its command is")
+        raise ConfigError("--idle needs -d: without it, 'run' ends with its command")
     timeout = timeout_from(options)
     if timeout is not None and options.detach:
         raise ConfigError(
-            "--timeout does not go together with -d: nobody waits for the command",
+            "--timeout cannot be combined with -d: 'run' does not wait for the command",
             hint="use 'ballonet stop', or 'timeout' in the guest",
         )
     check_streams(options)
@@ -77,16 +79,13 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _print_engine_command(config)
     if command is None and not options.detach:
-        why = (
-            "has none" if options.entrypoint is None else "is told by --entrypoint '' to use none of its own"
-        )
+        why = "has none" if options.entrypoint is None else "must not use its own because of --entrypoint ''"
         raise ConfigError(
             f"no command was given, and {config.image or options.rootfs} {why}",
             hint="for example: ballonet run … -- /bin/sh",
         )
-    guest_for(
-        config, report=report_progress
-    )  # here, where a person sees the progress; the sandbox finds it made
+    # Prepare the guest here, where progress can be shown; the sandbox's process then finds it ready.
+    guest_for(config, report=report_progress)
     with Registry.open() as registry:
         stays = options.detach and not options.rm
         lifecycle.create(
@@ -146,7 +145,7 @@ async def _run_attached(
     signals: SignalPasser,
     admission: bool,
 ) -> int:
-    """Whatever happens, the sandbox is gone when this returns."""
+    """The sandbox is removed when this returns or raises."""
     from ballonet.guest.agent_client import AgentClient
     from ballonet.pilot.gate import gate_for
 
@@ -164,6 +163,6 @@ async def _run_attached(
                 async with asyncio.timeout(_END_S):
                     end = await sandbox.wait()
             except TimeoutError:
-                raise error from None  # it lives, but the guest cannot be talked to any more
-            raise SandboxError(f"the sandbox ended before the command did: {end.detail}") from error
+                raise error from None  # the sandbox runs, but its guest does not answer
+            raise SandboxError(f"the sandbox ended before its command: {end.detail}") from error
     raise AssertionError("unreachable")

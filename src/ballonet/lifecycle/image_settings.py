@@ -1,7 +1,7 @@
-"""Images and commands brought together: the root that a sandbox has, and what its commands get from the image.
+"""What an image brings to a sandbox: its root, and the settings of its commands.
 
 As in Docker: a command line replaces the image's command but not its entry point; variables are added to the
-image's; user and working directory are the image's unless they are said.
+image's; user and working directory are the image's unless others are given.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ballonet.images.store import ImageStore, Pull
 
 
-#: A command that is one of these and nothing else waits for somebody to type: without a terminal it ends at once.
+#: A command that is only one of these reads its standard input: without a terminal it ends at once.
 _SHELLS = frozenset({"sh", "ash", "bash", "dash", "zsh"})
 
 
@@ -34,21 +34,21 @@ class Settings:
     cwd: str | None = None
     #: ``USER[:GROUP]``, which the guest looks up; ``None`` is root.
     user: str | None = None
-    #: Make the directory if it is not there: it was not asked for by name.
+    #: Create the directory if it is missing: nobody named it for this command.
     make_cwd: bool = False
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A configuration whose root is there, and the image that it comes from (``None``: the built-in root)."""
+    """A configuration whose root exists, and the image that it comes from (``None``: the built-in root)."""
 
     config: SandboxConfig
     image: Image | None = None
 
     def settings(self, env: Mapping[str, str], cwd: str | None, user: str | None) -> Settings:
-        """What a command runs with that says so much.
+        """The settings of a command for which these are given.
 
-        :raises ConfigError: the user is no ``USER[:GROUP]``.
+        :raises ConfigError: the user is not ``USER[:GROUP]``.
         """
         return settings_for(self.image, env, cwd, user)
 
@@ -62,11 +62,11 @@ class Prepared:
         entrypoint: str | None = None,
         detached: bool = False,
     ) -> Command | None:
-        """The command of a sandbox: ``argv``, or the image's own; ``None`` if neither says anything.
+        """The command of a sandbox: ``argv``, or the image's own; ``None`` if there is neither.
 
-        :param detached: nobody types: an image whose own command is a bare shell says nothing.
-        :param entrypoint: instead of the image's; the image's own command is then not used either. Empty: none.
-        :raises ConfigError: the user is no ``USER[:GROUP]``, or the image's stop signal no signal.
+        :param detached: there is no terminal: an image's own command does not count if it is only a shell.
+        :param entrypoint: replaces the image's entry point and its own command; empty: no entry point.
+        :raises ConfigError: the user is not ``USER[:GROUP]``, or the image's stop signal is unknown.
         """
         replaced = None if entrypoint is None else (entrypoint,) * bool(entrypoint)
         words = tuple(argv)
@@ -89,13 +89,13 @@ def prepare(
     store: ImageStore | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Prepared:
-    """Bring in what ``config`` asks for as its root. One without an image comes back as it is.
+    """Prepare the root of ``config``. A configuration without an image is returned unchanged.
 
-    :param pull: when to ask the image's registry.
-    :param rootfs: a directory of the host to make the root from, instead of an image.
-    :param store: where images are; the user's own by default.
-    :param report: told in one line what takes time.
-    :raises BallonetError: the image cannot be had.
+    :param pull: when to contact the image's registry.
+    :param rootfs: a host directory to make the root from, instead of an image.
+    :param store: the image store; by default the user's own.
+    :param report: called with one line for each step that takes time.
+    :raises BallonetError: the image is not available.
     """
     if config.image is None and rootfs is None:
         return Prepared(config)
@@ -113,9 +113,9 @@ def prepare(
 
 
 def image_of(record: Record) -> Image | None:
-    """What the root of a sandbox is made from; ``None``: the built-in root, or a file that was named.
+    """The image of a sandbox's root; ``None``: the built-in root, or a root file.
 
-    :raises BallonetError: the image is not there any more.
+    :raises BallonetError: the image no longer exists.
     """
     if record.image_id is None:
         return None
@@ -131,33 +131,33 @@ def inherited_settings(
     cwd: str | None = None,
     user: str | None = None,
 ) -> Settings:
-    """What a command runs with in the sandbox of ``record``, which says so much itself.
+    """The settings of a command in the sandbox of ``record``, where these are given for the command itself.
 
-    As in Docker: variables are added to those that the sandbox was told, and to the image's; directory and user are
-    the command's own, else what the sandbox was told, else the image's.
+    As in Docker: variables are added to those of the sandbox and of the image; directory and user are the command's
+    own, else the sandbox's, else the image's.
 
-    :raises ConfigError: the user is no ``USER[:GROUP]``.
+    :raises ConfigError: the user is not ``USER[:GROUP]``.
     """
-    told = record.inherited
-    found = settings_for(image, {**told.env, **(env or {})}, cwd or told.cwd, user or told.user)
+    outer = record.inherited
+    found = settings_for(image, {**outer.env, **(env or {})}, cwd or outer.cwd, user or outer.user)
     return replace(found, make_cwd=not cwd)
 
 
 def shown_settings(record: Record, image: Image | None) -> Settings:
-    """What a command inherits that says nothing itself, as it was told: for people."""
-    told = record.inherited
+    """The settings that a command inherits from the sandbox and its image, for display: nothing is checked."""
+    outer = record.inherited
     if image is None:
-        return Settings(dict(told.env), told.cwd, told.user)
+        return Settings(dict(outer.env), outer.cwd, outer.user)
     of = image.config
-    return Settings({**of.env, **told.env}, told.cwd or of.workdir or None, told.user or of.user or None)
+    return Settings({**of.env, **outer.env}, outer.cwd or of.workdir or None, outer.user or of.user or None)
 
 
 def settings_for(image: Image | None, env: Mapping[str, str], cwd: str | None, user: str | None) -> Settings:
-    """What a command runs with in a sandbox of ``image`` that says so much.
+    """The settings of a command in a sandbox of ``image``, where these are given.
 
-    Names of users are looked up in the guest, when the command starts.
+    Names of users are looked up in the guest when the command starts.
 
-    :raises ConfigError: the user is no ``USER[:GROUP]``.
+    :raises ConfigError: the user is not ``USER[:GROUP]``.
     """
     check_user(user)
     if image is None:
@@ -176,7 +176,7 @@ def _check_image_user(image: Image) -> None:
     try:
         check_user(image.config.user)
     except ConfigError as error:
-        raise ConfigError(f"the image's own {error.message}", hint="say another one with -u") from error
+        raise ConfigError(f"the image's own {error.message}", hint="choose another user with -u") from error
 
 
 def _stop_signal(image: Image | None) -> int | None:

@@ -1,7 +1,7 @@
-"""Changing a sandbox that exists: first a plan that says for each change when it takes effect, then the doing.
+"""Changing a sandbox that exists: first a plan that says when each change takes effect, then the changes.
 
-A change is ``live`` (done at once), ``next start`` (it matters at boot only, or the sandbox does not run), or
-``requires restart`` (the running sandbox goes on with the old value). The plan is pure; :func:`apply_plan` does it.
+A change is ``live`` (made at once), ``next start`` (it matters at boot only, or the sandbox does not run), or
+``requires restart`` (the running sandbox keeps the old value). The plan is pure; :func:`apply_plan` carries it out.
 """
 
 from __future__ import annotations
@@ -11,53 +11,36 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ballonet.base.errors import BallonetError, ConfigError, NotRunningError, SettingError, quoted
-from ballonet.base.memory import MAX_MIB, to_mib
+from ballonet.base.memory import to_mib
 from ballonet.base.suggest import hint_for
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
+from ballonet.settings.config import SandboxConfig
+from ballonet.settings.definitions import CONFIGURED, ModifySettings, settings_in
 from ballonet.settings.flags import render_flags
-from ballonet.settings.items import read_items
 from ballonet.settings.names import PARAMETERS
+from ballonet.settings.setting import LIVE, NEXT_START, Setting
+from ballonet.settings.values import field_value
 from ballonet.vmm.attach import Net
 
-LIVE = "live"
-NEXT_START = "next start"
-REQUIRES_RESTART = "requires restart"
-
-#: Sizes of the configuration, by the names that :func:`plan_changes` takes.
-_SIZES = {
-    "memory": "memory_mib",
-    "balloon_initial": "balloon_initial_mib",
-    "balloon_min": "balloon_min_mib",
-    "guard": "guard_mib",
-    "disk": "disk_mib",
-}
-_OTHERS = {
-    "cpus": "cpus",
-    "deflate_on_oom": "deflate_on_oom",
-    "free_page_reporting": "free_page_reporting",
-    "pressure_relief": "pressure_relief",
-    "hard_cap": "hard_cap",
-    "net": "net",
-}
-#: Lists, each given whole.
-_LISTS = {"volumes": "volumes", "tmpfs": "tmpfs", "ports": "ports"}
-#: Those that a running sandbox has done with.
-_BOOT_ONLY = frozenset({"balloon_initial"})
-_PILOT = ("weight", "reserve")
+#: What can be changed: fields of the configuration, in the order in which a plan lists their changes; then the rest.
+_FIELDS = sorted(
+    (setting for setting in settings_in(ModifySettings) if setting.name in CONFIGURED),
+    key=lambda setting: (setting.kind == "list", setting.kind != "size"),
+)
+NAMES = tuple(dict.fromkeys(setting.name for setting in (*_FIELDS, *settings_in(ModifySettings))))
 TARGET = "memory_target"
-NAMES = (*_SIZES, *_OTHERS, *_LISTS, *_PILOT, TARGET)
 
-#: How long a live target may take until its state is told as it is (seconds).
+#: How long a plan waits for the guest to follow a target (seconds).
 _SETTLE_S = 30.0
 
 
 @dataclass(frozen=True)
 class Change:
-    """One setting's change. ``state`` is how far it came: ``planned``; ``saved`` where it waits for a start; ``done``;
-    for a target the balloon's own word, such as ``applied`` or ``guest-refused``, or ``superseded`` by a later one."""
+    """The change of one setting. ``state`` is ``planned``, ``saved`` (it waits for a start) or ``done``; for a target
+    it is the balloon's state, such as ``applied`` or ``guest-refused``, or ``superseded`` by a later target."""
 
     setting: str
     old: Any
@@ -69,7 +52,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a modification comes to: its changes, and the desired state of the row."""
+    """A modification: its changes, and the new values of the registry's row."""
 
     record: Record
     changes: tuple[Change, ...]
@@ -79,13 +62,10 @@ class Plan:
 
 
 def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str, Any]) -> Plan:
-    """The plan for ``settings``, checked together. Pure.
+    """The plan for ``settings``, which are checked together. Pure.
 
     :param note: of the sandbox's process, if it runs.
-    :param settings: ``memory``, ``balloon_initial``, ``balloon_min``, ``guard``, ``reserve`` and ``memory_target`` are
-        sizes, so is ``disk``; ``cpus`` and ``weight`` are numbers, ``deflate_on_oom``, ``free_page_reporting``,
-        ``pressure_relief`` and ``hard_cap`` booleans. ``net`` and the lists ``volumes``, ``tmpfs`` and ``ports`` are
-        as :meth:`ballonet.sandbox.Sandbox.create` has them. ``memory_target`` moves the balloon of a running sandbox.
+    :param settings: those of :class:`~ballonet.settings.definitions.ModifySettings`, without ``None``.
     :raises ConfigError: a name is unknown, or a value impossible.
     :raises NotRunningError: a target for a sandbox that does not run, or has no balloon.
     """
@@ -93,40 +73,26 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
         otherwise = f"choose among {', '.join(NAMES)}"
         raise ConfigError(f"cannot modify {', '.join(unknown)}", hint=hint_for(unknown[0], NAMES, otherwise))
     if not settings:
-        raise ConfigError("no change was asked for", hint=f"choose among {', '.join(NAMES)}")
+        raise ConfigError("no change was requested", hint=f"choose among {', '.join(NAMES)}")
     old = lifecycle.config_of(record)
     running = None if note is None else lifecycle.config_of(record, note.flags)
-    fields: dict[str, Any] = {
-        _SIZES[name]: to_mib(value, name) for name, value in settings.items() if name in _SIZES
-    }
-    fields |= {_OTHERS[name]: value for name, value in settings.items() if name in _OTHERS}
-    fields |= {_LISTS[name]: read_items(name, value) for name, value in settings.items() if name in _LISTS}
-    if fields.get("ports") and old.net is Net.NONE:
-        fields.setdefault("net", Net.USER)
-    if fields.get("disk_mib", MAX_MIB) < (old.disk_mib or 0):
-        raise SettingError(
-            f"{{}} {fields['disk_mib']} MiB: the disk has {old.disk_mib} MiB and can only grow",
-            "disk_mib",
-            hint="make a new sandbox for a smaller disk",
-        )
-    if old.balloon_initial_mib == old.memory_mib and "memory_mib" in fields:
-        fields.setdefault(
-            "balloon_initial_mib", fields["memory_mib"]
-        )  # it boots with all it may have, as before
+    changed = [setting for setting in _FIELDS if setting.name in settings]
     try:
-        new = replace(old, **fields)
+        new = _changed(
+            old, {setting.field: field_value(setting, settings[setting.name]) for setting in changed}
+        )
     except SettingError as error:
         raise error.named(PARAMETERS) from None
-    changes = []
-    for name, field in (_SIZES | _OTHERS | _LISTS).items():
-        if name not in settings:
-            continue
-        when = NEXT_START
-        if running is not None and name not in _BOOT_ONLY:
-            same = getattr(running, field) == getattr(new, field)
-            when = LIVE if same else REQUIRES_RESTART
-        changes.append(Change(name, _shown(getattr(old, field)), _shown(getattr(new, field)), when))
-    row: dict[str, Any] = {"flags": tuple(render_flags(new))} if fields else {}
+    changes = [
+        Change(
+            setting.name,
+            _shown(getattr(old, setting.field)),
+            _shown(getattr(new, setting.field)),
+            _takes_effect(setting, running, new),
+        )
+        for setting in changed
+    ]
+    row: dict[str, Any] = {"flags": tuple(render_flags(new))} if changed else {}
     if "weight" in settings:
         row["weight"] = check_weight(settings["weight"])
         changes.append(Change("weight", record.weight, row["weight"], LIVE))
@@ -144,20 +110,45 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
         target = to_mib(settings[TARGET], TARGET)
         if note is None or note.control_socket is None:
             raise NotRunningError(
-                f"sandbox {record.name!r} does not run, or has no balloon: there is no target to move",
-                hint="memory at boot is --balloon-initial",
+                f"sandbox {record.name!r} does not run, or has no balloon, so it has no target",
+                hint="--balloon-initial sets the memory at boot",
             )
         changes.append(Change(TARGET, None, target, LIVE))
     return Plan(record, tuple(changes), row, target, None if note is None else note.control_socket)
 
 
+def _changed(old: SandboxConfig, fields: dict[str, Any]) -> SandboxConfig:
+    """``old`` with other values of some fields, and of those that depend on them."""
+    if fields.get("ports") and old.net is Net.NONE:
+        fields.setdefault("net", Net.USER)
+    if old.balloon_initial_mib == old.memory_mib and "memory_mib" in fields:
+        fields.setdefault(
+            "balloon_initial_mib", fields["memory_mib"]
+        )  # it still boots with all of its memory
+    new = replace(old, **fields)
+    if old.disk_mib is not None and new.disk_mib is not None and new.disk_mib < old.disk_mib:
+        raise SettingError(
+            f"{{}} {new.disk_mib} MiB: the disk has {old.disk_mib} MiB and can only grow",
+            "disk_mib",
+            hint="create another sandbox for a smaller disk",
+        )
+    return new
+
+
+def _takes_effect(setting: Setting, running: SandboxConfig | None, new: SandboxConfig) -> str:
+    if running is None or setting.takes_effect == NEXT_START:
+        return NEXT_START
+    same = getattr(running, setting.field) == getattr(new, setting.field)
+    return LIVE if same else setting.takes_effect
+
+
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes among a call's ``arguments``: those of our names that are not ``None``."""
-    return {name: arguments[name] for name in NAMES if arguments.get(name) is not None}
+    """The settings among ``arguments`` that are not ``None``."""
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 async def apply_plan(registry: Registry, plan: Plan) -> Sequence[Change]:
-    """Do it; each change with how far it came."""
+    """Carry out a plan; each change with the state that it reached."""
     if plan.row:
         registry.update(plan.record.name, **plan.row)
     done = []
@@ -170,7 +161,7 @@ async def apply_plan(registry: Registry, plan: Plan) -> Sequence[Change]:
 
 
 def check_weight(weight: object) -> int:
-    """:raises ConfigError: it is no weight."""
+    """:raises ConfigError: it is not a valid weight."""
     if not isinstance(weight, int) or isinstance(weight, bool) or not 1 <= weight <= 10_000:
         raise SettingError(f"{{}} {quoted(weight)} must be a whole number from 1 to 10000", "weight")
     return weight
@@ -194,7 +185,8 @@ async def _move(plan: Plan, change: Change) -> Change:
     actual = "unknown" if reply.actual_mib is None else f"{reply.actual_mib} MiB"
     said = f"target {reply.target_mib} MiB, actual {actual}"
     if reply.clamped:
-        said += f"; {reply.requested_mib} was asked, the {reply.clamped} is in the way"
+        moved = "raised" if reply.clamped == "floor" else "lowered"
+        said += f"; requested {reply.requested_mib} MiB, {moved} to the {reply.clamped}"
     if reply.detail:
         said += f"; {reply.detail}"
     state = "superseded" if reply.outcome == "superseded" else reply.state

@@ -1,23 +1,24 @@
-"""SandboxBuilder: the fluent way to a :class:`~ballonet.settings.config.SandboxConfig`."""
+"""SandboxBuilder: the fluent interface to a :class:`~ballonet.settings.config.SandboxConfig`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
-from ballonet.base.arguments import check_items, check_path
 from ballonet.base.errors import SettingError
-from ballonet.base.memory import Size, parse_size
+from ballonet.base.memory import Size
+from ballonet.sdk.signatures import takes_settings
 from ballonet.settings.config import SandboxConfig
-from ballonet.settings.items import read_items
+from ballonet.settings.definitions import SETTINGS, BuilderSettings
 from ballonet.settings.names import PARAMETERS
+from ballonet.settings.values import field_value
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine
 
 
 class SandboxBuilder:
-    """Collects settings; :meth:`build` checks them, together, and says what does not fit.
+    """Collects settings; :meth:`build` checks them together and reports those that are impossible.
 
     >>> SandboxBuilder("box").memory("1G").balloon(initial=512, min=256).build().balloon_min_mib
     256
@@ -26,49 +27,59 @@ class SandboxBuilder:
     def __init__(self, name: str) -> None:
         self._fields: dict[str, Any] = {"name": name}
 
+    @takes_settings(BuilderSettings)
+    def set(self, **settings: Unpack[BuilderSettings]) -> Self:
+        """Set any settings by name; the other methods set some of them. A list replaces the one set before.
+
+        :param settings: generated
+        """
+        return self._set(settings)
+
     def image(self, image: str | None) -> Self:
-        return self._set(image=image)
+        """The image to make the root from; ``None``: the built-in root."""
+        return self._set({"image": image})
 
     def cpus(self, count: int) -> Self:
-        return self._set(cpus=count)
+        """The number of processors."""
+        return self._set({"cpus": count})
 
     def memory(self, ceiling: Size) -> Self:
         """The ceiling."""
-        return self._set(memory_mib=_mib(ceiling, "memory_mib"))
+        return self._set({"memory": ceiling})
 
     def balloon(
         self,
         initial: Size | None = None,
-        min: Size | None = None,  # the contract's name for it
+        min: Size | None = None,  # the public name of this parameter
         control_socket: str | Path | None = None,
     ) -> Self:
-        """Give the sandbox a balloon; each part is optional, and only the parts given are set."""
-        if initial is not None:
-            self._set(balloon_initial_mib=_mib(initial, "balloon_initial_mib"))
-        if min is not None:
-            self._set(balloon_min_mib=_mib(min, "balloon_min_mib"))
-        if control_socket is not None:
-            check_path("balloon_control_socket", control_socket)
-            self._set(balloon_control_socket=Path(control_socket))
-        return self
+        """Give the sandbox a balloon. Each part is optional, and only the parts given are set."""
+        parts = {
+            "balloon_initial": initial,
+            "balloon_min": min,
+            "balloon_control_socket": control_socket,
+        }
+        return self._set({name: value for name, value in parts.items() if value is not None})
 
     def deflate_on_oom(self, on: bool = True) -> Self:
-        return self._set(deflate_on_oom=on)
+        """Whether the guest may take memory back from the balloon before its kernel kills a process."""
+        return self._set({"deflate_on_oom": on})
 
     def free_page_reporting(self, on: bool = True) -> Self:
-        return self._set(free_page_reporting=on)
+        """Whether the guest reports freed pages, so that the host gets them back."""
+        return self._set({"free_page_reporting": on})
 
     def guard(self, available: Size) -> Self:
-        """Available memory that a shrink leaves to the guest unless forced; 0 is none."""
-        return self._set(guard_mib=_mib(available, "guard_mib"))
+        """Available memory that a shrink leaves to the guest unless forced; 0: none."""
+        return self._set({"guard": available})
 
     def pressure_relief(self, on: bool = True) -> Self:
-        """The guest gets memory back by itself when it stalls for lack of it."""
-        return self._set(pressure_relief=on)
+        """Whether a guest that stalls for lack of memory gets memory back."""
+        return self._set({"pressure_relief": on})
 
     def hard_cap(self, on: bool = True) -> Self:
-        """The host enforces what the balloon asks for, with a cgroup."""
-        return self._set(hard_cap=on)
+        """Whether the host enforces the target with a cgroup."""
+        return self._set({"hard_cap": on})
 
     def control_access(
         self,
@@ -78,44 +89,49 @@ class SandboxBuilder:
         observe_users: Sequence[int] = (),
         observe_groups: Sequence[int] = (),
     ) -> Self:
-        """Let others (ids) use the control socket: to set and look, or only to look."""
+        """Let other users and groups (IDs) use the control socket: to read and set, or only to read."""
         return self._set(
-            balloon_allow_users=check_items("allow_users", allow_users),
-            balloon_allow_groups=check_items("allow_groups", allow_groups),
-            balloon_observe_users=check_items("observe_users", observe_users),
-            balloon_observe_groups=check_items("observe_groups", observe_groups),
+            {
+                "allow_users": allow_users,
+                "allow_groups": allow_groups,
+                "observe_users": observe_users,
+                "observe_groups": observe_groups,
+            }
         )
 
     def disk(self, size: Size) -> Self:
-        """A writable disk of that size, which takes the host's space only as it is filled."""
-        return self._set(disk_mib=_mib(size, "disk_mib"))
+        """The size of the writable disk, which takes space on the host only as it is filled."""
+        return self._set({"disk": size})
 
     def volume(self, *volumes: str | Volume) -> Self:
-        """Directories of the host, or named volumes, in the guest: ``SOURCE:GUEST[:ro]``."""
+        """Add host directories or named volumes to mount in the guest: ``SOURCE:GUEST[:ro]``."""
         return self._add("volumes", volumes)
 
     def tmpfs(self, *places: str | Tmpfs) -> Self:
-        """Directories in the guest's memory: ``PATH[:SIZE]``."""
+        """Add directories in the guest that are kept in its memory: ``PATH[:SIZE]``."""
         return self._add("tmpfs", places)
 
     def net(self, net: Net | str) -> Self:
-        return self._set(net=net)
+        """What the guest can reach: ``none``, ``user`` or ``isolated``."""
+        return self._set({"net": net})
 
     def publish(self, *ports: str | Port) -> Self:
-        """Ports of the host that lead into the guest, ``[ADDRESS:]HOST:GUEST[/tcp|udp]``; the guest gets a network,
-        ``user`` unless another is chosen."""
-        if ports:
-            self._fields.setdefault("net", Net.USER)
+        """Add guest ports to publish on the host: ``[ADDRESS:]HOST:GUEST[/tcp|udp]``. The network is then ``user``
+        unless another is chosen."""
         return self._add("ports", ports)
 
     def confidential(self, on: bool = True) -> Self:
-        return self._set(confidential=on)
+        """Whether the guest's memory is encrypted; not supported yet."""
+        self._fields["confidential"] = on
+        return self
 
     def machine(self, machine: Machine | str) -> Self:
-        return self._set(machine=machine)
+        """The engine's machine type."""
+        return self._set({"machine": machine})
 
     def accel(self, accel: Accel | str) -> Self:
-        return self._set(accel=accel)
+        """KVM, software emulation, or the best that the host has."""
+        return self._set({"accel": accel})
 
     def build(self) -> SandboxConfig:
         """:raises ConfigError: a setting, or a pair of them, is impossible; the message names both values."""
@@ -124,19 +140,19 @@ class SandboxBuilder:
         except SettingError as error:
             raise error.named(PARAMETERS) from None
 
-    def _add(self, field: str, items: Sequence[Any]) -> Self:
-        return self._set(**{field: (*self._fields.get(field, ()), *read_items(field, items))})
+    def _add(self, name: str, items: Sequence[Any]) -> Self:
+        return self._set({name: (*self._fields.get(SETTINGS[name].field, ()), *items)})
 
-    def _set(self, **fields: Any) -> Self:
-        self._fields.update(fields)
+    def _set(self, settings: Any) -> Self:
+        """:param settings: values by the names of their settings."""
+        try:
+            for name, value in settings.items():
+                self._fields[SETTINGS[name].field] = field_value(SETTINGS[name], value)
+        except SettingError as error:
+            raise error.named(PARAMETERS) from None
+        if settings.get("ports"):
+            self._fields.setdefault("net", Net.USER)
         return self
-
-
-def _mib(size: Size, field: str) -> int:
-    try:
-        return parse_size(size, field) if isinstance(size, str) else size
-    except SettingError as error:
-        raise error.named(PARAMETERS) from None
 
 
 __all__ = ["SandboxBuilder", "Size"]

@@ -1,15 +1,15 @@
-"""What a program gives for a new sandbox, checked and made into a configuration and a command."""
+"""The arguments of :meth:`ballonet.sandbox.Sandbox.create`: checked, and made into a configuration and a command."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, cast
 
 from ballonet.base.arguments import (
     check_env,
     check_flag,
-    check_items,
     check_path,
     check_text,
     check_words,
@@ -21,19 +21,20 @@ from ballonet.lifecycle.image_settings import Prepared
 from ballonet.lifecycle.record import Command, Defaults
 from ballonet.sdk.builder import SandboxBuilder, Size
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
-
-#: :data:`ballonet.images.store.Pull`, which is imported only where there is an image.
-PULLS = ("missing", "always", "never")
+from ballonet.settings.definitions import CONFIGURED, SETTINGS, CreateSettings, settings_in
 
 
 @dataclass(frozen=True)
 class Balloon:
-    """A sandbox's balloon, for :meth:`Sandbox.create`. Sizes are MiB, or text such as ``"1.5G"``."""
+    """A sandbox's balloon, for :meth:`Sandbox.create`. Sizes are MiB, or text such as ``"1.5G"``.
 
-    #: Guest-visible memory at boot; the ceiling by default.
+    Each field is the setting of the same name, or of the name with ``balloon_`` in front, in
+    :mod:`ballonet.settings.definitions`.
+    """
+
+    #: Guest memory at boot; the ceiling by default.
     initial: Size | None = None
-    #: The least that a target may ask for; by default max(128 MiB, a quarter of the ceiling).
+    #: Lowest target that the balloon accepts; by default max(128 MiB, a quarter of the ceiling).
     min: Size | None = None
     control_socket: str | Path | None = None
     #: Available memory that a shrink leaves to the guest unless forced.
@@ -44,44 +45,38 @@ class Balloon:
     hard_cap: bool = False
 
 
-def configuration(
-    name: str | SandboxConfig,
-    *,
-    image: str | None,
-    disk: Size | None,
-    volumes: Sequence[str | Volume],
-    tmpfs: Sequence[str | Tmpfs],
-    net: Net | str | None,
-    ports: Sequence[str | Port],
-    memory: Size,
-    cpus: int,
-    balloon: Balloon | bool,
-) -> SandboxConfig:
-    """The configuration that these come to; ``name`` itself if it is one.
+def with_defaults(settings: CreateSettings) -> CreateSettings:
+    """``settings`` with the defaults of those that are not given."""
+    defaults = {setting.name: setting.default for setting in settings_in(CreateSettings)}
+    return cast(CreateSettings, defaults | settings)
 
+
+def configuration(
+    name: str | SandboxConfig, settings: CreateSettings, *, balloon: Balloon | bool
+) -> SandboxConfig:
+    """The configuration that all these make up; ``name`` itself if it is one.
+
+    :param settings: with their defaults.
     :raises ConfigError: a setting, or a pair of them, is impossible.
     """
     if isinstance(name, SandboxConfig):
         return name
-    builder = SandboxBuilder(name).image(image)
-    builder.volume(*check_items("volumes", volumes)).tmpfs(*check_items("tmpfs", tmpfs))
-    if disk is not None:
-        builder.disk(disk)
-    if net is not None:
-        builder.net(net)
-    builder.publish(*check_items("ports", ports)).cpus(cpus).memory(memory)
-    if balloon is True:
-        balloon = Balloon()
-    if isinstance(balloon, Balloon):
-        initial = memory if balloon.initial is None else balloon.initial
-        builder.balloon(initial, balloon.min, balloon.control_socket)
-        builder.deflate_on_oom(balloon.deflate_on_oom).free_page_reporting(balloon.free_page_reporting)
-        builder.pressure_relief(balloon.pressure_relief).hard_cap(balloon.hard_cap)
-        if balloon.guard is not None:
-            builder.guard(balloon.guard)
-    elif balloon is not False:
+    if not isinstance(balloon, Balloon | bool):
         raise wrong_type("balloon", "a Balloon, True or False", balloon)
-    return builder.build()
+    values: dict[str, Any] = {key: value for key, value in settings.items() if key in CONFIGURED}
+    if balloon:
+        values |= _balloon_settings(Balloon() if balloon is True else balloon)
+        if values["balloon_initial"] is None:
+            values["balloon_initial"] = settings["memory"]
+    given = {
+        key: value for key, value in values.items() if value is not None or SETTINGS[key].default is not None
+    }
+    return SandboxBuilder(name).set(**given).build()
+
+
+def _balloon_settings(balloon: Balloon) -> dict[str, Any]:
+    names = [field.name for field in fields(balloon)]
+    return {name if name in SETTINGS else f"balloon_{name}": getattr(balloon, name) for name in names}
 
 
 def command_settings(
@@ -89,24 +84,24 @@ def command_settings(
 ) -> tuple[dict[str, str], str | None, str | None]:
     """Variables, directory and user for a command, checked.
 
-    :raises ConfigError: one of them is of a wrong type.
+    :raises ConfigError: one of them has the wrong type, or is impossible.
     """
     check_text("cwd", cwd)
     check_text("user", user)
-    if user is not None and not user.strip():  # nobody is root by accident
-        raise ConfigError(f"user {user!r} names nobody", hint="USER[:GROUP], names or numbers; root is 0")
+    if user is not None and not user.strip():  # an empty variable must not mean root
+        raise ConfigError(f"user {user!r} is empty", hint="write USER[:GROUP], names or numbers; root is 0")
     if cwd and not cwd.startswith("/"):
         raise ConfigError(
-            f"the working directory {cwd!r} is not an absolute path", hint=f"/{cwd}, for example"
+            f"the working directory {cwd!r} is not an absolute path", hint=f"for example /{cwd}"
         )
     check_user(user)
     return check_env(env), cwd, user
 
 
 def command_of(prepared: Prepared, argv: Sequence[str] | None, defaults: Defaults) -> Command | None:
-    """The sandbox's own command.
+    """The sandbox's own command, or ``None``.
 
-    :raises ConfigError: no command can be like that; without one, no command could run with ``defaults``.
+    :raises ConfigError: the command is impossible, or no command can run with ``defaults``.
     """
     settings = prepared.settings(defaults.env, defaults.cwd, defaults.user)
     if argv is None:
@@ -115,9 +110,10 @@ def command_of(prepared: Prepared, argv: Sequence[str] | None, defaults: Default
 
 
 def check_start(*, pull: object, rootfs: object, detached: object, admission: object) -> None:
-    """:raises ConfigError: one of what says how a sandbox is started is of a wrong type."""
-    if not isinstance(pull, str) or pull not in PULLS:
-        raise ConfigError(f"pull {pull!r} is unknown; choose one of {', '.join(PULLS)}")
+    """:raises ConfigError: an argument that controls the start has the wrong type, or is impossible."""
+    pulls = SETTINGS["pull"].choices
+    if not isinstance(pull, str) or pull not in pulls:
+        raise ConfigError(f"pull {pull!r} is unknown; choose one of {', '.join(pulls)}")
     check_path("rootfs", rootfs)
     check_flag("detached", detached)
     check_flag("admission", admission)

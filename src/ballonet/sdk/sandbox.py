@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 from ballonet.base.arguments import check_flag, check_words
 from ballonet.base.memory import to_mib
@@ -20,16 +20,23 @@ from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Defaults, Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.launch import OwnedProcess, SandboxEnd
-from ballonet.sdk.builder import SandboxBuilder, Size
-from ballonet.sdk.creation import Balloon, check_start, command_of, command_settings, configuration
+from ballonet.sdk.builder import SandboxBuilder
+from ballonet.sdk.creation import (
+    Balloon,
+    check_start,
+    command_of,
+    command_settings,
+    configuration,
+    with_defaults,
+)
 from ballonet.sdk.sandbox_commands import ExecResult, SandboxCommands
 from ballonet.sdk.sandbox_life import SandboxLife
+from ballonet.sdk.signatures import takes_settings
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
+from ballonet.settings.definitions import CreateSettings, ModifySettings
 
 if TYPE_CHECKING:
     from ballonet.control.backend import Stats
-    from ballonet.images.store import Pull
     from ballonet.lifecycle.modify import Change, Plan
 
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
@@ -49,51 +56,31 @@ class Sandbox(SandboxCommands, SandboxLife):
     """
 
     @classmethod
+    @takes_settings(CreateSettings)
     async def create(
         cls,
         name: str | SandboxConfig,
         *,
-        image: str | None = None,
-        rootfs: str | Path | None = None,
-        pull: Pull = "missing",
-        disk: Size | None = None,
-        volumes: Sequence[str | Volume] = (),
-        tmpfs: Sequence[str | Tmpfs] = (),
-        net: Net | str | None = None,
-        ports: Sequence[str | Port] = (),
-        memory: Size = 512,
-        cpus: int = 1,
         balloon: Balloon | bool = True,
         command: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
-        weight: int = 100,
-        reserve: Size = 0,
         detached: bool = False,
         admission: bool = True,
+        **settings: Unpack[CreateSettings],
     ) -> Self:
         """Register a sandbox, boot it, and return when its guest answers.
 
-        :param name: its name; or a whole configuration, and then what follows until ``balloon`` says nothing, except
-            ``rootfs`` and ``pull``.
-        :param image: an image's reference, layout or archive; by default the built-in root.
-        :param rootfs: a directory of the host to make the root from, instead of an image.
-        :param pull: when to ask the image's registry: ``missing``, ``always`` or ``never``.
-        :param disk: size of the writable disk; with an image 8 GiB by default. It takes space as it is filled.
-        :param volumes: ``SOURCE:GUEST[:ro]`` each: a directory of the host (with a slash) or a named volume.
-        :param tmpfs: ``PATH[:SIZE]`` each: directories in the guest's memory.
-        :param net: ``none`` (the default without ports), ``user`` (the default with them) or ``isolated``.
-        :param ports: ``[ADDRESS:]HOST:GUEST[/udp]`` each; see :attr:`ports` for what the host chose for 0.
-        :param memory: the ceiling.
+        :param name: its name; or a whole configuration, and then the other settings are ignored, except ``rootfs``,
+            ``pull``, ``weight`` and ``reserve``.
+        :param settings: generated from ballonet.settings.definitions
         :param balloon: ``True`` is one with its defaults, ``False`` none.
         :param command: what it runs by itself; it then ends with this command. Without it the sandbox idles,
             whatever command its image has.
         :param env: variables of every command in the sandbox, its own and those of :meth:`exec`.
         :param cwd: their working directory, unless they say another.
         :param user: who they run as, unless they say so themselves: numbers, or names that the image knows.
-        :param weight: share of memory that the host's autopilot gives it, against 100 for others.
-        :param reserve: memory that the autopilot never takes from it.
         :param admission: where an autopilot drives the sandboxes, start only if it finds room.
         :raises AdmissionError: there is no room; nothing is left behind.
         :raises NameInUseError: there is a sandbox of that name.
@@ -102,23 +89,14 @@ class Sandbox(SandboxCommands, SandboxLife):
         """
         from ballonet.lifecycle.modify import check_weight
 
+        settings = with_defaults(settings)
+        pull, rootfs = settings["pull"], settings["rootfs"]
         check_start(pull=pull, rootfs=rootfs, detached=detached, admission=admission)
         defaults = Defaults(*command_settings(env, cwd, user))
         if command is not None:
             command = check_words("command", command)
-        weight, reserve_mib = check_weight(weight), to_mib(reserve, "reserve")
-        config = configuration(
-            name,
-            image=image,
-            disk=disk,
-            volumes=volumes,
-            tmpfs=tmpfs,
-            net=net,
-            ports=ports,
-            memory=memory,
-            cpus=cpus,
-            balloon=balloon,
-        )
+        weight, reserve_mib = check_weight(settings["weight"]), to_mib(settings["reserve"], "reserve")
+        config = configuration(name, settings, balloon=balloon)
         from ballonet.pilot.gate import gate_for
 
         # In a thread: an image may take its time.
@@ -196,77 +174,32 @@ class Sandbox(SandboxCommands, SandboxLife):
         """Memory statistics of the guest and of the host, each with its age."""
         return await self.balloon.stats()
 
-    async def modify(
-        self,
-        *,
-        memory: Size | None = None,
-        memory_target: Size | None = None,
-        balloon_initial: Size | None = None,
-        balloon_min: Size | None = None,
-        guard: Size | None = None,
-        disk: Size | None = None,
-        cpus: int | None = None,
-        deflate_on_oom: bool | None = None,
-        free_page_reporting: bool | None = None,
-        pressure_relief: bool | None = None,
-        hard_cap: bool | None = None,
-        net: Net | str | None = None,
-        volumes: Sequence[str | Volume] | None = None,
-        tmpfs: Sequence[str | Tmpfs] | None = None,
-        ports: Sequence[str | Port] | None = None,
-        weight: int | None = None,
-        reserve: Size | None = None,
-    ) -> Sequence[Change]:
-        """Change settings: at once what can be, the rest from the next start on. What was done, and how far it came.
+    @takes_settings(ModifySettings)
+    async def modify(self, **settings: Unpack[ModifySettings]) -> Sequence[Change]:
+        """Change settings: some at once, the others from the next start on. Returns each change and its state.
 
-        :param memory: the ceiling.
-        :param memory_target: moves the balloon of a running sandbox.
-        :param balloon_initial: guest-visible memory at boot.
-        :param balloon_min: the least that a target may ask for.
-        :param guard: available memory that a shrink leaves to the guest.
-        :param disk: size of the writable disk, which can only grow.
-        :param volumes: all of them, as in :meth:`create`; so are ``tmpfs`` and ``ports``.
-        :param weight: share of memory that the autopilot gives it, against 100 for others.
-        :param reserve: memory that the autopilot never takes from it.
+        A list replaces the old one.
+
+        :param settings: generated from ballonet.settings.definitions
         :raises ConfigError: a change is impossible; nothing was changed.
         """
         from ballonet.lifecycle.modify import apply_plan
 
-        plan = self._planned(locals())
+        plan = self._planned(settings)
         with Registry.open() as registry:
             return await apply_plan(registry, plan)
 
-    def plan(
-        self,
-        *,
-        memory: Size | None = None,
-        memory_target: Size | None = None,
-        balloon_initial: Size | None = None,
-        balloon_min: Size | None = None,
-        guard: Size | None = None,
-        disk: Size | None = None,
-        cpus: int | None = None,
-        deflate_on_oom: bool | None = None,
-        free_page_reporting: bool | None = None,
-        pressure_relief: bool | None = None,
-        hard_cap: bool | None = None,
-        net: Net | str | None = None,
-        volumes: Sequence[str | Volume] | None = None,
-        tmpfs: Sequence[str | Tmpfs] | None = None,
-        ports: Sequence[str | Port] | None = None,
-        weight: int | None = None,
-        reserve: Size | None = None,
-    ) -> Plan:
+    @takes_settings(ModifySettings)
+    def plan(self, **settings: Unpack[ModifySettings]) -> Plan:
         """What :meth:`modify` would do; nothing is changed."""
-        return self._planned(locals())
+        return self._planned(settings)
 
-    def _planned(self, arguments: Mapping[str, Any]) -> Plan:
-        """The plan for the changes among a call's ``arguments``."""
+    def _planned(self, settings: ModifySettings) -> Plan:
         from ballonet.lifecycle.modify import given, plan_changes
 
         self._check_usable()
         record = self.record()
-        return plan_changes(record, living(record), given(arguments))
+        return plan_changes(record, living(record), given(settings))
 
     @classmethod
     def _started(cls, record: Record, process: OwnedProcess, detached: bool) -> Self:

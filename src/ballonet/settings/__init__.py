@@ -1,1 +1,1 @@
-"""What a sandbox can be: its configuration, what each setting is called where, and the flags that carry it."""
+"""The settings of a sandbox: their declaration, the configuration that they make up, and the flags that carry it."""

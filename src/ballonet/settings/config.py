@@ -1,6 +1,7 @@
-"""What a person or a program asks of a sandbox. A configuration that exists is a valid one.
+"""The whole configuration of a sandbox. A configuration that exists is a valid one.
 
-Nothing here looks at the host: whether a path can be bound or a kernel be found is said by those who do it.
+The rules of single fields and of fields together are here. Nothing here looks at the host: whether a path can be
+bound or a kernel exists is checked where it is used.
 """
 
 from __future__ import annotations
@@ -8,26 +9,29 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from ballonet.base.arguments import check_flag, check_items, check_text, wrong_type
 from ballonet.base.errors import ConfigError, SettingError, escaped, quoted
 from ballonet.base.memory import MAX_MIB
 from ballonet.base.paths import MAX_SOCKET_PATH_BYTES
+from ballonet.settings.field_types import field_types
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume, check_target
-from ballonet.vmm.config import DISK_TARGET, Accel, Machine, VmConfig
+from ballonet.vmm.config import DISK_TARGET, VmConfig
 
-#: Names are safe as file names, host names and label values.
+#: Names are safe as file names, host names and metric label values.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-#: The least memory that the guest's kernel, its modules and the agent need to boot (MiB), measured.
+#: The least memory with which the guest's kernel, its modules and the agent boot (MiB), measured.
 MIN_MEMORY_MIB = 96
-#: The most processors that the engine's machine types take.
+#: The most processors that the engine's machine types support.
 MAX_CPUS = 255
-#: The least that a disk's file system takes (MiB).
+#: The smallest disk that holds a file system (MiB).
 MIN_DISK_MIB = 64
-#: The most shared directories: the microvm machine has 24 places for devices, and the others need some.
+#: The most shared directories: the microvm machine has 24 device slots, and other devices need some of them.
 MAX_VOLUMES = 16
-#: The fields that let others than the owner use the control socket.
+#: The fields that let users other than the owner use the control socket.
 ACCESS_FIELDS = (
     "balloon_allow_users",
     "balloon_allow_groups",
@@ -35,18 +39,11 @@ ACCESS_FIELDS = (
     "balloon_observe_groups",
 )
 
-_FLAGS = ("deflate_on_oom", "free_page_reporting", "pressure_relief", "hard_cap", "confidential")
-#: What the parts of those must be that a program may have made by itself.
+#: The types of the parts of those items that a program may construct itself.
 _PARTS: dict[type, dict[str, type]] = {
     Volume: {"source": Path, "target": str, "read_only": bool},
     Tmpfs: {"target": str},
     Port: {"host": int, "guest": int, "address": str, "protocol": str},
-}
-_LISTS: dict[str, type] = {
-    "volumes": Volume,
-    "tmpfs": Tmpfs,
-    "ports": Port,
-    **dict.fromkeys(ACCESS_FIELDS, int),
 }
 
 
@@ -57,10 +54,10 @@ class SandboxConfig(VmConfig):
     :raises ConfigError: on construction, naming the field and the values.
     """
 
-    #: What the sandbox's root was asked to be made from; ``None`` is the built-in busybox root, or whatever
-    #: :attr:`root` is. Of the two, ``root`` counts: see :mod:`ballonet.lifecycle.image_settings`.
+    #: The image that the root is made from; ``None``: the built-in busybox root, or the file :attr:`root`.
+    #: :mod:`ballonet.lifecycle.image_settings` sets ``root`` from it; where both are set, ``root`` is used.
     image: str | None = None
-    #: Encrypted guest memory. Not offered together with a balloon: the host could not take pages back.
+    #: Encrypted guest memory. Not available with a balloon: the host could not take pages back.
     confidential: bool = False
 
     def __post_init__(self) -> None:
@@ -69,34 +66,27 @@ class SandboxConfig(VmConfig):
         _check_int("cpus", self.cpus, 1, MAX_CPUS, unit="")
         _check_int("memory_mib", self.memory_mib, MIN_MEMORY_MIB, MAX_MIB)
         self._check_balloon()
-        for field, kind in (("machine", Machine), ("accel", Accel), ("net", Net)):
-            value = getattr(self, field)
-            if not isinstance(value, str) or value not in list(kind):
-                raise SettingError(f"{{}} {quoted(value)} is unknown; choose one of {', '.join(kind)}", field)
-            object.__setattr__(self, field, kind(value))
         self._check_root()
         self._check_mounts()
         self._check_network()
 
     def _check_types(self) -> None:
-        for field in _FLAGS:
-            check_flag(field, getattr(self, field))
+        """Lists become tuples, and text becomes the choice that it names."""
+        for field, (kind, optional, many) in field_types(SandboxConfig).items():
+            value = getattr(self, field)
+            if many:
+                object.__setattr__(self, field, _checked_items(field, kind, value))
+            elif kind is bool:
+                check_flag(field, value)
+            elif kind is int and not (optional and value is None):
+                _check_whole(field, value)
+            elif issubclass(kind, StrEnum):
+                object.__setattr__(self, field, _choice(field, kind, value))
         check_text("image", self.image)
         if self.image is not None and not self.image.strip():
             raise ConfigError(f"image {self.image!r} is empty", hint="leave it out for the built-in root")
         if self.root is not None and not isinstance(self.root, Path):
             raise wrong_type("root", "a Path", self.root)
-        for field, kind in _LISTS.items():
-            items = check_items(field, getattr(self, field))
-            for item in items:
-                if not isinstance(item, kind) or isinstance(item, bool):
-                    wanted = "a number" if kind is int else f"a {kind.__name__}"
-                    raise wrong_type(f"each of {field}", wanted, item)
-                for part, of in _PARTS.get(kind, {}).items():
-                    value = getattr(item, part)
-                    if not isinstance(value, of) or (of is int and isinstance(value, bool)):
-                        raise wrong_type(f"{part} of a {kind.__name__}", f"of type {of.__name__}", value)
-            object.__setattr__(self, field, items)
 
     def _check_root(self) -> None:
         if self.disk_mib is not None:
@@ -109,7 +99,7 @@ class SandboxConfig(VmConfig):
                     f"{{}} {quoted(str(self.root))} is read-only and has no {{}}: nothing could be written",
                     "root",
                     "disk_mib",
-                    hint="give it a disk, of 8G for example",
+                    hint="add a disk, for example of 8G",
                 )
 
     def _check_mounts(self) -> None:
@@ -130,7 +120,7 @@ class SandboxConfig(VmConfig):
                     raise SettingError(f"{{}} {quoted(str(mount))} {escaped(str(error))}", kind) from error
                 if mount.target in taken:
                     raise SettingError(
-                        f"{{}} {quoted(str(mount))}: something else is mounted at {escaped(mount.target)} already",
+                        f"{{}} {quoted(str(mount))}: {escaped(mount.target)} is already a mount point",
                         kind,
                     )
                 taken.append(mount.target)
@@ -175,36 +165,38 @@ class SandboxConfig(VmConfig):
                 _check_int(field, number, 0, 2**32 - 2, unit="")
         if others and self.balloon_control_socket is None:
             raise SettingError(
-                f"{', '.join(['{}'] * len(others))}: nobody else can reach a control socket in the sandbox's own "
+                f"{', '.join(['{}'] * len(others))}: other users cannot reach a control socket in the sandbox's own "
                 "directory",
                 *others,
-                hint="give the control socket a path in a directory that they can enter",
+                hint="give the control socket a path in a directory that those users can access",
             )
         if self.balloon_control_socket is not None:
             check_socket_name(self.balloon_control_socket)
         if self.confidential and self.has_balloon:
             raise ConfigError(
-                "confidential does not go together with a balloon: the host cannot take back encrypted memory",
-                hint="leave out confidential, or every balloon setting",
+                "confidential cannot be combined with a balloon: the host cannot take back encrypted memory",
+                hint="leave out confidential, or all balloon settings",
             )
         if self.confidential:
             raise ConfigError("confidential guests are not supported yet")
 
 
 def check_name(name: str, field: str | None = None) -> None:
-    """:param field: the setting that it is, for the message.
-    :raises ConfigError: ``name`` is not usable as a sandbox's name.
+    """Check a sandbox's name.
+
+    :param field: the setting to name in the message.
+    :raises ConfigError: ``name`` is not a valid name.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         shown = repr(name) if len(repr(name)) <= 80 else f"{repr(name)[:60]}… ({len(name)} characters)"
-        hint = "1 to 63 letters, digits, '_', '.' or '-', beginning with a letter or digit"
+        hint = "use 1 to 63 letters, digits, '_', '.' or '-', the first a letter or digit"
         if field is not None:
-            raise SettingError(f"{{}} {escaped(shown)} is not usable", field, hint=hint)
-        raise ConfigError(f"name {shown} is not usable", hint=hint)
+            raise SettingError(f"{{}} {escaped(shown)} is not valid", field, hint=hint)
+        raise ConfigError(f"name {shown} is not valid", hint=hint)
 
 
 def check_socket_name(path: Path | str) -> None:
-    """:raises ConfigError: ``path`` is empty or longer than a Unix socket's address can be."""
+    """:raises ConfigError: ``path`` is empty, or longer than the address of a Unix socket can be."""
     if not isinstance(path, str | Path):
         raise SettingError(
             f"{{}} must be a path, not {type(path).__name__} ({quoted(path)})", "balloon_control_socket"
@@ -212,23 +204,47 @@ def check_socket_name(path: Path | str) -> None:
     encoded = os.fsencode(path)
     if not encoded or encoded == b".":  # Path("") reads as "."
         raise SettingError(
-            "{} is empty", "balloon_control_socket", hint="give a path, such as ./sandbox.sock"
+            "{} is empty", "balloon_control_socket", hint="give a path, for example ./sandbox.sock"
         )
     if b"\0" in encoded:
-        raise SettingError(f"{{}} {quoted(path)} has a NUL byte in it", "balloon_control_socket")
+        raise SettingError(f"{{}} {quoted(path)} contains a NUL byte", "balloon_control_socket")
     if len(encoded) > MAX_SOCKET_PATH_BYTES:
         raise SettingError(
-            f"{{}} is {len(encoded)} bytes long; a Unix socket's path has at most {MAX_SOCKET_PATH_BYTES}",
+            f"{{}} is {len(encoded)} bytes long; the path of a Unix socket has at most {MAX_SOCKET_PATH_BYTES}",
             "balloon_control_socket",
             hint="choose a directory with a shorter path",
         )
 
 
-def _check_int(field: str, value: object, least: int, most: int, *, unit: str = " MiB") -> None:
+def _checked_items(field: str, kind: type, value: object) -> tuple[Any, ...]:
+    items = check_items(field, value)
+    for item in items:
+        if not isinstance(item, kind) or isinstance(item, bool):
+            wanted = "a number" if kind is int else f"a {kind.__name__}"
+            raise wrong_type(f"each of {field}", wanted, item)
+        for part, of in _PARTS.get(kind, {}).items():
+            value = getattr(item, part)
+            if not isinstance(value, of) or (of is int and isinstance(value, bool)):
+                raise wrong_type(f"{part} of a {kind.__name__}", f"of type {of.__name__}", value)
+    return items
+
+
+def _choice(field: str, kind: type[StrEnum], value: object) -> StrEnum:
+    if not isinstance(value, str) or value not in list(kind):
+        raise SettingError(f"{{}} {quoted(value)} is unknown; choose one of {', '.join(kind)}", field)
+    return kind(value)
+
+
+def _check_whole(field: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise SettingError(
             f"{{}} must be a whole number, not {type(value).__name__} ({quoted(value)})", field
         )
+    return value
+
+
+def _check_int(field: str, value: object, least: int, most: int, *, unit: str = " MiB") -> None:
+    value = _check_whole(field, value)
     if not least <= value <= most:
         raise SettingError(f"{{}} {value}{unit} is outside {least} to {most}{unit}", field)
 

@@ -1,20 +1,25 @@
-"""The flags of the hidden command ``ballonet sandbox``: rendered and parsed here, from one table. Pure.
+"""The flags of the hidden command ``ballonet sandbox``, one for each field of a :class:`VmConfig`. Pure.
 
-A flag is rendered only when its value differs from the default, so that a configuration without a feature
-renders exactly as it did before the feature existed.
+A flag is rendered only when its value differs from the default, so that a configuration without a feature renders
+exactly as it did before the feature existed. Registries keep these flags: a name or a form must not change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from ballonet.base.errors import ConfigError
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
-from ballonet.vmm.config import Accel, Machine, VmConfig
+from ballonet.settings.field_types import FieldType, field_types
+from ballonet.vmm.config import VmConfig
+
+#: Flags that are not named as their fields are.
+_NAMES = {"volumes": "--volume", "ports": "--publish"}
+#: Always rendered: a sandbox's process shows in ``ps`` with its name and size.
+_ALWAYS = frozenset({"name", "cpus", "memory_mib"})
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,32 @@ class Flag:
 
     name: str
     field: str
+    default: Any
     read: Callable[[str], Any]
-    repeated: bool = False
+    repeated: bool
+
+
+@cache
+def flags() -> tuple[Flag, ...]:
+    """All flags, in the order in which they are rendered: that of the fields."""
+    types = field_types(SandboxConfig)
+    return tuple(
+        Flag(
+            _NAMES.get(field.name, f"--{field.name.replace('_', '-')}"),
+            field.name,
+            field.default,
+            *_form(types[field.name]),
+        )
+        for field in fields(VmConfig)
+    )
+
+
+def _form(of: FieldType) -> tuple[Callable[[str], Any], bool]:
+    """How a flag is read, and whether there is one for each item. Numbers of a list stand in one flag."""
+    kind, _, many = of
+    if many:
+        return (_numbers, False) if kind is int else (kind.parse, True)
+    return (_on_off if kind is bool else kind), False
 
 
 def _on_off(text: str) -> bool:
@@ -34,7 +63,7 @@ def _on_off(text: str) -> bool:
     return text == "on"
 
 
-def _ids(text: str) -> tuple[int, ...]:
+def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(","))
 
 
@@ -44,54 +73,23 @@ def _render(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-FLAGS = (
-    Flag("--name", "name", str),
-    Flag("--cpus", "cpus", int),
-    Flag("--memory-mib", "memory_mib", int),
-    Flag("--balloon-initial-mib", "balloon_initial_mib", int),
-    Flag("--balloon-min-mib", "balloon_min_mib", int),
-    Flag("--balloon-control-socket", "balloon_control_socket", Path),
-    Flag("--machine", "machine", Machine),
-    Flag("--accel", "accel", Accel),
-    Flag("--deflate-on-oom", "deflate_on_oom", _on_off),
-    Flag("--free-page-reporting", "free_page_reporting", _on_off),
-    Flag("--guard-mib", "guard_mib", int),
-    Flag("--pressure-relief", "pressure_relief", _on_off),
-    Flag("--hard-cap", "hard_cap", _on_off),
-    Flag("--balloon-allow-users", "balloon_allow_users", _ids),
-    Flag("--balloon-allow-groups", "balloon_allow_groups", _ids),
-    Flag("--balloon-observe-users", "balloon_observe_users", _ids),
-    Flag("--balloon-observe-groups", "balloon_observe_groups", _ids),
-    Flag("--root", "root", Path),
-    Flag("--disk-mib", "disk_mib", int),
-    Flag("--volume", "volumes", Volume.parse, repeated=True),
-    Flag("--tmpfs", "tmpfs", Tmpfs.parse, repeated=True),
-    Flag("--net", "net", Net),
-    Flag("--publish", "ports", Port.parse, repeated=True),
-)
-
-#: Always rendered: a sandbox's process shows in ``ps`` with its name and size.
-_ALWAYS = frozenset({"name", "cpus", "memory_mib"})
-
-
 def render_flags(config: SandboxConfig) -> list[str]:
     """The flags that carry ``config`` to the sandbox's process."""
-    defaults = {field.name: field.default for field in fields(SandboxConfig)}
     rendered: list[str] = []
-    for flag in FLAGS:
+    for flag in flags():
         value = getattr(config, flag.field)
-        if flag.field in _ALWAYS or value != defaults[flag.field]:
+        if flag.field in _ALWAYS or value != flag.default:
             for item in value if flag.repeated else (value,):
                 rendered += [flag.name, _render(item)]
     return rendered
 
 
 def parse_flags(argv: Sequence[str]) -> VmConfig:
-    """What the sandbox's process makes of its flags.
+    """The configuration of a sandbox's process.
 
     :raises ConfigError: an unknown flag, one without its value, or a value that cannot be read.
     """
-    # The same rules hold on this side: the flags may have been typed by hand.
+    # A SandboxConfig checks its values: the flags may have been typed by hand.
     parse_config(argv)
     return VmConfig(**_parse_values(argv))
 
@@ -105,7 +103,7 @@ def parse_config(argv: Sequence[str]) -> SandboxConfig:
 
 
 def _parse_values(argv: Sequence[str]) -> dict[str, Any]:
-    known = {flag.name: flag for flag in FLAGS}
+    known = {flag.name: flag for flag in flags()}
     values: dict[str, Any] = {}
     words = iter(argv)
     for word in words:

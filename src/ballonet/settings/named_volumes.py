@@ -1,5 +1,5 @@
-"""What a person writes for a volume: a directory of the host if it has a slash (or is ``.``), else the name of a volume
-that ballonet keeps, below the data directory."""
+"""The text form of a volume: a host directory if it has a slash (or is ``.``), else the name of a volume that ballonet
+keeps below the data directory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 def parse_volume(text: str) -> Volume:
-    """Read ``SOURCE:GUEST[:ro|rw]``, where SOURCE is a directory of the host or a volume's name.
+    """Read ``SOURCE:GUEST[:ro|rw]``, where SOURCE is a host directory or the name of a volume.
 
-    :raises ConfigError: it is not of that form.
+    :raises ConfigError: the text does not have that form.
     """
     try:
         source, target, mode = split_volume(text)
@@ -25,7 +25,7 @@ def parse_volume(text: str) -> Volume:
         raise SettingError(
             f"{{}} {quoted(text)} {escaped(str(error))}",
             "volume",
-            hint="such as ./data:/data:ro or cache:/cache",
+            hint="for example ./data:/data:ro or cache:/cache",
         ) from error
     here = "/" in source or source in (".", "..")
     path = Path(os.path.abspath(source)) if here else path_of(source)  # noqa: PTH100  # keeps links as they are
@@ -33,31 +33,31 @@ def parse_volume(text: str) -> Volume:
 
 
 def path_of(name: str) -> Path:
-    """Where the volume ``name`` is, whether or not it exists.
+    """The directory of the volume ``name``, whether or not it exists.
 
-    :raises ConfigError: no volume can have that name.
+    :raises ConfigError: ``name`` is not a valid name.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{name!r} is no volume's name",
-            hint="letters, digits, '_', '.' or '-'; a directory of the host has a slash: ./data",
+            f"{name!r} is not a valid volume name",
+            hint="use letters, digits, '_', '.' or '-'; a host directory needs a slash: ./data",
         )
     return volumes_dir() / name
 
 
 def volumes_dir() -> Path:
-    """Where volumes are: closed to other users of the host, whatever their own modes are."""
+    """The directory of all volumes, closed to other users of the host whatever the modes of the volumes are."""
     return private_dir(data_dir() / "volumes")
 
 
 def make(path: Path) -> Path:
     try:
         path.mkdir()
-        path.chmod(0o755)  # whatever our umask: users of the guest other than root may look
+        path.chmod(0o755)  # whatever the umask is: guest users other than root need access
     except FileExistsError:
         pass
     except OSError as error:
         raise HostError(
-            f"volume {path.name!r} cannot be made at {path}: {error.strerror}", hint=os_hint(error, path)
+            f"cannot create volume {path.name!r} at {path}: {error.strerror}", hint=os_hint(error, path)
         ) from error
     return path

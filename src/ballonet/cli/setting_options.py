@@ -1,0 +1,101 @@
+"""The options of ``run``, ``create`` and ``modify`` that are settings, from their declaration."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ballonet.base.errors import ConfigError
+from ballonet.settings.definitions import CONFIGURED, SETTINGS, ModifySettings, settings_in
+from ballonet.settings.setting import GROUP_ID, USER_ID, Setting
+
+
+def add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:
+    """The option of ``run`` and ``create``."""
+    off = setting.kind == "switch" and setting.default
+    help = setting.off_help if off else setting.help
+    if setting.shown_default is not None:
+        help = f"{help} (default: {setting.shown_default})"
+    if setting.kind == "switch":
+        parser.add_argument(
+            setting.option, dest=setting.name, action="store_false" if off else "store_true", help=help
+        )
+    else:
+        if setting.kind == "list":
+            help = f"{help} (can be repeated)"
+        _add_value(parser, setting, help, default=[] if setting.kind == "list" else setting.default)
+
+
+def add_modified_settings(parser: argparse.ArgumentParser) -> None:
+    """The options of ``modify``; ``None``: not given."""
+    for setting in settings_in(ModifySettings):
+        help = setting.help if setting.modify_help is None else setting.modify_help
+        if setting.kind == "switch":
+            option = f"--{setting.name.replace('_', '-')}"
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, help=help)
+        else:
+            if setting.kind == "list":
+                help = f"{help}; replaces all that are set (can be repeated; '' removes all)"
+            _add_value(parser, setting, help, default=None)
+
+
+def _add_value(parser: argparse._ActionsContainer, setting: Setting, help: str, default: object) -> None:
+    form: dict[str, Any] = {"dest": setting.name, "default": default, "help": help}
+    if setting.choices:
+        form["choices"] = setting.choices
+    else:
+        form["metavar"] = setting.metavar or ("SIZE" if setting.kind == "size" else None)
+    if setting.kind == "number":
+        form["type"] = int
+    if setting.kind == "list":
+        form["action"] = "append"
+    parser.add_argument(*filter(None, (setting.short, setting.option)), **form)
+
+
+def configured_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The values of the options of ``run`` and ``create`` that belong to a sandbox's configuration.
+
+    :raises ConfigError: there is no such user or group.
+    """
+    values = {name: getattr(options, name) for name in SETTINGS if name in CONFIGURED}
+    return {
+        name: _ids(SETTINGS[name], value)
+        for name, value in values.items()
+        if value is not None and value != []
+    }
+
+
+def modified_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the options of ``modify`` change."""
+    changed = {}
+    for setting in settings_in(ModifySettings):
+        value = getattr(options, setting.name)
+        if value is not None:
+            changed[setting.name] = [item for item in value if item] if setting.kind == "list" else value
+    return changed
+
+
+def _ids(setting: Setting, value: Any) -> Any:
+    if setting.unit == USER_ID:
+        return [_user_id(name) for name in value]
+    if setting.unit == GROUP_ID:
+        return [_group_id(name) for name in value]
+    return value
+
+
+def _user_id(name: str) -> int:
+    import pwd
+
+    try:
+        return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+    except KeyError as error:
+        raise ConfigError(f"there is no user named {name!r}") from error
+
+
+def _group_id(name: str) -> int:
+    import grp
+
+    try:
+        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        raise ConfigError(f"there is no group named {name!r}") from error

@@ -1,0 +1,334 @@
+"""Every setting of a sandbox, declared once: its name, type, default, option, help, and when a change takes effect.
+
+The options of ``run``, ``create`` and ``modify``, the parameters of the SDK, the names in messages and the table in
+``docs/sandboxes.md`` follow from these classes. Beside them a setting has a field in
+:class:`~ballonet.vmm.config.VmConfig` (or :class:`~ballonet.settings.config.SandboxConfig`), from which its flag of the
+sandbox's process follows. The sandbox's process does not load this module.
+
+Which calls take a setting is said by the classes at the end: each class of settings is a base of those calls that take
+all of its settings. ``Unset`` is how a call says that a setting is not given: ``modify`` takes ``None``.
+"""
+
+# Without 'from __future__ import annotations': the annotations are read when the module is loaded.
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, Never, TypedDict, TypeVar
+
+from ballonet.base.memory import Size
+from ballonet.settings.setting import GROUP_ID, LIVE, MIB, NEXT_START, USER_ID, Setting, declared
+from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
+from ballonet.vmm.config import DISK_TARGET, Accel, Machine
+
+Unset = TypeVar("Unset")
+
+
+class Identity(TypedDict, total=False):
+    name: Annotated[str, Setting("name of the sandbox", default_text="a random one")]
+
+
+class GuestSize(TypedDict, Generic[Unset], total=False):
+    memory: Annotated[
+        Size | Unset,
+        Setting("maximum memory of the guest, the ceiling", 512, unit=MIB, field="memory_mib", short="-m"),
+    ]
+    cpus: Annotated[int | Unset, Setting("number of processors", 1, metavar="N")]
+
+
+class AutopilotShare(TypedDict, Generic[Unset], total=False):
+    weight: Annotated[
+        int | Unset,
+        Setting(
+            "share of memory that the autopilot gives the sandbox, relative to the others",
+            100,
+            metavar="N",
+            takes_effect=LIVE,
+        ),
+    ]
+    reserve: Annotated[
+        Size | Unset,
+        Setting("memory that the autopilot never takes from the sandbox", 0, unit=MIB, takes_effect=LIVE),
+    ]
+
+
+class BalloonRange(TypedDict, total=False):
+    balloon_initial: Annotated[
+        Size | None,
+        Setting(
+            "guest memory at boot",
+            default_text="the ceiling",
+            unit=MIB,
+            field="balloon_initial_mib",
+            takes_effect=NEXT_START,
+        ),
+    ]
+    balloon_min: Annotated[
+        Size | None,
+        Setting(
+            "lowest target that the balloon accepts, the floor",
+            default_text="128M or a quarter of the ceiling, whichever is larger",
+            unit=MIB,
+            field="balloon_min_mib",
+        ),
+    ]
+
+
+class ControlSocket(TypedDict, total=False):
+    balloon_control_socket: Annotated[
+        str | Path,
+        Setting(
+            "path of the control socket, on which programs read and set the target at run time",
+            metavar="PATH",
+        ),
+    ]
+
+
+class BalloonBehaviour(TypedDict, Generic[Unset], total=False):
+    deflate_on_oom: Annotated[
+        bool | Unset,
+        Setting(
+            "let the guest take memory back from the balloon before its kernel kills a process",
+            True,
+            off_help="do not let the guest take memory back from the balloon before its kernel kills a process",
+        ),
+    ]
+    free_page_reporting: Annotated[
+        bool | Unset,
+        Setting(
+            "let the guest report freed pages, so that the host gets them back",
+            True,
+            off_help="do not let the guest report freed pages",
+        ),
+    ]
+    guard: Annotated[
+        Size | None,
+        Setting(
+            "available memory that a shrink leaves to the guest",
+            default_text="64M or a tenth of the ceiling, whichever is larger",
+            unit=MIB,
+            field="guard_mib",
+        ),
+    ]
+    pressure_relief: Annotated[
+        bool | Unset,
+        Setting(
+            "give memory back to a guest that stalls for lack of it",
+            True,
+            off_help="do not give memory back to a guest that stalls for lack of it",
+        ),
+    ]
+    hard_cap: Annotated[
+        bool | Unset,
+        Setting(
+            "enforce the target on the host with a cgroup, whatever the guest does",
+            False,
+            off_help="do not enforce the target on the host",
+        ),
+    ]
+
+
+class ControlAccess(TypedDict, total=False):
+    allow_users: Annotated[
+        Sequence[int],
+        Setting(
+            "let this user read and set the target through the control socket",
+            (),
+            unit=USER_ID,
+            field="balloon_allow_users",
+            option="--balloon-allow-user",
+            metavar="NAME",
+        ),
+    ]
+    allow_groups: Annotated[
+        Sequence[int],
+        Setting(
+            "let members of this group read and set the target through the control socket",
+            (),
+            unit=GROUP_ID,
+            field="balloon_allow_groups",
+            option="--balloon-allow-group",
+            metavar="NAME",
+        ),
+    ]
+    observe_users: Annotated[
+        Sequence[int],
+        Setting(
+            "let this user read the target through the control socket, but not set it",
+            (),
+            unit=USER_ID,
+            field="balloon_observe_users",
+            option="--balloon-observe-user",
+            metavar="NAME",
+        ),
+    ]
+    observe_groups: Annotated[
+        Sequence[int],
+        Setting(
+            "let members of this group read the target through the control socket, but not set it",
+            (),
+            unit=GROUP_ID,
+            field="balloon_observe_groups",
+            option="--balloon-observe-group",
+            metavar="NAME",
+        ),
+    ]
+
+
+class ImageReference(TypedDict, total=False):
+    image: Annotated[
+        str | None,
+        Setting(
+            "image reference, OCI layout or archive to make the root from",
+            default_text="the built-in root",
+            metavar="REF",
+        ),
+    ]
+
+
+class RootSource(TypedDict, total=False):
+    rootfs: Annotated[
+        str | Path | None,
+        Setting("host directory to make the root from, instead of an image", field="root", metavar="DIR"),
+    ]
+    pull: Annotated[
+        Literal["missing", "always", "never"],
+        Setting("when to contact the image's registry", "missing"),
+    ]
+
+
+class Storage(TypedDict, Generic[Unset], total=False):
+    disk: Annotated[
+        Size | None,
+        Setting(
+            f"size of the writable disk, which is the root's with an image, and at {DISK_TARGET} without; it takes "
+            "space on the host only as it is filled",
+            default_text="8G with an image, else no disk",
+            unit=MIB,
+            field="disk_mib",
+            modify_help="size of the writable disk, which can only grow",
+        ),
+    ]
+    volumes: Annotated[
+        Sequence[str | Volume] | Unset,
+        Setting(
+            "mount a host directory (written with a slash) or a named volume in the guest",
+            (),
+            option="--volume",
+            short="-v",
+            metavar="SOURCE:GUEST[:ro]",
+        ),
+    ]
+    tmpfs: Annotated[
+        Sequence[str | Tmpfs] | Unset,
+        Setting("mount a directory in the guest that is kept in its memory", (), metavar="PATH[:SIZE]"),
+    ]
+
+
+class Network(TypedDict, Generic[Unset], total=False):
+    net: Annotated[
+        Net | str | None,
+        Setting(
+            "network access of the guest: none; user, whatever the host can reach; isolated, only its published ports "
+            "from the host",
+            default_text="none, or user with published ports",
+            modify_help="network access of the guest",
+        ),
+    ]
+    ports: Annotated[
+        Sequence[str | Port] | Unset,
+        Setting(
+            "publish a guest port on the host, on 127.0.0.1 unless another address is given; host port 0 selects "
+            "a free port",
+            (),
+            option="--publish",
+            short="-p",
+            metavar="[ADDRESS:]HOST:GUEST[/udp]",
+        ),
+    ]
+
+
+class Engine(TypedDict, total=False):
+    machine: Annotated[Machine | str, Setting("machine type", Machine.MICROVM)]
+    accel: Annotated[
+        Accel | str,
+        Setting(
+            "how guest code runs: kvm; tcg, software emulation; auto, the best that the host supports",
+            Accel.AUTO,
+        ),
+    ]
+
+
+class Target(TypedDict, total=False):
+    memory_target: Annotated[
+        Size | None,
+        Setting(
+            "move the balloon of the running sandbox to this target, and wait for the guest",
+            unit=MIB,
+            takes_effect=LIVE,
+        ),
+    ]
+
+
+class CreateSettings(
+    GuestSize[Never],
+    AutopilotShare[Never],
+    ImageReference,
+    RootSource,
+    Storage[Never],
+    Network[Never],
+    total=False,
+):
+    """What :meth:`ballonet.Sandbox.create` takes."""
+
+
+class ModifySettings(
+    GuestSize[None],
+    Target,
+    AutopilotShare[None],
+    BalloonRange,
+    BalloonBehaviour[None],
+    Storage[None],
+    Network[None],
+    total=False,
+):
+    """What :meth:`ballonet.Sandbox.modify` takes."""
+
+
+class BuilderSettings(
+    GuestSize[Never],
+    BalloonRange,
+    ControlSocket,
+    BalloonBehaviour[Never],
+    ControlAccess,
+    ImageReference,
+    Storage[Never],
+    Network[Never],
+    Engine,
+    total=False,
+):
+    """What :meth:`ballonet.SandboxBuilder.set` takes: the settings that are fields of a configuration."""
+
+
+#: The options of ``run`` and ``create`` as their help groups them.
+OPTION_GROUPS: Mapping[str | None, tuple[Any, ...]] = {
+    None: (Identity, GuestSize, AutopilotShare),
+    "balloon": (BalloonRange, ControlSocket, BalloonBehaviour, ControlAccess),
+    "files": (ImageReference, RootSource, Storage),
+    "network": (Network,),
+    "engine": (Engine,),
+}
+#: Every setting by its name, in that order.
+SETTINGS: Mapping[str, Setting] = {
+    name: declared(name, annotation)
+    for classes in (*OPTION_GROUPS.values(), (Target,))
+    for of in classes
+    for name, annotation in of.__annotations__.items()
+}
+
+
+def settings_in(*classes: Any) -> list[Setting]:
+    """The settings that these classes declare or have from their bases."""
+    return [SETTINGS[name] for of in classes for name in of.__annotations__]
+
+
+#: The names of the settings that are fields of a configuration.
+CONFIGURED = frozenset(BuilderSettings.__annotations__)

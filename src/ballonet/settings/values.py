@@ -1,0 +1,57 @@
+"""The values of settings as a program or a person gives them, read into the values of a configuration's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ballonet.base.arguments import check_items, check_path, wrong_type
+from ballonet.base.errors import SettingError, escaped, quoted
+from ballonet.base.memory import parse_size
+from ballonet.settings.named_volumes import parse_volume
+from ballonet.settings.setting import Setting
+from ballonet.vmm.attach import Port, Tmpfs, Volume
+
+#: What an item of a list is called in messages.
+ITEM_NAMES: dict[Any, str] = {Volume: "volume", Tmpfs: "tmpfs", Port: "port"}
+
+
+def field_value(setting: Setting, value: Any) -> Any:
+    """The field's value. What has the wrong type is passed on where the configuration checks it.
+
+    :raises SettingError: it cannot be read; the error names the field.
+    """
+    match setting.kind:
+        case "size":
+            return parse_size(value, setting.field) if isinstance(value, str) else value
+        case "path":
+            check_path(setting.field, value)
+            return Path(value)
+        case "list":
+            return read_items(setting, value)
+    return value
+
+
+def read_items(setting: Setting, items: Sequence[Any]) -> tuple[Any, ...]:
+    """The items of a list, each of which may be text.
+
+    :raises SettingError: one cannot be read.
+    """
+    kind = setting.item
+    checked = check_items(setting.name, items)
+    if kind not in ITEM_NAMES:
+        return checked
+    return tuple(item if isinstance(item, kind) else _read(kind, item) for item in checked)
+
+
+def _read(kind: type[Volume | Tmpfs | Port], item: object) -> object:
+    what = ITEM_NAMES[kind]
+    if not isinstance(item, str):
+        raise wrong_type(what, "text", item)
+    if kind is Volume:
+        return parse_volume(item)
+    try:
+        return kind.parse(item)
+    except ValueError as error:
+        raise SettingError(f"{{}} {quoted(item)} {escaped(str(error))}", what) from error

@@ -92,7 +92,7 @@ def test_create_list_inspect_and_remove(env: dict[str, str]) -> None:
         (["exec", "box"], "no command"),
         (["logs", "box", "--since", "soon"], "'soon'"),
         (["logs", "box", "--tail", "-1"], "-1"),
-        (["cp", "x:/a", "y:/b"], "one here"),
+        (["cp", "x:/a", "y:/b"], "the other on the host"),
     ],
 )
 def test_bad_usage_is_refused_before_anything_is_made(

@@ -55,7 +55,7 @@ def test_pause_and_resume(capsys: pytest.CaptureFixture[str]) -> None:
     assert claim.paused_since() is not None
     assert main(["pilot", "resume"]) == 0
     assert main(["pilot", "resume"]) == 0
-    assert "it was not paused" in capsys.readouterr().out
+    assert "the autopilot was not paused" in capsys.readouterr().out
     assert claim.paused_since() is None
 
 

@@ -31,6 +31,20 @@ _HEADINGS = (
 )
 #: On a terminal that is too narrow, these columns are omitted in this order.
 _OMITTED_FIRST = ("AGE", "LIMIT", "STALLED", "ENGINE")
+_EPILOG = f"""\
+columns:
+  TARGET     requested memory of the guest
+  ACTUAL     current memory of the guest
+  LIMIT      upper limit of the target
+  GUEST      host memory used by the guest's RAM
+  ENGINE     host memory used by the engine itself
+  AVAILABLE  available memory, as reported by the guest
+  AGE        age of the guest's report
+  STALLED    time that guest tasks waited for memory since the previous line
+  STATE      state of the balloon
+
+On a terminal that is too narrow, columns are omitted in this order:
+{", ".join(_OMITTED_FIRST)}. Pipes and files always get all columns."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,12 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON, a list of objects; sizes in bytes")
     form.add_argument("--csv", action="store_true", help="print CSV with a header line; sizes in bytes")
-    parser.epilog = (
-        "GUEST: host memory used by the guest's RAM. ENGINE: host memory used by the engine itself. "
-        "AVAILABLE: available memory as reported by the guest. AGE: age of that report. "
-        "STALLED: time that guest tasks waited for memory since the previous line. "
-        f"On a terminal that is too narrow, columns are omitted in this order: {', '.join(_OMITTED_FIRST)}."
-    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
 
 
 def add_since(parser: argparse.ArgumentParser) -> None:

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_limit_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that limit the size of an image."""
-    limits = parser.add_argument_group("limits", "Protection against malicious images.")
+    limits = parser.add_argument_group("limits", "Maximum sizes, as a protection against malicious images.")
     limits.add_argument("--max-unpacked", metavar="SIZE", help="unpacked size of all layers (default: 32G)")
     limits.add_argument(
         "--max-entries", metavar="N", type=int, help="number of files in all layers (default: 2000000)"

@@ -19,16 +19,22 @@ _ANSWER_S = 1.0
 #: The guest's figures are not shown, so any age will do: the guest need not be asked.
 _GUEST_AGE_S = 86400.0
 _HEADINGS = ("NAME", "STATE", "CEILING", "TARGET", "ACTUAL", "GUEST", "ENGINE", "AGE", "DETAIL")
+_EPILOG = """\
+columns:
+  CEILING  maximum memory of the guest
+  TARGET   requested memory of the guest
+  ACTUAL   current memory of the guest
+  GUEST    host memory used by the guest's RAM
+  ENGINE   host memory used by the engine itself
+  AGE      time since the start, or since the creation if it does not run"""
 _SIZES = ("ceiling_mib", "target_mib", "actual_mib", "guest_ram_mib", "engine_mib")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, a list of objects")
     parser.add_argument("-q", "--quiet", action="store_true", help="print only names")
-    parser.epilog = (
-        "CEILING, TARGET and ACTUAL: memory as seen by the guest (maximum, requested, current). "
-        "GUEST: host memory used by the guest's RAM. ENGINE: host memory used by the engine itself."
-    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
 
 
 def run(options: argparse.Namespace) -> int:

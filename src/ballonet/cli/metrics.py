@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print a Prometheus rule file with alerts",
     )
     how.add_argument("--dashboard", action="store_true", help="print a Grafana dashboard for import")
+    # argparse cannot wrap the group of exclusive options.
+    parser.usage = (
+        "%(prog)s [-h] [--listen ADDRESS:PORT | --textfile FILE.prom |\n"
+        "                         --rules | --dashboard]"
+    )
     parser.epilog = (
         "Without options, the metrics are printed once. An unknown figure has no sample; "
         "ballonet_sandbox_unknown_info gives the reason."

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE.{png,svg,pdf}", type=Path, required=True, help="the file to write"
     )
     add_since(parser)
-    parser.epilog = "Exit status: 0; 2 for usage errors, or if a sandbox has no samples; 125 for other failures."
+    parser.epilog = (
+        "Exit status: 0; 2 for usage errors, or if a sandbox has no samples; 125 for other failures."
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -24,6 +24,21 @@ HEADINGS = (
 )  # fmt: skip
 
 
+_EPILOG = """\
+columns:
+  GIB·MIN    host memory used, in GiB times minutes
+  PEAK MIB   largest amount of host memory used
+  OF STATIC  the figure before it, relative to the policy 'static'
+  OF ORACLE  GIB·MIN, relative to the policy 'oracle', which knows the future
+  SLOWER     working time lost, compared with 'static'
+  BELOW      guest-seconds with less memory than the work needed
+  KILLS      processes killed in guests for lack of memory
+  DEFLATED   MiB that balloons released to prevent such kills
+  HOST OOM   how often the host ran out of memory
+  MOVES      changes of targets
+  BROKE      violations of the autopilot's safety rules"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--scenario", metavar="NAME", default="mixed", help="scenario to run (default: mixed)")
@@ -65,13 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", metavar="FILE", type=Path, help="plot the first host's memory to FILE (png, svg or pdf)"
     )
-    parser.epilog = (
-        "GIB·MIN: host memory used, in GiB times minutes. OF STATIC, OF ORACLE: that, or the peak, relative to the "
-        "policies static and oracle. SLOWER: work time lost, compared with static. "
-        "BELOW: guest-seconds with less memory than the work needed. KILLS: processes killed in guests for lack of "
-        "memory. DEFLATED: MiB that balloons released to prevent kills. HOST OOM: how often the host ran out of "
-        "memory. MOVES: target changes. BROKE: violations of the autopilot's safety rules."
+    # argparse cannot wrap the group of exclusive options.
+    parser.usage = (
+        "%(prog)s [-h] [--scenario NAME | --trace FILE.csv |\n"
+        "                          --history NAME [NAME ...] | --list] [options]"
     )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
 
 
 def run(options: argparse.Namespace) -> int:

@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=float,
         default=lifecycle.STOP_TIMEOUT_S,
-        help="restart: seconds to wait for a graceful stop before killing; 0: kill at once, -1: wait forever "
-        "(default: 10)",
+        # 'start' accepts the option, too, but has no use for it.
+        help="seconds to wait for a graceful stop before killing; 0: kill at once, -1: wait forever (default: 10)"
+        if parser.prog.endswith("restart")
+        else argparse.SUPPRESS,
     )
 
 

@@ -86,7 +86,7 @@ def render(
     samples = order(snapshot.sandboxes, view)
     layout = fit(samples, width, history=bool(trails), pointer=view.interactive)
     running = f"{sum(sample.state == 'running' for sample in samples)} running"
-    title = (f"{len(samples)} sandboxes", running)
+    title = (f"{len(samples)} sandbox{'' if len(samples) == 1 else 'es'}", running)
     head = _head(snapshot.host, samples, title, width, glyphs)
     # Lines that remain for the selected sandbox, after the headings and a row for each sandbox.
     spare = height - len(head) - 1 - max(1, len(samples))

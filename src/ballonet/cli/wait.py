@@ -13,9 +13,9 @@ from ballonet.lifecycle.registry import Registry
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_names(parser)
     parser.epilog = (
-        "Prints one line for each sandbox: the exit status of its command, or '-' if there is none, and the reason "
-        "why the sandbox stopped. A sandbox started with 'run -d --rm' is removed when it stops: if it stopped "
-        "before 'wait' was called, its name is unknown (exit status 2)."
+        "Prints one line for each sandbox: the exit status of its command, or '-' if no command exited, and the "
+        "reason why the sandbox stopped. A sandbox started with 'run -d --rm' is removed when it stops. If that was "
+        "before 'wait' was called, its name is unknown (exit status 2), as in Docker."
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import parse_size
 from ballonet.base.suggest import hint_for
-from ballonet.cli.output import print_facts, print_json, print_json_line, print_table, show
+from ballonet.cli.output import print_facts, print_json, print_json_line, print_table, show, terminal_width
 from ballonet.pilot import claim
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT, HostView, SandboxView, promisable_mib
 
@@ -207,7 +207,8 @@ def _explain(options: argparse.Namespace) -> int:
             if entry.get(key):
                 print(f"    {title}: {show(entry[key])}")
         facts = ", ".join(f"{name} {_number(value)}" for name, value in entry["inputs"].items())
-        print(textwrap.fill(facts, 110, initial_indent="    inputs: ", subsequent_indent=" " * 12))
+        width = min(110, terminal_width() or 110)
+        print(textwrap.fill(facts, width, initial_indent="    inputs: ", subsequent_indent=" " * 12))
     return 0
 
 

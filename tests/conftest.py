@@ -6,13 +6,12 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 from build_tools.generate import MODULES
 from build_tools.python_source import file_of
 
 SRC = Path(__file__).parents[1] / "src"
-
-import hypothesis
 
 hypothesis.settings.register_profile("any machine, however busy", deadline=None)
 hypothesis.settings.load_profile("any machine, however busy")

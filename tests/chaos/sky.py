@@ -151,7 +151,7 @@ async def pilot_kill(sky: Sky) -> str:
     child.kill()
     await child.wait()
     done = await sky.world.cli("pilot", "status")
-    if "no autopilot runs" not in done.text:
+    if "no autopilot is running" not in done.text:
         raise WrongError(f"the autopilot was killed: {done}")
     return "killed"
 

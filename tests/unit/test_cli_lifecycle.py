@@ -92,7 +92,7 @@ def test_create_list_inspect_and_remove(env: dict[str, str]) -> None:
         (["exec", "box"], "no command"),
         (["logs", "box", "--since", "soon"], "'soon'"),
         (["logs", "box", "--tail", "-1"], "-1"),
-        (["cp", "x:/a", "y:/b"], "one here"),
+        (["cp", "x:/a", "y:/b"], "the other on the host"),
     ],
 )
 def test_bad_usage_is_refused_before_anything_is_made(
@@ -152,3 +152,14 @@ def test_ages() -> None:
     for seconds, shown in ((5, "5s"), (119, "119s"), (180, "3m"), (7200, "2h"), (3 * 86400, "3d")):
         assert show_age(time.time() - seconds) in (shown, shown.replace("5s", "6s").replace("119s", "2m"))
     assert show_age(None) is None
+
+
+def test_a_plot_without_samples_is_refused_and_says_why(env: dict[str, str], tmp_path: Path) -> None:
+    assert ballonet(env, "create", "--name", "box").returncode == 0
+    done = ballonet(env, "plot", "box", "-o", str(tmp_path / "x.png"))
+    assert done.returncode == 2
+    assert done.stderr == (
+        "ballonet: error: sandbox 'box' has no samples\n"
+        "  hint: samples are recorded while a sandbox runs, at least once a minute\n"
+    )
+    assert not (tmp_path / "x.png").exists()

@@ -73,7 +73,7 @@ def test_a_run_can_be_drawn(trace: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--scenario", "nothing"], "there is no scenario 'nothing'"),
+        (["--scenario", "nothing"], "unknown scenario 'nothing'"),
         (["--policy", "nobody"], "there is no policy 'nobody'"),
         (["--trace", "/nonexistent.csv"], "--trace /nonexistent.csv: No such file or directory"),
         (["--hosts", "0"], "--hosts 0 is outside 1 to 1000"),

@@ -296,7 +296,7 @@ def test_a_directory_as_input_is_refused(home: Path) -> None:
         (["-v", "/no/such:/x"], "volume '/no/such:/x': /no/such does not exist on the host"),
         (["-v", "/etc/passwd:/x"], "/etc/passwd is not a directory on the host"),
         (["-v", "./a/b:/x"], "a/b does not exist on the host"),
-        (["--rootfs", ""], "--rootfs '' is no directory"),
+        (["--rootfs", ""], "--rootfs '' is not a directory"),
         (["--rootfs", "/no/such"], "--rootfs '/no/such': /no/such does not exist on the host"),
         (["--rootfs", "/etc/passwd"], "/etc/passwd is not a directory on the host"),
         (["-p", "1:99999"], "--publish '1:99999' has a port outside 1 to 65535"),
@@ -472,7 +472,8 @@ def test_logs_follow_until_and_since(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["ballonet.base.errors", "ballonet.cli.text_streams", "ballonet.cli.ls", "ballonet.cli.parser"]
+    "module",
+    ["ballonet.base.errors", "ballonet.cli.standard_streams", "ballonet.cli.ls", "ballonet.cli.parser"],
 )
 def test_an_interrupt_while_we_are_read_is_no_traceback(home: Path, module: str) -> None:
     script = (

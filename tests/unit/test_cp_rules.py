@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.base.errors import ConfigError
-from ballonet.cli.cp import Place, _place_here, _Source, _split, place
+from ballonet.cli.cp import Place, _place_on_host, _Source, _split, place
 from ballonet.guest.files import last_part
 
 FILE = _Source("dir/file", "file", False)
@@ -31,17 +31,17 @@ CONTENTS = _Source("dir/tree/.", "", True)
     ],
 )
 def test_each_rule_of_docker_cp(source: _Source, target: str, kind: str | None, expected: Place) -> None:
-    assert place(source, target, kind, True, "here") == expected
+    assert place(source, target, kind, True, "on the host") == expected
 
 
 @pytest.mark.parametrize(
     ("source", "target", "kind", "parent", "said"),
     [
-        (FILE, "/to/none/", None, True, "there is no directory '/to/none/' here"),
-        (FILE, "/to/none/.", None, True, "there is no directory '/to/none/.' here"),
-        (FILE, "/to/none/file", None, False, "there is no directory '/to/none' here"),
-        (TREE, "/to/none/new/", None, False, "there is no directory '/to/none' here"),
-        (FILE, "/to/old/", "file", True, "'/to/old/' here is a file and not a directory"),
+        (FILE, "/to/none/", None, True, "directory '/to/none/' does not exist on the host"),
+        (FILE, "/to/none/.", None, True, "directory '/to/none/.' does not exist on the host"),
+        (FILE, "/to/none/file", None, False, "directory '/to/none' does not exist on the host"),
+        (TREE, "/to/none/new/", None, False, "directory '/to/none' does not exist on the host"),
+        (FILE, "/to/old/", "file", True, "'/to/old/' on the host is a file and not a directory"),
         (TREE, "/to/old", "file", True, "a directory cannot be copied to a file"),
         (CONTENTS, "/to/old", "file", True, "a directory cannot be copied to a file"),
     ],
@@ -50,17 +50,17 @@ def test_what_docker_cp_refuses_is_refused(
     source: _Source, target: str, kind: str | None, parent: bool, said: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        place(source, target, kind, parent, "here")
+        place(source, target, kind, parent, "on the host")
     assert said in refused.value.message
 
 
-def test_a_place_here_that_cannot_be_is_told(tmp_path: Path) -> None:
+def test_an_impossible_place_on_the_host_is_refused(tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    with pytest.raises(ConfigError, match="leads to itself"):
-        _place_here(FILE, str(loop))
-    with pytest.raises(ConfigError, match="cannot be looked at: File name too long"):
-        _place_here(FILE, "x" * 5000)
+    with pytest.raises(ConfigError, match="points to itself"):
+        _place_on_host(FILE, str(loop))
+    with pytest.raises(ConfigError, match="cannot be accessed: File name too long"):
+        _place_on_host(FILE, "x" * 5000)
 
 
 @pytest.mark.parametrize(

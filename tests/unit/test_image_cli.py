@@ -64,7 +64,7 @@ def test_load_name_list_inspect_and_remove(env: dict[str, str], layout: Layout) 
     assert image(env, "rm", "app:1").stdout == "removed name app:1\n"
     assert image(env, "rm", "other").stdout == f"removed name other:latest\nremoved image {id}\n"
     assert listed(env) == []
-    assert image(env, "prune").stdout == "there was nothing to remove\n"
+    assert image(env, "prune").stdout == "nothing to remove\n"
 
 
 def test_an_image_in_use_is_not_removed(env: dict[str, str], layout: Layout) -> None:
@@ -76,7 +76,7 @@ def test_an_image_in_use_is_not_removed(env: dict[str, str], layout: Layout) -> 
     assert refused.returncode == 2
     assert "image app is used by box" in refused.stderr
     assert listed(env)[0]["used_by"] == ["box"]
-    assert image(env, "prune", "--all").stdout == "there was nothing to remove\n"
+    assert image(env, "prune", "--all").stdout == "nothing to remove\n"
     subprocess.run([*BALLONET, "rm", "box"], env=env, check=True, capture_output=True)
     assert id in image(env, "rm", "app").stdout
 

@@ -55,7 +55,7 @@ def test_pause_and_resume(capsys: pytest.CaptureFixture[str]) -> None:
     assert claim.paused_since() is not None
     assert main(["pilot", "resume"]) == 0
     assert main(["pilot", "resume"]) == 0
-    assert "it was not paused" in capsys.readouterr().out
+    assert "the autopilot was not paused" in capsys.readouterr().out
     assert claim.paused_since() is None
 
 
@@ -91,7 +91,7 @@ def test_the_record_is_bounded_and_torn_lines_are_passed_over(tmp_path: Path) ->
 
 def test_explain_without_a_record_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pilot", "explain", "box"]) == 2
-    assert "no decision about a sandbox named 'box'" in capsys.readouterr().err
+    assert "no decisions are recorded for a sandbox named 'box'" in capsys.readouterr().err
 
 
 def test_bad_settings_are_refused_before_anything_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -257,6 +257,14 @@ def test_what_is_no_timeout_is_refused_as_it_was_typed(text: str) -> None:
     assert repr(text) in caught.value.message
 
 
+@pytest.mark.parametrize("text", ["99999999999", "1000000001s", "300000h", "9" * 500])
+def test_a_timeout_that_is_too_long_is_said_to_be(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Timeout.parse(text)
+    assert caught.value.message == f"--timeout {text[:40]!r} is too long"
+    assert caught.value.hint == "the maximum is 1000000000 seconds; omit --timeout for no limit"
+
+
 def test_a_timeouts_error_has_its_value_as_typed() -> None:
     assert "timeout of 1m30s" in Timeout.parse("1m30s").error().message
     timeout = Timeout.of(2.5)

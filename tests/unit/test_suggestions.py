@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ballonet.base.suggest import close_to, did_you_mean
-from ballonet.cli.commands import COMMANDS
+from ballonet.cli.commands import COMMANDS, build_parser
 from ballonet.cli.main import main
 from ballonet.cli.overview import GROUPS
 from ballonet.images.store import ImageStore
@@ -131,6 +132,18 @@ def test_help_has_every_command_once_with_a_line(capsys: pytest.CaptureFixture[s
         assert max(map(len, shown.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_fits_80_columns(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parsers = [build_parser(command).find([command])]
+    while parsers:
+        parser = parsers.pop()
+        assert max(map(len, parser.format_help().splitlines())) <= 80, parser.prog
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+
+
 def test_help_of_commands_and_their_parts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["help", "image", "pull"]) == 0
     assert "usage: ballonet image pull" in capsys.readouterr().out
@@ -145,9 +158,9 @@ def test_help_of_commands_and_their_parts(capsys: pytest.CaptureFixture[str]) ->
         (["run", "--cpus", "two", "--", "true"], "--cpus 'two' is not a whole number"),
         (["stop", "box", "--timeout", "soon"], "--timeout 'soon' is not a number"),
         (["stop", "box", "--timeout", "nan"], "--timeout 'nan' is not a number"),
-        (["run", "--memory"], "--memory needs a value"),
-        (["balloon", "set"], "NAME|SOCKET and SIZE are missing"),
-        (["image"], "'ballonet image' needs to know what to do"),
+        (["run", "--memory"], "--memory requires a value"),
+        (["balloon", "set"], "NAME|SOCKET and SIZE are required"),
+        (["image"], "'ballonet image' requires a sub-command"),
         (["ls", "box"], "unexpected argument 'box'"),
     ],
 )

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from ballonet.base.memory import MIB
 from ballonet.cli.top_bars import ASCII, UNICODE, WINDOW_S, Point, bar, chart, resample, sparkline, text_of
+from ballonet.cli.top_columns import COLUMNS, state_of
 from ballonet.cli.top_help import help_lines
-from ballonet.cli.top_view import COLUMNS, View, order, render, selected_line, state_of
+from ballonet.cli.top_view import View, order, render, selected_line
 from ballonet.metrics.model import HostSample, SandboxSample, Snapshot
 
 HOST = HostSample(at=0, total=24 << 30, available=2 << 30, committed=48 << 30, promised=1 << 30, held=5 << 30)

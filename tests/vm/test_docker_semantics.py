@@ -95,7 +95,7 @@ def test_an_image_without_a_command_is_told_before_anything_boots(
 def test_stop_wait_logs_and_exec_of_one_that_was_never_started(ballonet: Call, keeping: list[str]) -> None:
     keeping.append("new")
     words(ballonet("create", "--name", "new", "--", "echo", "x"))
-    assert words(ballonet("wait", "new")) == "-  created: it was never started"
+    assert words(ballonet("wait", "new")) == "-  created: the sandbox was never started"
     assert words(ballonet("logs", "new")) == ""
     assert words(ballonet("stop", "new")) == "new"
     assert ballonet("exec", "new", "true").returncode == 2

@@ -213,8 +213,8 @@ def test_a_copy_that_cannot_be_is_told(sandbox: Sandbox, ballonet: Call, tmp_pat
     name = sandbox.name
     for words, said in (
         ((f"{name}:/nothing", str(tmp_path)), "No such file"),
-        ((str(tmp_path / "no"), f"{name}:/tmp"), "there is no"),
-        ((f"{name}:/etc/passwd", str(tmp_path / "no/x")), "there is no directory"),
+        ((str(tmp_path / "no"), f"{name}:/tmp"), "does not exist on the host"),
+        ((f"{name}:/etc/passwd", str(tmp_path / "no/x")), "does not exist on the host"),
         ((f"{name}:/dev/null", str(tmp_path)), "a device"),
     ):
         done = ballonet("cp", *words)

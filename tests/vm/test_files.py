@@ -147,8 +147,8 @@ async def test_cp_follows_the_rules_of_docker_cp(bare: Sandbox, ballonet: Call, 
     cp(f"{here}/tree/a", f"{box}:/to/new")
     assert await names("/to") == ["file", "new"]
     assert await fs.read("/to/new") == b"a"
-    refused("no directory '/to/none/'", f"{here}/file", f"{box}:/to/none/")
-    refused("no directory '/to/none'", f"{here}/file", f"{box}:/to/none/file")
+    refused("directory '/to/none/' does not exist", f"{here}/file", f"{box}:/to/none/")
+    refused("directory '/to/none' does not exist", f"{here}/file", f"{box}:/to/none/file")
     refused("not a directory", f"{here}/file", f"{box}:/to/new/")
     refused("Not a directory", f"{here}/file/", f"{box}:/to")
     # A directory: a new name, a file, a directory, its contents.
@@ -157,7 +157,7 @@ async def test_cp_follows_the_rules_of_docker_cp(bare: Sandbox, ballonet: Call, 
     cp(f"{here}/tree/", f"{box}:/to")
     assert await names("/to/tree") == ["a", "sub"]
     refused("cannot be copied to a file", f"{here}/tree", f"{box}:/to/new")
-    refused("no directory '/to/none'", f"{here}/tree", f"{box}:/to/none/more")
+    refused("directory '/to/none' does not exist", f"{here}/tree", f"{box}:/to/none/more")
     await fs.mkdir("/to/inner")
     cp(f"{here}/tree/.", f"{box}:/to/inner")
     assert await names("/to/inner") == ["a", "sub"]
@@ -197,8 +197,8 @@ async def test_cp_follows_the_rules_of_docker_cp(bare: Sandbox, ballonet: Call, 
     cp(f"{box}:data/sub/run", f"{out}/new")
     cp(f"{box}:/data/file", str(out))
     assert (out / "new").read_text() == "#!\n"
-    refused(f"no directory '{out}/none/'", f"{box}:/data/file", f"{out}/none/")
-    refused(f"no directory '{out}/none'", f"{box}:/data/file", f"{out}/none/file")
+    refused(f"directory '{out}/none/' does not exist", f"{box}:/data/file", f"{out}/none/")
+    refused(f"directory '{out}/none' does not exist", f"{box}:/data/file", f"{out}/none/file")
     refused("is a file", f"{box}:/data/sub", f"{out}/new")
     cp(f"{box}:/data/sub", f"{out}/renamed")
     cp(f"{box}:/data/sub/", str(out))
@@ -246,8 +246,12 @@ async def test_cp_takes_and_gives_tar_streams(bare: Sandbox, tmp_path: Path) -> 
             assert tar.getnames() == expected
             assert tar.getmembers()[-1].uid == 4321
     for words, stdin, said in (
-        (["-", f"{bare.name}:/stream/dir/file"], made.getvalue(), b"no directory '/stream/dir/file'"),
-        (["-", f"{bare.name}:/none"], made.getvalue(), b"no directory '/none'"),
+        (
+            ["-", f"{bare.name}:/stream/dir/file"],
+            made.getvalue(),
+            b"directory '/stream/dir/file' does not exist",
+        ),
+        (["-", f"{bare.name}:/none"], made.getvalue(), b"directory '/none' does not exist"),
         (["-", f"{bare.name}:/stream"], b"garbage" * 200, b"not a tar archive"),
         (["-", f"{bare.name}:/stream"], b"", b"not a tar archive"),
         (["-", f"{bare.name}:/stream"], made.getvalue()[:60], b"ends early"),

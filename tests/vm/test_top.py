@@ -45,7 +45,7 @@ def test_keys_grow_shrink_trim_and_sort_at_80_columns(sandbox: Sandbox, client: 
         top.press("+")
         top.wait(lambda: "limited by the ceiling" in top.text, "the clamped growth")
         top.press("t")
-        top.wait(lambda: "shared: the host got" in top.text, "the trim")
+        top.wait(lambda: "shared: returned" in top.text, "the trim")
 
         top.wait(lambda: top.reverse("NAME"), "the order by name")
         top.press(">")
@@ -171,7 +171,7 @@ def test_a_stuck_sandbox_stops_no_key(sandbox: Sandbox) -> None:
             top.press("+")
             top.wait(lambda: "shared: growing" in top.text, "the key's effect")
             top.press("-")
-            top.wait(lambda: "shared: wait, it is still growing" in top.text, "that it is busy")
+            top.wait(lambda: "shared: still growing, please wait" in top.text, "that it is busy")
             top.press("h")
             top.wait(lambda: "top: help" in top.text, "help")
             top.press("h>")
@@ -195,12 +195,15 @@ def test_once_and_json(sandbox: Sandbox) -> None:
 
 
 def test_a_terminal_that_cannot_show_it_is_told() -> None:
-    for words, said in (([], "top needs a terminal"), (["--interval", "0"], "--interval 0 is outside")):
+    for words, said in (([], "top requires a terminal"), (["--interval", "0"], "--interval 0 is outside")):
         done = subprocess.run([*TOP, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert said in done.stderr
         assert "Traceback" not in done.stderr
-    for kind, told in (("no-such-terminal", b"cannot show it"), ("dumb", b"'dumb' (TERM) cannot show")):
+    for kind, told in (
+        ("no-such-terminal", b"the terminal cannot be used"),
+        ("dumb", b"'dumb' (TERM) cannot show"),
+    ):
         with terminal(80, 24, env={"TERM": kind}) as top:
             assert top.wait_end() == 125
             assert told in top.written and b"ballonet top --once" in top.written

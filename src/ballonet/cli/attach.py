@@ -1,4 +1,4 @@
-"""A command in a guest, joined to our own standard streams, signals and terminal."""
+"""Attaches a guest command to this process's standard streams, signals and terminal."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from ballonet.lifecycle.image_settings import Settings
     from ballonet.sdk.timeouts import Timeout
 
-#: How long the command may take to end after a signal was passed on to it (seconds).
+#: How long the command may run on after a signal was forwarded to it (seconds).
 SIGNAL_GRACE_S = 10.0
-#: Once the command was killed at its ``--timeout``, how long our own output may take what is left (seconds): a reader
-#: that has stopped must not keep us from ending.
+#: How long to wait for the rest of the output after the command was killed at its ``--timeout`` (seconds): a stalled
+#: reader must not prevent the exit.
 LAST_OUTPUT_S = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def check_terminal(wanted: bool) -> None:
-    """:raises ConfigError: a terminal is wanted and our standard input is none."""
+    """:raises ConfigError: a terminal is requested and standard input is not one."""
     if wanted and not os.isatty(0):
-        raise ConfigError("-t needs a terminal, and standard input is none", hint="leave out -t")
+        raise ConfigError("-t requires a terminal as standard input", hint="omit -t")
 
 
 def check_streams(options: argparse.Namespace) -> None:
-    """What ``-i`` and ``-t`` need of our own streams.
+    """Check that the standard streams allow ``-i`` and ``-t``.
 
-    :raises ConfigError: a terminal is wanted and there is none, or standard input cannot be read.
+    :raises ConfigError: a terminal is requested and standard input is not one, or standard input is not readable.
     """
     check_terminal(options.tty)
     if options.interactive:
@@ -51,7 +51,7 @@ def check_streams(options: argparse.Namespace) -> None:
 
 
 def terminal_size() -> tuple[int, int]:
-    """Rows and columns of our terminal; 24 by 80 if it does not say."""
+    """Rows and columns of the terminal on standard input; 24 by 80 if unknown."""
     try:
         rows, cols, _, _ = struct.unpack("HHHH", fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
     except OSError:
@@ -61,7 +61,7 @@ def terminal_size() -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Joined:
-    """How a command in the guest is run and joined to our streams."""
+    """How a guest command is run and attached to the standard streams."""
 
     settings: Settings
     stdin: bool
@@ -70,16 +70,16 @@ class Joined:
 
 
 def joined_from(options: argparse.Namespace, settings: Settings) -> Joined:
-    """How a command with ``settings`` is joined to our streams, as the options ask.
+    """How a command with ``settings`` is attached according to the options.
 
-    :raises ConfigError: the terminal makes no sense, or standard input cannot be read.
+    :raises ConfigError: as :func:`check_streams`.
     """
     check_streams(options)
     return Joined(settings, options.interactive, options.tty)
 
 
 class SignalPasser:
-    """Catches our signals from now on, and passes them to the command once there is one. Needs the running loop."""
+    """Catches signals and forwards them to the command. Must be created while the event loop runs."""
 
     def __init__(self) -> None:
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -89,8 +89,8 @@ class SignalPasser:
             loop.add_signal_handler(number, self._signals.put_nowait, number)
 
     async def wait_give_up(self) -> signal.Signals:
-        """Pass signals on. Returns when the command is to be given up: on the second, after a grace, or at once
-        while there is no command."""
+        """Forward signals until the command should be killed, and return the first signal: on the second signal, after
+        a grace period, or immediately if no command runs yet."""
         first = await self._signals.get()
         if self.process is None:
             return first
@@ -102,7 +102,7 @@ class SignalPasser:
 
 
 async def with_signals(work: Callable[[SignalPasser], Coroutine[Any, Any, int]]) -> int:
-    """Run ``work`` to its exit status; once the command is given up for signal n, cancel it: 128+n then."""
+    """Run ``work`` and return its exit status; 128+n if signal n made it necessary to cancel it."""
     signals = SignalPasser()
     working = asyncio.create_task(work(signals))
     giving_up = asyncio.create_task(signals.wait_give_up())
@@ -116,11 +116,11 @@ async def with_signals(work: Callable[[SignalPasser], Coroutine[Any, Any, int]])
 
 
 async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, signals: SignalPasser) -> int:
-    """Run a command in the guest, joined to our streams, to its end; its exit status.
+    """Run a guest command, attached to the standard streams, and return its exit status.
 
-    :raises GuestCommandError: it could not be started.
-    :raises CommandTimeoutError: it was killed at its ``--timeout``.
-    :raises GuestError: the guest was lost first.
+    :raises GuestCommandError: the command cannot be started.
+    :raises CommandTimeoutError: the command was killed at its ``--timeout``.
+    :raises GuestError: the connection to the guest was lost.
     """
     from ballonet.sdk.timeouts import start_within
 
@@ -146,11 +146,11 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
 
 
 async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> int:
-    """Copy the command's streams from and to ours until it ends; its exit status.
+    """Copy the command's streams until it exits, and return its exit status.
 
-    :param terminal: it has a terminal, whose size follows ours; with ``stdin`` ours becomes raw, so that each key goes
-        to it. Without, the keys stay ours, so that Ctrl-C is heard.
-    :raises GuestError: the guest was lost first.
+    :param terminal: the command has a terminal, whose size follows the local one. With ``stdin`` the local terminal is
+        switched to raw mode, so that the command gets every key; without, Ctrl-C still interrupts this process.
+    :raises GuestError: the connection to the guest was lost.
     """
     with _joined_terminal(process, raw=stdin) if terminal else contextlib.nullcontext():
         feeding = asyncio.create_task(_feed(process)) if stdin else None
@@ -166,8 +166,10 @@ async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> int:
 
 @contextlib.contextmanager
 def _joined_terminal(process: GuestProcess, *, raw: bool) -> Iterator[None]:
-    """The command's terminal has the size of ours while the block runs. ``raw``: ours passes everything on, and is as
-    it was afterwards."""
+    """Keep the size of the command's terminal equal to the local one's during the block.
+
+    :param raw: switch the local terminal to raw mode during the block.
+    """
     loop = asyncio.get_running_loop()
     saved = termios.tcgetattr(0)
     resizing: set[asyncio.Task[None]] = set()
@@ -189,8 +191,8 @@ def _joined_terminal(process: GuestProcess, *, raw: bool) -> Iterator[None]:
 
 
 async def _copy_outputs(process: GuestProcess) -> None:
-    """Copy both outputs to ours, to their end. Output is dropped only after the command's ``--timeout``, where nobody
-    takes it."""
+    """Copy standard output and standard error until both end. Output is dropped only if the command was killed at its
+    ``--timeout`` and the local reader has stalled."""
     copying = asyncio.gather(_copy(process.stdout, 1), _copy(process.stderr, 2))
     expiring = asyncio.create_task(process.wait_given_up())
     try:
@@ -207,13 +209,13 @@ async def _copy_outputs(process: GuestProcess) -> None:
 
 
 async def _copy(stream: AsyncIterable[bytes], fd: int) -> None:
-    """Copy the command's output to ours: a slow reader slows the command, and one that goes away ends it."""
+    """Copy one output. A slow local reader slows the command down; if the reader goes away, the command is killed."""
     async for chunk in stream:
         await write_stdout(chunk, fd)
 
 
 async def _feed(process: GuestProcess) -> None:
-    """Copy our standard input to the command's, to its end; one that fails is told, and ends the command's, too."""
+    """Copy standard input to the command until it ends. A read error is printed and ends the command's input, too."""
     from ballonet.cli.main import print_error
 
     try:

@@ -1,4 +1,4 @@
-"""``ballonet balloon``: look at a running sandbox's balloon and move it, by name or by its control socket."""
+"""``ballonet balloon``: show and change the memory of a running sandbox, by its name or control socket."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ballonet.base.paths import sandbox_dir_path
 from ballonet.cli.balloon_stats import describe_stats
 from ballonet.cli.output import print_facts, print_json, print_json_line, show_seconds
 from ballonet.control.backend import BalloonSnapshot, TrimRequest
+from ballonet.control.protocol import SetReply
 from ballonet.control.sync_client import SyncClient
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import CONTROL_SOCKET
 
-#: The target was set but the guest did not get there (``set --wait``).
+#: The target was set but not reached (``set --wait``).
 EXIT_NOT_APPLIED = 3
 
 
@@ -29,35 +30,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def action(name: str, help: str) -> argparse.ArgumentParser:
         sub = actions.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
         sub.add_argument(
-            "sandbox", metavar="NAME|SOCKET", help="a sandbox's name, or the path of a control socket"
+            "sandbox", metavar="NAME|SOCKET", help="name of a sandbox, or path of a control socket"
         )
         sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
-    action("get", "show the balloon: what was asked, what the guest has, and what the host holds")
-    set_ = action("set", "ask for another amount of memory")
-    set_.add_argument("target", metavar="SIZE", help="guest-visible memory: 512, 512M, 1.5G")
-    set_.add_argument("--wait", action="store_true", help="return when the guest has followed, or does not")
+    action("get", "show the target, the memory that the guest has, and the memory that it uses on the host")
+    set_ = action("set", "set the target: the amount of memory that the guest should have")
+    set_.add_argument("target", metavar="SIZE", help="guest-visible memory, such as 512, 512M or 1.5G")
     set_.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=30.0, help="for --wait (default: 30)"
+        "--wait", action="store_true", help="wait until the target is reached or cannot be reached"
     )
     set_.add_argument(
-        "--strict", action="store_true", help="refuse a target outside the range instead of clamping it"
+        "--timeout", metavar="SECONDS", type=float, default=30.0, help="limit for --wait (default: 30)"
     )
-    set_.add_argument("--force", action="store_true", help="shrink even if it hurts the guest")
-    action("watch", "print a line at every change, until interrupted")
-    action("stats", "show the guest's own statistics, its pressure, and what the VM costs the host")
-    limit = action("limit", "bound targets and pressure relief")
-    limit.add_argument(
-        "limit", metavar="LIMIT", help="a size, or none; the most that the guest may have; none: its ceiling"
+    set_.add_argument(
+        "--strict", action="store_true", help="fail if the target is out of range, instead of clamping it"
     )
-    trim = action("trim", "reclaim now what the guest does not need")
+    set_.add_argument(
+        "--force", action="store_true", help="shrink even if the guest then runs short of memory"
+    )
+    action("watch", "print a line for every change, until interrupted")
+    action("stats", "show memory statistics of the guest and of the host")
+    limit = action("limit", "set an upper limit for targets and for pressure relief")
+    limit.add_argument("limit", metavar="LIMIT", help="a size, or 'none' for no limit other than the ceiling")
+    trim = action("trim", "reclaim memory that the guest does not need")
     trim.add_argument(
-        "--caches", metavar="PERCENT", type=int, default=100, help="clean caches to drop (default: 100)"
+        "--caches",
+        metavar="PERCENT",
+        type=int,
+        default=100,
+        help="share of the clean page cache to drop (default: 100)",
     )
-    trim.add_argument("--timeout", metavar="SECONDS", type=float, default=30.0, help="(default: 30)")
+    trim.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=30.0, help="time limit (default: 30)"
+    )
     parser.epilog = (
-        f"Exit status: 0; 2 for bad usage; {EXIT_NOT_APPLIED} if set --wait did not reach its target; 125."
+        f"Exit status: 0 on success, 2 for usage errors, {EXIT_NOT_APPLIED} if 'set --wait' did not reach its "
+        "target, 125 for other failures."
     )
 
 
@@ -73,21 +83,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def find_control_socket(sandbox: str) -> Path:
-    """The control socket that ``sandbox`` means: itself if it is a path, else that of the sandbox of that name.
+    """The control socket of ``sandbox``, which is the path of a control socket or a sandbox's name.
 
-    :raises ConfigError: no sandbox of that name has one.
+    :raises ConfigError: there is no such sandbox, or it has no balloon.
     """
     if "/" in sandbox or sandbox.endswith(".sock"):
         return Path(sandbox)
     with Registry.open() as registry:
         by_hand = sandbox_dir_path(sandbox) / CONTROL_SOCKET
         if registry.find(sandbox) is None and by_hand.is_socket():
-            return by_hand  # of one that was started by 'ballonet sandbox …': it is in no registry
+            return by_hand  # started with the hidden command 'ballonet sandbox', so not in the registry
         _, note = lifecycle.find_running(registry, sandbox)
     if note.control_socket is None:
         raise ConfigError(
             f"sandbox {sandbox!r} was started without a balloon (--no-balloon)",
-            hint="a sandbox gets one when it is made: make a new one without --no-balloon",
+            hint="create a new sandbox without --no-balloon",
         )
     return Path(note.control_socket)
 
@@ -122,15 +132,20 @@ def _set(client: SyncClient, options: argparse.Namespace) -> int:
     if options.json:
         print_json(asdict(reply))
     else:
-        clamped = (
-            f" (asked for {reply.requested_mib}, the {reply.clamped} is in the way)" if reply.clamped else ""
-        )
         reason = f": {reply.detail}" if reply.detail else ""
-        # The state is then the later target's.
+        # If superseded, the state is that of the later target.
         state = "replaced by a later target" if reply.outcome == "superseded" else f"{reply.state}{reason}"
-        print(f"target {_mib(reply.target_mib)}{clamped}, actual {_mib(reply.actual_mib)}, {state}")
+        print(f"target {_mib(reply.target_mib)}{_clamped(reply)}, actual {_mib(reply.actual_mib)}, {state}")
     reached = reply.state == "applied" and reply.outcome != "superseded"
     return EXIT_NOT_APPLIED if options.wait and not reached else 0
+
+
+def _clamped(reply: SetReply) -> str:
+    """Why the target differs from the requested one; empty if it does not."""
+    if reply.clamped is None:
+        return ""
+    moved = "raised" if reply.target_mib > reply.requested_mib else "lowered"
+    return f" (requested {_mib(reply.requested_mib)}, {moved} to the {reply.clamped})"
 
 
 def _stats(client: SyncClient, options: argparse.Namespace) -> int:
@@ -160,7 +175,7 @@ def _trim(client: SyncClient, options: argparse.Namespace) -> int:
         return print_json(asdict(result))
     reason = f" ({result.detail})" if result.detail else ""
     print(
-        f"the host got {_mib(result.returned_mib)}: the sandbox held {_mib(result.resident_before_mib)}"
+        f"returned {_mib(result.returned_mib)} to the host: resident memory {_mib(result.resident_before_mib)}"
         f" → {_mib(result.resident_after_mib)}{reason}"
     )
     return 0
@@ -186,7 +201,7 @@ def _watch_line(balloon: BalloonSnapshot) -> str:
     reason = f"  {balloon.detail}" if balloon.detail else ""
     return (
         f"{at}  target {_mib(balloon.target_mib)}  actual {_mib(balloon.actual_mib)}  "
-        f"guest RAM on host {_mib(balloon.guest_ram_mib)}  engine {_mib(balloon.engine_mib)}  "
+        f"guest RAM on the host {_mib(balloon.guest_ram_mib)}  engine {_mib(balloon.engine_mib)}  "
         f"{balloon.state}{reason}"
     )
 

@@ -1,4 +1,4 @@
-"""What ``ballonet balloon stats`` shows: each figure in words, with its unit. Pure."""
+"""The text of ``ballonet balloon stats``: each figure with its unit. Pure."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ Facts = dict[str, str]
 
 
 def describe_stats(stats: Stats) -> dict[str, Facts]:
-    """The figures by whose word they are. What is unknown says so."""
+    """The figures, grouped by their source. Unknown figures are shown as ``unknown``."""
     guest, pressure, host = stats.guest, stats.pressure, stats.host
     return {
-        "guest (its own word)": {
+        "guest (as reported by the guest)": {
             "reported": _ago(guest.age_s),
-            "up for": _time(guest.uptime_s),
+            "uptime": _time(guest.uptime_s),
             "memory": _mib(guest.total_mib),
             "free": _mib(guest.free_mib),
             "available": _mib(guest.available_mib),
             "page cache": _mib(guest.disk_caches_mib),
-            "read again": _since_boot(guest.refault_mib),
+            "refaulted": _since_boot(guest.refault_mib),
             "swap": _swap(guest.swap_total_mib, guest.swap_free_mib),
-            "read from swap": _since_boot(guest.swap_in_mib),
-            "written to swap": _since_boot(guest.swap_out_mib),
+            "swapped in": _since_boot(guest.swap_in_mib),
+            "swapped out": _since_boot(guest.swap_out_mib),
             "major faults": _count(guest.major_faults),
             "minor faults": _count(guest.minor_faults),
             "out-of-memory kills": _count(stats.oom_kills),
         },
-        "pressure (share of time in which tasks of the guest waited for memory)": {
+        "pressure (share of time in which guest tasks waited for memory)": {
             "reported": _ago(pressure.age_s),
             "some tasks": _pressure(pressure.some_avg10, pressure.some_avg60, pressure.some_total_us),
             "all tasks": _pressure(pressure.full_avg10, pressure.full_avg60, pressure.full_total_us),
         },
-        "host (measured)": {
+        "host (measured on the host)": {
             "guest RAM": _mib(host.guest_ram_mib),
             "engine": _mib(host.engine_mib),
             "both (resident)": _mib(host.resident_mib),
             "PSS": _mib(host.pss_mib)
-            + ("" if host.pss_age_s is None else f", read {show_seconds(host.pss_age_s)} ago"),
-            "came back": _since_boot(host.reclaimed_mib),
+            + ("" if host.pss_age_s is None else f", measured {show_seconds(host.pss_age_s)} ago"),
+            "reclaimed": _since_boot(host.reclaimed_mib),
         },
     }
 
@@ -66,7 +66,7 @@ def _ago(seconds: float | None) -> str:
 def _swap(total: int | None, free: int | None) -> str:
     if total == 0:
         return "none"
-    return f"{_mib(total)}, {_mib(free)} of it free"
+    return f"{_mib(total)}, {_mib(free)} free"
 
 
 def _pressure(avg10: float | None, avg60: float | None, total_us: int | None) -> str:

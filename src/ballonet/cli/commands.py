@@ -1,4 +1,4 @@
-"""All commands, each with its module, which is imported only when the command is used; and their parser."""
+"""The list of commands, and the parser that is built from it. A command's module is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "run": Command("ballonet.cli.run", "boot a sandbox and run a command in it; with -d, keep it"),
-    "create": Command("ballonet.cli.create", "register a sandbox without starting it"),
-    "start": Command("ballonet.cli.start", "start sandboxes that exist"),
-    "stop": Command("ballonet.cli.stop", "end sandboxes, in order if they let it happen"),
-    "restart": Command("ballonet.cli.start", "stop sandboxes, and start them again"),
-    "rm": Command("ballonet.cli.rm", "remove sandboxes with their logs and disks"),
+    "run": Command("ballonet.cli.run", "create a sandbox and run a command in it"),
+    "create": Command("ballonet.cli.create", "create a sandbox without starting it"),
+    "start": Command("ballonet.cli.start", "start one or more sandboxes"),
+    "stop": Command("ballonet.cli.stop", "stop one or more sandboxes"),
+    "restart": Command("ballonet.cli.start", "restart one or more sandboxes"),
+    "rm": Command("ballonet.cli.rm", "remove one or more sandboxes, with their logs and disks"),
     "ls": Command("ballonet.cli.ls", "list all sandboxes"),
-    "ps": Command("ballonet.cli.ls", "list the sandboxes that run"),
-    "exec": Command("ballonet.cli.exec", "run a command in a sandbox that runs"),
-    "cp": Command("ballonet.cli.cp", "copy files into a sandbox, or out of it"),
-    "inspect": Command("ballonet.cli.inspect", "show all that is known of sandboxes, as JSON"),
-    "wait": Command("ballonet.cli.wait", "wait until sandboxes have ended"),
-    "logs": Command("ballonet.cli.logs", "show what a sandbox's command has written"),
-    "modify": Command("ballonet.cli.modify", "change a sandbox, at once where that is possible"),
-    "image": Command("ballonet.cli.image", "pull, load, build, list and remove images"),
-    "balloon": Command("ballonet.cli.balloon", "look at a running sandbox's balloon, and move it"),
-    "volume": Command("ballonet.cli.volume", "list, make and remove named volumes"),
-    "metrics": Command("ballonet.cli.metrics", "tell the memory of all sandboxes to Prometheus"),
-    "history": Command("ballonet.cli.history", "show what a sandbox's memory was"),
-    "plot": Command("ballonet.cli.plot", "draw what sandboxes' memory was"),
-    "top": Command("ballonet.cli.top", "watch the memory of all sandboxes, and move it"),
-    "pilot": Command("ballonet.cli.pilot", "share the host's memory among all sandboxes"),
-    "simulate": Command("ballonet.cli.simulate", "try memory policies on modelled guests"),
-    "prune": Command("ballonet.cli.prune", "remove what killed sandboxes have left behind"),
-    "doctor": Command("ballonet.cli.doctor", "look what this host can do for sandboxes"),
-    "completion": Command("ballonet.cli.completion", "print a shell's completion of our commands"),
-    "version": Command("ballonet.cli.version", "show versions"),
-    "demo": Command("ballonet.cli.demo", "show a sandbox's memory coming back to the host"),
-    "help": Command("ballonet.cli.help", "show all commands, or one command's options"),
+    "ps": Command("ballonet.cli.ls", "list running sandboxes"),
+    "exec": Command("ballonet.cli.exec", "run a command in a running sandbox"),
+    "cp": Command("ballonet.cli.cp", "copy files between a sandbox and the host"),
+    "inspect": Command("ballonet.cli.inspect", "show detailed information about sandboxes, as JSON"),
+    "wait": Command("ballonet.cli.wait", "wait until sandboxes stop, then print their exit statuses"),
+    "logs": Command("ballonet.cli.logs", "show the output of a sandbox's command"),
+    "modify": Command("ballonet.cli.modify", "change a sandbox's settings, while it runs if possible"),
+    "image": Command("ballonet.cli.image", "manage images"),
+    "balloon": Command("ballonet.cli.balloon", "show or change the memory of a running sandbox"),
+    "volume": Command("ballonet.cli.volume", "manage named volumes"),
+    "metrics": Command("ballonet.cli.metrics", "export memory metrics for Prometheus"),
+    "history": Command("ballonet.cli.history", "show a sandbox's memory usage over time"),
+    "plot": Command("ballonet.cli.plot", "plot the memory usage of sandboxes over time"),
+    "top": Command("ballonet.cli.top", "show the memory usage of all sandboxes, live"),
+    "pilot": Command("ballonet.cli.pilot", "run the autopilot, which balances memory across sandboxes"),
+    "simulate": Command("ballonet.cli.simulate", "compare memory policies on simulated guests"),
+    "prune": Command("ballonet.cli.prune", "clean up after sandboxes whose processes were killed"),
+    "doctor": Command("ballonet.cli.doctor", "check whether this host can run sandboxes"),
+    "completion": Command("ballonet.cli.completion", "print a shell completion script"),
+    "version": Command("ballonet.cli.version", "show version information"),
+    "demo": Command("ballonet.cli.demo", "demonstrate how a sandbox returns memory to the host"),
+    "help": Command("ballonet.cli.help", "show help for all commands, or for one"),
 }
 
 
 def build_parser(wanted: str | None) -> Parser:
-    """The parser of all command lines, with the options of the command ``wanted`` alone: no other module is loaded."""
+    """The parser for every command line. Only the options of the command ``wanted`` are added, so that no other
+    command's module is imported."""
     parser = _Root(prog="ballonet", add_help=True)
     parser.add_argument("--version", action="version", version=f"ballonet {__version__}")
     parser.add_argument(
-        "--debug", action="store_true", help="log what is done, each program started included"
+        "--debug", action="store_true", help="log each step, including the programs that are started"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():

@@ -1,21 +1,26 @@
-"""``ballonet completion``: what a shell needs to complete our command lines."""
+"""``ballonet completion``: prints the completion script for a shell."""
 
 from __future__ import annotations
 
 import argparse
 
+_EPILOG = """\
+To enable completion:
+  bash  add to ~/.bashrc:                  eval "$(ballonet completion bash)"
+  zsh   add to ~/.zshrc, after compinit:   eval "$(ballonet completion zsh)"
+  fish  ballonet completion fish > ~/.config/fish/completions/ballonet.fish
+
+Names of sandboxes, images and volumes are completed, too."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
-    parser.epilog = (
-        'In ~/.bashrc: eval "$(ballonet completion bash)". In ~/.zshrc, after compinit: eval "$(ballonet completion '
-        'zsh)". For fish: ballonet completion fish > ~/.config/fish/completions/ballonet.fish. The names of sandboxes, '
-        "images and volumes are looked up at each Tab."
-    )
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell that loads the script")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
 
 
 def run(options: argparse.Namespace) -> int:
-    from ballonet.cli.complete import shell_code
+    from ballonet.cli.completers import shell_code
 
     print(shell_code(options.shell), end="")
     return 0

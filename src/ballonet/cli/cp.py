@@ -1,4 +1,4 @@
-"""``ballonet cp``: copy files between the host and a sandbox that runs, by the rules of ``docker cp``."""
+"""``ballonet cp``: copy files between the host and a running sandbox, by the rules of ``docker cp``."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ _PIECE_BYTES = 64 << 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-a", "--archive", action="store_true", help="keep the numbers of owner and group")
+    parser.add_argument("-a", "--archive", action="store_true", help="preserve user and group IDs")
     parser.add_argument(
-        "-L", "--follow-link", action="store_true", help="if SOURCE is a link, copy what it leads to"
+        "-L", "--follow-link", action="store_true", help="if SOURCE is a symbolic link, copy its target"
     )
     parser.add_argument(
-        "-q", "--quiet", action="store_true", help="accepted as docker does: no progress is shown anyway"
+        "-q", "--quiet", action="store_true", help="no effect: progress is never shown (for compatibility)"
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help="NAME:PATH in a sandbox, or a path here, or - for a tar stream"
+        "source", metavar="SOURCE", help="NAME:PATH in a sandbox, a path on the host, or - for a tar stream"
     )
-    parser.add_argument("target", metavar="TARGET", help="likewise; one of the two is in a sandbox")
+    parser.add_argument(
+        "target", metavar="TARGET", help="the same; exactly one of SOURCE and TARGET must be in a sandbox"
+    )
     parser.epilog = (
-        "A TARGET that is a directory gets SOURCE in it, or, if SOURCE ends with /. (or is .), what is in SOURCE; "
-        "otherwise TARGET is the new name. Paths in a sandbox count from /. With - as the other side, a tar stream is "
-        "read from standard input or written to standard output."
+        "If TARGET is an existing directory, SOURCE is copied into it; if SOURCE ends with /. (or is .), only its "
+        "contents are. Otherwise TARGET is the name of the copy. Paths in a sandbox are relative to /. Use - as "
+        "SOURCE to read a tar stream from standard input, or as TARGET to write one to standard output."
     )
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What is copied: as it was typed, the name that it gets in a directory (empty: what is in it goes there), and
-    whether it is a directory."""
+    """What is copied: the argument as typed, the name that the copy gets inside a directory (empty: only the contents
+    are copied), and whether it is a directory."""
 
     typed: str
     name: str
@@ -51,18 +53,19 @@ class _Source:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a copy goes: its path, or, with ``contents``, the directory that gets what is in the source."""
+    """The path of the copy, or, with ``contents``, the directory that receives the source's contents."""
 
     path: str
     contents: bool
 
 
 def place(source: _Source, target: str, kind: str | None, parent_is_there: bool, where: str) -> Place:
-    """The rules of ``docker cp``.
+    """Where the copy goes, by the rules of ``docker cp``.
 
-    :param kind: what ``target`` is (links followed): ``directory``, ``file`` for anything else, ``None``: nothing.
-    :param where: names the side of ``target`` in errors.
-    :raises ConfigError: it cannot be copied there.
+    :param kind: what ``target`` is, links followed: ``directory``, ``file`` for any other kind, ``None`` if it does
+        not exist.
+    :param where: names the side of ``target`` in error messages.
+    :raises ConfigError: ``source`` cannot be copied there.
     """
     asserts_directory = target.endswith("/") or posixpath.basename(target) == "."
     if kind == "directory":
@@ -80,15 +83,15 @@ def place(source: _Source, target: str, kind: str | None, parent_is_there: bool,
         return Place(target, False)
     if asserts_directory and not source.is_directory:
         raise ConfigError(
-            f"there is no directory {target!r} {where}", hint="make it first, or drop the slash"
+            f"directory {target!r} does not exist {where}", hint="create it, or omit the trailing slash"
         )
     bare = target.rstrip("/")
     while posixpath.basename(bare) == ".":
         bare = posixpath.dirname(bare).rstrip("/")
     if not parent_is_there:
         raise ConfigError(
-            f"there is no directory {posixpath.dirname(bare) or '/'!r} {where}",
-            hint="make it first: directories above the target are not made",
+            f"directory {posixpath.dirname(bare) or '/'!r} does not exist {where}",
+            hint="create it first: cp does not create parent directories",
         )
     return Place(bare, False)
 
@@ -97,8 +100,8 @@ def run(options: argparse.Namespace) -> int:
     source, target = _split(options.source), _split(options.target)
     if (source is None) == (target is None):
         raise ConfigError(
-            f"one of {options.source!r} and {options.target!r} must be in a sandbox, and one here",
-            hint="write NAME:PATH for a path in a sandbox; a path here that has a colon begins with ./",
+            f"one of {options.source!r} and {options.target!r} must be in a sandbox, the other on the host",
+            hint="write NAME:PATH for a path in a sandbox, and ./PATH for a host path that contains a colon",
         )
     if source is not None:
         return asyncio.run(_out(*source, options.target, options))
@@ -107,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _split(text: str) -> tuple[str, str] | None:
-    """``NAME:PATH``; ``None`` for a path here."""
+    """``NAME:PATH`` in its two parts; ``None`` for a path on the host."""
     name, colon, path = text.partition(":")
     if not colon or "/" in name or name.startswith("."):
         return None
@@ -120,7 +123,7 @@ async def _in(source: str, name: str, path: str, options: argparse.Namespace) ->
     if source == "-":
         check_stdin()
     else:
-        what = _source_here(source, options.follow_link)
+        what = _source_on_host(source, options.follow_link)
     path = "/" + path.lstrip("/")
     where = f"in sandbox {name!r}"
     async with await Sandbox.get(name) as sandbox:
@@ -128,29 +131,32 @@ async def _in(source: str, name: str, path: str, options: argparse.Namespace) ->
         found = await fs.follow(path)
         if what is None:
             if found is None or found.kind != "directory":
-                raise ConfigError(f"there is no directory {path!r} {where}", hint="a tar stream needs one")
+                raise ConfigError(
+                    f"directory {path!r} does not exist {where}",
+                    hint="a tar stream can only be extracted into a directory",
+                )
             await fs.unpack_stream(_stdin(), path)
             return 0
         kind = None if found is None else "directory" if found.kind == "directory" else "file"
-        # As cp does: through a link, to what it leads to.
+        # Like cp(1), write through a symbolic link.
         resolved = path if kind == "directory" or path.endswith("/") else await fs.resolve(path)
         parent = kind is not None or await fs.is_directory(_above(resolved))
         to = place(what, resolved, kind, parent, where)
         if kind == "file" and found is not None and (found.kind != "file" or _is_kernels(to.path)):
-            await fs.write_stream(to.path, _content_here(source))
+            await fs.write_stream(to.path, _host_content(source))
             return 0
         follow = options.follow_link or source.endswith("/") or to.contents
         await fs.copy_in(source, to.path, contents=to.contents, follow=follow, owners=options.archive)
     return 0
 
 
-def _source_here(source: str, follow: bool) -> _Source:
+def _source_on_host(source: str, follow: bool) -> _Source:
     base = posixpath.basename(source.rstrip("/"))
     try:
-        # Not by Path, which drops the slash or dot at the end: either follows a link, and is an error for a file.
+        # Not Path, which drops a trailing slash or dot: they follow a link, and are an error for a file.
         found = os.stat(source, follow_symlinks=follow)  # noqa: PTH116
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no {source!r} here") from error
+        raise ConfigError(f"{source!r} does not exist on the host") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{source!r} cannot be read: {getattr(error, 'strerror', error)}") from error
     if base == ".":
@@ -169,7 +175,7 @@ async def _out(name: str, path: str, target: str, options: argparse.Namespace) -
         follow = options.follow_link or path.endswith("/")
         found = await fs.follow(path) if follow else await fs.stat(path)
         if found is None:
-            found = await fs.stat(path)  # its error says why; a link to nothing is copied as a link
+            found = await fs.stat(path)  # raises if nothing is there; a dangling link is copied as a link
             follow = False
         if path.endswith("/") and found.kind != "directory":
             raise ConfigError(f"{path!r} in sandbox {name!r} is not a directory")
@@ -177,7 +183,7 @@ async def _out(name: str, path: str, target: str, options: argparse.Namespace) -
             await _to_stdout(fs.pack_stream(path, follow=follow))
             return 0
         what = _Source(f"{name}:{path}", last_part(path), found.kind == "directory")
-        to, is_device = _place_here(what, target)
+        to, is_device = _place_on_host(what, target)
         if is_device:
             await _to_device(fs.read_stream(path), Path(target))
             return 0
@@ -185,25 +191,25 @@ async def _out(name: str, path: str, target: str, options: argparse.Namespace) -
     return 0
 
 
-def _place_here(what: _Source, target: str) -> tuple[Place, bool]:
-    """Where the copy goes, and whether that is a device or a pipe."""
+def _place_on_host(what: _Source, target: str) -> tuple[Place, bool]:
+    """Where the copy goes on the host, and whether that is a device or a pipe."""
     at = Path(target)
     try:
         kind = "directory" if at.is_dir() else "file" if at.exists() else None
         is_device = kind == "file" and not at.is_file()
-        # As cp does: through a link, to what it leads to. Those of /dev/stdout lead to no path.
+        # Like cp(1), write through a symbolic link. Links such as /dev/stdout may not lead to a path.
         follows = at.is_symlink() and not is_device and not target.endswith("/")
         here = str(at.resolve()) if follows else target
         parent_is_there = Path(_above(posixpath.join(str(Path.cwd()), here))).is_dir()
     except OSError as error:
-        raise ConfigError(f"{target!r} cannot be looked at: {error.strerror}") from error
+        raise ConfigError(f"{target!r} cannot be accessed: {error.strerror}") from error
     except RuntimeError as error:
-        raise ConfigError(f"{target!r} is a link that leads to itself") from error
-    return place(what, here, kind, parent_is_there, "here"), is_device
+        raise ConfigError(f"{target!r} is a symbolic link that points to itself") from error
+    return place(what, here, kind, parent_is_there, "on the host"), is_device
 
 
 def _is_kernels(path: str) -> bool:
-    """Whether a file of the guest is one that the kernel makes up: it is written to, and cannot be replaced."""
+    """Whether a guest path is on a kernel file system: such files can be written, but not replaced."""
     return path.startswith(("/proc/", "/sys/"))
 
 
@@ -225,7 +231,7 @@ async def _to_stdout(stream: AsyncIterator[bytes]) -> None:
 
 
 async def _to_device(stream: AsyncIterator[bytes], here: Path) -> None:
-    """Into a device or a pipe, which is not replaced."""
+    """Write to a device or a pipe, which must not be replaced by a file."""
     from ballonet.guest.archive import write_error
 
     try:
@@ -240,7 +246,7 @@ async def _to_device(stream: AsyncIterator[bytes], here: Path) -> None:
         raise write_error(error, repr(str(here))) from error
 
 
-async def _content_here(source: str) -> AsyncIterator[bytes]:
+async def _host_content(source: str) -> AsyncIterator[bytes]:
     try:
         with Path(source).open("rb", buffering=0) as file:
             while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):

@@ -1,4 +1,4 @@
-"""``ballonet demo``: boot a sandbox, use its memory, take it back, and show what the host got."""
+"""``ballonet demo``: boots a sandbox, uses its memory, reclaims it, and shows what the host got back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ballonet.sdk.sandbox import Sandbox, random_name
 from ballonet.settings.config import SandboxConfig
 
 CEILING_MIB, INITIAL_MIB, FLOOR_MIB = 1024, 512, 256
-#: How much the demo's guest program touches before it ends: well over half of the ceiling.
+#: How much memory the demo's guest program touches before it exits: well over half of the ceiling.
 TOUCH_MIB = 640
 #: How often the progress line and the plot's samples are taken (seconds).
 SAMPLE_S = 0.25
@@ -28,7 +28,7 @@ _WAIT_S = 120.0
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. MiB; ``None`` is unknown; ``seconds`` is the time to converge."""
+    """One line of the table. Sizes are MiB, ``seconds`` is the time until the target was reached; ``None``: unknown."""
 
     step: str
     requested: int
@@ -56,7 +56,7 @@ _WIDTHS = (30, 9, 9, 6, 12, 17, 12, 13)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--plot", metavar="FILE.png", type=Path, help="also draw the memory over time (needs matplotlib)"
+        "--plot", metavar="FILE.png", type=Path, help="also plot the memory over time (requires matplotlib)"
     )
 
 
@@ -87,14 +87,16 @@ class _Demo:
         self._client: Client
 
     async def go(self) -> int:
-        print(f"A sandbox with a ceiling of {CEILING_MIB} MiB, {INITIAL_MIB} at boot, floor {FLOOR_MIB}.")
+        print(
+            f"Booting a sandbox: ceiling {CEILING_MIB} MiB, {INITIAL_MIB} MiB at boot, floor {FLOOR_MIB} MiB."
+        )
         async with AsyncExitStack() as stack:
             self._sandbox = await Sandbox.create(self._config)
             stack.push_async_callback(self._sandbox.kill)
             socket = self._sandbox.control_socket
             if socket is None:
                 raise HostError("the demo's sandbox has no control socket")
-            print(f"It booted in {self._sandbox.boot_s:.1f} s; its control socket is {socket}\n")
+            print(f"Booted in {self._sandbox.boot_s:.1f} s. Control socket: {socket}\n")
             print(_line(_HEADINGS))
             self._client = await stack.enter_async_context(await Client.connect(socket))
             sampler = await stack.enter_async_context(await Client.connect(socket))
@@ -108,7 +110,7 @@ class _Demo:
         self._clear_progress()
         print(f"\n{verdict}")
         if self._plot is not None:
-            print(f"drawn in {self._plot}")
+            print(f"plot written to {self._plot}")
         return 0
 
     async def _play(self) -> str:
@@ -123,27 +125,27 @@ class _Demo:
         await self._row("touched 400 MiB again")
         untouched = before.host.guest_ram_mib
         if peak.resident is None or shrunk.resident is None or untouched is None:
-            return "The host's own accounting could not be read: nothing is known of what it got back."
+            return "The host's memory accounting could not be read: how much it got back is unknown."
         got, cost = peak.resident - shrunk.resident, peak.resident - untouched
         return (
-            f"host got back {got} MiB of {cost} that the guest had touched and freed "
-            f"(guest RAM on the host: {untouched} → {peak.resident} → {shrunk.resident} MiB)"
+            f"The host got back {got} of {cost} MiB that the guest had touched and freed "
+            f"(guest RAM on the host: {untouched} → {peak.resident} → {shrunk.resident} MiB)."
         )
 
     async def _move(self, step: str, target_mib: int) -> Row:
-        """Set a target through the socket, wait until the guest has followed, and show the row."""
+        """Set a target through the control socket, wait until it is reached, and print the row."""
         self._waiting_for = f"{step}: target {target_mib} MiB"
         started = time.monotonic()
         reply = await self._client.set(target_mib, wait=True, timeout_s=_WAIT_S)
         return await self._row(step, time.monotonic() - started, requested=reply.requested_mib)
 
     async def _touch(self, mib: int = TOUCH_MIB) -> None:
-        """Have a program in the guest fill that much memory, and end."""
+        """Run a guest program that fills that much memory and exits."""
         self._waiting_for = f"a guest program touches {mib} MiB"
         done = await self._sandbox.exec(["dd", "if=/dev/zero", "of=/dev/null", f"bs={mib}M", "count=1"])
         if done.returncode != 0:
             raise GuestError(
-                f"the guest's dd ended with status {done.returncode}: {done.stderr.decode()[-300:]}"
+                f"dd in the guest exited with status {done.returncode}: {done.stderr.decode()[-300:]}"
             )
 
     async def _row(self, step: str, seconds: float | None = None, *, requested: int | None = None) -> Row:
@@ -164,7 +166,7 @@ class _Demo:
         return row
 
     async def _sample(self, client: Client) -> None:
-        """Take the plot's samples, and keep the progress line moving."""
+        """Take the samples for the plot, and update the progress line."""
         while True:
             balloon, stats = await client.get(), await client.stats()
             self._samples.append(self._sampled(balloon, stats))

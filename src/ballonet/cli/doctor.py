@@ -1,4 +1,4 @@
-"""``ballonet doctor``: what this host can do for sandboxes, and what to do about what it cannot."""
+"""``ballonet doctor``: checks whether this host can run sandboxes, and how to fix what is missing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ballonet.base.errors import BallonetError
-from ballonet.cli.output import print_json, print_table
+from ballonet.cli.output import print_json, print_table, print_wrapped
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 
 
 class Finding(NamedTuple):
-    """One thing looked at."""
+    """The result of one check."""
 
     check: str
     result: str
@@ -24,9 +24,9 @@ class Finding(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--boot", action="store_true", help="prove it: boot a guest and move its balloon")
+    parser.add_argument("--boot", action="store_true", help="also boot a guest and change its memory")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.epilog = "Exit status: 0 if sandboxes can run here, 1 if not."
+    parser.epilog = "Exit status: 0 if this host can run sandboxes, 1 if not."
 
 
 def run(options: argparse.Namespace) -> int:
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         print_table(("CHECK", "RESULT", "DETAIL"), [finding[:3] for finding in findings])
         for finding in findings:
             if finding.hint:
-                print(f"  {finding.check}: {finding.hint}")
+                print_wrapped(f"  {finding.check}: {finding.hint}", indent=4)
     return 1 if any(finding.result == FAILED for finding in findings) else 0
 
 
@@ -66,7 +66,7 @@ def _accelerator() -> Finding:
     if found.accel is Accel.KVM:
         return Finding("accelerator", OK, f"KVM: {found.reason}")
     return Finding(
-        "accelerator", WARNING, f"emulation: {found.reason}", "guests run, several times slower than with KVM"
+        "accelerator", WARNING, f"emulation: {found.reason}", "guests run several times slower than with KVM"
     )
 
 
@@ -80,7 +80,7 @@ def _kernel() -> Finding:
     except BallonetError:
         if os.environ.get("BALLONET_KERNEL") or fetched_images(cache_dir()):
             raise
-        detail = f"none yet: the first start fetches {current_package()} with apt (34 MB, without root)"
+        detail = f"none yet: the first start downloads {current_package()} with apt (34 MB, no root needed)"
         return Finding("guest kernel", WARNING, detail)
     return Finding("guest kernel", OK, f"{guest.release} ({guest.vmlinuz})")
 
@@ -102,7 +102,7 @@ def _registry() -> Finding:
     with Registry.open() as registry:
         records = lifecycle.list_sandboxes(registry)
     live = sum(record.state.lives for record in records)
-    return Finding("registry", OK, f"{len(records)} sandboxes, {live} of them running")
+    return Finding("registry", OK, f"{len(records)} sandboxes, {live} running")
 
 
 def _images() -> Finding:
@@ -111,7 +111,7 @@ def _images() -> Finding:
     from ballonet.images.store import ImageStore
 
     images = ImageStore.open().list()
-    held = f"{len(images)} here, {bytes_to_mib(sum(image.size_bytes for image in images))} MiB"
+    held = f"{len(images)} images, {bytes_to_mib(sum(image.size_bytes for image in images))} MiB"
     missing = []
     for program in ("skopeo", "mmdebstrap"):
         try:
@@ -119,7 +119,7 @@ def _images() -> Finding:
         except BallonetError:
             missing.append(program)
     if missing:
-        hint = f"apt-get install {' '.join(missing)}: skopeo fetches images, mmdebstrap builds Debian roots"
+        hint = f"apt-get install {' '.join(missing)}: skopeo pulls images, mmdebstrap builds Debian images"
         return Finding("images", WARNING, f"{held}; {' and '.join(missing)} not installed", hint)
     return Finding("images", OK, held)
 
@@ -131,7 +131,9 @@ def _memory() -> Finding:
     total, available = (int(fields[name].split()[0]) // 1024 for name in ("MemTotal", "MemAvailable"))
     detail = f"{available} MiB of {total} MiB available"
     if available < 512:
-        return Finding("memory", WARNING, detail, "shrink or stop something: a sandbox needs some 200 MiB")
+        return Finding(
+            "memory", WARNING, detail, "shrink or stop a sandbox or program: a sandbox needs about 200 MiB"
+        )
     return Finding("memory", OK, detail)
 
 
@@ -142,7 +144,10 @@ def _pressure() -> Finding:
         line = (PROC / "pressure/memory").read_text().splitlines()[0]
     except OSError:
         return Finding(
-            "host pressure", WARNING, "not told by this kernel", "boot it with psi=1 for the autopilot"
+            "host pressure",
+            WARNING,
+            "not reported by this kernel",
+            "the autopilot needs it: boot the host with psi=1",
         )
     return Finding("host pressure", OK, line)
 
@@ -172,15 +177,15 @@ def _volumes() -> Finding:
         return Finding("volumes", WARNING, error.message.splitlines()[0], error.hint)
     if program.rust:
         return Finding("volumes", OK, f"virtiofsd in Rust ({program.binary})")
-    detail = f"virtiofsd in C, which serves volumes only for root ({program.binary})"
+    detail = f"virtiofsd in C, which can be used only by root ({program.binary})"
     if os.geteuid() == 0:
         return Finding("volumes", OK, detail)
-    hint = "run as root, name a virtiofsd in Rust with BALLONET_VIRTIOFSD, or copy files with 'ballonet cp'"
+    hint = "run ballonet as root, set BALLONET_VIRTIOFSD to a virtiofsd in Rust, or copy files with 'ballonet cp'"
     return Finding("volumes", WARNING, detail, hint)
 
 
 def _optional(check: str, look: Callable[[], str]) -> Finding:
-    """Something that only some sandboxes need."""
+    """A check of something that only some sandboxes need: a failure is a warning."""
     try:
         return Finding(check, OK, look())
     except BallonetError as error:

@@ -1,4 +1,4 @@
-"""What can be said of a sandbox's options by a look at the host: before an image is pulled or anything is built."""
+"""Checks a sandbox's options against the host, before an image is pulled or anything is created."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from ballonet.settings.config import SandboxConfig
 
 
 def check_early(config: SandboxConfig, options: argparse.Namespace) -> None:
-    """Look whether the host has what ``config`` names. ``create`` only registers: what may change is left out there.
+    """Check that the host has everything that ``config`` refers to. For ``create``, ports and programs are not checked:
+    they may change until the sandbox is started.
 
-    :raises ConfigError: something that was named is not there, or the name is another sandbox's.
+    :raises ConfigError: a directory does not exist, or the name is in use.
     :raises BindError: a port cannot be published.
-    :raises HostError: a program that the sandbox needs is not installed.
+    :raises HostError: a required program is not installed.
     """
-    if options.rootfs == "":  # which Path takes for the current directory
-        raise ConfigError("--rootfs '' is no directory", hint="for the current directory write --rootfs .")
+    if options.rootfs == "":  # Path("") is the current directory
+        raise ConfigError(
+            "--rootfs '' is not a directory", hint="write '--rootfs .' for the current directory"
+        )
     if options.rootfs is not None:
         _check_directory(f"--rootfs {options.rootfs!r}", Path(options.rootfs))
     _check_volumes(config)
@@ -43,7 +46,7 @@ def _check_volumes(config: SandboxConfig) -> None:
 
     named = volumes_dir()
     for volume in config.volumes:
-        if volume.source.parent != named:  # those are made when they are missing
+        if volume.source.parent != named:  # named volumes are created when they are missing
             _check_directory(f"volume {str(volume)!r}", volume.source)
 
 
@@ -51,10 +54,10 @@ def _check_directory(what: str, path: Path) -> None:
     try:
         if not path.is_dir():
             found = "is not a directory" if path.exists() else "does not exist"
-            raise ConfigError(f"{what}: {path} {found} on the host", hint="name a directory that exists")
+            raise ConfigError(f"{what}: {path} {found} on the host", hint="use an existing directory")
         if not os.access(path, os.R_OK | os.X_OK):
             raise ConfigError(f"{what}: {path} cannot be read: Permission denied")
-    except OSError as error:  # a directory on the way that we may not enter, a name that is too long
+    except OSError as error:  # no access to a parent directory, or the name is too long
         raise ConfigError(f"{what}: {path} cannot be used: {error.strerror}") from error
 
 
@@ -64,7 +67,7 @@ def _check_name(name: str) -> None:
         if record is not None and lifecycle.refresh(registry, record) is not None:
             raise NameInUseError(
                 f"there is a sandbox named {name!r} already",
-                hint=f"choose another name, or remove it: ballonet rm {name}",
+                hint=f"choose another name, or remove that sandbox: ballonet rm {name}",
             )
 
 
@@ -87,7 +90,7 @@ def _warn_of_cpus(cpus: int) -> None:
     here = len(os.sched_getaffinity(0))
     if cpus > here:
         print(
-            f"ballonet: warning: --cpus {cpus} is more than the {here} processors that this host has for it: "
+            f"ballonet: warning: --cpus {cpus} is more than the {here} processors available on this host: "
             "the sandbox will be slow",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""``ballonet exec``: a command in a sandbox that runs."""
+"""``ballonet exec``: run a command in a running sandbox."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from ballonet.lifecycle.registry import Registry
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_stream_options(parser)
     add_timeout_option(parser)
-    parser.add_argument("name", metavar="NAME", help="a sandbox's name")
-    add_command_options(parser, inherits="what the sandbox was started with, else the image's")
+    parser.add_argument("name", metavar="NAME", help="name of the sandbox")
+    add_command_options(parser, inherits="the sandbox's, else the image's")
     parser.epilog = EXIT_STATUSES
 
 

@@ -1,4 +1,4 @@
-"""``ballonet help``: all commands by what they are for, or one command's options."""
+"""``ballonet help``: shows all commands, or one command's options."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", metavar="COMMAND", nargs="*", help="a command, such as: image pull")
+    parser.add_argument(
+        "words", metavar="COMMAND", nargs="*", help="a command, such as 'run' or 'image pull'"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``ballonet history``: what a sandbox's memory was, from the samples that its process keeps."""
+"""``ballonet history``: shows a sandbox's memory over time, from the samples that its process records."""
 
 from __future__ import annotations
 
@@ -29,25 +29,40 @@ _HEADINGS = (
     "STALLED",
     "STATE",
 )
+#: On a terminal that is too narrow, these columns are omitted in this order.
+_OMITTED_FIRST = ("AGE", "LIMIT", "STALLED", "ENGINE")
+_EPILOG = f"""\
+columns:
+  TARGET     requested memory of the guest
+  ACTUAL     current memory of the guest
+  LIMIT      upper limit of the target
+  GUEST      host memory used by the guest's RAM
+  ENGINE     host memory used by the engine itself
+  AVAILABLE  available memory, as reported by the guest
+  AGE        age of the guest's report
+  STALLED    time that guest tasks waited for memory since the previous line
+  STATE      state of the balloon
+
+On a terminal that is too narrow, columns are omitted in this order:
+{", ".join(_OMITTED_FIRST)}. Pipes and files always get all columns."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a sandbox's name; it need not run")
+    parser.add_argument("name", metavar="NAME", help="name of the sandbox, running or not")
     add_since(parser)
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON, a list of objects; sizes are bytes")
-    form.add_argument("--csv", action="store_true", help="print CSV with a header line; sizes are bytes")
-    parser.epilog = (
-        "GUEST is host memory that holds the guest's RAM, ENGINE what the engine itself needs. "
-        "AVAILABLE is the guest's word, AGE how old it was; STALLED is the time that its tasks had lost to a lack "
-        "of memory since the line before."
-    )
+    form.add_argument("--json", action="store_true", help="print JSON, a list of objects; sizes in bytes")
+    form.add_argument("--csv", action="store_true", help="print CSV with a header line; sizes in bytes")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
 
 
 def add_since(parser: argparse.ArgumentParser) -> None:
-    """``--since``, for commands that show histories."""
+    """Add ``--since``."""
     parser.add_argument(
-        "--since", metavar="TIME", help="only from then on: 10m, 2h, or a time such as 2026-01-31T12:00:00Z"
+        "--since",
+        metavar="TIME",
+        help="show only samples since then: 10m or 2h (ago), or a time such as 2026-01-31T12:00:00Z",
     )
 
 
@@ -58,14 +73,14 @@ def run(options: argparse.Namespace) -> int:
     if options.csv:
         write_csv(samples, sys.stdout)
         return 0
-    print_table(_HEADINGS, _lines(samples))
+    print_table(_HEADINGS, _lines(samples), omit=_OMITTED_FIRST)
     return 0
 
 
 def load(name: str, since: str | None) -> list[SandboxSample]:
-    """A sandbox's history.
+    """Read a sandbox's history.
 
-    :param since: what ``--since`` says.
+    :param since: the value of ``--since``.
     :raises UnknownSandboxError: there is no such sandbox.
     :raises ConfigError: ``since`` is not a time.
     """

@@ -1,4 +1,4 @@
-"""``ballonet image``: the images that are here; pull, load, build, name and remove them."""
+"""``ballonet image``: lists, pulls, loads, builds, tags and removes images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ballonet.base.memory import mib_to_bytes, parse_size
-from ballonet.cli.names import for_each
+from ballonet.cli.name_arguments import for_each
 from ballonet.cli.output import iso_time, print_json, print_table, show_age, show_size
 from ballonet.cli.progress import shown_progress
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ballonet.images.image import Image
     from ballonet.images.store import ImageStore
 
-#: Digits of an id that are shown, as in Docker.
+#: How many digits of an image ID are shown, as in Docker.
 _ID_DIGITS = 12
 
 
@@ -26,83 +26,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def action(name: str, help: str) -> argparse.ArgumentParser:
         return actions.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
 
-    listing = action("ls", "list the images that are here")
-    listing.add_argument("-q", "--quiet", action="store_true", help="print ids only")
-    pull = action("pull", "fetch images from a registry, and make their roots")
-    pull.add_argument("references", metavar="REFERENCE", nargs="+", help="NAME[:TAG], or NAME@sha256:…")
+    listing = action("ls", "list images")
+    listing.add_argument("-q", "--quiet", action="store_true", help="print only image IDs")
+    pull = action("pull", "download images from a registry")
+    pull.add_argument("references", metavar="REFERENCE", nargs="+", help="NAME[:TAG] or NAME@sha256:…")
     add_fetch_options(pull)
-    load = action("load", "take an image from an OCI layout, an OCI archive or a docker archive")
+    load = action("load", "load an image from an OCI layout, an OCI archive or a Docker archive")
     load.add_argument(
-        "source", metavar="PATH", help="a file or directory, or oci:DIR:NAME, docker-archive:FILE:NAME, …"
+        "source",
+        metavar="PATH",
+        help="a file or directory, or with a transport: oci:DIR:NAME, docker-archive:FILE:NAME, …",
     )
-    load.add_argument("--tag", metavar="NAME", help="what to call it (default: the names it has there)")
+    load.add_argument("--tag", metavar="NAME", help="name of the image (default: the names in the archive)")
     add_limit_options(load)
-    remove = action("rm", "remove names of images; with its last name, an image")
-    remove.add_argument("references", metavar="IMAGE", nargs="+", help="a name or an id")
-    prune = action("prune", "remove images without a name that no sandbox uses, and what is left of pulls")
+    remove = action("rm", "remove image names; an image is deleted with its last name")
+    remove.add_argument("references", metavar="IMAGE", nargs="+", help="name or ID of an image")
+    prune = action("prune", "remove unnamed images that no sandbox uses, and leftovers of interrupted pulls")
     prune.add_argument(
-        "-a", "--all", action="store_true", help="images with a name, too, if no sandbox uses them"
+        "-a", "--all", action="store_true", help="also remove named images that no sandbox uses"
     )
-    tag = action("tag", "give an image another name")
-    tag.add_argument("reference", metavar="IMAGE", help="a name or an id")
-    tag.add_argument("name", metavar="NAME", help="NAME or NAME:TAG")
-    inspect = action("inspect", "show all that is known of images, as JSON")
-    inspect.add_argument("references", metavar="IMAGE", nargs="+", help="a name or an id")
+    tag = action("tag", "add a name to an image")
+    tag.add_argument("reference", metavar="IMAGE", help="name or ID of an image")
+    tag.add_argument("name", metavar="NAME", help="the new name: NAME or NAME:TAG")
+    inspect = action("inspect", "show detailed information about images, as JSON")
+    inspect.add_argument("references", metavar="IMAGE", nargs="+", help="name or ID of an image")
     build = action(
-        "build-debian", "build an image of a Debian root with mmdebstrap, from this host's package sources"
+        "build-debian", "build a Debian image with mmdebstrap, from the package sources of this host"
     )
-    build.add_argument("--tag", metavar="NAME", required=True, help="what to call it")
-    build.add_argument("--suite", default="bookworm", help="the release of Debian (default: bookworm)")
+    build.add_argument("--tag", metavar="NAME", required=True, help="name of the image")
+    build.add_argument("--suite", default="bookworm", help="Debian release (default: bookworm)")
     build.add_argument(
         "--include",
         metavar="PACKAGES",
         action="append",
         default=[],
-        help="packages to install, such as python3,git",
+        help="comma-separated packages to install, such as python3,git (may be repeated)",
     )
     build.add_argument(
         "--variant",
         default="minbase",
-        help="what to start from: essential, apt, minbase, standard (default: minbase)",
+        help="base package set: essential, apt, minbase or standard (default: minbase)",
     )
     for sub in (listing, pull, load, prune, tag, inspect, build):
         sub.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_limit_options(parser: argparse.ArgumentParser) -> None:
-    """What an image may be at most."""
-    limits = parser.add_argument_group("limits", "against images that are made to do harm")
-    limits.add_argument("--max-unpacked", metavar="SIZE", help="unpacked, all layers together (default: 32G)")
+    """Add the options that limit the size of an image."""
+    limits = parser.add_argument_group("limits", "Maximum sizes, as a protection against malicious images.")
+    limits.add_argument("--max-unpacked", metavar="SIZE", help="unpacked size of all layers (default: 32G)")
     limits.add_argument(
-        "--max-entries", metavar="N", type=int, help="files, all layers together (default: 2000000)"
+        "--max-entries", metavar="N", type=int, help="number of files in all layers (default: 2000000)"
     )
-    limits.add_argument("--max-layers", metavar="N", type=int, help="layers (default: 256)")
+    limits.add_argument("--max-layers", metavar="N", type=int, help="number of layers (default: 256)")
     limits.add_argument(
-        "--max-ratio", metavar="N", type=int, help="unpacked bytes for a packed one (default: 200)"
+        "--max-ratio", metavar="N", type=int, help="ratio of unpacked to packed bytes (default: 200)"
     )
 
 
 def add_fetch_options(parser: argparse.ArgumentParser) -> None:
-    """How registries are spoken with, and what an image may be at most."""
+    """Add the options for registries, and those that limit the size of an image."""
     parser.add_argument(
         "--tls-verify",
         metavar="BOOL",
         choices=("true", "false"),
-        help="whether the registry must prove who it is (default: true, but for one on this machine)",
+        help="verify the registry's certificate (default: true, except for registries on this host)",
     )
     parser.add_argument(
         "--stall-timeout",
         metavar="SECONDS",
         type=float,
         default=60.0,
-        help="give up a registry that sends nothing for so long (default: 60)",
+        help="fail if the registry sends nothing for this long (default: 60)",
     )
     add_limit_options(parser)
 
 
 @contextmanager
 def open_store(options: argparse.Namespace) -> Iterator[tuple[ImageStore, Callable[[str], None]]]:
-    """The store as the options of :func:`add_fetch_options` say, with bars; and how to tell of a step."""
+    """The image store with the settings of :func:`add_fetch_options` and progress bars, and a function that reports a
+    step."""
     from ballonet.images.limits import Limits
     from ballonet.images.skopeo import Skopeo
     from ballonet.images.store import ImageStore
@@ -112,19 +115,19 @@ def open_store(options: argparse.Namespace) -> Iterator[tuple[ImageStore, Callab
         None if tls_verify is None else tls_verify == "true", getattr(options, "stall_timeout", 60.0)
     )
     unpacked = getattr(options, "max_unpacked", None)
-    asked = {
+    given = {
         "unpacked_bytes": None if unpacked is None else mib_to_bytes(parse_size(unpacked, "--max-unpacked")),
         "entries": getattr(options, "max_entries", None),
         "layers": getattr(options, "max_layers", None),
         "ratio": getattr(options, "max_ratio", None),
     }
-    limits = Limits(**{name: value for name, value in asked.items() if value is not None})
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
     with shown_progress() as (report, bars):
         yield ImageStore.open(skopeo=skopeo, limits=limits, progress=bars), report
 
 
 def image_users() -> dict[str, list[str]]:
-    """The names of the sandboxes that use an image, by its id."""
+    """The names of the sandboxes that use an image, by image ID."""
     from ballonet.images.image import image_id_of
     from ballonet.lifecycle import sandboxes as lifecycle
     from ballonet.lifecycle.liveness import machines
@@ -136,7 +139,7 @@ def image_users() -> dict[str, list[str]]:
         for record in lifecycle.list_sandboxes(registry):
             if record.image_id is not None:
                 users.setdefault(record.image_id, []).append(record.name)
-    # A sandbox that runs uses its root, whatever the registry says: it may have been removed, or modified since.
+    # A running sandbox still uses its root if it was removed from the registry or modified since its start.
     for machine in machines():
         root = parse_config(machine.flags).root
         names = [] if root is None else users.setdefault(image_id_of(root), [])
@@ -179,7 +182,7 @@ def _pull(options: argparse.Namespace) -> int:
     def pull(reference: str) -> None:
         with open_store(options) as (store, report):
             image = store.resolve(reference, pull="always", report=report)
-        _print_image(image, options)  # once the bars are gone: they end without a newline
+        _print_image(image, options)  # after the progress bars, which end without a newline
 
     return for_each(options.references, pull)
 
@@ -220,7 +223,7 @@ def _prune(options: argparse.Namespace) -> int:
     for line in removed:
         print(f"removed {line}")
     if not removed:
-        print("there was nothing to remove")
+        print("nothing to remove")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``ballonet inspect``: all that is known of sandboxes, as JSON."""
+"""``ballonet inspect``: shows detailed information about sandboxes, as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ballonet.base.errors import BallonetError
 from ballonet.base.paths import state_dir_of
 from ballonet.cli.ls import describe
-from ballonet.cli.names import add_names, for_each
+from ballonet.cli.name_arguments import add_names, for_each
 from ballonet.cli.output import print_json
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import Settings, image_of, shown_settings
@@ -21,7 +21,7 @@ from ballonet.metrics.table import row as memory_row
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_names(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON (it always does)")
+    parser.add_argument("--json", action="store_true", help="no effect: the output is always JSON")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -39,9 +39,9 @@ def run(options: argparse.Namespace) -> int:
             | {
                 "desired": desired,
                 "running": running,
-                #: Settings that wait for the next start.
+                #: Settings that take effect at the next start.
                 "pending": _pending(desired, running),
-                #: What commands in it get unless they say otherwise.
+                #: Defaults for commands in the sandbox.
                 "env": inherited.env,
                 "workdir": inherited.cwd,
                 "user": inherited.user,
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
                 "control_socket": None if note is None else note.control_socket,
                 "engine_pid": None if note is None else note.engine_pid,
                 "boot_s": None if note is None else note.boot_s,
-                #: All figures of the one model, in bytes.
+                #: All memory figures, in bytes.
                 "memory": None if note is None else memory_row(sample),
             }
         )
@@ -61,7 +61,7 @@ def _inherited(record: Record) -> Settings:
     try:
         image = image_of(record)
     except BallonetError:
-        image = None  # it is not there any more: what the sandbox itself was told is
+        image = None  # the image was removed: only the sandbox's own settings are known
     return shown_settings(record, image)
 
 

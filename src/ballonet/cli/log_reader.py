@@ -1,7 +1,7 @@
-"""Reads the log of a sandbox's command: from the end backwards to find its last lines, forwards as it grows.
+"""Reads the log of a sandbox's command: backwards to find its last lines, forwards as it grows.
 
-Holds a block at a time, whatever the log's size. A file that is being read stays open, so that nothing is missed when
-another takes its place.
+Only one block is in memory at a time. A file stays open while it is read, so that nothing is lost if it is rotated
+meanwhile.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from ballonet.machine.output_log import FILE_NAME, Entry, parse_entry, rotated
 
 _BLOCK_BYTES = 256 << 10
 
-#: Where an entry begins: the number of the file, counted from the oldest one at the beginning, and the offset in it.
+#: Where an entry begins: the file's index, 0 for the oldest at the time of opening, and the offset in that file.
 Position = tuple[int, int]
 
 
 class LogReader:
-    """The files of one log. Use with ``with``."""
+    """The files of one log; a context manager."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / FILE_NAME
         newest, older = _open(self._path), _open(rotated(self._path))
         if newest is not None and older is not None and _same(newest, older):
-            older = None  # it was renamed between the two
+            older = None  # the log was rotated between the two calls
         self._files = [file for file in (older, newest) if file is not None]
         self._index = 0
         self._offset = 0
@@ -41,7 +41,7 @@ class LogReader:
             file.close()
 
     def end(self) -> Position:
-        """Where the next entry will begin."""
+        """The position of the next entry that will be written."""
         index = max(0, len(self._files) - 1)
         for file in self._files[-1:]:
             for offset, lines in _blocks_backward(file):
@@ -49,10 +49,10 @@ class LogReader:
         return index, 0
 
     def last_lines(self, count: int, *, since: float | None, until: float | None) -> dict[str, Position]:
-        """For each stream that has some of the last ``count`` lines, where the first of them begins.
+        """Find the last ``count`` lines: for each stream that has some of them, the position of its first one.
 
-        Streams have lines of their own, and a line that has not ended counts. Only entries between ``since`` and
-        ``until`` (Unix seconds) are looked at.
+        Lines are counted per stream, and an unterminated line counts. Only entries between ``since`` and ``until``
+        (Unix seconds) are considered.
         """
         starts: dict[str, Position] = {}
         over: set[str] = set()
@@ -64,7 +64,7 @@ class LogReader:
                 continue
             if since is not None and entry.at < since:
                 break
-            if entry.whole or entry.stream not in starts:  # seen from its end, a line begins here
+            if entry.whole or entry.stream not in starts:  # read backwards, a new line starts here
                 if taken == count:
                     over.add(entry.stream)
                     going_on = [stream for stream in starts if stream not in over]
@@ -77,18 +77,18 @@ class LogReader:
         return starts
 
     def skip_to(self, position: Position) -> None:
-        """Let :meth:`read` begin there."""
+        """Let :meth:`read` continue at ``position``."""
         self._index, self._offset = position
 
     def read(self) -> Iterator[tuple[Position, Entry]]:
-        """The entries from where it was left to the end as it is now, through the files in their order."""
+        """The entries from the current position to the current end, through all files."""
         while True:
             if self._index < len(self._files):
                 yield from self._read_file(self._files[self._index])
                 if self._index + 1 == len(self._files):
                     if not self._find_newer():
                         return
-                    # What was written before the new file came.
+                    # Entries that were written before the rotation.
                     yield from self._read_file(self._files[self._index])
                 self._files[self._index].close()
                 self._index, self._offset, self._rest = self._index + 1, 0, b""
@@ -106,7 +106,7 @@ class LogReader:
                     yield position, entry
 
     def _find_newer(self) -> bool:
-        """Open the files that came after the last one."""
+        """Open the files that were created since the last call."""
         newest = _open(self._path)
         last = self._files[-1] if self._files else None
         if newest is None or (last is not None and _same(newest, last)):
@@ -121,7 +121,7 @@ class LogReader:
         return True
 
     def _backward(self, marks: list[bytes]) -> Iterator[tuple[Position, bytes]]:
-        """Whole lines, the last one first. Once ``marks`` has some, blocks without any of them are passed over."""
+        """Complete lines, the last one first. Blocks that contain none of ``marks`` are skipped, unless it is empty."""
         for index in reversed(range(len(self._files))):
             for offset, lines in _blocks_backward(self._files[index]):
                 if marks and not any(mark in lines for mark in marks):
@@ -134,7 +134,7 @@ class LogReader:
 
 
 def last_line_offset(file: BinaryIO, count: int) -> int:
-    """Where the last ``count`` lines of a file begin; one that has not ended is one of them."""
+    """The offset of the last ``count`` lines of a file; an unterminated line counts."""
     size = end = file.seek(0, os.SEEK_END)
     wanted = count
     while end > 0 and wanted > 0:
@@ -151,7 +151,7 @@ def last_line_offset(file: BinaryIO, count: int) -> int:
 
 
 def _blocks_backward(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Whole lines in blocks with their offset, the last block first; what follows the last newline is left out."""
+    """Blocks of complete lines with their offsets, the last block first. Text after the last newline is skipped."""
     end = file.seek(0, os.SEEK_END)
     rest, last = b"", True
     while end > 0:

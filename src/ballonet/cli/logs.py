@@ -1,4 +1,4 @@
-"""``ballonet logs``: what a sandbox's own command has written, and with ``--machine`` what its process has logged."""
+"""``ballonet logs``: shows the output of a sandbox's command, or with ``--machine`` the log of the sandbox process."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from pathlib import Path
 from ballonet.base.errors import ConfigError
 from ballonet.base.paths import state_dir_of
 from ballonet.cli.log_reader import LogReader, last_line_offset
-from ballonet.cli.text_streams import write_all
+from ballonet.cli.standard_streams import write_all
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.output_log import Entry, parse_timestamp
 
-#: Between two looks at a file that may grow (seconds): files send no event that plain Python can wait for.
-_LOOK_S = 0.2
+#: How often ``--follow`` checks for new output (seconds). Python has no inotify, so the files are polled.
+_POLL_S = 0.2
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
 _WRITE_BYTES = 64 << 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a sandbox's name")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the sandbox ends")
+    parser.add_argument("name", metavar="NAME", help="name of the sandbox")
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="follow the output until the sandbox stops"
+    )
     parser.add_argument(
         "-n",
         "--tail",
         metavar="LINES",
         default="all",
-        help="only that many lines from the end (default: all)",
+        help="number of lines to show from the end (default: all)",
     )
     parser.add_argument(
         "--since",
         metavar="TIME",
-        help="only from then on: 10m, 1h30m, a time such as 2026-01-31T12:00:00Z, or Unix seconds",
+        help="show output since then: 10m or 1h30m (ago), a time such as 2026-01-31T12:00:00Z, or Unix seconds",
     )
-    parser.add_argument("--until", metavar="TIME", help="only up to then")
-    parser.add_argument("-t", "--timestamps", action="store_true", help="begin each line with its time")
-    parser.add_argument(
-        "--machine", action="store_true", help="what the sandbox's own process has logged instead"
-    )
+    parser.add_argument("--until", metavar="TIME", help="show output until then")
+    parser.add_argument("-t", "--timestamps", action="store_true", help="show timestamps")
+    parser.add_argument("--machine", action="store_true", help="show the log of the sandbox process instead")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     until = None if options.until is None else parse_since(options.until, now, option="--until")
     if options.machine and (options.follow or options.timestamps or (since, until) != (None, None)):
         raise ConfigError(
-            "--machine goes together with --tail only", hint="leave out -f, -t, --since and --until"
+            "--machine can only be combined with --tail", hint="omit -f, -t, --since and --until"
         )
     with Registry.open() as registry:
         record = lifecycle.find(registry, options.name)
@@ -62,32 +62,32 @@ def run(options: argparse.Namespace) -> int:
             return 0
         if record.command is None:
             raise ConfigError(
-                f"sandbox {options.name!r} runs no command of its own, so it has no output",
-                hint="'ballonet logs --machine' shows what its process logs",
+                f"sandbox {options.name!r} has no command, so it has no output",
+                hint=f"'ballonet logs --machine {options.name}' shows the log of the sandbox process",
             )
         with LogReader(directory) as reader:
-            _Shown(reader, tail, since, until, timestamps=options.timestamps).show(
+            _Printer(reader, tail, since, until, timestamps=options.timestamps).show(
                 registry, options.name, follow=options.follow
             )
     return 0
 
 
 def parse_tail(text: str) -> int | None:
-    """How many lines; ``None`` for all.
+    """The number of lines; ``None`` for all.
 
-    :raises ConfigError: it is no number of lines.
+    :raises ConfigError: ``text`` is not a number of lines.
     """
     if text == "all":
         return None
     if not (text.isascii() and text.isdecimal()):
-        raise ConfigError(f"--tail {text!r} is not a number of lines", hint="0 or more, or 'all'")
+        raise ConfigError(f"--tail {text!r} is not a number of lines", hint="write 0 or more, or 'all'")
     return int(text)
 
 
 def parse_since(text: str, now: float, *, option: str = "--since") -> float:
-    """Unix time of ``10m`` or ``1h30m`` (ago), of an RFC 3339 time, or of Unix seconds.
+    """The Unix time of ``10m`` or ``1h30m`` (ago), of an RFC 3339 time, or of Unix seconds.
 
-    :raises ConfigError: it is none of these.
+    :raises ConfigError: ``text`` is none of these.
     """
     if _DURATION.fullmatch(text):
         return now - sum(float(part[:-1]) * _UNITS[part[-1]] for part in re.findall(r"[\d.]+[dhms]", text))
@@ -102,8 +102,8 @@ def parse_since(text: str, now: float, *, option: str = "--since") -> float:
         ) from None
 
 
-class _Shown:
-    """What is shown of a log, and how."""
+class _Printer:
+    """Prints the selected part of a log."""
 
     def __init__(
         self,
@@ -117,10 +117,10 @@ class _Shown:
         self._reader = reader
         self._since, self._until = since, until
         self._timestamps = timestamps
-        #: Streams whose line goes on with their next entry.
-        self._going_on: set[str] = set()
+        #: Streams whose last line is not complete yet.
+        self._unfinished: set[str] = set()
         self._fd, self._waiting = 1, bytearray()
-        # What comes after this is shown whatever --tail says.
+        # Output after this position is shown whatever --tail is.
         self._end = (0, 0) if tail is None else reader.end()
         self._starts = {} if tail is None else reader.last_lines(tail, since=since, until=until)
         reader.skip_to(min(self._starts.values(), default=self._end))
@@ -134,7 +134,7 @@ class _Shown:
             self._flush()
             if over:
                 return
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
 
     def _past_until(self) -> bool:
         return self._until is not None and time.time() > self._until
@@ -148,14 +148,14 @@ class _Shown:
         if fd != self._fd or len(self._waiting) >= _WRITE_BYTES:
             self._flush()
             self._fd = fd
-        if self._timestamps and entry.stream not in self._going_on:
+        if self._timestamps and entry.stream not in self._unfinished:
             self._waiting += entry.time.encode() + b" "
         self._waiting += entry.content
         if entry.whole:
             self._waiting += b"\n"
-            self._going_on.discard(entry.stream)
+            self._unfinished.discard(entry.stream)
         else:
-            self._going_on.add(entry.stream)
+            self._unfinished.add(entry.stream)
 
     def _flush(self) -> None:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""``ballonet ls`` (all sandboxes) and ``ballonet ps`` (those that run): a row each, with its memory."""
+"""``ballonet ls`` (all sandboxes) and ``ballonet ps`` (running ones): one row for each, with its memory."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.samples import read_samples
 from ballonet.metrics.model import SandboxSample
 
-#: How long a sandbox's control socket may take to answer until its row is shown without (seconds).
+#: How long to wait for a sandbox's control socket before its row is shown without sizes (seconds).
 _ANSWER_S = 1.0
-#: The guest's own figures are not shown: a guest is not asked for them.
+#: The guest's figures are not shown, so any age will do: the guest need not be asked.
 _GUEST_AGE_S = 86400.0
 _HEADINGS = ("NAME", "STATE", "CEILING", "TARGET", "ACTUAL", "GUEST", "ENGINE", "AGE", "DETAIL")
+_EPILOG = """\
+columns:
+  CEILING  maximum memory of the guest
+  TARGET   requested memory of the guest
+  ACTUAL   current memory of the guest
+  GUEST    host memory used by the guest's RAM
+  ENGINE   host memory used by the engine itself
+  AGE      time since the start, or since the creation if it does not run"""
 _SIZES = ("ceiling_mib", "target_mib", "actual_mib", "guest_ram_mib", "engine_mib")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, a list of objects")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print names only")
-    parser.epilog = (
-        "CEILING, TARGET and ACTUAL are memory as the guest sees it. GUEST is host memory that holds the guest's RAM, "
-        "ENGINE is host memory that the engine itself needs."
-    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print only names")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def describe(records: list[Record]) -> list[tuple[dict[str, Any], SandboxSample]]:
-    """What is known of each, for programs, and its memory. Those that run are asked, all at once."""
+    """For each sandbox its row of the JSON output and its memory. Running sandboxes are queried concurrently."""
     samples = read_samples(records, deadline_s=_ANSWER_S, guest_age_s=_GUEST_AGE_S)
     return [(_row(record, sample), sample) for record, sample in zip(records, samples, strict=True)]
 
@@ -95,8 +101,8 @@ def _detail(row: dict[str, Any]) -> str | None:
     if row["state"] in ("stopped", "failed"):
         detail = row["end_detail"] or row["end_reason"]
         return None if detail is None else detail.splitlines()[0][:80]
-    told = [] if row["balloon_state"] in (None, "applied") else [row["balloon_state"]]
-    return ", ".join([*told, *("→".join(port.rsplit(":", 1)) for port in row["ports"])]) or None
+    states = [] if row["balloon_state"] in (None, "applied") else [row["balloon_state"]]
+    return ", ".join([*states, *("→".join(port.rsplit(":", 1)) for port in row["ports"])]) or None
 
 
 def _mib(size_bytes: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""The command ``ballonet``: finds the subcommand and runs it. Each lives in its own module, imported when used."""
+"""The entry point of ``ballonet``: finds the command, runs it, and turns its result into an exit status."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ try:
         os_hint,
     )
     from ballonet.cli.commands import build_parser
-except KeyboardInterrupt:  # while Python still reads us: an end as any other, and no traceback
+except KeyboardInterrupt:  # Ctrl-C during the imports: no traceback
     raise SystemExit(130) from None
 
-#: Exit statuses of ballonet itself; a command's own status passes through (128+n when signal n killed it).
+#: Exit statuses of ballonet itself; a guest command's own status is passed through (128+n if signal n killed it).
 EXIT_USAGE = 2
 EXIT_FAILED = 125
-#: The command exists in the guest but cannot be run, or does not exist: as a shell and Docker say it.
+#: The guest command exists but cannot be executed, or does not exist: the convention of shells and Docker.
 EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
-#: The command was killed at its ``--timeout``: as timeout(1) says it.
+#: The guest command was killed at its ``--timeout``: the convention of timeout(1).
 EXIT_TIMEOUT = 124
-#: As a shell says it of a program that SIGINT or SIGPIPE has ended.
+#: A shell's status for a program that SIGINT or SIGPIPE killed.
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
-#: After a command's timeout, how long standard error may take the message (seconds).
+#: After a command's timeout, how long to wait until standard error accepts the message (seconds).
 _LAST_WORD_S = 0.5
 
 
 def print_error(error: BallonetError) -> None:
-    """Tell a person what happened, and what to do about it."""
+    """Print an error and its hint to standard error."""
     if isinstance(error, SettingError):
         from ballonet.settings.names import OPTIONS
 
-        error = error.named(OPTIONS)  # what was typed
+        error = error.named(OPTIONS)  # name the option as it was typed
     print(f"ballonet: error: {error.message}", file=sys.stderr)
     if error.hint:
         print(f"  hint: {error.hint}", file=sys.stderr)
 
 
 def status_of(error: BallonetError) -> int:
-    """The exit status that tells a program as much as it can of ``error``."""
+    """The exit status for ``error``."""
     if isinstance(error, GuestCommandError):
         return EXIT_NOT_FOUND if error.missing else EXIT_NOT_EXECUTABLE
     if isinstance(error, CommandTimeoutError):
@@ -58,13 +58,14 @@ def status_of(error: BallonetError) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status. Never lets a traceback reach the user.
+    """Run one command and return its exit status. The user never sees a traceback.
 
-    :param argv: its words; by default those of the whole program, whose standard streams are then taken over.
+    :param argv: the command line without the program's name. By default this program's own; only then are its
+        standard streams replaced.
     """
     try:
         return _main(argv)
-    except KeyboardInterrupt:  # before the command has begun, or after it
+    except KeyboardInterrupt:  # before the command has started, or after it
         return EXIT_INTERRUPTED
 
 
@@ -73,41 +74,41 @@ def _main(argv: Sequence[str] | None) -> int:
     if words and words[0] == "sandbox":
         try:
             from ballonet.machine.main import (
-                main as machine_main,  # hidden: no parser, no other command's weight
+                main as machine_main,  # a hidden command, without the parser: the process stays small
             )
         except ImportError as error:
-            print_error(missing_module(error, "a sandbox's process cannot run"))
+            print_error(missing_module(error, "the sandbox process cannot start"))
             return EXIT_FAILED
         return machine_main(words[1:])
     if argv is not None:
         return _guarded(words)
-    from ballonet.cli import text_streams
+    from ballonet.cli import standard_streams
 
-    text_streams.take_over()
+    standard_streams.take_over()
     try:
-        if "_ARGCOMPLETE" in os.environ:  # a shell asks what may stand at the cursor
-            from ballonet.cli.complete import complete
+        if "_ARGCOMPLETE" in os.environ:  # called by a shell's completion
+            from ballonet.cli.completers import complete
 
             complete()
         status = _guarded(words)
-    except SystemExit as end:  # argparse has printed what it had to say
+    except SystemExit as end:  # argparse has printed its output
         said = end.code if isinstance(end.code, int) else EXIT_USAGE
         status = _guarded([], lambda _: said)
     if status in (EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_FAILED):
-        text_streams.drop_output()
+        standard_streams.drop_output()
     return status
 
 
 def _guarded(words: list[str], work: Callable[[list[str]], int] | None = None) -> int:
-    """Do the work, and write all that it has printed; tell what fails, and turn it into a status."""
+    """Run a command and flush its output. Errors are printed and turned into an exit status."""
     try:
         status = (work or _dispatch)(words)
         sys.stdout.flush()
         return status
     except CommandTimeoutError as error:
-        from ballonet.cli.text_streams import takes_output
+        from ballonet.cli.standard_streams import takes_output
 
-        # Whoever set a time must not wait for a reader of our messages that has stopped: the status says it, too.
+        # A stalled reader of standard error must not prolong a timeout; the status is enough.
         if takes_output(2, _LAST_WORD_S):
             print_error(error)
         return status_of(error)
@@ -117,26 +118,24 @@ def _guarded(words: list[str], work: Callable[[list[str]], int] | None = None) -
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        return EXIT_BROKEN_PIPE  # whoever read our output went away: nothing more can be said there
+        return EXIT_BROKEN_PIPE  # the reader of standard output is gone
     except Exception as error:
         if (known := _of_the_host(error)) is not None:
             print_error(known)
             return EXIT_FAILED
         logging.getLogger(__name__).debug("internal error", exc_info=True)
         print(f"ballonet: internal error: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  hint: this is a defect of ballonet; 'ballonet --debug …' shows where", file=sys.stderr)
+        print("  hint: this is a bug in ballonet; 'ballonet --debug …' prints a traceback", file=sys.stderr)
         return EXIT_FAILED
 
 
 def _of_the_host(error: Exception) -> BallonetError | None:
-    """What the host lacks, where that is the cause: a package, room, a permission. ``None``: a defect of ours."""
+    """An error for a cause on the host: a missing package, a full disk, a permission. ``None``: a bug in ballonet."""
     if isinstance(error, ImportError) and not (error.name or "ballonet").startswith("ballonet"):
-        return missing_module(error, "this cannot be done")
+        return missing_module(error, "the command cannot run")
     if isinstance(error, OSError) and error.errno is not None:
         if error.errno == errno.ENOENT and error.filename is None:  # getcwd(2)
-            return HostError(
-                "the current directory does not exist any more", hint="change to another directory first"
-            )
+            return HostError("the current directory no longer exists", hint="change to another directory")
         place = error.filename or "the output"
         return HostError(f"{place}: {error.strerror}", hint=os_hint(error, place))
     return None

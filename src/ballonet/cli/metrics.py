@@ -1,4 +1,4 @@
-"""``ballonet metrics``: the memory of all sandboxes for Prometheus, served, in a file, or printed once."""
+"""``ballonet metrics``: exports memory metrics for Prometheus, over HTTP, to a file, or to standard output."""
 
 from __future__ import annotations
 
@@ -17,21 +17,29 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--listen", metavar="ADDRESS:PORT", help="serve them, at /metrics, until interrupted")
     how.add_argument(
-        "--textfile", metavar="FILE.prom", type=Path, help="write them to a file, for node_exporter, and end"
+        "--listen", metavar="ADDRESS:PORT", help="serve the metrics at /metrics, until interrupted"
+    )
+    how.add_argument(
+        "--textfile",
+        metavar="FILE.prom",
+        type=Path,
+        help="write the metrics to a file, for node_exporter's textfile collector",
     )
     how.add_argument(
         "--rules",
         action="store_true",
-        help="print alert rules for Prometheus instead: save them as a rule file",
+        help="print a Prometheus rule file with alerts",
     )
-    how.add_argument(
-        "--dashboard", action="store_true", help="print a dashboard for Grafana instead: import it there"
+    how.add_argument("--dashboard", action="store_true", help="print a Grafana dashboard for import")
+    # argparse cannot wrap the group of exclusive options.
+    parser.usage = (
+        "%(prog)s [-h] [--listen ADDRESS:PORT | --textfile FILE.prom |\n"
+        "                         --rules | --dashboard]"
     )
     parser.epilog = (
-        "With none of these the metrics are printed once. Figures that are unknown have no sample, and "
-        "ballonet_sandbox_unknown_info says why."
+        "Without options, the metrics are printed once. An unknown figure has no sample; "
+        "ballonet_sandbox_unknown_info gives the reason."
     )
 
 
@@ -59,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _contributed(file: str) -> str:
-    """A file of ``contrib/``: in the package where that was installed, beside its sources where they are used."""
+    """The text of a file in ``contrib/``, which is in the installed package or, in a checkout, beside ``src/``."""
     import ballonet
 
     package = Path(ballonet.__file__).parent
@@ -68,18 +76,18 @@ def _contributed(file: str) -> str:
         if path.is_file():
             return path.read_text(encoding="utf-8")
     raise HostError(
-        f"{places[0]} is missing", hint="install the package again: pip install --force-reinstall ballonet"
+        f"{places[0]} is missing", hint="reinstall the package: pip install --force-reinstall ballonet"
     )
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """``127.0.0.1:9400`` or ``[::1]:9400``.
+    """Parse ``127.0.0.1:9400`` or ``[::1]:9400``.
 
-    :raises ConfigError: it is neither.
+    :raises ConfigError: ``text`` is not an address and a port.
     """
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"--listen {text!r} is not ADDRESS:PORT", hint="for example 127.0.0.1:9400")
+        raise ConfigError(f"--listen {text!r} is not ADDRESS:PORT", hint="for example: 127.0.0.1:9400")
     return host.strip("[]"), int(port)
 
 

@@ -1,23 +1,26 @@
-"""All commands on one page, by what they are for."""
+"""The text of ``ballonet --help``: all commands, grouped by purpose."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: Which commands belong together, in the order in which people meet them. Each command is in one of them.
+#: The groups in the order in which a new user needs them. Each command is in exactly one group.
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Start here", ("run", "doctor", "demo", "help")),
-    ("Sandboxes", ("create", "start", "stop", "restart", "rm", "modify", "wait", "prune")),
-    ("Use a sandbox", ("exec", "cp", "logs")),
-    ("See what is there", ("ls", "ps", "inspect", "top", "history", "plot", "metrics")),
-    ("Move memory", ("balloon", "pilot", "simulate")),
+    ("Getting started", ("run", "doctor", "demo", "help")),
+    ("Manage sandboxes", ("create", "start", "stop", "restart", "rm", "modify", "wait", "prune")),
+    ("Work in a sandbox", ("exec", "cp", "logs")),
+    ("Monitor", ("ls", "ps", "inspect", "top", "history", "plot", "metrics")),
+    ("Control memory", ("balloon", "pilot", "simulate")),
     ("Images and volumes", ("image", "volume")),
     ("Other", ("completion", "version")),
 )
 
 
 def overview(commands: Mapping[str, str]) -> str:
-    """All of ``commands`` with what they do, a line each."""
+    """The help text.
+
+    :param commands: each command's one-line description, by name.
+    """
     width = max(map(len, commands))
     lines = [
         "usage: ballonet [--debug] COMMAND …",
@@ -31,8 +34,8 @@ def overview(commands: Mapping[str, str]) -> str:
         "Options:",
         "  -h, --help  show this help",
         "  --version   show the version",
-        "  --debug     log what is done, each program started included",
+        "  --debug     log each step, including the programs that are started",
         "",
-        "'ballonet help COMMAND' shows a command's options.",
+        "Run 'ballonet COMMAND --help' for more information about a command.",
     ]
     return "\n".join(lines) + "\n"

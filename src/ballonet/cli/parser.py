@@ -1,6 +1,6 @@
-"""The parser of every command line: argparse with errors that name what was typed, and say what may have been meant.
+"""The command line parser: argparse, with error messages that quote what was typed and suggest a correction.
 
-An error is a :class:`~ballonet.errors.ConfigError`, so that all bad usage looks alike and ends with status 2.
+Every error is a :class:`~ballonet.errors.ConfigError`, so that all usage errors look alike and exit with status 2.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from ballonet.base.errors import ConfigError
 from ballonet.base.suggest import did_you_mean, hint_for
 
-#: What people know from other programs, and where we have it.
+#: Command names of other programs, and the command that does the same here.
 _ELSEWHERE = {
     "attach": "exec -it",
     "build": "image build-debian",
@@ -37,29 +37,29 @@ _KINDS = {"int": "a whole number", "float": "a number"}
 
 
 class Parser(argparse.ArgumentParser):
-    """Of one command. Its sub-commands' parsers are of this class, too."""
+    """The parser of one command. The parsers of its sub-commands are of this class, too."""
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Whoever parses refuses what it does not know: the parser of a sub-command knows what would have fitted."""
+        """Refuse unknown arguments here, not in the root parser: only a sub-command's parser knows its options."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self._refuse(unknown[0])
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        """:raises ConfigError: always; argparse's message, put as our own are."""
+        """:raises ConfigError: always, with argparse's message reworded."""
         action = _subcommands(self)
         if action is not None and message.endswith(f": {action.metavar}") and action.choices:
             names = ", ".join(map(str, action.choices))
-            raise ConfigError(f"'{self.prog}' needs to know what to do", hint=f"choose one of {names}")
+            raise ConfigError(f"'{self.prog}' requires a sub-command", hint=f"choose one of {names}")
         raise ConfigError(self._reworded(message), hint=self._see_help())
 
     def find(self, words: Sequence[str]) -> argparse.ArgumentParser:
-        """The parser of the sub-command that ``words`` name.
+        """The parser of the sub-command named by ``words``.
 
-        :raises ConfigError: there is none.
+        :raises ConfigError: there is no such sub-command.
         """
         found: argparse.ArgumentParser = self
         for word in words:
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
             if action is None:
                 raise ConfigError(
                     f"'{found.prog}' has no sub-command {word!r}",
-                    hint=f"'{found.prog} --help' shows how it is used",
+                    hint=f"see '{found.prog} --help'",
                 )
             if isinstance(found, Parser):
                 found._check_value(action, word)
@@ -82,19 +82,19 @@ class Parser(argparse.ArgumentParser):
         known = [str(choice) for choice in choices]
         if not isinstance(action, argparse._SubParsersAction):
             raise ConfigError(
-                f"{_name_of(action)} {value!r} is unknown",
+                f"{_name_of(action)} {value!r} is not valid",
                 hint=hint_for(str(value), known, f"choose one of {', '.join(known)}"),
             )
         words = self.prog.split()[1:]
-        see = f"'{self.prog} --help' lists them" if words else "'ballonet help' lists all commands"
+        see = f"see '{self.prog} --help'"
         hint = hint_for(str(value), known, see)
         if not words and value in _ELSEWHERE:
-            hint = f"did you mean 'ballonet {_ELSEWHERE[value]}'? 'ballonet help' lists all commands"
-        raise ConfigError(f"there is no command {' '.join([*words, str(value)])[:80]!r}", hint=hint)
+            hint = f"did you mean 'ballonet {_ELSEWHERE[value]}'? See 'ballonet --help'"
+        raise ConfigError(f"unknown command {' '.join([*words, str(value)])[:80]!r}", hint=hint)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         value = super()._get_value(action, arg_string)
-        # Python reads 'nan' and 'inf' as numbers; none of our options can do anything with them.
+        # Python reads 'nan' and 'inf' as numbers; no option can use them.
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{_name_of(action)} {arg_string!r} is not a number")
         return value
@@ -107,25 +107,25 @@ class Parser(argparse.ArgumentParser):
         meant = did_you_mean(option, known) if option.startswith("--") else None
         see = self._see_help()
         raise ConfigError(
-            f"there is no option {option[:80]!r}",
+            f"unknown option {option[:80]!r}",
             hint=see if meant is None else f"{meant} {see[0].upper()}{see[1:]}",
         )
 
     def _see_help(self) -> str:
-        return f"'{self.prog} --help' lists the options"
+        return f"see '{self.prog} --help'"
 
     def _reworded(self, message: str) -> str:
         if message.startswith("unrecognized arguments: "):
             self._refuse(message.removeprefix("unrecognized arguments: ").split()[0])
         if message.startswith("the following arguments are required: "):
             missing = message.removeprefix("the following arguments are required: ").split(", ")
-            return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+            return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} required"
         if (match := re.fullmatch(r"argument (\S+): invalid (int|float) value: (.*)", message)) is not None:
             return f"{match[1].split('/')[-1]} {match[3]} is not {_KINDS[match[2]]}"
         if (
             match := re.fullmatch(r"argument (\S+): expected (one|at least one) argument", message)
         ) is not None:
-            return f"{match[1].split('/')[-1]} needs a value"
+            return f"{match[1].split('/')[-1]} requires a value"
         return message.removeprefix("argument ")
 
 

@@ -1,4 +1,4 @@
-"""``ballonet pilot``: share the host's memory among all sandboxes; and ask what it did, and why."""
+"""``ballonet pilot``: runs the autopilot, and shows its status and decisions."""
 
 from __future__ import annotations
 
@@ -14,59 +14,77 @@ from typing import Any
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import parse_size
 from ballonet.base.suggest import hint_for
-from ballonet.cli.output import print_facts, print_json, print_json_line, print_table, show
+from ballonet.cli.output import print_facts, print_json, print_json_line, print_table, show, terminal_width
 from ballonet.pilot import claim
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT, HostView, SandboxView, promisable_mib
 
-#: Variables that decide which sandboxes are meant: a unit must have those that were set for the one who prints it.
+#: Environment variables that determine which sandboxes are managed; a systemd unit gets those that are set here.
 _WHERE = ("BALLONET_RUN_DIR", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_settings(parser)
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done and why; move nothing")
-    parser.add_argument("--ticks", metavar="N", type=int, help="end after N looks (default: never)")
-    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show decisions and their reasons, change nothing"
+    )
+    parser.add_argument("--ticks", metavar="N", type=int, help="stop after N iterations (default: never)")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    explain = actions.add_parser("explain", help="tell the last decisions about a sandbox, with every input")
-    explain.add_argument("name", metavar="NAME", help="a sandbox's name")
-    explain.add_argument("-n", "--last", metavar="N", type=int, default=10, help="how many (default: 10)")
-    explain.add_argument("--json", action="store_true", help="print JSON, one object a line")
-    status = actions.add_parser("status", help="show who drives the sandboxes, and what was last seen")
+
+    def action(name: str, help: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+
+    explain = action("explain", "show the last decisions about a sandbox, with their inputs")
+    explain.add_argument("name", metavar="NAME", help="name of the sandbox")
+    explain.add_argument(
+        "-n", "--last", metavar="N", type=int, default=10, help="number of decisions (default: 10)"
+    )
+    explain.add_argument("--json", action="store_true", help="print JSON, one object per line")
+    status = action("status", "show whether an autopilot runs, its settings and the memory of its sandboxes")
     status.add_argument("--json", action="store_true", help="print JSON")
-    actions.add_parser("pause", help="have it move nothing until 'resume'; pressure relief goes on")
-    actions.add_parser("resume", help="let it go on")
-    unit = actions.add_parser("unit", help="print a systemd user unit that runs it")
-    # What was given before the word 'unit' stays as it is.
+    action("pause", "stop changing targets until 'resume'; pressure relief continues")
+    action("resume", "continue after 'pause'")
+    unit = action("unit", "print a systemd user unit that runs the autopilot")
+    # SUPPRESS keeps the values that were given before the word 'unit'.
     _add_settings(unit, default=argparse.SUPPRESS)
     parser.epilog = (
-        "Without an ACTION it runs in the foreground until interrupted. "
-        "Only one drives a user's sandboxes at a time."
+        "Without ACTION, the autopilot runs in the foreground until interrupted. "
+        "Each user can run only one autopilot at a time."
     )
 
 
 def _add_settings(parser: argparse.ArgumentParser, **default: Any) -> None:
     parser.add_argument(
-        "--policy", metavar="NAME", help="the rule (default: ballonet; '--policy list' lists them)", **default
+        "--policy",
+        metavar="NAME",
+        help="the memory policy (default: ballonet; '--policy list' shows all)",
+        **default,
     )
     parser.add_argument(
-        "--budget", metavar="SIZE", help="what all sandboxes together may hold (default: the host)", **default
+        "--budget",
+        metavar="SIZE",
+        help="memory that all sandboxes may use together (default: the host's memory)",
+        **default,
     )
     parser.add_argument(
-        "--reserve", metavar="SIZE", help="what is never promised to them (default: a twentieth)", **default
+        "--reserve",
+        metavar="SIZE",
+        help="memory that is never given to sandboxes (default: 1/20 of the budget, at least 64M)",
+        **default,
     )
     parser.add_argument(
         "--overcommit",
         metavar="TIMES",
         type=float,
-        help=f"how much is promised for what is there, while much is available (default: {DEFAULT_OVERCOMMIT})",
+        help="limit for the sum of all targets, as a multiple of the memory available to sandboxes; applies while "
+        f"the host has enough available memory (default: {DEFAULT_OVERCOMMIT})",
         **default,
     )
     parser.add_argument(
         "--only",
         metavar="PATTERN",
         action="append",
-        help="look after the sandboxes whose names match, such as 'ci-*'; may be repeated",
+        help="manage only sandboxes whose names match, such as 'ci-*' (may be repeated)",
         **default,
     )
 
@@ -92,7 +110,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--overcommit {settings.overcommit:g} must be from 1 to 100")
     if settings.budget_mib is not None and (settings.reserve_mib or 0) >= settings.budget_mib:
         raise ConfigError(
-            f"--reserve {settings.reserve_mib} MiB leaves nothing of --budget {settings.budget_mib} MiB"
+            f"--reserve {settings.reserve_mib} MiB must be less than --budget {settings.budget_mib} MiB"
         )
     if options.ticks is not None and options.ticks < 1:
         raise ConfigError(f"--ticks {options.ticks} must be at least 1")
@@ -127,10 +145,10 @@ def _print_tick(tick: Any, dry_run: bool) -> None:
         if moved is None:
             done = f"stays at {old} MiB"
         else:
-            done = f"{old} → {moved} MiB" if moved != old else f"asked again for {moved} MiB"
-        said = f"not done: {error}" if error else verdict.reason
-        # Many reasons begin with what is done.
-        print(f"{at}  {verdict.sandbox}  {done}  {show(said.removeprefix(f'{done}: '))}", flush=True)
+            done = f"{old} → {moved} MiB" if moved != old else f"requested {moved} MiB again"
+        reason = f"failed: {error}" if error else verdict.reason
+        # Many reasons repeat the change at their beginning.
+        print(f"{at}  {verdict.sandbox}  {done}  {show(reason.removeprefix(f'{done}: '))}", flush=True)
     if dry_run:
         for note in tick.notes:
             print(f"{at}  host  {note}", flush=True)
@@ -165,9 +183,9 @@ def _explain(options: argparse.Namespace) -> int:
 
         with Registry.open() as registry:
             known = [record.name for record in lifecycle.list_sandboxes(registry)]
-        otherwise = "an autopilot writes them down while it runs: ballonet pilot"
+        otherwise = "decisions are recorded while an autopilot runs: ballonet pilot"
         raise ConfigError(
-            f"no decision about a sandbox named {options.name!r} is on record"[:200],
+            f"no decisions are recorded for a sandbox named {options.name!r}"[:200],
             hint=otherwise if options.name in known else hint_for(options.name, known, otherwise),
         )
     for entry in entries:
@@ -177,7 +195,7 @@ def _explain(options: argparse.Namespace) -> int:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["at"]))
         target = entry["target_mib"]
         done = (
-            "left alone"
+            "unchanged"
             if target is None
             else f"stays at {target} MiB"
             if target == entry["old_mib"]
@@ -189,7 +207,8 @@ def _explain(options: argparse.Namespace) -> int:
             if entry.get(key):
                 print(f"    {title}: {show(entry[key])}")
         facts = ", ".join(f"{name} {_number(value)}" for name, value in entry["inputs"].items())
-        print(textwrap.fill(facts, 110, initial_indent="    inputs: ", subsequent_indent=" " * 12))
+        width = min(110, terminal_width() or 110)
+        print(textwrap.fill(facts, width, initial_indent="    inputs: ", subsequent_indent=" " * 12))
     return 0
 
 
@@ -209,14 +228,16 @@ def _status(options: argparse.Namespace) -> int:
             }
         )
     if owner is None:
-        print("no autopilot runs; nothing shrinks by itself, and pressure relief is each sandbox's own")
+        print(
+            "no autopilot is running: targets change only by command, and by each sandbox's pressure relief"
+        )
         if paused is not None:
-            print("it is paused: 'ballonet pilot resume' before the next one is to do something")
+            print("the autopilot is paused: run 'ballonet pilot resume' before you start it")
         return 0
     facts: dict[str, object] = {
         "owner": f"{owner.user}, pid {owner.pid}",
         "policy": owner.policy,
-        "looks after": ", ".join(owner.only) or "all sandboxes",
+        "manages": ", ".join(owner.only) or "all sandboxes",
         "paused": "no" if paused is None else "yes",
     }
     if status is not None:
@@ -224,9 +245,9 @@ def _status(options: argparse.Namespace) -> int:
         views = [SandboxView(**view) for view in status["sandboxes"]]
         promisable = promisable_mib(host, views)
         facts |= {
-            "last look": f"{max(0, round(time.time() - status['at']))} s ago",
-            "memory": f"{host.total_mib} MiB, {show(host.available_mib)} available, {host.reserve_mib} kept back",
-            "promised": f"{sum(view.target_mib for view in views)} of {show(promisable)} MiB",
+            "last update": f"{max(0, round(time.time() - status['at']))} s ago",
+            "memory": f"{show(host.available_mib)} of {host.total_mib} MiB available, {host.reserve_mib} MiB reserved",
+            "targets": f"{sum(view.target_mib for view in views)} of at most {show(promisable)} MiB",
             "notes": "; ".join(status["notes"]) or None,
         }
     print_facts(facts)
@@ -256,12 +277,12 @@ def _status(options: argparse.Namespace) -> int:
 
 def _pause(options: argparse.Namespace) -> int:
     claim.pause()
-    print("paused: targets stay as they are, pressure relief goes on; 'ballonet pilot resume' ends it")
+    print("paused: targets stay unchanged, pressure relief continues. To continue: ballonet pilot resume")
     return 0
 
 
 def _resume(options: argparse.Namespace) -> int:
-    print("resumed" if claim.resume() else "it was not paused")
+    print("resumed" if claim.resume() else "the autopilot was not paused")
     return 0
 
 

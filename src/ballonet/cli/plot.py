@@ -1,4 +1,4 @@
-"""``ballonet plot``: draw what sandboxes' memory was, from their histories."""
+"""``ballonet plot``: plots the memory of sandboxes over time, from their histories."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from ballonet.base.errors import ConfigError
 from ballonet.cli.history import add_since
 from ballonet.cli.logs import parse_since
-from ballonet.cli.names import add_names
+from ballonet.cli.name_arguments import add_names
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.registry import Registry
@@ -22,9 +22,12 @@ from ballonet.metrics.model import SandboxSample
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_names(parser)
     parser.add_argument(
-        "-o", "--output", metavar="FILE.{png,svg,pdf}", type=Path, required=True, help="where to draw it"
+        "-o", "--output", metavar="FILE.{png,svg,pdf}", type=Path, required=True, help="the file to write"
     )
     add_since(parser)
+    parser.epilog = (
+        "Exit status: 0; 2 for usage errors, or if a sandbox has no samples; 125 for other failures."
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,22 +46,22 @@ def run(options: argparse.Namespace) -> int:
         if not samples:
             raise ConfigError(
                 f"sandbox {name!r} has no samples{f' since {options.since}' if options.since else ''}",
-                hint="a sandbox takes them while it runs, one a minute at least",
+                hint="samples are recorded while a sandbox runs, at least once a minute",
             )
         histories.append(samples)
         until.append(now if run_id is not None and samples[-1].run_id == run_id else None)
     draw(histories, options.output, until=until)
-    print(f"drawn in {options.output}")
+    print(f"plot written to {options.output}")
     return 0
 
 
 def in_force(
     samples: list[SandboxSample], since: float | None, now: float, living: str | None
 ) -> list[SandboxSample]:
-    """The samples from ``since`` on, and at its moment the one that held then.
+    """The samples from ``since`` on, preceded by the one that was in force at that time.
 
-    :param living: the run that lives, whose last sample holds until ``now``: a sandbox in which nothing changes is
-        sampled once a minute.
+    :param living: the ID of the current run. Its last sample is in force until ``now``: a sandbox in which nothing
+        changes is sampled once a minute.
     """
     from ballonet.metrics.drawing import GAP_S
 

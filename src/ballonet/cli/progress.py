@@ -1,4 +1,4 @@
-"""Bars for what takes time, on a terminal; a plain line for each step elsewhere."""
+"""Progress output on standard error: bars on a terminal, otherwise one line per step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-#: What the steps of :class:`ballonet.images.store.ImageStore` are to a person.
+#: The steps of :class:`ballonet.images.store.ImageStore`, as shown to the user.
 _STEPS = {"fetch": "fetching", "read": "reading layers", "root": "writing the root"}
 
 Bars = Callable[[str, int, int], None]
@@ -16,7 +16,7 @@ Report = Callable[[str], None]
 
 @contextlib.contextmanager
 def shown_progress() -> Iterator[tuple[Report, Bars | None]]:
-    """How to tell what is done, and how far it is: the second is ``None`` where nobody would see bars."""
+    """A function that reports a step, and one that updates its bar; the second is ``None`` without a terminal."""
     if not sys.stderr.isatty():
         yield report_progress, None
         return
@@ -55,5 +55,5 @@ def shown_progress() -> Iterator[tuple[Report, Bars | None]]:
 
 
 def report_progress(line: str) -> None:
-    """Tell, on standard error, what takes time before the guest can boot."""
+    """Print a step that takes time to standard error."""
     print(f"ballonet: {line}", file=sys.stderr, flush=True)

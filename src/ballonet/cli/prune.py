@@ -1,4 +1,4 @@
-"""``ballonet prune``: clean up after sandboxes whose processes were killed. Those that live are left alone."""
+"""``ballonet prune``: cleans up after sandboxes whose processes were killed. Running sandboxes are not affected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-f",
         "--force",
         action="store_true",
-        help="end running sandboxes that the registry does not know, instead of registering them again",
+        help="kill running sandboxes that are missing from the registry, instead of registering them again",
     )
 
 
@@ -29,5 +29,5 @@ def run(options: argparse.Namespace) -> int:
     for line in done:
         print(line)
     if not done:
-        print("there was nothing to remove")
+        print("nothing to remove")
     return 0

@@ -1,18 +1,18 @@
-"""``ballonet rm``: remove sandboxes with their logs and disks."""
+"""``ballonet rm``: removes sandboxes with their logs and disks."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 
-from ballonet.cli.names import add_names, for_each
+from ballonet.cli.name_arguments import add_names, for_each
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_names(parser)
-    parser.add_argument("-f", "--force", action="store_true", help="end those that run first")
+    parser.add_argument("-f", "--force", action="store_true", help="kill running sandboxes first")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from ballonet.base.errors import ConfigError, GuestChannelError, SandboxError
 from ballonet.base.paths import state_dir_of
 from ballonet.cli.attach import Joined, SignalPasser, check_streams, joined_from, run_joined, with_signals
-from ballonet.cli.boot_notice import told_if_slow
+from ballonet.cli.boot_notice import notice_if_slow
 from ballonet.cli.progress import report_progress
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
@@ -114,7 +114,7 @@ async def _start_detached(registry: Registry, name: str, admission: bool) -> int
     from ballonet.pilot.gate import gate_for
 
     try:
-        async with told_if_slow(name):
+        async with notice_if_slow(name):
             process = await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))
     except BaseException:
         await lifecycle.discard(registry, name)
@@ -151,7 +151,7 @@ async def _run_attached(
 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(lifecycle.discard, registry, name)
-        async with told_if_slow(name):
+        async with notice_if_slow(name):
             sandbox = await lifecycle.start(registry, name, detached=False, gate=gate_for(admission))
         stack.push_async_callback(sandbox.kill)
         agent = await AgentClient.connect(sandbox.agent_socket)

@@ -1,4 +1,4 @@
-"""``ballonet simulate``: memory policies on modelled guests, against each other and one who knows the future."""
+"""``ballonet simulate``: compares memory policies on simulated guests, with each other and with an oracle."""
 
 from __future__ import annotations
 
@@ -24,46 +24,69 @@ HEADINGS = (
 )  # fmt: skip
 
 
+_EPILOG = """\
+columns:
+  GIB·MIN    host memory used, in GiB times minutes
+  PEAK MIB   largest amount of host memory used
+  OF STATIC  the figure before it, relative to the policy 'static'
+  OF ORACLE  GIB·MIN, relative to the policy 'oracle', which knows the future
+  SLOWER     working time lost, compared with 'static'
+  BELOW      guest-seconds with less memory than the work needed
+  KILLS      processes killed in guests for lack of memory
+  DEFLATED   MiB that balloons released to prevent such kills
+  HOST OOM   how often the host ran out of memory
+  MOVES      changes of targets
+  BROKE      violations of the autopilot's safety rules"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--scenario", metavar="NAME", default="mixed", help="what to run (default: mixed)")
-    what.add_argument("--trace", metavar="FILE.csv", type=Path, help="run this trace (see docs/simulator.md)")
+    what.add_argument("--scenario", metavar="NAME", default="mixed", help="scenario to run (default: mixed)")
     what.add_argument(
-        "--history", metavar="NAME", nargs="+", help="run what these sandboxes did, by their histories"
+        "--trace", metavar="FILE.csv", type=Path, help="replay this trace (see docs/simulator.md)"
     )
+    what.add_argument("--history", metavar="NAME", nargs="+", help="replay the histories of these sandboxes")
     what.add_argument("--list", action="store_true", help="list scenarios and policies")
     parser.add_argument(
-        "--policy", metavar="NAME", action="append", help="run this one, or all; repeatable (default: all)"
+        "--policy",
+        metavar="NAME",
+        action="append",
+        help="policy to run, or 'all' (default: all; may be repeated)",
     )
-    parser.add_argument("--seed", metavar="N", type=int, default=1, help="of a scenario (default: 1)")
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=1, help="random seed of the scenario (default: 1)"
+    )
     parser.add_argument(
         "--hosts",
         metavar="N",
         type=int,
         default=1,
-        help="run so many hosts with seeds that count up, and show means",
+        help="number of hosts to simulate, with consecutive seeds; means are shown (default: 1)",
     )
     parser.add_argument(
         "--overcommit",
         metavar="TIMES",
         type=float,
         default=DEFAULT_OVERCOMMIT,
-        help=f"how much is promised for what is there, while much is available (default: {DEFAULT_OVERCOMMIT})",
+        help="limit for the sum of all targets, as a multiple of the memory available to sandboxes; applies while "
+        f"the host has enough available memory (default: {DEFAULT_OVERCOMMIT})",
     )
     parser.add_argument(
         "--budget",
         metavar="SIZE",
-        help="the host's memory (default: the scenario's; 0.6 of a trace's ceilings)",
+        help="memory of the host (default: set by the scenario; for traces, 0.6 of the sum of all ceilings)",
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON document")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--plot", metavar="FILE", type=Path, help="draw the first host's memory (png, svg, pdf)"
+        "--plot", metavar="FILE", type=Path, help="plot the first host's memory to FILE (png, svg or pdf)"
     )
-    parser.epilog = (
-        "Slower: the share of working time lost, beyond static. Below: guest-seconds with less than the work needed. "
-        "Kills: processes that guests killed for lack of memory. Deflated: MiB that balloons gave back in that need. "
-        "Host OOM: times that the host had nothing left. Broke: breaches of the rules that the real loop checks."
+    # argparse cannot wrap the group of exclusive options.
+    parser.usage = (
+        "%(prog)s [-h] [--scenario NAME | --trace FILE.csv |\n"
+        "                          --history NAME [NAME ...] | --list] [options]"
     )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
 
 
 def run(options: argparse.Namespace) -> int:
@@ -117,7 +140,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _row(arms: Sequence[Arm]) -> list[object]:
-    """One policy on all hosts: means, but sums of what should not happen at all."""
+    """One policy on all hosts: means, but sums for events that should never happen."""
     outs = [arm.outcome for arm in arms]
 
     def mean(values: Iterable[float]) -> float:
@@ -140,15 +163,15 @@ def _row(arms: Sequence[Arm]) -> list[object]:
     ]
 
 
-def _policies(asked: list[str] | None, known: list[str]) -> list[str]:
-    if asked is None or "all" in asked:
+def _policies(requested: list[str] | None, known: list[str]) -> list[str]:
+    if requested is None or "all" in requested:
         return known
     from ballonet.pilot.policies.catalog import unknown_policy
 
-    for name in asked:
+    for name in requested:
         if name not in known and name != "oracle":
             raise unknown_policy(name, ["all", "oracle", *known])
-    return asked
+    return requested
 
 
 def _scenarios(options: argparse.Namespace) -> list[Scenario]:
@@ -157,7 +180,7 @@ def _scenarios(options: argparse.Namespace) -> list[Scenario]:
     budget = None if options.budget is None else parse_size(options.budget, "--budget")
     if options.trace is not None or options.history is not None:
         if options.hosts != 1:
-            raise ConfigError("--hosts goes with --scenario: a trace is of one host")
+            raise ConfigError("--hosts requires --scenario: a trace describes one host")
         guests = _read(options.trace) if options.trace is not None else _histories(options.history)
         name = str(options.trace) if options.trace is not None else "history"
         scenarios = [of_guests(name, "recorded work", guests)]
@@ -166,7 +189,7 @@ def _scenarios(options: argparse.Namespace) -> list[Scenario]:
         if make is None:
             otherwise = f"choose one of {', '.join(SCENARIOS)}"
             raise ConfigError(
-                f"there is no scenario {options.scenario!r}",
+                f"unknown scenario {options.scenario!r}",
                 hint=hint_for(options.scenario, SCENARIOS, otherwise),
             )
         scenarios = [make(options.seed + at) for at in range(options.hosts)]
@@ -191,7 +214,7 @@ def _read(path: Path) -> list[GuestSpec]:
     except OSError as error:
         raise ConfigError(f"--trace {path}: {error.strerror}", hint=os_hint(error, path)) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"--trace {path}: it is not UTF-8 text") from error
+        raise ConfigError(f"--trace {path}: the file is not UTF-8 text") from error
 
 
 def _histories(names: list[str]) -> list[GuestSpec]:

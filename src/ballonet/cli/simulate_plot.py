@@ -1,4 +1,4 @@
-"""Drawing a simulation: what each policy's guests held over time, and what that cost. matplotlib only when drawn."""
+"""Plots a simulation: the memory used under each policy over time, and its cost. Imports matplotlib when it is used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ballonet.pilot.simulator.compare import Arm
 from ballonet.pilot.simulator.world import Scenario
 
-#: Those that matter most, told apart without colour, too; the others are thin and grey.
+#: The most important policies, distinguishable without colour, too; the others are thin and grey.
 _STYLES: dict[str, dict[str, Any]] = {
     "static": {"color": "0.2", "linestyle": (0, (1, 1.5)), "linewidth": 1.6},
     "reporting": {"color": "#d98e04", "linestyle": "--", "linewidth": 1.6},
@@ -21,7 +21,7 @@ _MARKERS = "osD^vP*X<>hp"
 
 
 def plot_arms(scenario: Scenario, arms: Sequence[Arm], path: Path) -> None:
-    """Draw ``arms``, which were sampled, to ``path``."""
+    """Plot ``arms``, which must have samples, to ``path``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -53,14 +53,14 @@ def plot_arms(scenario: Scenario, arms: Sequence[Arm], path: Path) -> None:
         color="#b5443a", fontsize="small",
     )  # fmt: skip
     over_time.set_xlabel("minutes")
-    over_time.set_ylabel("GiB that the guests hold of the host")
+    over_time.set_ylabel("host memory used by guests, GiB")
     over_time.set_ylim(bottom=0)
     over_time.set_xlim(0, scenario.duration_s / 60)
     over_time.set_title(f"{scenario.name}: {scenario.about}", fontsize="medium")
-    cost.set_xlabel("footprint, as a share of static's")
+    cost.set_xlabel("footprint, relative to static")
     cost.set_ylabel("slower than static, %")
     cost.set_xlim(0, 1.05)
-    cost.set_title("What it saves, what it costs (best: lower left)", fontsize="medium")
+    cost.set_title("Savings and cost (best: lower left)", fontsize="medium")
     for axes in (over_time, cost):
         axes.grid(color="0.9")
         axes.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""``ballonet start`` and ``ballonet restart``: boot sandboxes that exist."""
+"""``ballonet start`` and ``ballonet restart``: boot existing sandboxes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import asyncio
 
 from ballonet.base.errors import ConfigError
-from ballonet.cli.boot_notice import told_if_slow
-from ballonet.cli.names import add_names, for_each
+from ballonet.cli.boot_notice import notice_if_slow
+from ballonet.cli.name_arguments import add_names, for_each
 from ballonet.cli.progress import report_progress
 from ballonet.cli.sandbox_options import add_admission_option
 from ballonet.lifecycle import sandboxes as lifecycle
@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=float,
         default=lifecycle.STOP_TIMEOUT_S,
-        help="restart: how long the end in order may take until it is forced; 0: at once, -1: never (default: 10)",
+        # 'start' accepts the option, too, but has no use for it.
+        help="seconds to wait for a graceful stop before killing; 0: kill at once, -1: wait forever (default: 10)"
+        if parser.prog.endswith("restart")
+        else argparse.SUPPRESS,
     )
 
 
@@ -36,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         def start(name: str) -> None:
             record = lifecycle.find(registry, name)
             if not restart and record.state.lives:
-                print(name)  # as in Docker: it is what was asked for
+                print(name)  # already running is no error, as in Docker
                 return
             prepare_guest(report=report_progress)
             asyncio.run(
@@ -52,10 +55,11 @@ async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *,
 
     if stop_timeout_s is not None:
         record = await lifecycle.stop(registry, name, timeout_s=stop_timeout_s)
-        admission = False  # it goes on in the place that it had
+        admission = False  # it gets back the memory that it had
         if record is None:
             raise ConfigError(
-                f"sandbox {name!r} went away when it was stopped, as it was made to", hint="run it again"
+                f"sandbox {name!r} was created with --rm, so stopping it has removed it",
+                hint="create it again with 'ballonet run -d --rm'",
             )
-    async with told_if_slow(name):
+    async with notice_if_slow(name):
         (await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))).let_go()

@@ -1,4 +1,4 @@
-"""Bytes from our standard input, for an event loop that goes on meanwhile."""
+"""Reads standard input without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _READ_BYTES = 65536
 
 
 def check_stdin() -> None:
-    """:raises ConfigError: nothing can be read from our standard input: it is a directory, or open for writing only."""
+    """:raises ConfigError: standard input is not readable: it is a directory, or open for writing only."""
     if stat.S_ISDIR(os.fstat(0).st_mode):
-        raise ConfigError("standard input is a directory", hint="redirect a file or a pipe into it")
+        raise ConfigError("standard input is a directory", hint="redirect a file or a pipe to it")
     if fcntl.fcntl(0, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
-        raise ConfigError("standard input is not open for reading", hint="redirect a file or a pipe into it")
+        raise ConfigError("standard input is not open for reading", hint="redirect a file or a pipe to it")
 
 
 async def read_stdin() -> bytes:
-    """The next bytes of our standard input; none at its end.
+    """The next bytes of standard input; empty at its end.
 
-    Waits without a thread, which could not be interrupted, and without changing the stream's flags. Where somebody
-    else has made it one that does not block, that it has nothing now is not its end.
+    Uses no thread, because a blocking read could not be interrupted, and leaves the stream's flags unchanged. If
+    another program has set ``O_NONBLOCK``, a read without data is retried.
 
-    :raises StreamError: it cannot be read.
+    :raises StreamError: standard input cannot be read.
     """
     loop = asyncio.get_running_loop()
     while True:

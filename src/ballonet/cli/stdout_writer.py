@@ -1,7 +1,7 @@
-"""Bytes to our standard output or standard error from an event loop that goes on meanwhile.
+"""Writes bytes to standard output or standard error without blocking the event loop.
 
-A slow reader is waited for, and signals are still heard then. The flags of the stream are left alone: other programs
-share its file description, and a shell would find its terminal changed.
+While a slow reader is waited for, signals are still handled. The stream's flags stay unchanged: other programs share
+its file description, and a shell would find its terminal in non-blocking mode.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import stat
 from collections.abc import Callable
 
-from ballonet.cli.text_streams import stream_error
+from ballonet.cli.standard_streams import stream_error
 
 _writers: dict[int, ByteWriter] = {}
 
@@ -23,7 +23,7 @@ async def write_stdout(data: bytes, fd: int = 1) -> None:
 
     :param fd: 1, or 2 for standard error.
     :raises BrokenPipeError: the stream's reader is gone.
-    :raises StreamError: the stream cannot be written, as on a full disk.
+    :raises StreamError: the stream cannot be written, for example because the disk is full.
     """
     writer = _writers.get(fd)
     if writer is None:
@@ -32,13 +32,13 @@ async def write_stdout(data: bytes, fd: int = 1) -> None:
 
 
 class ByteWriter:
-    """Writes to one descriptor."""
+    """Writes to one file descriptor."""
 
     def __init__(self, fd: int) -> None:
         self._name_fd = fd
         self._fd = fd
         self._lock = asyncio.Lock()
-        # Writes some, and raises BlockingIOError where the stream takes none now.
+        # Writes as much as possible; raises BlockingIOError if nothing can be written now.
         self._write: Callable[[memoryview], int] = self._choose()
 
     async def write(self, data: bytes) -> None:
@@ -62,10 +62,10 @@ class ByteWriter:
         if not (stat.S_ISFIFO(mode) or os.isatty(self._fd)) or not os.get_blocking(self._fd):
             return self._write_plainly
         try:
-            # A file description of our own for the same pipe or terminal, so that only ours does not block.
+            # A new file description of the same pipe or terminal, so that only this one is non-blocking.
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             self._fd = os.open(f"/proc/self/fd/{self._fd}", flags)
-        except OSError:  # another user's, or no reader any more
+        except OSError:  # it belongs to another user, or the reader is gone
             return self._write_little
         return self._write_plainly
 
@@ -77,7 +77,7 @@ class ByteWriter:
             return line.send(view, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def _write_little(self, view: memoryview) -> int:
-        """As much as a pipe takes without blocking once it is ready (pipe(7))."""
+        """Write at most what a pipe accepts without blocking once it is ready (pipe(7))."""
         ready = select.poll()
         ready.register(self._fd, select.POLLOUT)
         if not ready.poll(0):

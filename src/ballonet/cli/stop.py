@@ -1,11 +1,11 @@
-"""``ballonet stop``: end sandboxes, in order if they let it happen."""
+"""``ballonet stop``: stops sandboxes: gracefully, and by force after a timeout."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 
-from ballonet.cli.names import add_names, for_each
+from ballonet.cli.name_arguments import add_names, for_each
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=float,
         default=lifecycle.STOP_TIMEOUT_S,
-        help="how long the end in order may take until it is forced; 0: at once, -1: never (default: 10)",
+        help="seconds to wait for a graceful stop before killing; 0: kill at once, -1: wait forever (default: 10)",
     )
 
 

@@ -1,4 +1,4 @@
-"""``ballonet top``: the memory of all sandboxes, live; keys sort them, and grow, shrink and trim the selected one."""
+"""``ballonet top``: shows the memory of all sandboxes, live. Keys sort them, and change the selected one's memory."""
 
 from __future__ import annotations
 
@@ -30,10 +30,17 @@ _CODES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-d", "--interval", metavar="SECONDS", type=float, default=_INTERVAL_S, help="between two looks (2)"
+        "-d",
+        "--interval",
+        metavar="SECONDS",
+        type=float,
+        default=_INTERVAL_S,
+        help="update interval (default: 2)",
     )
-    parser.add_argument("--once", action="store_true", help="print it once, and end")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, and end; sizes are bytes")
+    parser.add_argument("--once", action="store_true", help="print once and exit")
+    parser.add_argument(
+        "--json", action="store_true", help="print once as a JSON object and exit; sizes in bytes"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -54,17 +61,17 @@ def run(options: argparse.Namespace) -> int:
             print(_plain(line, colour).rstrip())
         return 0
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise ConfigError("top needs a terminal", hint="'ballonet top --once' prints it once")
-    # Before all that takes time: Ctrl-C is to end it from here on.
+        raise ConfigError("top requires a terminal", hint="use 'ballonet top --once' to print once")
+    # Handle Ctrl-C before anything that takes time.
     from ballonet.cli.top_signals import Signals, Terminal
 
     terminal = Terminal()
     signals = Signals(terminal)
     try:
-        from ballonet.cli.top_terminal import watch
+        from ballonet.cli.top_screen import watch
     except ImportError as error:
         raise HostError(
-            "this Python has no curses module", hint="install it, or use: ballonet top --once"
+            "this Python has no curses module", hint="install it, or use 'ballonet top --once'"
         ) from error
     return watch(options.interval, glyphs, terminal, signals, colour=wants_colour())
 
@@ -74,7 +81,7 @@ def _glyphs() -> Glyphs:
     encoding = sys.stdout.encoding or ""
     if encoding.lower().replace("-", "") != "utf8":
         return ASCII
-    # The fonts of Linux' own console have no eighths.
+    # The Linux console's fonts have no eighth blocks.
     return UNICODE._replace(eighths=ASCII.eighths) if os.environ.get("TERM") == "linux" else UNICODE
 
 

@@ -1,4 +1,4 @@
-"""What ``ballonet top`` draws with characters: styled text, bars, sparklines and charts of a sandbox's memory. Pure."""
+"""The graphics of ``ballonet top``: styled text, bars, sparklines and charts made of characters. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ WINDOW_S = 600.0
 
 
 class Span(NamedTuple):
-    """A piece of a line; styles: ``title``, ``message``, ``dim``, ``good``, ``warn``, ``bad``, ``held``, ``actual``,
-    ``target``, ``sorted``. Whatever the style, a piece may belong to the selected row."""
+    """A part of a line in one style: ``title``, ``message``, ``dim``, ``good``, ``warn``, ``bad``, ``held``,
+    ``actual``, ``target`` or ``sorted``; ``selected`` if it belongs to the selected row."""
 
     text: str
     style: str = ""
@@ -24,18 +24,18 @@ Line = list[Span]
 
 
 class Glyphs(NamedTuple):
-    """What bars are made of."""
+    """The characters of bars and charts."""
 
     held: str
     actual: str
     rest: str
     target: str
-    #: A target in a chart, where time goes from left to right.
+    #: A target in a chart.
     level: str
     dots: str
-    #: The selected row begins with it.
+    #: Marks the selected row.
     pointer: str
-    #: Eighths of a cell, from one to eight.
+    #: A cell filled by one to eight eighths.
     eighths: str
 
 
@@ -49,7 +49,7 @@ ASCII = Glyphs(
 
 
 class Point(NamedTuple):
-    """A sandbox's memory at one moment (bytes); unknown is ``None``."""
+    """A sandbox's memory at one time (bytes); ``None`` if unknown."""
 
     at: float
     held: int | None
@@ -66,13 +66,12 @@ def text_of(line: Line) -> str:
 
 
 def filled(size: int | None, width: int, scale: int) -> int:
-    """How many of ``width`` cells ``size`` takes; what is not nothing takes one at least."""
+    """How many of ``width`` cells represent ``size``; at least one if ``size`` is above 0."""
     return 0 if not size or not scale else max(1, min(width, round(size * width / scale)))
 
 
 def bar(sample: SandboxSample, width: int, scale: int, glyphs: Glyphs) -> Line:
-    """Guest memory that the host holds, actual and target on the way to the ceiling; ``scale`` bytes are the whole
-    width."""
+    """Guest memory on the host, actual, target and ceiling in one bar; ``scale`` bytes are the full width."""
     held, actual, ceiling = (
         filled(size, width, scale) for size in (sample.guest_ram, sample.actual, sample.ceiling)
     )
@@ -92,10 +91,10 @@ def bar(sample: SandboxSample, width: int, scale: int, glyphs: Glyphs) -> Line:
 
 
 def resample(points: Sequence[Point], now: float, cells: int) -> list[Point | None]:
-    """One point for each of ``cells`` equal parts of the time up to ``now``.
+    """One point for each of ``cells`` equal parts of the last :data:`WINDOW_S`.
 
-    It is the last one of that time, with the most that was held in it, so that a short burst is seen. Where nothing
-    was sampled the point before still holds: a sandbox in which nothing changes is sampled once a minute.
+    It is the last point of that part, with the largest ``held``, so that short bursts are visible. Without a point, the
+    one before is repeated: a sandbox in which nothing changes is sampled once a minute.
     """
     found: list[Point | None] = []
     last: Point | None = None
@@ -113,7 +112,7 @@ def resample(points: Sequence[Point], now: float, cells: int) -> list[Point | No
 
 
 def sparkline(points: Sequence[Point], now: float, width: int, scale: int, glyphs: Glyphs) -> Line:
-    """Guest memory that the host held, over time; ``scale`` bytes are the whole height."""
+    """Guest memory on the host over time; ``scale`` bytes are the full height."""
     eighths = [0 if point is None else filled(point.held, 8, scale) for point in resample(points, now, width)]
     return joined([(glyphs.eighths[part - 1], "held") if part else (" ", "") for part in eighths])
 
@@ -121,7 +120,7 @@ def sparkline(points: Sequence[Point], now: float, width: int, scale: int, glyph
 def chart(
     points: Sequence[Point], now: float, width: int, height: int, scale: int, glyphs: Glyphs
 ) -> list[Line]:
-    """Held, actual and target over time, ``height`` lines of ``width`` cells; ``scale`` bytes are the whole height."""
+    """Held, actual and target over time, ``height`` lines of ``width`` cells; ``scale`` bytes are the full height."""
     columns = resample(points, now, width)
     lines = []
     for row in range(height - 1, -1, -1):
@@ -135,7 +134,7 @@ def chart(
                     mark = (glyphs.held, "held")
                 elif point.target and filled(point.target, height, scale) - 1 == row:
                     mark = (glyphs.level, "target")
-                elif beside:  # a part of a cell would leave a gap below what is drawn there
+                elif beside:  # a partly filled cell would leave a gap in the area of actual
                     mark = (glyphs.actual, "actual")
                 elif part > 0:
                     mark = (glyphs.eighths[part - 1], "held")
@@ -145,7 +144,7 @@ def chart(
 
 
 def joined(marks: Sequence[tuple[str, str]]) -> Line:
-    """Neighbours of one style as one piece."""
+    """A line in which neighbours of the same style are one span."""
     line: Line = []
     for text, style in marks:
         if line and line[-1].style == style:
@@ -156,7 +155,7 @@ def joined(marks: Sequence[tuple[str, str]]) -> Line:
 
 
 def cut(line: Line, width: int, glyphs: Glyphs) -> Line:
-    """At most ``width`` cells of a line; where something is missing it says so."""
+    """A line cut to ``width`` cells; dots mark what was cut."""
     kept: Line = []
     left = width
     for span in line:
@@ -169,7 +168,7 @@ def cut(line: Line, width: int, glyphs: Glyphs) -> Line:
 
 
 def wrapped(pieces: Sequence[Line], width: int) -> list[Line]:
-    """Pieces side by side, as many on a line as fit whole."""
+    """Lines of pieces, as many on each as fit without being cut."""
     lines: list[Line] = []
     used = 0
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""The help of ``ballonet top``: its keys and its columns, laid out for any width. Pure."""
+"""The help of ``ballonet top``: its keys and columns, laid out for any width. Pure."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ KEYS = (
     ("up, down, j, k", "select a sandbox"),
     ("PgUp, PgDn, Home, End", "move the selection further"),
     ("<, > or left, right", "sort by another column"),
-    ("r", "reverse the order"),
+    ("r", "reverse the sort order"),
     ("+ or g", "grow the target by 1/8 of the ceiling"),
-    ("- or s", "shrink the target by as much"),
-    ("t", "trim: the guest frees what it can"),
-    ("space", "collect the figures now"),
-    ("h or ?", "show or leave this help"),
+    ("- or s", "shrink the target by the same amount"),
+    ("t", "trim: reclaim memory that the guest does not need"),
+    ("space", "update now"),
+    ("h or ?", "show or close this help"),
     ("q or Ctrl-C", "quit"),
 )
 MEANINGS = (
-    ("CEIL", "the most memory that the guest may ever have"),
-    ("TARGET ACTUAL", "what the guest is to have, and what it has"),
-    ("GUEST", "host memory that holds the guest's RAM"),
-    ("ENGINE", "host memory that the virtual machine needs for itself"),
-    ("AVAIL CACHES", "what guest programs could still use, and its page cache"),
-    ("PSI%", "how much of the last 10 s guest tasks waited for memory"),
-    ("LIMIT FLOOR", "the most and the least that a target may be"),
-    ("OOM MAJFLT", "processes killed for lack of memory; faults that read a disk"),
-    ("RECLAIMED PSS", "guest RAM that the host got back; the PSS of the engine"),
-    ("HISTORY", "GUEST in the last 10 minutes; the ceiling is full height"),
+    ("CEIL", "ceiling: the maximum memory of the guest"),
+    ("TARGET ACTUAL", "requested and current memory of the guest"),
+    ("GUEST", "host memory used by the guest's RAM"),
+    ("ENGINE", "host memory used by the engine itself"),
+    ("AVAIL CACHES", "memory available to guest programs; page cache"),
+    ("PSI%", "share of the last 10 s in which guest tasks waited for memory"),
+    ("LIMIT FLOOR", "upper and lower limit of the target"),
+    ("OOM MAJFLT", "out-of-memory kills and major page faults in the guest"),
+    ("RECLAIMED PSS", "guest RAM returned to the host; PSS of the engine process"),
+    ("HISTORY", "GUEST over the last 10 minutes; full height is the ceiling"),
 )
 _NOTE = (
-    "Sizes are MiB. The guest reports AVAIL, CACHES, PSI%, OOM and MAJFLT. A shrink stops where it would harm the "
-    "guest."
+    "Sizes are in MiB. The guest reports AVAIL, CACHES, PSI%, OOM and MAJFLT. A shrink stops before it would harm "
+    "the guest."
 )
 
 
@@ -42,7 +42,7 @@ def help_lines(width: int) -> list[str]:
 
 def _table(rows: tuple[tuple[str, str], ...], width: int) -> list[str]:
     first = max(len(word) for word, _ in rows) + 2
-    if width < first + 20:  # too narrow for two columns
+    if width < first + 20:  # too narrow for a table
         return [line for row in rows for line in textwrap.wrap(": ".join(row), max(1, width))]
     lines = []
     for word, meaning in rows:

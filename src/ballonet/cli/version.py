@@ -1,4 +1,4 @@
-"""``ballonet version``: of ballonet and of what it runs on."""
+"""``ballonet version``: shows the versions of ballonet, its interfaces and the host's software."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ballonet volume``: named volumes, and who uses them."""
+"""``ballonet volume``: lists, creates and removes named volumes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from ballonet.lifecycle.registry import Registry
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("ls", help="list them, and the sandboxes that have them")
+
+    def action(name: str, help: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+
+    listing = action("ls", "list volumes and the sandboxes that use them")
     listing.add_argument("--json", action="store_true", help="print JSON, a list of objects")
-    listing.add_argument("-q", "--quiet", action="store_true", help="print names only")
-    for action, help in (("create", "make them"), ("rm", "remove them, with all that is in them")):
-        actions.add_parser(action, help=help).add_argument("names", metavar="NAME", nargs="+")
-    actions.add_parser("prune", help="remove those that no sandbox has")
+    listing.add_argument("-q", "--quiet", action="store_true", help="print only names")
+    for name, help in (("create", "create volumes"), ("rm", "remove volumes and their contents")):
+        action(name, help).add_argument("names", metavar="NAME", nargs="+", help="name of a volume")
+    action("prune", "remove all volumes that no sandbox uses")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 GRACE_S = 5.0
 
 _PARTS = re.compile(
-    r"(?:(?P<h>\d{1,6})h)?(?:(?P<m>\d{1,8})m)?(?:(?P<s>\d{1,9}(?:\.\d{1,6})?)s)?|(?P<bare>\d{1,9}(?:\.\d{1,6})?)",
+    r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?|(?P<bare>\d+(?:\.\d+)?)",
     re.ASCII,
 )
 _SECONDS = {"h": 3600, "m": 60, "s": 1, "bare": 1}
+#: The longest timeout that can be written (seconds): 30 years.
+_MAX_SECONDS = 10**9
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Timeout:
             raise ConfigError(
                 f"{option} {text[:40]!r} is not a length of time above 0",
                 hint="write seconds, or 90s, 1m30s, 2h",
+            )
+        if seconds > _MAX_SECONDS:
+            raise ConfigError(
+                f"{option} {text[:40]!r} is too long",
+                hint=f"the maximum is {_MAX_SECONDS} seconds; omit {option} for no limit",
             )
         return cls(seconds, f"{text} s" if "bare" in found else text)
 

@@ -1,7 +1,7 @@
-"""What may stand at the cursor of a command line: called by the shell at each Tab, through argcomplete.
+"""Shell completion: what the shell offers at each Tab, through argcomplete.
 
-The parsers know commands, options and choices; here is what they do not know: names of sandboxes, images, volumes,
-policies, and where files belong. Nothing here starts, changes or says anything.
+argcomplete takes commands, options and choices from the parsers. This module adds the rest: names of sandboxes, images,
+volumes and policies, and the arguments that are files. Nothing here starts, changes or prints anything.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import argcomplete.shell_integration
 from argcomplete.completers import DirectoriesCompleter, FilesCompleter, SuppressCompleter
 from argcomplete.lexers import split_line
 
-#: Called by argcomplete with ``prefix``, ``parsed_args`` and others; what may stand there.
+#: Called by argcomplete with ``prefix``, ``parsed_args`` and others; returns the candidates.
 Completer = Callable[..., Iterable[str]]
 
 
 def complete() -> None:
-    """Answer the shell and end the process, if it asks."""
+    """Print the candidates for the shell's command line, then exit."""
     from ballonet.cli.commands import build_parser
 
     line, point = os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", "0")
@@ -28,13 +28,13 @@ def complete() -> None:
     wanted = next((word for word in typed if not word.startswith("-")), None)
     parser = build_parser(wanted)
     _attach(parser, [])
-    # Options only after a dash: elsewhere a name belongs. Nothing for what only a person knows, such as a size.
+    # Options are offered only after a dash, and nothing for values that cannot be listed, such as sizes.
     argcomplete.autocomplete(parser, always_complete_options=False, default_completer=SuppressCompleter())
 
 
 def shell_code(shell: str) -> str:
-    """What the shell has to be told to ask us."""
-    # Without the shell's own defaults: files are no sandboxes.
+    """The script that makes ``shell`` call :func:`complete` at each Tab."""
+    # Without the shell's defaults, which would offer file names in place of sandboxes.
     return str(argcomplete.shell_integration.shellcode(["ballonet"], use_defaults=False, shell=shell))
 
 
@@ -57,7 +57,10 @@ def _completer_for(command: str, action: argparse.Action) -> Completer | None:
 
 
 def _sandboxes(*, running: bool | None = None) -> Completer:
-    """Names of sandboxes that are not on the line yet; those that run, or do not, or all."""
+    """Completes names of sandboxes, except those already on the command line.
+
+    :param running: offer only running sandboxes, only those that do not run, or (``None``) all.
+    """
 
     def names(parsed_args: argparse.Namespace, **known: object) -> list[str]:
         from ballonet.lifecycle import sandboxes as lifecycle
@@ -84,7 +87,7 @@ def _images(**known: object) -> list[str]:
 
 def _image_or_archive(prefix: str, **known: object) -> Iterator[str]:
     yield from _images()
-    if ":" in prefix:  # a transport and a path
+    if ":" in prefix:  # TRANSPORT:PATH
         transport, _, path = prefix.partition(":")
         yield from (f"{transport}:{found}" for found in FilesCompleter()(path))
 
@@ -98,7 +101,7 @@ def _volumes(**known: object) -> list[str]:
 
 
 def _volume_or_directory(prefix: str, **known: object) -> Iterator[str]:
-    """What stands before the colon: a volume's name, or a directory of the host."""
+    """A volume's name with a colon, or a directory of the host; after the guest path, the access mode."""
     if ":" in prefix:
         source, _, target = prefix.partition(":")
         if ":" in target:
@@ -110,7 +113,7 @@ def _volume_or_directory(prefix: str, **known: object) -> Iterator[str]:
 
 
 def _copied(prefix: str, parsed_args: argparse.Namespace, **known: object) -> Iterator[str]:
-    """A sandbox that runs, with its colon; or a file here."""
+    """A running sandbox's name with a colon, or a local file."""
     if ":" in prefix:
         return
     if "/" not in prefix:
@@ -156,7 +159,7 @@ def _commands(parsed_args: argparse.Namespace, **known: object) -> list[str]:
 
 
 _ALL, _RUNNING, _ENDED = _sandboxes(), _sandboxes(running=True), _sandboxes(running=False)
-#: By the command and the argument's ``dest``, or by the option.
+#: Keys: the command and the argument's ``dest``, or an option.
 _COMPLETERS: dict[str, Completer] = {
     "start names": _ENDED,
     "stop names": _RUNNING,

@@ -1,4 +1,4 @@
-"""The threads of ``ballonet top`` that ask sandboxes: a stuck one keeps its thread waiting, and not the keys."""
+"""The threads of ``ballonet top`` that query and change sandboxes, so that a stuck sandbox does not block the keys."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _MOVE_S = 5.0
 _TRIM_S = 30.0
 #: One key grows or shrinks by this share of the ceiling.
 _STEP_SHARE = 8
-#: Points closer together than this (seconds) are one in a trail: a cell of a chart covers more time.
+#: Points closer together than this are merged: a cell of a chart covers more time (seconds).
 _LEAST_APART_S = 2.0
 
 
 class Trails:
-    """What is known of each sandbox's last :data:`~ballonet.cli.top_bars.WINDOW_S`: its history file's end, read once,
-    and every sample since."""
+    """Each sandbox's memory over the last :data:`~ballonet.cli.top_bars.WINDOW_S`: the end of its history file, read
+    once, and every sample since."""
 
     def __init__(self) -> None:
         self._trails: dict[tuple[str, str | None], deque[Point]] = {}
@@ -52,7 +52,7 @@ def _from_history(sample: SandboxSample) -> deque[Point]:
     try:
         samples = read_recent(history_path(sample.name), sample.at - WINDOW_S)
     except BallonetError:
-        samples = []  # the chart begins now
+        samples = []  # the chart starts empty
     return deque(point_of(one) for one in samples if one.run_id == sample.run_id)
 
 
@@ -62,15 +62,15 @@ def _append(trail: deque[Point], point: Point) -> None:
         trail[-1] = point._replace(held=most)
     else:
         trail.append(point)
-    # The first one holds for the time before the second.
+    # The first point may be older than the window: it is in force until the second one.
     while len(trail) > 1 and trail[1].at < point.at - WINDOW_S:
         trail.popleft()
 
 
-class Looker:
-    """Looks at all sandboxes every now and then, in a thread of its own.
+class Collector:
+    """Collects the figures of all sandboxes periodically, in a thread.
 
-    :param ring: called after each look.
+    :param ring: called after each update.
     """
 
     def __init__(self, interval_s: float, ring: Callable[[], None]) -> None:
@@ -82,9 +82,9 @@ class Looker:
         self.trails: Mapping[str, Sequence[Point]] = {}
         self.error = ""
         self.version = 0
-        threading.Thread(target=self._run, name="looker", daemon=True).start()
+        threading.Thread(target=self._run, name="collector", daemon=True).start()
 
-    def look_now(self) -> None:
+    def update_now(self) -> None:
         self._due.set()
 
     def _run(self) -> None:
@@ -97,9 +97,7 @@ class Looker:
                 self.error = ""
             except BallonetError as error:
                 self.error = error.message
-            except (
-                Exception
-            ) as error:  # the next look may succeed; a thread that ends would show old figures for ever
+            except Exception as error:  # the thread must survive: the next update may succeed
                 self.error = f"the figures cannot be read: {type(error).__name__}: {error}"
             self.version += 1
             self._ring()
@@ -107,19 +105,19 @@ class Looker:
 
 
 class Actor:
-    """Does what keys ask for, each in a thread, at most one at a time for each sandbox.
+    """Performs the actions of keys, each in a thread, one at a time for each sandbox.
 
-    :param done: called after each.
+    :param done: called after each action.
     """
 
     def __init__(self, done: Callable[[], None]) -> None:
         self._done = done
         self._busy: dict[str, str] = {}
-        #: What came of it, to be shown.
-        self.said: queue.SimpleQueue[str] = queue.SimpleQueue()
+        #: The results of actions, as messages to show.
+        self.results: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def grow(self, name: str | None) -> str:
-        """Start it; what to show meanwhile."""
+        """Start the action; returns the message to show meanwhile."""
         return self._act(name, "growing", lambda client: _move(client, 1), _MOVE_S)
 
     def shrink(self, name: str | None) -> str:
@@ -130,33 +128,31 @@ class Actor:
 
     def _act(self, name: str | None, what: str, do: Callable[[SyncClient], str], deadline_s: float) -> str:
         if name is None:
-            return "Select a sandbox first: up, down"
+            return "Select a sandbox first (up, down)"
         if name in self._busy:
-            return f"{name}: wait, it is still {self._busy[name]}"
+            return f"{name}: still {self._busy[name]}, please wait"
         self._busy[name] = what
 
         def work() -> None:
             try:
-                said = _ask(name, do, deadline_s)
+                result = _call(name, do, deadline_s)
             except BallonetError as error:
-                said = error.message + (f" ({error.hint})" if error.hint else "")
-            except (
-                Exception
-            ) as error:  # whatever it was, the viewer is told and the sandbox is free for the next key
-                said = f"{what} failed: {type(error).__name__}: {error}"
+                result = error.message + (f" ({error.hint})" if error.hint else "")
+            except Exception as error:  # must not leave the sandbox marked as busy
+                result = f"{what} failed: {type(error).__name__}: {error}"
             del self._busy[name]
-            self.said.put(said if said.startswith(name) else f"{name}: {said}")
+            self.results.put(result if result.startswith(name) else f"{name}: {result}")
             self._done()
 
         threading.Thread(target=work, name=f"act on {name}", daemon=True).start()
         return f"{name}: {what}"
 
 
-def _ask(name: str, do: Callable[[SyncClient], str], deadline_s: float) -> str:
+def _call(name: str, do: Callable[[SyncClient], str], deadline_s: float) -> str:
     with Registry.open() as registry:
         _, note = lifecycle.find_running(registry, name)
     if note.control_socket is None:
-        return "it has no balloon"
+        return "the sandbox has no balloon"
     with SyncClient(note.control_socket, deadline_s=deadline_s) as client:
         return do(client)
 
@@ -171,5 +167,5 @@ def _move(client: SyncClient, direction: int) -> str:
 
 def _trim(client: SyncClient) -> str:
     result = client.trim(TrimRequest(timeout_s=_TRIM_S))
-    got = "an unknown amount" if result.returned_mib is None else f"{result.returned_mib} MiB"
-    return f"the host got {got} back" + (f" ({result.detail})" if result.detail else "")
+    returned = "an unknown amount" if result.returned_mib is None else f"{result.returned_mib} MiB"
+    return f"returned {returned} to the host" + (f" ({result.detail})" if result.detail else "")

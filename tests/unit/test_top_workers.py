@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.cli.top_bars import WINDOW_S
-from ballonet.cli.top_work import Trails
+from ballonet.cli.top_workers import Trails
 from ballonet.lifecycle.samples import history_path
 from ballonet.metrics.history import HistoryWriter
 from ballonet.metrics.model import SandboxSample

@@ -1,7 +1,7 @@
-"""Our standard streams, made dependable once for every command, before anything else happens.
+"""Prepares the standard streams once, before any command runs.
 
-A descriptor that the caller has closed leads to /dev/null, so that no file of ours gets its number. A stream that does
-not block is waited for. A character that the stream's encoding lacks is written another way.
+A descriptor that the caller has closed is opened on /dev/null, so that no other file gets its number. Writes to a
+non-blocking stream wait until they can proceed. Characters that the stream's encoding lacks are replaced.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAMES = {0: "standard input", 1: "standard output", 2: "standard error"}
 _ERRORS = "ballonet.shown"
-#: What stands for a character of our own messages where the encoding lacks it; others are escaped.
+#: ASCII replacements for the characters that ballonet's messages use; other characters are escaped.
 _PLAIN = {
     "→": "->",
     "…": "...",
@@ -35,27 +35,27 @@ _PLAIN = {
 
 
 def open_missing() -> None:
-    """Open /dev/null for each standard descriptor that is closed: input is then at its end, output is dropped."""
+    """Open /dev/null for each closed standard descriptor: input is then empty, output is dropped."""
     for fd, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(fd)
         except OSError:
-            opened = os.open(os.devnull, flags)  # the lowest that is free, which is this one
+            opened = os.open(os.devnull, flags)  # gets the lowest free number, which is this one
             os.set_inheritable(opened, True)
 
 
 def take_over() -> None:
-    """Make ``sys.stdin``, ``sys.stdout`` and ``sys.stderr`` dependable. For a whole program, at its beginning."""
+    """Replace ``sys.stdin``, ``sys.stdout`` and ``sys.stderr``. Called once, when the program starts."""
     open_missing()
     codecs.register_error(_ERRORS, _encode_anyway)
     if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115  # a descriptor, for the whole program
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115  # stays open until the program exits
     sys.stdout = _text(1, sys.stdout)
     sys.stderr = _text(2, sys.stderr)
 
 
 def drop_output() -> None:
-    """Forget what standard output still has to write: its reader is gone, or its disk is full."""
+    """Discard what standard output has buffered: its reader is gone, or its disk is full."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
@@ -64,10 +64,10 @@ def drop_output() -> None:
 
 
 def write_all(fd: int, data: ReadableBuffer) -> None:
-    """Write all of ``data``, waiting where the descriptor does not block.
+    """Write all of ``data``, waiting if the descriptor is non-blocking and not ready.
 
-    :raises BrokenPipeError: its reader is gone.
-    :raises StreamError: it cannot be written, as on a full disk.
+    :raises BrokenPipeError: the reader is gone.
+    :raises StreamError: the descriptor cannot be written, for example because the disk is full.
     """
     view = memoryview(data)
     while view:
@@ -84,19 +84,19 @@ def write_all(fd: int, data: ReadableBuffer) -> None:
 
 
 def takes_output(fd: int, within_s: float) -> bool:
-    """Whether a short message can be written without being kept waiting by a reader that has stopped."""
+    """Whether a short message can be written within ``within_s`` seconds, which a stalled reader would prevent."""
     ready = select.poll()
     ready.register(fd, select.POLLOUT)
     return bool(ready.poll(within_s * 1000))
 
 
 def stream_error(fd: int, error: OSError) -> StreamError:
-    """What to tell of a standard stream that cannot be written."""
+    """The error for a standard stream that cannot be written."""
     return StreamError(f"{NAMES.get(fd, fd)}: {error.strerror}")
 
 
 class _Raw(io.RawIOBase):
-    """A standard descriptor as Python's text layers want it."""
+    """A standard descriptor as the raw layer of Python's text streams."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -116,13 +116,13 @@ class _Raw(io.RawIOBase):
             write_all(self.fd, data)
         except (OSError, StreamError):
             if self.fd == 1:
-                raise  # a message that nobody can read must not keep us from the work
+                raise  # a message that cannot be written must not stop the command
         return memoryview(data).nbytes
 
 
 def _text(fd: int, before: TextIO | None) -> io.TextIOWrapper:
     buffered = io.BufferedWriter(_Raw(fd))
-    at_once = fd == 2 or getattr(before, "write_through", False)  # as PYTHONUNBUFFERED asks
+    at_once = fd == 2 or getattr(before, "write_through", False)  # set by PYTHONUNBUFFERED
     return io.TextIOWrapper(
         buffered,
         encoding="utf-8" if before is None else before.encoding,
@@ -132,7 +132,7 @@ def _text(fd: int, before: TextIO | None) -> io.TextIOWrapper:
 
 
 def _encode_anyway(error: UnicodeError) -> tuple[bytes, int]:
-    """An error handler of :mod:`codecs`: undecodable bytes of a path as they were, other characters in ASCII."""
+    """Error handler for :mod:`codecs`: restores the undecodable bytes of paths, replaces other characters by ASCII."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return b"".join(map(_plain, error.object[error.start : error.end])), error.end

@@ -1,6 +1,8 @@
-"""The live side of ``ballonet top``: the screen and its keys, through curses. What is shown is
-:mod:`ballonet.cli.top_view`'s, how it ends :mod:`ballonet.cli.top_signals`', who asks the sandboxes
-:mod:`ballonet.cli.top_work`'s."""
+"""The interactive part of ``ballonet top``: the screen and the keys, through curses.
+
+:mod:`ballonet.cli.top_view` renders the content, :mod:`ballonet.cli.top_signals` handles signals, and
+:mod:`ballonet.cli.top_workers` queries the sandboxes.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,12 @@ from ballonet.base.errors import HostError
 from ballonet.cli.top_bars import ASCII, Glyphs
 from ballonet.cli.top_signals import Signals, Terminal
 from ballonet.cli.top_view import View, order, render, selected_line
-from ballonet.cli.top_work import Actor, Looker
+from ballonet.cli.top_workers import Actor, Collector
 
-#: Key codes of arrows begin with an escape; what comes later than this (milliseconds) is a key of its own.
+#: The codes of arrow keys begin with an escape; a byte that comes later than this is a separate key (milliseconds).
 _ESCAPE_MS = 200
-#: How often it looks, in the background, whether the terminal is its own again: a shell's 'fg' sends no signal to a job
-#: that runs.
+#: How often a background job checks whether it is in the foreground again: a shell's 'fg' sends no signal to a running
+#: job (milliseconds).
 _BACKGROUND_MS = 500
 _COLOURS = {
     "good": curses.COLOR_GREEN,
@@ -41,25 +43,25 @@ _ATTRIBUTES = {
     "target": curses.A_BOLD,
     "sorted": curses.A_REVERSE,
 }
-#: A terminal without these cannot show a full screen.
-_NEEDED = ("cup", "clear")
+#: terminfo capabilities that the full-screen display requires.
+_REQUIRED = ("cup", "clear")
 
 
 def watch(
     interval_s: float, glyphs: Glyphs, terminal: Terminal, signals: Signals, *, colour: bool
 ) -> NoReturn:
-    """Show the sandboxes until the viewer quits or a signal comes; ends the process.
+    """Show the sandboxes until the user quits or a signal ends the process; does not return.
 
-    :raises HostError: the terminal cannot be used that way. It is as it was.
+    :raises HostError: the terminal cannot show a full screen; its settings are unchanged.
     """
-    # Where they are set, curses believes them and not the terminal, and never sees that it was resized.
+    # curses would use these in place of the terminal's real size, and would not notice a resize.
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
-    # Before curses starts, which would take it for itself and tell nobody who waits for a bell.
-    signals.hear(signal.SIGWINCH)
+    # Before curses is initialized: it installs its own handler otherwise, which does not ring the bell.
+    signals.handle(signal.SIGWINCH)
     screen = _open(terminal)
     try:
-        signals.hear(signal.SIGTSTP, signal.SIGCONT)
+        signals.handle(signal.SIGTSTP, signal.SIGCONT)
         terminal.hold_errors()
         status = _Top(screen, interval_s, glyphs, _styles(colour), terminal, signals).run()
     except BaseException:
@@ -69,33 +71,33 @@ def watch(
 
 
 def _open(terminal: Terminal) -> curses.window:
-    hint = "set TERM to the terminal's type, or use: ballonet top --once"
+    hint = "set TERM to the terminal's type, or use 'ballonet top --once'"
     try:
         curses.setupterm()
-        missing = [name for name in _NEEDED if not curses.tigetstr(name)]
+        missing = [name for name in _REQUIRED if not curses.tigetstr(name)]
         if missing:
             kind = os.environ.get("TERM", "")
-            raise HostError(f"a terminal of the type {kind!r} (TERM) cannot show a full screen", hint=hint)
-        terminal.farewell = _farewell()
+            raise HostError(f"a terminal of type {kind!r} (TERM) cannot show a full screen", hint=hint)
+        terminal.leave_sequence = _leave_sequence()
         screen = curses.initscr()
     except curses.error as error:
-        raise HostError(f"this terminal cannot show it: {error}", hint=hint) from error
+        raise HostError(f"the terminal cannot be used: {error}", hint=hint) from error
     curses.noecho()
     curses.cbreak()
     curses.set_escdelay(_ESCAPE_MS)
     screen.keypad(True)
     screen.nodelay(True)
-    with contextlib.suppress(curses.error):  # a terminal that cannot hide its cursor
+    with contextlib.suppress(curses.error):  # the terminal cannot hide its cursor
         curses.curs_set(0)
     return screen
 
 
-def _farewell() -> bytes:
-    """What leaves the full screen, as curses' own end would write it; that end waits for the terminal without bound."""
+def _leave_sequence() -> bytes:
+    """What endwin() would write to leave the full screen. endwin() itself may block on a stalled terminal."""
     last = curses.tparm(curses.tigetstr("cup") or b"", os.get_terminal_size().lines - 1, 0)
     words = [curses.tigetstr(name) for name in ("sgr0", "op")]
     words += [last, *(curses.tigetstr(name) for name in ("el", "cnorm", "rmkx", "rmcup"))]
-    # Delays were for terminals of the past.
+    # Without terminfo's padding delays, which only old hardware terminals need.
     return re.sub(rb"\$<[^>]*>", b"", b"".join(word for word in words if word)) + b"\r"
 
 
@@ -125,8 +127,8 @@ class _Top:
         self._styles = styles
         self._terminal = terminal
         self._signals = signals
-        self._looker = Looker(interval_s, signals.bell.ring)
-        self._actor = Actor(self._look_now)
+        self._collector = Collector(interval_s, signals.bell.ring)
+        self._actor = Actor(self._update_now)
         self._view = View()
         self._quit = False
 
@@ -143,11 +145,11 @@ class _Top:
                 return self._signals.status
             with contextlib.suppress(queue.Empty):
                 while True:
-                    self._view = replace(self._view, message=self._actor.said.get_nowait())
-            now = (self._looker.version, self._view, self._screen.getmaxyx())
+                    self._view = replace(self._view, message=self._actor.results.get_nowait())
+            now = (self._collector.version, self._view, self._screen.getmaxyx())
             if now != shown:
                 self._draw()
-                shown = (self._looker.version, self._view, self._screen.getmaxyx())
+                shown = (self._collector.version, self._view, self._screen.getmaxyx())
             for fd, event in waiting.poll():
                 if fd == sys.stdin.fileno():
                     if event & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
@@ -159,8 +161,8 @@ class _Top:
     def _obey_signals(self) -> None:
         if self._signals.taken(signal.SIGTSTP):
             self._suspend()
-        elif self._signals.taken(signal.SIGCONT) and self._terminal.is_ours():
-            # It was stopped without a word before (SIGSTOP): who had the terminal meanwhile has left it otherwise.
+        elif self._signals.taken(signal.SIGCONT) and self._terminal.is_foreground():
+            # Continued after SIGSTOP, which cannot be caught: another program may have changed the terminal.
             curses.reset_prog_mode()
             curses.putp(curses.tigetstr("smcup") or b"")
             self._screen.redrawwin()
@@ -169,38 +171,38 @@ class _Top:
             self._resize()
 
     def _suspend(self) -> None:
-        """Stop, as Ctrl-Z asks for, with the terminal given back; go on once we have it again."""
+        """Handle Ctrl-Z: restore the terminal, stop, and continue once in the foreground again."""
         curses.endwin()
-        farewell, self._terminal.farewell = self._terminal.farewell, b""
+        sequence, self._terminal.leave_sequence = self._terminal.leave_sequence, b""
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTSTP)
-        # Continued in the background, such as by 'bg', or by 'kill' so that it hears that signal: it leaves the
-        # terminal alone, and does not stop again, since a signal that ends it may be on its way to another thread.
+        # Continued in the background, by 'bg' or a signal: leave the terminal alone, but do not stop again, since a
+        # signal that ends the process may be pending.
         background = select.poll()
         background.register(self._signals.bell.fd, select.POLLIN)
-        while self._signals.status is None and not self._terminal.is_ours():
+        while self._signals.status is None and not self._terminal.is_foreground():
             background.poll(_BACKGROUND_MS)
             self._signals.bell.silence()
-        self._signals.hear(signal.SIGTSTP)
+        self._signals.handle(signal.SIGTSTP)
         self._signals.taken(signal.SIGCONT)
         if self._signals.status is None:
             self._terminal.remember()
-            self._terminal.farewell = farewell
+            self._terminal.leave_sequence = sequence
             curses.def_shell_mode()
             self._screen.redrawwin()
             self._screen.refresh()
             self._resize()
 
     def _resize(self) -> None:
-        with contextlib.suppress(OSError):  # the terminal is gone, which reading from it will tell
+        with contextlib.suppress(OSError):  # the terminal is gone; the next read reports that
             columns, lines = os.get_terminal_size(sys.stdout.fileno())
             if lines and columns and curses.is_term_resized(lines, columns):
                 curses.resizeterm(lines, columns)
-                self._terminal.farewell = _farewell()
+                self._terminal.leave_sequence = _leave_sequence()
 
     def _read_keys(self) -> None:
         while (key := self._screen.getch()) != -1:
-            if key != curses.KEY_RESIZE:  # curses' own word for what SIGWINCH has told
+            if key != curses.KEY_RESIZE:  # SIGWINCH is handled above
                 self._press(key)
 
     def _press(self, key: int) -> None:
@@ -227,7 +229,7 @@ class _Top:
         elif view.help is not None:
             view = replace(
                 view, help=None
-            )  # any other key leaves the help, and does nothing that cannot be seen
+            )  # any other key only closes the help: its effect would not be visible
         elif key in (ord("<"), curses.KEY_LEFT):
             view = view.sorted_by_next(-1)
         elif key in (ord(">"), curses.KEY_RIGHT):
@@ -235,7 +237,7 @@ class _Top:
         elif key == ord("r"):
             view = replace(view, reverse=not view.reverse)
         elif key == ord(" "):
-            self._looker.look_now()
+            self._collector.update_now()
         elif key in (ord("+"), ord("g")):
             view = replace(view, message=self._actor.grow(view.selected))
         elif key in (ord("-"), ord("s")):
@@ -244,32 +246,32 @@ class _Top:
             view = replace(view, message=self._actor.trim(view.selected))
         self._view = view
 
-    def _look_now(self) -> None:
-        self._looker.look_now()
+    def _update_now(self) -> None:
+        self._collector.update_now()
         self._signals.bell.ring()
 
     def _names(self) -> list[str]:
-        snapshot = self._looker.snapshot
+        snapshot = self._collector.snapshot
         return [] if snapshot is None else [sample.name for sample in order(snapshot.sandboxes, self._view)]
 
     def _draw(self) -> None:
         height, width = self._screen.getmaxyx()
         self._screen.erase()
-        snapshot = self._looker.snapshot
+        snapshot = self._collector.snapshot
         if snapshot is None:
-            self._put(0, 0, (self._looker.error or "collecting figures")[:width], 0)
+            self._put(0, 0, (self._collector.error or "collecting figures")[:width], 0)
         else:
             if self._view.selected not in self._names():
                 self._view = self._view.moved(self._names(), 0)
-            view = replace(self._view, message=self._looker.error or self._view.message)
-            lines = render(snapshot, view, width, height, self._glyphs, self._looker.trails)
+            view = replace(self._view, message=self._collector.error or self._view.message)
+            lines = render(snapshot, view, width, height, self._glyphs, self._collector.trails)
             for y, line in enumerate(lines):
                 x = 0
                 for span in line:
                     selected = curses.A_REVERSE if span.selected else 0
                     self._put(y, x, span.text, self._styles.get(span.style, 0) | selected)
                     x += len(span.text)
-            # Screen readers follow the cursor, hidden or not.
+            # Screen readers follow the cursor, even if it is hidden.
             with contextlib.suppress(curses.error):
                 self._screen.move(selected_line(lines) or 0, 0)
         self._screen.refresh()
@@ -277,6 +279,6 @@ class _Top:
     def _put(self, y: int, x: int, text: str, style: int) -> None:
         if self._glyphs is ASCII:
             text = text.encode("ascii", "replace").decode()
-        # The last cell of a screen cannot be passed, and the terminal may have shrunk meanwhile.
+        # Writing to the last cell raises an error, and the terminal may have shrunk meanwhile.
         with contextlib.suppress(curses.error):
             self._screen.addstr(y, x, text, style)

@@ -1,4 +1,4 @@
-"""Commands that take the names of sandboxes and do the same to each."""
+"""For commands that take several names: the argument, and running an action for each name."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ballonet.base.errors import BallonetError
 
 
 def add_names(parser: argparse.ArgumentParser, *, nargs: str = "+") -> None:
-    parser.add_argument("names", metavar="NAME", nargs=nargs, help="a sandbox's name")
+    parser.add_argument("names", metavar="NAME", nargs=nargs, help="name of a sandbox")
 
 
 def for_each(names: Sequence[str], do: Callable[[str], object]) -> int:
-    """Do it to each; one that fails does not keep the others from it. The exit status of the first failure, or 0."""
+    """Call ``do`` for each name, even after failures. Returns the exit status of the first failure, or 0."""
     from ballonet.cli.main import print_error, status_of
 
     if len(names) == 1:

@@ -26,7 +26,8 @@ def field_value(setting: Setting, value: Any) -> Any:
         case "size":
             return parse_size(value, setting.field) if isinstance(value, str) else value
         case "path":
-            check_path(setting.field, value)
+            if value != "":  # the configuration says how the setting was called
+                check_path(setting.field, value)
             return Path(value)
         case "list":
             return read_items(setting, value)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from ballonet.pilot.model import Policy
 from ballonet.pilot.policies.catalog import make_policy
 from ballonet.pilot.simulator.scenarios import SCENARIOS
-from ballonet.pilot.simulator.world import Scenario, simulate
+from ballonet.pilot.simulator.simulation import Scenario, simulate
 from bench.result import state
 
 

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *, admission: bool) -> None:
-    from ballonet.pilot.gate import gate_for
+    from ballonet.pilot.admission_control import admission_control
 
     if stop_timeout_s is not None:
         record = await lifecycle.stop(registry, name, timeout_s=stop_timeout_s)
@@ -58,4 +58,4 @@ async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *,
                 f"sandbox {name!r} went away when it was stopped, as it was made to", hint="run it again"
             )
     async with told_if_slow(name):
-        (await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))).let_go()
+        (await lifecycle.start(registry, name, detached=True, gate=admission_control(admission))).let_go()

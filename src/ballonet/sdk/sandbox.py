@@ -184,7 +184,7 @@ class Sandbox:
             cpus=cpus,
             balloon=balloon,
         )
-        from ballonet.pilot.gate import gate_for
+        from ballonet.pilot.admission_control import admission_control
 
         # In a thread: an image may take its time.
         root = None if rootfs is None else Path(rootfs)
@@ -202,7 +202,7 @@ class Sandbox:
             )
             try:
                 process = await lifecycle.start(
-                    registry, record.name, detached=detached, gate=gate_for(admission)
+                    registry, record.name, detached=detached, gate=admission_control(admission)
                 )
             except BaseException:
                 await lifecycle.discard(registry, record.name)
@@ -218,11 +218,11 @@ class Sandbox:
         :raises UnknownSandboxError: there is none of that name.
         :raises StillRunningError: it runs.
         """
-        from ballonet.pilot.gate import gate_for
+        from ballonet.pilot.admission_control import admission_control
 
         check_flag("admission", admission)
         with Registry.open() as registry:
-            process = await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))
+            process = await lifecycle.start(registry, name, detached=True, gate=admission_control(admission))
             return cls._started(registry.get(name), process, detached=True)
 
     @classmethod

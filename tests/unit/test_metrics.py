@@ -23,11 +23,11 @@ from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.samples import collect, history_path
 from ballonet.machine.notes import MachineNote
-from ballonet.metrics.drawing import draw
+from ballonet.metrics.columns import COLUMNS, host_row, row, write_csv
 from ballonet.metrics.exposition import Counters, Exporter
 from ballonet.metrics.history import HistoryWriter
 from ballonet.metrics.model import STALE_S, STATES, HostSample, SandboxSample, Snapshot, sample_of
-from ballonet.metrics.table import COLUMNS, host_row, row, write_csv
+from ballonet.metrics.plotting import draw
 from ballonet.settings.config import SandboxConfig
 
 HOST = HostSample(at=1, total=1000, available=500, committed=1500, promised=800, held=300)

@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     if not 1 <= options.hosts <= 1000:
         raise ConfigError(f"--hosts {options.hosts} is outside 1 to 1000")
     if options.plot is not None:
-        from ballonet.metrics.drawing import check_can_draw
+        from ballonet.metrics.plotting import check_can_draw
 
         check_can_draw(options.plot, "--plot")
     scenarios = _scenarios(options)

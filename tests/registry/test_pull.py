@@ -114,7 +114,7 @@ def test_the_right_one_of_several_architectures_is_taken(
     assert "/etc/hostname" in Reader(image.root).files()
     assert store.resolve(registry.push(layout, "b")).id == image.id
     for name in ("foreign", "a"):
-        with pytest.raises(ImageError, match="is for linux/arm64; sandboxes here are linux/amd64"):
+        with pytest.raises(ImageError, match="is for linux/arm64; sandboxes are linux/amd64"):
             store.resolve(registry.push(layout, name, everything=True))
     assert store.list() == [store.find(image.id)]
 
@@ -125,7 +125,7 @@ def test_an_absent_image_is_told(store: ImageStore, layout: Layout, registry: Re
     for name in ("none", "app:none"):
         with pytest.raises(UnknownImageError, match="cannot be fetched") as caught:
             store.resolve(f"{registry.address}/{name}")
-        assert "is the name right" in str(caught.value.hint)
+        assert "check the name" in str(caught.value.hint)
     assert nothing_is_left(store)
 
 

@@ -202,7 +202,7 @@ class HostSample:
     at: float
     total: int | None
     available: int | None
-    #: Seconds since boot during which some, and all, of the host's tasks stalled on memory, and percent of the last 10 s.
+    #: Seconds since boot during which some, and all, of the host's tasks stalled on memory; percent of the last 10 s.
     pressure_some_s: float | None = None
     pressure_full_s: float | None = None
     pressure_some_avg10: float | None = None

@@ -84,7 +84,7 @@ def compile_program(program: Program, with_compilers: Sequence[Sequence[str]]) -
 
     :raises BuildError: all failed; the message has the output of each.
     """
-    said = []
+    outputs = []
     program.output.parent.mkdir(exist_ok=True)
     # Write to a temporary file and rename it: a test or build at the same time then never sees a partial program.
     temporary = program.output.with_name(f".{program.output.name}.{os.getpid()}")
@@ -99,15 +99,15 @@ def compile_program(program: Program, with_compilers: Sequence[Sequence[str]]) -
                     print(done.stderr, file=sys.stderr)
                 temporary.replace(program.output)
                 return
-            said.append(f"$ {' '.join(command)}\n{done.stderr.strip()[-4000:]}")
+            outputs.append(f"$ {' '.join(command)}\n{done.stderr.strip()[-4000:]}")
     finally:
         temporary.unlink(missing_ok=True)
-    if not said:
-        said.append(
+    if not outputs:
+        outputs.append(
             "no C compiler found: install musl-tools (Debian, Ubuntu), gcc with a static C library, "
             "or the Python package ziglang"
         )
-    raise BuildError(f"the guest's program {program.output.name} cannot be compiled:\n" + "\n".join(said))
+    raise BuildError(f"the guest's program {program.output.name} cannot be compiled:\n" + "\n".join(outputs))
 
 
 def compile_all(agent_dir: Path, with_compilers: Sequence[Sequence[str]] | None = None) -> list[Path]:

@@ -116,19 +116,19 @@ async def check_pilot(host: HostState) -> None:
     from tests.chaos.model import defect_in
 
     if host.pilot_output is not None:
-        said = host.pilot_output.read_text(errors="replace")
-        if defect_in(said) is not None:
+        output = host.pilot_output.read_text(errors="replace")
+        if defect_in(output) is not None:
             host.pilot_output.write_bytes(b"")  # report it once
-        if (line := defect_in(said)) is not None:
-            raise WrongError(f"the autopilot shows a defect: {line}\n{said[-3000:]}")
+        if (line := defect_in(output)) is not None:
+            raise WrongError(f"the autopilot shows a defect: {line}\n{output[-3000:]}")
         if host.pilot is not None and host.pilot.returncode is not None:
             status, host.pilot = host.pilot.returncode, None
-            raise WrongError(f"the autopilot ended with status {status}: {said[-3000:]}")
+            raise WrongError(f"the autopilot ended with status {status}: {output[-3000:]}")
 
 
 async def pilot_end(host: HostState) -> str:
     if host.pilot is None:
-        raise SkippedError("there is none")
+        raise SkippedError("no autopilot runs")
     await check_pilot(host)
     child, host.pilot = host.pilot, None
     child.send_signal(host.rng.choice((signal.SIGTERM, signal.SIGINT)))
@@ -145,7 +145,7 @@ async def pilot_end(host: HostState) -> str:
 
 async def pilot_kill(host: HostState) -> str:
     if host.pilot is None:
-        raise SkippedError("there is none")
+        raise SkippedError("no autopilot runs")
     await check_pilot(host)
     child, host.pilot = host.pilot, None
     child.kill()
@@ -158,7 +158,7 @@ async def pilot_kill(host: HostState) -> str:
 
 async def pilot_freeze(host: HostState) -> str:
     if host.pilot is None:
-        raise SkippedError("there is none")
+        raise SkippedError("no autopilot runs")
     seconds = min(host.rng.choice((1, 5, 20)), host.testbed.longest_freeze_s)
     host.pilot.send_signal(signal.SIGSTOP)
     try:

@@ -220,8 +220,8 @@ async def freeze(ctx: Context) -> str:
         raise WrongError(f"echo {token}: {late}")
     await ctx.expect(RUNNING)
     await ctx.echo()
-    said = "in time" if late.status == 0 else "refused"
-    return f"{role} for {seconds:g} s; exec {said}, balloon get {done.status}"
+    outcome = "in time" if late.status == 0 else "refused"
+    return f"{role} for {seconds:g} s; exec {outcome}, balloon get {done.status}"
 
 
 async def _freeze_client(ctx: Context, seconds: float) -> str:

@@ -85,26 +85,26 @@ async def one_step(run: Run, who: str, step: Step, ctx: Context) -> None:
     label = ctx.box.name
     run.log.begin(who, name, label)
 
-    def told(result: str) -> None:
+    def log_result(result: str) -> None:
         run.log.end(who, name, label, result, time.monotonic() - started)
 
     try:
         await ctx.bring(step.kind.needs)
-        said = await STEPS[name](ctx)
+        details = await STEPS[name](ctx)
     except SkippedError as skipped:
-        told(f"skipped: {skipped}")
+        log_result(f"skipped: {skipped}")
     except (WrongError, BallonetError) as error:
-        told("FAILED")
+        log_result("FAILED")
         words = f"{type(error).__name__}: {error}" if isinstance(error, BallonetError) else str(error)
         run.fail(f"{who} step {step.number} {name} {label}: {words}")
         await _give_up(run, ctx)
     except Exception:
-        told("FAILED")
+        log_result("FAILED")
         run.fail(f"{who} step {step.number} {name} {label}: {traceback.format_exc()}")
         await _give_up(run, ctx)
     else:
         run.counts[name] = run.counts.get(name, 0) + 1
-        told(f"ok{': ' + said if said else ''}")
+        log_result(f"ok{': ' + details if details else ''}")
 
 
 async def _give_up(run: Run, ctx: Context) -> None:
@@ -143,23 +143,23 @@ async def _one_host_step(run: Run, step: Step, state: host_steps.HostState) -> N
     started = time.monotonic()
     run.log.begin("host", step.kind.name, "all")
 
-    def told(result: str) -> None:
+    def log_result(result: str) -> None:
         run.log.end("host", step.kind.name, "all", result, time.monotonic() - started)
 
     try:
         await host_steps.check_pilot(state)
-        said = await host_steps.HOST_STEPS[step.kind.name](state)
+        details = await host_steps.HOST_STEPS[step.kind.name](state)
     except SkippedError as skipped:
-        told(f"skipped: {skipped}")
+        log_result(f"skipped: {skipped}")
     except (WrongError, BallonetError) as error:
-        told("FAILED")
+        log_result("FAILED")
         run.fail(f"host step {step.number} {step.kind.name}: {error}")
     except Exception:
-        told("FAILED")
+        log_result("FAILED")
         run.fail(f"host step {step.number} {step.kind.name}: {traceback.format_exc()}")
     else:
         run.counts[step.kind.name] = run.counts.get(step.kind.name, 0) + 1
-        told(f"ok: {said}")
+        log_result(f"ok: {details}")
 
 
 async def _end_pilot(run: Run, state: host_steps.HostState) -> None:

@@ -38,9 +38,9 @@ class Done:
         return self.out.decode(errors="replace")
 
     def __str__(self) -> str:
-        said = f"ballonet {' '.join(self.words)}: status {self.status}"
+        head = f"ballonet {' '.join(self.words)}: status {self.status}"
         out = self.text if len(self.out) < 2000 else f"{len(self.out)} bytes"
-        return f"{said}\n    stdout: {out.strip()}\n    stderr: {self.err.strip()[-2000:]}"
+        return f"{head}\n    stdout: {out.strip()}\n    stderr: {self.err.strip()[-2000:]}"
 
 
 class StepLock:

@@ -49,7 +49,7 @@ class Catalog:
     def get(self, id: str) -> Image | None:
         """The image with this id, if it exists locally."""
         names = self.read_names().names
-        return self._read(self._place(id), names)
+        return self._read(self._directory_of(id), names)
 
     def list(self) -> list[Image]:
         """All images, oldest first."""
@@ -84,7 +84,7 @@ class Catalog:
     # Creating
 
     @contextlib.contextmanager
-    def making(self) -> Iterator[Path]:
+    def work_directory(self) -> Iterator[Path]:
         """A work directory for a new image, removed after the ``with`` block. :meth:`sweep` does nothing meanwhile."""
         private_dir(self.directory)
         self.sweep()
@@ -103,8 +103,8 @@ class Catalog:
                 shutil.rmtree(work, ignore_errors=True)
 
     @contextlib.contextmanager
-    def alone_with(self, what: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Hold the lock for ``what`` (a digest), so that only one process creates it. Within :meth:`making`.
+    def locked(self, what: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock for ``what`` (a digest), so that only one process creates it. Within :meth:`work_directory`.
 
         :param waiting: called before waiting if another process holds the lock.
         """
@@ -132,7 +132,7 @@ class Catalog:
             "blobs": blobs,
         }
         replace_file(made / _IMAGE_FILE, json.dumps(document, indent=1).encode())
-        place = self._place(image.id)
+        place = self._directory_of(image.id)
         _sync(made)
         try:
             made.rename(place)
@@ -154,10 +154,14 @@ class Catalog:
         """Remove an image and its names. Processes that have its root open keep it until they close it."""
         with shared(self.directory / "lock"), self.change_names() as names:
             names.names = {name: id for name, id in names.names.items() if id != image.id}
-            names.sources = {name: said for name, said in names.sources.items() if said.get("id") != image.id}
+            names.sources = {
+                name: source for name, source in names.sources.items() if source.get("id") != image.id
+            }
             gone = Path(tempfile.mkdtemp(dir=private_dir(self._work)))
             with contextlib.suppress(FileNotFoundError):
-                self._place(image.id).rename(gone / "root")  # atomic: the catalog never has a partial image
+                self._directory_of(image.id).rename(
+                    gone / "root"
+                )  # atomic: the catalog never has a partial image
         shutil.rmtree(gone, ignore_errors=True)
         self.sweep()
 
@@ -190,25 +194,25 @@ class Catalog:
     def _broken(self) -> Iterator[Path]:
         return (place for place in self._roots.glob("*") if self._read(place, {}) is None)
 
-    def _place(self, id: str) -> Path:
+    def _directory_of(self, id: str) -> Path:
         return self._roots / id.removeprefix("sha256:")
 
     def _read(self, place: Path, names: dict[str, str]) -> Image | None:
         """The image in a directory; ``None`` if there is none or it is damaged."""
         root = place / ROOT_FILE
         try:
-            said = json.loads((place / _IMAGE_FILE).read_bytes())
-            if root.stat().st_size != said["size_bytes"]:
+            document = json.loads((place / _IMAGE_FILE).read_bytes())
+            if root.stat().st_size != document["size_bytes"]:
                 return None
             return Image(
-                id=said["id"],
+                id=document["id"],
                 root=root,
-                config=ImageConfig.from_json(said["config"]),
-                names=tuple(sorted(name for name, id in names.items() if id == said["id"])),
-                size_bytes=said["size_bytes"],
-                created_at=said["created_at"],
-                architecture=said["architecture"],
-                manifest=said["manifest"],
+                config=ImageConfig.from_json(document["config"]),
+                names=tuple(sorted(name for name, id in names.items() if id == document["id"])),
+                size_bytes=document["size_bytes"],
+                created_at=document["created_at"],
+                architecture=document["architecture"],
+                manifest=document["manifest"],
             )
         except (OSError, ValueError, KeyError, TypeError, ImageError):
             return None

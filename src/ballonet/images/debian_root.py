@@ -68,10 +68,10 @@ def build_debian(
     for package in include:
         if not _PACKAGE.fullmatch(package):
             raise ConfigError(f"invalid package name {package!r}")
-    with store.catalog.making() as work:
+    with store.catalog.work_directory() as work:
         layer = work / "layer.tar"
         argv = _command(suite, include, variant, layer)
-        _run(argv, work / "words", report)
+        _run(argv, work / "messages", report)
         with layer.open("rb") as file:
             diff_id = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
         image = store.build(_configuration(diff_id, show_command(argv[:-1])), layer, diff_id)
@@ -104,26 +104,26 @@ def _sources(suite: str, directory: Path = _SOURCES) -> list[str]:
     return found
 
 
-def _run(argv: Sequence[str], words: Path, report: Report | None) -> None:
+def _run(argv: Sequence[str], messages: Path, report: Report | None) -> None:
     """Run mmdebstrap and report its progress messages."""
     ends = time.monotonic() + _DEADLINE_S
-    with words.open("w+b") as output:
+    with messages.open("w+b") as output:
         # In a new session: when it fails (full disk) it sends SIGHUP to its whole process group.
         child = spawn(argv, stderr=output.fileno(), die_with_parent=True, new_session=True)
         try:
-            told = 0
+            reported = 0
             while True:
                 try:
                     child.wait(0.2)
                 except subprocess.TimeoutExpired:
                     if time.monotonic() > ends:
                         raise ProcessError(f"mmdebstrap did not finish within {_DEADLINE_S:g} s") from None
-                lines = words.read_text(errors="replace").splitlines()
-                for line in lines[told:]:
+                lines = messages.read_text(errors="replace").splitlines()
+                for line in lines[reported:]:
                     # Messages about signals concern its own helper processes.
                     if report is not None and line.startswith("I: ") and "received signal" not in line:
                         report(line.removeprefix("I: "))
-                told = len(lines)
+                reported = len(lines)
                 if child.returncode is not None:
                     break
         finally:
@@ -136,21 +136,21 @@ def _run(argv: Sequence[str], words: Path, report: Report | None) -> None:
                     child.wait()
     if child.returncode != 0:
         # The first error is the cause; the others follow from it.
-        said = next(
+        message = next(
             (line.removeprefix("E: ") for line in lines if line.startswith("E: ")), "\n".join(lines[-5:])
         )
         raise ProcessError(
-            f"mmdebstrap failed with exit status {child.returncode}: {said[:1500]}",
-            hint=_what_to_do("\n".join([said, *lines]), words.parent),
+            f"mmdebstrap failed with exit status {child.returncode}: {message[:1500]}",
+            hint=_hint_for("\n".join([message, *lines]), messages.parent),
         )
 
 
-def _what_to_do(said: str, work: Path) -> str | None:
+def _hint_for(message: str, work: Path) -> str | None:
     """The hint for mmdebstrap's messages. On a full disk it prints none: these cannot be written either."""
-    low = said.lower()
+    low = message.lower()
     room = os.statvfs(work)
     full = full_disk_hint(
-        os.strerror(errno.ENOSPC) if room.f_bavail * room.f_frsize < MIB else said, work.parent
+        os.strerror(errno.ENOSPC) if room.f_bavail * room.f_frsize < MIB else message, work.parent
     )
     if full is not None:
         return full

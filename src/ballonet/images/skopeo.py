@@ -117,12 +117,12 @@ class Skopeo:
         arrived: Callable[[], int] = lambda: 0,
     ) -> None:
         program = find_program("skopeo", hint="apt-get install skopeo")
-        with tempfile.TemporaryFile() as words:
+        with tempfile.TemporaryFile() as messages:
             child = spawn(
                 [program, *argv],
                 cwd=cwd,
                 stdout=subprocess.DEVNULL if stdout is None else stdout.fileno(),
-                stderr=words.fileno(),
+                stderr=messages.fileno(),
                 die_with_parent=True,
             )
             try:
@@ -132,8 +132,8 @@ class Skopeo:
                     child.kill()
                     child.wait()
             if child.returncode != 0:
-                words.seek(0)
-                raise _explain(reference, words.read(64 * 1024).decode(errors="replace"), child.returncode)
+                messages.seek(0)
+                raise _explain(reference, messages.read(64 * 1024).decode(errors="replace"), child.returncode)
 
     def _watch(
         self, child: subprocess.Popen[bytes], reference: Reference, arrived: Callable[[], int]
@@ -197,16 +197,16 @@ _MEANINGS: tuple[
 
 
 def _explain(
-    reference: Reference, words: str, status: int
+    reference: Reference, messages: str, status: int
 ) -> ImageFetchError | UnknownImageError | HostError:
-    fatal = _FATAL.findall(words)
-    said = (
+    fatal = _FATAL.findall(messages)
+    message = (
         re.sub(r"\\(.)", r"\1", fatal[-1])
         if fatal
-        else words.strip()[-1000:] or f"skopeo failed with exit status {status}"
+        else messages.strip()[-1000:] or f"skopeo failed with exit status {status}"
     )
-    said = printable(_REPEATED.sub("", said))[:1000]
-    low = said.lower()
+    message = printable(_REPEATED.sub("", message))[:1000]
+    low = message.lower()
     cls, hint = next(((cls, hint) for text, cls, hint in _MEANINGS if text in low), (ImageFetchError, None))
     verb = "cannot be fetched" if reference.domain else "cannot be read"
-    return cls(f"image {reference.familiar()} {verb}: {said}", hint=hint)
+    return cls(f"image {reference.familiar()} {verb}: {message}", hint=hint)

@@ -75,24 +75,24 @@ class ImageStore:
         :raises HostError: a required program is missing, or the disk is full.
         """
         if pull != "always":
-            image = self._here(reference)
+            image = self._find_local(reference)
             if image is not None:
                 return image
         wanted = parse_reference(reference)
         if pull == "never":
             raise UnknownImageError(
                 f"there is no local image {wanted.familiar()}",
-                hint=self._meant(wanted)
+                hint=self._did_you_mean(wanted)
                 or f"fetch it: ballonet image pull {reference}; list local images: ballonet image ls",
             )
         try:
-            return self._fetch(wanted, report or _say_nothing)
+            return self._fetch(wanted, report or _ignore)
         except (UnknownImageError, ImageFetchError) as error:
             # The name may be a mistyped name of a local image.
-            error.hint = self._meant(wanted) or error.hint
+            error.hint = self._did_you_mean(wanted) or error.hint
             raise
 
-    def _meant(self, wanted: Reference) -> str | None:
+    def _did_you_mean(self, wanted: Reference) -> str | None:
         """A hint with the local image that a mistyped name may refer to."""
         names = {familiar(name): name for image in self.catalog.list() for name in image.names}
         # Users leave out the default tag.
@@ -118,14 +118,14 @@ class ImageStore:
         image = self.catalog.get(id)
         if image is not None:
             return image
-        report = report or _say_nothing
+        report = report or _ignore
         waiting = partial(report, f"waiting for another process that creates a root from {directory}")
-        with self.catalog.making() as work, self.catalog.alone_with(id, waiting):
+        with self.catalog.work_directory() as work, self.catalog.locked(id, waiting):
             image = self.catalog.get(id)
             if image is not None:
                 return image
             report(f"creating a root from {directory}")
-            made = _fresh(work / "root")
+            made = _make_directory(work / "root")
             root = write_root(Plan.of(tree, id), contents_of(files), made, self._step("root"))
             return self._install(made, root, id, ImageConfig())
 
@@ -134,12 +134,12 @@ class ImageStore:
 
         :param config: in the format of the OCI image specification; its digest is the image's id.
         """
-        said = parse_configuration(config, "the image")
+        configuration = parse_configuration(config, "the image")
         id = _digest(config)
-        with self.catalog.making() as work, self.catalog.alone_with(id, lambda: None):
-            return self._make(id, said, [Layer(1, layer, diff_id, diff_id)], work, None, ())
+        with self.catalog.work_directory() as work, self.catalog.locked(id, lambda: None):
+            return self._make(id, configuration, [Layer(1, layer, diff_id, diff_id)], work, None, ())
 
-    def _here(self, reference: str) -> Image | None:
+    def _find_local(self, reference: str) -> Image | None:
         """The local image for a name or id, if there is one."""
         names = self.catalog.read_names()
         try:
@@ -151,7 +151,7 @@ class ImageStore:
         if wanted is not None:
             id = names.names.get(str(wanted))
             source = names.sources.get(str(wanted))
-            if source is not None and source.get("look") == _look(wanted):
+            if source is not None and source.get("look") == _file_status(wanted):
                 id = source.get("id")
             image = None if id is None else self.catalog.get(id)
             if image is not None:
@@ -171,12 +171,12 @@ class ImageStore:
 
     def _fetch(self, reference: Reference, report: Report) -> Image:
         shown = reference.familiar()
-        look = _look(reference)
+        look = _file_status(reference)
         document = self.skopeo.manifest(reference)
         chosen = parse_index(document, ARCHITECTURE, SYSTEM, shown)
         digest = _digest(document) if chosen is None else chosen.digest
         waiting = partial(report, f"waiting for another process that fetches {shown}")
-        with self.catalog.making() as work, self.catalog.alone_with(digest, waiting):
+        with self.catalog.work_directory() as work, self.catalog.locked(digest, waiting):
             image = next((image for image in self.catalog.list() if image.manifest == digest), None)
             if image is None:
                 report(f"fetching {shown}")
@@ -236,7 +236,7 @@ class ImageStore:
         if there is not None:
             return there
         plan = plan_layers(layers, id, self.limits, self._step("read"), volumes=config.config.volumes)
-        made = _fresh(work / "root")
+        made = _make_directory(work / "root")
         root = write_layers(plan, layers, made, self._step("root"))
         return self._install(made, root, id, config.config, manifest, blobs)
 
@@ -350,7 +350,7 @@ def _layout_manifest(layout: Path, what: str) -> Descriptor:
         raise ImageError(f"skopeo did not write image {what}: {error}") from error
 
 
-def _look(reference: Reference) -> list[int] | None:
+def _file_status(reference: Reference) -> list[int] | None:
     """The status of the file that determines the content of a layout or archive; ``None`` for a registry."""
     if reference.path is None:
         return None
@@ -361,7 +361,7 @@ def _look(reference: Reference) -> list[int] | None:
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _fresh(directory: Path) -> Path:
+def _make_directory(directory: Path) -> Path:
     directory.mkdir(mode=0o700)
     return directory
 
@@ -370,5 +370,5 @@ def _digest(document: bytes) -> str:
     return "sha256:" + hashlib.sha256(document).hexdigest()
 
 
-def _say_nothing(line: str) -> None:
+def _ignore(line: str) -> None:
     pass

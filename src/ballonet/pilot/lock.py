@@ -115,11 +115,11 @@ def find_owner() -> Owner | None:
 
 def _read_owner(fd: int) -> Owner | None:
     try:
-        said = json.loads(os.pread(fd, 65536, 0))
-        process = ProcessId.from_json(said["process"])
+        document = json.loads(os.pread(fd, 65536, 0))
+        process = ProcessId.from_json(document["process"])
         if process is None:
             return None
-        return Owner(**{**said, "process": process, "only": tuple(said["only"])})
+        return Owner(**{**document, "process": process, "only": tuple(document["only"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None  # the owner is just writing it
 

@@ -34,8 +34,8 @@ def resume() -> bool:
 def paused_since() -> float | None:
     """Unix time since when the autopilot is paused; ``None`` if it is not."""
     try:
-        said = json.loads((state_dir() / "pilot" / _PAUSED).read_bytes())
-        return float(said["since"])
+        document = json.loads((state_dir() / "pilot" / _PAUSED).read_bytes())
+        return float(document["since"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):

@@ -52,14 +52,14 @@ def test_one_whose_balloon_does_not_follow_gives_nothing() -> None:
     assert held_mib(sandbox(actual_mib=None, target_mib=300)) == 1024
 
 
-def test_a_mute_host_takes_nobody() -> None:
+def test_nothing_is_admitted_while_available_memory_is_unknown() -> None:
     answer = ask(host(available_mib=None), [])
     assert (answer.ok, answer.free_mib) == (False, None)
     assert "the host does not report its available memory" in answer.reason
 
 
 @given(st.integers(0, 8192), st.integers(0, 8000), st.integers(64, 4096))
-def test_whoever_is_admitted_fits(available: int, reserve: int, ceiling: int) -> None:
+def test_what_is_admitted_fits(available: int, reserve: int, ceiling: int) -> None:
     tick = host(available_mib=available, reserve_mib=reserve)
     answer = ask(tick, [sandbox()], ceiling_mib=ceiling, initial_mib=ceiling, floor_mib=ceiling // 4)
     assert answer.free_mib is not None

@@ -42,7 +42,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
 
 
 def saw(*views: SandboxView, budget_mib: int, at: float | None = None, only: tuple[str, ...] = ()) -> None:
-    """What the autopilot wrote down last."""
+    """Write the status that the autopilot would have written."""
     state.write_status(
         {
             "at": time.time() if at is None else at,
@@ -62,7 +62,7 @@ def enter(registry: Registry, record: Record) -> None:
         registry.begin_run(record.name, "run", ProcessId.ours())
 
 
-def test_without_an_autopilot_nobody_is_asked(registry: Registry) -> None:
+def test_without_an_autopilot_nothing_is_checked(registry: Registry) -> None:
     saw(BUSY, budget_mib=1)
     enter(registry, new(registry, "box"))
 
@@ -89,7 +89,7 @@ def test_those_that_were_let_in_since_count(registry: Registry) -> None:
             enter(registry, new(registry, "third", 512))
 
 
-def test_what_the_autopilot_said_long_ago_is_not_judged_by(
+def test_an_old_status_of_the_autopilot_is_not_used(
     registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
     with lock.PilotLock.acquire("ballonet"):
@@ -98,7 +98,7 @@ def test_what_the_autopilot_said_long_ago_is_not_judged_by(
     assert any("has not reported for 15 s: admission was not checked" in line for line in caplog.messages)
 
 
-def test_a_sandbox_that_it_does_not_look_after_is_none_of_its_concern(registry: Registry) -> None:
+def test_a_sandbox_that_is_not_managed_is_not_checked(registry: Registry) -> None:
     with lock.PilotLock.acquire("ballonet", ("ci-*",)):
         saw(BUSY, budget_mib=1, only=("ci-*",))
         enter(registry, new(registry, "web"))
@@ -106,7 +106,7 @@ def test_a_sandbox_that_it_does_not_look_after_is_none_of_its_concern(registry: 
             enter(registry, new(registry, "ci-1"))
 
 
-def test_the_gate_is_open_again_after_a_refusal(registry: Registry) -> None:
+def test_the_admission_lock_is_free_after_a_refusal(registry: Registry) -> None:
     with lock.PilotLock.acquire("ballonet"):
         saw(BUSY, budget_mib=1)
         with pytest.raises(AdmissionError):

@@ -1,4 +1,4 @@
-"""The checks of decisions: each rule is broken on purpose and must be noticed; absurd inputs are told apart."""
+"""The checks of decisions: each rule is broken on purpose and must be noticed; impossible inputs are recognized."""
 
 from __future__ import annotations
 
@@ -141,17 +141,17 @@ def test_each_rule_is_broken_by_a_fault() -> None:
     assert {rule for _, rule in FAULTS} == set(RULES)
 
 
-def test_two_verdicts_on_one_sandbox_and_one_on_a_stranger_are_noticed() -> None:
+def test_duplicate_verdicts_and_verdicts_for_unknown_sandboxes_are_noticed() -> None:
     stay = Verdict("a", None, "stays")
-    decision = Decision([stay, stay, Verdict("stranger", None, "stays")], None)
+    decision = Decision([stay, stay, Verdict("unknown", None, "stays")], None)
     messages = [violation.message for violation in check_decision(host(), [sandbox()], decision)]
     assert messages == [
-        "there is a verdict for stranger, which was not observed",
+        "there is a verdict for unknown, which was not observed",
         "a sandbox has more than one verdict",
     ]
 
 
-def test_nothing_may_move_while_the_host_is_mute() -> None:
+def test_no_target_may_change_while_available_memory_is_unknown() -> None:
     decision = Decision([Verdict("a", 900, "shrinks")], None)
     found = check_decision(host(available_mib=None), [sandbox()], decision)
     assert [violation.rule for violation in found] == ["problem"]
@@ -188,6 +188,6 @@ def test_a_sound_view_has_no_problem() -> None:
         ({"target_mib": 2000}, "target, 2000 MiB, is above its ceiling"),
     ],
 )
-def test_an_absurd_or_missing_input_is_named(changes: dict[str, Any], words: str) -> None:
+def test_an_impossible_or_missing_input_is_named(changes: dict[str, Any], words: str) -> None:
     problem = problem_of(sandbox(**changes))
     assert problem is not None and words in problem

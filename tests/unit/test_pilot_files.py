@@ -1,4 +1,4 @@
-"""What the autopilot keeps on disk: its claim, its pause switch, its decisions, its unit."""
+"""What the autopilot keeps on disk: the lock, the pause switch, decisions, and the systemd unit."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_explain_without_a_record_says_what_to_do(capsys: pytest.CaptureFixture[
     assert "no decision about a sandbox named 'box'" in capsys.readouterr().err
 
 
-def test_bad_settings_are_refused_before_anything_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_settings_are_refused_before_the_lock_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (
         ["--budget", "lots"],
         ["--budget", "1G", "--reserve", "2G"],

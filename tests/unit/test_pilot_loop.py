@@ -193,7 +193,7 @@ async def test_paused_it_moves_nothing_and_starts_afresh_afterwards(tmp_path: Pa
     assert policy.seen[0][2] is None
 
 
-async def test_only_what_it_looks_after(tmp_path: Path) -> None:
+async def test_only_selected_sandboxes_are_managed(tmp_path: Path) -> None:
     guests = {"ci-1": Guest(), "web": Guest()}
     async with running(tmp_path, guests):
         await one_tick(Fixed({"ci-1": 300, "web": 300}), only=("ci-*",))

@@ -287,7 +287,7 @@ def test_a_missing_input_leaves_that_sandbox_alone_and_says_so(changes: dict[str
     assert decision.verdicts[1].sandbox == "b"
 
 
-def test_a_mute_host_moves_nothing_and_says_so() -> None:
+def test_no_target_changes_while_available_memory_is_unknown_and_a_note_says_so() -> None:
     decision = Ballonet().decide(host(available_mib=None), [sandbox(guest_ram_mib=1000)], None)
     assert [verdict.target_mib for verdict in decision.verdicts] == [None]
     assert decision.notes == ["left alone: the host does not report its available memory"]
@@ -349,7 +349,7 @@ sizes = st.sampled_from([256, 512, 1024, 4096, 16384])
 
 @st.composite
 def fleets(draw: st.DrawFn) -> tuple[HostView, list[SandboxView]]:
-    """A host and sandboxes, some of them silent, stuck or absurd."""
+    """A host and sandboxes, some of them silent, stuck or with impossible values."""
     views = []
     for n in range(draw(st.integers(1, 5))):
         ceiling = draw(sizes)
@@ -496,7 +496,7 @@ def test_what_may_be_promised_is_what_there_is_less_the_reserve() -> None:
     assert promisable_mib(host(), [sandbox(guest_ram_mib=500)]) == 4096 + 500 - 400
 
 
-def test_stalls_are_counted_by_when_the_guest_told_them() -> None:
+def test_stalls_are_counted_by_the_time_of_the_guests_report() -> None:
     policy = Ballonet()
     view = sandbox(guest_age_s=0.0)
     memory = policy.decide(host(0), [view], None).memory

@@ -1,4 +1,4 @@
-"""Squeezed's eight situations, with each of its five guest models in the first place, under our policy."""
+"""The eight situations of squeezed's tests, with each of its five guest models, under the default policy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(scenario: Scenario, policy: object = None) -> End:
 
 
 def had(scenario: Scenario) -> int:
-    """What all guests may have together once the required memory is free."""
+    """The sum of what all guests may have once the required memory is free."""
     return scenario.host_mib - ENGINE_MIB * len(scenario.guests) - scenario.reserve_mib
 
 
@@ -106,7 +106,7 @@ def test_a_policy_that_counts_on_what_a_stuck_guest_should_give_is_caught() -> N
 
 
 class TakesInexactForStuck(Ballonet):
-    """A fault: whoever is not exactly at its target counts as stuck (squeezed's scenario g)."""
+    """A fault: a guest that is not exactly at its target counts as stuck (squeezed's scenario g)."""
 
     def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: object) -> Decision:
         seen = [

@@ -1,4 +1,4 @@
-"""From layers to a root: what is in it, and what a hostile layer cannot do. All without a host's file system."""
+"""Merging layers to a root: its content, and protection against malicious layers. No file system is mounted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.unit.oci import device, digest, entry, layer, link
 def root_of(
     tmp_path: Path, *streams: bytes, packed: bool = True, limits: Limits | None = None, files: bool = True
 ) -> dict[str, Found]:
-    """What the root of these layers has, by path."""
+    """The files of the root of these layers, by path."""
     layers = []
     for number, stream in enumerate(streams, 1):
         path = tmp_path / f"layer{number}"
@@ -45,7 +45,7 @@ def paths(found: dict[str, Found]) -> list[str]:
     return sorted(found)
 
 
-# What layers say
+# Valid layers
 
 
 def test_files_come_back_as_they_were(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_the_kernel_mounts_it(tmp_path: Path) -> None:
         subprocess.run(["umount", str(mounted)], check=True)
 
 
-# What hostile layers say
+# Malicious layers
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/../evil", "a/b/../../../evil"])
@@ -438,7 +438,7 @@ def test_overlay_marks_of_the_host_kind_are_left_out(tmp_path: Path) -> None:
     assert found["/d"].xattrs == {"trusted.other": b"n"}
 
 
-# What damaged layers are
+# Damaged layers
 
 
 @pytest.mark.parametrize(
@@ -478,7 +478,7 @@ def test_a_layer_whose_digest_does_not_match_is_refused(tmp_path: Path) -> None:
 
 
 def test_content_that_is_not_what_the_configuration_says_is_refused(tmp_path: Path) -> None:
-    """Else an image with the id of a good one could have other layers."""
+    """Otherwise an image with the id of a trusted one could have other layers."""
     path = tmp_path / "layer"
     path.write_bytes(layer(entry("a", b"")))
     with pytest.raises(ImageError, match=r"its content has the digest sha256:\w+, expected sha256:"):
@@ -500,13 +500,13 @@ def test_a_disk_that_is_too_small_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert f"on the file system of {tmp_path}" in str(caught.value.hint)
 
 
-# Any bytes at all
+# Random bytes
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=strategies.data())
 def test_a_layer_of_any_bytes_is_read_or_refused(tmp_path: Path, data: strategies.DataObject) -> None:
-    """Changed bytes, with the digests made right: what remains is the parser's own care."""
+    """Changed bytes with matching digests: only the parser can detect them."""
     stream = bytearray(
         layer(
             entry("d/", xattrs={"user.a": "b"}),

@@ -1,4 +1,4 @@
-"""What ``--image`` may be, and what images say of themselves."""
+"""Image references, manifests and configurations."""
 
 from __future__ import annotations
 

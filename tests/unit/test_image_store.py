@@ -1,4 +1,4 @@
-"""The store of images: taking them from layouts and archives with the real ``skopeo``, keeping and removing them."""
+"""The image store: importing from layouts and archives with the real ``skopeo``, naming and removing images."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def files(image: Any) -> dict[str, Found]:
 
 
 def left_over(store: ImageStore) -> list[str]:
-    """What is there beside whole images, names and locks."""
+    """Files in the store other than complete images, names and locks."""
     return sorted(map(str, (store.directory / "work").rglob("*")))
 
 
@@ -177,7 +177,7 @@ def test_a_layer_that_was_damaged_here_is_refused_and_fetched_again(
 
 
 def test_a_configuration_that_lies_about_its_layers_is_refused(store: ImageStore, layout: Layout) -> None:
-    """It has the id of another image, which must not become this one."""
+    """It has the id of another image, which it must not replace."""
     layout.add(layer(entry("evil", b"")), diff_ids=[digest(BASE)])
     with pytest.raises(ImageError, match="its content has the digest"):
         store.resolve(layout.reference())
@@ -323,7 +323,7 @@ def test_a_file_that_cannot_be_read_is_named(store: ImageStore, tmp_path: Path) 
         store.from_rootfs(tmp_path / "root")
 
 
-# Names, and the end of images
+# Names, and removing images
 
 
 def test_names_lead_to_images_and_can_be_moved(store: ImageStore, layout: Layout) -> None:
@@ -394,7 +394,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_half_way_is_told_and_nothing_half_written_is_used(
     small_disk: Path, layout: Layout, size: int, packed_well: bool
 ) -> None:
-    """It is full while layers come (6 MiB), and while the root is written (3 MiB twice, or from few bytes)."""
+    """The disk is full during the fetch (6 MiB), or while the root is written (3 MiB twice, or well compressed)."""
     layout.add(layer(entry("big", bytes(size) if packed_well else os.urandom(size))), name="big")
     layout.add(BASE, name="small")
     store = ImageStore(small_disk / "images")

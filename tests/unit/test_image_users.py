@@ -1,4 +1,4 @@
-"""The form of what says who a command runs as; the guest looks the names up (see test_agent_program.py)."""
+"""The syntax of users. The guest looks up names (see test_agent_program.py)."""
 
 from __future__ import annotations
 

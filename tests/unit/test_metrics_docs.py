@@ -1,4 +1,4 @@
-"""``docs/metrics.md`` says the truth: its tables, its columns and its format are compared with the code."""
+"""Compares the tables, columns and formats in ``docs/metrics.md`` with the code."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 # Two commands do everything on a fresh Debian 12 with python3, make and apt (as root or through sudo):
-#   make demo    set up, then show a sandbox's memory coming back to the host
-#   make test    set up, then lint, types and every test, virtual machines included
-# And, once set up:
-#   make check   lint, types and the tests that need no virtual machine
+#   make demo    set up, then show how a sandbox returns memory to the host
+#   make test    set up, then run lint, type checks and all tests, including virtual machines
+# After setup:
+#   make check   run lint, type checks and the tests that need no virtual machine
 #   make docs    build the documentation site in build/site (make docs-serve: on http://127.0.0.1:8000)
-#   make bench   measure (minutes); see bench/README.md
-#   make chaos   make, use, kill and damage sandboxes at random for ten minutes (SEED=n replays)
+#   make bench   run the benchmarks (minutes); see bench/README.md
+#   make chaos   create, use, kill and damage sandboxes at random for ten minutes (SEED=n replays)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -43,7 +43,7 @@ setup: packages $(VENV)/.built
 demo: setup
 	$(VENV)/bin/ballonet demo
 
-# The slow tests run three at a time: mostly they wait for machines.
+# Three slow tests run in parallel: most of the time they wait for virtual machines.
 test: check
 	$(PYTEST) -q -n 3 --dist loadfile -m 'vm or registry' --durations=15
 

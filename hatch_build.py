@@ -4,14 +4,13 @@ installs do the same through hatchling's hook below.
 **Generated modules.** ``build_tools/`` writes the synchronous part of the SDK from the async classes.
 
 **The guest's programs**, compiled static with whichever C compiler there is.
-``src/ballonet/guest/agent/*.c`` becomes ``agent/bin/agent``, the guest's PID 1; ``agent/tsc/tsckhz.c`` becomes
-``agent/bin/tsckhz``, which runs on the host. The wheel is then good for x86-64 Linux, and for any Python.
+``src/ballonet/guest/agent/*.c`` is compiled to ``agent/bin/agent``, the guest's PID 1; ``agent/tsc/tsckhz.c`` to
+``agent/bin/tsckhz``, which runs on the host. The wheel works on x86-64 Linux with any supported Python.
 
-**The wheel's tag.** Package indexes refuse ``linux_x86_64``, which promises nothing about the C library that is needed
-(PEP 513). Both programs are linked statically: they need no C library at all, whichever compiler made them (the test
-of the wheel looks for an ELF interpreter, and finds none). So the oldest tags that installers of Python 3.11 know are
-true of them: ``manylinux_2_17`` (PEP 600) on systems with glibc, ``musllinux_1_1`` (PEP 656) on those with musl. One
-file has both.
+**The wheel's tag.** Package indexes reject ``linux_x86_64``, which does not say which C library is needed (PEP 513).
+Both programs are linked statically and need no C library (the test of the wheel checks that they have no ELF
+interpreter). Therefore the oldest tags that installers of Python 3.11 know apply: ``manylinux_2_17`` (PEP 600) on
+systems with glibc and ``musllinux_1_1`` (PEP 656) on systems with musl. The wheel has both.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ PLATFORM_TAG = "py3-none-manylinux_2_17_x86_64.musllinux_1_1_x86_64"
 
 
 class BuildError(Exception):
-    """The guest's programs cannot be built; the message says why and what to install."""
+    """The guest's programs cannot be built. The message has the reason and what to install."""
 
 
-# No dataclass: hatchling loads this file without registering it as a module, which dataclasses rely on.
+# Not a dataclass: these need a registered module, and hatchling loads this file without registering it.
 class Program(NamedTuple):
-    """A program to build: from which C files, with which headers looked at, into which file."""
+    """A program to build: its C files, the headers that it depends on, and the output file."""
 
     sources: tuple[Path, ...]
     headers: tuple[Path, ...]
     output: Path
 
     def is_current(self) -> bool:
-        """Whether the output is there and newer than all it is built from (this file's flags included)."""
+        """Whether the output exists and is newer than its inputs, including this file with its flags."""
         inputs = (*self.sources, *self.headers, Path(__file__))
         try:
             built = self.output.stat().st_mtime_ns
@@ -56,9 +55,9 @@ class Program(NamedTuple):
 
 
 def programs(agent_dir: Path) -> list[Program]:
-    """What is to be built in ``agent_dir``.
+    """The programs to build in ``agent_dir``.
 
-    :raises BuildError: the C sources are not there.
+    :raises BuildError: the C sources are missing.
     """
     agent, tsckhz = sorted(agent_dir.glob("*.c")), agent_dir / "tsc" / "tsckhz.c"
     if not agent or not tsckhz.is_file():
@@ -70,7 +69,7 @@ def programs(agent_dir: Path) -> list[Program]:
 
 
 def compilers() -> list[list[str]]:
-    """The compilers that are here, as the beginning of a command line, the preferred one first."""
+    """The installed compilers, as the start of a command line, in order of preference."""
     found = []
     for name in ("musl-gcc", "gcc"):
         path = shutil.which(name)
@@ -82,16 +81,16 @@ def compilers() -> list[list[str]]:
 
 
 def compile_program(program: Program, with_compilers: Sequence[Sequence[str]]) -> None:
-    """Compile with the first of the compilers that can.
+    """Compile with the first compiler that succeeds.
 
-    A compiler may be there without what static linking needs (``gcc`` without a static C library), so that the
-    next one is tried after any failure.
+    A compiler may lack what static linking needs (``gcc`` without a static C library), so the next one is tried after
+    any failure.
 
-    :raises BuildError: none could; the message has what each of them said.
+    :raises BuildError: all failed; the message has the output of each.
     """
-    said = []
+    outputs = []
     program.output.parent.mkdir(exist_ok=True)
-    # Written beside and renamed: a test or another build that runs meanwhile sees a whole program.
+    # Write to a temporary file and rename it: a test or build at the same time then never sees a partial program.
     temporary = program.output.with_name(f".{program.output.name}.{os.getpid()}")
     try:
         for compiler in with_compilers:
@@ -104,25 +103,25 @@ def compile_program(program: Program, with_compilers: Sequence[Sequence[str]]) -
                     print(done.stderr, file=sys.stderr)
                 temporary.replace(program.output)
                 return
-            said.append(f"$ {' '.join(command)}\n{done.stderr.strip()[-4000:]}")
+            outputs.append(f"$ {' '.join(command)}\n{done.stderr.strip()[-4000:]}")
     finally:
         temporary.unlink(missing_ok=True)
-    if not said:
-        said.append(
-            "there is no C compiler: install musl-tools (Debian, Ubuntu), or gcc with a static C library, "
+    if not outputs:
+        outputs.append(
+            "no C compiler found: install musl-tools (Debian, Ubuntu), gcc with a static C library, "
+            "or the Python package ziglang"
         )
-        said.append("or the Python package ziglang")
-    raise BuildError(f"the guest's program {program.output.name} cannot be compiled:\n" + "\n".join(said))
+    raise BuildError(f"the guest's program {program.output.name} cannot be compiled:\n" + "\n".join(outputs))
 
 
 def compile_all(agent_dir: Path, with_compilers: Sequence[Sequence[str]] | None = None) -> list[Path]:
-    """Compile what is not current in ``agent_dir`` and return the paths of all the programs.
+    """Compile programs in ``agent_dir`` that are out of date, and return the paths of all programs.
 
-    :raises BuildError: not on x86-64 Linux, sources missing, no compiler, or it failed.
+    :raises BuildError: the host is not x86-64 Linux, sources or a compiler are missing, or compilation failed.
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise BuildError(
-            f"the guest's programs are built on x86-64 Linux, not {platform.machine()} {sys.platform}"
+            f"the guest's programs can only be built on x86-64 Linux, not on {platform.machine()} {sys.platform}"
         )
     wanted = programs(agent_dir)
     for program in wanted:

@@ -1,1 +1,1 @@
-"""Benchmarks: ratios measured in one run, side by side with the plain tool underneath. See bench/README.md."""
+"""Benchmarks: ratios measured in one run, compared with the plain tool underneath. See bench/README.md."""

@@ -1,36 +1,31 @@
-"""A burst in one guest while the host is nearly full: how long the guest's tasks stalled until they had memory.
+"""A burst of allocations in one guest while the host is nearly full: how long the guest's tasks stall.
 
-Two sandboxes share a budget, driven by ``ballonet pilot``. One holds most of it in use; the other was brought down to
-what it needs, and then allocates as fast as it can. Its stall is the guest's own PSI counter (``some`` total), before
-against after the whole burst: an upper bound of the time until relief, on the guest's clock, since a guest that has
-memory does not stall. Side by side: the same burst in a guest that was never shrunk.
+Two sandboxes share a budget, managed by ``ballonet pilot``. One uses most of it. The other was shrunk to what it needs
+and then allocates as fast as it can. Its stall is the increase of the guest's PSI counter (``some`` total) over the
+whole burst: an upper bound of the time until relief, by the guest's clock, since a guest with enough memory does not
+stall. For comparison: the same burst in a guest that was never shrunk.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
 import subprocess
-import sys
-import tempfile
 import time
 
 from ballonet.control.client import Client
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.config import SandboxConfig
-from bench.relief import percentile
-from bench.result import state
+from bench.common import BALLONET, Arms, options_parser, percentile, private_directories, report
 
 CEILING_MIB = 768
 BUDGET_MIB = 1400
-#: What the neighbour holds in use, and what the burst allocates.
+#: Memory that the neighbour uses, and memory that the burst allocates.
 NEIGHBOUR_MIB, BURST_MIB = 380, 550
 _LOW_MIB = 350
 
 
 async def burst(box: Sandbox, client: Client) -> tuple[float, float, int]:
-    """One burst: ms stalled, MiB/s that the guest got, and processes that its kernel killed."""
+    """One burst: stall in ms, memory that the guest got in MiB/s, and processes killed by its kernel."""
     before = await client.stats()
     began = time.perf_counter()
     done = await box.exec(["dd", "if=/dev/zero", "of=/dev/null", f"bs={BURST_MIB}M", "count=1"])
@@ -52,28 +47,19 @@ async def measure(rounds: int) -> None:
         for name in ("burst", "neighbour")
     ]
     box, neighbour = boxes
-    arms: dict[str, list[float]] = {"never shrunk": [], "shrunk by the autopilot": []}
+    arms: Arms = {"never shrunk": [], "shrunk by the autopilot": []}
     speeds: list[float] = []
     kills = 0
     assert box.control_socket is not None
     try:
-        # Held in use for as long as it runs: a tmpfs file is not a cache.
+        # Stays in use: a tmpfs file cannot be reclaimed like a cache.
         await neighbour.shell(f"dd if=/dev/zero of=/dev/shm/held bs=1M count={NEIGHBOUR_MIB}")
         async with await Client.connect(box.control_socket) as client:
             for _ in range(rounds):
                 await client.set(CEILING_MIB, wait=True, timeout_s=60)
                 arms["never shrunk"].append((await burst(box, client))[0])
-                words = [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "ballonet",
-                    "pilot",
-                    "--budget",
-                    f"{BUDGET_MIB}M",
-                    "--json",
-                ]
-                pilot = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+                argv = [*BALLONET, "pilot", "--budget", f"{BUDGET_MIB}M", "--json"]
+                pilot = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
                 try:
                     async for balloon in client.watch():
                         if balloon.actual_mib is not None and balloon.actual_mib < _LOW_MIB:
@@ -89,22 +75,17 @@ async def measure(rounds: int) -> None:
     finally:
         for each in boxes:
             await each.kill()
-    state("burst", arms, unit="ms stalled", base="shrunk by the autopilot", note=f"{BURST_MIB} MiB at once")
+    report("burst", arms, unit="ms stalled", base="shrunk by the autopilot", note=f"{BURST_MIB} MiB at once")
     for arm, values in arms.items():
         print(f"  p99 {arm}: {percentile(values, 0.99):.1f} ms")
-    print(f"  the guest got {min(speeds):.0f} to {max(speeds):.0f} MiB/s while it was relieved")
-    print(f"  processes killed for lack of memory: {kills} there, {killed_there} in the neighbour")
+    print(f"  the guest got {min(speeds):.0f} to {max(speeds):.0f} MiB/s during relief")
+    print(f"  processes killed by the kernel: {kills} in the guest, {killed_there} in the neighbour")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=20)
-    with tempfile.TemporaryDirectory(prefix="ballonet-burst-") as directory:
-        os.environ["XDG_STATE_HOME"] = f"{directory}/state"
-        os.environ["BALLONET_RUN_DIR"] = f"{directory}/run"
-        asyncio.run(measure(parser.parse_args().rounds))
+    rounds = options_parser(__doc__, rounds=20).parse_args().rounds
+    with private_directories("burst"):
+        asyncio.run(measure(rounds))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ten sandboxes created, used and removed at once, twenty times: what is left behind afterwards (nothing, it is hoped).
+"""Create, use and remove ten sandboxes concurrently, twenty times, and check that nothing is left behind.
 
 Run: python -m bench.churn [ROUNDS]
 """
@@ -20,7 +20,7 @@ AT_ONCE = 10
 
 
 def counts() -> dict[str, int]:
-    """What could leak."""
+    """Counts of everything that could leak."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     with Registry.open() as registry:
         rows = len(registry.list())
@@ -44,7 +44,7 @@ async def main(rounds: int) -> int:
     prepare_guest()
     await asyncio.gather(
         *(one(f"churn-{number}") for number in range(AT_ONCE))
-    )  # what is made once is made now
+    )  # warm up: this creates what is needed once
     before, started = counts(), time.monotonic()
     for _ in range(rounds):
         await asyncio.gather(*(one(f"churn-{number}") for number in range(AT_ONCE)))

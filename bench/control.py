@@ -1,53 +1,44 @@
-"""The control socket's own cost: ``balloon.get`` and ``balloon.set`` against a bare ``query-balloon`` by qemu.qmp.
+"""The cost of the control socket: ``balloon.get`` and ``balloon.set`` compared with ``query-balloon`` by qemu.qmp.
 
-The sandbox runs as its own process, as always; the bare arm is a second VM with the same settings, driven by the
-``qemu.qmp`` package alone. Rounds alternate. Then the same with hostile clients on the socket.
+The sandbox runs in its own process, as usual. The bare arm is a second VM with the same settings, controlled by the
+``qemu.qmp`` package alone. Rounds alternate. Then the same with hostile clients connected to the socket.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import socket
-import time
+from collections.abc import Awaitable, Callable
 
 from qemu.qmp import QMPClient
 
 from ballonet.base.memory import mib_to_bytes
-from ballonet.base.process import spawn
 from ballonet.control.client import Client
 from ballonet.machine.build import build_vm
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.qemu_args import EngineFds, render_command
-from bench.result import state
+from bench.common import Arms, BareEngine, options_parser, report, timed
 
 CONFIG = SandboxConfig(name="bench-control", memory_mib=256, balloon_min_mib=128)
 SILENT, SLOW = 200, 50
 
 
 class BareVm:
-    """QEMU and the official QMP client, nothing else."""
+    """Only QEMU and the official QMP client."""
 
     async def __aenter__(self) -> QMPClient:
-        vm = build_vm(CONFIG)
-        pairs = [socket.socketpair() for _ in range(3)]
-        fds = EngineFds(*(far.fileno() for _, far in pairs))
-        argv = [word for word in render_command(vm.spec, vm.engine, fds) if word != "-S"]
-        self._engine = spawn(argv, pass_fds=[fds.qmp, fds.agent, fds.console], die_with_parent=True)
-        self._kept = pairs
+        self._engine = BareEngine(build_vm(CONFIG))
         self._client = QMPClient("bare")
-        await self._client.connect(pairs[0][0])
+        await self._client.connect(self._engine.qmp)
         return self._client
 
     async def __aexit__(self, *exc: object) -> None:
         self._engine.kill()
-        self._engine.wait()
 
 
 class Hostile:
-    """Clients that say nothing, clients that send a byte a second, and one that never reads its replies."""
+    """Clients that send nothing, clients that send one byte per second, and one that never reads its replies."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -79,24 +70,23 @@ class Hostile:
         get = b'{"jsonrpc":"2.0","id":1,"method":"balloon.get"}\n'
         while True:
             for connection in slow:
-                with contextlib.suppress(OSError):  # dropped by the server, as it should
+                with contextlib.suppress(OSError):  # disconnected by the server, as intended
                     connection.send(b"{")
             with contextlib.suppress(OSError):
                 deaf.send(get * 50)
             await asyncio.sleep(1)
 
 
-async def timed(work: object, times: list[float], count: int) -> None:
+async def repeat(work: Callable[[], Awaitable[object]], times: list[float], count: int) -> None:
     for _ in range(count):
-        started = time.perf_counter()
-        await work()  # type: ignore[operator]
-        times.append((time.perf_counter() - started) * 1000)
+        with timed(times, scale=1000):
+            await work()
 
 
 async def measure(rounds: int, count: int) -> None:
-    gets: dict[str, list[float]] = {"query-balloon, qemu.qmp": [], "balloon.get": []}
-    sets: dict[str, list[float]] = {"balloon, qemu.qmp": [], "balloon.set": []}
-    hostile: dict[str, list[float]] = {
+    gets: Arms = {"query-balloon, qemu.qmp": [], "balloon.get": []}
+    sets: Arms = {"balloon, qemu.qmp": [], "balloon.set": []}
+    hostile: Arms = {
         "balloon.get alone": [],
         f"balloon.get, {SILENT + SLOW + 1} hostile": [],
     }
@@ -106,24 +96,23 @@ async def measure(rounds: int, count: int) -> None:
         async with await Client.connect(path) as client:
             value = {"value": mib_to_bytes(256)}
             for _ in range(rounds):
-                await timed(lambda: qmp.execute("query-balloon"), gets["query-balloon, qemu.qmp"], count)
-                await timed(client.get, gets["balloon.get"], count)
-                await timed(lambda: qmp.execute("balloon", value), sets["balloon, qemu.qmp"], count)
-                await timed(lambda: client.set(256), sets["balloon.set"], count)
+                await repeat(lambda: qmp.execute("query-balloon"), gets["query-balloon, qemu.qmp"], count)
+                await repeat(client.get, gets["balloon.get"], count)
+                await repeat(lambda: qmp.execute("balloon", value), sets["balloon, qemu.qmp"], count)
+                await repeat(lambda: client.set(256), sets["balloon.set"], count)
             for _ in range(rounds):
-                await timed(client.get, hostile["balloon.get alone"], count)
+                await repeat(client.get, hostile["balloon.get alone"], count)
                 async with Hostile(str(path)):
                     await asyncio.sleep(0.5)
-                    await timed(client.get, hostile[f"balloon.get, {SILENT + SLOW + 1} hostile"], count)
-    state("control-get", gets, unit="ms", base="query-balloon, qemu.qmp")
-    state("control-set", sets, unit="ms", base="balloon, qemu.qmp", note="until the engine has it")
-    state("control-hostile", hostile, unit="ms", base="balloon.get alone")
+                    await repeat(client.get, hostile[f"balloon.get, {SILENT + SLOW + 1} hostile"], count)
+    report("control-get", gets, unit="ms", base="query-balloon, qemu.qmp")
+    report("control-set", sets, unit="ms", base="balloon, qemu.qmp", note="until the engine has the target")
+    report("control-hostile", hostile, unit="ms", base="balloon.get alone")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=200, help="calls a round")
+    parser = options_parser(__doc__, rounds=5)
+    parser.add_argument("--count", type=int, default=200, help="calls per round (default: 200)")
     options = parser.parse_args()
     asyncio.run(measure(options.rounds, options.count))
 

@@ -1,26 +1,22 @@
-"""A host full of sandboxes, under one rule after the other: what their memory cost, and what it cost their work.
+"""A host full of sandboxes under several policies: the memory that they use, and the slowdown of their work.
 
-Seven real VMs, each with a ceiling of 768 MiB, do staggered bursts (builds, programs that allocate and free, file
-reading, idling; see :mod:`bench.fleet_work`). Every arm is the same machine, the same image and the same work:
+Seven real VMs with ceilings of 768 MiB run staggered work (builds, programs that allocate and free, file reading, idle
+phases; see :mod:`bench.fleet_work`). All arms use the same host, image and work:
 
 - ``static``: no balloon, no free-page reporting;
-- ``reporting``: free-page reporting alone;
-- the others: ``ballonet pilot --policy NAME`` with a budget that is less than the ceilings together.
+- ``reporting``: free-page reporting only;
+- others: ``ballonet pilot --policy NAME`` with a budget below the sum of the ceilings.
 
-Footprint is guest RAM that the host held (RssShmem of the engines), integrated over the timeline; the engines' own
-memory, which is the same in all arms, is told apart. The work's slowdown is the sum of all jobs' durations against
-static's in the same run. The image is a Debian root with python3 (``ballonet image build-debian``).
+The footprint is guest RAM held by the host (RssShmem of the engines), integrated over time; the engines' own memory,
+which is the same in all arms, is listed separately. The slowdown is the sum of the durations of all jobs relative to
+static in the same run. The image is a Debian root with python3 (``ballonet image build-debian``).
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import os
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,12 +25,12 @@ from pathlib import Path
 from ballonet.base.memory import mib_to_bytes
 from ballonet.host.proc import read_resident
 from ballonet.sdk.sandbox import Balloon, Sandbox
+from bench.common import BALLONET, RESULTS, options_parser, private_directories
 from bench.fleet_work import LENGTH_S, TIMELINES
-from bench.result import RESULTS
 
 CEILING_MIB = 768
-#: What all engines together may hold under a policy: 0.6 of the ceilings, as in the simulator, and what the engines of
-#: emulation need for themselves (some 145 MiB each with a disk).
+#: Budget for all engines together: 0.6 of the ceilings, as in the simulator, and what the engines need under emulation
+#: (about 145 MiB each with a disk).
 BUDGET_MIB = 4240
 SAMPLE_S = 0.25
 DEFAULT_ARMS = ("static", "reporting", "proxmox", "vm0", "ballonet")
@@ -46,11 +42,11 @@ class Result:
     """One arm of one round."""
 
     arm: str
-    #: Guest RAM held by the host at each sample, and all that the engines held (bytes).
+    #: Guest RAM held by the host at each sample, and all memory of the engines (bytes).
     guest_ram: list[int] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
     at: list[float] = field(default_factory=list)
-    #: Durations by ``ROLE/number job``.
+    #: Durations by ``ROLE/number job`` (seconds).
     jobs: dict[str, float] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     oom_kills: int = 0
@@ -96,7 +92,7 @@ async def start_all(arm: str, image: str) -> dict[str, Sandbox]:
     if balloon:
         balloon = Balloon(min="128M")
     made = {}
-    for role in TIMELINES:  # one after the other: their boots are not what is measured
+    for role in TIMELINES:  # one after the other: boots are not measured
         made[role] = await Sandbox.create(
             f"fleet-{role}", image=image, memory=CEILING_MIB, balloon=balloon, admission=False
         )
@@ -107,9 +103,9 @@ async def start_all(arm: str, image: str) -> dict[str, Sandbox]:
 
 
 def start_pilot(policy: str) -> subprocess.Popen[bytes]:
-    words = ["pilot", "--policy", policy, "--budget", f"{BUDGET_MIB}M"]
+    argv = [*BALLONET, "pilot", "--policy", policy, "--budget", f"{BUDGET_MIB}M"]
     with (RESULTS / f"fleet-pilot-{policy}.log").open("wb") as log:
-        return subprocess.Popen([sys.executable, "-P", "-m", "ballonet", *words], stdout=log, stderr=log)
+        return subprocess.Popen(argv, stdout=log, stderr=log)
 
 
 async def sample(sandboxes: dict[str, Sandbox], result: Result) -> None:
@@ -127,17 +123,17 @@ async def work(role: str, box: Sandbox, result: Result) -> None:
     if done.returncode != 0:
         result.failed.append(f"{role}: status {done.returncode}: {done.stderr[-500:]!r}")
     for number, line in enumerate(done.stdout.splitlines()):
-        told = json.loads(line)
-        result.jobs[f"{role}/{number} {told['job']}"] = told["took"]
-        if told["failed"]:
-            result.failed.append(f"{role}/{number} {told['job']}: {told['failed']}")
+        job = json.loads(line)
+        result.jobs[f"{role}/{number} {job['job']}"] = job["took"]
+        if job["failed"]:
+            result.failed.append(f"{role}/{number} {job['job']}: {job['failed']}")
 
 
-def tell(rounds: list[dict[str, Result]], arms: Sequence[str]) -> None:
-    """Print each arm's measures, as ratios to static's and to reporting's of the same round."""
+def report(rounds: list[dict[str, Result]], arms: Sequence[str]) -> None:
+    """Print the results of each arm, relative to static and to reporting."""
     print(
         f"\nfleet ({len(TIMELINES)} VMs of {CEILING_MIB} MiB, budget {BUDGET_MIB} MiB, {LENGTH_S} s, "
-        f"{len(rounds)} rounds; each figure is the mean of the rounds)"
+        f"{len(rounds)} rounds; means of all rounds)"
     )
     print(
         f"  {'arm':<10} {'GiB·min':>8} {'× static':>9} {'× report.':>9} {'peak MiB':>9} {'× static':>9} {'work s':>8}"
@@ -175,7 +171,7 @@ async def measure(arms: Sequence[str], rounds: int, image: str) -> None:
     done: list[dict[str, Result]] = []
     for number in range(rounds):
         results = {}
-        # Every other round in the opposite order: a machine that grows slower is fair to all.
+        # Reverse the order in every other round, so that a machine that becomes slower affects all arms.
         for arm in arms if number % 2 == 0 else list(reversed(arms)):
             results[arm] = await run_arm(arm, image)
             print(
@@ -184,23 +180,16 @@ async def measure(arms: Sequence[str], rounds: int, image: str) -> None:
                 flush=True,
             )
         done.append(results)
-    tell(done, arms)
+    report(done, arms)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--arms", default=",".join(DEFAULT_ARMS), help="which, in which order")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument(
-        "--image", default="bench-debian", help="a Debian root with python3; built if it is not there"
-    )
+    parser = options_parser(__doc__, rounds=1)
+    parser.add_argument("--arms", default=",".join(DEFAULT_ARMS), help="comma-separated, in this order")
+    parser.add_argument("--image", default="bench-debian", help="a local image of a Debian root with python3")
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ballonet-fleet-") as directory:
-        os.environ["XDG_STATE_HOME"] = f"{directory}/state"
-        os.environ["BALLONET_RUN_DIR"] = f"{directory}/run"
+    with private_directories("fleet"):
         asyncio.run(measure(options.arms.split(","), options.rounds, options.image))
 
 

@@ -1,7 +1,7 @@
-"""What the guests of :mod:`bench.fleet` do. Runs inside a guest, with Python alone: a timeline of jobs, each timed.
+"""The work of the guests of :mod:`bench.fleet`: a timeline of timed jobs. Runs in a guest that has only Python.
 
-``python3 fleet_work.py ROLE``: a JSON object a job on standard output, ``{"job": …, "at": …, "took": …}``. Times are
-seconds since the program's start. A job that comes late because the one before took long starts at once.
+``python3 fleet_work.py ROLE`` prints one JSON object per job, ``{"job": …, "at": …, "took": …}``. Times are seconds
+since the start of the program. A job that is late because the previous one took long starts immediately.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 MIB = 1 << 20
-#: How long a timeline is, whatever its jobs take (seconds).
+#: Length of a timeline, independent of the duration of its jobs (seconds).
 LENGTH_S = 150
 
 
 def build() -> None:
-    """Copy some hundred source files, compile them, write objects, and link: a large allocation that then is gone.
+    """Copy some hundred source files, compile them, write object files, and link: a large temporary allocation.
 
-    What a build leaves in the page cache is a quarter of its machine's memory, as published of a build of Clang in
-    16 GiB (12.2 GiB stay afterwards, 8.0 without caches).
+    As published for a build of Clang in 16 GiB, a build leaves a quarter of the guest's memory as page cache (12.2 GiB
+    used afterwards, 8.0 without caches).
     """
     library = Path(sysconfig.get_path("stdlib"))
     tree = Path("/var/tmp/build")
@@ -39,12 +39,12 @@ def build() -> None:
 
 
 def numbers() -> None:
-    """Allocate, compute on it, free."""
+    """Allocate, compute, free."""
     in_child(lambda: compute(360))
 
 
 def read_once() -> None:
-    """Write a large file and read it: its cache is of no use to anyone afterwards."""
+    """Write a large file and read it once: its cache is useless afterwards."""
     path = Path("/var/tmp/large")
     if not path.exists():
         write(path, 240)
@@ -52,7 +52,7 @@ def read_once() -> None:
 
 
 def read_hot() -> None:
-    """Read a small file again and again: its cache is part of the working set."""
+    """Read a small file repeatedly: its cache is part of the working set."""
     path = Path("/var/tmp/hot")
     if not path.exists():
         write(path, 48)
@@ -61,13 +61,13 @@ def read_hot() -> None:
 
 
 def warm_up() -> None:
-    """What an agent's sandbox does before it waits for a person: install what it needs, start much, and end it."""
+    """What an agent's sandbox does before it waits for a user: install packages, and run a large program once."""
     write(Path("/var/tmp/packages"), 120)
     in_child(lambda: touch(300))
 
 
 def write(path: Path, mib: int) -> None:
-    """A file that is on the disk when this returns, and in the page cache, too."""
+    """Write a file, which is on the disk and in the page cache afterwards."""
     piece = os.urandom(MIB)
     with path.open("wb") as file:
         for _ in range(mib):
@@ -97,9 +97,9 @@ def read(path: Path) -> None:
 
 
 def in_child(work: Callable[[], object]) -> None:
-    """Memory of a process that ends is free afterwards, whatever the allocator of this one thinks.
+    """Run ``work`` in a child process, so that all its memory is freed afterwards.
 
-    :raises RuntimeError: the child was killed, or failed.
+    :raises RuntimeError: the child was killed or failed.
     """
     pid = os.fork()
     if pid == 0:
@@ -114,7 +114,7 @@ def in_child(work: Callable[[], object]) -> None:
         raise RuntimeError(f"a job's process ended with wait status {ended}")
 
 
-#: By role: jobs with the time at which each begins (seconds).
+#: Jobs by role, with their start times (seconds).
 TIMELINES: dict[str, list[tuple[float, Callable[[], None]]]] = {
     "build-1": [(3, build), (62, build), (118, build)],
     "build-2": [(30, build), (92, build)],

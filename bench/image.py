@@ -1,22 +1,20 @@
-"""Pulling an image of some 100 MB and making its root, each step, against the plain tools on the same image.
+"""Pulling an image of about 100 MB and creating its root, step by step, compared with plain tools on the same image.
 
-The image has files of this host's ``/usr`` in two layers, and lies in a real registry on loopback. The plain arms are
-``skopeo copy`` for the pull and, for the root, what one would type: unpack the layers with ``tar``, pack the tree with
-``mkfs.erofs``. Last, the first command in a sandbox of that image, against one with the built-in root.
+The image has files of this host's ``/usr`` in two layers, and is in a real registry on loopback. The plain arms are
+``skopeo copy`` for the pull and, for the root, unpacking the layers with ``tar`` and packing the tree with
+``mkfs.erofs``. Finally, the first command in a sandbox with this image is compared with one with the built-in root.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +25,7 @@ from tests.unit.oci import Layout
 from ballonet.base.memory import MIB
 from ballonet.base.process import find_program
 from ballonet.images.store import ImageStore
-from bench.result import state
+from bench.common import Arms, options_parser, report, run_ballonet, seconds
 
 SOURCE = Path("/usr/lib")
 LAYER_BYTES, LARGEST_BYTES = 50 * MIB, 8 * MIB
@@ -51,7 +49,7 @@ def main(rounds: int) -> None:
 
 
 def two_layers() -> list[bytes]:
-    """Real files, in a fixed order, as many as fit."""
+    """Two layers of real files, in a fixed order, as many as fit."""
     found = (path for path in sorted(SOURCE.rglob("*")) if path.is_file() and not path.is_symlink())
     small = (path for path in found if path.stat().st_size <= LARGEST_BYTES)
     return [one_layer(small, {"bin/true": Path("/bin/busybox")}), one_layer(small)]
@@ -67,35 +65,35 @@ def one_layer(paths: Iterator[Path], more: Mapping[str, Path] = MappingProxyType
             size += path.stat().st_size
             if size >= LAYER_BYTES:
                 return buffer.getvalue()
-    raise SystemExit(f"{SOURCE} has not enough files for the image")
+    raise SystemExit(f"{SOURCE} does not have enough files for the image")
 
 
 def measure(rounds: int, work: Path, reference: str, layers: list[Path], note: str) -> None:
-    pull: dict[str, list[float]] = {"skopeo copy": [], "ballonet: fetch": []}
-    root: dict[str, list[float]] = {
+    pull: Arms = {"skopeo copy": [], "ballonet: fetch": []}
+    root: Arms = {
         "tar -x": [],
         "tar -x, mkfs.erofs": [],
         "ballonet: read the layers": [],
         "ballonet: write the root": [],
         "ballonet: root": [],
     }
-    whole: dict[str, list[float]] = {
+    whole: Arms = {
         "skopeo copy, tar -x, mkfs.erofs": [],
         "ballonet image pull": [],
-        "the same, when it is here": [],
+        "the same, available locally": [],
     }
-    start: dict[str, list[float]] = {"built-in root": [], "the image": []}
+    start: Arms = {"built-in root": [], "the image": []}
     sizes: dict[str, int] = {}
     for number in range(rounds):
         place = work / f"round{number}"
         place.mkdir()
-        copied = timed(
+        copied = seconds(
             run, "skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{reference}", f"dir:{place}/dir"
         )
         tree, erofs = place / "tree", place / "root.erofs"
         tree.mkdir()
-        unpacked = sum(timed(run, "tar", "-xf", str(layer), "-C", str(tree)) for layer in layers)
-        made_erofs = timed(
+        unpacked = sum(seconds(run, "tar", "-xf", str(layer), "-C", str(tree)) for layer in layers)
+        made_erofs = seconds(
             run, str(find_program("mkfs.erofs", hint="apt-get install erofs-utils")), str(erofs), str(tree)
         )
         sizes["mkfs.erofs"] = erofs.stat().st_size
@@ -104,7 +102,7 @@ def measure(rounds: int, work: Path, reference: str, layers: list[Path], note: s
         started = time.perf_counter()
         image = store.resolve(reference)
         ended = time.perf_counter()
-        again = timed(store.resolve, reference)
+        again = seconds(store.resolve, reference)
         sizes["ballonet"] = image.size_bytes
         pull["skopeo copy"].append(copied)
         pull["ballonet: fetch"].append(marks["read"] - started)
@@ -115,32 +113,25 @@ def measure(rounds: int, work: Path, reference: str, layers: list[Path], note: s
         root["ballonet: root"].append(ended - marks["read"])
         whole["skopeo copy, tar -x, mkfs.erofs"].append(copied + unpacked + made_erofs)
         whole["ballonet image pull"].append(ended - started)
-        whole["the same, when it is here"].append(again)
+        whole["the same, available locally"].append(again)
         env = {**os.environ, "XDG_DATA_HOME": str(place), "XDG_STATE_HOME": str(place / "state")}
-        start["built-in root"].append(timed(ballonet, env))
-        start["the image"].append(timed(ballonet, env, "--image", reference))
+        start["built-in root"].append(seconds(run_true, env))
+        start["the image"].append(seconds(run_true, env, "--image", reference))
         shutil.rmtree(place)
-    state("image-pull", pull, unit="s", base="skopeo copy", note=note)
+    report("image-pull", pull, unit="s", base="skopeo copy", note=note)
     shown = ", ".join(f"{name} {size // MIB} MiB" for name, size in sizes.items())
-    state("image-root", root, unit="s", base="tar -x, mkfs.erofs", note=f"sizes: {shown}")
-    state("image-start", start, unit="s", base="built-in root", note="to the end of the first command")
-    state("image", whole, unit="s", base="skopeo copy, tar -x, mkfs.erofs", note=note)
+    report("image-root", root, unit="s", base="tar -x, mkfs.erofs", note=f"sizes: {shown}")
+    report("image-start", start, unit="s", base="built-in root", note="to the end of the first command")
+    report("image", whole, unit="s", base="skopeo copy, tar -x, mkfs.erofs", note=note)
 
 
 def note_time(marks: dict[str, float], step: str, done: int, total: int) -> None:
-    """When each step was first heard of."""
+    """Record when each step started."""
     marks.setdefault(step, time.perf_counter())
 
 
-def ballonet(env: Mapping[str, str], *words: str) -> None:
-    argv = [sys.executable, "-P", "-m", "ballonet", "run", *words, "--", "true"]
-    subprocess.run(argv, check=True, env=env, stdin=subprocess.DEVNULL)
-
-
-def timed(work: Callable[..., object], *given: object) -> float:
-    started = time.perf_counter()
-    work(*given)
-    return time.perf_counter() - started
+def run_true(env: Mapping[str, str], *options: str) -> None:
+    run_ballonet("run", *options, "--", "true", env=env)
 
 
 def run(*argv: str) -> None:
@@ -150,6 +141,4 @@ def run(*argv: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    main(parser.parse_args().rounds)
+    main(options_parser(__doc__, rounds=5).parse_args().rounds)

@@ -1,19 +1,15 @@
-"""What the metrics cost: a scrape of 10 real and of 1,000 simulated sandboxes, and sampling's cost in an idle guest.
+"""The cost of metrics: a scrape of 10 real and of 1,000 simulated sandboxes, and of sampling an idle guest.
 
-A scrape is what Prometheus causes: all sandboxes asked, and the text rendered. The simulated ones are real control
-servers, in a few processes, with a scripted sandbox behind each. The guest's cost is the processor time of engines
-whose guests idle at the same time: one that nobody samples, one with its own sampler (each sandbox has it), one that
-is scraped every five seconds as well, and one whose guest is asked twice a second, as a sampler without an adaptive
-interval would.
+A scrape queries all sandboxes and renders the text, as for Prometheus. The simulated sandboxes are real control servers
+with scripted backends, in a few processes. The cost of sampling is the CPU time of engines whose guests are idle at the
+same time: one without sampling, one with its own sampler (which each sandbox has), one that is also scraped every five
+seconds, and one whose guest is queried twice a second, as by a sampler without an adaptive interval.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -31,23 +27,23 @@ from ballonet.metrics.model import Snapshot
 from ballonet.sdk.sandbox import Sandbox, random_name
 from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.vm import Vm
-from bench.result import state
-from bench.simulated import simulated
+from bench.common import CLOCKSOURCE, Arms, options_parser, private_directories, report, timed_with_cpu
+from bench.simulated_sandboxes import simulated
 
 SIMULATED = 1000
-#: What a boot leaves a guest to do is done by then (seconds).
+#: Wait until a guest has finished everything that follows its boot (seconds).
 _REST_S = 90.0
-_CLOCKSOURCE = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
 
 T = TypeVar("T")
-#: Asks a guest for its clock.
+#: Reads a guest's clock source.
 Clock = Callable[[], Awaitable[bytes]]
 
 
 def scrapes(rounds: int, expected: int) -> tuple[list[float], list[float]]:
-    """Wall and processor time of each scrape (milliseconds)."""
+    """Wall time and CPU time of each scrape (milliseconds)."""
     exporter = Exporter()
-    wall, cpu = [], []
+    wall: list[float] = []
+    cpu: list[float] = []
 
     def take() -> Snapshot:
         snapshot = collect()
@@ -57,10 +53,8 @@ def scrapes(rounds: int, expected: int) -> tuple[list[float], list[float]]:
 
     exporter.render(take)
     for _ in range(rounds):
-        began, began_cpu = time.perf_counter(), time.process_time()
-        exporter.render(take)
-        wall.append((time.perf_counter() - began) * 1000)
-        cpu.append((time.process_time() - began_cpu) * 1000)
+        with timed_with_cpu(wall, cpu):
+            exporter.render(take)
     return wall, cpu
 
 
@@ -73,10 +67,10 @@ async def real(count: int, rounds: int) -> tuple[list[float], list[float]]:
 
 
 async def idle(seconds: float, windows: int) -> None:
-    """The processor time of engines whose guests idle, in the same windows."""
+    """CPU time of engines with idle guests, in the same time windows."""
     async with AsyncExitStack() as stack:
         bare = await _until_steady(stack, _unsampled)
-        names = ("own sampler", "and scraped every 5 s", "asked twice a second")
+        names = ("own sampler", "and scraped every 5 s", "queried twice a second")
         sandboxes = [await _until_steady(stack, _sampled) for _ in names]
         own, scraped, asked = sandboxes
         await asyncio.sleep(_REST_S)
@@ -90,7 +84,7 @@ async def idle(seconds: float, windows: int) -> None:
             for name, pid in pids.items()
         }
         readers["sandbox's own process, own sampler"] = lambda: _cpu_s(own.pid)
-        arms: dict[str, list[float]] = {name: [] for name in readers}
+        arms: Arms = {name: [] for name in readers}
         for _ in range(windows):
             before = {name: read() for name, read in readers.items()}
             began = time.perf_counter()
@@ -98,20 +92,21 @@ async def idle(seconds: float, windows: int) -> None:
             took = time.perf_counter() - began
             for name, read in readers.items():
                 arms[name].append((read() - before[name]) / took * 100)
-    state(
+    report(
         "metrics-idle",
         arms,
         unit="%",
         base="engine, not sampled",
-        note=f"of one processor, guests that idle, windows of {seconds:g} s",
+        note=f"of one CPU, idle guests, windows of {seconds:g} s",
     )
 
 
 async def _until_steady(
     stack: AsyncExitStack, make: Callable[[AsyncExitStack], Awaitable[tuple[T, Clock]]]
 ) -> T:
-    """One whose guest trusts its clock. Under emulation a busy host can make a guest's kernel distrust the TSC while it
-    boots; it then ticks 250 times a second for ever, which costs more than all that is measured here."""
+    """Start sandboxes until one has a guest that uses the TSC. Under emulation on a busy host a guest's kernel may
+    reject the TSC while it boots. It then has 250 timer ticks per second even when idle, which cost more than anything
+    measured here."""
     while True:
         async with AsyncExitStack() as own:
             made, clock = await make(own)
@@ -120,11 +115,11 @@ async def _until_steady(
             if source == b"tsc":
                 stack.push_async_exit(own.pop_all())
                 return made
-            print(f"a guest uses {source.decode()} as its clock: another is booted", flush=True)
+            print(f"a guest uses the clock source {source.decode()}: starting another", flush=True)
 
 
 async def _unsampled(stack: AsyncExitStack) -> tuple[Vm, Clock]:
-    """A VM with all that a sandbox's process serves around it, but its sampler."""
+    """A VM with everything that a sandbox's process serves, except for the sampler."""
     place = claim_place("unsampled", None, with_control=True)
     stack.callback(place.give_up)
     vm = build_vm(SandboxConfig(name="unsampled", memory_mib=256, balloon_min_mib=128))
@@ -136,7 +131,7 @@ async def _unsampled(stack: AsyncExitStack) -> tuple[Vm, Clock]:
     await services.boot(120, (), relief=True)
 
     async def clock() -> bytes:
-        async with await services.agent.exec(["cat", _CLOCKSOURCE]) as process:
+        async with await services.agent.exec(["cat", CLOCKSOURCE]) as process:
             return (await process.communicate())[0]
 
     return vm, clock
@@ -148,7 +143,7 @@ async def _sampled(stack: AsyncExitStack) -> tuple[Sandbox, Clock]:
     stack.push_async_callback(sandbox.kill)
 
     async def clock() -> bytes:
-        return (await sandbox.exec(["cat", _CLOCKSOURCE])).stdout
+        return (await sandbox.exec(["cat", CLOCKSOURCE])).stdout
 
     return sandbox, clock
 
@@ -163,21 +158,18 @@ async def _ask(sandbox: Sandbox, *, every_s: float, max_age_s: float) -> None:
 
 
 def _cpu_s(pid: int) -> float:
-    """Processor time of all threads, to the nanosecond (schedstat, Documentation/scheduler/sched-stats.rst)."""
+    """CPU time of all threads, in nanosecond resolution (schedstat, Documentation/scheduler/sched-stats.rst)."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=30, help="of a window of idling")
-    parser.add_argument("--windows", type=int, default=5)
+    parser = options_parser(__doc__, rounds=20)
+    parser.add_argument("--seconds", type=float, default=30, help="length of an idle window (default: 30)")
+    parser.add_argument("--windows", type=int, default=5, help="number of idle windows (default: 5)")
     parser.add_argument("--only", choices=("scrape", "idle"))
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="ballonet-bench-") as directory:
-        os.environ["XDG_STATE_HOME"] = f"{directory}/state"
-        os.environ["BALLONET_RUN_DIR"] = f"{directory}/run"
+    with private_directories("metrics"):
         if options.only != "idle":
             scrape(options.rounds)
         if options.only != "scrape":
@@ -190,12 +182,12 @@ def scrape(rounds: int) -> None:
         many_wall, many_cpu = scrapes(rounds, SIMULATED)
     arms = {
         "10 real sandboxes, wall": wall,
-        "10 real sandboxes, processor": cpu,
+        "10 real sandboxes, CPU": cpu,
         f"{SIMULATED} simulated, wall": many_wall,
-        f"{SIMULATED} simulated, processor": many_cpu,
+        f"{SIMULATED} simulated, CPU": many_cpu,
     }
-    state("metrics-scrape", arms, unit="ms", base="10 real sandboxes, wall")
-    print(f"  per sandbox: {statistics.median(many_cpu) / SIMULATED:.3f} ms of processor time")
+    report("metrics-scrape", arms, unit="ms", base="10 real sandboxes, wall")
+    print(f"  per sandbox: {statistics.median(many_cpu) / SIMULATED:.3f} ms of CPU time")
 
 
 if __name__ == "__main__":

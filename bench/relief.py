@@ -1,17 +1,15 @@
-"""From a guest's stall to its raised target.
+"""Time from a guest's stall to its raised target.
 
-Each round shrinks a guest to its floor and lets a guest program allocate far more than is left. The program's start
-is not the stall: the stall's beginning is taken from the guest's own PSI counter. The guest's kernel says, at the
-moment of its trigger, for how long tasks had been stalled (``some`` total); host time of the raised target, less host
-time of the stalled program's last step before that, would mix two clocks. So what is measured here is told in two
-parts: the stall that the kernel had counted when it fired (guest clock), and the time from the frame's arrival on the
-host to the engine having the new target (host clock); a third, from the kernel's wake-up to the frame's arrival, is
-bounded by a ping of the agent under the same load.
+Each round shrinks a guest to its floor and then runs a program in it that allocates far more than is left. The start of
+the program is not the start of the stall, and a difference between guest and host times would mix two clocks.
+Therefore two parts are measured separately: the stall that the guest's kernel had counted (PSI ``some`` total) when its
+trigger fired, by the guest's clock; and the time from the arrival of the agent's frame on the host until the engine has
+the new target, by the host's clock. The third part, from the trigger to the arrival of the frame, is bounded by a ping
+of the agent under the same load.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 
@@ -22,15 +20,11 @@ from ballonet.machine.build import build_vm
 from ballonet.machine.guest_memory import STALL_US, WINDOW_US
 from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.balloon import Balloon
-from bench.result import state
-
-
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+from bench.common import options_parser, percentile, report
 
 
 class _Stall:
-    """One stall: relieved as the sandbox's process would, and timed."""
+    """One stall: relieved in the same way as by the sandbox's process, and timed."""
 
     def __init__(self, balloon: Balloon, before: GuestReport, over: asyncio.Future[None]) -> None:
         self._balloon = balloon
@@ -40,15 +34,16 @@ class _Stall:
         self.stalled_ms = 0.0
         self.raised_ms = 0.0
 
-    def told(self, report: GuestReport) -> None:
+    def on_pressure(self, guest_report: GuestReport) -> None:
         if self._task is None:
-            self._task = asyncio.create_task(self._relieve(report))
+            self._task = asyncio.create_task(self._relieve(guest_report))
 
-    async def _relieve(self, report: GuestReport) -> None:
+    async def _relieve(self, guest_report: GuestReport) -> None:
         came = time.perf_counter()
         await self._balloon.relieve("bench")
         self.raised_ms = (time.perf_counter() - came) * 1000
-        self.stalled_ms = ((report.psi_some_total_us or 0) - (self._before.psi_some_total_us or 0)) / 1000
+        stalled_us = (guest_report.psi_some_total_us or 0) - (self._before.psi_some_total_us or 0)
+        self.stalled_ms = stalled_us / 1000
         self.over.set_result(None)
 
 
@@ -67,10 +62,10 @@ async def measure(rounds: int) -> None:
         for _ in range(rounds):
             await balloon.set_target(192, force=True)
             await balloon.wait_settled(balloon.status.generation)
-            await asyncio.sleep(1)  # the kernel's averages come to rest
+            await asyncio.sleep(1)  # until the kernel's averages have settled
             before = await relay.stats()
             stall = _Stall(balloon, before, asyncio.get_running_loop().create_future())
-            await relay.watch_pressure(STALL_US, WINDOW_US, stall.told)
+            await relay.watch_pressure(STALL_US, WINDOW_US, stall.on_pressure)
             process = await relay.exec(["dd", "if=/dev/zero", "of=/dev/null", "bs=600M", "count=1"])
             while not stall.over.done():
                 started = time.perf_counter()
@@ -89,19 +84,17 @@ async def measure(rounds: int) -> None:
         await relay.close()
         await vm.kill()
     arms = {
-        "stalled when the kernel fired": stalled_ms,
-        "agent's answer under load": ping_ms,
-        "frame to raised": raised_ms,
+        "stall when the trigger fired": stalled_ms,
+        "ping of the agent under load": ping_ms,
+        "frame to raised target": raised_ms,
     }
-    state("relief", arms, unit="ms", base="stalled when the kernel fired", note="one stall a round")
+    report("relief", arms, unit="ms", base="stall when the trigger fired", note="one stall per round")
     for name, values in arms.items():
         print(f"  p99 {name}: {percentile(values, 0.99):.1f} ms")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
-    asyncio.run(measure(parser.parse_args().rounds))
+    asyncio.run(measure(options_parser(__doc__, rounds=30).parse_args().rounds))
 
 
 if __name__ == "__main__":

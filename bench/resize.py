@@ -1,12 +1,11 @@
-"""Set → converged: through the control socket, against raw QMP on the same VM.
+"""From setting a target to convergence: through the control socket, compared with raw QMP on the same VM.
 
-One VM, one loop. While the raw arm moves the balloon, our own follower is stopped, so that nobody else talks to
-the engine; the raw arm polls ``query-balloon`` every 5 ms, as a script over QMP would.
+Both arms use one VM and one event loop. While the raw arm moves the balloon, ballonet's own polling is stopped. The raw
+arm polls ``query-balloon`` every 5 ms, as a script that uses QMP would.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import tempfile
 import time
@@ -22,7 +21,7 @@ from ballonet.machine.build import build_vm
 from ballonet.machine.guest_memory import GuestMemory
 from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.vm import Vm
-from bench.result import state
+from bench.common import Arms, options_parser, report
 
 HIGH_MIB, LOW_MIB = 1024, 256
 
@@ -37,8 +36,8 @@ async def raw(vm: Vm, target_mib: int) -> float:
     return time.perf_counter() - started
 
 
-async def ours(client: Client, target_mib: int) -> float:
-    """Seconds until the control socket answers that the target is applied."""
+async def through_socket(client: Client, target_mib: int) -> float:
+    """Seconds until the control socket replies that the target is applied."""
     started = time.perf_counter()
     reply = await client.set(target_mib, wait=True, timeout_s=120)
     took = time.perf_counter() - started
@@ -50,7 +49,7 @@ async def ours(client: Client, target_mib: int) -> float:
 async def measure(rounds: int) -> None:
     config = SandboxConfig(name="bench", memory_mib=HIGH_MIB, balloon_min_mib=LOW_MIB)
     vm = build_vm(config)
-    arms: dict[str, dict[str, list[float]]] = {
+    arms: dict[str, Arms] = {
         "shrink": {"raw QMP": [], "control socket": []},
         "grow": {"raw QMP": [], "control socket": []},
     }
@@ -68,8 +67,8 @@ async def measure(rounds: int) -> None:
             async with await Client.connect(Path(directory) / "control.sock") as client:
                 for turn in range(rounds + 1):
                     for direction, target in (("shrink", LOW_MIB), ("grow", HIGH_MIB)):
-                        took = await ours(client, target)
-                        if turn:  # the first round touches fresh memory and translates fresh code
+                        took = await through_socket(client, target)
+                        if turn:  # the first round touches new memory and translates new code
                             arms[direction]["control socket"].append(took)
                     await vm.balloon.stop()
                     for direction, target in (("shrink", LOW_MIB), ("grow", HIGH_MIB)):
@@ -82,14 +81,12 @@ async def measure(rounds: int) -> None:
             await server.close()
             await vm.kill()
     for direction, measured in arms.items():
-        note = f"{direction}, {HIGH_MIB} and {LOW_MIB} MiB, set to converged"
-        state(f"resize-{direction}", measured, unit="s", base="raw QMP", note=note)
+        note = f"{direction}, {HIGH_MIB} and {LOW_MIB} MiB, until converged"
+        report(f"resize-{direction}", measured, unit="s", base="raw QMP", note=note)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
-    asyncio.run(measure(parser.parse_args().rounds))
+    asyncio.run(measure(options_parser(__doc__, rounds=10).parse_args().rounds))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
-"""Which way a read-only root should reach its guests: host memory of ten sandboxes, and a cold start of Python.
+"""Ways to provide a read-only root to guests: host memory of ten sandboxes, and a cold start of Python.
 
-Each arm boots the sandboxes one after another with one file as their device, mounts it in the guest, and runs
-``python3 -c 'import json'`` in it twice. Host memory is what the engines hold (PSS without what is mapped from files)
-plus what the host's page cache holds of the file: the cache is there once, whoever reads it first pays for it.
+Each arm boots the sandboxes one after another with the same file as their device, mounts it in the guest, and runs
+``python3 -c 'import json'`` in it twice. Host memory is the PSS of the engines, without file mappings, plus the part of
+the file in the host's page cache, which exists once for all.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import math
 import mmap
 import os
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from ballonet.vmm import vm as vm_module
 from ballonet.vmm.config import Machine, VmSpec
 from ballonet.vmm.engine import Engine
 from ballonet.vmm.qemu_args import EngineFds, render_command
-from bench.result import state
+from bench.common import options_parser, report, timed
 
 MEMORY_MIB = 256
 PYTHON = ["chroot", "/root", "/usr/bin/python3", "-c", "import json"]
@@ -40,10 +38,10 @@ class Arm:
     machine: Machine
     #: ``erofs``, ``erofs-lz4`` or ``squashfs``.
     format: str
-    #: Of the block device: the host's cache is used, or gone round.
+    #: Whether the block device bypasses the host's page cache.
     direct: bool = False
     aio: str = "threads"
-    #: No block device but memory that is the file.
+    #: Instead of a block device, map the file as memory.
     dax: bool = False
 
 
@@ -60,7 +58,7 @@ ARMS = (
 )
 
 
-def device_words(arm: Arm, file: Path) -> list[str]:
+def device_options(arm: Arm, file: Path) -> list[str]:
     if arm.dax:
         memory = (
             f"memory-backend-file,id=pmem0,share=on,readonly=on,mem-path={file},size={file.stat().st_size}"
@@ -80,7 +78,7 @@ def device_words(arm: Arm, file: Path) -> list[str]:
 
 
 def cached_bytes(file: Path) -> int:
-    """How much of ``file`` the host's page cache holds (mincore(2))."""
+    """How much of ``file`` is in the host's page cache (mincore(2))."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -99,8 +97,8 @@ def cached_bytes(file: Path) -> int:
     return sum(byte & 1 for byte in present) * mmap.PAGESIZE
 
 
-def forget(file: Path) -> None:
-    """Put ``file`` out of the host's page cache."""
+def drop_from_cache(file: Path) -> None:
+    """Drop ``file`` from the host's page cache."""
     fd = os.open(file, os.O_RDONLY)
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -108,7 +106,7 @@ def forget(file: Path) -> None:
 
 
 def held_bytes(pid: int) -> int:
-    """PSS without what is mapped from files (guest RAM is shared memory, not a file)."""
+    """PSS without file mappings (guest RAM is shared memory, not a file)."""
     total = 0
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -118,7 +116,7 @@ def held_bytes(pid: int) -> int:
 
 
 def convert(tree: Path, format: str, directory: Path) -> Path:
-    """``tree`` as a file system in a file."""
+    """Create a file system image of ``tree``."""
     file = directory / format
     if not file.exists():
         if format == "squashfs":
@@ -129,11 +127,11 @@ def convert(tree: Path, format: str, directory: Path) -> Path:
 
 
 async def measure(arm: Arm, file: Path, count: int) -> dict[str, list[float]]:
-    if arm.dax:  # memory comes in blocks of 2 MiB; the file system does not mind a longer device
+    if arm.dax:  # memory needs blocks of 2 MiB; the file system works on a larger device, too
         os.truncate(file, math.ceil(file.stat().st_size / (2 * MIB)) * 2 * MIB)
-    forget(file)
+    drop_from_cache(file)
     vms = []
-    agents = []  # a guest whose host is gone powers off
+    agents = []  # kept: a guest whose agent loses its host powers off
     cold: list[float] = []
     warm: list[float] = []
     kind = "squashfs" if arm.format == "squashfs" else "erofs"
@@ -142,10 +140,10 @@ async def measure(arm: Arm, file: Path, count: int) -> dict[str, list[float]]:
     source, options = ("/dev/pmem0", "ro,dax=always") if arm.dax else ("/dev/vda", "ro")
 
     def render(spec: VmSpec, engine: Engine, fds: EngineFds) -> list[str]:
-        argv = [*render_command(spec, engine, fds), *device_words(arm, file)]
+        argv = [*render_command(spec, engine, fds), *device_options(arm, file)]
         if arm.dax:
             argv[argv.index("-m") + 1] = f"{MEMORY_MIB}M,maxmem=1G"
-            # Memory that could be added above 4 GiB makes the kernel set 64 MiB aside for devices that need none.
+            # Because of memory that may be added above 4 GiB the kernel would reserve 64 MiB for bounce buffers.
             argv[argv.index("-append") + 1] += " swiotlb=noforce"
         return argv
 
@@ -163,10 +161,9 @@ async def measure(arm: Arm, file: Path, count: int) -> dict[str, list[float]]:
             await agent.wait_ready(120)
             await _run(agent, ["sh", "-c", f"mount -t {kind} -o {options} {source} /root"])
             for times in (cold, warm):
-                started = time.perf_counter()
-                await _run(agent, PYTHON)
-                times.append(time.perf_counter() - started)
-        await asyncio.sleep(4)  # what was freed is reported to the host within some seconds
+                with timed(times):
+                    await _run(agent, PYTHON)
+        await asyncio.sleep(4)  # until the guest has reported freed pages
         engines = sum(held_bytes(vm.pid) for vm in vms)
     finally:
         vm_module.render_command = render_command  # type: ignore[attr-defined]
@@ -191,11 +188,11 @@ async def _run(agent: AgentClient, argv: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=10)
-    parser.add_argument("--only", default="", help="arms whose names have this in them")
+    parser = options_parser(__doc__)
+    parser.add_argument("--count", type=int, default=10, help="number of sandboxes (default: 10)")
+    parser.add_argument("--only", default="", help="run only arms whose names contain this text")
     parser.add_argument(
-        "tree", type=Path, help="a directory with a root that has python3, such as mmdebstrap makes"
+        "tree", type=Path, help="a directory with a root that has python3, for example from mmdebstrap"
     )
     options = parser.parse_args()
     arms = [arm for arm in ARMS if options.only in arm.name]
@@ -214,15 +211,15 @@ def main() -> None:
         ("total", "MiB", "engines and page cache of the file"),
         ("engines", "MiB", "engines alone"),
         ("cache", "MiB", "page cache of the file"),
-        ("first", "s", "first sandbox, nothing cached anywhere"),
-        ("cold", "s", "further sandboxes, cold in the guest"),
+        ("first", "s", "first sandbox, nothing cached"),
+        ("cold", "s", "other sandboxes, not cached in the guest"),
         ("warm", "s", "second run in a sandbox"),
     )
     for key, unit, note in tables:
         values = {name: result[key] for name, result in results.items()}
-        said = f"{options.count} sandboxes of {MEMORY_MIB} MiB, python3 -c 'import json': {note}"
+        text = f"{options.count} sandboxes of {MEMORY_MIB} MiB, python3 -c 'import json': {note}"
         if values[base][0] > 0:
-            state(f"root-cache-{key}", values, unit=unit, base=base, note=said)
+            report(f"root-cache-{key}", values, unit=unit, base=base, note=text)
 
 
 if __name__ == "__main__":

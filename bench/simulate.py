@@ -1,27 +1,26 @@
-"""How quick the simulator is: sandbox-ticks a second with every decision checked, by policy and size of fleet."""
+"""Speed of the simulator: sandbox-ticks per second with all decisions checked, by policy and size of the fleet."""
 
 from __future__ import annotations
 
-import argparse
-import time
 from dataclasses import replace
 
 from ballonet.pilot.model import Policy
 from ballonet.pilot.policies.catalog import make_policy
 from ballonet.pilot.simulator.scenarios import SCENARIOS
-from ballonet.pilot.simulator.world import Scenario, simulate
-from bench.result import state
+from ballonet.pilot.simulator.simulation import Scenario, simulate
+from bench.common import Arms, options_parser, report, timed
 
 
-def thousands_a_second(scenario: Scenario, policy: Policy) -> float:
-    """A sandbox-tick is a step of one guest by 0.1 s; the policy is asked once a simulated second, or as it wants."""
-    started = time.perf_counter()
-    outcome = simulate(scenario, policy, reporting=policy.name != "static")
-    return outcome.sandbox_ticks / (time.perf_counter() - started) / 1000
+def thousands_per_second(scenario: Scenario, policy: Policy) -> float:
+    """A sandbox-tick is a step of one guest by 0.1 s. The policy decides once per period of simulated time."""
+    took_s: list[float] = []
+    with timed(took_s):
+        outcome = simulate(scenario, policy, reporting=policy.name != "static")
+    return outcome.sandbox_ticks / took_s[0] / 1000
 
 
 def fleet(copies: int) -> Scenario:
-    """The mixed scenario so many times over on one host."""
+    """Several copies of the mixed scenario on one host."""
     mixed = SCENARIOS["mixed"](1)
     guests = [
         replace(guest, name=f"{guest.name}-{n}")
@@ -38,20 +37,18 @@ def fleet(copies: int) -> Scenario:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    arms: dict[str, list[float]] = {}
+    rounds = options_parser(__doc__, rounds=5).parse_args().rounds
+    arms: Arms = {}
     for _ in range(rounds):
         for name in ("ballonet", "reporting", "vm0"):
             for scenario in ("mixed", "ci"):
-                value = thousands_a_second(SCENARIOS[scenario](1), make_policy(name))
+                value = thousands_per_second(SCENARIOS[scenario](1), make_policy(name))
                 arms.setdefault(f"{name}, {scenario}", []).append(value)
         for copies in (4, 25):
-            value = thousands_a_second(fleet(copies), make_policy("ballonet"))
+            value = thousands_per_second(fleet(copies), make_policy("ballonet"))
             arms.setdefault(f"ballonet, mixed, {8 * copies} sandboxes", []).append(value)
-    note = "thousands of sandbox-ticks a second; one is 0.1 s of one guest"
-    state("simulate", arms, unit="k/s", base="ballonet, mixed", note=note)
+    note = "thousands of sandbox-ticks per second; one is 0.1 s of one guest"
+    report("simulate", arms, unit="k/s", base="ballonet, mixed", note=note)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""Ten sandboxes of one image, one after another: what each start takes, and what each holds on the host."""
+"""Ten sandboxes with the same image, started one after another: start time, and host memory of each."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 
 from ballonet.base.memory import MIB
 from ballonet.host.proc import read_pss_bytes
 from ballonet.sdk.sandbox import Sandbox
-from bench.result import state
-from bench.root_cache import forget
+from bench.common import options_parser, report
+from bench.root_cache import drop_from_cache
 
 
 async def start(name: str, image: str | None) -> tuple[Sandbox, float]:
-    """A sandbox, and how long it took until its first command had ended (seconds)."""
+    """A sandbox, and the time until its first command had ended (seconds)."""
     started = time.perf_counter()
     sandbox = await Sandbox.create(name, image=image, memory=256)
     result = await sandbox.exec(["sh", "-c", "true"])
@@ -29,16 +28,16 @@ async def measure(image: str, count: int) -> None:
     times: list[float] = []
     try:
         for number in range(count):
-            # The built-in root beside it, so that a busy machine is seen as one.
+            # Alternate with the built-in root, which shows whether the machine is busy.
             sandbox, seconds = await start(f"tenth-plain-{number}", None)
             await sandbox.kill()
             plain.append(seconds)
             if number == 0:
-                warm, _ = await start("tenth-warm", image)  # brings the image in, and builds what is cached
+                warm, _ = await start("tenth-warm", image)  # so that everything else is cached
                 root = warm.config.root
                 await warm.kill()
                 assert root is not None
-                forget(root)
+                drop_from_cache(root)
             sandbox, seconds = await start(f"tenth-{number}", image)
             sandboxes.append(sandbox)
             (times if number else first).append(seconds)
@@ -54,18 +53,18 @@ async def measure(image: str, count: int) -> None:
         ]
     finally:
         await asyncio.gather(*(sandbox.kill() for sandbox in sandboxes))
-    note = f"{count} sandboxes of {image}, 256 MiB each, all running; until the first command's end"
-    arms = {"built-in root": plain, "first, its file not cached": first, "the second to the last": times}
-    arms["the last"] = times[-1:]
-    state("tenth-start", arms, unit="s", base="first, its file not cached", note=note)
+    note = f"{count} sandboxes of {image}, 256 MiB each, all running; until the end of the first command"
+    arms = {"built-in root": plain, "first, root not cached": first, "second to last": times}
+    arms["last"] = times[-1:]
+    report("tenth-start", arms, unit="s", base="first, root not cached", note=note)
     residents = {"whole sandbox (PSS)": held, "guest RAM": [float(mib or 0) for mib in guest]}
-    state("tenth-resident", residents, unit="MiB", base="whole sandbox (PSS)", note="idle after one command")
+    report("tenth-resident", residents, unit="MiB", base="whole sandbox (PSS)", note="idle after one command")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("image", help="an image that is here, such as one of 'ballonet image build-debian'")
-    parser.add_argument("--count", type=int, default=10)
+    parser = options_parser(__doc__)
+    parser.add_argument("image", help="a local image, for example from 'ballonet image build-debian'")
+    parser.add_argument("--count", type=int, default=10, help="number of sandboxes (default: 10)")
     options = parser.parse_args()
     asyncio.run(measure(options.image, options.count))
 

@@ -1,8 +1,7 @@
-"""What a sandbox costs the host beside its guest's memory: PSS of its own process, and of its engine's."""
+"""Host memory of a sandbox in addition to its guest's: PSS of its own process and of its engine."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from ballonet.base.memory import MIB
 from ballonet.host.proc import read_pss_bytes, read_resident
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.config import SandboxConfig
-from bench.result import state
+from bench.common import options_parser, report
 
 
 async def measure(count: int, *, balloon: bool) -> None:
@@ -37,18 +36,18 @@ async def measure(count: int, *, balloon: bool) -> None:
     }
     kind = "with" if balloon else "without"
     note = f"PSS, {count} sandboxes of 256 MiB running and idle, {kind} a balloon"
-    state(f"weight-{kind}-balloon", arms, unit="MiB", base="sandbox's process", note=note)
+    report(f"weight-{kind}-balloon", arms, unit="MiB", base="sandbox's process", note=note)
 
 
 def _peak_mib(pid: int) -> float:
-    """The most that the process ever held (VmHWM)."""
+    """Peak resident memory of the process (VmHWM)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=10)
+    parser = options_parser(__doc__)
+    parser.add_argument("--count", type=int, default=10, help="number of sandboxes (default: 10)")
     count = parser.parse_args().count
     for balloon in (True, False):
         asyncio.run(measure(count, balloon=balloon))

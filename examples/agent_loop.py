@@ -1,6 +1,6 @@
-"""An agent's loop: each step is code that the model wrote, run in a sandbox of its own and never on the host.
+"""An agent's loop: each step is code written by a model, which runs in a sandbox and never on the host.
 
-The steps here are fixed; a real agent would ask a model for the next one with the output of the last.
+The steps are fixed here; a real agent would send the output of each step to a model and get the next one.
 """
 
 from ballonet.sync import Sandbox
@@ -8,8 +8,8 @@ from ballonet.sync import Sandbox
 STEPS = [
     "echo 'three\none\ntwo' > /tmp/words; wc -l < /tmp/words",
     "sort /tmp/words | head -n 1",
-    "cat /tmp/nothing",  # code that a model wrote fails now and then
-    "rm -rf /bin /sbin; echo 'the host does not mind'",
+    "cat /tmp/nothing",  # code written by a model sometimes fails
+    "rm -rf /bin /sbin; echo 'the host is not affected'",
 ]
 
 

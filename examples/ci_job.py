@@ -1,8 +1,8 @@
-"""A CI job that needs much memory for a moment: the host gets it back while the sandbox goes on."""
+"""A CI job that needs much memory for a short time: the host gets it back while the sandbox keeps running."""
 
 from ballonet.sync import Balloon, Sandbox
 
-BUILD = "dd if=/dev/zero of=/dev/null bs=500M count=1 2>/dev/null"  # touches 500 MiB, and ends
+BUILD = "dd if=/dev/zero of=/dev/null bs=500M count=1 2>/dev/null"  # uses 500 MiB for a moment
 
 
 def main() -> None:

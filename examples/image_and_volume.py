@@ -1,6 +1,6 @@
-"""A job on real files: Python from an image, the job's files in a volume, its result left on the host.
+"""A job on files of the host: Python from an image, input and result in a volume.
 
-Takes the name of an image with python3: ballonet image build-debian --tag python --include python3
+The argument is an image with python3: ballonet image build-debian --tag python --include python3
 """
 
 import sys
@@ -27,7 +27,7 @@ def main(image: str) -> None:
             done = box.exec(["python3", "-c", JOB])
             assert done.returncode == 0, done.stderr.decode()
         left = sorted(path.name for path in job.iterdir())
-        print(f"{(job / 'result.txt').read_text()}; the host finds {left}")
+        print(f"{(job / 'result.txt').read_text()}; files on the host: {left}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A notebook: one shell that lives on between cells, in a detached sandbox that outlives this program."""
+"""A notebook: one shell keeps its state between cells, in a detached sandbox that can outlive this program."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ async def main() -> None:
                 while not output.endswith(f"{END}\n".encode()):
                     output += await shell.stdout.read()
                 print(f"In:  {cell}\nOut: {output.decode().removesuffix(END + chr(10)).strip()}")
-        # Any other program may go on with it: await Sandbox.get("example-notebook"), or 'ballonet exec'.
+        # Other programs can use the sandbox as well: await Sandbox.get("example-notebook"), or 'ballonet exec'.
     finally:
         await sandbox.close()
         await Sandbox.remove("example-notebook", force=True)

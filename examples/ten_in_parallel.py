@@ -1,4 +1,4 @@
-"""Ten sandboxes at once, each with work of its own."""
+"""Ten sandboxes in parallel, each with its own work."""
 
 import asyncio
 

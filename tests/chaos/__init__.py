@@ -1,6 +1,6 @@
-"""Chaos: sandboxes made, used, killed, frozen and damaged at random, checked after each step; nothing may be left.
+"""Chaos tests: create, use, kill, freeze and damage sandboxes at random, with checks after each step.
 
-Run: ``make chaos``, or ``python -m tests.chaos --seed 7 --seconds 120``. ``plan.py`` decides what is done (pure, from
-the seed alone), ``model.py`` says what must then hold (pure), ``actions.py`` and ``faults.py`` do it, ``sky.py`` does
-what concerns all sandboxes at once, ``leftovers.py`` looks for what was left, ``program.py`` runs it all.
+Run: ``make chaos``, or ``python -m tests.chaos --seed 7 --seconds 120``. ``plan.py`` chooses the steps (pure, from the
+seed), ``model.py`` defines the expected results (pure), ``steps.py`` lists the steps, ``host_steps.py`` has those that
+affect all sandboxes, ``leftovers.py`` finds what is left behind, ``program.py`` runs everything.
 """

@@ -1,5 +1,4 @@
-"""What a run has left on the host: processes, files, rows, cgroups, descriptors. Looks only; removes nothing but what
-:func:`end_processes` is told to."""
+"""Finds what a run has left on the host: processes, files, registry rows, cgroups, file descriptors."""
 
 from __future__ import annotations
 
@@ -17,22 +16,22 @@ from ballonet.base.errors import HostError
 from ballonet.host.cgroup import find_hierarchy
 from ballonet.machine.hardcap import GROUP_PREFIX
 from tests.chaos.model import WrongError
-from tests.chaos.world import MARK, World
+from tests.chaos.testbed import MARK, Testbed
 
-#: How long the end of processes that were killed may take to show (seconds).
+#: Time limit until killed processes are gone (seconds).
 GONE_S = 90.0
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process that lives."""
+    """A running process."""
 
     pid: int
     command: str
 
     @property
     def role(self) -> str:
-        """What it is of a sandbox."""
+        """Its role in a sandbox."""
         for role, sign in (
             ("engine", "qemu-system"),
             ("virtiofsd", "virtiofsd"),
@@ -44,7 +43,7 @@ class Process:
         return "other"
 
     def is_of(self, name: str) -> bool:
-        """Whether it is the engine, the supervisor or a volume's server of the sandbox ``name``."""
+        """Whether it is the engine, the supervisor or a volume server of the sandbox ``name``."""
         words = self.command.split(" ")
         return (
             f"guest={name}," in self.command
@@ -56,9 +55,9 @@ class Process:
         return f"{self.role} {self.pid}: {self.command[:160]}"
 
 
-def processes(world: World) -> list[Process]:
-    """Every process that comes of this run, other than the program itself and what has become a zombie."""
-    sign = f"{MARK}={world.mark}".encode()
+def processes(testbed: Testbed) -> list[Process]:
+    """All processes of this run, without the program itself and zombies."""
+    sign = f"{MARK}={testbed.mark}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -66,95 +65,95 @@ def processes(world: World) -> list[Process]:
         with contextlib.suppress(OSError):
             environment = (entry / "environ").read_bytes().split(b"\0")
             command = (entry / "cmdline").read_bytes()
-            if command and (sign in environment or bytes(world.root) in command):
+            if command and (sign in environment or bytes(testbed.root) in command):
                 text = command.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
                 found.append(Process(int(entry.name), text))
     return sorted(found, key=lambda process: process.pid)
 
 
-def of_sandbox(world: World, name: str) -> dict[int, str]:
-    """The processes of one sandbox, and what each is."""
-    return {process.pid: process.role for process in processes(world) if process.is_of(name)}
+def of_sandbox(testbed: Testbed, name: str) -> dict[int, str]:
+    """The processes of one sandbox, with their roles."""
+    return {process.pid: process.role for process in processes(testbed) if process.is_of(name)}
 
 
 def alive(pid: int) -> bool:
-    """Whether ``pid`` runs (a zombie does not)."""
+    """Whether ``pid`` runs and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
         return False
 
 
-def run_entries(world: World) -> list[str]:
-    """What is in the run directory."""
-    return sorted(str(path.relative_to(world.run_dir)) for path in world.run_dir.rglob("*"))
+def run_entries(testbed: Testbed) -> list[str]:
+    """All entries of the run directory."""
+    return sorted(str(path.relative_to(testbed.run_dir)) for path in testbed.run_dir.rglob("*"))
 
 
-def state_entries(world: World) -> list[str]:
-    """What is kept of sandboxes in the state directory."""
-    directory = world.state_dir / "sandboxes"
+def state_entries(testbed: Testbed) -> list[str]:
+    """All entries of sandboxes in the state directory."""
+    directory = testbed.state_dir / "sandboxes"
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
 
 
-def cgroups(world: World) -> list[str]:
+def cgroups(testbed: Testbed) -> list[str]:
     """The cgroups of this run's sandboxes."""
     try:
         parent = find_hierarchy().parent
     except HostError:
         return []
-    return sorted(path.name for path in parent.glob(f"{GROUP_PREFIX}c{world.mark}*/"))
+    return sorted(path.name for path in parent.glob(f"{GROUP_PREFIX}c{testbed.mark}*/"))
 
 
 def descriptors() -> dict[str, str]:
-    """What this process has open."""
+    """The open file descriptors of this process."""
     gc.collect()
     found = {}
     for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # the one that lists this very directory
+        with contextlib.suppress(OSError):  # the descriptor that lists this directory
             found[entry.name] = str(entry.readlink())
     return found
 
 
 async def wait_until(condition: Callable[[], object], what: str, timeout_s: float = GONE_S) -> None:
-    """Wait for a state of other processes, which send us no event.
+    """Wait for a condition by polling.
 
-    :raises WrongError: it does not come.
+    :raises WrongError: it does not become true in time.
     """
     import asyncio
 
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise WrongError(f"waited {timeout_s:g} s for: {what}")
+            raise WrongError(f"not within {timeout_s:g} s: {what}")
         await asyncio.sleep(0.05)
 
 
 def end_processes(found: Iterable[Process]) -> None:
-    """Kill what a failed run has left; all of it was started by this run."""
+    """Kill processes that a failed run left behind; this run started all of them."""
     for process in found:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGCONT)
             os.kill(process.pid, signal.SIGKILL)
 
 
-def end_all_processes(world: World) -> None:
-    """Kill what a failed run has left, wait until it is gone, and remove its cgroups."""
+def end_all_processes(testbed: Testbed) -> None:
+    """Kill all processes that a failed run left behind, wait for their end, and remove its cgroups."""
     deadline = time.monotonic() + GONE_S
-    while (found := processes(world)) and time.monotonic() < deadline:
+    while (found := processes(testbed)) and time.monotonic() < deadline:
         end_processes(found)
         time.sleep(0.05)
-    with contextlib.suppress(HostError, OSError):  # there is none, or something cannot be killed
+    with contextlib.suppress(HostError, OSError):  # no cgroups, or a process that cannot be killed
         parent = find_hierarchy().parent
-        for name in cgroups(world):
+        for name in cgroups(testbed):
             (parent / name).rmdir()
 
 
-def summary(world: World) -> list[str]:
-    """A line for each kind of thing that is left; none when nothing is."""
+def summary(testbed: Testbed) -> list[str]:
+    """One line for each kind of leftover; empty if nothing is left."""
     left = {
-        "processes": [str(process) for process in processes(world)],
-        "in the run directory": run_entries(world),
-        "in the state directory": state_entries(world),
-        "cgroups": cgroups(world),
+        "processes": [str(process) for process in processes(testbed)],
+        "in the run directory": run_entries(testbed),
+        "in the state directory": state_entries(testbed),
+        "cgroups": cgroups(testbed),
     }
     return [f"{what}: {'; '.join(found)}" for what, found in left.items() if found]

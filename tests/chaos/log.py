@@ -1,4 +1,4 @@
-"""One line for each step: when, who, what, to which sandbox, how it went and how long it took. The last are kept."""
+"""The log: one line per step with time, worker, step, sandbox, result and duration."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ KEPT = 30
 
 
 class Log:
-    """Prints lines as they come, to standard output and to a file that stays when something went wrong."""
+    """Prints lines to standard output and to a file, and remembers the last ones."""
 
     def __init__(self, out: TextIO, file: TextIO) -> None:
         self._out, self._file = out, file
         self._started = time.monotonic()
         self.last: deque[str] = deque(maxlen=KEPT)
-        #: What is being done now, by who does it.
+        #: The step in progress, by worker.
         self.under_way: dict[str, str] = {}
 
     def begin(self, who: str, what: str, box: str) -> None:

@@ -1,4 +1,4 @@
-"""What each worker does, step after step: decided by the seed alone, so that a seed replays. Pure."""
+"""Chooses the steps of each worker from the seed, so that a seed can be replayed. Pure."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from tests.chaos.model import ABSENT, DEAD, IDLE, RUNNING, State
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of step: how often, for which states, and what it is meant to leave behind."""
+    """A kind of step: how often it is chosen, for which states, and the state that it leads to."""
 
     name: str
-    #: What ``--without`` turns off.
+    #: The group for ``--without`` and ``--only``.
     group: str
     weight: int
     needs: frozenset[State]
-    #: The state that it leads to; ``None``: the same as before.
+    #: The state afterwards; ``None``: unchanged.
     leaves: State | None = None
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of one worker. What it decides by itself comes from a generator that has ``seed``."""
+    """One step. Its own random choices come from a generator with ``seed``."""
 
     number: int
     kind: Kind
@@ -34,7 +34,7 @@ class Step:
 
 _ALIVE_OR_IDLE = IDLE | RUNNING
 
-#: What a worker does with one of its own sandboxes.
+#: Steps of a worker with one of its sandboxes.
 KINDS = (
     Kind("create", "life", 4, ABSENT, State.CREATED),
     Kind("run", "life", 16, ABSENT, State.RUNNING),
@@ -82,8 +82,8 @@ KINDS = (
 )
 
 _ANY = frozenset(State)
-#: What is done to all sandboxes at once, between the workers' steps.
-SKY = (
+#: Steps that affect all sandboxes, between the workers' steps.
+HOST_KINDS = (
     Kind("look-crowd", "crowd", 5, _ANY),
     Kind("prune", "prune", 4, _ANY),
     Kind("pilot-start", "pilot", 4, _ANY),
@@ -96,13 +96,13 @@ SKY = (
     Kind("lose-run-dir", "run-dir", 3, _ANY),
 )
 
-GROUPS = tuple(sorted({kind.group for kind in (*KINDS, *SKY)}))
-#: Without these there is nothing to do.
+GROUPS = tuple(sorted({kind.group for kind in (*KINDS, *HOST_KINDS)}))
+#: Groups that cannot be left out.
 NEEDED = frozenset({"life"})
 
 
 def steps(seed: int, worker: int, slots: int, without: Collection[str] = ()) -> Iterator[Step]:
-    """The endless steps of one worker over its ``slots`` sandboxes."""
+    """The endless steps of one worker with its ``slots`` sandboxes."""
     kinds = [kind for kind in KINDS if kind.group not in without]
     generator = random.Random(f"{seed}/{worker}")
     states = [State.ABSENT] * slots
@@ -116,10 +116,10 @@ def steps(seed: int, worker: int, slots: int, without: Collection[str] = ()) -> 
         yield Step(number, kind, slot, generator.getrandbits(32))
 
 
-def sky_steps(seed: int, without: Collection[str] = ()) -> Iterator[Step]:
-    """The endless steps of what concerns all; ``slot`` is how many steps of workers to wait for first."""
-    kinds = [kind for kind in SKY if kind.group not in without]
-    generator = random.Random(f"{seed}/sky")
+def plan_host_steps(seed: int, without: Collection[str] = ()) -> Iterator[Step]:
+    """The endless host steps; ``slot`` is the number of workers' steps to wait for first."""
+    kinds = [kind for kind in HOST_KINDS if kind.group not in without]
+    generator = random.Random(f"{seed}/sky")  # kept from earlier versions, so that their seeds replay
     number = 0
     while kinds:
         (kind,) = generator.choices(kinds, [kind.weight for kind in kinds])
@@ -127,17 +127,17 @@ def sky_steps(seed: int, without: Collection[str] = ()) -> Iterator[Step]:
         yield Step(number, kind, generator.randint(1, 5), generator.getrandbits(32))
 
 
-def script_steps(seed: int, names: Sequence[str]) -> Iterator[Step]:
-    """These kinds of steps, one after the other, for one sandbox and the sky.
+def plan_script(seed: int, names: Sequence[str]) -> Iterator[Step]:
+    """The named steps, for one sandbox and the host.
 
-    :raises KeyError: there is no such kind.
+    :raises KeyError: a name is unknown.
     """
-    known = {kind.name: kind for kind in (*KINDS, *SKY)}
+    known = {kind.name: kind for kind in (*KINDS, *HOST_KINDS)}
     generator = random.Random(f"{seed}/script")
     for number, name in enumerate(names, 1):
         yield Step(number, known[name], 0, generator.getrandbits(32))
 
 
 def share(slots: int, workers: int) -> list[int]:
-    """How many sandboxes each worker has, of ``slots`` that may live at once."""
+    """The number of sandboxes of each worker, ``slots`` in total."""
     return [slots // workers + (worker < slots % workers) for worker in range(workers)]

@@ -1,4 +1,4 @@
-"""The chaos program's own rules: it replays, it notices what is wrong, and it does all that it plans."""
+"""Tests of the chaos program: a seed replays, wrong results are detected, and every planned step exists."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.chaos import plan, sky
+from tests.chaos import host_steps, plan
 from tests.chaos.log import KEPT, Log
 from tests.chaos.model import Box, State, unclean, wrong_balloon, wrong_reply
-from tests.chaos.program import _DO, PARTS, parse, replay
-from tests.chaos.seeds import KNOWN
-from tests.chaos.world import Gate
+from tests.chaos.program import PARTS, parse, replay
+from tests.chaos.regressions import REGRESSIONS
+from tests.chaos.steps import STEPS
+from tests.chaos.testbed import StepLock
 
 
 def test_a_seed_decides_all_that_a_worker_does() -> None:
@@ -22,7 +23,7 @@ def test_a_seed_decides_all_that_a_worker_does() -> None:
     assert first == again
     assert first != list(islice(plan.steps(8, 1, 2), 200))
     assert first != list(islice(plan.steps(7, 2, 2), 200))
-    assert list(islice(plan.sky_steps(7), 50)) == list(islice(plan.sky_steps(7), 50))
+    assert list(islice(plan.plan_host_steps(7), 50)) == list(islice(plan.plan_host_steps(7), 50))
 
 
 def test_each_step_fits_the_state_that_those_before_it_are_meant_to_leave() -> None:
@@ -36,15 +37,15 @@ def test_each_step_fits_the_state_that_those_before_it_are_meant_to_leave() -> N
 
 
 def test_every_kind_of_step_can_be_done_and_nothing_else_can() -> None:
-    assert {kind.name for kind in plan.KINDS} == set(_DO)
-    assert {kind.name for kind in plan.SKY} == set(sky.SKY_STEPS)
-    assert set(sky.SKY_STEPS) >= sky.ALONE
+    assert {kind.name for kind in plan.KINDS} == set(STEPS)
+    assert {kind.name for kind in plan.HOST_KINDS} == set(host_steps.HOST_STEPS)
+    assert set(host_steps.HOST_STEPS) >= host_steps.ALONE
 
 
 def test_a_group_that_is_left_out_never_comes() -> None:
     without = set(plan.GROUPS) - plan.NEEDED
     assert {step.kind.group for step in islice(plan.steps(3, 0, 1, without), 300)} == {"life"}
-    assert list(plan.sky_steps(3, without)) == []
+    assert list(plan.plan_host_steps(3, without)) == []
     assert not set(PARTS) & set(plan.GROUPS)
 
 
@@ -61,8 +62,8 @@ def test_sandboxes_are_shared_among_workers(slots: int, workers: int, shares: li
         (0, "Traceback (most recent call last):\n", "it shows a defect"),
         (125, "ballonet: internal error: KeyError: 'x'\n", "it shows a defect"),
         (0, "Task exception was never retrieved\n", "it shows a defect"),
-        (125, "something went wrong\n", "without an error"),
-        (1, "", "without an error"),
+        (125, "something went wrong\n", "without an error message"),
+        (1, "", "without an error message"),
         (-11, "", "signal 11"),
     ],
 )
@@ -130,11 +131,11 @@ def test_the_log_keeps_its_last_lines_and_what_is_under_way() -> None:
 
 
 async def test_what_is_done_alone_waits_for_the_others_and_they_for_it() -> None:
-    gate, order = Gate(), []
+    gate, order = StepLock(), []
     begun = asyncio.Event()
 
     async def worker(name: str) -> None:
-        async with gate.together():
+        async with gate.shared():
             order.append(f"{name} in")
             begun.set()
             await asyncio.sleep(0)
@@ -142,7 +143,7 @@ async def test_what_is_done_alone_waits_for_the_others_and_they_for_it() -> None
 
     async def lonely() -> None:
         await begun.wait()
-        async with gate.alone():
+        async with gate.exclusive():
             order.append("alone in")
             await asyncio.sleep(0)
             order.append("alone out")
@@ -172,5 +173,5 @@ def test_unknown_words_are_refused(words: list[str], capsys: pytest.CaptureFixtu
 
 
 def test_what_once_went_wrong_can_be_done_again() -> None:
-    for known in KNOWN:
+    for known in REGRESSIONS:
         assert parse(known.words).script

@@ -1,4 +1,4 @@
-"""Reading an erofs image back, by the kernel's description of the format and nothing of the writer's."""
+"""Reads an erofs image, independently of the writer, by the kernel's description of the format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images made by hand, good and bad: tar layers of any kind of entry, and OCI layouts of them."""
+"""Creates images for tests, valid and invalid: tar layers with any kind of entry, and OCI layouts."""
 
 from __future__ import annotations
 

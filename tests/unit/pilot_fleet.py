@@ -22,7 +22,7 @@ from tests.unit.fake_backend import FakeBackend, serving
 
 
 class Guest(FakeBackend):
-    """A scripted sandbox whose statistics a test sets, and that counts who asked for them."""
+    """A scripted sandbox whose statistics a test sets, and which counts the requests for them."""
 
     def __init__(self, *, available_mib: int | None = 300, resident_mib: int = 400) -> None:
         super().__init__()
@@ -43,12 +43,12 @@ class Guest(FakeBackend):
         return self.reading
 
     def stall_for(self, some_us: int) -> None:
-        """Let the guest have stalled on memory so far (microseconds)."""
+        """Set how long the guest has stalled on memory so far (microseconds)."""
         self.reading = replace(self.reading, pressure=GuestPressure(age_s=0.0, some_total_us=some_us))
 
 
 class Fixed:
-    """A policy that asks for what a test says; it remembers how often it was asked."""
+    """A policy that returns the targets that a test sets, and counts its calls."""
 
     name = "fixed"
 

@@ -8,7 +8,7 @@ from ballonet.pilot.model import HostView, SandboxView
 
 
 def sandbox(name: str = "a", **changes: Any) -> SandboxView:
-    """1 GiB, of which it uses 300 MiB and has 200 MiB of caches; all well."""
+    """A sandbox of 1 GiB that uses 300 MiB and has 200 MiB of caches, without problems."""
     view = SandboxView(
         name,
         ceiling_mib=1024,

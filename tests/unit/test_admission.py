@@ -19,8 +19,7 @@ def test_an_empty_host_takes_one_and_says_what_it_needs() -> None:
     answer = ask(host(), [])
     # 100 to boot, 16 of page tables, a guard of 102: its floor is more.
     assert (answer.ok, answer.needed_mib, answer.free_mib) == (True, 256 + ENGINE_MIB, 4096 - 400)
-    assert "it needs 356 MiB (256 for the guest, 100 for its engine)" in answer.reason
-    assert "3696 MiB are left for it" in answer.reason
+    assert "it needs 356 MiB (256 for the guest, 100 for the engine), and 3696 MiB are free" in answer.reason
 
 
 def test_what_others_merely_hold_counts_as_free() -> None:
@@ -36,9 +35,8 @@ def test_a_refusal_has_the_numbers() -> None:
     answer = ask(host(available_mib=700), [busy])
     assert not answer.ok
     assert answer.reason == (
-        "it needs 356 MiB (256 for the guest, 100 for its engine); of the host's 8192 MiB, 400 are its reserve, and of "
-        "the 1300 that sandboxes may be promised, the 1 that run cannot do with less than 1024: only 276 MiB are left "
-        "for it"
+        "it needs 356 MiB (256 for the guest, 100 for the engine), but only 276 MiB are free: of the host's 8192 MiB, "
+        "400 are reserved and 1300 may be promised to sandboxes; running sandboxes (1) need 1024"
     )
 
 
@@ -54,14 +52,14 @@ def test_one_whose_balloon_does_not_follow_gives_nothing() -> None:
     assert held_mib(sandbox(actual_mib=None, target_mib=300)) == 1024
 
 
-def test_a_mute_host_takes_nobody() -> None:
+def test_nothing_is_admitted_while_available_memory_is_unknown() -> None:
     answer = ask(host(available_mib=None), [])
     assert (answer.ok, answer.free_mib) == (False, None)
-    assert "does not tell its available memory" in answer.reason
+    assert "the host does not report its available memory" in answer.reason
 
 
 @given(st.integers(0, 8192), st.integers(0, 8000), st.integers(64, 4096))
-def test_whoever_is_admitted_fits(available: int, reserve: int, ceiling: int) -> None:
+def test_what_is_admitted_fits(available: int, reserve: int, ceiling: int) -> None:
     tick = host(available_mib=available, reserve_mib=reserve)
     answer = ask(tick, [sandbox()], ceiling_mib=ceiling, initial_mib=ceiling, floor_mib=ceiling // 4)
     assert answer.free_mib is not None

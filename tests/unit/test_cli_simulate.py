@@ -74,7 +74,7 @@ def test_a_run_can_be_drawn(trace: Path, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--scenario", "nothing"], "unknown scenario 'nothing'"),
-        (["--policy", "nobody"], "there is no policy 'nobody'"),
+        (["--policy", "nobody"], "unknown policy 'nobody'"),
         (["--trace", "/nonexistent.csv"], "--trace /nonexistent.csv: No such file or directory"),
         (["--hosts", "0"], "--hosts 0 is outside 1 to 1000"),
         (["--budget", "10"], "--budget 10 MiB is below 64 MiB"),

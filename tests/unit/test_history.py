@@ -1,4 +1,4 @@
-"""The ring of samples: what it keeps, what survives kills and torn slots. Real sandboxes: tests/vm/test_history.py."""
+"""The ring buffer of samples: its capacity, and how it survives kills and damaged slots."""
 
 from __future__ import annotations
 

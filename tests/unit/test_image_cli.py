@@ -115,7 +115,7 @@ def test_the_last_bar_is_gone_before_the_id_is_printed(env: dict[str, str], layo
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["pull", "Not A Name"], "no reference"),
+        (["pull", "Not A Name"], "not a valid reference"),
         (["pull", "/some/path"], "is a path"),
         (["pull", "--max-layers", "0", "x"], "layers is 0"),
         (["pull", "--max-unpacked", "lots", "x"], "'lots'"),
@@ -127,9 +127,9 @@ def test_the_last_bar_is_gone_before_the_id_is_printed(env: dict[str, str], layo
         (["inspect", "nothing"], "nothing:latest"),
         (["tag", "nothing", "name"], "nothing:latest"),
         (["build-debian", "--tag", "BAD"], "BAD"),
-        (["build-debian", "--tag", "x", "--suite", "../x"], "no suite"),
-        (["build-debian", "--tag", "x", "--variant", "huge"], "no variant"),
-        (["build-debian", "--tag", "x", "--include", "a b"], "no package"),
+        (["build-debian", "--tag", "x", "--suite", "../x"], "invalid Debian suite '../x'"),
+        (["build-debian", "--tag", "x", "--variant", "huge"], "unknown variant 'huge'"),
+        (["build-debian", "--tag", "x", "--include", "a b"], "invalid package name 'a b'"),
     ],
 )
 def test_bad_usage_is_refused_before_anything_is_made(

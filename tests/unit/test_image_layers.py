@@ -1,7 +1,8 @@
-"""From layers to a root: what is in it, and what a hostile layer cannot do. All without a host's file system."""
+"""Merging layers to a root: its content, and protection against malicious layers. No file system is mounted."""
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -28,7 +29,7 @@ from tests.unit.oci import device, digest, entry, layer, link
 def root_of(
     tmp_path: Path, *streams: bytes, packed: bool = True, limits: Limits | None = None, files: bool = True
 ) -> dict[str, Found]:
-    """What the root of these layers has, by path."""
+    """The files of the root of these layers, by path."""
     layers = []
     for number, stream in enumerate(streams, 1):
         path = tmp_path / f"layer{number}"
@@ -44,7 +45,7 @@ def paths(found: dict[str, Found]) -> list[str]:
     return sorted(found)
 
 
-# What layers say
+# Valid layers
 
 
 def test_files_come_back_as_they_were(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_volumes_of_the_configuration_are_directories_even_if_no_layer_has_them(
     made = Layer(1, path, digest(stream), digest(stream))
     volumes = ["/data/deep/", "/var/kept", "relative", "/lib/../../lib/x", "/", "/var"]
     plan = plan_layers([made], "x", Limits(), volumes=volumes)
-    with pytest.raises(ImageError, match="'/file/x' leads through 'file', which is no directory"):
+    with pytest.raises(ImageError, match="'/file/x' leads through 'file', which is not a directory"):
         plan_layers([made], "x", Limits(), volumes=["/file/x"])
     found = Reader(write_layers(plan, [made], tmp_path)).files()
     for name in ("/data/deep", "/relative", "/usr/lib/x"):
@@ -292,7 +293,7 @@ def test_the_kernel_mounts_it(tmp_path: Path) -> None:
         subprocess.run(["umount", str(mounted)], check=True)
 
 
-# What hostile layers say
+# Malicious layers
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/../evil", "a/b/../../../evil"])
@@ -328,7 +329,7 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_path_through_a_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no directory"):
+    with pytest.raises(ImageError, match="'a/file' leads through 'a', which is not a directory"):
         root_of(tmp_path, layer(entry("a", b""), entry("a/file", b"x")))
 
 
@@ -372,7 +373,7 @@ def test_a_compression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_too_many_layers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"3 layers \(at most 2\)"):
+    with pytest.raises(ImageError, match="3 layers; the limit is 2"):
         root_of(tmp_path, *[layer(entry("a", b""))] * 3, limits=Limits(layers=2))
 
 
@@ -390,14 +391,14 @@ def test_directories_without_end_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["n" * 256, "/".join(["n" * 100] * 50)])
 def test_names_that_no_file_can_have_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ImageError, match=r"no file's name|too long"):
+    with pytest.raises(ImageError, match=r"not a valid file name of at most 255 bytes|bytes exceeds 4096"):
         root_of(tmp_path, layer(entry(name, b"x")))
 
 
 def test_a_name_with_a_zero_byte_is_refused(tmp_path: Path) -> None:
     info, content = entry("x", b"x")
     info.pax_headers = {"path": "a\0b"}
-    with pytest.raises(ImageError, match="no file's name"):
+    with pytest.raises(ImageError, match="not a valid file name"):
         root_of(tmp_path, layer((info, content)))
 
 
@@ -421,12 +422,12 @@ def test_sparse_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_owners_that_no_kernel_knows_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no kernel knows"):
+    with pytest.raises(ImageError, match="'f' has the invalid owner 1099511627776:0"):
         root_of(tmp_path, layer(entry("f", b"", uid=2**40)))
 
 
 def test_unknown_types_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="type b'Z'"):
+    with pytest.raises(ImageError, match="'f' has the unsupported file type b'Z'"):
         root_of(tmp_path, layer(entry("f", b"", type=b"Z")))
 
 
@@ -437,16 +438,19 @@ def test_overlay_marks_of_the_host_kind_are_left_out(tmp_path: Path) -> None:
     assert found["/d"].xattrs == {"trusted.other": b"n"}
 
 
-# What damaged layers are
+# Damaged layers
 
 
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda packed: packed[: len(packed) // 2], "cut off"),
+        (lambda packed: packed[: len(packed) // 2], "its gzip stream is truncated"),
         (lambda packed: packed[:50] + b"\xff" * 20 + packed[70:], "damaged"),
         (lambda packed: b"no archive at all".ljust(600), "damaged header"),
-        (lambda packed: gzip.compress(gzip.decompress(packed)[:-60_000]), "no tar archive|ends after"),
+        (
+            lambda packed: gzip.compress(gzip.decompress(packed)[:-60_000]),
+            "cannot be read as a tar archive|ends after",
+        ),
     ],
 )
 def test_a_damaged_layer_with_a_right_digest_is_refused(tmp_path: Path, damage: object, said: str) -> None:
@@ -468,16 +472,16 @@ def test_a_layer_whose_digest_does_not_match_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "layer"
     path.write_bytes(layer(entry("a", b"")))
     with pytest.raises(
-        ImageError, match=f"layer 1 is damaged: its digest is {digest(path.read_bytes())}, not sha256:"
+        ImageError, match=f"layer 1 is damaged: its digest is {digest(path.read_bytes())}, expected sha256:"
     ):
         check_digest(path, digest(b"other"), "layer 1")
 
 
 def test_content_that_is_not_what_the_configuration_says_is_refused(tmp_path: Path) -> None:
-    """Else an image with the id of a good one could have other layers."""
+    """Otherwise an image with the id of a trusted one could have other layers."""
     path = tmp_path / "layer"
     path.write_bytes(layer(entry("a", b"")))
-    with pytest.raises(ImageError, match="its content has the digest"):
+    with pytest.raises(ImageError, match=r"its content has the digest sha256:\w+, expected sha256:"):
         plan_layers([Layer(1, path, digest(path.read_bytes()), digest(b"other"))], "x", Limits())
 
 
@@ -487,24 +491,22 @@ def test_a_layer_that_is_gone_is_told(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_too_small_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
     def full(fd: int, offset: int, length: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(HostError, match="No space left") as caught:
         root_of(tmp_path, layer(entry("a", b"a")))
-    assert "make room" in str(caught.value.hint)
+    assert f"on the file system of {tmp_path}" in str(caught.value.hint)
 
 
-# Any bytes at all
+# Random bytes
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=strategies.data())
 def test_a_layer_of_any_bytes_is_read_or_refused(tmp_path: Path, data: strategies.DataObject) -> None:
-    """Changed bytes, with the digests made right: what remains is the parser's own care."""
+    """Changed bytes with matching digests: only the parser can detect them."""
     stream = bytearray(
         layer(
             entry("d/", xattrs={"user.a": "b"}),

@@ -1,4 +1,4 @@
-"""What ``--image`` may be, and what images say of themselves."""
+"""Image references, manifests and configurations."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_what_is_no_manifest_is_refused(document: Any) -> None:
     "document", [{}, {"rootfs": {}}, {"rootfs": {"diff_ids": ["x"]}}, {"rootfs": {"diff_ids": [1]}}]
 )
 def test_what_is_no_configuration_is_refused(document: Any) -> None:
-    with pytest.raises(ImageError, match="is it a container image"):
+    with pytest.raises(ImageError, match="lists no layers; it may not be a container image"):
         parse_configuration(json.dumps(document).encode(), "x")
 
 
@@ -204,7 +204,7 @@ def test_a_root_of_an_unknown_kind_is_refused_as_the_specification_asks() -> Non
 def test_another_architecture_is_told_with_both() -> None:
     entries = [{**BLOB, "platform": {"os": "linux", "architecture": name}} for name in ("arm64", "s390x")]
     document = json.dumps({"manifests": [*entries, "text", {"platform": 1}]}).encode()
-    with pytest.raises(ImageError, match="linux/arm64, linux/s390x; sandboxes here are linux/amd64"):
+    with pytest.raises(ImageError, match="linux/arm64, linux/s390x; sandboxes are linux/amd64"):
         parse_index(document, "amd64", "linux", "x")
     found = parse_index(document, "s390x", "linux", "x")
     assert found is not None
@@ -213,5 +213,5 @@ def test_another_architecture_is_told_with_both() -> None:
 
 
 def test_the_old_schema_is_told() -> None:
-    with pytest.raises(ImageError, match="schema 1"):
+    with pytest.raises(ImageError, match="Docker's schema version 1, which is not supported"):
         parse_index(b'{"schemaVersion": 1}', "amd64", "linux", "x")

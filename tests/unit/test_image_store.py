@@ -1,4 +1,4 @@
-"""The store of images: taking them from layouts and archives with the real ``skopeo``, keeping and removing them."""
+"""The image store: importing from layouts and archives with the real ``skopeo``, naming and removing images."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def files(image: Any) -> dict[str, Found]:
 
 
 def left_over(store: ImageStore) -> list[str]:
-    """What is there beside whole images, names and locks."""
+    """Files in the store other than complete images, names and locks."""
     return sorted(map(str, (store.directory / "work").rglob("*")))
 
 
@@ -82,7 +82,7 @@ def test_what_is_here_is_not_made_again_until_its_source_changes(store: ImageSto
 def test_never_and_absent_are_told(store: ImageStore, layout: Layout, tmp_path: Path) -> None:
     layout.add(BASE)
     for reference in ("debian", layout.reference(), "0123456789abcdef"):
-        with pytest.raises(UnknownImageError, match="there is no image") as caught:
+        with pytest.raises(UnknownImageError, match="there is no local image") as caught:
             store.resolve(reference, pull="never")
         assert "image pull" in str(caught.value.hint)
     for absent in (layout.reference("other"), f"oci:{tmp_path}/none", f"docker-archive:{tmp_path}/none.tar"):
@@ -119,7 +119,7 @@ def test_what_is_no_archive_of_images_is_told_in_one_line(tmp_path: Path) -> Non
     (tmp_path / "empty").touch()
     (tmp_path / "text").write_text("no archive " * 1000)
     for name in ("empty", "text"):
-        with pytest.raises(ImageError, match=r"it is no tar archive|damaged header") as told:
+        with pytest.raises(ImageError, match=r"it is not a tar archive|damaged header") as told:
             find_archive(str(tmp_path / name))
         assert "\n" not in told.value.message
         assert "ReadError" not in told.value.message
@@ -138,9 +138,9 @@ def test_layers_are_kept_once(store: ImageStore, layout: Layout) -> None:
 def test_another_architecture_is_refused_with_both_named(store: ImageStore, layout: Layout) -> None:
     arm = layout.add(BASE, name="arm", architecture="arm64")
     layout.add_index({"arm64": arm, "s390x": arm}, name="list")
-    with pytest.raises(ImageError, match=r"is for linux/arm64; sandboxes here are linux/amd64"):
+    with pytest.raises(ImageError, match=r"is for linux/arm64; sandboxes are linux/amd64"):
         store.resolve(layout.reference("arm"))
-    with pytest.raises(ImageError, match=r"is for linux/arm64, linux/s390x; sandboxes here are linux/amd64"):
+    with pytest.raises(ImageError, match=r"is for linux/arm64, linux/s390x; sandboxes are linux/amd64"):
         store.resolve(layout.reference("list"))
     assert store.list() == []
 
@@ -177,12 +177,12 @@ def test_a_layer_that_was_damaged_here_is_refused_and_fetched_again(
 
 
 def test_a_configuration_that_lies_about_its_layers_is_refused(store: ImageStore, layout: Layout) -> None:
-    """It has the id of another image, which must not become this one."""
+    """It has the id of another image, which it must not replace."""
     layout.add(layer(entry("evil", b"")), diff_ids=[digest(BASE)])
     with pytest.raises(ImageError, match="its content has the digest"):
         store.resolve(layout.reference())
     layout.add(BASE, name="two", diff_ids=[digest(BASE), digest(BASE)])
-    with pytest.raises(ImageError, match="1 layers, its configuration 2"):
+    with pytest.raises(ImageError, match="has 1 layers, but its configuration has 2"):
         store.resolve(layout.reference("two"))
     assert store.list() == []
 
@@ -252,7 +252,7 @@ def test_two_at_once_do_the_work_once(store: ImageStore, layout: Layout) -> None
     assert len(found) == 4
     assert said.count(f"fetching {layout.reference()}") == 1
     assert set(said) <= {
-        f"{word} {layout.reference()}" for word in ("fetching", "waiting for another program that fetches")
+        f"{word} {layout.reference()}" for word in ("fetching", "waiting for another process that fetches")
     }
 
 
@@ -310,7 +310,7 @@ def test_what_is_mounted_in_a_directory_is_not_taken_along(
 def test_what_is_no_directory_is_refused(store: ImageStore, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "none"):
-        with pytest.raises(ConfigError, match="no directory"):
+        with pytest.raises(ConfigError, match="is not a directory"):
             store.from_rootfs(path)
 
 
@@ -323,7 +323,7 @@ def test_a_file_that_cannot_be_read_is_named(store: ImageStore, tmp_path: Path) 
         store.from_rootfs(tmp_path / "root")
 
 
-# Names, and the end of images
+# Names, and removing images
 
 
 def test_names_lead_to_images_and_can_be_moved(store: ImageStore, layout: Layout) -> None:
@@ -380,7 +380,7 @@ def test_what_was_damaged_from_outside_is_no_image_and_goes(store: ImageStore, l
     again = store.resolve(layout.reference())
     assert again.root.stat().st_size == again.size_bytes
     (store.directory / "names.json").write_text("{")
-    with pytest.raises(HostError, match="names of images cannot be read"):
+    with pytest.raises(HostError, match="image names cannot be read"):
         store.resolve("app")
 
 
@@ -394,14 +394,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_half_way_is_told_and_nothing_half_written_is_used(
     small_disk: Path, layout: Layout, size: int, packed_well: bool
 ) -> None:
-    """It is full while layers come (6 MiB), and while the root is written (3 MiB twice, or from few bytes)."""
+    """The disk is full during the fetch (6 MiB), or while the root is written (3 MiB twice, or well compressed)."""
     layout.add(layer(entry("big", bytes(size) if packed_well else os.urandom(size))), name="big")
     layout.add(BASE, name="small")
     store = ImageStore(small_disk / "images")
     small = store.resolve(layout.reference("small"))
     with pytest.raises(HostError, match=r"(?i)no space left") as caught:
         store.resolve(layout.reference("big"))
-    assert "make room" in str(caught.value.hint)
+    assert "make room on the file system of" in str(caught.value.hint)
     assert store.list() == [small]
     assert left_over(store) == []
     store.prune(users={small.id: ["box"]})

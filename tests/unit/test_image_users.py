@@ -1,4 +1,4 @@
-"""The form of what says who a command runs as; the guest looks the names up (see test_agent_program.py)."""
+"""The syntax of users. The guest looks up names (see test_agent_program.py)."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def test_users_of_the_right_form_are_accepted(spec: str | None) -> None:
         (":", "not USER"),
         ("a:b:c", "'a:b:c' is not USER"),
         ("a,b", "not USER"),
-        ("a:b,,c", "no group can be ''"),
-        ("-1", "no user can be '-1'"),
-        ("0:-1", "no group can be '-1'"),
-        ("+", "no user"),
-        (" app", "no user can be ' app'"),
-        ("app\n", "no user"),
-        ("a\0b", "no user"),
-        ("a\x1b[2J", "no user"),
-        ("2147483648", "2147483648' is above the largest"),
-        ("0:99999999999999999999999", "above the largest"),
+        ("a:b,,c", "invalid group ''"),
+        ("-1", "invalid user '-1'"),
+        ("0:-1", "invalid group '-1'"),
+        ("+", "invalid user"),
+        (" app", "invalid user ' app'"),
+        ("app\n", "invalid user"),
+        ("a\0b", "invalid user"),
+        ("a\x1b[2J", "invalid user"),
+        ("2147483648", "2147483648' is above the maximum, 2147483647"),
+        ("0:99999999999999999999999", "above the maximum, 2147483647"),
         ("x" * 257, "longer than 256"),
-        (1000, "text, not int"),
+        (1000, "must be a string, not int"),
     ],
 )
 def test_users_of_another_form_are_refused(spec: str, said: str) -> None:

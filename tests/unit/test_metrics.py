@@ -23,11 +23,11 @@ from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.samples import collect, history_path
 from ballonet.machine.notes import MachineNote
-from ballonet.metrics.drawing import draw
+from ballonet.metrics.columns import COLUMNS, host_row, row, write_csv
 from ballonet.metrics.exposition import Counters, Exporter
 from ballonet.metrics.history import HistoryWriter
 from ballonet.metrics.model import STALE_S, STATES, HostSample, SandboxSample, Snapshot, sample_of
-from ballonet.metrics.table import COLUMNS, host_row, row, write_csv
+from ballonet.metrics.plotting import draw
 from ballonet.settings.config import SandboxConfig
 
 HOST = HostSample(at=1, total=1000, available=500, committed=1500, promised=800, held=300)
@@ -143,7 +143,7 @@ def register(
 
 
 def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(silent: str) -> None:
-    """The scrape ends at the deadline, and the others are told."""
+    """The scrape ends at the deadline and has the other sandboxes."""
     with Registry.open() as registry:
         register(registry, "idle", running=False)
         register(registry, "stuck", silent)
@@ -155,7 +155,7 @@ def test_a_sandbox_that_is_stuck_or_does_not_run_is_told_as_that(silent: str) ->
 
 
 def test_many_stuck_sandboxes_do_not_make_a_scrape_endless(silent: str) -> None:
-    """Each may take a minute, all together half a second: those whose turn did not come are told as that."""
+    """Each may take a minute, all together half a second: the sandboxes that were not queried are reported as such."""
     with Registry.open() as registry:
         for n in range(70):
             register(registry, f"stuck-{n}", silent)
@@ -181,7 +181,7 @@ def test_a_guest_that_has_stopped_reporting_is_unknown_and_what_it_counted_stays
 
 
 def test_a_sandbox_without_a_balloon_has_what_its_history_says(silent: str) -> None:
-    """It has no socket to be asked on; what the host says of its engine is of now."""
+    """It has no control socket; the host's values of its engine are current."""
     with Registry.open() as registry:
         register(registry, "bare")
         (told,) = collect().sandboxes

@@ -1,4 +1,4 @@
-"""``docs/metrics.md`` says the truth: its tables, its columns and its format are compared with the code."""
+"""Compares the tables, columns and formats in ``docs/metrics.md`` with the code."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from ballonet.base.memory import MIB
 from ballonet.lifecycle.samples import DEADLINE_S, GUEST_AGE_S, OVERALL_S
 from ballonet.machine.sampler import BUSY_BYTES, BUSY_SHARE, HEARTBEAT_S, PRESSURE_US, Pace
+from ballonet.metrics.columns import COLUMNS
 from ballonet.metrics.figures import HOST_FIGURES, SANDBOX_FIGURES, Figure
 from ballonet.metrics.history import FIELDS, SLOT_BYTES, SLOTS, STATES
 from ballonet.metrics.model import STALE_S
-from ballonet.metrics.table import COLUMNS
 from tests.monitoring import documented_queries
 from tests.unit.test_monitoring import metric_names
 

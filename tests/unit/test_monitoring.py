@@ -1,4 +1,4 @@
-"""What is shipped for Prometheus and Grafana, checked by their own tools."""
+"""Checks the files for Prometheus and Grafana with their own tools."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_alert_rules_are_sound_and_fire_when_they_should() -> None:
 
 
 def test_a_wrong_rule_would_be_found(tmp_path: Any) -> None:
-    """The rules' tests can fail: with another threshold they do."""
+    """The rules' tests are effective: they fail with another threshold."""
     for name in ("ballonet.rules.yml", "ballonet.rules.test.yml"):
         text = (CONTRIB / "prometheus" / name).read_text()
         (tmp_path / name).write_text(text.replace("[2m]) > 0.1", "[2m]) > 0.01"))

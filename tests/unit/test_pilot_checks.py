@@ -1,4 +1,4 @@
-"""The checks of decisions: each rule is broken on purpose and must be noticed; absurd inputs are told apart."""
+"""The checks of decisions: each rule is broken on purpose and must be noticed; impossible inputs are recognized."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
 from ballonet.pilot.policies.ballonet import Ballonet
 from ballonet.pilot.simulator.guest import GuestSpec
 from ballonet.pilot.simulator.scenarios import host_for
+from ballonet.pilot.simulator.simulation import simulate
 from ballonet.pilot.simulator.trace import Point, Trace
-from ballonet.pilot.simulator.world import simulate
 from tests.unit.policy_inputs import host, sandbox
 
 Fault = Callable[[HostView, Sequence[SandboxView], list[Verdict]], list[Verdict]]
@@ -141,17 +141,17 @@ def test_each_rule_is_broken_by_a_fault() -> None:
     assert {rule for _, rule in FAULTS} == set(RULES)
 
 
-def test_two_verdicts_on_one_sandbox_and_one_on_a_stranger_are_noticed() -> None:
+def test_duplicate_verdicts_and_verdicts_for_unknown_sandboxes_are_noticed() -> None:
     stay = Verdict("a", None, "stays")
-    decision = Decision([stay, stay, Verdict("stranger", None, "stays")], None)
+    decision = Decision([stay, stay, Verdict("unknown", None, "stays")], None)
     messages = [violation.message for violation in check_decision(host(), [sandbox()], decision)]
     assert messages == [
-        "there is a verdict on stranger, which was not seen",
+        "there is a verdict for unknown, which was not observed",
         "a sandbox has more than one verdict",
     ]
 
 
-def test_nothing_may_move_while_the_host_is_mute() -> None:
+def test_no_target_may_change_while_available_memory_is_unknown() -> None:
     decision = Decision([Verdict("a", 900, "shrinks")], None)
     found = check_decision(host(available_mib=None), [sandbox()], decision)
     assert [violation.rule for violation in found] == ["problem"]
@@ -172,14 +172,14 @@ def test_a_sound_view_has_no_problem() -> None:
     ("changes", "words"),
     [
         ({"problem": "its socket did not answer for 2 s"}, "did not answer"),
-        ({"actual_mib": None}, "does not tell its actual memory"),
-        ({"guest_available_mib": None}, "does not tell its available memory"),
-        ({"guest_age_s": None}, "age of the guest's word is unknown"),
+        ({"actual_mib": None}, "the engine does not report its actual memory"),
+        ({"guest_available_mib": None}, "the guest does not report its available memory"),
+        ({"guest_age_s": None}, "the age of the guest's statistics is unknown"),
         ({"guest_age_s": 16.0}, "16 s old"),
         ({"guest_available_mib": -1}, "guest_available_mib is -1"),
         ({"actual_mib": -5}, "actual_mib is -5"),
         ({"major_faults": -1}, "major_faults is -1"),
-        ({"actual_mib": 1025}, "above its ceiling, 1024: the guest lies"),
+        ({"actual_mib": 1025}, "above its ceiling, 1024: the guest reports wrong values"),
         ({"guest_available_mib": 1001}, "more than the guest's total of 1000"),
         ({"guest_free_mib": 5000}, "more than the guest's total of 1000"),
         ({"guest_caches_mib": 5000}, "more than the guest's total of 1000"),
@@ -188,6 +188,6 @@ def test_a_sound_view_has_no_problem() -> None:
         ({"target_mib": 2000}, "target, 2000 MiB, is above its ceiling"),
     ],
 )
-def test_an_absurd_or_missing_input_is_named(changes: dict[str, Any], words: str) -> None:
+def test_an_impossible_or_missing_input_is_named(changes: dict[str, Any], words: str) -> None:
     problem = problem_of(sandbox(**changes))
     assert problem is not None and words in problem

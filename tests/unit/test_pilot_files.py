@@ -1,4 +1,4 @@
-"""What the autopilot keeps on disk: its claim, its pause switch, its decisions, its unit."""
+"""What the autopilot keeps on disk: the lock, the pause switch, decisions, and the systemd unit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from ballonet.base.errors import PilotBusyError
 from ballonet.cli.main import main
-from ballonet.pilot import claim
+from ballonet.pilot import lock, state
 from ballonet.pilot.journal import Journal, read_decisions
-from ballonet.pilot.unit import render_unit
+from ballonet.pilot.systemd_unit import render_unit
 from tests.unit.pilot_fleet import own_directories
 
 
@@ -23,40 +23,40 @@ def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_autopilots_never_drive_at_once_and_the_second_is_told_who_does() -> None:
-    with claim.Claim.take("ballonet") as first:
+    with lock.PilotLock.acquire("ballonet") as first:
         with pytest.raises(PilotBusyError, match=f"pid {first.owner.pid}, policy ballonet"):
-            claim.Claim.take("mom")
-        found = claim.find_owner()
+            lock.PilotLock.acquire("mom")
+        found = lock.find_owner()
         assert found is not None
         assert (found.pid, found.policy) == (first.owner.pid, "ballonet")
-    assert claim.find_owner() is None
-    claim.Claim.take("mom").close()
+    assert lock.find_owner() is None
+    lock.PilotLock.acquire("mom").close()
 
 
 def test_the_claim_of_a_killed_autopilot_is_free() -> None:
-    program = "from ballonet.pilot.claim import Claim; Claim.take('mom'); print('taken', flush=True); input()"
+    program = "from ballonet.pilot.lock import PilotLock; PilotLock.acquire('mom'); print('taken', flush=True); input()"
     child = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "taken\n"
-    owner = claim.find_owner()
+    owner = lock.find_owner()
     assert owner is not None
     assert owner.pid == child.pid
     child.kill()
     child.communicate()
-    assert claim.find_owner() is None
-    claim.Claim.take("ballonet").close()
+    assert lock.find_owner() is None
+    lock.PilotLock.acquire("ballonet").close()
 
 
 def test_pause_and_resume(capsys: pytest.CaptureFixture[str]) -> None:
-    assert claim.paused_since() is None
+    assert state.paused_since() is None
     assert main(["pilot", "pause"]) == 0
-    assert claim.paused_since() is not None
+    assert state.paused_since() is not None
     assert main(["pilot", "resume"]) == 0
     assert main(["pilot", "resume"]) == 0
     assert "the autopilot was not paused" in capsys.readouterr().out
-    assert claim.paused_since() is None
+    assert state.paused_since() is None
 
 
 def entry(name: str, old: int, target: int | None) -> dict[str, object]:
@@ -94,7 +94,7 @@ def test_explain_without_a_record_says_what_to_do(capsys: pytest.CaptureFixture[
     assert "no decisions are recorded for a sandbox named 'box'" in capsys.readouterr().err
 
 
-def test_bad_settings_are_refused_before_anything_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_settings_are_refused_before_the_lock_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (
         ["--budget", "lots"],
         ["--budget", "1G", "--reserve", "2G"],
@@ -103,7 +103,7 @@ def test_bad_settings_are_refused_before_anything_is_claimed(capsys: pytest.Capt
     ):
         assert main(["pilot", *words]) == 2
         assert "error:" in capsys.readouterr().err
-    assert claim.find_owner() is None
+    assert lock.find_owner() is None
 
 
 def test_the_unit_quotes_what_systemd_would_read_otherwise() -> None:

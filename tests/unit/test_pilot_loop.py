@@ -12,7 +12,7 @@ import pytest
 from ballonet.base.errors import StreamError
 from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
-from ballonet.pilot import claim, fleet
+from ballonet.pilot import fleet, lock, state
 from ballonet.pilot.journal import read_decisions
 from ballonet.pilot.loop import Pilot, Settings, Tick
 from ballonet.pilot.model import promisable_mib
@@ -119,7 +119,7 @@ async def test_what_a_policy_may_not_ask_for_is_not_done(
         with caplog.at_level(logging.WARNING):
             tick = await one_tick(Fixed({"a": 4096}))
     assert guest.targets == []
-    assert "not done" in tick.verdicts[0].reason
+    assert "not applied" in tick.verdicts[0].reason
     assert any("4096" in line for line in caplog.messages)
 
 
@@ -164,8 +164,8 @@ async def test_dry_run_moves_nothing_and_writes_nothing(tmp_path: Path) -> None:
         tick = await one_tick(Fixed({"a": 300}), dry_run=True)
     assert tick.moved == {"a": 300}
     assert guest.targets == []
-    assert claim.read_status() is None
-    assert read_decisions(claim.pilot_dir(), "a", 9) == []
+    assert state.read_status() is None
+    assert read_decisions(lock.pilot_dir(), "a", 9) == []
 
 
 async def test_it_ends_when_nothing_can_be_printed_any_more(tmp_path: Path) -> None:
@@ -182,18 +182,18 @@ async def test_paused_it_moves_nothing_and_starts_afresh_afterwards(tmp_path: Pa
     policy = Fixed({"a": 300})
     async with running(tmp_path, {"a": guest}):
         pilot = Pilot(policy, Settings())
-        claim.pause()
+        state.pause()
         tick = await pilot.tick()
         assert tick.paused
         assert (guest.targets, policy.seen) == ([], [])
-        assert claim.resume()
+        assert state.resume()
         await pilot.tick()
         await pilot.close()
     assert guest.targets == [300]
     assert policy.seen[0][2] is None
 
 
-async def test_only_what_it_looks_after(tmp_path: Path) -> None:
+async def test_only_selected_sandboxes_are_managed(tmp_path: Path) -> None:
     guests = {"ci-1": Guest(), "web": Guest()}
     async with running(tmp_path, guests):
         await one_tick(Fixed({"ci-1": 300, "web": 300}), only=("ci-*",))
@@ -203,12 +203,12 @@ async def test_only_what_it_looks_after(tmp_path: Path) -> None:
 async def test_decisions_are_on_record_with_every_input(tmp_path: Path) -> None:
     async with running(tmp_path, {"a": Guest()}):
         await one_tick(Fixed({"a": 300}))
-    (entry,) = read_decisions(claim.pilot_dir(), "a", 9)
+    (entry,) = read_decisions(lock.pilot_dir(), "a", 9)
     assert (entry["old_mib"], entry["target_mib"], entry["reason"]) == (512, 300, "so the test wants")
     assert entry["inputs"]["x"] == 1
     assert entry["inputs"]["guest_available_mib"] == 300
     assert entry["inputs"]["host_total_mib"] > 0
-    status = claim.read_status()
+    status = state.read_status()
     assert status is not None
     assert [view["name"] for view in status["sandboxes"]] == ["a"]
 
@@ -252,4 +252,4 @@ async def test_our_own_rule_may_not_shrink_a_guest_under_pressure(
             await pilot.tick()
         await pilot.close()
     assert guest.targets == []
-    assert any("though its tasks stalled" in line for line in caplog.messages)
+    assert any("although its tasks stalled" in line for line in caplog.messages)

@@ -17,8 +17,8 @@ from ballonet.pilot.policies.ballonet import Ballonet
 from ballonet.pilot.policies.shares import divide
 from ballonet.pilot.simulator.guest import GuestSpec
 from ballonet.pilot.simulator.scenarios import host_for
+from ballonet.pilot.simulator.simulation import simulate
 from ballonet.pilot.simulator.trace import Point, Trace
-from ballonet.pilot.simulator.world import simulate
 from tests.unit.policy_inputs import host, sandbox
 
 #: Ticks of a second after which nothing moves any more while nothing changes.
@@ -206,7 +206,7 @@ def test_a_target_that_the_sandbox_raised_itself_counts_as_pressure() -> None:
     raised = view._replace(target_mib=1024)
     verdict = policy.decide(host(0.13), [raised], memory).verdicts[0]
     assert verdict.target_mib is None
-    assert "its target was raised from 514 to 1024 MiB meanwhile" in verdict.reason
+    assert "its target was raised from 514 to 1024 MiB by another client" in verdict.reason
 
 
 def test_a_target_that_was_never_set_is_not_taken_for_one_that_was_raised() -> None:
@@ -287,10 +287,10 @@ def test_a_missing_input_leaves_that_sandbox_alone_and_says_so(changes: dict[str
     assert decision.verdicts[1].sandbox == "b"
 
 
-def test_a_mute_host_moves_nothing_and_says_so() -> None:
+def test_no_target_changes_while_available_memory_is_unknown_and_a_note_says_so() -> None:
     decision = Ballonet().decide(host(available_mib=None), [sandbox(guest_ram_mib=1000)], None)
     assert [verdict.target_mib for verdict in decision.verdicts] == [None]
-    assert decision.notes == ["left alone: the host does not tell its available memory"]
+    assert decision.notes == ["left alone: the host does not report its available memory"]
 
 
 def test_floors_that_cannot_all_be_kept_are_said() -> None:
@@ -298,7 +298,7 @@ def test_floors_that_cannot_all_be_kept_are_said() -> None:
     decision = Ballonet().decide(host(available_mib=0, reserve_mib=0), views, None)
     assert decision.notes == []
     decision = Ballonet().decide(host(available_mib=0, reserve_mib=100), views, None)
-    assert "100 too much" in decision.notes[0]
+    assert "100 MiB too much" in decision.notes[0]
     assert [verdict.target_mib for verdict in decision.verdicts] == [900, 900, 900]
 
 
@@ -349,7 +349,7 @@ sizes = st.sampled_from([256, 512, 1024, 4096, 16384])
 
 @st.composite
 def fleets(draw: st.DrawFn) -> tuple[HostView, list[SandboxView]]:
-    """A host and sandboxes, some of them silent, stuck or absurd."""
+    """A host and sandboxes, some of them silent, stuck or with impossible values."""
     views = []
     for n in range(draw(st.integers(1, 5))):
         ceiling = draw(sizes)
@@ -496,7 +496,7 @@ def test_what_may_be_promised_is_what_there_is_less_the_reserve() -> None:
     assert promisable_mib(host(), [sandbox(guest_ram_mib=500)]) == 4096 + 500 - 400
 
 
-def test_stalls_are_counted_by_when_the_guest_told_them() -> None:
+def test_stalls_are_counted_by_the_time_of_the_guests_report() -> None:
     policy = Ballonet()
     view = sandbox(guest_age_s=0.0)
     memory = policy.decide(host(0), [view], None).memory

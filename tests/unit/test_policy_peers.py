@@ -14,8 +14,8 @@ from ballonet.pilot.checks import check_decision
 from ballonet.pilot.model import Decision, HostView, Policy, SandboxView
 from ballonet.pilot.policies.catalog import POLICIES, make_policy
 from ballonet.pilot.simulator.guest import GuestSpec
+from ballonet.pilot.simulator.simulation import ENGINE_MIB, Outcome, Scenario, simulate
 from ballonet.pilot.simulator.trace import Point, Trace
-from ballonet.pilot.simulator.world import ENGINE_MIB, Outcome, Scenario, simulate
 from tests.unit.policy_inputs import host, sandbox
 
 Seen = list[tuple[HostView, Sequence[SandboxView], Decision]]
@@ -179,7 +179,7 @@ def test_hypeman_acts_on_any_stall_of_the_host() -> None:
 
 
 def test_an_unknown_policy_or_setting_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="there is no policy 'momm'") as refusal:
+    with pytest.raises(ConfigError, match="unknown policy 'momm'") as refusal:
         make_policy("momm")
     assert "squeezed" in str(refusal.value.hint)
     with pytest.raises(ConfigError, match="unexpected keyword argument 'pace'"):

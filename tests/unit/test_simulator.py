@@ -20,9 +20,9 @@ from ballonet.pilot.simulator.guest import Guest, GuestSpec, Physics
 from ballonet.pilot.simulator.oracle import Oracle
 from ballonet.pilot.simulator.recorded import OPTIONAL, REQUIRED, from_samples, read_trace
 from ballonet.pilot.simulator.scenarios import SCENARIOS, host_for
+from ballonet.pilot.simulator.simulation import simulate
 from ballonet.pilot.simulator.trace import Point, Trace
 from ballonet.pilot.simulator.workloads import burst
-from ballonet.pilot.simulator.world import simulate
 
 TICK_S = 0.1
 
@@ -209,15 +209,15 @@ def test_a_trace_is_read_with_its_constants_and_defaults() -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (["time,sandbox", "0,a"], "there is no column working_set_mib"),
+        (["time,sandbox", "0,a"], "missing column working_set_mib"),
         (["time,sandbox,working_set_mib,colour", "0,a,1,red"], "unknown column colour"),
-        (["time,sandbox,working_set_mib"], "there is no row"),
-        (["time,sandbox,working_set_mib", "0,a,much"], "t.csv:2: working_set_mib is 'much'"),
-        (["time,sandbox,working_set_mib", "0,a,-3"], "negative or endless"),
-        (["time,sandbox,working_set_mib", "0,a,nan"], "negative or endless"),
+        (["time,sandbox,working_set_mib"], "no rows after the header"),
+        (["time,sandbox,working_set_mib", "0,a,much"], "t.csv:2: working_set_mib 'much' is not a number"),
+        (["time,sandbox,working_set_mib", "0,a,-3"], "must be finite and not negative"),
+        (["time,sandbox,working_set_mib", "0,a,nan"], "must be finite and not negative"),
         (["time,sandbox,working_set_mib", "0,a,"], "working_set_mib is empty"),
-        (["time,sandbox,working_set_mib", "0,,5"], "the sandbox has no name"),
-        (["time,sandbox,working_set_mib", "5,a,5", "5,a,6"], "sandbox a: a trace's times must rise"),
+        (["time,sandbox,working_set_mib", "0,,5"], "the sandbox name is empty"),
+        (["time,sandbox,working_set_mib", "5,a,5", "5,a,6"], "sandbox a: times of a trace must increase"),
         (
             ["time,sandbox,working_set_mib,ceiling_mib,floor_mib", "0,a,5,128,256"],
             "floor of a, 256 MiB, is above",
@@ -254,7 +254,7 @@ def test_a_history_becomes_a_trace_of_what_was_used_and_read() -> None:
     # 200, 600 and 200 MiB were used, 96 of them by the kernel.
     assert [point.work_mib for point in spec.trace.points] == [104.0, 504.0, 104.0]
     assert [point.read_mib_s for point in spec.trace.points] == [10.0, 0.0, 0.0]
-    with pytest.raises(ConfigError, match="no sample with the guest's own word"):
+    with pytest.raises(ConfigError, match="no sample with the guest's available memory"):
         from_samples(samples[:1], "web")
 
 
@@ -268,7 +268,7 @@ def test_what_history_prints_as_csv_is_a_trace_too() -> None:
     web, db = read_trace(lines, "h.csv")
     assert [(point.at_s, point.work_mib) for point in web.trace.points] == [(0.0, 204.0), (4.0, 604.0)]
     assert [(point.at_s, point.work_mib) for point in db.trace.points] == [(1.5, 404.0)]
-    with pytest.raises(ConfigError, match=r"h\.csv:2: this is no line of a history"):
+    with pytest.raises(ConfigError, match=r"h\.csv:2: not a valid line of a history"):
         read_trace([lines[0], "soon,web,running,1,1,1,1,1"], "h.csv")
 
 
@@ -280,11 +280,11 @@ def test_the_pages_name_every_column_of_a_trace_and_every_policy() -> None:
 
 
 def test_a_trace_must_go_forward() -> None:
-    with pytest.raises(ConfigError, match="times must rise"):
+    with pytest.raises(ConfigError, match="times of a trace must increase"):
         Trace([Point(1.0, 5.0), Point(1.0, 6.0)])
-    with pytest.raises(ConfigError, match="no negative numbers"):
+    with pytest.raises(ConfigError, match="must not be negative"):
         Trace([Point(1.0, -5.0)])
-    with pytest.raises(ConfigError, match="needs a point"):
+    with pytest.raises(ConfigError, match="needs at least one point"):
         Trace([])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.seeds import KNOWN, Known
+from tests.chaos.regressions import REGRESSIONS, Regression
 
 #: Steps that are begun when the time is over are done to their ends, and then all is removed (seconds).
 _END_S = 400
@@ -43,6 +43,6 @@ def test_two_minutes_of_chaos_leave_nothing_and_nothing_is_lost(guest: object) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.script.partition(",")[0])
-def test_what_chaos_once_found_stays_right(guest: object, known: Known) -> None:
+@pytest.mark.parametrize("known", REGRESSIONS, ids=lambda known: known.script.partition(",")[0])
+def test_what_chaos_once_found_stays_right(guest: object, known: Regression) -> None:
     chaos(*known.words)

@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SAYS = {
     "agent_loop": r"step 1: status 0: 3\nstep 2: status 0: one\nstep 3: status 1: .*\nstep 4: status 0: the host",
     "ci_job": r"the next job has 1024 MiB again",
-    "image_and_volume": r"mean 4.5, by Python 3\.\d+ on Debian .*; the host finds \['numbers.txt', 'result.txt'\]",
+    "image_and_volume": r"mean 4.5, by Python 3\.\d+ on Debian .*; files on the host: \['numbers.txt', 'result.txt'\]",
     "notebook": r"Out: 42\n",
     "ten_in_parallel": r"squares: \[0, 1, 4, 9, 16, 25, 36, 49, 64, 81\]",
 }

@@ -147,7 +147,7 @@ async def test_a_new_sandbox_is_refused_where_there_is_no_room_with_the_numbers(
         await pilot.wait_tick(lambda tick: len(tick["sandboxes"]) == 2)
         refused = ballonet("run", "--name", "fly-new", "--memory", "640M", "--", "true")
         assert refused.returncode == 125
-        assert "no room for sandbox 'fly-new'" in refused.stderr
+        assert "not enough memory for sandbox 'fly-new'" in refused.stderr
         assert "it needs" in refused.stderr
         assert "--no-admission" in refused.stderr
         # Its budget is not about this one.

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     from ballonet.guest.bundle import prepare_guest
 
     if options.plot is not None:
-        from ballonet.metrics.drawing import check_can_draw
+        from ballonet.metrics.plotting import check_can_draw
 
         check_can_draw(options.plot, "--plot")
     prepare_guest(report=report_progress)
@@ -104,7 +104,7 @@ class _Demo:
             stack.callback(sampling.cancel)
             verdict = await self._play()
             if self._plot is not None:
-                from ballonet.metrics.drawing import draw
+                from ballonet.metrics.plotting import draw
 
                 draw([self._samples], self._plot, from_start=True)
         self._clear_progress()

@@ -13,9 +13,9 @@ from ballonet.cli.output import print_json, print_table
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.samples import history_path
+from ballonet.metrics.columns import row, write_csv
 from ballonet.metrics.history import read_history
 from ballonet.metrics.model import SandboxSample
-from ballonet.metrics.table import row, write_csv
 
 _HEADINGS = (
     "TIME (UTC)",

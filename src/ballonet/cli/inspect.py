@@ -16,7 +16,7 @@ from ballonet.lifecycle.image_settings import Settings, image_of, shown_settings
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
-from ballonet.metrics.table import row as memory_row
+from ballonet.metrics.columns import row as memory_row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from ballonet.base.errors import ConfigError
 from ballonet.base.memory import parse_size
 from ballonet.base.suggest import hint_for
 from ballonet.cli.output import print_facts, print_json, print_json_line, print_table, show, terminal_width
-from ballonet.pilot import claim
+from ballonet.pilot import lock, state
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT, HostView, SandboxView, promisable_mib
 
 #: Environment variables that determine which sandboxes are managed; a systemd unit gets those that are set here.
@@ -118,7 +118,7 @@ def _run(options: argparse.Namespace) -> int:
     show_tick = _print_tick_json if options.json else _print_tick
     if settings.dry_run:
         return asyncio.run(_fly(policy, settings, options.ticks, show_tick))
-    with claim.Claim.take(policy.name, settings.only):
+    with lock.PilotLock.acquire(policy.name, settings.only):
         return asyncio.run(_fly(policy, settings, options.ticks, show_tick))
 
 
@@ -176,7 +176,7 @@ def _explain(options: argparse.Namespace) -> int:
 
     if options.last < 1:
         raise ConfigError(f"--last {options.last} must be at least 1")
-    entries = read_decisions(claim.pilot_dir(), options.name, options.last)
+    entries = read_decisions(lock.pilot_dir(), options.name, options.last)
     if not entries:
         from ballonet.lifecycle import sandboxes as lifecycle
         from ballonet.lifecycle.registry import Registry
@@ -217,7 +217,7 @@ def _number(value: object) -> str:
 
 
 def _status(options: argparse.Namespace) -> int:
-    owner, status, paused = claim.find_owner(), claim.read_status(), claim.paused_since()
+    owner, status, paused = lock.find_owner(), state.read_status(), state.paused_since()
     if options.json:
         return print_json(
             {
@@ -276,18 +276,18 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _pause(options: argparse.Namespace) -> int:
-    claim.pause()
+    state.pause()
     print("paused: targets stay unchanged, pressure relief continues. To continue: ballonet pilot resume")
     return 0
 
 
 def _resume(options: argparse.Namespace) -> int:
-    print("resumed" if claim.resume() else "the autopilot was not paused")
+    print("resumed" if state.resume() else "the autopilot was not paused")
     return 0
 
 
 def _unit(options: argparse.Namespace) -> int:
-    from ballonet.pilot.unit import UNIT_NAME, render_unit
+    from ballonet.pilot.systemd_unit import UNIT_NAME, render_unit
 
     command = [sys.executable, "-P", "-m", "ballonet", "pilot"]
     for flag in ("policy", "budget", "reserve", "overcommit"):

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ballonet.metrics.drawing import check_can_draw, draw
+    from ballonet.metrics.plotting import check_can_draw, draw
 
     check_can_draw(options.output, "--output")
     now = time.time()
@@ -63,7 +63,7 @@ def in_force(
     :param living: the ID of the current run. Its last sample is in force until ``now``: a sandbox in which nothing
         changes is sampled once a minute.
     """
-    from ballonet.metrics.drawing import GAP_S
+    from ballonet.metrics.plotting import GAP_S
 
     if since is None:
         return samples

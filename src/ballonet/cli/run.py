@@ -111,11 +111,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _start_detached(registry: Registry, name: str, admission: bool) -> int:
-    from ballonet.pilot.gate import gate_for
+    from ballonet.pilot.admission_control import admission_control
 
     try:
         async with notice_if_slow(name):
-            process = await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))
+            process = await lifecycle.start(registry, name, detached=True, gate=admission_control(admission))
     except BaseException:
         await lifecycle.discard(registry, name)
         raise
@@ -147,12 +147,12 @@ async def _run_attached(
 ) -> int:
     """The sandbox is removed when this returns or raises."""
     from ballonet.guest.agent_client import AgentClient
-    from ballonet.pilot.gate import gate_for
+    from ballonet.pilot.admission_control import admission_control
 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(lifecycle.discard, registry, name)
         async with notice_if_slow(name):
-            sandbox = await lifecycle.start(registry, name, detached=False, gate=gate_for(admission))
+            sandbox = await lifecycle.start(registry, name, detached=False, gate=admission_control(admission))
         stack.push_async_callback(sandbox.kill)
         agent = await AgentClient.connect(sandbox.agent_socket)
         stack.push_async_callback(agent.close)

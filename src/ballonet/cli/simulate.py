@@ -16,7 +16,7 @@ from ballonet.pilot.model import DEFAULT_OVERCOMMIT
 if TYPE_CHECKING:
     from ballonet.pilot.simulator.compare import Arm
     from ballonet.pilot.simulator.guest import GuestSpec
-    from ballonet.pilot.simulator.world import Scenario
+    from ballonet.pilot.simulator.simulation import Scenario
 
 HEADINGS = (
     "POLICY", "GIB·MIN", "OF STATIC", "OF ORACLE", "PEAK MIB", "OF STATIC", "SLOWER", "BELOW", "KILLS", "DEFLATED",
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     if not 1 <= options.hosts <= 1000:
         raise ConfigError(f"--hosts {options.hosts} is outside 1 to 1000")
     if options.plot is not None:
-        from ballonet.metrics.drawing import check_can_draw
+        from ballonet.metrics.plotting import check_can_draw
 
         check_can_draw(options.plot, "--plot")
     scenarios = _scenarios(options)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ballonet.pilot.simulator.compare import Arm
-from ballonet.pilot.simulator.world import Scenario
+from ballonet.pilot.simulator.simulation import Scenario
 
 #: The most important policies, distinguishable without colour, too; the others are thin and grey.
 _STYLES: dict[str, dict[str, Any]] = {

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *, admission: bool) -> None:
-    from ballonet.pilot.gate import gate_for
+    from ballonet.pilot.admission_control import admission_control
 
     if stop_timeout_s is not None:
         record = await lifecycle.stop(registry, name, timeout_s=stop_timeout_s)
@@ -62,4 +62,4 @@ async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *,
                 hint="create it again with 'ballonet run -d --rm'",
             )
     async with notice_if_slow(name):
-        (await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))).let_go()
+        (await lifecycle.start(registry, name, detached=True, gate=admission_control(admission))).let_go()

@@ -13,7 +13,7 @@ from ballonet.cli.output import print_json, wants_colour
 from ballonet.cli.top_bars import ASCII, UNICODE, Glyphs, Line
 from ballonet.cli.top_view import View, render
 from ballonet.lifecycle.samples import collect
-from ballonet.metrics.table import host_row, row
+from ballonet.metrics.columns import host_row, row
 
 _INTERVAL_S = 2.0
 _CODES = {

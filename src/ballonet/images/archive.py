@@ -1,4 +1,4 @@
-"""What lies in a file or directory that holds images: of which kind it is, and which names it gives them."""
+"""Detects the kind of an image archive or layout, and reads the names that it gives its images."""
 
 from __future__ import annotations
 
@@ -19,39 +19,41 @@ from ballonet.images.reference import (
     parse_reference,
 )
 
-#: Members of an archive that are looked at until it is none.
+#: Give up the search for a document after this many members of an archive.
 _MAX_MEMBERS = 100_000
 _NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
 def find_archive(source: str) -> Reference:
-    """The layout or archive that ``source`` means: with its transport's name before it, or a path alone.
+    """The layout or archive that ``source`` names: a path, with or without a transport in front.
 
-    :raises ConfigError: there is nothing of the kind.
+    :raises ConfigError: there is no layout or archive at this path.
     """
     transport, colon, _ = source.partition(":")
     if colon and transport in (LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE):
         return parse_reference(source)
     path = Path(source).absolute()
-    hint = "an OCI layout (a directory), or an archive made by 'docker save', 'podman save' or 'skopeo copy'"
+    hint = (
+        "use an OCI layout (a directory), or an archive made by 'docker save', 'podman save' or 'skopeo copy'"
+    )
     if path.is_dir():
         if (path / "oci-layout").is_file():
             return Reference(LAYOUT, str(path))
-        raise ConfigError(f"{path} is no OCI layout", hint=hint)
+        raise ConfigError(f"{path} is not an OCI layout", hint=hint)
     if not path.exists():
-        raise ConfigError(f"there is no {path}", hint=hint)
-    # An archive that is both, as newer versions of Docker write, is read as Docker's: it has the names.
+        raise ConfigError(f"{path} does not exist", hint=hint)
+    # Newer versions of Docker write archives that are both kinds. Read these as Docker's, which has the names.
     if _document(path, "manifest.json") is not None:
         return Reference(DOCKER_ARCHIVE, str(path))
     if _document(path, "index.json") is not None:
         return Reference(OCI_ARCHIVE, str(path))
-    raise ConfigError(f"{path} is no archive of images", hint=hint)
+    raise ConfigError(f"{path} is not an image archive", hint=hint)
 
 
 def names_in(reference: Reference) -> list[str]:
-    """The names that a layout or archive gives to the image in it, as far as they are names of images.
+    """The names that a layout or archive gives to its image, if they are valid image names.
 
-    Where it has several images, those of the one that ``reference`` picks by its tag.
+    With several images, the names of the one that the tag of ``reference`` selects.
     """
     assert reference.path is not None
     if reference.transport == DOCKER_ARCHIVE:
@@ -82,7 +84,7 @@ def _names_oci(document: Any, tag: str | None) -> list[str]:
         found = [note for note in found if note.get(_NAME_ANNOTATIONS[1]) == tag]
     if len(found) != 1:
         return []
-    # A mere "latest" is a tag, and no image's name.
+    # A plain "latest" is a tag, not an image name.
     return [
         str(found[0][key])
         for key in _NAME_ANNOTATIONS
@@ -98,7 +100,7 @@ def _is_name(text: str) -> bool:
 
 
 def _document(path: Path, name: str) -> Any:
-    """The JSON document ``name`` at the top of an archive; ``None`` if it is not there."""
+    """The JSON document ``name`` at the top level of an archive; ``None`` if there is none."""
     try:
         with tarfile.open(path, tarinfo=BoundedTarInfo) as tar:
             for count, member in enumerate(tar):
@@ -112,9 +114,9 @@ def _document(path: Path, name: str) -> Any:
                 if count > _MAX_MEMBERS:
                     break
     except (ImageError, tarfile.TarError, EOFError, ValueError) as error:
-        # tarfile's list of what it has tried is for programmers.
-        why = "it is no tar archive" if "\n" in str(error) else error
-        raise ImageError(f"{path} is no archive of images that can be read: {why}") from error
+        # tarfile's message of several lines, which lists its attempts, is of no use to users.
+        why = "it is not a tar archive" if "\n" in str(error) else error
+        raise ImageError(f"{path} cannot be read as an image archive: {why}") from error
     except OSError as error:
         raise ImageError(
             f"{path} cannot be read: {error.strerror or error}", hint=os_hint(error, path)

@@ -1,7 +1,7 @@
-"""The images that are here as files: one directory each, and the names that lead to them. Never fetches anything.
+"""The local images as files: one directory per image, and the names that refer to them. Never fetches anything.
 
-``roots/HEX`` is whole: it got that name in one step, after its content had reached the disk. ``names.json`` is written
-whole, under a lock. What is below ``work`` belongs to somebody who is at it, or was killed.
+``roots/HEX`` is always complete: it is renamed to this name after its content was synced to disk. ``names.json`` is
+replaced atomically, under a lock. Directories in ``work`` belong to a process that is creating an image or was killed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _IMAGE_FILE = "image.json"
 
 @dataclass
 class Names:
-    """What leads to which image."""
+    """Which names refer to which images."""
 
-    #: References to registries, in full, to ids.
+    #: Full registry references, to image ids.
     names: dict[str, str] = field(default_factory=dict)
-    #: Layouts and archives: how their file looked, and what they had.
+    #: Layouts and archives: their file's status and the image that they had.
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Catalog:
-    """The images in ``directory``, which is made on the first write."""
+    """The images in ``directory``, which is created on the first write."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -44,22 +44,22 @@ class Catalog:
         self._locks = directory / "locks"
         self._names = directory / "names.json"
 
-    # What is here
+    # Reading
 
     def get(self, id: str) -> Image | None:
-        """The image of that id, if it is here."""
+        """The image with this id, if it exists locally."""
         names = self.read_names().names
-        return self._read(self._place(id), names)
+        return self._read(self._directory_of(id), names)
 
     def list(self) -> list[Image]:
-        """All, the oldest first."""
+        """All images, oldest first."""
         names = self.read_names().names
         places = sorted(self._roots.iterdir()) if self._roots.is_dir() else []
         found = [image for place in places if (image := self._read(place, names)) is not None]
         return sorted(found, key=lambda image: (image.created_at, image.id))
 
     def read_names(self) -> Names:
-        """:raises HostError: the file of names is damaged."""
+        """:raises HostError: ``names.json`` is damaged."""
         try:
             document = json.loads(self._names.read_bytes())
             return Names(dict(document["names"]), dict(document["sources"]))
@@ -67,13 +67,13 @@ class Catalog:
             return Names()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HostError(
-                f"the names of images cannot be read from {self._names}: {error}",
-                hint="remove the file: the images stay, and get their names when they are asked for again",
+                f"image names cannot be read from {self._names}: {error}",
+                hint="remove the file: images are kept and get their names again when they are next pulled",
             ) from error
 
     @contextlib.contextmanager
     def change_names(self) -> Iterator[Names]:
-        """The names, to be changed; written at the end of the ``with`` block, if it is reached."""
+        """The names, for changes. They are written when the ``with`` block ends without an exception."""
         private_dir(self.directory)
         with exclusive(self.directory / "names.lock"):
             names = self.read_names()
@@ -81,11 +81,11 @@ class Catalog:
             document = {"names": names.names, "sources": names.sources}
             replace_file(self._names, json.dumps(document, indent=1).encode())
 
-    # Making one
+    # Creating
 
     @contextlib.contextmanager
-    def making(self) -> Iterator[Path]:
-        """A directory to make an image in; it goes away with the ``with`` block. Nothing is swept meanwhile."""
+    def work_directory(self) -> Iterator[Path]:
+        """A work directory for a new image, removed after the ``with`` block. :meth:`sweep` does nothing meanwhile."""
         private_dir(self.directory)
         self.sweep()
         with shared(self.directory / "lock"):
@@ -103,10 +103,10 @@ class Catalog:
                 shutil.rmtree(work, ignore_errors=True)
 
     @contextlib.contextmanager
-    def alone_with(self, what: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Let nobody else be at ``what`` (a digest). Within :meth:`making`.
+    def locked(self, what: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock for ``what`` (a digest), so that only one process creates it. Within :meth:`work_directory`.
 
-        :param waiting: called if somebody is, before their end is waited for.
+        :param waiting: called before waiting if another process holds the lock.
         """
         lock = self._locks / what.replace(":", "-")
         with exclusive_if_free(lock) as free:
@@ -118,9 +118,9 @@ class Catalog:
             yield
 
     def install(self, made: Path, image: Image, blobs: tuple[str, ...]) -> Image:
-        """Make the root in the directory ``made``, which has all its files, an image of the catalog.
+        """Add the complete root in the directory ``made`` to the catalog.
 
-        :param blobs: digests of the blobs that it came from, which are kept with it.
+        :param blobs: digests of the blobs that it was created from, which are kept with it.
         """
         document = {
             "id": image.id,
@@ -132,7 +132,7 @@ class Catalog:
             "blobs": blobs,
         }
         replace_file(made / _IMAGE_FILE, json.dumps(document, indent=1).encode())
-        place = self._place(image.id)
+        place = self._directory_of(image.id)
         _sync(made)
         try:
             made.rename(place)
@@ -140,9 +140,9 @@ class Catalog:
             there = self.get(image.id)
             if there is None:
                 raise HostError(
-                    f"{place} cannot be made: {error.strerror}", hint=os_hint(error, place)
+                    f"{place} cannot be created: {error.strerror}", hint=os_hint(error, place)
                 ) from error
-            return there  # another manifest led to the same image meanwhile
+            return there  # another process created it meanwhile, from another manifest
         _sync(self._roots)
         found = self.get(image.id)
         assert found is not None
@@ -151,19 +151,23 @@ class Catalog:
     # Removing
 
     def delete(self, image: Image) -> None:
-        """Remove an image and its names. Whoever has its root open keeps it until it is closed."""
+        """Remove an image and its names. Processes that have its root open keep it until they close it."""
         with shared(self.directory / "lock"), self.change_names() as names:
             names.names = {name: id for name, id in names.names.items() if id != image.id}
-            names.sources = {name: said for name, said in names.sources.items() if said.get("id") != image.id}
+            names.sources = {
+                name: source for name, source in names.sources.items() if source.get("id") != image.id
+            }
             gone = Path(tempfile.mkdtemp(dir=private_dir(self._work)))
             with contextlib.suppress(FileNotFoundError):
-                self._place(image.id).rename(gone / "root")  # in one step: no half of it is ever found
+                self._directory_of(image.id).rename(
+                    gone / "root"
+                )  # atomic: the catalog never has a partial image
         shutil.rmtree(gone, ignore_errors=True)
         self.sweep()
 
     def sweep(self) -> int | None:
-        """Remove what no image needs: blobs, and what killed programs have left. The bytes, or ``None``: somebody
-        is making an image now, so that it is not known what is needed."""
+        """Remove what no image needs: blobs, and what killed processes left behind. Returns the bytes freed, or
+        ``None`` if nothing was done because another process is creating an image."""
         if not self.directory.is_dir():
             return 0
         freed = 0
@@ -190,32 +194,32 @@ class Catalog:
     def _broken(self) -> Iterator[Path]:
         return (place for place in self._roots.glob("*") if self._read(place, {}) is None)
 
-    def _place(self, id: str) -> Path:
+    def _directory_of(self, id: str) -> Path:
         return self._roots / id.removeprefix("sha256:")
 
     def _read(self, place: Path, names: dict[str, str]) -> Image | None:
-        """The image in a directory; ``None`` if there is none, or it was damaged from outside."""
+        """The image in a directory; ``None`` if there is none or it is damaged."""
         root = place / ROOT_FILE
         try:
-            said = json.loads((place / _IMAGE_FILE).read_bytes())
-            if root.stat().st_size != said["size_bytes"]:
+            document = json.loads((place / _IMAGE_FILE).read_bytes())
+            if root.stat().st_size != document["size_bytes"]:
                 return None
             return Image(
-                id=said["id"],
+                id=document["id"],
                 root=root,
-                config=ImageConfig.from_json(said["config"]),
-                names=tuple(sorted(name for name, id in names.items() if id == said["id"])),
-                size_bytes=said["size_bytes"],
-                created_at=said["created_at"],
-                architecture=said["architecture"],
-                manifest=said["manifest"],
+                config=ImageConfig.from_json(document["config"]),
+                names=tuple(sorted(name for name, id in names.items() if id == document["id"])),
+                size_bytes=document["size_bytes"],
+                created_at=document["created_at"],
+                architecture=document["architecture"],
+                manifest=document["manifest"],
             )
         except (OSError, ValueError, KeyError, TypeError, ImageError):
             return None
 
 
 def _sync(directory: Path) -> None:
-    """See to it that the names in a directory, and what they name, are on the disk."""
+    """Sync a directory and the files in it to disk."""
     for path in (*directory.iterdir(), directory):
         if path.is_file() or path == directory:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

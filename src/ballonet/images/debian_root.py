@@ -1,7 +1,7 @@
-"""Building an image of a Debian root with ``mmdebstrap``, from the host's own package sources.
+"""Builds an image of a Debian root with ``mmdebstrap``, from the host's package sources.
 
-As root, or as a plain user where the host allows one of mmdebstrap's ways (user namespaces with ``/etc/subuid``, or
-``fakechroot``): it finds the one that works.
+It runs as root, or as an unprivileged user if the host supports one of mmdebstrap's modes (user namespaces with
+``/etc/subuid``, or ``fakechroot``); mmdebstrap chooses the mode.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ballonet.images.reference import parse_reference
 from ballonet.images.skopeo import ARCHITECTURE, SYSTEM
 from ballonet.images.store import ImageStore, Report
 
-#: What a root starts from (mmdebstrap(1)): ``essential`` has no apt, ``standard`` is a small system.
+#: Variants (mmdebstrap(1)): ``essential`` has no apt, ``standard`` is a small complete system.
 VARIANTS = ("essential", "apt", "minbase", "standard")
 
-#: As in Debian's own slim images: what only a person at a terminal reads is left out, licences are kept.
+#: As in Debian's slim images: documentation and translations are left out, licences are kept.
 _LEFT_OUT = (
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/info/*",
@@ -40,7 +40,7 @@ _LEFT_OUT = (
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SUITE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.:-]{0,127}(=[A-Za-z0-9.+:~-]+)?")
-#: A build that takes longer has lost its network (seconds).
+#: Time limit of a build: one that takes longer has lost its network connection (seconds).
 _DEADLINE_S = 3600.0
 _SOURCES = Path("/etc/apt")
 
@@ -54,24 +54,24 @@ def build_debian(
     variant: str = "minbase",
     report: Report | None = None,
 ) -> Image:
-    """Build a Debian root and keep it as the image ``name``.
+    """Build a Debian root and store it as the image ``name``.
 
-    :param include: packages to install, beside what ``variant`` has.
-    :raises ConfigError: a name makes no sense.
-    :raises HostError: mmdebstrap is not installed, or failed; the message has its last words.
+    :param include: packages to install in addition to those of ``variant``.
+    :raises ConfigError: a name is invalid.
+    :raises HostError: mmdebstrap is not installed or failed; the message has its first error.
     """
     parse_reference(name)
     if not _SUITE.fullmatch(suite):
-        raise ConfigError(f"{suite!r} is no suite of Debian", hint="for example bookworm")
+        raise ConfigError(f"invalid Debian suite {suite!r}", hint="for example bookworm")
     if variant not in VARIANTS:
-        raise ConfigError(f"{variant!r} is no variant", hint=f"one of {', '.join(VARIANTS)}")
+        raise ConfigError(f"unknown variant {variant!r}", hint=f"choose one of {', '.join(VARIANTS)}")
     for package in include:
         if not _PACKAGE.fullmatch(package):
-            raise ConfigError(f"{package!r} is no package's name")
-    with store.catalog.making() as work:
+            raise ConfigError(f"invalid package name {package!r}")
+    with store.catalog.work_directory() as work:
         layer = work / "layer.tar"
         argv = _command(suite, include, variant, layer)
-        _run(argv, work / "words", report)
+        _run(argv, work / "messages", report)
         with layer.open("rb") as file:
             diff_id = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
         image = store.build(_configuration(diff_id, show_command(argv[:-1])), layer, diff_id)
@@ -84,13 +84,13 @@ def _command(suite: str, include: Sequence[str], variant: str, layer: Path) -> l
     if include:
         argv.append(f"--include={','.join(include)}")
     argv += [f"--dpkgopt={option}" for option in _LEFT_OUT]
-    # What the host's own name and servers are is not the image's business.
+    # The host's name and DNS servers must not get into the image.
     argv.append('--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"')
     return [*argv, suite, str(layer), *_sources(suite)]
 
 
 def _sources(suite: str, directory: Path = _SOURCES) -> list[str]:
-    """The host's lists of package sources that have this suite; none: mmdebstrap knows Debian's own servers."""
+    """The host's package sources for this suite. If there are none, mmdebstrap uses Debian's servers."""
     found = []
     for path in (directory / "sources.list", *sorted((directory / "sources.list.d").glob("*"))):
         if path.suffix not in (".list", ".sources"):
@@ -104,66 +104,68 @@ def _sources(suite: str, directory: Path = _SOURCES) -> list[str]:
     return found
 
 
-def _run(argv: Sequence[str], words: Path, report: Report | None) -> None:
-    """Run mmdebstrap, and pass on what it says it is at."""
+def _run(argv: Sequence[str], messages: Path, report: Report | None) -> None:
+    """Run mmdebstrap and report its progress messages."""
     ends = time.monotonic() + _DEADLINE_S
-    with words.open("w+b") as output:
-        # In a session of its own: when it fails half way it sends SIGHUP to its whole process group (full disk).
+    with messages.open("w+b") as output:
+        # In a new session: when it fails (full disk) it sends SIGHUP to its whole process group.
         child = spawn(argv, stderr=output.fileno(), die_with_parent=True, new_session=True)
         try:
-            told = 0
+            reported = 0
             while True:
                 try:
                     child.wait(0.2)
                 except subprocess.TimeoutExpired:
                     if time.monotonic() > ends:
                         raise ProcessError(f"mmdebstrap did not finish within {_DEADLINE_S:g} s") from None
-                lines = words.read_text(errors="replace").splitlines()
-                for line in lines[told:]:
-                    # Its word on a signal is about its own helpers.
+                lines = messages.read_text(errors="replace").splitlines()
+                for line in lines[reported:]:
+                    # Messages about signals concern its own helper processes.
                     if report is not None and line.startswith("I: ") and "received signal" not in line:
                         report(line.removeprefix("I: "))
-                told = len(lines)
+                reported = len(lines)
                 if child.returncode is not None:
                     break
         finally:
             if child.poll() is None:
-                child.terminate()  # it unmounts and removes what it has made
+                child.terminate()  # it unmounts and removes what it created
                 try:
                     child.wait(30)
                 except subprocess.TimeoutExpired:
                     child.kill()
                     child.wait()
     if child.returncode != 0:
-        # The first error is the cause; those after it are how its callers failed.
-        said = next(
+        # The first error is the cause; the others follow from it.
+        message = next(
             (line.removeprefix("E: ") for line in lines if line.startswith("E: ")), "\n".join(lines[-5:])
         )
         raise ProcessError(
-            f"mmdebstrap ended with status {child.returncode}: {said[:1500]}",
-            hint=_what_to_do("\n".join([said, *lines]), words.parent),
+            f"mmdebstrap failed with exit status {child.returncode}: {message[:1500]}",
+            hint=_hint_for("\n".join([message, *lines]), messages.parent),
         )
 
 
-def _what_to_do(said: str, work: Path) -> str | None:
-    """Of what mmdebstrap has said. On a full disk it says nothing: that cannot be written down either."""
-    low = said.lower()
+def _hint_for(message: str, work: Path) -> str | None:
+    """The hint for mmdebstrap's messages. On a full disk it prints none: these cannot be written either."""
+    low = message.lower()
     room = os.statvfs(work)
     full = full_disk_hint(
-        os.strerror(errno.ENOSPC) if room.f_bavail * room.f_frsize < MIB else said, work.parent
+        os.strerror(errno.ENOSPC) if room.f_bavail * room.f_frsize < MIB else message, work.parent
     )
     if full is not None:
         return full
     if any(
         sign in low for sign in ("newuidmap", "unshare", "fakechroot", "fakeroot", "user namespace", "root")
     ):
-        return "a plain user needs fakechroot and fakeroot (apt-get install fakechroot fakeroot), or uidmap"
+        return (
+            "unprivileged users need fakechroot and fakeroot (apt-get install fakechroot fakeroot), or uidmap"
+        )
     if "unable to locate package" in low or "no installation candidate" in low:
-        return "are the names of the packages right? 'apt-cache search WORD' finds some"
+        return "check the package names: apt-cache search WORD"
     if any(
         sign in low for sign in ("could not resolve", "failed to fetch", "could not connect", "timed out")
     ):
-        return "are the suite and the package sources right, and can this host reach them?"
+        return "check the suite, the package sources, and the network connection of this host"
     return None
 
 

@@ -1,10 +1,11 @@
-"""Writing a root as an erofs image: read-only, uncompressed, each file's content in whole blocks of its own.
+"""Writes a root as an erofs file system: read-only, uncompressed, each file's content in separate whole blocks.
 
-The format is the Linux kernel's (``fs/erofs/erofs_fs.h``, ``Documentation/filesystems/erofs.rst``), in the part that
-every kernel since 5.4 reads: 4 KiB blocks, extended inodes, plain and inline data. Nothing is compressed, so that the
-guest spends no time on it, and regular files are never inline, so that their pages can be mapped (DAX).
+The format is that of the Linux kernel (``fs/erofs/erofs_fs.h``, ``Documentation/filesystems/erofs.rst``), limited to
+what every kernel since 5.4 can read: 4 KiB blocks, extended inodes, plain and inline data. Nothing is compressed, which
+saves guest CPU time, and regular files are never inline, so that their pages can be mapped (DAX).
 
-What is written depends on the tree alone: the same tree gives the same image. :func:`lay_out` is pure.
+The output depends only on the tree and the uuid. :func:`lay_out` is pure. ``docs/dependencies.md`` says why this is not
+done with ``mkfs.erofs``.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ BLOCK_BYTES = 4096
 
 _MAGIC = 0xE0F5E1E2
 _SUPERBLOCK_AT, _SUPERBLOCK_BYTES = 1024, 128
-_SLOT_BYTES = 32  # a node's number is its place in the image, in these units
+_SLOT_BYTES = 32  # inode numbers are positions in the image, in this unit
 _INODE = struct.Struct("<HHHHQIIIIQII16x")
 _DIRENT = struct.Struct("<QHBx")
 _PLAIN, _INLINE = 0, 2  # data layouts
 _EXTENDED = 1
-#: Attribute names are kept without these, as a number (``EROFS_XATTR_INDEX_*``).
+#: Prefixes of attribute names are stored as numbers (``EROFS_XATTR_INDEX_*``).
 _XATTR_PREFIXES = {
     "user.": 1,
     "system.posix_acl_access": 2,
@@ -50,7 +51,7 @@ _FILE_TYPES = {
 
 @dataclass(frozen=True)
 class Extent:
-    """Where the content of a regular file belongs in the image."""
+    """The position of a regular file's content in the image."""
 
     node: Node
     offset: int
@@ -58,13 +59,13 @@ class Extent:
 
 @dataclass(frozen=True)
 class Layout:
-    """An image without its files' content."""
+    """An image without the content of files."""
 
-    #: The start of the image: superblock, nodes, directories, links.
+    #: The start of the image: superblock, inodes, directories, symbolic links.
     metadata: bytes
-    #: The regular files that are not empty.
+    #: The non-empty regular files.
     extents: tuple[Extent, ...]
-    #: Bytes of the whole image.
+    #: Size of the whole image (bytes).
     size: int
 
 
@@ -72,9 +73,9 @@ class Layout:
 class _Inode:
     node: Node
     xattrs: bytes
-    #: Names in a directory, links to a file.
+    #: Link count.
     links: int
-    #: Content of a directory or link, once it is known.
+    #: Size of the content of a directory or symbolic link.
     body_bytes: int = 0
     inline: bool = False
     offset: int = 0
@@ -82,9 +83,9 @@ class _Inode:
 
 
 def lay_out(root: Node, uuid: bytes) -> Layout:
-    """Say where everything in the tree at ``root`` goes, and render all but the content of files.
+    """Assign a position to everything in the tree at ``root``, and render everything but the content of files.
 
-    :param uuid: 16 bytes that name the image.
+    :param uuid: 16 bytes that identify the image.
     :raises ImageError: an extended attribute is too large.
     """
     inodes = {id(node): _Inode(node, _render_xattrs(node), 0) for node in walk(root)}
@@ -119,7 +120,7 @@ def lay_out(root: Node, uuid: bytes) -> Layout:
 
 
 def _place(inode: _Inode, cursor: int) -> int:
-    """Give an inode its place at or after ``cursor``; where it ends."""
+    """Assign a position at or after ``cursor`` to an inode; returns its end."""
     head = _INODE.size + len(inode.xattrs)
     if inode.node.is_directory:
         inode.body_bytes = _directory_bytes(inode.node.children)
@@ -128,7 +129,7 @@ def _place(inode: _Inode, cursor: int) -> int:
     inode.inline = 0 < inode.body_bytes <= BLOCK_BYTES - head
     whole = head + (inode.body_bytes if inode.inline else 0)
     start = -(-cursor // _SLOT_BYTES) * _SLOT_BYTES
-    # What is inline must not cross the end of a block. (Inodes may; those that do not are read at once.)
+    # Inline data must not cross a block boundary. Inodes may, but those that do not are read in one step.
     if whole <= BLOCK_BYTES < start % BLOCK_BYTES + whole:
         start = -(-start // BLOCK_BYTES) * BLOCK_BYTES
     inode.offset = start
@@ -193,7 +194,7 @@ def _write_body(metadata: bytearray, inode: _Inode, body: bytes | bytearray) -> 
 
 
 def _blocks_of(names: Iterable[bytes]) -> list[list[bytes]]:
-    """The names of a directory, in their order, as many to a block as fit."""
+    """The names of a directory in order, with as many per block as fit."""
     blocks: list[list[bytes]] = [[]]
     used = 0
     for name in sorted(names):
@@ -217,24 +218,24 @@ def _render_xattrs(node: Node) -> bytes:
     for name, value in sorted(node.xattrs.items()):
         prefix = next((prefix for prefix in _XATTR_PREFIXES if name.startswith(prefix)), None)
         if prefix is None:
-            continue  # no other kind can be set on Linux
+            continue  # Linux has no other kinds
         rest = name.removeprefix(prefix).encode(errors="surrogateescape")
         if len(rest) > 255 or len(value) > 0xFFFF:
-            raise ImageError(f"the extended attribute {show(name.encode(errors='replace'))} is too large")
+            raise ImageError(f"extended attribute {show(name.encode(errors='replace'))} is too large")
         body += struct.pack("<BBH", len(rest), _XATTR_PREFIXES[prefix], len(value)) + rest + value
         body += bytes(-len(body) % 4)
     if len(body) > MAX_XATTR_BYTES:
-        raise ImageError(f"the extended attributes of one file are too large ({len(body)} bytes)")
+        raise ImageError(f"the extended attributes of a file are too large ({len(body)} bytes)")
     return bytes(body) if len(body) > _XATTR_HEADER_BYTES else b""
 
 
 def _device_number(major: int, minor: int) -> int:
-    """``new_encode_dev()`` of the kernel."""
+    """The same as ``new_encode_dev()`` of the kernel."""
     return (minor & 0xFF) | (major & 0xFFF) << 8 | (minor & 0xFFF00) << 12
 
 
 def _superblock(root_number: int, inodes: int, blocks: int, uuid: bytes) -> bytes:
     if blocks > 0xFFFFFFFF:
-        raise ImageError(f"a root of {blocks} blocks is too large for its file system")
+        raise ImageError(f"a root of {blocks} blocks is too large for an erofs file system")
     head = struct.pack("<IIIBBHQQIIII", _MAGIC, 0, 0, 12, 0, root_number, inodes, 0, 0, blocks, 0, 0)
     return (head + uuid).ljust(_SUPERBLOCK_BYTES, b"\0")

@@ -1,8 +1,7 @@
-"""From layers, or a directory, to one root file: planned in memory, then written once, whole."""
+"""Merges layers, or a directory, into one root file: planned in memory, then written in one go."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import posixpath
@@ -13,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from ballonet.base.errors import HostError, ImageError
+from ballonet.base.errors import HostError, ImageError, os_hint
 from ballonet.base.memory import MIB, bytes_to_mib
 from ballonet.images.erofs import Layout, lay_out
 from ballonet.images.image import ROOT_FILE
@@ -21,7 +20,7 @@ from ballonet.images.layers import Account, Layer, apply_layer, contents
 from ballonet.images.limits import Limits
 from ballonet.images.tree import Node, Tree
 
-#: Told how many bytes of how many are done.
+#: Called with the bytes done and the total bytes.
 Progress = Callable[[int, int], None]
 
 _PIECE_BYTES = 1 * MIB
@@ -29,7 +28,7 @@ _PIECE_BYTES = 1 * MIB
 
 @dataclass(frozen=True)
 class Plan:
-    """A root that has been understood, and can be written."""
+    """A root that was read and checked, and can be written."""
 
     tree: Tree
     layout: Layout
@@ -47,15 +46,15 @@ def plan_layers(
     *,
     volumes: Sequence[str] = (),
 ) -> Plan:
-    """Read ``layers``, the lowest first, whose digests were checked; nothing is written.
+    """Read ``layers``, lowest first, whose digests were already checked. Nothing is written.
 
-    :param volumes: directories that the image's configuration declares: those that no layer has are made.
-    :raises ImageError: one is damaged, hostile, or above a limit; a volume is no directory.
+    :param volumes: directories that the image's configuration declares; created if no layer has them.
+    :raises ImageError: a layer is damaged, malicious or exceeds a limit; a volume is not a directory.
     """
     if len(layers) > limits.layers:
         raise ImageError(
-            f"the image has {len(layers)} layers (at most {limits.layers})",
-            hint="--max-layers raises the limit",
+            f"the image has {len(layers)} layers; the limit is {limits.layers}",
+            hint="raise the limit with --max-layers",
         )
     tree, account = Tree(), Account(limits)
     sizes = [layer.path.stat().st_size for layer in layers]
@@ -75,10 +74,10 @@ def _tell(progress: Progress, before: int, total: int, done: int) -> None:
 def write_layers(
     plan: Plan, layers: Iterable[Layer], directory: Path, progress: Progress | None = None
 ) -> Path:
-    """Write the planned root into ``directory``; its path.
+    """Write the planned root into ``directory``; returns its path.
 
-    :raises HostError: the disk is full, or fails.
-    :raises ImageError: a layer cannot be read any more.
+    :raises HostError: the disk is full or fails.
+    :raises ImageError: a layer can no longer be read.
     """
 
     def content(wanted: dict[int, dict[int, Node]]) -> Iterator[tuple[Node, IO[bytes]]]:
@@ -97,14 +96,14 @@ def write_layers(
 def write_root(
     plan: Plan, content: Iterator[tuple[Node, IO[bytes]]], directory: Path, progress: Progress | None = None
 ) -> Path:
-    """Write a root whose files' content comes as it comes, in any order. See :func:`write_layers`."""
+    """Write a root from files in any order. See :func:`write_layers`."""
     path = directory / ROOT_FILE
     layout = plan.layout
     offsets = {id(extent.node): extent.offset for extent in layout.extents}
     done, total = 0, sum(extent.node.size for extent in layout.extents)
     try:
         with path.open("xb", buffering=0) as file:
-            # A disk that is too small is known before anything is written to it.
+            # Allocate everything first: if the disk is too small, nothing is written.
             os.posix_fallocate(file.fileno(), 0, layout.size)
             _write_at(file, layout.metadata, 0)
             for node, source in content:
@@ -113,14 +112,13 @@ def write_root(
                 if progress is not None:
                     progress(done, total)
             if offsets:
-                raise ImageError(f"the content of {len(offsets)} files is missing from the layers")
+                raise ImageError(f"the layers lack the content of {len(offsets)} files")
             os.fchmod(file.fileno(), 0o444)
             os.fsync(file.fileno())
     except OSError as error:
-        hint = f"make room on the file system of {directory}" if error.errno == errno.ENOSPC else None
         size = f"{bytes_to_mib(layout.size) + 1} MiB"
         raise HostError(
-            f"the root ({size}) cannot be written to {path}: {error.strerror}", hint=hint
+            f"the root ({size}) cannot be written to {path}: {error.strerror}", hint=os_hint(error, path)
         ) from error
     return path
 
@@ -130,7 +128,7 @@ def _copy(source: IO[bytes], node: Node, file: IO[bytes], offset: int) -> None:
     while left:
         piece = source.read(min(left, _PIECE_BYTES))
         if not piece:
-            raise ImageError(f"a file of {node.size} bytes ends {left} bytes early")
+            raise ImageError(f"a file of {node.size} bytes is truncated by {left} bytes")
         _write_at(file, piece, offset)
         offset += len(piece)
         left -= len(piece)

@@ -1,4 +1,4 @@
-"""What an image is once it is here: its root, its configuration, its names. Pure."""
+"""A local image: its root, configuration and names. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ballonet.base.errors import ConfigError, ImageError
 
 #: The root file of an image.
 ROOT_FILE = "root.erofs"
-#: Where real-time signals begin and end for the programs of a guest (signal(7), glibc), as in Docker.
+#: The range of real-time signals for programs in a guest (signal(7), glibc), as in Docker.
 _SIGRTMIN, _SIGRTMAX = 34, 64
 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How an image wants its command run (OCI image specification 1.0, ``config.config``)."""
+    """How an image's command is run (OCI image specification 1.0, ``config.config``)."""
 
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
@@ -26,27 +26,27 @@ class ImageConfig:
     workdir: str | None = None
     #: ``USER[:GROUP]``, names or numbers; see :func:`ballonet.images.users.check_user`.
     user: str | None = None
-    #: Such as ``8080/tcp``. They say what the image serves; nothing is opened by them.
+    #: For example ``8080/tcp``. Informational: no port is published because of it.
     exposed_ports: tuple[str, ...] = ()
-    #: The signal that asks the command to end, such as ``SIGTERM``; see :func:`signal_number`.
+    #: The signal that stops the command, for example ``SIGTERM``; see :func:`signal_number`.
     stop_signal: str | None = None
-    #: Directories for data: they are there even if no layer has them.
+    #: Directories for data; they exist in the root even if no layer has them.
     volumes: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def command(
         self, words: tuple[str, ...] = (), *, entrypoint: tuple[str, ...] | None = None
     ) -> tuple[str, ...]:
-        """What is run: the entrypoint, then ``words``, or the image's own ``cmd`` where there are none.
+        """The command line: the entrypoint, followed by ``words`` or, without these, by the image's ``cmd``.
 
-        :param entrypoint: takes the place of the image's entrypoint, and drops its ``cmd``, as in Docker.
+        :param entrypoint: replaces the image's entrypoint and discards its ``cmd``, as in Docker.
         """
         if entrypoint is not None:
             return entrypoint + words
         return self.entrypoint + (words or self.cmd)
 
     def to_json(self) -> dict[str, Any]:
-        """The form that :meth:`from_json` reads: the specification's own."""
+        """The form that the specification defines and :meth:`from_json` reads."""
         return {
             "Entrypoint": list(self.entrypoint),
             "Cmd": list(self.cmd),
@@ -61,24 +61,24 @@ class ImageConfig:
 
     @classmethod
     def from_json(cls, document: Any) -> ImageConfig:
-        """Read ``config.config`` of an image; absent and null stand for empty, unknown fields are passed over.
+        """Read ``config.config`` of an image. Missing and null mean empty; unknown fields are ignored.
 
-        :raises ImageError: a field is of another type than the specification says.
+        :raises ImageError: the type of a field does not match the specification.
         """
         if document is None:
             return cls()
         if not isinstance(document, dict):
-            raise ImageError("the image's configuration is no JSON object")
+            raise ImageError("the image's configuration is not a JSON object")
         env = {}
         for setting in _words(document, "Env"):
             name, equals, value = setting.partition("=")
             if equals and name:
                 env[name] = value
             else:
-                env.pop(name, None)  # as in Docker: a name alone is a variable that is not there
+                env.pop(name, None)  # as in Docker: a name without a value unsets the variable
         entrypoint = _words(document, "Entrypoint")
         return cls(
-            # One empty word is how Docker's interface writes "none".
+            # Docker's API writes "none" as one empty word.
             entrypoint=() if entrypoint == ("",) else entrypoint,
             cmd=_words(document, "Cmd"),
             env=env,
@@ -93,29 +93,29 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class Image:
-    """An image that is here, whole: its root can be given to sandboxes.
+    """A complete local image, whose root sandboxes can use.
 
-    ``id`` is the digest of the image's configuration (``sha256:…``), which names the configuration and, by it, the
-    content of every layer; for a directory (``--rootfs``) the digest of what the directory looked like.
+    ``id`` is the digest of the image's configuration (``sha256:…``), which identifies the configuration and the content
+    of all layers; for a directory (``--rootfs``) it is a digest of the status of its files.
     """
 
     id: str
-    #: The flattened root: one read-only erofs file, shared by all sandboxes of that id.
+    #: The merged root: one read-only erofs file, shared by all sandboxes that use the image.
     root: Path
     config: ImageConfig
-    #: The references that lead here, in full.
+    #: The full references to this image.
     names: tuple[str, ...]
-    #: Bytes of the root file.
+    #: Size of the root file (bytes).
     size_bytes: int
-    #: When it was made here (unix seconds).
+    #: When it was created locally (unix seconds).
     created_at: float
     architecture: str = "amd64"
-    #: The digest of the manifest that it came with; ``None`` for a directory.
+    #: The digest of its manifest; ``None`` for a directory.
     manifest: str | None = None
 
 
 def signal_number(text: str) -> int:
-    """The number of a signal: ``SIGTERM``, ``TERM``, ``15``, ``SIGRTMIN+3``, ``RTMAX-1``, in capitals or not.
+    """The number of a signal: ``SIGTERM``, ``TERM``, ``15``, ``SIGRTMIN+3``, ``RTMAX-1``, in any case.
 
     :raises ConfigError: there is no such signal.
     """
@@ -133,19 +133,19 @@ def signal_number(text: str) -> int:
         number = signal.Signals[f"SIG{name}"]
     if not 1 <= number <= _SIGRTMAX:
         raise ConfigError(
-            f"there is no signal {text[:64]!r}",
+            f"unknown signal {text[:64]!r}",
             hint="for example SIGTERM, INT, 15 or SIGRTMIN+3 (see signal(7))",
         )
     return number
 
 
 def image_id_of(root: Path) -> str:
-    """The id of the image whose root file that is: its directory has the name."""
+    """The id of the image with this root file, taken from the name of its directory."""
     return f"sha256:{root.parent.name}"
 
 
 def _offset(base: int, rest: str, sign: str) -> int:
-    """``base``, moved by ``rest``, such as ``+3``; 0 if that is no real-time signal."""
+    """``base`` plus ``rest``, for example ``+3``; 0 if that is not a real-time signal."""
     if rest == "":
         return base
     if rest[0] != sign or not rest[1:].isascii() or not rest[1:].isdecimal() or len(rest) > 3:
@@ -157,19 +157,19 @@ def _offset(base: int, rest: str, sign: str) -> int:
 def _words(document: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = document.get(name) or []
     if not isinstance(value, list) or not all(isinstance(word, str) and "\0" not in word for word in value):
-        raise ImageError(f"{name} of the image's configuration is no list of words: {value!r}"[:300])
+        raise ImageError(f"{name} of the image's configuration is not a list of strings: {value!r}"[:300])
     return tuple(value)
 
 
 def _object(document: Mapping[str, Any], name: str) -> dict[str, Any]:
     value = document.get(name) or {}
     if not isinstance(value, dict):
-        raise ImageError(f"{name} of the image's configuration is no JSON object")
+        raise ImageError(f"{name} of the image's configuration is not a JSON object")
     return value
 
 
 def _text(document: Mapping[str, Any], name: str) -> str | None:
     value = document.get(name) or None
     if value is not None and (not isinstance(value, str) or "\0" in value):
-        raise ImageError(f"{name} of the image's configuration is no text: {value!r}"[:300])
+        raise ImageError(f"{name} of the image's configuration is not a string: {value!r}"[:300])
     return value

@@ -1,8 +1,8 @@
-"""Reading the layers of an image: digests checked, unpacked as a stream, and put into a tree, within limits.
+"""Reads the layers of an image: unpacks them as a stream into a tree, with checks of digests and limits.
 
-Nothing is written here. A layer is read twice: once to learn what is in it (:func:`apply_layer`), once for the content
-that the finished root still has (:func:`contents`). Its file's digest is for the caller to check before
-(:func:`check_digest`); that of what it unpacks to is checked here.
+Nothing is written. A layer is read twice: first to apply it to the tree (:func:`apply_layer`), then for the content of
+the files that the final root still has (:func:`contents`). The caller must check the digest of the layer's file before
+(:func:`check_digest`); the digest of the unpacked content is checked here.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ballonet.images.tree import Node, Tree, show
 Tick = Callable[[int], None]
 
 _PIECE_BYTES = 256 * 1024
-#: The largest window that a zstd stream may ask for (bytes), the default of its own tool.
+#: Maximum window size of a zstd stream (bytes): the default of the zstd program.
 _ZSTD_WINDOW_BYTES = 128 << 20
-_MAX_ID = 2**32 - 2  # above is the kernel's "none"
+_MAX_ID = 2**32 - 2  # the next number means "none" to the kernel
 _XATTR = "SCHILY.xattr."
-#: Overlay file systems would take these for their own.
+#: Attributes with a meaning for overlay file systems; dropped.
 _OVERLAY_XATTR = "trusted.overlay."
 
 _HEADERS = (
@@ -53,14 +53,14 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: a file in the blob directory."""
+    """A layer: a file in the blob directory."""
 
-    #: Its place among the image's layers, the lowest being 1.
+    #: Its position among the image's layers; the lowest is 1.
     number: int
     path: Path
-    #: Of the file.
+    #: Digest of the file.
     digest: str
-    #: Of what it unpacks to.
+    #: Digest of the unpacked content.
     diff_id: str
 
     def __str__(self) -> str:
@@ -69,46 +69,47 @@ class Layer:
 
 @dataclass
 class Account:
-    """What the layers so far have cost, against the limits."""
+    """Sums over the layers read so far, checked against the limits."""
 
     limits: Limits
     unpacked_bytes: int = 0
     entries: int = 0
 
     def add_entry(self, size: int) -> None:
-        """:raises ImageError: a limit is passed."""
+        """:raises ImageError: a limit is exceeded."""
         self.entries += 1
         self.unpacked_bytes += size
         if self.entries > self.limits.entries:
             raise ImageError(
-                f"the image has more than {self.limits.entries} files", hint="--max-entries raises the limit"
+                f"the image has more than {self.limits.entries} files",
+                hint="raise the limit with --max-entries",
             )
         if self.unpacked_bytes > self.limits.unpacked_bytes:
             raise ImageError(
                 f"the image unpacks to more than {bytes_to_mib(self.limits.unpacked_bytes)} MiB",
-                hint="--max-unpacked raises the limit",
+                hint="raise the limit with --max-unpacked",
             )
 
     def check_ratio(self, packed: int, unpacked: int) -> None:
-        """:raises ImageError: so much from so little is meant to do harm."""
+        """:raises ImageError: the compression ratio is too high, as in a decompression bomb."""
         if unpacked > RATIO_FROM_BYTES and unpacked > packed * self.limits.ratio:
             raise ImageError(
                 f"it unpacks to more than {self.limits.ratio} times its size "
                 f"({packed} bytes became more than {bytes_to_mib(unpacked)} MiB)",
-                hint="--max-ratio raises the limit",
+                hint="raise the limit with --max-ratio",
             )
-        # Unpacked bytes that are no file's (headers, padding) count, too.
+        # This also counts what is not file content (headers, padding).
         if unpacked > 2 * self.limits.unpacked_bytes:
             raise ImageError(
                 f"it unpacks to more than {bytes_to_mib(unpacked)} MiB",
-                hint="--max-unpacked raises the limit",
+                hint="raise the limit with --max-unpacked",
             )
 
 
 def check_digest(path: Path, digest: str, what: str) -> None:
-    """See whether a file has the digest that names it.
+    """Check that a file has the expected digest.
 
-    :raises ImageError: it has not, or cannot be read.
+    :raises ImageError: it does not, or it cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -116,14 +117,14 @@ def check_digest(path: Path, digest: str, what: str) -> None:
     except OSError as error:
         raise ImageError(f"{what} cannot be read: {error.strerror}", hint=os_hint(error, what)) from error
     if found != digest:
-        raise ImageError(f"{what} is damaged: its digest is {found}, not {digest}")
+        raise ImageError(f"{what} is damaged: its digest is {found}, expected {digest}")
 
 
 def apply_layer(tree: Tree, layer: Layer, account: Account, tick: Tick | None = None) -> None:
-    """Read ``layer`` and put what it says into ``tree``.
+    """Read ``layer`` and apply it to ``tree``.
 
-    :param tick: told now and then how many bytes of the layer's file have been read.
-    :raises ImageError: it is damaged, hostile or above a limit; the tree is of no use then.
+    :param tick: called repeatedly with the number of bytes read of the layer's file.
+    :raises ImageError: it is damaged, malicious or exceeds a limit; the tree must not be used then.
     """
     try:
         tree.begin_layer()
@@ -133,24 +134,24 @@ def apply_layer(tree: Tree, layer: Layer, account: Account, tick: Tick | None = 
             end = 0
             while (member := tar.next()) is not None:
                 number += 1
-                tar.members.clear()  # type: ignore[attr-defined]  # it would remember all of them
+                tar.members.clear()  # type: ignore[attr-defined]  # to save memory
                 _apply(tree, member, layer.number, number, account)
                 end = member.offset_data + (member.size if member.isreg() else 0)
             stream.drain()
             if stream.unpacked < end:
-                raise ImageError(f"it ends after {stream.unpacked} bytes, in the middle of a file")
+                raise ImageError(f"it is truncated: it ends after {stream.unpacked} bytes, within a file")
             if stream.diff_id() != layer.diff_id:
-                raise ImageError(f"its content has the digest {stream.diff_id()}, not {layer.diff_id}")
+                raise ImageError(f"its content has the digest {stream.diff_id()}, expected {layer.diff_id}")
     except ImageError as error:
         raise ImageError(f"{layer}: {error.message}", hint=error.hint) from error.__cause__
     except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
-        raise ImageError(f"{layer} is no tar archive that can be read: {error}"[:300]) from error
+        raise ImageError(f"{layer} cannot be read as a tar archive: {error}"[:300]) from error
 
 
 def contents(layer: Layer, wanted: Mapping[int, Any]) -> Generator[tuple[int, IO[bytes]]]:
-    """The content of the members of ``layer`` whose numbers are in ``wanted``, in their order.
+    """The content of the members of ``layer`` whose numbers are in ``wanted``, in order of the layer.
 
-    :raises ImageError: it cannot be read (any more).
+    :raises ImageError: the layer cannot be read.
     """
     try:
         with _Unpacked(layer.path, None) as stream, _open_tar(stream) as tar:
@@ -165,7 +166,7 @@ def contents(layer: Layer, wanted: Mapping[int, Any]) -> Generator[tuple[int, IO
                     assert file is not None
                     yield number, file
     except (tarfile.TarError, EOFError, ValueError, OSError) as error:
-        raise ImageError(f"{layer} cannot be read any more: {error}") from error
+        raise ImageError(f"{layer} can no longer be read: {error}") from error
 
 
 def _apply(tree: Tree, member: tarfile.TarInfo, layer: int, number: int, account: Account) -> None:
@@ -178,12 +179,12 @@ def _apply(tree: Tree, member: tarfile.TarInfo, layer: int, number: int, account
         return
     kind = _TYPES.get(member.type)
     if kind is None:
-        raise ImageError(f"{show(path)} is of the type {member.type!r}, which no root has")
+        raise ImageError(f"{show(path)} has the unsupported file type {member.type!r}")
     if not (0 <= member.uid <= _MAX_ID and 0 <= member.gid <= _MAX_ID):
-        raise ImageError(f"{show(path)} belongs to {member.uid}:{member.gid}, which no kernel knows")
+        raise ImageError(f"{show(path)} has the invalid owner {member.uid}:{member.gid}")
     target = member.linkname.encode(errors="surrogateescape") if member.issym() else b""
     if member.issym() and not 0 < len(target.split(b"\0")[0]) == len(target) < 4096:
-        raise ImageError(f"{show(path)} is a symbolic link to {show(target)}")
+        raise ImageError(f"{show(path)} is a symbolic link with the invalid target {show(target)}")
     tree.add(
         path,
         Node(
@@ -206,7 +207,7 @@ def _apply(tree: Tree, member: tarfile.TarInfo, layer: int, number: int, account
 
 
 class BoundedTarInfo(tarfile.TarInfo):
-    """Headers within bounds, and an error where tarfile would take a damaged header for the end."""
+    """Limits the size of headers, and raises an error where tarfile would treat a damaged header as the end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> BoundedTarInfo:
@@ -217,23 +218,23 @@ class BoundedTarInfo(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             raise ImageError(f"it has a damaged header ({error})") from error
         if info.type in _HEADERS and info.size > MAX_HEADER_BYTES:
-            raise ImageError(f"it has a header of {info.size} bytes (at most {MAX_HEADER_BYTES})")
+            raise ImageError(f"it has a header of {info.size} bytes; the limit is {MAX_HEADER_BYTES}")
         if info.size < 0:
-            raise ImageError(f"it has a file of {info.size} bytes")
+            raise ImageError(f"it has a file with the invalid size {info.size}")
         if info.type == tarfile.GNUTYPE_SPARSE:
             cls._refuse_sparse()
         return info
 
     @classmethod
     def _refuse_sparse(cls, *_: object) -> NoReturn:
-        # A map of holes may take any amount of memory, and no tool that makes images writes one.
-        raise ImageError("it has a sparse file (GNU tar --sparse), which no image builder makes")
+        # A sparse map may need any amount of memory, and image builders do not write any.
+        raise ImageError("it has a sparse file (GNU tar --sparse), which is not supported")
 
     _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
 
 def _open_tar(stream: _Unpacked) -> tarfile.TarFile:
-    tar: tarfile.TarFile = tarfile.open(  # noqa: SIM115  (whoever calls closes it)
+    tar: tarfile.TarFile = tarfile.open(  # noqa: SIM115  (the caller closes it)
         fileobj=stream,  # type: ignore[call-overload]
         mode="r|",
         tarinfo=BoundedTarInfo,
@@ -245,7 +246,7 @@ def _open_tar(stream: _Unpacked) -> tarfile.TarFile:
 
 
 class _Unpacked:
-    """A layer's file as the tar stream in it, whatever it is packed with; counted and hashed."""
+    """The uncompressed tar stream of a layer's file, counted and hashed."""
 
     def __init__(self, path: Path, account: Account | None, tick: Tick | None = None) -> None:
         try:
@@ -270,7 +271,7 @@ class _Unpacked:
         self._file.close()
 
     def read(self, size: int) -> bytes:
-        """The next piece, whatever its size; empty at the end."""
+        """The next piece, of any size; empty at the end."""
         piece = next(self._pieces, b"")
         self.unpacked += len(piece)
         if self._hash is not None:
@@ -291,14 +292,14 @@ class _Unpacked:
 
 
 def _inflate(file: IO[bytes]) -> Iterator[bytes]:
-    """gzip, of one member or several, in pieces of bounded size."""
+    """Decompress gzip of one or more members, in pieces of limited size."""
     unpacker = zlib.decompressobj(wbits=31)
     between, members = True, 0  # between two members, or before the first
     try:
         while data := file.read(_PIECE_BYTES):
             while True:
                 if between and members:
-                    data = data.lstrip(b"\0")  # writers may pad
+                    data = data.lstrip(b"\0")  # padding
                     if not data:
                         break
                 unpacked = unpacker.decompress(data, _PIECE_BYTES)
@@ -315,14 +316,14 @@ def _inflate(file: IO[bytes]) -> Iterator[bytes]:
     except zlib.error as error:
         raise ImageError(f"its gzip stream is damaged: {error}") from error
     if not between:
-        raise ImageError("its gzip stream is cut off")
+        raise ImageError("its gzip stream is truncated")
 
 
 def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
     try:
         import zstandard
     except ImportError as error:
-        raise missing_module(error, "it is packed with zstd and cannot be unpacked") from error
+        raise missing_module(error, "it is compressed with zstd and cannot be unpacked") from error
 
     unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
     try:

@@ -1,7 +1,7 @@
-"""What ``--image`` may be, in full. Pure.
+"""Parses image references, as given to ``--image``. Pure.
 
-Names of registries' images follow the grammar and the normalisation that Docker made usual: ``debian`` is
-``docker.io/library/debian:latest``. Images in files carry the name of their transport, as in ``skopeo``.
+Names of images in registries follow Docker's grammar and normalisation: ``debian`` is
+``docker.io/library/debian:latest``. Images in files are prefixed with their transport, as in ``skopeo``.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ _MAX_NAME_BYTES = 255
 
 @dataclass(frozen=True)
 class Reference:
-    """Where an image comes from."""
+    """The source of an image."""
 
     #: ``docker`` (a registry), ``oci`` (a layout), ``oci-archive`` or ``docker-archive``.
     transport: str
-    #: In a registry ``DOMAIN/NAME``; else an absolute path.
+    #: In a registry ``DOMAIN/NAME``, otherwise an absolute path.
     place: str
-    #: A tag (in a layout or archive the name of one of its images).
+    #: A tag; in a layout or archive the name of one of its images.
     tag: str | None = None
     digest: str | None = None
 
     def __str__(self) -> str:
-        """In full: what the store remembers."""
+        """The full reference, as the store records it."""
         if self.transport == REGISTRY:
             return f"{self.place}@{self.digest}" if self.digest else f"{self.place}:{self.tag}"
         return self.source()
 
     def source(self, digest: str | None = None) -> str:
-        """The image as ``skopeo`` is told of it.
+        """The image as an argument for ``skopeo``.
 
-        :param digest: the manifest that is meant, where the tag may move meanwhile.
+        :param digest: the manifest to use, even if the tag moves meanwhile.
         """
         if self.transport == REGISTRY:
             pin = self.digest or digest
-            # With both, the digest says it all, and skopeo takes only one of them.
+            # skopeo accepts a tag or a digest, not both; the digest is sufficient.
             return f"docker://{self.place}@{pin}" if pin else f"docker://{self.place}:{self.tag}"
         return f"{self.transport}:{self.place}" + (f":{self.tag}" if self.tag else "")
 
     @property
     def domain(self) -> str | None:
-        """The registry; ``None`` for files."""
+        """The registry's domain; ``None`` for files."""
         return self.place.partition("/")[0] if self.transport == REGISTRY else None
 
     @property
@@ -65,14 +65,14 @@ class Reference:
         return None if self.transport == REGISTRY else Path(self.place)
 
     def familiar(self) -> str:
-        """As short as a person would write it."""
+        """The short form that users write."""
         return familiar(str(self))
 
 
 def parse_reference(text: str) -> Reference:
-    """Read what follows ``--image``.
+    """Parse the value of ``--image``.
 
-    :raises ConfigError: it is no reference; the hint says how one looks.
+    :raises ConfigError: it is not a valid reference; the hint shows the syntax.
     """
     shown = repr(text if len(text) <= 300 else text[:300] + "…")
     transport, colon, rest = text.partition(":")
@@ -80,29 +80,29 @@ def parse_reference(text: str) -> Reference:
         place, _, tag = rest.partition(":")
         if not place or "\0" in text:
             raise ConfigError(
-                f"image {shown} names no path", hint=f"{transport}:PATH, or {transport}:PATH:NAME"
+                f"image {shown} has no path", hint=f"use {transport}:PATH or {transport}:PATH:NAME"
             )
         return Reference(transport, str(Path(place).absolute()), tag or None)
     if text.startswith(("/", "./", "../")):
         raise ConfigError(
             f"image {shown} is a path",
-            hint="say what is there: oci:DIR, oci-archive:FILE, docker-archive:FILE, or --rootfs DIR",
+            hint="use oci:DIR, oci-archive:FILE, docker-archive:FILE, or --rootfs DIR",
         )
     return _registry_reference(text.removeprefix("docker://"), shown)
 
 
 def looks_like_id(text: str) -> bool:
-    """Whether ``text`` may be the id of an image, or its first 12 digits or more."""
+    """Whether ``text`` may be an image id or its first 12 or more digits."""
     return _ID.fullmatch(text) is not None
 
 
 def familiar(name: str) -> str:
-    """A reference in full, without what is usual: ``docker.io/library/debian:12`` is ``debian:12``."""
+    """A full reference without default parts: ``docker.io/library/debian:12`` is ``debian:12``."""
     return name.removeprefix(f"{DEFAULT_DOMAIN}/").removeprefix(f"{DEFAULT_FOLDER}/")
 
 
 def is_loopback(domain: str) -> bool:
-    """Whether a registry lies on this machine, so that nobody else can listen in."""
+    """Whether a registry is on this host, where its traffic does not leave the host."""
     host = domain.rpartition(":")[0] if ":" in domain else domain
     return host == "localhost" or re.fullmatch(r"127(?:\.[0-9]{1,3}){3}", host) is not None
 
@@ -112,12 +112,12 @@ def _registry_reference(text: str, shown: str) -> Reference:
     rest, at, digest = text.partition("@")
     if at and not _DIGEST.fullmatch(digest):
         raise ConfigError(
-            f"image {shown}: {digest[:80]!r} is no digest", hint="sha256: and 64 digits a-f, 0-9"
+            f"image {shown}: {digest[:80]!r} is not a digest", hint="use sha256: and 64 hexadecimal digits"
         )
     folder, slash, last = rest.rpartition("/")
     last, colon, tag = last.partition(":")
     if colon and not _TAG.fullmatch(tag):
-        raise ConfigError(f"image {shown}: {tag[:80]!r} is no tag", hint=hint)
+        raise ConfigError(f"image {shown}: {tag[:80]!r} is not a valid tag", hint=hint)
     name = f"{folder}{slash}{last}"
     domain, slash, path = name.partition("/")
     if not slash or not ("." in domain or ":" in domain or domain == "localhost"):
@@ -128,5 +128,5 @@ def _registry_reference(text: str, shown: str) -> Reference:
         path = f"{DEFAULT_FOLDER}/{path}"
     place = f"{domain}/{path}"
     if not _NAME.fullmatch(path) or not _DOMAIN.fullmatch(domain) or len(place) > _MAX_NAME_BYTES:
-        raise ConfigError(f"image {shown} is no reference", hint=hint)
+        raise ConfigError(f"image {shown} is not a valid reference", hint=hint)
     return Reference(REGISTRY, place, tag or (None if at else DEFAULT_TAG), digest or None)

@@ -1,4 +1,4 @@
-"""A directory of the host as a root: looked at, then read, as it is. Nothing in it is followed or changed."""
+"""Reads a directory of the host as a root (``--rootfs``). Symbolic links are not followed; nothing is changed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ Files = list[tuple[Node, bytes]]
 
 
 def scan(directory: Path) -> tuple[Tree, str, Files]:
-    """The tree below ``directory``, an id that changes when anything in it does, and where its files are.
+    """The tree below ``directory``, an id that changes with its content, and the paths of its files.
 
-    What is mounted in it is left out. The id is made of how every file looks (inode, size, times, owner, mode), so that
-    none is read for it.
+    File systems mounted in it are left out. The id is computed from the status of all files (inode, size, times, owner,
+    mode), without reading them.
 
-    :raises ConfigError: ``directory`` is none.
-    :raises HostError: something in it cannot be looked at.
+    :raises ConfigError: ``directory`` is not a directory.
+    :raises HostError: something in it cannot be read.
     """
     directory = directory.resolve()
     if not directory.is_dir():
-        raise ConfigError(f"{directory} is no directory", hint="--rootfs takes the directory of a whole root")
+        raise ConfigError(
+            f"{directory} is not a directory",
+            hint="--rootfs needs the directory of a complete root file system",
+        )
     tree, files = Tree(), Files()
     looks = hashlib.sha256(os.fsencode(directory))
     known: dict[tuple[int, int], Node] = {}
@@ -74,9 +77,9 @@ def scan(directory: Path) -> tuple[Tree, str, Files]:
         while ahead:
             path, node, depth = ahead.pop()
             if depth > MAX_DEPTH:
-                raise HostError(f"{os.fsdecode(path)} lies more than {MAX_DEPTH} directories deep")
+                raise HostError(f"{os.fsdecode(path)} is more than {MAX_DEPTH} directories deep")
             if os.lstat(path).st_dev != here:
-                continue  # what is mounted there, such as /proc, is no part of the directory
+                continue  # another file system, for example /proc
             for name in sorted(os.listdir(path)):  # noqa: PTH208
                 child = node.children[name] = look(os.path.join(path, name))  # noqa: PTH118  (bytes)
                 if child.is_directory:
@@ -87,9 +90,9 @@ def scan(directory: Path) -> tuple[Tree, str, Files]:
 
 
 def contents_of(files: Files) -> Iterator[tuple[Node, IO[bytes]]]:
-    """The content of the files that :func:`scan` has found.
+    """The content of the files that :func:`scan` found.
 
-    :raises HostError: one cannot be read, or has changed meanwhile.
+    :raises HostError: a file cannot be read, or has changed meanwhile.
     """
     for node, path in files:
         try:
@@ -98,7 +101,7 @@ def contents_of(files: Files) -> Iterator[tuple[Node, IO[bytes]]]:
             raise _unreadable(error, Path(os.fsdecode(path))) from error
         with file:
             if os.fstat(file.fileno()).st_size != node.size:
-                raise HostError(f"{os.fsdecode(path)} has changed while it was read", hint="try again")
+                raise HostError(f"{os.fsdecode(path)} changed while it was read", hint="try again")
             yield node, file
 
 
@@ -106,11 +109,11 @@ def _xattrs(path: bytes) -> dict[str, bytes]:
     try:
         names = os.listxattr(path, follow_symlinks=False)
     except OSError:
-        return {}  # a file system without
+        return {}  # the file system does not support them
     return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
 def _unreadable(error: OSError, path: Path) -> HostError:
     name = os.fsdecode(error.filename) if error.filename else str(path)
-    hint = "read it as its owner, or as root" if isinstance(error, PermissionError) else None
+    hint = "run as its owner or as root" if isinstance(error, PermissionError) else None
     return HostError(f"{name} cannot be read: {error.strerror}", hint=hint)

@@ -1,7 +1,7 @@
-"""Fetching images with ``skopeo``, the field's own tool: it knows the registries' protocol, logins and trust policy.
+"""Fetches images with ``skopeo``, which implements the registry protocol, logins and trust policies.
 
-One image at a time, as an OCI layout whose blobs lie in a directory that all images share, so that no layer comes
-twice. Watches that bytes keep coming. Never looks into what came.
+An image is fetched as an OCI layout, with blobs in a directory shared by all images so that each layer is fetched once.
+A transfer without progress is aborted. This module does not read what was fetched.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from ballonet.base.text import printable
 from ballonet.images.limits import MAX_DOCUMENT_BYTES
 from ballonet.images.reference import Reference, is_loopback
 
-#: The guest's architecture and system, in the words of the OCI image specification.
+#: The guest's architecture and system, as named by the OCI image specification.
 ARCHITECTURE, SYSTEM = "amd64", "linux"
-#: How often a copy is looked at (seconds).
+#: How often the progress of a copy is checked (seconds).
 _LOOK_S = 0.1
-#: The name of the image in the layouts that we make.
+#: The image's name in the layouts that skopeo writes.
 _NAME = "image"
 _FATAL = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
-#: Skopeo repeats the name, which our own message has already.
+#: skopeo repeats the name, which the error message already has.
 _REPEATED = re.compile(r'^Error parsing image name "[^"]*": ')
 
 
 @dataclass(frozen=True)
 class Skopeo:
-    """How registries are spoken with."""
+    """How to access registries."""
 
-    #: Whether a registry must prove who it is (TLS); ``None``: unless it lies on this machine.
+    #: Whether TLS certificates of registries are verified; ``None``: unless the registry is on this host.
     tls_verify: bool | None = None
-    #: A registry that sends nothing for so long is given up (seconds).
+    #: Abort when a registry sends nothing for this long (seconds).
     stall_s: float = 60.0
 
     def __post_init__(self) -> None:
-        """:raises ConfigError: ``stall_s`` is not above zero."""
+        """:raises ConfigError: ``stall_s`` is not positive."""
         if not self.stall_s > 0:
             raise ConfigError(
-                f"the time until a registry is given up is {self.stall_s:g} s: it must be above zero"
+                f"the stall timeout of registries is {self.stall_s:g} s; it must be greater than zero"
             )
 
     def manifest(self, reference: Reference) -> bytes:
-        """The manifest, or index, that ``reference`` means now, as it is.
+        """The manifest or index that ``reference`` refers to now, unparsed.
 
         :raises UnknownImageError: there is no such image.
         :raises ImageFetchError: it cannot be fetched.
@@ -62,7 +62,7 @@ class Skopeo:
             document = output.read(MAX_DOCUMENT_BYTES + 1)
         if len(document) > MAX_DOCUMENT_BYTES:
             raise ImageError(
-                f"the manifest of {reference.familiar()} has more than {MAX_DOCUMENT_BYTES} bytes"
+                f"the manifest of {reference.familiar()} is larger than {MAX_DOCUMENT_BYTES} bytes"
             )
         return document
 
@@ -74,11 +74,11 @@ class Skopeo:
         blobs: Path,
         progress: Callable[[int], None] | None = None,
     ) -> Path:
-        """Fetch the image into an OCI layout in ``directory``, its blobs into ``blobs``; the layout.
+        """Fetch the image into an OCI layout in ``directory`` and its blobs into ``blobs``; returns the layout.
 
-        :param digest: the manifest that is meant, in a registry.
-        :param progress: told now and then how many bytes have come.
-        :raises ImageFetchError: it cannot be fetched; ``directory`` is of no use then.
+        :param digest: the manifest to fetch from a registry.
+        :param progress: called repeatedly with the number of bytes received.
+        :raises ImageFetchError: it cannot be fetched; ``directory`` must not be used then.
         """
         layout = directory / "layout"
         before = _tree_bytes(blobs)
@@ -89,7 +89,7 @@ class Skopeo:
                 progress(count)
             return count
 
-        # Relative names: skopeo takes a colon in a path for the end of the path.
+        # A relative name, since skopeo treats a colon in a path as its end.
         argv = ["--override-os", SYSTEM, "--override-arch", ARCHITECTURE, "copy", "--quiet"]
         argv += ["--dest-oci-accept-uncompressed-layers", "--dest-shared-blob-dir", str(blobs)]
         argv += [
@@ -117,12 +117,12 @@ class Skopeo:
         arrived: Callable[[], int] = lambda: 0,
     ) -> None:
         program = find_program("skopeo", hint="apt-get install skopeo")
-        with tempfile.TemporaryFile() as words:
+        with tempfile.TemporaryFile() as messages:
             child = spawn(
                 [program, *argv],
                 cwd=cwd,
                 stdout=subprocess.DEVNULL if stdout is None else stdout.fileno(),
-                stderr=words.fileno(),
+                stderr=messages.fileno(),
                 die_with_parent=True,
             )
             try:
@@ -132,8 +132,8 @@ class Skopeo:
                     child.kill()
                     child.wait()
             if child.returncode != 0:
-                words.seek(0)
-                raise _explain(reference, words.read(64 * 1024).decode(errors="replace"), child.returncode)
+                messages.seek(0)
+                raise _explain(reference, messages.read(64 * 1024).decode(errors="replace"), child.returncode)
 
     def _watch(
         self, child: subprocess.Popen[bytes], reference: Reference, arrived: Callable[[], int]
@@ -148,8 +148,8 @@ class Skopeo:
                 seen, since = count, time.monotonic()
             elif reference.domain is not None and time.monotonic() - since > self.stall_s:
                 raise ImageFetchError(
-                    f"{reference.domain} has sent nothing of {reference.familiar()} for {self.stall_s:g} s",
-                    hint="try again later; --stall-timeout gives it more time",
+                    f"{reference.domain} has sent no data for {reference.familiar()} for {self.stall_s:g} s",
+                    hint="try again later, or raise --stall-timeout",
                 )
 
 
@@ -161,48 +161,52 @@ def _tree_bytes(directory: Path) -> int:
     return total
 
 
-#: What a registry's or skopeo's words mean for a person, the first that is in them: the error, and what to do.
+#: Errors and hints by messages of registries and skopeo; the first match counts.
 _MEANINGS: tuple[
     tuple[str, type[ImageFetchError] | type[UnknownImageError] | type[HostError], str | None], ...
 ] = (
     ("no space left on device", HostError, "make room on the file system of XDG_DATA_HOME"),
-    ("manifest unknown", UnknownImageError, "is the name right, and the tag?"),
-    ("name unknown", UnknownImageError, "is the name right?"),
+    ("manifest unknown", UnknownImageError, "check the name and the tag"),
+    ("name unknown", UnknownImageError, "check the name"),
     ("no such file or directory", UnknownImageError, None),
     ("not a directory", UnknownImageError, None),
     (
         "no descriptor found for reference",
         UnknownImageError,
-        "is the name right? index.json has those there are",
+        "check the name: index.json lists the available ones",
     ),
     ("unauthorized", ImageFetchError, "log in: skopeo login REGISTRY"),
     (
         "requested access to the resource is denied",
         ImageFetchError,
-        "is the name right? Or log in: skopeo login",
+        "check the name, or log in: skopeo login REGISTRY",
     ),
-    ("server gave http response to https client", ImageFetchError, "--tls-verify=false allows plain HTTP"),
-    ("certificate", ImageFetchError, "--tls-verify=false trusts it unseen"),
+    (
+        "server gave http response to https client",
+        ImageFetchError,
+        "allow plain HTTP with --tls-verify=false",
+    ),
+    ("certificate", ImageFetchError, "skip verification of certificates with --tls-verify=false"),
     ("policy.json", ImageFetchError, "skopeo needs a trust policy: see containers-policy.json(5)"),
-    ("connection refused", ImageFetchError, "does the registry run?"),
-    ("no such host", ImageFetchError, "is the registry's name right? Is there a network?"),
-    ("digest did not match", ImageFetchError, "the registry's copy is damaged; its owner must push it again"),
-    ("unexpected eof", ImageFetchError, "the connection broke; try again"),
-    ("connection reset", ImageFetchError, "the connection broke; try again"),
+    ("connection refused", ImageFetchError, "check that the registry is running"),
+    ("no such host", ImageFetchError, "check the registry's name and the network connection"),
+    ("digest did not match", ImageFetchError, "the registry's copy is damaged; it must be pushed again"),
+    ("unexpected eof", ImageFetchError, "the connection was lost; try again"),
+    ("connection reset", ImageFetchError, "the connection was lost; try again"),
 )
 
 
 def _explain(
-    reference: Reference, words: str, status: int
+    reference: Reference, messages: str, status: int
 ) -> ImageFetchError | UnknownImageError | HostError:
-    fatal = _FATAL.findall(words)
-    said = (
+    fatal = _FATAL.findall(messages)
+    message = (
         re.sub(r"\\(.)", r"\1", fatal[-1])
         if fatal
-        else words.strip()[-1000:] or f"it ended with status {status}"
+        else messages.strip()[-1000:] or f"skopeo failed with exit status {status}"
     )
-    said = printable(_REPEATED.sub("", said))[:1000]
-    low = said.lower()
+    message = printable(_REPEATED.sub("", message))[:1000]
+    low = message.lower()
     cls, hint = next(((cls, hint) for text, cls, hint in _MEANINGS if text in low), (ImageFetchError, None))
     verb = "cannot be fetched" if reference.domain else "cannot be read"
-    return cls(f"image {reference.familiar()} {verb}: {said}", hint=hint)
+    return cls(f"image {reference.familiar()} {verb}: {message}", hint=hint)

@@ -1,4 +1,4 @@
-"""The user's images: found, fetched, made, listed, removed. May be used by several programs at once."""
+"""The user's images: find, fetch, build, list and remove them. Several processes may use the store concurrently."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from ballonet.images.reference import REGISTRY, Reference, familiar, looks_like_
 from ballonet.images.skopeo import ARCHITECTURE, SYSTEM, Skopeo
 
 Pull = Literal["missing", "always", "never"]
-#: Told in one line what takes time.
+#: Called with a line about an operation that takes time.
 Report = Callable[[str], None]
-#: Told of a step, how many bytes of how many are done.
+#: Called with the name of a step, the bytes done, and the total bytes.
 Progress = Callable[[str, int, int], None]
-#: Names of sandboxes, by the id of the image that they use.
+#: Names of sandboxes by the id of the image that they use.
 Users = Mapping[str, Sequence[str]]
 Lines = list[str]
 
@@ -57,59 +57,59 @@ class ImageStore:
     def open(
         cls, *, skopeo: Skopeo | None = None, limits: Limits | None = None, progress: Progress | None = None
     ) -> ImageStore:
-        """The user's own, in the data directory."""
+        """The user's store, in the data directory."""
         return cls(data_dir() / "images", skopeo or Skopeo(), limits or Limits(), progress)
 
-    # Finding and making
+    # Finding and creating
 
     def resolve(self, reference: str, *, pull: Pull = "missing", report: Report | None = None) -> Image:
-        """The image that ``reference`` (or an id) names, fetched and made first if need be.
+        """The image for ``reference`` (a name or id); fetched first if necessary.
 
-        Two programs that ask for the same image at once do the work once.
+        Processes that request the same image at the same time fetch it once.
 
-        :param pull: ``missing`` fetches what is not here, ``always`` asks the registry whether the name has moved,
-            ``never`` does without it.
-        :param report: told in one line what takes time.
-        :raises ConfigError: ``reference`` is none, or there is no such image.
-        :raises ImageError: the image is damaged, hostile, for another machine, above a limit, or cannot be fetched.
-        :raises HostError: something is missing here, or the disk is full.
+        :param pull: ``missing`` fetches images that are not available locally, ``always`` checks the registry for a
+            newer image, ``never`` uses local images only.
+        :param report: called with a line about each operation that takes time.
+        :raises ConfigError: ``reference`` is invalid, or there is no such image.
+        :raises ImageError: the image is damaged, malicious, for another platform, too large, or cannot be fetched.
+        :raises HostError: a required program is missing, or the disk is full.
         """
         if pull != "always":
-            image = self._here(reference)
+            image = self._find_local(reference)
             if image is not None:
                 return image
         wanted = parse_reference(reference)
         if pull == "never":
             raise UnknownImageError(
-                f"there is no image {wanted.familiar()} here",
-                hint=self._meant(wanted)
-                or f"fetch it: ballonet image pull {reference}; 'ballonet image ls' lists what is here",
+                f"there is no local image {wanted.familiar()}",
+                hint=self._did_you_mean(wanted)
+                or f"fetch it: ballonet image pull {reference}; list local images: ballonet image ls",
             )
         try:
-            return self._fetch(wanted, report or _say_nothing)
+            return self._fetch(wanted, report or _ignore)
         except (UnknownImageError, ImageFetchError) as error:
-            # Perhaps it was never to be fetched: one that is here has nearly that name.
-            error.hint = self._meant(wanted) or error.hint
+            # The name may be a mistyped name of a local image.
+            error.hint = self._did_you_mean(wanted) or error.hint
             raise
 
-    def _meant(self, wanted: Reference) -> str | None:
-        """Which of the images that are here a mistyped name may have meant."""
+    def _did_you_mean(self, wanted: Reference) -> str | None:
+        """A hint with the local image that a mistyped name may refer to."""
         names = {familiar(name): name for image in self.catalog.list() for name in image.names}
-        # People leave the tag out, and it is no typing error where it is the usual one.
+        # Users leave out the default tag.
         names |= {name.removesuffix(":latest"): name for name in names}
         return did_you_mean(wanted.familiar().removesuffix(":latest"), names)
 
     def find(self, reference: str) -> Image:
-        """The image of that name or id, if it is here.
+        """The local image with this name or id.
 
-        :raises UnknownImageError: it is not.
+        :raises UnknownImageError: there is none.
         """
         return self.resolve(reference, pull="never")
 
     def from_rootfs(self, directory: Path, report: Report | None = None) -> Image:
-        """The image whose root is what ``directory`` holds now. An unchanged directory is not read again.
+        """An image of the current content of ``directory``. An unchanged directory is not read again.
 
-        :raises ConfigError: it is no directory.
+        :raises ConfigError: it is not a directory.
         :raises HostError: something in it cannot be read, or the disk is full.
         """
         from ballonet.images.rootfs import contents_of, scan
@@ -118,29 +118,29 @@ class ImageStore:
         image = self.catalog.get(id)
         if image is not None:
             return image
-        report = report or _say_nothing
-        waiting = partial(report, f"waiting for another program that makes a root of {directory}")
-        with self.catalog.making() as work, self.catalog.alone_with(id, waiting):
+        report = report or _ignore
+        waiting = partial(report, f"waiting for another process that creates a root from {directory}")
+        with self.catalog.work_directory() as work, self.catalog.locked(id, waiting):
             image = self.catalog.get(id)
             if image is not None:
                 return image
-            report(f"making a root of {directory}")
-            made = _fresh(work / "root")
+            report(f"creating a root from {directory}")
+            made = _make_directory(work / "root")
             root = write_root(Plan.of(tree, id), contents_of(files), made, self._step("root"))
             return self._install(made, root, id, ImageConfig())
 
     def build(self, config: bytes, layer: Path, diff_id: str) -> Image:
-        """Make an image of a configuration and one layer, a tar file.
+        """Create an image from a configuration and one layer, a tar file.
 
-        :param config: as the OCI image specification has it; its digest is the image's id.
+        :param config: in the format of the OCI image specification; its digest is the image's id.
         """
-        said = parse_configuration(config, "the image")
+        configuration = parse_configuration(config, "the image")
         id = _digest(config)
-        with self.catalog.making() as work, self.catalog.alone_with(id, lambda: None):
-            return self._make(id, said, [Layer(1, layer, diff_id, diff_id)], work, None, ())
+        with self.catalog.work_directory() as work, self.catalog.locked(id, lambda: None):
+            return self._make(id, configuration, [Layer(1, layer, diff_id, diff_id)], work, None, ())
 
-    def _here(self, reference: str) -> Image | None:
-        """The image that a name or id means here, if it does."""
+    def _find_local(self, reference: str) -> Image | None:
+        """The local image for a name or id, if there is one."""
         names = self.catalog.read_names()
         try:
             wanted = parse_reference(reference)
@@ -151,7 +151,7 @@ class ImageStore:
         if wanted is not None:
             id = names.names.get(str(wanted))
             source = names.sources.get(str(wanted))
-            if source is not None and source.get("look") == _look(wanted):
+            if source is not None and source.get("look") == _file_status(wanted):
                 id = source.get("id")
             image = None if id is None else self.catalog.get(id)
             if image is not None:
@@ -165,18 +165,18 @@ class ImageStore:
         found = [image for image in self.catalog.list() if image.id.removeprefix("sha256:").startswith(start)]
         if len(found) > 1:
             raise ConfigError(
-                f"{len(found)} images have an id that starts with {start}", hint="give more of it"
+                f"{len(found)} images have an id that starts with {start}", hint="use more digits of the id"
             )
         return found[0] if found else None
 
     def _fetch(self, reference: Reference, report: Report) -> Image:
         shown = reference.familiar()
-        look = _look(reference)
+        look = _file_status(reference)
         document = self.skopeo.manifest(reference)
         chosen = parse_index(document, ARCHITECTURE, SYSTEM, shown)
         digest = _digest(document) if chosen is None else chosen.digest
-        waiting = partial(report, f"waiting for another program that fetches {shown}")
-        with self.catalog.making() as work, self.catalog.alone_with(digest, waiting):
+        waiting = partial(report, f"waiting for another process that fetches {shown}")
+        with self.catalog.work_directory() as work, self.catalog.locked(digest, waiting):
             image = next((image for image in self.catalog.list() if image.manifest == digest), None)
             if image is None:
                 report(f"fetching {shown}")
@@ -197,18 +197,19 @@ class ImageStore:
         layout = self.skopeo.copy(
             reference, digest, work, self.catalog.blobs, lambda count: step(min(count, total or count), total)
         )
-        # From here on it is a layout of our own making, in which every blob is checked before it is used.
+        # The layout is now local; every blob is checked before it is used.
         written = _layout_manifest(layout, shown)
         manifest = parse_manifest(self._read(written, f"the manifest of {shown}"), shown)
         config = parse_configuration(self._read(manifest.config, f"the configuration of {shown}"), shown)
         if (config.system, config.architecture) != (SYSTEM, ARCHITECTURE):
             raise ImageError(
                 f"image {shown} is for {config.system}/{config.architecture}; "
-                f"sandboxes here are {SYSTEM}/{ARCHITECTURE}"
+                f"sandboxes are {SYSTEM}/{ARCHITECTURE}"
             )
         if len(config.diff_ids) != len(manifest.layers):
             raise ImageError(
-                f"the manifest of {shown} has {len(manifest.layers)} layers, its configuration {len(config.diff_ids)}"
+                f"the manifest of {shown} has {len(manifest.layers)} layers, but its configuration "
+                f"has {len(config.diff_ids)}"
             )
         layers = self._layers(manifest, config)
         for layer in layers:
@@ -235,7 +236,7 @@ class ImageStore:
         if there is not None:
             return there
         plan = plan_layers(layers, id, self.limits, self._step("read"), volumes=config.config.volumes)
-        made = _fresh(work / "root")
+        made = _make_directory(work / "root")
         root = write_layers(plan, layers, made, self._step("root"))
         return self._install(made, root, id, config.config, manifest, blobs)
 
@@ -255,11 +256,11 @@ class ImageStore:
         return self.catalog.blobs / "sha256" / blob.hex
 
     def _read(self, blob: Descriptor, what: str) -> bytes:
-        """A small blob, once its digest is known to be right."""
+        """The content of a small blob, after a check of its digest."""
         path = self._blob(blob)
         self._check_blob(path, blob.digest, what)
         if path.stat().st_size > MAX_DOCUMENT_BYTES:
-            raise ImageError(f"{what} has more than {MAX_DOCUMENT_BYTES} bytes")
+            raise ImageError(f"{what} is larger than {MAX_DOCUMENT_BYTES} bytes")
         return path.read_bytes()
 
     def _check_blob(self, path: Path, digest: str, what: str) -> None:
@@ -267,7 +268,7 @@ class ImageStore:
             check_digest(path, digest, what)
         except ImageError as error:
             path.unlink(missing_ok=True)  # the next pull fetches it again
-            raise ImageError(error.message, hint="pull it again: the damaged file was removed") from error
+            raise ImageError(error.message, hint="pull it again; the damaged file was removed") from error
 
     def _step(self, name: str) -> Callable[[int, int], None]:
         progress = self.progress
@@ -277,31 +278,32 @@ class ImageStore:
             else (lambda done, total: progress(name, done, total))
         )
 
-    # Keeping order
+    # Managing
 
     def list(self) -> list[Image]:
-        """All that are here, the oldest first."""
+        """All local images, oldest first."""
         return self.catalog.list()
 
     def tag(self, reference: str, name: str) -> Image:
-        """Let ``name`` lead to the image, too; it no longer leads elsewhere.
+        """Add ``name`` as a name of the image; if another image has it, it is moved.
 
-        :raises ConfigError: there is no such image, or ``name`` is no name for one.
+        :raises ConfigError: there is no such image, or ``name`` is not a valid image name.
         """
         image = self.find(reference)
         wanted = parse_reference(name)
         if wanted.transport != REGISTRY or wanted.digest is not None:
             raise ConfigError(
-                f"{name!r} is no name for an image", hint="NAME or NAME:TAG, such as debian-python:1"
+                f"{name!r} is not a valid image name",
+                hint="use NAME or NAME:TAG, for example debian-python:1",
             )
         with self.catalog.change_names() as names:
             names.names[str(wanted)] = image.id
         return self.find(image.id)
 
     def remove(self, reference: str, *, users: Users) -> Lines:
-        """Remove a name; with the last one, or by its id, the image itself. What was done, a line each.
+        """Remove a name. Removing the last name, or removing by id, removes the image. Returns a line per removal.
 
-        :param users: who uses which image; an image in use is not removed.
+        :param users: the sandboxes that use images; an image in use is not removed.
         :raises ImageInUseError: sandboxes use it; the message names them.
         :raises UnknownImageError: there is no such image.
         """
@@ -315,16 +317,16 @@ class ImageStore:
         if using:
             raise ImageInUseError(
                 f"image {reference} is used by {', '.join(using)}",
-                hint="remove those sandboxes first: ballonet rm",
+                hint=f"remove the sandboxes first: ballonet rm {' '.join(using)}",
             )
         self.catalog.delete(image)
         return [*(f"name {familiar(name)}" for name in image.names), f"image {image.id}"]
 
     def prune(self, *, users: Users, every: bool = False) -> Lines:
-        """Remove what nobody needs: images without a name that no sandbox uses, layers of no image, and what killed
-        programs have left. What was done, a line each.
+        """Remove unused images without a name, layers that no image needs, and what killed processes left behind.
+        Returns a line per removal.
 
-        :param every: images with a name, too, if no sandbox uses them.
+        :param every: also remove images with a name, if no sandbox uses them.
         """
         done = []
         for image in self.catalog.list():
@@ -338,18 +340,18 @@ class ImageStore:
 
 
 def _layout_manifest(layout: Path, what: str) -> Descriptor:
-    """The one image of a layout that skopeo has just made."""
+    """The image of a layout that skopeo wrote."""
     import json
 
     try:
         (entry,) = json.loads((layout / "index.json").read_bytes())["manifests"]
         return Descriptor(str(entry["digest"]), int(entry["size"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ImageError(f"skopeo left no image of {what}: {error}") from error
+        raise ImageError(f"skopeo did not write image {what}: {error}") from error
 
 
-def _look(reference: Reference) -> list[int] | None:
-    """How the file looks that says what a layout or archive has; ``None`` for a registry."""
+def _file_status(reference: Reference) -> list[int] | None:
+    """The status of the file that determines the content of a layout or archive; ``None`` for a registry."""
     if reference.path is None:
         return None
     try:
@@ -359,7 +361,7 @@ def _look(reference: Reference) -> list[int] | None:
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _fresh(directory: Path) -> Path:
+def _make_directory(directory: Path) -> Path:
     directory.mkdir(mode=0o700)
     return directory
 
@@ -368,5 +370,5 @@ def _digest(document: bytes) -> str:
     return "sha256:" + hashlib.sha256(document).hexdigest()
 
 
-def _say_nothing(line: str) -> None:
+def _ignore(line: str) -> None:
     pass

@@ -1,8 +1,8 @@
-"""The files of a root while it is put together from layers, in memory. Pure: nothing here touches a file system.
+"""The files of a root, merged from layers in memory. Pure: nothing here accesses a file system.
 
-Layers are applied from the lowest up, by the rules of the OCI image specification 1.0 ("Applying Changesets"). A path
-is looked up inside the tree as the guest's kernel would do in its root: links are followed, and ``..`` of the root is
-the root. So nothing that a layer says can mean a file of the host.
+Layers are applied lowest first, by the rules of the OCI image specification 1.0 ("Applying Changesets"). Paths are
+resolved within the tree, as the guest's kernel would do in its root: links are followed, and ``..`` of the root is the
+root. A layer can therefore never refer to a file of the host.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ballonet.images.limits import MAX_DEPTH, MAX_LINK_HOPS, MAX_NAME_BYTES, MAX
 
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_WHITEOUT = b".wh..wh..opq"
-#: Other names that aufs used for itself; they are no files of the image.
+#: Names that aufs used internally; they are not files of the image.
 _RESERVED_PREFIX = b".wh..wh."
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A file of any type. Hard links are several names for one node."""
+    """A file of any type. Hard links are several names of one node."""
 
     #: Type and permissions, as in ``st_mode``.
     mode: int
@@ -31,16 +31,16 @@ class Node:
     gid: int = 0
     #: Whole unix seconds.
     mtime: int = 0
-    #: Bytes of a regular file.
+    #: Size of a regular file.
     size: int = 0
-    #: Of a device: major and minor number.
+    #: Major and minor number of a device.
     device: tuple[int, int] = (0, 0)
-    #: Of a symbolic link.
+    #: Target of a symbolic link.
     target: bytes = b""
     xattrs: dict[str, bytes] = field(default_factory=dict)
-    #: Of a directory: what is in it, by name.
+    #: Entries of a directory by name.
     children: dict[bytes, Node] = field(default_factory=dict)
-    #: Where the content of a regular file is: a layer, and the number of a member in it.
+    #: Where the content of a regular file is: the layer, and the number of the member in it.
     layer: int = 0
     member: int = 0
 
@@ -50,26 +50,26 @@ class Node:
 
 
 class Tree:
-    """A root, from its first layer to its last."""
+    """A root while layers are applied."""
 
     def __init__(self) -> None:
         self.root = Node(stat.S_IFDIR | 0o755)
-        #: What the current layer has put where: a directory (its dictionary of names) and a name in it.
+        #: What the current layer added: a directory (the id of its dictionary) and a name in it.
         self._said: set[tuple[int, bytes]] = set()
 
     def begin_layer(self) -> None:
-        """What comes now is of the next layer: its whiteouts hide what was said before."""
+        """Start the next layer: its whiteouts apply to what was added before."""
         self._said.clear()
 
     def add(self, path: bytes, node: Node) -> None:
-        """Put ``node`` at ``path``, in place of what is there. A directory keeps what it has.
+        """Put ``node`` at ``path`` and replace what is there; a directory keeps its entries.
 
-        :raises ImageError: the path leads out of the root, through a file, or is too long.
+        :raises ImageError: the path leads out of the root or through a file, or is too long.
         """
         parts = split_path(path)
         if not parts:
             if not node.is_directory:
-                raise ImageError(f"the root is to be something else than a directory ({show(path)})")
+                raise ImageError(f"the root must be a directory ({show(path)})")
             node.children = self.root.children
             self.root = node
             return
@@ -81,16 +81,16 @@ class Tree:
         self._put(parent, parts[-1], node)
 
     def make_directory(self, path: bytes) -> None:
-        """Make the directory at ``path``, links followed, and those above it, unless they are there.
+        """Create the directory at ``path`` and its parents, following links, unless they exist.
 
         :raises ImageError: the path leads through a file, or is too long.
         """
         self._walk(split_path(path), path, make=True)
 
     def link(self, path: bytes, target: bytes) -> None:
-        """Give the file at ``target`` the second name ``path``.
+        """Make ``path`` a hard link to the file at ``target``.
 
-        :raises ImageError: there is no such file in the root, or it is a directory.
+        :raises ImageError: the target does not exist in the root, or is a directory.
         """
         parts = split_path(target)
         parent = self._walk(parts[:-1], target) if parts else None
@@ -100,13 +100,13 @@ class Tree:
             raise ImageError(f"{show(path)} is a hard link to {show(target)}, which {what}")
         names = split_path(path)
         if not names:
-            raise ImageError(f"the root is to be a hard link ({show(path)})")
+            raise ImageError(f"the root cannot be a hard link ({show(path)})")
         parent = self._walk(names[:-1], path, make=True)
         assert parent is not None
         self._put(parent, names[-1], node)
 
     def whiteout(self, path: bytes) -> bool:
-        """If ``path`` is a whiteout, hide what it says of the layers below; whether it was one."""
+        """If ``path`` is a whiteout, apply it to the layers below; returns whether it is one."""
         parts = split_path(path)
         if not parts or not parts[-1].startswith(WHITEOUT_PREFIX):
             return False
@@ -122,7 +122,7 @@ class Tree:
         return True
 
     def find(self, path: bytes) -> Node | None:
-        """The file at ``path``, links followed; ``None`` if there is none."""
+        """The file at ``path``, following links; ``None`` if there is none."""
         parts = split_path(path)
         for _ in range(MAX_LINK_HOPS):
             parent = self._walk(parts[:-1], path) if parts else None
@@ -138,7 +138,7 @@ class Tree:
         self._said.add((id(parent.children), name))
 
     def _hide(self, parent: Node, name: bytes) -> None:
-        """Remove what the layers below have put there; what the current one has said before stays."""
+        """Remove what the layers below put there; what the current layer added stays."""
         node = parent.children.get(name)
         if node is None:
             return
@@ -148,7 +148,7 @@ class Tree:
             del parent.children[name]
 
     def _walk(self, parts: list[bytes], path: bytes, *, make: bool = False) -> Node | None:
-        """The directory at ``parts``. Directories that are missing are made, or it is ``None``."""
+        """The directory at ``parts``. Missing directories are created if ``make``, otherwise ``None`` is returned."""
         stack, ahead, hops = [self.root], parts[::-1], 0
         while ahead:
             name = ahead.pop()
@@ -172,15 +172,15 @@ class Tree:
             if not child.is_directory:
                 if not make:
                     return None
-                raise ImageError(f"{show(path)} leads through {show(name)}, which is no directory")
+                raise ImageError(f"{show(path)} leads through {show(name)}, which is not a directory")
             if len(stack) >= MAX_DEPTH:
-                raise ImageError(f"{show(path)} lies more than {MAX_DEPTH} directories deep")
+                raise ImageError(f"{show(path)} is more than {MAX_DEPTH} directories deep")
             stack.append(child)
         return stack[-1]
 
 
 def walk(root: Node) -> Iterator[Node]:
-    """Every node, each once, a directory before what is in it, names in their order."""
+    """Every node once: a directory before its entries, names in order."""
     seen: set[int] = set()
     ahead = [root]
     while ahead:
@@ -193,23 +193,23 @@ def walk(root: Node) -> Iterator[Node]:
 
 
 def split_path(path: bytes) -> list[bytes]:
-    """The names in the path of a member of a layer; none for the root itself. A leading ``/`` means nothing.
+    """The names in the path of a member of a layer; empty for the root. A leading ``/`` is ignored.
 
     :raises ImageError: it leads out of the root, or is too long.
     """
     if len(path) > MAX_PATH_BYTES:
-        raise ImageError(f"a path of {len(path)} bytes is too long (at most {MAX_PATH_BYTES}): {show(path)}")
+        raise ImageError(f"a path of {len(path)} bytes exceeds {MAX_PATH_BYTES}: {show(path)}")
     names = _names(path)
     if b".." in names:
         raise ImageError(f"the path {show(path)} leads out of the image's root")
     for name in names:
         if len(name) > MAX_NAME_BYTES or b"\0" in name:
-            raise ImageError(f"the name {show(name)} is no file's name (at most {MAX_NAME_BYTES} bytes)")
+            raise ImageError(f"{show(name)} is not a valid file name of at most {MAX_NAME_BYTES} bytes")
     return names
 
 
 def show(path: bytes) -> str:
-    """A path from a layer, fit for a message."""
+    """A path from a layer, printable and shortened for a message."""
     text = printable(path.decode(errors="replace"))
     return repr(text if len(text) <= 200 else text[:200] + "…")
 

@@ -1,33 +1,32 @@
-"""Who a command runs as: ``USER[:GROUP]``, names or numbers. Pure.
+"""Checks which user a command runs as: ``USER[:GROUP]``, names or numbers. Pure.
 
-Only its form is looked at here, before anything starts. Which numbers the names stand for, the guest's agent looks up
-in the guest's own files when the command starts (``guest/agent/user.c``), so that users that were added or changed in a
-running guest are known, as in Docker.
+Only the syntax is checked here, before anything starts. The guest's agent looks names up in the guest's files when the
+command starts (``guest/agent/user.c``), so that users added in a running guest are known, as in Docker.
 """
 
 from __future__ import annotations
 
 from ballonet.base.errors import ConfigError
 
-#: The largest number of a user or group, as in Docker: above, the kernel keeps -1 for "leave as it is".
+#: The largest user or group number, as in Docker.
 MAX_ID = 2**31 - 1
-#: The longest name (bytes): LOGIN_NAME_MAX of Linux.
+#: Maximum length of a name (bytes): Linux's LOGIN_NAME_MAX.
 MAX_NAME_BYTES = 256
 
 _HINT = "for example: app, 1000, app:staff or 1000:1000"
 
 
 def check_user(spec: str | None) -> None:
-    """Check the form of ``spec``: ``USER``, ``USER:GROUP`` or ``:GROUP``; nothing is root.
+    """Check the syntax of ``spec``: ``USER``, ``USER:GROUP`` or ``:GROUP``; empty means root.
 
-    ``GROUP`` may be several with commas between them: the first is the command's own, the others are supplementary.
+    ``GROUP`` may be several groups separated by commas: the first is the primary group, the others are supplementary.
 
-    :raises ConfigError: it has another form, or a number is out of range.
+    :raises ConfigError: the syntax is invalid, or a number is out of range.
     """
     if spec is None or spec == "":
         return
     if not isinstance(spec, str):
-        raise ConfigError(f"a user is text, not {type(spec).__name__} ({spec!r})", hint=_HINT)
+        raise ConfigError(f"user must be a string, not {type(spec).__name__} ({spec!r})", hint=_HINT)
     user, colon, groups = spec.partition(":")
     if ":" in groups or (colon and not user and not groups) or "," in user:
         raise ConfigError(f"user {_shown(spec)} is not USER[:GROUP]", hint=_HINT)
@@ -40,12 +39,12 @@ def _check_name(what: str, name: str, spec: str) -> None:
         return
     if not name or name[0] in "-+" or not name.isprintable() or name != name.strip():
         raise ConfigError(
-            f"user {_shown(spec)} is not USER[:GROUP]: no {what} can be {_shown(name)}", hint=_HINT
+            f"user {_shown(spec)} is not USER[:GROUP]: invalid {what} {_shown(name)}", hint=_HINT
         )
     if len(name.encode()) > MAX_NAME_BYTES:
         raise ConfigError(f"{what} {_shown(name)} is longer than {MAX_NAME_BYTES} bytes")
     if name.isascii() and name.isdecimal() and (len(name) > 20 or int(name) > MAX_ID):
-        raise ConfigError(f"{what} {_shown(name)} is above the largest number, {MAX_ID}")
+        raise ConfigError(f"{what} {_shown(name)} is above the maximum, {MAX_ID}")
 
 
 def _shown(text: str) -> str:

@@ -122,7 +122,7 @@ def create(
     return record
 
 
-#: Asked for room while a sandbox becomes a starting one: see :func:`ballonet.pilot.gate.admitted`.
+#: Entered while a sandbox is marked as starting: see :mod:`ballonet.pilot.admission_control`.
 Gate = Callable[[Registry, Record], AbstractContextManager[None]]
 
 

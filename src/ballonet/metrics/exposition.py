@@ -1,6 +1,6 @@
-"""The model as Prometheus metrics, through prometheus-client. What is unknown has no sample, and is told as unknown.
+"""Exports the model as Prometheus metrics, with prometheus-client. Unknown values are left out and marked as unknown.
 
-Which metrics there are, and what they mean: :mod:`ballonet.metrics.figures`, and the few below that are no numbers.
+The metrics and their meanings are in :mod:`ballonet.metrics.figures`; state and info metrics are defined below.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 
 class Exporter:
-    """Renders snapshots. Remembers each counter's last value, so that none goes backwards."""
+    """Renders snapshots. It remembers the last value of each counter, so that no counter decreases."""
 
     def __init__(self) -> None:
         self._counters = Counters()
         self._turn = threading.Lock()
 
     def registry(self, take: Callable[[], Snapshot]) -> CollectorRegistry:
-        """For prometheus-client's own server: each scrape takes a snapshot, one at a time.
+        """A registry for prometheus-client's server: each scrape takes a snapshot, one at a time.
 
-        A look that fails is told and logged; the next one may do.
+        If that fails, ``ballonet_collect_success`` is 0 and the reason is logged.
         """
 
         def families() -> Iterator[Metric]:
@@ -40,11 +40,11 @@ class Exporter:
                 try:
                     yield from self._timed(take)
                     success = 1
-                except BallonetError as error:  # such as a registry that cannot be read
-                    log.warning("nothing was collected: %s", error)
+                except BallonetError as error:  # for example an unreadable registry
+                    log.warning("cannot collect metrics: %s", error)
                     success = 0
                 yield GaugeMetricFamily(
-                    "ballonet_collect_success", "Whether the sandboxes could be looked up.", value=success
+                    "ballonet_collect_success", "Whether the sandboxes could be listed.", value=success
                 )
 
         return _registry_of(families)
@@ -62,7 +62,7 @@ class Exporter:
         took_s = time.monotonic() - began
         yield from self._families(snapshot)
         yield GaugeMetricFamily(
-            "ballonet_collect_duration_seconds", "How long it took to ask all sandboxes.", value=took_s
+            "ballonet_collect_duration_seconds", "Time that it took to query all sandboxes.", value=took_s
         )
 
     def _families(self, snapshot: Snapshot) -> Iterator[Metric]:
@@ -90,23 +90,23 @@ class Exporter:
 
 
 class Counters:
-    """Keeps counters from going backwards, and shows the last known value of one that is unknown now.
+    """Keeps counters from decreasing, and substitutes the last known value for an unknown one.
 
-    A sandbox counts on across its restarts by itself (its history knows its earlier runs). What may still go back is
-    what a killed sandbox had not written down, or a guest that lies. Another sandbox of the same name begins at zero,
-    which Prometheus takes as a counter's reset.
+    A sandbox continues its totals across restarts by itself, from its history. They may still decrease if a sandbox was
+    killed before it wrote a sample, or if a guest reports wrong values. A new sandbox of the same name starts at zero,
+    which Prometheus handles as a counter reset.
     """
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[float | None, dict[str, float]]] = {}
 
     def keep(self, names: Set[str]) -> None:
-        """Forget all others: they were removed."""
+        """Forget all other sandboxes: they were removed."""
         for name in self._last.keys() - names:
             del self._last[name]
 
     def value(self, sample: SandboxSample, name: str, value: float | None) -> float | None:
-        """What to show for ``value``."""
+        """The value to export for ``value``."""
         created_at, last = self._last.get(sample.name, (None, {}))
         if created_at != sample.created_at:
             last = {}
@@ -118,19 +118,19 @@ class Counters:
 
 def _states(samples: Iterable[SandboxSample]) -> Iterator[Metric]:
     state = GaugeMetricFamily(
-        "ballonet_sandbox_state", "1 for the state that it is in.", labels=["sandbox", "state"]
+        "ballonet_sandbox_state", "1 for the sandbox's current state.", labels=["sandbox", "state"]
     )
     balloon = GaugeMetricFamily(
-        "ballonet_sandbox_balloon_state", "1 for the balloon's state.", labels=["sandbox", "state"]
+        "ballonet_sandbox_balloon_state", "1 for the balloon's current state.", labels=["sandbox", "state"]
     )
     known = GaugeMetricFamily(
         "ballonet_sandbox_known",
-        "Whether the figures of one origin are known: balloon, host, pss, guest.",
+        "Whether the values of one source are known: balloon, host, pss, guest.",
         labels=["sandbox", "figures"],
     )
     unknown = GaugeMetricFamily(
         "ballonet_sandbox_unknown_info",
-        "Why the figures of one origin are unknown.",
+        "Why the values of one source are unknown.",
         labels=["sandbox", "figures", "reason"],
     )
     for sample in samples:
@@ -149,7 +149,7 @@ def _states(samples: Iterable[SandboxSample]) -> Iterator[Metric]:
 def _host_known(host: HostSample) -> Metric:
     known = GaugeMetricFamily(
         "ballonet_host_known",
-        "Whether the host's figures are known: meminfo, pressure.",
+        "Whether the host's values are known: meminfo, pressure.",
         labels=["figures"],
     )
     for group in ("meminfo", "pressure"):

@@ -1,16 +1,16 @@
-"""A sandbox's history: a ring of samples in one file of fixed size, written by the sandbox's own process.
+"""A sandbox's history: a ring buffer of samples in one file of fixed size, written by the sandbox's process.
 
-The format, version 1 (integers little endian; ``docs/metrics.md`` says it, too):
+The format, version 1 (integers are little endian; also in ``docs/metrics.md``):
 
-- The file is ``1 + SLOTS`` slots of 256 bytes. Slot 0 is the header: 8 bytes ``ballhist``, then the version, the size
-  of a slot and the number of slots after this one as three ``u32``.
-- Sample number *n* (from 0) lies in slot ``1 + n % SLOTS``, so that the file grows up to its size and then goes round.
+- The file has ``1 + SLOTS`` slots of 256 bytes. Slot 0 is the header: 8 bytes ``ballhist``, then the version, the size
+  of a slot and the number of the other slots as three ``u32``.
+- Sample number *n* (from 0) is in slot ``1 + n % SLOTS``: the file grows to its full size and then wraps around.
 - A slot: ``u32`` CRC-32 of the rest, ``u8`` balloon's state (an index into :data:`STATES`, 255: unknown), 3 bytes zero,
   ``u64`` n, ``f64`` at, ``f64`` guest_at (NaN: unknown), 16 bytes the run's name, then 26 ``i64``, the
   :data:`FIELDS` in their order; −1 is unknown.
 
-A slot is written by one ``pwrite``. Whatever a kill or a power cut tears has a wrong CRC and is passed over. Nothing of
-it is kept in memory. Reading needs no lock.
+Each slot is written with one ``pwrite``. A slot that was written incompletely, as after a kill or a power failure, has
+a wrong CRC and is ignored. Nothing is kept in memory. Reading needs no lock.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ballonet.metrics.model import SILENT_GUEST, TOTALS, SandboxSample
 
 #: The file in a sandbox's state directory.
 HISTORY_FILE: Final = "history.ring"
-#: Samples that it holds: 4 MiB. At one in 2 s that is nine hours, at one a minute eleven days.
+#: Capacity in samples (4 MiB): nine hours at one sample every 2 s, eleven days at one per minute.
 SLOTS: Final = 16384
 SLOT_BYTES: Final = 256
 
 STATES: Final = ("converging", "applied", "guest-refused", "guest-floor", "no-driver", "failed")
-#: The samples' numbers, and by what they are multiplied to be whole.
+#: The numbers of a sample, with the factors that convert them to integers.
 FIELDS: Final[dict[str, int]] = {
     "ceiling": 1,
     "floor": 1,
@@ -70,15 +70,15 @@ _VERSION = 1
 _SLOT = struct.Struct("<IB3xQdd16s26q")
 _UNKNOWN = -1
 _MOST = (1 << 63) - 1
-#: The file is read in pieces of this many slots, so that a sandbox's process stays small.
+#: The file is read in blocks of this many slots, which keeps the sandbox's process small.
 _PIECE = 256
 
 
 class HistoryWriter:
-    """Adds samples to a sandbox's history. One at a time has it: the one that holds the sandbox's name.
+    """Adds samples to a sandbox's history. There is a single writer: the process that holds the sandbox's name.
 
-    :param path: made if it is not there; a file of another format is begun anew.
-    :raises HostError: it cannot be opened or written.
+    :param path: created if it does not exist; a file of another format is truncated.
+    :raises HostError: the file cannot be opened or written.
     """
 
     def __init__(self, path: Path, *, slots: int = SLOTS) -> None:
@@ -111,15 +111,15 @@ class HistoryWriter:
             self._next, self.last = number + 1, _unpack(slot, self._path.parent.name)
 
     def write(self, sample: SandboxSample) -> None:
-        """Add ``sample``, in the place of the oldest once the ring is full.
+        """Add ``sample``; it replaces the oldest one once the ring is full.
 
-        :raises HostError: it cannot be written, such as to a full disk; the next may be.
+        :raises HostError: it cannot be written, for example because the disk is full; a later one may succeed.
         """
         self._put(pack(sample, self._next), (1 + self._next % self._slots) * SLOT_BYTES)
         self._next += 1
 
     def close(self) -> None:
-        """May be repeated."""
+        """Close the file; may be called again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -136,13 +136,13 @@ class HistoryWriter:
 
 
 def read_history(path: Path, since: float | None = None) -> list[SandboxSample]:
-    """The samples of a sandbox's history, the oldest first; empty if it has none.
+    """The samples of a sandbox's history, oldest first; empty if it has none.
 
-    The sandbox's name is that of the file's directory. Samples may be of several runs (``run_id``); while nothing
-    changes there is one a minute.
+    The sandbox's name is the name of the file's directory. Samples may belong to several runs (``run_id``). While
+    nothing changes there is one sample per minute.
 
-    :param since: leave out those before this time (unix seconds).
-    :raises HostError: it cannot be read, or is no history of this version.
+    :param since: leave out samples before this time (unix seconds).
+    :raises HostError: the file cannot be read, or is not a history of this version.
     """
     with _reading(path) as fd:
         if fd is None:
@@ -154,7 +154,7 @@ def read_history(path: Path, since: float | None = None) -> list[SandboxSample]:
 
 
 def read_recent(path: Path, since: float) -> list[SandboxSample]:
-    """The samples from ``since`` on and the one before them, the oldest first, without reading all of the file.
+    """The samples from ``since`` on and the one before them, oldest first, without reading the whole file.
 
     :raises HostError: see :func:`read_history`.
     """
@@ -167,7 +167,7 @@ def read_recent(path: Path, since: float) -> list[SandboxSample]:
         if at is None:
             return [sample for sample in read_history(path) if sample.at >= since]
         expected: int | None = None
-        # Backwards in pieces that do not pass the file's beginning, where the ring goes round.
+        # Read backwards in blocks that do not cross the start of the file, where the ring wraps around.
         left = slots
         while left:
             count = min(_PIECE, at + 1, left)
@@ -177,9 +177,8 @@ def read_recent(path: Path, since: float) -> list[SandboxSample]:
                 number = _number(slot)
                 if number is not None:
                     if expected is not None and number > expected:
-                        return found[
-                            ::-1
-                        ]  # it is being written meanwhile: this one is newer than where we began
+                        # Overwritten meanwhile: this sample is newer than the one the search started from.
+                        return found[::-1]
                     expected = number
                     found.append(_unpack(slot, path.parent.name))
                     if found[-1].at < since:
@@ -201,7 +200,7 @@ def last_sample(path: Path) -> SandboxSample | None:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[int | None]:
-    """A descriptor of the history at ``path``; ``None`` if it has nothing yet."""
+    """A file descriptor of the history at ``path``; ``None`` if there are no samples yet."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -216,9 +215,9 @@ def _reading(path: Path) -> Iterator[int | None]:
         ):
             raise HostError(
                 f"{path} is not a history of version {_VERSION}",
-                hint="the sandbox's next start begins it anew",
+                hint="it is replaced when the sandbox starts again",
             )
-        yield fd if header else None  # empty: it is just being made
+        yield fd if header else None  # empty: just being created
     except OSError as error:
         raise _unreadable(path, error) from error
     finally:
@@ -259,7 +258,7 @@ def _unpack(slot: bytes, name: str) -> SandboxSample:
 
 
 def _number(slot: bytes) -> int | None:
-    """The number of a slot's sample; ``None`` if it has none, or a torn one."""
+    """The number of a slot's sample; ``None`` if the slot is empty or damaged."""
     if len(slot) < SLOT_BYTES or zlib.crc32(slot[4:]) != int.from_bytes(slot[:4], "little"):
         return None
     number: int = _SLOT.unpack_from(slot)[2]
@@ -267,9 +266,9 @@ def _number(slot: bytes) -> int | None:
 
 
 def _newest_slot(fd: int, slots: int) -> int | None:
-    """Where the newest sample lies, by bisection: numbers grow up to it and are smaller behind it.
+    """The slot of the newest sample, by bisection: numbers increase up to it and are smaller after it.
 
-    ``None`` where a torn slot, or too few of them, would make that a guess.
+    ``None`` if the result is uncertain because of a damaged slot or too few slots.
     """
 
     def number(at: int) -> int | None:
@@ -310,5 +309,5 @@ def _whole(value: float | None, scale: int) -> int:
 
 
 def totals(sample: SandboxSample | None) -> dict[str, int]:
-    """The totals of a sample, 0 where they are unknown."""
+    """The totals of a sample; unknown ones are 0."""
     return {name: 0 if sample is None else getattr(sample, name) or 0 for name in TOTALS}

@@ -1,7 +1,7 @@
-"""One model of a sandbox's memory and of its host's. Pure: each number has one meaning, one name and a known time.
+"""The data model for the memory of a sandbox and of its host. Pure: each number has one meaning, one name and a time.
 
-Sizes are bytes. Unknown is ``None``, never zero; ``unknown`` says why. :mod:`ballonet.metrics.figures` has each
-number's meaning in words, its unit and its source. The sandbox's own process loads this: it stays small.
+Sizes are bytes. An unknown value is ``None``, never zero; ``unknown`` has the reason. :mod:`ballonet.metrics.figures`
+has the meaning, unit and source of each number. Keep this module small: each sandbox's process loads it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ballonet.base.memory import mib_to_bytes
 if TYPE_CHECKING:
     from ballonet.control.backend import BalloonSnapshot, Stats
 
-#: Why the guest's figures are missing where nothing else is wrong.
+#: Why the guest's values are missing if nothing else is wrong.
 SILENT_GUEST = "the guest does not report"
 STALE_GUEST = "the guest has stopped reporting"
-#: A guest's figures that are older than this (seconds) say nothing any more: it is asked once a minute at least.
+#: Guest values older than this (seconds) are not used: a guest is queried at least once a minute.
 STALE_S = 120.0
 NO_BALLOON = "it has no balloon"
 #: The states of a sandbox, as :class:`ballonet.lifecycle.record.State` has them.
@@ -27,20 +27,20 @@ STATES = ("created", "starting", "running", "stopped", "failed")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SandboxSample:
-    """One sandbox at one moment."""
+    """One sandbox at one time."""
 
     name: str
-    #: A word of :class:`ballonet.lifecycle.record.State`.
+    #: A value of :class:`ballonet.lifecycle.record.State`.
     state: str
-    #: Names the run, and the sandbox among those of this name.
+    #: Identify the run, and the sandbox among others of the same name.
     run_id: str | None = None
     created_at: float | None = None
-    #: When the host read its own figures (unix seconds), and when the guest told its own, on the host's clock.
+    #: When the host's values were read, and when the guest reported its own (unix seconds on the host's clock).
     at: float
     guest_at: float | None = None
-    #: The guest's clock at that moment: seconds since its boot.
+    #: The guest's clock at that time: seconds since its boot.
     guest_uptime_s: float | None = None
-    #: Why figures are unknown, by where they come from: ``balloon``, ``host``, ``pss``, ``guest``.
+    #: Why values are unknown, by source: ``balloon``, ``host``, ``pss``, ``guest``.
     unknown: Mapping[str, str] = field(default_factory=dict)
 
     ceiling: int | None = None
@@ -48,12 +48,12 @@ class SandboxSample:
     requested: int | None = None
     target: int | None = None
     actual: int | None = None
-    #: The limit in force, the most that a target or relief may reach: the host's, or the ceiling.
+    #: The upper limit in force for targets and pressure relief: the host's limit or the ceiling.
     limit: int | None = None
-    #: A word of :data:`ballonet.control.backend.State`.
+    #: A value of :data:`ballonet.control.backend.State`.
     balloon_state: str | None = None
 
-    #: Host memory of the engine's process: RSS, PSS (read more rarely: ``pss_age_s``), the guest's RAM in it alone.
+    #: Host memory of the engine's process: RSS, PSS (read less often: ``pss_age_s``), and the guest's RAM in it.
     resident: int | None = None
     pss: int | None = None
     pss_age_s: float | None = None
@@ -65,41 +65,41 @@ class SandboxSample:
     guest_caches: int | None = None
     guest_swap_total: int | None = None
     guest_swap_free: int | None = None
-    #: Percent of the last 10 s in which some, or all, tasks of the guest stalled on memory.
+    #: Percentage of the last 10 s during which some, or all, tasks of the guest stalled on memory.
     pressure_some_avg10: float | None = None
     pressure_full_avg10: float | None = None
 
-    #: Totals since the sandbox was created, earlier runs included as far as its history knows them.
+    #: Totals since the sandbox was created, including earlier runs as far as its history has them.
     major_faults: int | None = None
     swap_in: int | None = None
     swap_out: int | None = None
     oom_kills: int | None = None
     pressure_some_us: int | None = None
     pressure_full_us: int | None = None
-    #: Guest RAM that came back to the host: Σ of all its drops, as far as the samples saw them.
+    #: Guest RAM returned to the host: the sum of all decreases between samples.
     reclaimed: int | None = None
 
     @property
     def overhead(self) -> int | None:
-        """What the engine itself needs: resident − guest RAM resident."""
+        """The engine's own memory: resident − guest RAM."""
         if self.resident is None or self.guest_ram is None:
             return None
         return max(0, self.resident - self.guest_ram)
 
     @property
     def unheld(self) -> int | None:
-        """The part of the ceiling that the host does not hold now: ceiling − guest RAM resident."""
+        """The part of the ceiling that the host does not back: ceiling − guest RAM."""
         if self.ceiling is None or self.guest_ram is None:
             return None
         return max(0, self.ceiling - self.guest_ram)
 
     @property
     def guest_age_s(self) -> float | None:
-        """How old the guest's own figures were when the host's were read."""
+        """Age of the guest's values when the host's were read."""
         return None if self.guest_at is None else max(0.0, self.at - self.guest_at)
 
 
-#: The model's totals that the guest counts since its boot, in the order of :class:`ballonet.control.backend.Stats`.
+#: The totals that restart with each boot of the guest, in the order of :class:`ballonet.control.backend.Stats`.
 TOTALS = (
     "major_faults",
     "swap_in",
@@ -121,12 +121,12 @@ def sample_of(
     ceiling_mib: int,
     created_at: float | None = None,
 ) -> SandboxSample:
-    """What a running sandbox says of itself, in the model's terms: the one place that translates.
+    """Convert what a running sandbox reports to a sample. No other place does this conversion.
 
     :param at: when ``stats`` were read (unix seconds).
-    :param ceiling_mib: where there is no balloon that says it.
+    :param ceiling_mib: used if there is no balloon.
     """
-    # At use: readers of histories do without the protocol.
+    # Imported here: readers of histories do not need the protocol.
     from ballonet.control.backend import EarlierTotals, GuestMemory, GuestPressure
 
     guest, pressure, host = stats.guest, stats.pressure, stats.host
@@ -197,42 +197,42 @@ def with_totals(sample: SandboxSample, totals: Mapping[str, int | None]) -> Sand
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostSample:
-    """The host, and what its sandboxes come to."""
+    """The host, and totals of its sandboxes."""
 
     at: float
     total: int | None
     available: int | None
-    #: Seconds since boot in which some, and all, of the host's tasks stalled on memory; percent of the last 10 s.
+    #: Seconds since boot during which some, and all, of the host's tasks stalled on memory; percent of the last 10 s.
     pressure_some_s: float | None = None
     pressure_full_s: float | None = None
     pressure_some_avg10: float | None = None
-    #: Why figures are unknown, by where they come from: ``meminfo``, ``pressure``.
+    #: Why values are unknown, by source: ``meminfo``, ``pressure``.
     unknown: Mapping[str, str] = field(default_factory=dict)
-    #: Σ ceilings, Σ targets and Σ resident of those that run.
+    #: Sums of ceilings, targets and resident memory of the running sandboxes.
     committed: int = 0
     promised: int = 0
     held: int = 0
 
     @property
     def overcommit(self) -> float | None:
-        """Committed memory for each byte of the host's; above 1 the host could not hold all at their ceilings."""
+        """Committed memory divided by the host's memory; above 1, not all sandboxes can have their ceilings."""
         return None if not self.total else self.committed / self.total
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything at one moment."""
+    """The host and its sandboxes at one time."""
 
     host: HostSample
     sandboxes: Sequence[SandboxSample] = ()
 
 
 def sums(samples: Sequence[SandboxSample]) -> dict[str, int]:
-    """The host's ``committed``, ``promised`` and ``held``, over the sandboxes that run."""
+    """The host's ``committed``, ``promised`` and ``held``: sums over the running sandboxes."""
     running = [sample for sample in samples if sample.state in ("starting", "running")]
     return {
         "committed": sum(sample.ceiling or 0 for sample in running),
-        # One whose target is unknown may have its ceiling.
+        # If its target is unknown, a sandbox may have its ceiling.
         "promised": sum(
             (sample.target if sample.target is not None else sample.ceiling) or 0 for sample in running
         ),

@@ -1,4 +1,4 @@
-"""All sandboxes that the autopilot looks after: found in the registry, asked all at once, none waited for long."""
+"""All sandboxes that the autopilot manages: found in the registry, queried concurrently, with a time limit."""
 
 from __future__ import annotations
 
@@ -8,58 +8,58 @@ from collections.abc import Mapping, Sequence
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.registry import Registry
-from ballonet.pilot.claim import looks_after
-from ballonet.pilot.link import Link
+from ballonet.pilot.lock import manages
 from ballonet.pilot.member import Member
 from ballonet.pilot.model import SandboxView
+from ballonet.pilot.sandbox_client import SandboxClient
 
-#: How long a tick waits for answers; who has not answered by then is left alone (seconds).
+#: How long a tick waits for answers. Sandboxes that have not answered by then are left alone (seconds).
 TICK_DEADLINE_S = 0.5
 
 
 class Fleet:
-    """``only``: patterns of names (fnmatch); all sandboxes by default."""
+    """:param only: name patterns (fnmatch); all sandboxes by default."""
 
     def __init__(self, only: Sequence[str] = ()) -> None:
         self._only = tuple(only)
-        self._links: dict[str, Link] = {}
+        self._clients: dict[str, SandboxClient] = {}
         self._late: set[asyncio.Task[str | None]] = set()
-        #: Set when somebody else than the autopilot has raised a target.
+        #: Set when another client than the autopilot has raised a target.
         self.raised = asyncio.Event()
 
     async def discover(self) -> None:
-        """Look who runs now.
+        """Find the sandboxes that run now.
 
         :raises RegistryError: the registry cannot be read.
         """
         found = {member.name: member for member in find_members(self._only)}
-        for name, link in list(self._links.items()):
+        for name, client in list(self._clients.items()):
             member = found.get(name)
-            if member is None or member.run_id != link.member.run_id:
-                await self._links.pop(name).close()
+            if member is None or member.run_id != client.member.run_id:
+                await self._clients.pop(name).close()
             else:
-                link.member = member  # its weight or reserve may be another now
+                client.member = member  # its weight or reserve may have changed
         for name, member in found.items():
-            if name not in self._links:
-                self._links[name] = Link(member, self.raised.set)
+            if name not in self._clients:
+                self._clients[name] = SandboxClient(member, self.raised.set)
 
     async def observe(self) -> list[SandboxView]:
-        """Ask all, wait a little, and say what is known."""
-        # Those that still owe an earlier answer are not waited for again: one that is stuck delays one tick, once.
-        asked = [task for link in self._links.values() if (task := link.observe()) is not None]
+        """Query all, wait up to the deadline, and return what is known."""
+        # A sandbox with a pending query is not waited for again: one that is stuck delays a single tick.
+        asked = [task for client in self._clients.values() if (task := client.observe()) is not None]
         if asked:
             await asyncio.wait(asked, timeout=TICK_DEADLINE_S)
-        return [link.view() for link in self._links.values()]
+        return [client.view() for client in self._clients.values()]
 
     async def apply(self, targets: Mapping[str, int]) -> dict[str, str]:
-        """Ask for targets, all at once; by name, why one could not be.
+        """Set targets concurrently; returns errors by name.
 
-        One that does not answer is not waited for: its request stays under way.
+        The request to a sandbox that does not answer in time stays pending.
         """
         tasks = {
-            name: asyncio.create_task(self._links[name].set(target), name=f"set {name}")
+            name: asyncio.create_task(self._clients[name].set(target), name=f"set {name}")
             for name, target in targets.items()
-            if name in self._links
+            if name in self._clients
         }
         if not tasks:
             return {}
@@ -74,21 +74,21 @@ class Fleet:
         return failed
 
     def trim(self, amounts: Mapping[str, int]) -> None:
-        """Have guests drop caches (MiB). Nobody waits for that: what came of it shows in what they hold."""
+        """Have guests drop caches (MiB), without waiting: the result shows in their memory."""
         for name, mib in amounts.items():
-            if name in self._links:
-                self._leave(asyncio.create_task(self._links[name].trim(mib), name=f"trim {name}"))
+            if name in self._clients:
+                self._leave(asyncio.create_task(self._clients[name].trim(mib), name=f"trim {name}"))
 
     def _leave(self, task: asyncio.Task[str | None]) -> None:
-        """Let it go on by itself, until it is done or we are."""
+        """Let the task finish in the background, or until :meth:`close`."""
         self._late.add(task)
         task.add_done_callback(self._late.discard)
 
     async def close(self) -> None:
         for task in self._late:
             task.cancel()
-        await asyncio.gather(*(link.close() for link in self._links.values()))
-        self._links.clear()
+        await asyncio.gather(*(client.close() for client in self._clients.values()))
+        self._clients.clear()
 
 
 def find_members(only: Sequence[str] = ()) -> list[Member]:
@@ -100,7 +100,7 @@ def find_members(only: Sequence[str] = ()) -> list[Member]:
         records = lifecycle.list_sandboxes(registry)
     members = []
     for record in records:
-        if not looks_after(only, record.name):
+        if not manages(only, record.name):
             continue
         note = living(record) if record.state.lives else None
         if note is None or not note.ready or note.control_socket is None:

@@ -1,7 +1,7 @@
-"""The autopilot's decisions on disk, for ``pilot explain``: bounded, one JSON object a line, newest last.
+"""The autopilot's decisions on disk, for ``pilot explain``: bounded, one JSON object per line, newest last.
 
-Two files take turns: when the newer one is full it becomes the older, whose content is given up. A line that a crash
-has torn is passed over.
+Two files rotate: when the newer one is full, it replaces the older one. Incomplete lines, as after a crash, are
+ignored.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from typing import Any
 
 from ballonet.base.errors import HostError, os_hint
 
-#: Bytes of one of the two files.
+#: Maximum size of each of the two files (bytes).
 SEGMENT_BYTES = 4 * 1024 * 1024
-#: A sandbox for which nothing changes has a line this often (seconds).
+#: How often a line is written for a sandbox while nothing changes (seconds).
 QUIET_S = 60.0
 
 _NEWER, _OLDER = "decisions.jsonl", "decisions.1.jsonl"
 
 
 class Journal:
-    """Writes; one writer at a time, the holder of the claim."""
+    """Writes decisions. There is a single writer: the holder of the autopilot's lock."""
 
     def __init__(self, directory: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._last: dict[str, tuple[object, float]] = {}
-        # What an earlier writer has left half written must not swallow our first line.
+        # Start on a new line: an earlier writer may have left an incomplete one.
         self._before = "\n"
 
     def add(self, at: float, entries: list[dict[str, Any]]) -> None:
-        """Write down what is worth it of one tick: moves, a change of what is done, and a sign of life.
+        """Record the relevant verdicts of one tick: new targets, changed problems, and one per :data:`QUIET_S`.
 
         :param at: unix time.
-        :param entries: one a sandbox, with at least ``sandbox``, ``target_mib`` (what was asked for, or ``None``) and
-            ``old_mib``.
-        :raises HostError: it cannot be written.
+        :param entries: one per sandbox, with at least ``sandbox``, ``target_mib`` (the requested target or ``None``)
+            and ``old_mib``.
+        :raises HostError: the file cannot be written.
         """
         lines = []
         for entry in entries:
@@ -69,7 +69,7 @@ class Journal:
 
 
 def read_decisions(directory: Path, sandbox: str, count: int) -> list[dict[str, Any]]:
-    """The last ``count`` decisions about ``sandbox``, the newest last."""
+    """The last ``count`` decisions about ``sandbox``, newest last."""
     found = [entry for entry in _entries(directory) if entry.get("sandbox") == sandbox]
     return found[-count:]
 

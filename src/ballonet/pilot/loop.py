@@ -1,7 +1,8 @@
-"""The loop: look, decide, check, apply, write down. All judgement is the policy's; all caution is the checks'.
+"""The autopilot's loop: observe, decide, check, apply, record. The policy decides; the checks guard its decisions.
 
-A tick comes once a period, and at once when a sandbox's own pressure relief has raised its target: the others then
-have to make room. When the loop ends, nothing moves any more: targets stay, and relief is each sandbox's own.
+A tick runs once per period, and immediately when a sandbox's own pressure relief has raised its target, since the
+others may then have to make room. When the loop ends, targets stay as they are; pressure relief, which is part of each
+sandbox's process, continues.
 """
 
 from __future__ import annotations
@@ -16,32 +17,32 @@ from typing import Any
 
 from ballonet.base.errors import BallonetError
 from ballonet.host.memory import read_host_memory
-from ballonet.pilot import claim
+from ballonet.pilot import lock, state
 from ballonet.pilot.checks import RULES, Seen, check_decision, problem_of, remember
 from ballonet.pilot.fleet import Fleet
-from ballonet.pilot.host import host_view
+from ballonet.pilot.host_view import host_view
 from ballonet.pilot.journal import Journal
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT, Decision, HostView, Input, Policy, SandboxView, Verdict
 
 log = logging.getLogger(__name__)
 
-#: How often the registry is read for sandboxes that have come, gone or changed (seconds).
+#: How often the registry is read for new, removed and changed sandboxes (seconds).
 DISCOVER_S = 2.0
-#: The rule that is ours.
+
 DEFAULT_POLICY = "ballonet"
-#: What no policy may break. The others (see :mod:`ballonet.pilot.checks`) are what ours promises: peers' rules, which
-#: promise less, are run as they are.
+#: The rules that are enforced for every policy. The other rules of :mod:`ballonet.pilot.checks` are enforced for the
+#: default policy only: the policies of other projects do not promise them and run as they are.
 RULES_FOR_ALL = ("verdict", "range", "problem")
-#: Between two ticks at the least, however many sandboxes are relieved (seconds).
+#: Minimum time between two ticks, however often pressure relief triggers one (seconds).
 LEAST_PERIOD_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How an autopilot is run."""
+    """Options of an autopilot."""
 
     only: tuple[str, ...] = ()
-    #: What all sandboxes together may hold of the host; ``None``: the host's own figures.
+    #: Host memory that all sandboxes together may hold; ``None``: the whole host.
     budget_mib: int | None = None
     reserve_mib: int | None = None
     overcommit: float = DEFAULT_OVERCOMMIT
@@ -50,16 +51,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Tick:
-    """What one tick saw, said and did."""
+    """What one tick observed, decided and did."""
 
     #: Unix time.
     at: float
     host: HostView
     sandboxes: Sequence[SandboxView]
     verdicts: Sequence[Verdict]
-    #: By sandbox: the target that was asked for.
+    #: By sandbox: the target that was requested.
     moved: Mapping[str, int]
-    #: By sandbox: the caches that its guest was asked to drop (MiB).
+    #: By sandbox: the caches that its guest was requested to drop (MiB).
     trimmed: Mapping[str, int]
     #: By sandbox: why its target could not be set.
     errors: Mapping[str, str]
@@ -68,7 +69,7 @@ class Tick:
 
 
 class Pilot:
-    """Make it, :meth:`run` it inside the claim, and have it :meth:`stop`."""
+    """The autopilot. :meth:`run` it while holding :class:`~ballonet.pilot.lock.PilotLock`; :meth:`stop` ends it."""
 
     def __init__(
         self, policy: Policy, settings: Settings, *, on_tick: Callable[[Tick], None] = lambda tick: None
@@ -84,21 +85,21 @@ class Pilot:
         self._enforced = RULES if policy.name == DEFAULT_POLICY else RULES_FOR_ALL
         self._stop = asyncio.Event()
         self._said: dict[str, str] = {}
-        self._journal = None if settings.dry_run else Journal(claim.pilot_dir())
+        self._journal = None if settings.dry_run else Journal(lock.pilot_dir())
 
     def stop(self) -> None:
-        """End after the tick that is under way."""
+        """End after the current tick."""
         self._stop.set()
 
     async def run(self, ticks: int | None = None) -> None:
-        """Tick until :meth:`stop`, or ``ticks`` times. What ``on_tick`` raises ends it."""
+        """Tick until :meth:`stop`, or ``ticks`` times. An exception from ``on_tick`` ends it."""
         try:
             done = 0
             while not self._stop.is_set():
                 began = time.monotonic()
                 try:
                     tick = await self.tick()
-                except BallonetError as error:  # a registry that is locked, a disk that is full: it may pass
+                except BallonetError as error:  # may be temporary: a locked registry, a full disk
                     self._say_once("pilot", f"this tick failed: {error.message}")
                 else:
                     self._on_tick(tick)
@@ -110,11 +111,11 @@ class Pilot:
             await self.close()
 
     async def close(self) -> None:
-        """Let go of the sandboxes; :meth:`run` does it by itself."""
+        """Close the connections to the sandboxes; :meth:`run` does so when it ends."""
         await self._fleet.close()
 
     async def tick(self) -> Tick:
-        """Once around.
+        """Run one tick.
 
         :raises BallonetError: the registry cannot be read.
         """
@@ -132,8 +133,8 @@ class Pilot:
             reserve_mib=self._settings.reserve_mib,
             overcommit=self._settings.overcommit,
         )
-        if claim.paused_since() is not None:
-            self._memory = self._seen = None  # when it goes on it starts from what it finds then
+        if state.paused_since() is not None:
+            self._memory = self._seen = None  # start afresh when it is resumed
             idle = [Verdict(view.name, None, "the autopilot is paused") for view in sandboxes]
             tick = Tick(time.time(), host, sandboxes, idle, {}, {}, {}, (), True)
         else:
@@ -146,7 +147,7 @@ class Pilot:
         self._memory = decision.memory
         verdicts = self._checked(host, sandboxes, decision)
         self._seen = remember(host, sandboxes, self._seen, decision._replace(verdicts=verdicts))
-        # The same target again is meant, too: it has a guest go on that had stopped at its guard, or refused.
+        # Setting the same target again is intended: a guest that stopped at its guard, or refused, then continues.
         moves = {
             verdict.sandbox: verdict.target_mib for verdict in verdicts if verdict.target_mib is not None
         }
@@ -156,13 +157,13 @@ class Pilot:
             self._fleet.trim(trims)
             errors = await self._fleet.apply(moves)
         for name, error in errors.items():
-            self._say_once(name, f"sandbox {name}: its target was not set: {error}")
+            self._say_once(name, f"sandbox {name}: the target could not be set: {error}")
         for note in decision.notes:
             self._say_once("host", note)
         return Tick(time.time(), host, sandboxes, verdicts, moves, trims, errors, decision.notes, False)
 
     def _checked(self, host: HostView, sandboxes: Sequence[SandboxView], decision: Decision) -> list[Verdict]:
-        """The verdicts, without those that break a rule: a policy's defect is loud, and not carried out."""
+        """The verdicts, without those that break a rule: a policy's defect is logged and not carried out."""
         targets = {view.name: view.target_mib for view in sandboxes}
         verdicts = {verdict.sandbox: verdict for verdict in decision.verdicts if verdict.sandbox in targets}
         for violation in check_decision(host, sandboxes, decision, self._seen):
@@ -172,20 +173,20 @@ class Pilot:
                 f"{violation.rule} {violation.sandbox}", f"policy {self._policy.name}: {violation.message}"
             )
             for name, verdict in verdicts.items():
-                # What all together have too much is not made more; who gives something back may do so.
+                # If the sandboxes together are promised too much, none may grow; shrinking is still allowed.
                 grows = verdict.target_mib is not None and verdict.target_mib > targets[name]
                 if violation.sandbox == name or (violation.sandbox is None and grows):
                     verdicts[name] = verdict._replace(
-                        target_mib=None, reason=f"not done: {violation.message}"
+                        target_mib=None, reason=f"not applied: {violation.message}"
                     )
         return list(verdicts.values())
 
     def _judged(self, view: SandboxView) -> SandboxView:
-        """With its problem, if its figures are missing or absurd: loud, once, and it is left alone."""
+        """``view`` with its problem, if inputs are missing or impossible. The problem is logged once."""
         problem = problem_of(view)
         if problem is None:
             if self._said.pop(view.name, None) is not None:
-                log.warning("sandbox %s is looked after again", view.name)
+                log.warning("sandbox %s is managed again", view.name)
             return view
         self._say_once(view.name, f"sandbox {view.name} is left alone: {problem}")
         return view._replace(problem=problem)
@@ -214,7 +215,7 @@ class Pilot:
             for verdict in tick.verdicts
         ]
         try:
-            claim.write_status(
+            state.write_status(
                 {
                     "at": tick.at,
                     "policy": self._policy.name,
@@ -227,11 +228,11 @@ class Pilot:
                 }
             )
             self._journal.add(tick.at, entries)
-        except BallonetError as error:  # a full disk must not keep it from its work
+        except BallonetError as error:  # a full disk must not stop the autopilot
             self._say_once("journal", error.message)
 
     async def _pause(self, began: float) -> None:
-        """Until the next period, or until a sandbox was relieved."""
+        """Wait for the next period, or until another client raised a target."""
         left = max(0.0, began + self._policy.period_s - time.monotonic())
         waits = {
             asyncio.ensure_future(self._fleet.raised.wait()),
@@ -250,7 +251,7 @@ class Pilot:
 
 
 def _inputs(host: HostView, view: SandboxView, verdict: Verdict) -> dict[str, Input]:
-    """All that a verdict was made from: what was seen, and what the policy says it reckoned with."""
+    """All inputs of a verdict: what was observed, and what the policy adds."""
     seen: dict[str, Input] = view._asdict()
     del seen["name"]
     return {**seen, **{f"host_{name}": value for name, value in host._asdict().items()}, **verdict.inputs}

@@ -1,4 +1,4 @@
-"""A sandbox that the autopilot looks after, as the registry knows it. Pure."""
+"""A sandbox that the autopilot manages, as recorded in the registry. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Member:
-    """A running sandbox with a control socket, by the registry's word."""
+    """A running sandbox with a control socket, as recorded in the registry."""
 
     name: str
     run_id: str
@@ -15,5 +15,5 @@ class Member:
     ceiling_mib: int
     weight: int
     reserve_mib: int
-    #: Unix time of its guest's first word.
+    #: Unix time at which its guest was up.
     started_at: float

@@ -97,7 +97,7 @@ class Sandbox(SandboxCommands, SandboxLife):
             command = check_words("command", command)
         weight, reserve_mib = check_weight(settings["weight"]), to_mib(settings["reserve"], "reserve")
         config = configuration(name, settings, balloon=balloon)
-        from ballonet.pilot.gate import gate_for
+        from ballonet.pilot.admission_control import admission_control
 
         # In a thread: an image may take its time.
         root = None if rootfs is None else Path(rootfs)
@@ -115,7 +115,7 @@ class Sandbox(SandboxCommands, SandboxLife):
             )
             try:
                 process = await lifecycle.start(
-                    registry, record.name, detached=detached, gate=gate_for(admission)
+                    registry, record.name, detached=detached, gate=admission_control(admission)
                 )
             except BaseException:
                 await lifecycle.discard(registry, record.name)
@@ -131,11 +131,11 @@ class Sandbox(SandboxCommands, SandboxLife):
         :raises UnknownSandboxError: no sandbox has this name.
         :raises StillRunningError: the sandbox is already running.
         """
-        from ballonet.pilot.gate import gate_for
+        from ballonet.pilot.admission_control import admission_control
 
         check_flag("admission", admission)
         with Registry.open() as registry:
-            process = await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))
+            process = await lifecycle.start(registry, name, detached=True, gate=admission_control(admission))
             return cls._started(registry.get(name), process, detached=True)
 
     @classmethod

@@ -1,1 +1,1 @@
-"""Memory policies: pure functions from what is seen to what is to be done. No I/O, no clock, no randomness."""
+"""Memory policies: pure functions from observations to decisions. No I/O, no clock, no randomness."""

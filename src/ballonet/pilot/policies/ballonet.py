@@ -1,9 +1,9 @@
-"""Ours: every guest has what it needs and room to grow; what it merely holds goes back to the host. Pure.
+"""The default policy: each guest keeps what it needs and room to grow; idle memory goes back to the host. Pure.
 
-In order, out of what may be promised: each sandbox's floor or reserve, and to a guest under pressure what it has;
-then what each uses now (:mod:`working_set`), by weight where that is too much; then everything to guests under
-pressure; then what each needed of late, and room to grow. So idle memory goes first, and a light sandbox's before a
-heavy one's.
+What may be promised is given out in this order: each sandbox's floor or reserve, and to a guest under pressure what it
+has; what each guest uses now (:mod:`working_set`), by weight if there is not enough; the ceiling to guests under
+pressure; what each guest needed recently, and room to grow. Idle memory is therefore taken first, and from sandboxes
+of low weight before those of high weight.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ballonet.pilot.limits import Left, claim_mib, dead_band_mib, room_band_mib, step_mib
+from ballonet.pilot.limits import LastTarget, commitment_mib, dead_band_mib, room_band_mib, step_mib
 from ballonet.pilot.model import Decision, HostView, Input, SandboxView, Verdict, promisable_mib
 from ballonet.pilot.policies.shares import divide
-from ballonet.pilot.policies.working_set import Judgement, Kept, Tuning, guard_mib, judge
+from ballonet.pilot.policies.working_set import Assessment, GuestState, Tuning, assess, guard_mib
 
 
 class Memory(NamedTuple):
-    """What is remembered from tick to tick."""
+    """What the policy remembers from tick to tick."""
 
     at_s: float
-    sandboxes: Mapping[str, Kept]
-    #: The target that each sandbox was left with.
-    targets: Mapping[str, Left]
+    sandboxes: Mapping[str, GuestState]
+    #: The target of each sandbox before and after the last decision.
+    targets: Mapping[str, LastTarget]
 
 
 @dataclass(frozen=True)
 class Ballonet:
-    """Our policy."""
+    """The default policy."""
 
     tuning: Tuning = field(default_factory=Tuning)
     name: str = "ballonet"
     period_s: float = 1.0
 
     def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: Memory | None) -> Decision:
-        before: Mapping[str, Kept] = {} if memory is None else memory.sandboxes
-        left: Mapping[str, Left] = {} if memory is None else memory.targets
-        passed_s = self.period_s if memory is None else max(0.0, host.at_s - memory.at_s)
+        before: Mapping[str, GuestState] = {} if memory is None else memory.sandboxes
+        left: Mapping[str, LastTarget] = {} if memory is None else memory.targets
+        elapsed_s = self.period_s if memory is None else max(0.0, host.at_s - memory.at_s)
         judged = [
-            judge(view, host.at_s, before.get(view.name), left.get(view.name), self.tuning)
+            assess(view, host.at_s, before.get(view.name), left.get(view.name), self.tuning)
             for view in sandboxes
         ]
         kept = {
@@ -48,10 +48,10 @@ class Ballonet:
             for view, found in zip(sandboxes, judged, strict=True)
             if found.kept is not None
         }
-        left_now = {view.name: Left(view.target_mib, view.target_mib) for view in sandboxes}
+        left_now = {view.name: LastTarget(view.target_mib, view.target_mib) for view in sandboxes}
         promisable = promisable_mib(host, sandboxes)
         if promisable is None:
-            why = "left alone: the host does not tell its available memory"
+            why = "left alone: the host does not report its available memory"
             verdicts = [Verdict(view.name, None, why, inputs(host, view, None)) for view in sandboxes]
             return Decision(verdicts, Memory(host.at_s, kept, left_now), [why])
         notes: list[str] = []
@@ -61,8 +61,8 @@ class Ballonet:
             if found.alone is None and not found.doubted
         ]
         names = {view.name for view, _ in counted}
-        held = sum(claim_mib(view) for view in sandboxes if view.name not in names)
-        divided = self._divide(host, counted, promisable, held, passed_s, before, notes)
+        held = sum(commitment_mib(view) for view in sandboxes if view.name not in names)
+        divided = self._divide(host, counted, promisable, held, elapsed_s, before, notes)
         targets = dict(zip((view.name for view, _ in counted), divided, strict=True))
         verdicts = []
         for view, found in zip(sandboxes, judged, strict=True):
@@ -70,9 +70,9 @@ class Ballonet:
             if found.alone is not None:
                 verdicts.append(Verdict(view.name, None, f"left alone: {found.alone}", seen))
                 continue
-            # One that refused before is asked for what it could give, but gets no more than is counted for it.
-            target = targets.get(view.name, min(found.want_mib, claim_mib(view)))
-            left_now[view.name] = Left(view.target_mib, target)
+            # A guest that refused before is requested to shrink again, but gets no more than is accounted for it.
+            target = targets.get(view.name, min(found.want_mib, commitment_mib(view)))
+            left_now[view.name] = LastTarget(view.target_mib, target)
             again = _gave_up(view, self.tuning) or (found.doubted and view.state == "guest-refused")
             moved = target if target != view.target_mib or again else None
             verdicts.append(
@@ -83,25 +83,25 @@ class Ballonet:
     def _divide(
         self,
         host: HostView,
-        ours: Sequence[tuple[SandboxView, Judgement]],
+        counted: Sequence[tuple[SandboxView, Assessment]],
         promisable: int,
         held: int,
-        passed_s: float,
-        before: Mapping[str, Kept],
+        elapsed_s: float,
+        before: Mapping[str, GuestState],
         notes: list[str],
     ) -> list[int]:
         budget = promisable - held
         least, now, pressed, work, room, keep, weights = [], [], [], [], [], [], []
-        for view, found in ours:
+        for view, found in counted:
             low = view.least_mib
             wanted = found.want_mib
             if found.pressed is not None:
                 low = min(view.ceiling_mib, max(low, view.actual_mib or 0))
             elif wanted < view.target_mib:
-                wanted = max(wanted, view.target_mib - self._step(host, view, before, passed_s))
+                wanted = max(wanted, view.target_mib - self._step(host, view, before, elapsed_s))
             elif found.work_mib <= view.target_mib:
-                # Room is given to one that has to grow anyway. Handed to and fro whenever another bursts, it would keep
-                # every balloon on the move, and each move is work for its guest.
+                # Give room only to guests that must grow anyway. Otherwise each burst of one guest would move all
+                # balloons, which costs their guests time.
                 wanted = view.target_mib
             least.append(low)
             now.append(max(low, found.now_mib))
@@ -112,11 +112,12 @@ class Ballonet:
             weights.append(view.weight)
         if sum(least) > budget:
             notes.append(
-                f"of the {promisable} MiB that may be promised, sandboxes that are left alone hold {held}; floors, "
-                f"reserves and guests under pressure take {sum(least)}: {held + sum(least) - promisable} too much"
+                f"{promisable} MiB may be promised; sandboxes that are left alone hold {held} MiB, and floors, "
+                f"reserves and guests under pressure require {sum(least)} MiB: "
+                f"{held + sum(least) - promisable} MiB too much"
             )
-        # Room is not promised to the last MiB, or each small growth of one would move all the others.
-        spare = sum(dead_band_mib(view.ceiling_mib) for view, _ in ours)
+        # Keep a margin when giving out room: otherwise each small growth of one guest would move all the others.
+        spare = sum(dead_band_mib(view.ceiling_mib) for view, _ in counted)
         targets = least
         for most in (now, pressed, work):
             targets = divide(budget, targets, most, weights)
@@ -124,22 +125,24 @@ class Ballonet:
             targets = divide(budget - spare, targets, most, weights)
         moved = [
             view.target_mib if _near(view, found, target) else target
-            for (view, found), target in zip(ours, targets, strict=True)
+            for (view, found), target in zip(counted, targets, strict=True)
         ]
         if sum(moved) > max(budget, sum(least)):
-            # Staying where they are, they would have too much together.
+            # Together, the targets that may stay exceed the budget.
             moved = [min(stay, target) for stay, target in zip(moved, targets, strict=True)]
         return moved
 
-    def _step(self, host: HostView, view: SandboxView, before: Mapping[str, Kept], passed_s: float) -> int:
-        """The most that may be taken now to save memory (MiB)."""
+    def _step(
+        self, host: HostView, view: SandboxView, before: Mapping[str, GuestState], elapsed_s: float
+    ) -> int:
+        """The largest reduction now, to save memory (MiB)."""
         known = before.get(view.name)
         seen_s = 0.0 if known is None else host.at_s - known.first_s
-        return int(step_mib(view.ceiling_mib, seen_s) * min(1.0, passed_s / self.period_s))
+        return int(step_mib(view.ceiling_mib, seen_s) * min(1.0, elapsed_s / self.period_s))
 
 
 def inputs(host: HostView, view: SandboxView, promisable: int | None) -> dict[str, Input]:
-    """All that a decision about ``view`` was made from."""
+    """All inputs of a decision about ``view``."""
     seen: dict[str, Input] = view._asdict()
     del seen["name"]
     seen["host_available_mib"] = host.available_mib
@@ -148,8 +151,8 @@ def inputs(host: HostView, view: SandboxView, promisable: int | None) -> dict[st
     return seen
 
 
-def _near(view: SandboxView, found: Judgement, target: int) -> bool:
-    """Whether the target in force is as good as ``target``. Room is divided anew only when it is off by a lot."""
+def _near(view: SandboxView, found: Assessment, target: int) -> bool:
+    """Whether the target in force is close enough to ``target``. Room alone is redistributed only in large steps."""
     if found.pressed is not None or not view.least_mib <= view.target_mib <= view.ceiling_mib:
         return False
     off = target - view.target_mib
@@ -158,7 +161,7 @@ def _near(view: SandboxView, found: Judgement, target: int) -> bool:
 
 
 def _gave_up(view: SandboxView, tuning: Tuning) -> bool:
-    """Whether its own guard has stopped a shrink that it would let pass now: only asking again makes it go on."""
+    """Whether the sandbox's guard stopped a shrink that it would allow now: it continues only when requested again."""
     if view.state != "guest-floor" or view.actual_mib is None or view.guest_available_mib is None:
         return False
     band = dead_band_mib(view.ceiling_mib)
@@ -166,19 +169,19 @@ def _gave_up(view: SandboxView, tuning: Tuning) -> bool:
     return view.actual_mib - view.target_mib >= band and spare >= band
 
 
-def _reason(view: SandboxView, found: Judgement, target: int, again: bool) -> str:
+def _reason(view: SandboxView, found: Assessment, target: int, again: bool) -> str:
     if found.pressed is not None:
         lacking = (
-            "" if target == view.ceiling_mib else f" of {view.ceiling_mib}: the host may promise no more"
+            "" if target == view.ceiling_mib else f" of {view.ceiling_mib}: the host cannot promise more"
         )
         return f"{found.pressed}: it gets {target} MiB{lacking}"
     if target == view.target_mib and again:
-        return f"is asked for {target} MiB again, of which it has {view.actual_mib}: {found.why}"
+        return f"requests {target} MiB again, the guest still has {view.actual_mib}: {found.why}"
     if target == view.target_mib:
         return f"stays at {target} MiB: {found.why}"
     if target > view.target_mib:
         return f"grows by {target - view.target_mib} to {target} MiB: {found.why}"
     forced = ""
     if target < found.work_mib:
-        forced = f", of which the host may promise it {target}"
-    return f"gives {view.target_mib - target} MiB back, down to {target}: {found.why}{forced}"
+        forced = f"; the host can promise only {target} MiB"
+    return f"shrinks by {view.target_mib - target} to {target} MiB: {found.why}{forced}"

@@ -18,7 +18,7 @@ from ballonet.pilot.policies.squeezed import Squeezed
 from ballonet.pilot.policies.static import Static
 from ballonet.pilot.policies.vm0 import Vm0
 
-#: What a policy is made by; settings are its dataclass's fields.
+#: Constructors by policy name; the settings of a policy are the fields of its dataclass.
 POLICIES: dict[str, Callable[..., Policy]] = {
     "ballonet": Ballonet,
     "reporting": Reporting,
@@ -42,19 +42,19 @@ class About(NamedTuple):
 
 ABOUT: dict[str, About] = {
     "ballonet": About(
-        "Leaves each guest what it needs and room to grow, and returns idle memory to the host.",
-        "sandboxes that are idle most of the time and busy in bursts; the default",
+        "Keeps what each guest needs and room to grow, and returns idle memory to the host.",
+        "sandboxes that are mostly idle and busy in bursts (the default)",
     ),
     "reporting": About(
-        "Moves no target: only memory that guests report as free comes back.",
-        "work that must not be slowed down at all",
+        "Changes no target; the host gets back what guests report as free.",
+        "work that must not be slowed down",
     ),
     "static": About(
-        "Gives every sandbox its ceiling and takes nothing back.",
-        "hosts that have room for all ceilings; the baseline of comparisons",
+        "Sets every target to the ceiling and takes nothing back.",
+        "hosts with room for all ceilings; the baseline of comparisons",
     ),
     "mom": About(
-        "Keeps a fifth of each guest free while the host has memory, and less as the host runs short (oVirt's MOM).",
+        "Keeps 20 % of each guest free, and less when the host runs short of memory (oVirt's MOM).",
         "comparison with oVirt",
     ),
     "proxmox": About(
@@ -62,36 +62,36 @@ ABOUT: dict[str, About] = {
         "comparison with Proxmox VE; slow and even changes",
     ),
     "squeezed": About(
-        "Squeezes every guest by the same fraction of its range (XAPI's squeezed).",
-        "guests that matter equally, and a host that is always full",
+        "Shrinks every guest by the same fraction of its range (XAPI's squeezed).",
+        "equally important guests on a host that is always full",
     ),
     "qmemman": About(
-        "Gives each guest 1.3 times what it uses and divides the rest in proportion (Qubes' qmemman).",
-        "desktop guests that change slowly",
+        "Gives each guest 1.3 times the memory that it uses, and shares the rest in proportion (Qubes' qmemman).",
+        "desktop guests whose use changes slowly",
     ),
     "vm0": About(
-        "Keeps 192 to 384 MiB available in each guest, whatever the others need (vm0).",
-        "guests of about 4 GiB, each on its own",
+        "Keeps 192 to 384 MiB available in each guest, independently of the others (vm0).",
+        "guests of about 4 GiB on a host that is not overcommitted",
     ),
     "hypeman": About(
-        "Takes memory only while the host has less than 10 % available, until it has 15 % (hypeman).",
+        "Takes memory only when 10 % of the host or less are available, until 15 % are (hypeman).",
         "hosts that are rarely short of memory",
     ),
 }
 
 
 def unknown_policy(name: str, known: Iterable[str]) -> ConfigError:
-    """The error for a name that no policy has."""
+    """The error for an unknown policy name."""
     known = sorted(known)
     return ConfigError(
-        f"there is no policy {name!r}"[:200], hint=hint_for(name, known, f"choose one of {', '.join(known)}")
+        f"unknown policy {name!r}"[:200], hint=hint_for(name, known, f"choose one of {', '.join(known)}")
     )
 
 
 def make_policy(name: str, **settings: Any) -> Policy:
-    """The policy of that name.
+    """The policy with this name.
 
-    :raises ConfigError: there is none, or it has no such setting.
+    :raises ConfigError: there is no such policy, or it has no such setting.
     """
     make = POLICIES.get(name)
     if make is None:

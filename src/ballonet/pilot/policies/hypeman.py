@@ -1,8 +1,9 @@
-"""hypeman's rule, written anew from its constants: it acts only when the host is short.
+"""hypeman's rule, reimplemented from its constants: it acts only when the host is short of memory.
 
-Every 2 s. From 10 % of the host available, or when any task of the host stalled for memory, until 15 % are available
-again, each guest gives 64 to 256 MiB, in proportion to what it has above its floor: half of its ceiling, 512 MiB at
-least. Five seconds pass between two steps of one guest. Otherwise guests get back what was taken, in the same steps.
+Every 2 s. When 10 % of the host or less are available, or any task of the host stalled on memory, each guest gives 64
+to 256 MiB, in proportion to what it has above its floor (half of its ceiling, at least 512 MiB), until 15 % of the
+host are available again. Two steps of one guest are five seconds apart. Otherwise guests get back what was taken, in
+the same steps.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ballonet.pilot.model import Decision, HostView, SandboxView
-from ballonet.pilot.policies.moves import move, mute_host
+from ballonet.pilot.policies.common import keep_all, move
 
 ACT_BELOW, STOP_ABOVE = 0.10, 0.15
 FLOOR_SHARE, FLOOR_MIB = 0.5, 512
@@ -21,7 +22,7 @@ COOLDOWN_S = 5.0
 
 
 class Memory(NamedTuple):
-    """Whether it is taking, the host's stalls so far, and when each guest moved last."""
+    """Whether guests must give memory, the host's stalls so far, and when each guest's target last changed."""
 
     taking: bool
     stalls_us: int | None
@@ -35,19 +36,19 @@ class Hypeman:
 
     def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: Memory | None) -> Decision:
         if host.available_mib is None:
-            return mute_host(sandboxes, memory)
+            return keep_all(sandboxes, memory)
         old = memory or Memory(False, host.pressure_some_us, {})
         free = host.available_mib / max(1, host.total_mib)
         stalls = host.pressure_some_us
         stalled = stalls is not None and old.stalls_us is not None and stalls > old.stalls_us
         taking = free <= ACT_BELOW or stalled or (old.taking and free < STOP_ABOVE)
-        # A guest that is short of the line gives for all: by what it could give.
+        # Each guest gives a part of what is missing, in proportion to what it could give.
         could = {view.name: max(0, view.target_mib - _floor(view)) for view in sandboxes}
         lacking = max(0, int((STOP_ABOVE - free) * host.total_mib))
         moved = dict(old.moved_s)
         verdicts = []
         for view in sandboxes:
-            state = f"the host has {free:.1%} available{', and stalls' if stalled else ''}"
+            state = f"{free:.1%} of the host are available{', and its tasks stall' if stalled else ''}"
             step = 0.0
             if host.at_s - moved.get(view.name, float("-inf")) >= COOLDOWN_S:
                 if taking and could[view.name]:

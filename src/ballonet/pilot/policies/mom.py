@@ -1,9 +1,10 @@
-"""MOM's ``balloon.rules`` (oVirt), written anew from its constants.
+"""MOM's ``balloon.rules`` (oVirt), reimplemented from its constants.
 
-Every 10 s, on averages of ten samples taken every 5 s. Pressure when less than 20 % of the host is free, critical
-from 5 %. A guest keeps 20 % of what it has free; under pressure that is scaled by host free / 20 %; when critical it
-is host free − 5 %. A change is at most 5 % and at least 0.25 % of what the guest has. Without pressure it grows by 5
-%, or at once to used + 20 % of what it has. As in the original, *used* is all that is not free: caches, too.
+Every 10 s, on averages of ten samples taken every 5 s. The host is under pressure when less than 20 % of it are free;
+5 % are critical. A guest keeps 20 % of its memory free; under pressure that share is scaled by host free / 20 %, in
+the critical state it is host free − 5 %. A change is at most 5 % and at least 0.25 % of the guest's memory. Without
+pressure a guest grows by 5 %, or in one step to used + 20 % of its memory. As in the original, *used* is everything
+that is not free, including caches.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
-from ballonet.pilot.policies.moves import blind, move, mute_host
+from ballonet.pilot.policies.common import keep_all, missing_input, move
 
 EVERY_S = 10.0
 SAMPLES = 10
@@ -23,7 +24,7 @@ CHANGE_MOST, CHANGE_LEAST = 0.05, 0.0025
 
 
 class Memory(NamedTuple):
-    """The last samples: of the host's free share, and of each guest's memory and use."""
+    """The last samples: the host's free share, and each guest's memory and use."""
 
     acted_s: float
     host: tuple[float, ...]
@@ -33,17 +34,17 @@ class Memory(NamedTuple):
 @dataclass(frozen=True)
 class Mom:
     name: str = "mom"
-    #: How often it samples.
+    #: Seconds between two samples.
     period_s: float = 5.0
 
     def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: Memory | None) -> Decision:
         if host.available_mib is None:
-            return mute_host(sandboxes, memory)
+            return keep_all(sandboxes, memory)
         old = memory or Memory(float("-inf"), (), {})
         free_shares = (*old.host, host.available_mib / max(1, host.total_mib))[-SAMPLES:]
         guests = {}
         for view in sandboxes:
-            if blind(view) is None:
+            if missing_input(view) is None:
                 sample = (view.actual_mib or 0, (view.actual_mib or 0) - (view.guest_free_mib or 0))
                 guests[view.name] = (*old.guests.get(view.name, ()), sample)[-SAMPLES:]
         due = host.at_s - old.acted_s >= EVERY_S
@@ -51,7 +52,7 @@ class Mom:
         verdicts = [
             self._judge(view, guests.get(view.name, ()), free)
             if due
-            else move(view, None, "it decides every 10 s", {})
+            else move(view, None, "this policy decides every 10 s", {})
             for view in sandboxes
         ]
         return Decision(verdicts, Memory(host.at_s if due else old.acted_s, free_shares, guests))
@@ -59,7 +60,7 @@ class Mom:
     @staticmethod
     def _judge(view: SandboxView, samples: tuple[tuple[int, int], ...], free: float) -> Verdict:
         if not samples:
-            return move(view, None, "nothing is known of it", {})
+            return move(view, None, "nothing is known about it", {})
         has = sum(sample[0] for sample in samples) / len(samples)
         used = sum(sample[1] for sample in samples) / len(samples)
         seen = {"host_free": round(free, 3), "average_mib": round(has), "average_used_mib": round(used)}
@@ -68,9 +69,10 @@ class Mom:
             keep = free - CRITICAL if free <= CRITICAL else GUEST_FREE * free / PRESSURE
             target = max(used + keep * has, has * (1 - CHANGE_MOST))
             why = (
-                f"the host has {free:.1%} free; it uses {used:.0f} of {has:.0f} MiB and keeps {keep:.1%} free"
+                f"{free:.1%} of the host are free; the guest uses {used:.0f} of {has:.0f} MiB "
+                f"and keeps {keep:.1%} free"
             )
             return move(view, target if view.target_mib - target > least_change else None, why, seen)
         target = min(view.ceiling_mib, max(used + GUEST_FREE * has, has * (1 + CHANGE_MOST)))
-        why = f"the host has {free:.1%} free; it uses {used:.0f} MiB"
+        why = f"{free:.1%} of the host are free; the guest uses {used:.0f} MiB"
         return move(view, target if target - view.target_mib > least_change else None, why, seen)

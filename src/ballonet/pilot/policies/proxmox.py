@@ -1,8 +1,8 @@
-"""Proxmox's automatic ballooning, written anew from its constants.
+"""Proxmox's automatic ballooning, reimplemented from its constants.
 
-Every 10 s. 80 % of the host's memory is to be in use; nothing happens within 10 MiB of that, and no sandbox moves by
-more than 100 MiB at once. What a sandbox is to have: its least, and a share of what is left by its shares (here its
-weight). To shrink, those with more free than a quarter of their least come first; to grow, those with less.
+Every 10 s. The goal is 80 % of the host's memory in use. Nothing happens within 10 MiB of that, and no target changes
+by more than 100 MiB at once. A sandbox's fair amount is its minimum and a share of the rest by its shares (here its
+weight). Guests with more free memory than a quarter of their minimum shrink first; guests with less grow first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ballonet.pilot.model import Decision, HostView, SandboxView
-from ballonet.pilot.policies.moves import blind, move, mute_host
+from ballonet.pilot.policies.common import keep_all, missing_input, move
 from ballonet.pilot.policies.shares import divide
 
 GOAL = 0.8
@@ -28,10 +28,11 @@ class Proxmox:
 
     def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: Any) -> Decision:
         if host.available_mib is None:
-            return mute_host(sandboxes, memory)
+            return keep_all(sandboxes, memory)
         spare = int(host.total_mib * GOAL) - (host.total_mib - host.available_mib)
-        why = f"the host may use {spare} MiB more" if spare >= 0 else f"the host uses {-spare} MiB too much"
-        seeing = [view for view in sandboxes if blind(view) is None]
+        side = "below" if spare >= 0 else "above"
+        why = f"the host uses {abs(spare)} MiB {side} {GOAL:.0%} of its memory"
+        seeing = [view for view in sandboxes if missing_input(view) is None]
         new = {view.name: view.target_mib for view in seeing}
         if abs(spare) >= DEAD_BAND_MIB:
             together = sum(view.target_mib for view in seeing) + spare

@@ -1,9 +1,9 @@
-"""Qubes' qmemman, written anew from its constants.
+"""The rule of Qubes' qmemman, reimplemented from its constants.
 
-A guest's preferred memory is 1.3 times what it uses (caches not counted), 200 MiB at least; 50 MiB of the host are
-kept. When there is more than all prefer, it is given out in proportion to that; when there is less, those with more
-than they prefer give first. Moves of less than 150 MiB are not worth it. The original is driven by the guests'
-reports, about one a second.
+A guest's preferred memory is 1.3 times what it uses (without caches), at least 200 MiB; 50 MiB of the host are kept
+back. If there is more than all guests prefer, all of it is given out in proportion to the preferred memory. If there
+is less, guests that have more than they prefer give first. Changes below 150 MiB are not made. The original reacts to
+reports of the guests, about one per second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ballonet.pilot.model import Decision, HostView, SandboxView, backed_mib
-from ballonet.pilot.policies.moves import blind, move, mute_host, used_mib
+from ballonet.pilot.policies.common import keep_all, missing_input, move, used_mib
 from ballonet.pilot.policies.shares import divide
 
 PREFERRED = 1.3
@@ -30,15 +30,15 @@ class Qmemman:
     def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: Any) -> Decision:
         total = backed_mib(host, sandboxes)
         if total is None:
-            return mute_host(sandboxes, memory)
-        seeing = [view for view in sandboxes if blind(view) is None]
+            return keep_all(sandboxes, memory)
+        seeing = [view for view in sandboxes if missing_input(view) is None]
         total -= RESERVE_MIB + sum(view.target_mib for view in sandboxes if view not in seeing)
         preferred = {view.name: max(PREFERRED_LEAST_MIB, int(PREFERRED * used_mib(view))) for view in seeing}
         prefer = list(preferred.values())
         if sum(prefer) <= total:
             fair = [int(total * mine / max(1, sum(prefer))) for mine in prefer]
         else:
-            # Those that have less than they prefer keep it, and get of what the others have too much.
+            # Guests that have less than they prefer keep it and get what the others have in excess.
             has = [min(view.target_mib, mine) for view, mine in zip(seeing, prefer, strict=True)]
             fair = divide(total, has, prefer, [max(1, mine - h) for h, mine in zip(has, prefer, strict=True)])
         new = dict(zip(preferred, fair, strict=True))

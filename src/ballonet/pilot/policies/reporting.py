@@ -1,7 +1,7 @@
-"""Free-page reporting only: no target ever moves. What comes back is what the guest reports as free by itself.
+"""Free-page reporting only: no target changes. The host gets back what the guest reports as free by itself.
 
-Linux reports free blocks of order 9 (2 MiB) or larger, about 2 s after they were freed (``mm/page_reporting.c``:
-``PAGE_REPORTING_DELAY``). Page caches and smaller free blocks stay with the guest.
+Linux reports free blocks of order 9 (2 MiB) and above, about 2 s after they were freed (``mm/page_reporting.c``:
+``PAGE_REPORTING_DELAY``). Page caches and smaller free blocks are not reported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
 
 @dataclass(frozen=True)
 class Reporting:
-    """Leaves every target as it is."""
+    """Leaves all targets as they are."""
 
     name: str = "reporting"
     period_s: float = 10.0
@@ -26,7 +26,7 @@ class Reporting:
                 Verdict(
                     sandbox.name,
                     None,
-                    f"the guest reports its free memory by itself; the target stays at {sandbox.target_mib} MiB",
+                    f"stays at {sandbox.target_mib} MiB: this policy relies on free-page reporting",
                     {"target_mib": sandbox.target_mib, "guest_ram_mib": sandbox.guest_ram_mib},
                 )
                 for sandbox in sandboxes

@@ -1,4 +1,4 @@
-"""Dividing memory among sandboxes by weight, between a least and a most for each. Pure."""
+"""Divides memory among sandboxes by weight, between a minimum and a maximum for each. Pure."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 
 def divide(total: int, least: Sequence[int], most: Sequence[int], weights: Sequence[int]) -> list[int]:
-    """Give each its least, then what is left of ``total`` in proportion to ``weights``, to nobody more than its most.
+    """Give each its minimum (``least``), then share the rest of ``total`` in proportion to ``weights``, up to each
+    maximum (``most``).
 
-    The sum is never above ``total`` unless the sum of ``least`` is. Where two differ only in weight, the heavier one
-    never gets less. A ``most`` below its ``least`` counts as the least.
+    The sum exceeds ``total`` only if the sum of ``least`` does. Of two that differ only in weight, the heavier one
+    never gets less. A ``most`` below ``least`` counts as ``least``.
     """
     left = total - sum(least)
     if left <= 0:
@@ -17,13 +18,13 @@ def divide(total: int, least: Sequence[int], most: Sequence[int], weights: Seque
     gaps = [max(0, high - low) for low, high in zip(least, most, strict=True)]
     if sum(gaps) <= left:
         return [low + gap for low, gap in zip(least, gaps, strict=True)]
-    # Those whose gap is small for their weight are filled first; what remains is shared by the others.
+    # Fill those first whose gap is small for their weight; the others share what remains.
     shares = [0] * len(gaps)
     order = sorted(range(len(gaps)), key=lambda at: gaps[at] / max(1, weights[at]))
     weight_left = sum(max(1, weight) for weight in weights)
     for at in order:
         weight = max(1, weights[at])
-        # Rounded up: of two with the same gap the heavier one comes first, and must not lose by rounding.
+        # Round up: of two with the same gap the heavier one comes first and must not lose by rounding.
         shares[at] = min(gaps[at], -(-left * weight // weight_left))
         left -= shares[at]
         weight_left -= weight

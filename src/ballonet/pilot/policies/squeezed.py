@@ -1,7 +1,7 @@
-"""XAPI's squeezed, written anew from its rule: every guest is squeezed by the same fraction.
+"""The rule of XAPI's squeezed, reimplemented: every guest is shrunk by the same fraction of its range.
 
-Every 10 s. One fraction = (target − min) / (max − min) for all, such that everything is given out. A guest that makes
-no progress towards its target for 5 s is inactive: it counts as what it has, and is left out.
+Every 10 s. All guests get the same fraction, (target − min) / (max − min), such that all memory is given out. A guest
+that makes no progress towards its target for 5 s is inactive: it is left out and counts with its actual memory.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ballonet.pilot.model import Decision, HostView, SandboxView, backed_mib
-from ballonet.pilot.policies.moves import blind, move, mute_host
+from ballonet.pilot.policies.common import keep_all, missing_input, move
 
 STUCK_S = 5.0
-#: What counts as having arrived, and as progress (MiB): balloons are not exact.
+#: Tolerance for reaching a target, and the least progress that counts (MiB): balloons are not exact.
 INEXACT_MIB = 4
 
 
 class Progress(NamedTuple):
-    """When a guest last moved, and what it had then."""
+    """When a guest last made progress, and its memory at that time."""
 
     at_s: float
     actual_mib: int
@@ -36,7 +36,7 @@ class Squeezed:
     ) -> Decision:
         total = backed_mib(host, sandboxes)
         if total is None:
-            return mute_host(sandboxes, memory)
+            return keep_all(sandboxes, memory)
         progress = {view.name: _follow(host, view, (memory or {}).get(view.name)) for view in sandboxes}
         active = []
         for view in sandboxes:
@@ -45,7 +45,7 @@ class Squeezed:
                 abs((view.actual_mib or 0) - view.target_mib) > INEXACT_MIB
                 and host.at_s - here.at_s >= STUCK_S
             )
-            if blind(view) is None and not stuck:
+            if missing_input(view) is None and not stuck:
                 active.append(view)
             else:
                 total -= view.ceiling_mib if view.actual_mib is None else view.actual_mib
@@ -56,13 +56,15 @@ class Squeezed:
         for view in sandboxes:
             if view in active:
                 target = view.least_mib + int(gamma * (view.ceiling_mib - view.least_mib))
-                verdicts.append(move(view, target, f"all have {gamma:.1%} of their range", {"gamma": gamma}))
+                reason = f"every guest gets {gamma:.1%} of its range"
+                verdicts.append(move(view, target, reason, {"gamma": gamma}))
             else:
-                verdicts.append(move(view, None, "it does not move: inactive", {"gamma": gamma}))
+                reason = "its balloon makes no progress (inactive)"
+                verdicts.append(move(view, None, reason, {"gamma": gamma}))
         notes = (
             []
             if total >= least
-            else [f"{least} MiB of minimums are more than the {total} MiB that there are"]
+            else [f"the minimums of all guests, {least} MiB, exceed the {total} MiB that are available"]
         )
         return Decision(verdicts, progress, notes)
 

@@ -1,4 +1,4 @@
-"""Static: every sandbox keeps its ceiling. The arm that all others are measured against."""
+"""Every sandbox keeps its ceiling. The baseline that the other policies are compared with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
 
 @dataclass(frozen=True)
 class Static:
-    """Asks for the ceiling wherever the target is another; takes nothing, ever."""
+    """Sets every target to the ceiling and never takes memory back."""
 
     name: str = "static"
     period_s: float = 10.0
@@ -25,10 +25,10 @@ def _keep_ceiling(sandbox: SandboxView) -> Verdict:
     if sandbox.problem is not None:
         return Verdict(sandbox.name, None, f"left alone: {sandbox.problem}", inputs)
     if sandbox.target_mib == sandbox.ceiling_mib:
-        return Verdict(sandbox.name, None, f"it has its ceiling, {sandbox.ceiling_mib} MiB", inputs)
+        return Verdict(sandbox.name, None, f"stays at its ceiling, {sandbox.ceiling_mib} MiB", inputs)
     return Verdict(
         sandbox.name,
         sandbox.ceiling_mib,
-        f"every sandbox keeps its ceiling, {sandbox.ceiling_mib} MiB",
+        f"every sandbox gets its ceiling, {sandbox.ceiling_mib} MiB",
         inputs,
     )

@@ -1,7 +1,7 @@
-"""vm0's rule, written anew from its constants: each guest alone, by its available memory.
+"""vm0's rule, reimplemented from its constants: each guest by itself, by its available memory.
 
-Every 5 s. Above 384 MiB available the balloon inflates, below 192 it deflates, both towards 256, by 256 MiB at most.
-The floor is a quarter of the ceiling (1 GiB of 4).
+Every 5 s. Above 384 MiB of available memory the balloon inflates, below 192 MiB it deflates, both towards 256 MiB, by
+at most 256 MiB. The floor is a quarter of the ceiling (1 GiB of 4).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
-from ballonet.pilot.policies.moves import move
+from ballonet.pilot.policies.common import move
 
 INFLATE_ABOVE_MIB, DEFLATE_BELOW_MIB, AIM_MIB = 384, 192, 256
 STEP_MIB = 256
@@ -30,7 +30,7 @@ class Vm0:
 def _judge(view: SandboxView) -> Verdict:
     available = view.guest_available_mib
     if available is None or DEFLATE_BELOW_MIB <= available <= INFLATE_ABOVE_MIB:
-        return move(view, None, f"it has {available} MiB available", {})
+        return move(view, None, f"{available} MiB are available", {})
     step = max(-STEP_MIB, min(STEP_MIB, AIM_MIB - available))
     target = max(view.target_mib + step, view.ceiling_mib * FLOOR_SHARE)
-    return move(view, target, f"it has {available} MiB available, and is to have {AIM_MIB}", {})
+    return move(view, target, f"{available} MiB are available, {AIM_MIB} MiB are intended", {})

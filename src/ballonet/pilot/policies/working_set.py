@@ -1,8 +1,8 @@
-"""What one guest needs, judged from what it reports: the part of our policy that looks at one sandbox. Pure.
+"""Estimates what one guest needs from what it reports: the part of the ``ballonet`` policy for one sandbox. Pure.
 
-*Used* is what the guest has less what it calls available: right whether its kernel counts the balloon as used
-(``deflate-on-oom``) or takes it off its total. Caches are idle memory until they prove otherwise: when taking them
-made the guest stall or fault, the level that hurt is kept for it, and tried again much later.
+*Used* is the guest's actual memory minus its available memory. This is correct whether its kernel counts the balloon
+as used (``deflate-on-oom``) or subtracts it from the total. Caches count as idle memory until reclaiming them makes the
+guest stall or fault: then the guest keeps that much cache, and less is tried again much later.
 """
 
 from __future__ import annotations
@@ -10,151 +10,163 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ballonet.pilot.limits import STALE_S, Left, Totals, follows, pressure, raised, refaulted_mib, totals
+from ballonet.pilot.limits import (
+    STALE_S,
+    LastTarget,
+    Totals,
+    follows,
+    pressure,
+    raised,
+    refaulted_mib,
+    totals,
+)
 from ballonet.pilot.model import SandboxView
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How our policy judges a guest. Times in seconds, sizes in MiB or as shares of the ceiling."""
+    """Parameters of the estimate. Times in seconds, sizes in MiB or as shares of the ceiling."""
 
-    #: Use rises at once and falls by half in this long; the highest use of late, from which bursts are foreseen, in
-    #: the second.
+    #: Half-lives with which the estimated need, and the recent peak from which bursts are predicted, decay. Both rise
+    #: immediately.
     need_half_life_s: float = 20.0
     peak_half_life_s: float = 240.0
-    #: What a guest has available beyond its need at the least: the sandbox's own guard (``vmm/guard.py``).
+    #: Memory that a guest keeps available beyond its need: the same as the sandbox's guard (``vmm/guard.py``).
     guard_min_mib: int = 64
     guard_share: float = 0.1
-    #: What a guest may grow by at once when it wastes nothing, beside what it did of late.
+    #: Room to grow for a guest without waste, beyond its recent peak.
     burst_share: float = 0.1
-    #: Guest RAM on the host beyond the need is waste from this on, until it falls to half of it.
+    #: Guest RAM on the host beyond the need counts as waste from this amount on, until it falls to half of it.
     waste_min_mib: int = 32
     waste_share: float = 1 / 32
-    #: Waste is borne for a while: an eighth of the ceiling so long, more of it less long.
+    #: Waste is tolerated for a while: an eighth of the ceiling for this long, more of it for less time.
     patience_s: float = 10.0
-    #: Then the guest is held to its need for so long; each time that it wastes again soon, twice as long.
+    #: Then the guest is limited to its need for this long; twice as long each time that waste soon appears again.
     tight_s: float = 15.0
     tight_most_s: float = 600.0
-    #: A guest that read so much again since it last told, after it had been reclaimed, missed its caches.
+    #: A guest that read at least this much again since its last report, after reclaim, needed its caches.
     refault_mib: int = 4
-    #: After pressure nothing is taken for so long.
+    #: After pressure, nothing is taken for this long.
     hold_s: float = 5.0
-    #: How long a level of caches that hurt is kept before less is tried; doubled each time that hurts again.
+    #: How long caches that proved necessary are kept before less is tried; doubled each time that fails again.
     retry_s: float = 300.0
     retry_most_s: float = 4800.0
-    #: Idle caches are borne likewise, but for less long: to drop them is little work.
+    #: Idle caches are tolerated in the same way, but for less time, since dropping them is cheap.
     trim_patience_s: float = 4.0
-    #: A guest that twice did not drop half of the caches that it was asked to, by so long afterwards, has them taken by
-    #: its balloon.
+    #: A guest that, this long after a request, has not dropped half of the caches ignored it. After ``ignored_most``
+    #: ignored requests in a row, its balloon takes the caches.
     trim_s: float = 6.0
-    deaf_after: int = 2
-    #: A guest that did not follow is asked again after so long, doubled each time, up to the second.
+    ignored_most: int = 2
+    #: A guest that did not follow is requested again after this time, doubled each time up to the second value.
     refused_s: float = 30.0
     refused_most_s: float = 960.0
 
 
-class Kept(NamedTuple):
-    """What is remembered of one guest."""
+class GuestState(NamedTuple):
+    """What the policy remembers about one guest."""
 
     first_s: float
     at_s: float
     used_mib: int
     need_mib: float
     peak_mib: float
-    #: Caches now, and those that are kept because taking them hurt.
+    #: Its caches, and the part that it keeps because reclaiming it caused stalls or faults.
     caches_mib: int
     hot_mib: float
     retry_at_s: float
     retry_wait_s: float
-    #: When it was last under pressure.
+    #: When the guest was last under pressure.
     pressed_s: float
-    #: Held tight until then, and for how long that was.
+    #: Whether it is limited to its need, until when, and for how long.
     tight: bool
     tight_until_s: float
     tight_wait_s: float
-    #: Waste over time (MiB times seconds) since there was none.
+    #: Accumulated waste (MiB times seconds) since there was none.
     wasted: float
-    #: The same of caches that proved of no use; how much of them the guest was last asked to drop, when, and how often
-    #: in a row it did not.
+    #: The same for idle caches; how much of them the guest was last requested to drop, when, and how many requests in
+    #: a row it ignored.
     idle_caches: float
     trimmed_mib: int
     trimmed_s: float
-    deaf: int
-    #: When a guest that does not follow is asked again, and how long that was.
-    ask_again_s: float
-    ask_wait_s: float
+    ignored: int
+    #: When a guest that does not follow is requested again, and the waiting time.
+    retry_balloon_s: float
+    retry_balloon_wait_s: float
     totals: Totals
 
 
-class Judgement(NamedTuple):
-    """One guest at one tick. Sizes in MiB, all within its least and its ceiling."""
+class Assessment(NamedTuple):
+    """The estimate for one guest at one tick. Sizes in MiB, all between ``least_mib`` and the ceiling."""
 
-    #: Why it is left alone; the rest says nothing then.
+    #: Why the sandbox is left alone; the other fields are meaningless then.
     alone: str | None
-    #: It refused before and is asked again: what it is to give is not counted on.
+    #: It refused before and is requested again: its memory is not counted on.
     doubted: bool
-    #: Why it gets everything back, if it does.
+    #: Why it is under pressure and gets its ceiling, if it does.
     pressed: str | None
-    #: What it uses now, kept caches and guard included; what it needs; that with room for what it may do next; what it
-    #: should have if there is enough for all.
+    #: What it uses now, including kept caches and guard; what it needs; that with room to grow; and what it should
+    #: have if there is enough for all.
     now_mib: int
     work_mib: int
     room_mib: int
     want_mib: int
-    #: Caches that it is to drop.
+    #: Caches that it should drop.
     trim_mib: int
-    #: The numbers of the above, in words.
+    #: These numbers in words.
     why: str
-    kept: Kept | None
+    kept: GuestState | None
 
 
 def guard_mib(ceiling_mib: int, tuning: Tuning) -> int:
-    """What a guest keeps available beyond its need."""
+    """Memory that a guest keeps available beyond its need."""
     return max(tuning.guard_min_mib, int(ceiling_mib * tuning.guard_share))
 
 
-def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, tuning: Tuning) -> Judgement:
-    """What ``view`` needs at ``at_s``, given what was remembered of it.
+def assess(
+    view: SandboxView, at_s: float, kept: GuestState | None, left: LastTarget | None, tuning: Tuning
+) -> Assessment:
+    """Estimate what ``view`` needs at ``at_s``.
 
-    :param left: the target that it was left with.
+    :param kept: what was remembered about it; ``None`` at the first tick.
+    :param left: the target before and after the last decision.
     """
-    blind = _blind(view)
-    if blind is not None:
-        return _alone(blind, kept)
+    missing_input = _missing_input(view)
+    if missing_input is not None:
+        return _left_alone(missing_input, kept)
     actual, available = view.actual_mib, view.guest_available_mib
     assert actual is not None and available is not None
     used = max(0, actual - available)
     caches = min(view.guest_caches_mib or 0, available)
     if kept is None:
-        kept = _first(view, at_s, used, caches, tuning)
-    refuses, kept = _refuses(view, at_s, kept, tuning)
+        kept = _first_state(view, at_s, used, caches, tuning)
+    refuses, kept = _refusal(view, at_s, kept, tuning)
     if refuses is not None:
-        return _alone(refuses, kept)
-    passed = max(0.0, at_s - kept.at_s)
-    told = totals(view, at_s)
-    pressed = raised(view, left) or pressure(told, kept.totals)
-    need = max(used, _fall(kept.need_mib, used, passed, tuning.need_half_life_s))
-    peak = max(used, _fall(kept.peak_mib, used, passed, tuning.peak_half_life_s))
-    refaulted = refaulted_mib(told, kept.totals)
+        return _left_alone(refuses, kept)
+    elapsed = max(0.0, at_s - kept.at_s)
+    current = totals(view, at_s)
+    pressed = raised(view, left) or pressure(current, kept.totals)
+    need = max(used, _decay(kept.need_mib, used, elapsed, tuning.need_half_life_s))
+    peak = max(used, _decay(kept.peak_mib, used, elapsed, tuning.peak_half_life_s))
+    refaulted = refaulted_mib(current, kept.totals)
     hot, retry_at, retry_wait = _hot_caches(
         view, at_s, kept, used, caches, refaulted, pressed is not None, tuning
     )
     guard = guard_mib(view.ceiling_mib, tuning)
-    trim, kept = _trim(view, at_s, kept, passed, caches - hot, pressed is not None, tuning)
-    # What the guest can be asked to drop is not worth a move of its balloon.
-    apart = 0.0 if kept.deaf >= tuning.deaf_after else max(0.0, caches - hot)
+    trim, kept = _trim(view, at_s, kept, elapsed, caches - hot, pressed is not None, tuning)
+    # Caches that the guest can drop on request do not need its balloon.
+    droppable = 0.0 if kept.ignored >= tuning.ignored_most else max(0.0, caches - hot)
     tight, tight_until, tight_wait, wasted = _tightness(
-        view, at_s, kept, passed, need + hot + guard + apart, tuning
+        view, at_s, kept, elapsed, need + hot + guard + droppable, tuning
     )
     now = _within(view, used + hot + guard)
     work = _within(view, need + hot + guard)
     room = max(work, _within(view, max(peak, need + view.ceiling_mib * tuning.burst_share) + hot + guard))
-    # One who wastes nothing keeps what it has: free memory costs the host nothing, and a burst finds it there.
+    # Without waste it keeps what it has: memory free in the guest costs the host nothing and is there for a burst.
     want = work if tight else max(room, _within(view, view.target_mib))
     pressed_s = at_s if pressed is not None else kept.pressed_s
-    why = f"uses {used} MiB, needs {need:.0f} + {hot:.0f} of caches + {guard} to spare"
+    why = f"uses {used} MiB, needs {need:.0f} + {hot:.0f} for caches + {guard} as reserve"
     if trim:
-        why += f"; is to drop {trim} MiB of {caches} of caches"
+        why += f"; should drop {trim} of {caches} MiB of caches"
     if pressed is not None:
         want = view.ceiling_mib
     elif at_s - pressed_s < tuning.hold_s:
@@ -174,48 +186,50 @@ def judge(view: SandboxView, at_s: float, kept: Kept | None, left: Left | None, 
         tight_until_s=tight_until,
         tight_wait_s=tight_wait,
         wasted=wasted,
-        totals=told,
+        totals=current,
     )
-    return Judgement(
-        None, kept.ask_wait_s > tuning.refused_s, pressed, now, work, room, want, trim, why, kept
+    return Assessment(
+        None, kept.retry_balloon_wait_s > tuning.refused_s, pressed, now, work, room, want, trim, why, kept
     )
 
 
-def _alone(why: str, kept: Kept | None) -> Judgement:
-    """It is left alone."""
-    return Judgement(why, False, None, 0, 0, 0, 0, 0, "", kept)
+def _left_alone(why: str, kept: GuestState | None) -> Assessment:
+    """The estimate for a sandbox that is left alone."""
+    return Assessment(why, False, None, 0, 0, 0, 0, 0, "", kept)
 
 
-def _blind(view: SandboxView) -> str | None:
-    """Why nothing can be said of it."""
+def _missing_input(view: SandboxView) -> str | None:
+    """Which input is missing or too old; ``None`` if none is."""
     if view.problem is not None:
         return view.problem
     if view.actual_mib is None:
-        return "the engine does not tell its actual memory"
+        return "the engine does not report its actual memory"
     if view.guest_available_mib is None:
-        return "the guest does not tell its available memory"
+        return "the guest does not report its available memory"
     if view.guest_age_s is not None and view.guest_age_s > STALE_S:
-        return f"the guest's word is {view.guest_age_s:.0f} s old"
+        return f"the guest's statistics are {view.guest_age_s:.0f} s old"
     return None
 
 
-def _refuses(view: SandboxView, at_s: float, kept: Kept, tuning: Tuning) -> tuple[str | None, Kept]:
-    """Why its balloon is not asked; one that refused is asked again, less and less often."""
+def _refusal(
+    view: SandboxView, at_s: float, kept: GuestState, tuning: Tuning
+) -> tuple[str | None, GuestState]:
+    """Why its balloon gets no request. One that refused is requested again, at growing intervals."""
     if follows(view):
-        return None, kept._replace(ask_wait_s=tuning.refused_s) if view.state == "applied" else kept
+        return None, kept._replace(retry_balloon_wait_s=tuning.refused_s) if view.state == "applied" else kept
     why = f"its balloon does not follow: {view.state}"
     if view.state != "guest-refused":
         return why, kept
-    if kept.ask_again_s == 0:
-        return why, kept._replace(ask_again_s=at_s + kept.ask_wait_s)
-    if at_s < kept.ask_again_s:
-        return f"{why}; it is asked again in {kept.ask_again_s - at_s:.0f} s", kept
-    wait = min(2 * kept.ask_wait_s, tuning.refused_most_s)
-    return None, kept._replace(ask_again_s=0.0, ask_wait_s=wait)
+    if kept.retry_balloon_s == 0:
+        return why, kept._replace(retry_balloon_s=at_s + kept.retry_balloon_wait_s)
+    if at_s < kept.retry_balloon_s:
+        return f"{why}; next attempt in {kept.retry_balloon_s - at_s:.0f} s", kept
+    wait = min(2 * kept.retry_balloon_wait_s, tuning.refused_most_s)
+    return None, kept._replace(retry_balloon_s=0.0, retry_balloon_wait_s=wait)
 
 
-def _first(view: SandboxView, at_s: float, used: int, caches: int, tuning: Tuning) -> Kept:
-    return Kept(
+def _first_state(view: SandboxView, at_s: float, used: int, caches: int, tuning: Tuning) -> GuestState:
+    return GuestState(
         first_s=at_s,
         at_s=at_s,
         used_mib=used,
@@ -233,15 +247,15 @@ def _first(view: SandboxView, at_s: float, used: int, caches: int, tuning: Tunin
         idle_caches=0.0,
         trimmed_mib=0,
         trimmed_s=float("-inf"),
-        deaf=0,
-        ask_again_s=0.0,
-        ask_wait_s=tuning.refused_s,
+        ignored=0,
+        retry_balloon_s=0.0,
+        retry_balloon_wait_s=tuning.refused_s,
         totals=totals(view, at_s),
     )
 
 
-def _fall(before: float, now: float, passed_s: float, half_life_s: float) -> float:
-    return float(now + (before - now) * 0.5 ** (passed_s / half_life_s))
+def _decay(before: float, now: float, elapsed_s: float, half_life_s: float) -> float:
+    return float(now + (before - now) * 0.5 ** (elapsed_s / half_life_s))
 
 
 def _within(view: SandboxView, mib: float) -> int:
@@ -251,19 +265,19 @@ def _within(view: SandboxView, mib: float) -> int:
 def _hot_caches(
     view: SandboxView,
     at_s: float,
-    kept: Kept,
+    kept: GuestState,
     used: int,
     caches: int,
     refaulted: int | None,
     pressed: bool,
     tuning: Tuning,
 ) -> tuple[float, float, float]:
-    """Caches to keep, when less is tried, and how long that waits."""
+    """How much cache to keep, when less is tried, and the waiting time."""
     hot, retry_at, wait = kept.hot_mib, kept.retry_at_s, kept.retry_wait_s
     if refaulted is not None:
         missed = refaulted >= tuning.refault_mib
     else:
-        # Nobody allocated, yet it stalled: it is taken to have missed what was taken from its caches.
+        # It stalled without allocating: assume that it needed the caches that were reclaimed.
         missed = pressed and used - kept.used_mib <= max(32, view.ceiling_mib // 32)
     if missed:
         level = 1.125 * max(caches, kept.caches_mib)
@@ -277,48 +291,54 @@ def _hot_caches(
     return hot, retry_at, wait
 
 
-def _worth(view: SandboxView, tuning: Tuning) -> float:
-    """Waste below this is let be (MiB)."""
+def _waste_threshold(view: SandboxView, tuning: Tuning) -> float:
+    """Waste below this is ignored (MiB)."""
     return max(tuning.waste_min_mib, view.ceiling_mib * tuning.waste_share)
 
 
 def _trim(
-    view: SandboxView, at_s: float, kept: Kept, passed_s: float, idle: float, pressed: bool, tuning: Tuning
-) -> tuple[int, Kept]:
-    """How much of its idle caches it is to drop now: borne for a while, like all waste, then all at once."""
+    view: SandboxView,
+    at_s: float,
+    kept: GuestState,
+    elapsed_s: float,
+    idle: float,
+    pressed: bool,
+    tuning: Tuning,
+) -> tuple[int, GuestState]:
+    """How much of its idle caches to drop now: they are tolerated for a while, then all dropped at once."""
     if kept.trimmed_mib:
         if at_s - kept.trimmed_s < tuning.trim_s:
             return 0, kept
         left = view.guest_caches_mib or 0
-        heard = kept.caches_mib - left >= 0 and left <= kept.trimmed_mib / 2 + kept.hot_mib
-        kept = kept._replace(trimmed_mib=0, deaf=0 if heard else kept.deaf + 1)
-    if kept.deaf >= tuning.deaf_after or pressed:
+        obeyed = kept.caches_mib - left >= 0 and left <= kept.trimmed_mib / 2 + kept.hot_mib
+        kept = kept._replace(trimmed_mib=0, ignored=0 if obeyed else kept.ignored + 1)
+    if kept.ignored >= tuning.ignored_most or pressed:
         return 0, kept._replace(idle_caches=0.0)
-    worth = _worth(view, tuning)
-    if idle < worth:
+    threshold = _waste_threshold(view, tuning)
+    if idle < threshold:
         return 0, kept._replace(idle_caches=0.0)
-    borne = kept.idle_caches + idle * passed_s
-    if borne < view.ceiling_mib / 8 * tuning.trim_patience_s:
-        return 0, kept._replace(idle_caches=borne)
+    tolerated = kept.idle_caches + idle * elapsed_s
+    if tolerated < view.ceiling_mib / 8 * tuning.trim_patience_s:
+        return 0, kept._replace(idle_caches=tolerated)
     return int(idle), kept._replace(idle_caches=0.0, trimmed_mib=int(idle), trimmed_s=at_s)
 
 
 def _tightness(
-    view: SandboxView, at_s: float, kept: Kept, passed_s: float, work: float, tuning: Tuning
+    view: SandboxView, at_s: float, kept: GuestState, elapsed_s: float, work: float, tuning: Tuning
 ) -> tuple[bool, float, float, float]:
-    """Whether it is to be held at what it needs since it holds more of the host than that, until when, how long that
-    is, and its waste over time."""
+    """Whether to limit it to its need because it holds more host memory than that, until when, for how long, and its
+    accumulated waste."""
     held = view.guest_ram_mib
     if held is None:
         held = (view.actual_mib or 0) - (view.guest_free_mib or 0)
     waste = held - work
-    worth = _worth(view, tuning)
+    threshold = _waste_threshold(view, tuning)
     until, wait = kept.tight_until_s, kept.tight_wait_s
     if kept.tight:
-        if waste >= worth:
+        if waste >= threshold:
             return True, max(until, at_s + tuning.tight_s), wait, 0.0
-        return (True, until, wait, 0.0) if at_s < until or waste > worth / 2 else (False, at_s, wait, 0.0)
-    wasted = kept.wasted + waste * passed_s if waste >= worth else 0.0
+        return (True, until, wait, 0.0) if at_s < until or waste > threshold / 2 else (False, at_s, wait, 0.0)
+    wasted = kept.wasted + waste * elapsed_s if waste >= threshold else 0.0
     if wasted < view.ceiling_mib / 8 * tuning.patience_s:
         return False, until, wait, wasted
     again = kept.tight_until_s > kept.first_s and at_s - until < 2 * wait + 2 * tuning.patience_s

@@ -1,1 +1,1 @@
-"""The simulator: the policies' own code against modelled guests on a modelled host. Deterministic; no I/O, no clock."""
+"""The simulator: runs the policies' code with modelled guests on a modelled host. Deterministic; no I/O, no clock."""

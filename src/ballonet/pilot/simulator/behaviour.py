@@ -1,8 +1,8 @@
-"""How a modelled balloon follows its target: the five guests that squeezed tests its balancer with. Pure.
+"""How a modelled balloon follows its target: the five guest models that XAPI's squeezed is tested with. Pure.
 
-Described anew from what XAPI's squeezed tests do (``test/squeeze_test.ml``): an ideal guest, one that does not shrink
-below a limit of its own, one that does not grow above one, one whose driver does nothing, and one whose driver works
-only every other interval.
+Reimplemented from what squeezed's tests do (``test/squeeze_test.ml``): an ideal guest, one that does not shrink below
+a limit, one that does not grow above a limit, one whose driver does nothing, and one whose driver works only in every
+other interval.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """A guest's way with its balloon."""
+    """The kind of balloon behaviour."""
 
     IDEAL = "ideal"
     LOWER_LIMIT = "lower-limit"
@@ -23,16 +23,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """One guest's: its kind and, where it has one, the limit (MiB) or the interval (seconds)."""
+    """The behaviour of one guest: its kind and, if applicable, the limit (MiB) or the interval (seconds)."""
 
     kind: Kind = Kind.IDEAL
     limit_mib: float = 0.0
     interval_s: float = 0.25
-    #: It stops this far from what it is asked for.
+    #: It stops this far from its target.
     inexact_mib: float = 0.0
 
     def reach(self, actual_mib: float, goal_mib: float, most_mib: float, at_s: float) -> float:
-        """What ``actual_mib`` becomes on the way to ``goal_mib`` when it can move by ``most_mib``."""
+        """The actual memory after one step of at most ``most_mib`` from ``actual_mib`` towards ``goal_mib``."""
         kind = self.kind
         if self.inexact_mib > 0.0:
             off = goal_mib - actual_mib

@@ -1,4 +1,4 @@
-"""Several policies on the same scenario, and each one's figures against static and the oracle. Pure."""
+"""Runs several policies on the same scenario and compares each with static and the oracle. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from ballonet.pilot.policies.catalog import make_policy
 from ballonet.pilot.simulator.oracle import Oracle
-from ballonet.pilot.simulator.world import Outcome, Scenario, simulate
+from ballonet.pilot.simulator.simulation import Outcome, Scenario, simulate
 
-#: The arm in which guests do not report free pages: what a VM does that nobody moves.
+#: In this arm guests do not report free pages: a VM without any memory management.
 WITHOUT_REPORTING = "static"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One policy's outcome, against the others on the same scenario."""
+    """The outcome of one policy, with the outcomes that it is compared with."""
 
     outcome: Outcome
     static: Outcome
@@ -25,26 +25,26 @@ class Arm:
 
     @property
     def footprint_of_static(self) -> float:
-        """Footprint as a share of static's."""
+        """Footprint relative to static."""
         return self.outcome.footprint_gib_min / self.static.footprint_gib_min
 
     @property
     def footprint_of_oracle(self) -> float:
-        """Footprint against the oracle's."""
+        """Footprint relative to the oracle."""
         return self.outcome.footprint_gib_min / self.oracle.footprint_gib_min
 
     @property
     def peak_of_static(self) -> float:
-        """Peak as a share of static's."""
+        """Peak relative to static."""
         return self.outcome.peak_mib / self.static.peak_mib
 
     @property
     def slowdown(self) -> float:
-        """Share of the work's time that was lost, beyond what static loses."""
+        """Share of busy time that was lost, minus static's share."""
         return self.outcome.slowdown - self.static.slowdown
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON. Sizes in MiB, times in seconds, shares of 1."""
+        """For JSON. Sizes in MiB, times in seconds, shares between 0 and 1."""
         out = self.outcome
         return {
             "scenario": out.scenario,
@@ -72,9 +72,9 @@ class Arm:
 
 
 def compare(scenario: Scenario, policies: Sequence[str], *, sample_s: float | None = None) -> list[Arm]:
-    """Each of ``policies`` on ``scenario``; static and the oracle are always run, too, and come first and last.
+    """Run each of ``policies`` on ``scenario``. Static and the oracle always run and come first and last.
 
-    :raises ConfigError: there is no policy of that name.
+    :raises ConfigError: a policy name is unknown.
     """
     names = [WITHOUT_REPORTING, *(name for name in policies if name not in (WITHOUT_REPORTING, "oracle"))]
     outcomes = [

@@ -1,7 +1,7 @@
-"""A modelled guest: its memory, its page cache, its balloon, and what it suffers. Deterministic; time is passed in.
+"""A modelled guest: its memory, page cache, balloon and stalls. Deterministic; time is passed in.
 
-Plain floats in one object with slots, and few calls: a simulation takes millions of steps. ``docs/simulator.md`` says
-what is modelled, what is not, and where the constants come from.
+For speed this uses plain floats in one object with slots and few calls: a simulation takes millions of steps.
+``docs/simulator.md`` describes what is modelled, what is not, and the sources of the constants.
 """
 
 from __future__ import annotations
@@ -24,32 +24,33 @@ class Physics:
     inflate_mib_s: float = 600.0
     #: Deflating: 2.5 GiB in 1.4 s, measured.
     deflate_mib_s: float = 1800.0
-    #: Share of a working guest's time that a moving balloon takes: one of four processors.
+    #: Share of a busy guest's time that a moving balloon takes: one of four processors.
     balloon_cost: float = 0.25
-    #: What a kernel and an idle root use, and how much of the ceiling its page tables take (1.6 %: 64 bytes a page).
+    #: What a kernel and an idle root use, and the share of the ceiling for page structures (1.6 %: 64 bytes per page).
     kernel_mib: float = 80.0
     kernel_share: float = 1 / 64
-    #: Free memory that the kernel keeps for itself.
+    #: Free memory that the kernel keeps back.
     watermark_mib: float = 8.0
-    #: The most that a guest allocates (3 GB/s, published), and what its first touch costs the host (1 us a page).
+    #: The highest allocation rate of a guest (3 GB/s, published), and the host's cost of a first touch (1 us per page).
     allocate_mib_s: float = 2861.0
     touch_mib_s: float = 4096.0
-    #: The kernel's own thread gives up clean caches at this speed in the background; beyond it, the one who needs the
-    #: memory stalls while it does so itself, as fast.
+    #: The kernel's background thread reclaims clean caches at this speed; beyond it, the allocating task stalls and
+    #: reclaims at the same speed.
     reclaim_mib_s: float = 2048.0
-    #: Reading files again: how often the work comes round, and the disk's speed.
+    #: Rereading files: how often the work reads the same files, and the disk's speed.
     reread_s: float = 10.0
     disk_mib_s: float = 500.0
-    #: Major faults for each MiB read again: a quarter is mapped, read ahead in 128 KiB.
+    #: Major faults per MiB read again: a quarter is mapped, with a read-ahead of 128 KiB.
     faults_per_mib: float = 2.0
-    #: Reporting: delay, and the share of freed memory that lies in blocks smaller than order 9. The share makes a
-    #: clang build come to the published 431 of 659 GiB·min.
+    #: Free-page reporting: its delay, and the share of freed memory in blocks smaller than order 9, chosen so that a
+    #: clang build results in the published 431 of 659 GiB·min.
     report_delay_s: float = 2.0
     fragmented: float = 0.25
-    #: A guest that cannot reclaim anything kills after so long; with deflate-on-oom it takes this much a second.
+    #: A guest that cannot reclaim anything kills a process after this time; with deflate-on-oom its balloon gives back
+    #: this much per second instead.
     oom_after_s: float = 0.2
     oom_deflate_mib_s: float = 256.0
-    #: Relief: after this much stall in half a second (``machine/guest_memory.py``).
+    #: Pressure relief: after this much stall in half a second (``machine/guest_memory.py``).
     relief_stall_s: float = 0.025
     relief_window_s: float = 0.5
 
@@ -66,7 +67,7 @@ class GuestSpec:
     reserve_mib: int = 0
     initial_mib: int | None = None
     behaviour: Behaviour = field(default_factory=Behaviour)
-    #: Caches that it has at the start, of files read once.
+    #: Caches at the start, of files read once.
     caches_mib: float = 0.0
     relief: bool = True
     deflate_on_oom: bool = True
@@ -75,7 +76,7 @@ class GuestSpec:
 
 
 class Guest:
-    """A guest at one moment. All sizes are MiB, all totals since the start."""
+    """The state of a guest. Sizes are MiB; totals are since the start."""
 
     __slots__ = (
         "actual", "anon", "below_s", "busy_s", "ceiling", "faults", "fragments", "goal", "guard", "hot", "hot_ever",
@@ -121,11 +122,11 @@ class Guest:
 
     @property
     def resident(self) -> float:
-        """What it holds of the host: all that it uses, and what it freed but did not give back."""
+        """Host memory that it holds: what it uses, and what it freed without reporting it."""
         return self.kernel + self.anon + self.once + self.hot + self.fragments + self.loose
 
     def set_target(self, target_mib: int, at_s: float) -> None:
-        """What the control socket does: clamp, and ask the engine."""
+        """Like the control socket: clamp the target and pass it to the engine."""
         spec = self.spec
         self.target = min(spec.ceiling_mib, max(spec.floor_mib, target_mib))
         self.goal = float(self.target)
@@ -133,7 +134,7 @@ class Guest:
         self.progress_at, self.progress_mib = at_s, self.actual
 
     def view(self, at_s: float) -> SandboxView:
-        """What the pilot's loop would see."""
+        """What the autopilot's loop would observe."""
         spec = self.spec
         free = self.free
         caches = self.once + self.hot
@@ -164,7 +165,7 @@ class Guest:
         )
 
     def step(self, at_s: float, dt: float) -> None:
-        """Go on from ``at_s`` by ``dt``."""
+        """Advance by ``dt`` from ``at_s``."""
         if at_s >= self.next_at:
             self._next_point(at_s)
         physics = self.physics
@@ -234,13 +235,13 @@ class Guest:
                 self.window = 0.0
 
     def relieve(self, at_s: float) -> None:
-        """The sandbox's own process answers a stall: everything back, in one step."""
+        """Pressure relief by the sandbox's process: back to the ceiling in one step."""
         self.relieved = False
         self.window = 0.0
         self.set_target(self.spec.ceiling_mib, at_s)
 
     def trim(self, mib: float) -> None:
-        """Drop so much of the caches, files read once first: what was freed is reported like any other."""
+        """Drop this much of the caches, files read once first. The freed memory is reported like any other."""
         once = min(mib, self.once)
         hot = min(mib - once, self.hot)
         self.once -= once
@@ -265,7 +266,7 @@ class Guest:
             self.next_at, self.slope = float("inf"), 0.0
 
     def _move_balloon(self, at_s: float, dt: float) -> float:
-        """One step towards the goal; the time that it cost the guest."""
+        """Move one step towards the goal; returns the guest time that it cost."""
         physics = self.physics
         actual, goal = self.actual, self.goal
         if goal < actual:
@@ -295,9 +296,9 @@ class Guest:
         return cost * physics.balloon_cost
 
     def _take(self, need: float) -> tuple[float, float]:
-        """Find ``need`` in free memory, then in caches; what was found, and how much of it the host must find anew.
+        """Take ``need`` from free memory, then from caches; returns what was taken, and the part new to the host.
 
-        Small blocks go first, then those that the host still holds, then those that it must find anew.
+        Small blocks are taken first, then blocks that the host still backs, then blocks that it must allocate.
         """
         physics = self.physics
         free = self.actual - self.kernel - self.anon - self.once - self.hot
@@ -322,7 +323,7 @@ class Guest:
         return got, rest
 
     def _starve(self, lacking: float, at_s: float, dt: float) -> float:
-        """Nothing is left to reclaim. The balloon gives back, or a process dies; the time that it cost."""
+        """Nothing is left to reclaim: the balloon deflates, or a process is killed; returns the time that it cost."""
         physics = self.physics
         self.starving_s += dt
         if self.actual < self.goal - 1.0 or self.starving_s <= physics.oom_after_s:
@@ -341,7 +342,7 @@ class Guest:
         return dt
 
     def _read_again(self, hot: float, dt: float) -> float:
-        """Bring in what the work reads again and again; the time lost to what it had before."""
+        """Load the files that the work reads repeatedly; returns the time lost to rereading reclaimed ones."""
         physics = self.physics
         missing = hot - self.hot
         known = self.hot_ever if self.hot_ever < hot else hot
@@ -363,7 +364,7 @@ class Guest:
         return lost
 
     def _read_once(self, size: float) -> None:
-        """Files read once fill what is free, and then push out their own kind."""
+        """Files read once fill the free memory and then replace other files read once."""
         room = self.free - self.physics.watermark_mib
         if room > 0.0:
             got, _ = self._take(size if size < room else room)

@@ -1,7 +1,8 @@
-"""An oracle: it knows each guest's trace, and gives exactly what the work needs, in time. Nobody can be it.
+"""An oracle: it knows each guest's trace and sets exactly the targets that the work needs, in time. A lower bound that
+no real policy can reach.
 
-What it gives is the work's memory, the kernel's, and the files that the work reads again within a while; growth
-begins early enough for the balloon's speed. It is bound by floors and by the sandbox's guard as every policy is.
+A guest gets the memory of its work and its kernel, and the files that the work soon reads again. It grows early enough
+for the balloon's speed. Floors and guards limit the oracle like every policy.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 from ballonet.pilot.limits import dead_band_mib
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
 from ballonet.pilot.simulator.guest import GuestSpec, Physics
+from ballonet.pilot.simulator.simulation import Scenario
 from ballonet.pilot.simulator.trace import Trace
-from ballonet.pilot.simulator.world import Scenario
 from ballonet.vmm.guard import default_guard_mib
 
-#: Files are kept that are read again within so long, and memory that is wanted again within the second.
+#: How far ahead it looks for files that are read again, and for memory that is needed again (seconds).
 KEEP_FILES_S = 60.0
 KEEP_S = 5.0
 
@@ -48,7 +49,7 @@ class Oracle:
                 Verdict(
                     view.name,
                     target if far else None,
-                    f"it is going to need {needed} MiB",
+                    f"it will need {needed} MiB",
                     {"needed_mib": needed},
                 )
             )
@@ -56,7 +57,7 @@ class Oracle:
 
 
 def _plan(spec: GuestSpec, physics: Physics, duration_s: float, period_s: float) -> array[float]:
-    """What the guest must have at each period to have enough until the next, and at the balloon's speed later."""
+    """What the guest must have in each period to have enough until the next, and later at the balloon's speed."""
     count = int(duration_s / period_s) + 2
     need = array("d", [0.0] * count)
     guard = default_guard_mib(spec.ceiling_mib) if spec.guard_mib is None else spec.guard_mib
@@ -64,7 +65,7 @@ def _plan(spec: GuestSpec, physics: Physics, duration_s: float, period_s: float)
     hot = _files(spec.trace, count, period_s)
     work = _work(spec.trace, count, period_s)
     for at in range(count):
-        # What is read again fits into what the guard leaves available, too.
+        # Files that are read again also fit into the memory that the guard keeps available.
         need[at] = fixed + work[at] + max(hot[at], float(guard))
     plan = array("d", need)
     slope = physics.deflate_mib_s * period_s
@@ -75,7 +76,7 @@ def _plan(spec: GuestSpec, physics: Physics, duration_s: float, period_s: float)
 
 
 def _work(trace: Trace, count: int, period_s: float) -> array[float]:
-    """The most that the work wants within each period."""
+    """The maximum that the work needs within each period."""
     values = array("d", [0.0] * count)
     points = trace.points
     for here, after in zip(points, (*points[1:], None), strict=True):
@@ -95,7 +96,7 @@ def _work(trace: Trace, count: int, period_s: float) -> array[float]:
 
 
 def _files(trace: Trace, count: int, period_s: float) -> array[float]:
-    """Files read now, or again within :data:`KEEP_FILES_S` after they were read last."""
+    """Files read now, or read again within :data:`KEEP_FILES_S`."""
     now = array("d", [0.0] * count)
     points = trace.points
     for here, after in zip(points, (*points[1:], None), strict=True):

@@ -1,4 +1,4 @@
-"""Recorded work as traces: CSV files, and the histories that sandboxes keep. Reads text and samples, opens nothing.
+"""Converts recordings to traces: CSV files, and the histories of sandboxes. Takes text and samples; opens no files.
 
 ``docs/simulator.md`` defines the columns.
 """
@@ -15,12 +15,12 @@ from ballonet.base.memory import MIB
 from ballonet.pilot.simulator.guest import GuestSpec, Physics
 from ballonet.pilot.simulator.trace import Point, Trace
 
-#: Columns of a trace, with what is taken where one is left out or empty.
+#: Columns of a trace; optional ones may be left out or empty.
 REQUIRED = ("time", "sandbox", "working_set_mib")
 OPTIONAL = ("hot_mib", "read_mib_s", "busy", "ceiling_mib", "floor_mib", "weight", "reserve_mib")
-#: A trace that does not say when its guest works is taken to do so above its least by this share.
+#: Without a ``busy`` column a guest counts as busy when it uses this share more than its minimum.
 BUSY_SHARE = 0.05
-#: More rows than this are refused: a mistake, or a file that was not meant.
+#: Maximum number of rows: more indicate the wrong file.
 MOST_ROWS = 2_000_000
 
 
@@ -29,7 +29,7 @@ _HISTORY = ("at", "name", "ceiling", "floor", "actual", "guest_available", "gues
 
 
 class _Row(NamedTuple):
-    """A line of such a file: a :class:`RecordedSample`."""
+    """A line of ``ballonet history --csv``: a :class:`RecordedSample`."""
 
     at: float
     name: str
@@ -41,7 +41,7 @@ class _Row(NamedTuple):
 
 
 class RecordedSample(Protocol):
-    """What is used of a sample of a history (bytes, unix seconds)."""
+    """The fields of a history's sample that are used (bytes, unix seconds)."""
 
     @property
     def at(self) -> float: ...
@@ -60,10 +60,10 @@ class RecordedSample(Protocol):
 
 
 def read_trace(lines: Iterable[str], where: str) -> list[GuestSpec]:
-    """Guests from CSV with a header: a trace, or what ``ballonet history --csv`` prints.
+    """Read guests from CSV with a header: a trace, or the output of ``ballonet history --csv``.
 
-    :param where: the file's name, for messages.
-    :raises ConfigError: a column is missing or unknown, a value is not a number or absurd, times do not rise.
+    :param where: the file's name, for error messages.
+    :raises ConfigError: a column is missing or unknown, a value is not a valid number, or times do not increase.
     """
     reader = csv.DictReader(lines)
     columns = reader.fieldnames or []
@@ -72,12 +72,12 @@ def read_trace(lines: Iterable[str], where: str) -> list[GuestSpec]:
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         raise ConfigError(
-            f"{where}: there is no column {', '.join(missing)}", hint=f"the header needs {','.join(REQUIRED)}"
+            f"{where}: missing column {', '.join(missing)}", hint=f"required: {', '.join(REQUIRED)}"
         )
     unknown = [name for name in columns if name not in (*REQUIRED, *OPTIONAL)]
     if unknown:
         raise ConfigError(
-            f"{where}: unknown column {', '.join(unknown)}", hint=f"known: {', '.join(OPTIONAL)}"
+            f"{where}: unknown column {', '.join(unknown)}", hint=f"optional: {', '.join(OPTIONAL)}"
         )
     rows: dict[str, list[dict[str, float]]] = {}
     for number, row in enumerate(reader, start=2):
@@ -85,21 +85,21 @@ def read_trace(lines: Iterable[str], where: str) -> list[GuestSpec]:
             raise ConfigError(f"{where}: more than {MOST_ROWS} rows")
         name = (row["sandbox"] or "").strip()
         if not name:
-            raise ConfigError(f"{where}:{number}: the sandbox has no name")
+            raise ConfigError(f"{where}:{number}: the sandbox name is empty")
         rows.setdefault(name, []).append(_numbers(row, f"{where}:{number}"))
     if not rows:
-        raise ConfigError(f"{where}: there is no row below the header")
+        raise ConfigError(f"{where}: no rows after the header")
     start = min(points[0]["time"] for points in rows.values())
     return [_guest(name, points, start, where) for name, points in rows.items()]
 
 
 def from_samples(samples: Iterable[RecordedSample], where: str, *, start: float | None = None) -> GuestSpec:
-    """One guest from its history: what it used is taken for its working set, what its caches grew by for reading.
+    """Create a guest from its history: its use becomes the working set, growth of its caches becomes reading.
 
-    How hard it would have used its caches again cannot be told from a history.
+    A history does not show how much the guest would have read its cached files again.
 
-    :param start: the time (unix seconds) that becomes 0; ``None``: that of its first sample.
-    :raises ConfigError: no sample says what it needs.
+    :param start: the time (unix seconds) that becomes 0; ``None``: the time of its first sample.
+    :raises ConfigError: no sample has the guest's available memory.
     """
     points: list[Point] = []
     first = start
@@ -123,15 +123,15 @@ def from_samples(samples: Iterable[RecordedSample], where: str, *, start: float 
         points.append(Point(max(0.0, sample.at - first), used))
         before = sample
     if not points:
-        raise ConfigError(f"the history of {where} has no sample with the guest's own word")
+        raise ConfigError(f"the history of {where} has no sample with the guest's available memory")
     kernel = Physics().kernel_mib + ceiling * Physics().kernel_share
     return GuestSpec(name, ceiling, Trace(_busy(points, kernel)), floor)
 
 
 def from_histories(histories: Mapping[str, Sequence[RecordedSample]]) -> list[GuestSpec]:
-    """Guests from their histories by name, on one clock: that of the sample that came first.
+    """Create guests from their histories by name, on one clock that starts at the earliest sample.
 
-    :raises ConfigError: one has no sample that says what it needs.
+    :raises ConfigError: a history has no sample with the guest's available memory.
     """
     start = min((samples[0].at for samples in histories.values() if samples), default=0.0)
     return [from_samples(samples, name, start=start) for name, samples in histories.items()]
@@ -144,14 +144,14 @@ def _history(reader: csv.DictReader[str], where: str) -> list[GuestSpec]:
             sizes = [int(row[name]) if row[name] else None for name in _HISTORY[2:]]
             found.setdefault(row["name"], []).append(_Row(float(row["at"]), row["name"], *sizes))
         except (TypeError, ValueError):
-            raise ConfigError(f"{where}:{number}: this is no line of a history") from None
+            raise ConfigError(f"{where}:{number}: not a valid line of a history") from None
     if not found:
-        raise ConfigError(f"{where}: there is no row below the header")
+        raise ConfigError(f"{where}: no rows after the header")
     return from_histories(found)
 
 
 def _busy(points: list[Point], kernel_mib: float) -> list[Point]:
-    """Take the kernel's part off, and say when the guest worked."""
+    """Subtract the kernel's memory, and mark when the guest was busy."""
     least = min(point.work_mib for point in points)
     return [
         point._replace(
@@ -170,9 +170,9 @@ def _numbers(row: Mapping[str, str | None], where: str) -> dict[str, float]:
         try:
             value = float(text)
         except ValueError:
-            raise ConfigError(f"{where}: {name} is {text[:32]!r}, which is not a number") from None
+            raise ConfigError(f"{where}: {name} {text[:32]!r} is not a number") from None
         if not math.isfinite(value) or value < 0:
-            raise ConfigError(f"{where}: {name} is {text[:32]}, which is negative or endless")
+            raise ConfigError(f"{where}: {name} {text[:32]} must be finite and not negative")
         found[name] = value
     for name in ("time", "working_set_mib"):
         if name not in found:
@@ -182,7 +182,7 @@ def _numbers(row: Mapping[str, str | None], where: str) -> dict[str, float]:
 
 def _guest(name: str, rows: list[dict[str, float]], start: float, where: str) -> GuestSpec:
     most = max(row["working_set_mib"] + row.get("hot_mib", 0.0) for row in rows)
-    # Room for half as much again and the kernel, in steps of 256 MiB.
+    # By default one and a half times the peak plus the kernel, rounded up to 256 MiB.
     usual = math.ceil((most * 1.5 + 128) / 256) * 256
     first = rows[0]
     ceiling = int(first.get("ceiling_mib", usual))

@@ -1,4 +1,4 @@
-"""Scenarios by name: each a function of a seed."""
+"""The built-in scenarios by name; each is a function of a seed."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from random import Random
 
 from ballonet.pilot.simulator import workloads
 from ballonet.pilot.simulator.guest import GuestSpec
-from ballonet.pilot.simulator.squeezed_shapes import SHAPES, scenario_of
+from ballonet.pilot.simulator.simulation import Scenario
+from ballonet.pilot.simulator.squeezed_scenarios import SITUATIONS, situation_scenario
 from ballonet.pilot.simulator.trace import Trace
-from ballonet.pilot.simulator.world import Scenario
 
-#: A host holds this share of its sandboxes' ceilings: the goal for its peak against static.
+#: A host has memory for this share of its sandboxes' ceilings.
 OVERCOMMIT = 0.6
-#: Of the host, what is never promised.
+#: Share of the host that is never promised.
 RESERVE_SHARE = 0.05
 
 
 def sandbox(
     name: str, ceiling_mib: int, trace: Trace, *, caches_mib: float = 0.0, weight: int = 100
 ) -> GuestSpec:
-    """One with the defaults of ``ballonet run``: a floor of a quarter of the ceiling, 128 MiB at least."""
+    """A guest with the defaults of ``ballonet run``: the floor is a quarter of the ceiling, at least 128 MiB."""
     return GuestSpec(
         name, ceiling_mib, trace, max(128, ceiling_mib // 4), weight=weight, caches_mib=caches_mib
     )
@@ -30,7 +30,7 @@ def sandbox(
 def host_for(
     name: str, about: str, guests: list[GuestSpec], duration_s: float, share: float = OVERCOMMIT
 ) -> Scenario:
-    """A host with memory for ``share`` of the ceilings, beside what its reserve and the engines need."""
+    """A host with memory for ``share`` of the ceilings, in addition to its reserve and the engines."""
     ceilings = sum(guest.ceiling_mib for guest in guests)
     host = int(ceilings * share / (1 - RESERVE_SHARE)) + 40 * len(guests)
     return Scenario(name, about, guests, duration_s, host, int(host * RESERVE_SHARE))
@@ -40,7 +40,7 @@ def _clang(seed: int) -> Scenario:
     random = Random(seed)  # noqa: S311 - a simulation, not a secret
     trace = workloads.build(random, start_s=30, minutes=40)
     guests = [sandbox("clang", 16384, trace)]
-    return host_for("clang", "one clang build in 16 GiB, then 11 minutes of rest", guests, 52 * 60, 1.0)
+    return host_for("clang", "one clang build in 16 GiB, then 11 idle minutes", guests, 52 * 60, 1.0)
 
 
 def _builds(seed: int) -> Scenario:
@@ -72,7 +72,7 @@ def _idle(seed: int) -> Scenario:
         sandbox(f"idle-{n}", 1024, workloads.idle(random, seconds=590), caches_mib=random.uniform(80, 500))
         for n in range(20)
     ]
-    return host_for("idle", "twenty that wait", guests, 600)
+    return host_for("idle", "twenty idle sandboxes", guests, 600)
 
 
 def _files(seed: int) -> Scenario:
@@ -86,7 +86,7 @@ def _files(seed: int) -> Scenario:
         for n in range(6)
     ]
     return host_for(
-        "files", "six that read files: three each file once, three also 900 MiB again and again", guests, 600
+        "files", "six file readers: all read files once, three also read 900 MiB repeatedly", guests, 600
     )
 
 
@@ -100,7 +100,7 @@ def _ci(seed: int) -> Scenario:
         )
         for n in range(6)
     ]
-    return host_for("ci", "six runners of CI jobs", guests, 900)
+    return host_for("ci", "six CI runners", guests, 900)
 
 
 def _mixed(seed: int) -> Scenario:
@@ -115,7 +115,7 @@ def _mixed(seed: int) -> Scenario:
         sandbox("files", 1024, workloads.read_files(random, seconds=400, rate_mib_s=80)),
         sandbox("files-again", 1024, workloads.read_files(random, seconds=400, rate_mib_s=40, hot_mib=300)),
     ]
-    return host_for("mixed", "builds, python jobs, idle ones, readers: the real fleet's shape", guests, 420)
+    return host_for("mixed", "builds, Python jobs, idle sandboxes and file readers", guests, 420)
 
 
 def _adversarial(seed: int) -> Scenario:
@@ -133,17 +133,17 @@ def _adversarial(seed: int) -> Scenario:
     ]
     return host_for(
         "adversarial",
-        "six that all grow at 1 GiB/s in the same second, to nearly all that there is",
+        "six sandboxes that grow at 1 GiB/s in the same second, to nearly all of the host's memory",
         guests,
         180,
     )
 
 
 def _squeezed(letter: str, seed: int) -> Scenario:
-    return scenario_of(letter)  # nothing in it is random
+    return situation_scenario(letter)  # not random
 
 
-#: A scenario is made from a seed.
+#: Functions from a seed to a scenario.
 SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "clang": _clang,
     "builds": _builds,
@@ -153,13 +153,13 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "ci": _ci,
     "mixed": _mixed,
     "adversarial": _adversarial,
-    **{f"squeezed-{letter}": partial(_squeezed, letter) for letter in SHAPES},
+    **{f"squeezed-{letter}": partial(_squeezed, letter) for letter in SITUATIONS},
 }
 
 
 def of_guests(name: str, about: str, guests: list[GuestSpec]) -> Scenario:
-    """Recorded guests, a minute longer than their traces, on a host of :data:`OVERCOMMIT` of their ceilings; but the
-    largest of them fits."""
+    """A scenario of recorded guests, one minute longer than their traces. The host has :data:`OVERCOMMIT` of their
+    ceilings, but at least room for the largest guest."""
     share = max(guest.ceiling_mib for guest in guests) / sum(guest.ceiling_mib for guest in guests)
     seconds = max(guest.trace.end_s for guest in guests) + 60
     return host_for(name, about, guests, seconds, max(OVERCOMMIT, share))

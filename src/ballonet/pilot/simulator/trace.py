@@ -1,4 +1,4 @@
-"""What a modelled guest's work wants over time: straight lines for its memory, steps for the rest. Pure."""
+"""What a modelled guest's work needs over time: linear segments for its memory, steps for the rest. Pure."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from ballonet.base.errors import ConfigError
 
 
 class Point(NamedTuple):
-    """What the work wants from ``at_s`` on. ``work_mib`` goes to the next point's in a straight line."""
+    """What the work needs from ``at_s`` on. ``work_mib`` changes linearly to that of the next point."""
 
     at_s: float
-    #: Memory that it allocates, beside what the kernel needs: cannot be taken from it.
+    #: Memory that it allocates, in addition to the kernel's: cannot be reclaimed.
     work_mib: float
-    #: Files that it reads again and again.
+    #: Files that it reads repeatedly.
     hot_mib: float = 0.0
     #: Files that it reads or writes once (MiB/s).
     read_mib_s: float = 0.0
-    #: Whether it works: time lost while it does not slows nothing.
+    #: Whether the guest is busy: time lost while it is idle does not count.
     busy: bool = True
 
 
 class Trace:
-    """The points of one guest's work, in order."""
+    """The work of one guest: points in order of time."""
 
     __slots__ = ("points",)
 
     def __init__(self, points: Sequence[Point]) -> None:
         """
-        :raises ConfigError: there is none, times do not rise, or a size is negative.
+        :raises ConfigError: there are no points, times do not increase, or a value is negative.
         """
         if not points:
-            raise ConfigError("a trace needs a point at least")
+            raise ConfigError("a trace needs at least one point")
         for before, after in pairwise(points):
             if after.at_s <= before.at_s:
                 raise ConfigError(
-                    f"a trace's times must rise: {after.at_s:g} s comes after {before.at_s:g} s"
+                    f"times of a trace must increase: {after.at_s:g} s follows {before.at_s:g} s"
                 )
         for point in points:
             if min(point.at_s, point.work_mib, point.hot_mib, point.read_mib_s) < 0:
-                raise ConfigError(f"a trace has no negative numbers: {point}")
+                raise ConfigError(f"values of a trace must not be negative: {point}")
         self.points = tuple(points)
 
     @property
     def end_s(self) -> float:
-        """When the last point is."""
+        """Time of the last point."""
         return self.points[-1].at_s

@@ -1,4 +1,4 @@
-"""Traces of work, made from published figures and a seed. Pure: the random generator is passed in."""
+"""Traces of typical work, generated from published figures and a seed. Pure: the random generator is passed in."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from random import Random
 
 from ballonet.pilot.simulator.trace import Point, Trace
 
-#: A burst allocates at this speed (3 GB/s, published for agents' tools).
+#: Allocation rate of a burst (3 GB/s, published for tools of agents).
 BURST_MIB_S = 2861.0
 
 
 def build(random: Random, *, start_s: float, minutes: float, scale: float = 1.0) -> Trace:
-    """A clang build as in the HyperAlloc paper's 16 GiB guest: compilers by the dozen, objects written, a few links.
+    """A clang build as in the 16 GiB guest of the HyperAlloc paper: dozens of compilers, object files, a few links.
 
-    ``scale`` 1.0 is that size: some 6 GiB of compilers, 11 GiB while linking, 1.2 GiB of sources read again and
-    again, 1.8 MiB/s of files touched once.
+    ``scale`` 1.0 is that size: about 6 GiB of compilers, 11 GiB while linking, 1.2 GiB of sources read repeatedly,
+    1.8 MiB/s of files read or written once.
     """
     idle = 150 * scale
     points = [Point(0.0, idle, busy=False)]
@@ -38,8 +38,8 @@ def build(random: Random, *, start_s: float, minutes: float, scale: float = 1.0)
 
 
 def agent(random: Random, *, seconds: float, ceiling_mib: int) -> Trace:
-    """A coding agent: mostly waiting for its model; now and then a tool that allocates at 3 GB/s and ends (published:
-    peak over mean 15.4)."""
+    """A coding agent: mostly waiting for its model, with occasional tools that allocate at 3 GB/s and exit (published:
+    peak to mean ratio 15.4)."""
     idle = ceiling_mib * 0.02
     points = [Point(0.0, idle, busy=False)]
     at = random.uniform(2, 40)
@@ -58,7 +58,7 @@ def agent(random: Random, *, seconds: float, ceiling_mib: int) -> Trace:
 
 
 def idle(random: Random, *, seconds: float) -> Trace:
-    """A guest that waits: a little memory, and a timer's script now and then."""
+    """An idle guest: a little memory, and occasional short scripts."""
     points = [Point(0.0, random.uniform(20, 60), busy=False)]
     base = points[0].work_mib
     at = random.uniform(30, 120)
@@ -71,7 +71,7 @@ def idle(random: Random, *, seconds: float) -> Trace:
 
 
 def read_files(random: Random, *, seconds: float, rate_mib_s: float, hot_mib: float = 0.0) -> Trace:
-    """Reads many files once, in runs with pauses between them; may read ``hot_mib`` of them again and again."""
+    """Reads many files once, in runs with pauses, and ``hot_mib`` of files repeatedly."""
     points = [Point(0.0, 120.0, busy=False)]
     at = random.uniform(1, 20)
     while at < seconds:
@@ -84,7 +84,7 @@ def read_files(random: Random, *, seconds: float, rate_mib_s: float, hot_mib: fl
 
 
 def pipeline(random: Random, *, seconds: float, ceiling_mib: int, start_s: float) -> Trace:
-    """CI: check out, install, test, and wait for the next job. The installed packages are read again by each job."""
+    """CI jobs: check out, install, test, wait for the next job. Each job reads the installed packages again."""
     idle = 60.0
     points = [Point(0.0, idle, busy=False)]
     at = start_s
@@ -108,7 +108,7 @@ def pipeline(random: Random, *, seconds: float, ceiling_mib: int, start_s: float
 
 
 def python_job(random: Random, *, seconds: float, ceiling_mib: int) -> Trace:
-    """A program that allocates most of its memory at 1 GiB/s, works on it, and frees it."""
+    """A program that allocates most of its memory at 1 GiB/s, works with it, and frees it."""
     points = [Point(0.0, 60.0, busy=False)]
     at = random.uniform(5, 30)
     while at < seconds:
@@ -123,7 +123,7 @@ def python_job(random: Random, *, seconds: float, ceiling_mib: int) -> Trace:
 
 
 def burst(*, at_s: float, base_mib: float, peak_mib: float, rate_mib_s: float, hold_s: float) -> Trace:
-    """One burst."""
+    """A single burst."""
     up = at_s + (peak_mib - base_mib) / rate_mib_s
     return Trace(
         [

@@ -1,8 +1,8 @@
-"""One sandbox as the autopilot reaches it: a client of its control socket like any other.
+"""The autopilot's connection to one sandbox: an ordinary client of its control socket.
 
-It asks for the balloon at each tick, which costs the guest nothing, and for the guest's statistics only as often as
-something moves: an idle guest is woken every :data:`QUIET_S`. A watch tells at once when somebody else, above all the
-sandbox's own pressure relief, has raised the target.
+It queries the balloon at each tick, which costs the guest nothing. It requests guest statistics while values change,
+otherwise every :data:`QUIET_S`, so that an idle guest is rarely woken. A watch reports immediately when another
+client, above all the sandbox's own pressure relief, has raised the target.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from ballonet.control.client import Client
     from ballonet.pilot.member import Member
 
-#: Statistics of a guest in which nothing moves are asked for this often (seconds).
+#: How often the statistics of a guest are requested while nothing changes (seconds).
 QUIET_S = 5.0
-#: How much the memory that the host holds may change before that counts as a move (MiB).
+#: Changes of resident memory up to this do not count (MiB).
 _STILL_MIB = 2
-#: How long a sandbox may take for one call; it is left alone meanwhile, and asked anew afterwards (seconds).
+#: Time limit for one call. The sandbox is left alone meanwhile, and called again afterwards (seconds).
 _CALL_S = 10.0
-#: How long a guest may take to drop caches (seconds).
+#: Time limit for a guest to drop caches (seconds).
 _TRIM_S = 10.0
-#: Between attempts to watch a sandbox that does not answer (seconds).
+#: Pause between attempts to watch a sandbox that does not answer (seconds).
 _WATCH_AGAIN_S = 1.0
 
 
-class Link:
-    """Made by :class:`~ballonet.pilot.fleet.Fleet`; :meth:`close` it when the sandbox is gone."""
+class SandboxClient:
+    """Created by :class:`~ballonet.pilot.fleet.Fleet`; :meth:`close` it when the sandbox is gone."""
 
     def __init__(self, member: Member, on_raise: Callable[[], None]) -> None:
         self.member = member
@@ -46,26 +46,26 @@ class Link:
         self._stats_at = 0.0
         self._moves = True
         self._error: str | None = "it has not answered yet"
-        #: What we asked for last: a target that others did not set.
-        self._asked_mib: int | None = None
+        #: The last target that this client requested, to recognize targets set by others.
+        self._requested_mib: int | None = None
         self._observing: asyncio.Task[None] | None = None
         self._watching = asyncio.create_task(self._watch(), name=f"watch {member.name}")
 
     def observe(self) -> asyncio.Task[None] | None:
-        """Ask how it is; ``None`` while an earlier question is still open. What comes back is in :meth:`view`."""
+        """Start a query; ``None`` while an earlier one is still pending. :meth:`view` has the result."""
         if self._observing is not None and not self._observing.done():
             return None
         self._observing = asyncio.create_task(self._ask(), name=f"observe {self.member.name}")
         return self._observing
 
     def view(self) -> SandboxView:
-        """What is known of it, with the problem if something is missing."""
+        """What is known about it, with the problem if something is missing."""
         member, balloon, stats = self.member, self._balloon, self._stats
         problem = self._error
         if problem is None and self._observing is not None and not self._observing.done():
             problem = "it does not answer"
         if balloon is None or stats is None:
-            # The ceiling is what it may hold as long as nothing is known.
+            # As long as nothing is known, it may hold up to its ceiling.
             return SandboxView(
                 name=member.name,
                 ceiling_mib=member.ceiling_mib,
@@ -74,7 +74,7 @@ class Link:
                 actual_mib=None,
                 weight=member.weight,
                 reserve_mib=member.reserve_mib,
-                problem=problem or "nothing is known of it",
+                problem=problem or "nothing is known about it yet",
             )
         now = time.monotonic()
         guest, pressure = stats.guest, stats.pressure
@@ -104,36 +104,36 @@ class Link:
         )
 
     async def set(self, target_mib: int) -> str | None:
-        """Ask for another target; why it could not be, in words."""
-        self._asked_mib = target_mib
+        """Set the target; the reason in words if that failed."""
+        self._requested_mib = target_mib
         try:
             async with asyncio.timeout(_CALL_S):
                 client = await self._connected()
                 reply = await client.set(target_mib)
         except (BallonetError, TimeoutError) as error:
             await self._hang_up()
-            return _words(error)
+            return _in_words(error)
         if self._balloon is not None:
             self._balloon = replace(self._balloon, target_mib=reply.target_mib)
         self._moves = True
         return None
 
     async def trim(self, mib: int) -> str | None:
-        """Have the guest drop so much of its clean caches, which takes its time; why it could not, in words."""
+        """Have the guest drop this much of its clean caches, which takes time; the reason in words if that failed."""
         from ballonet.control.backend import TrimRequest
         from ballonet.control.client import Client
 
         caches = None if self._stats is None else self._stats.guest.disk_caches_mib
         if not caches:
-            return "it does not tell its caches"
-        # All of them would mean to write back first what is dirty: that is work which nobody asked for.
+            return "it does not report its caches"
+        # At most 99 %: dropping everything would write back dirty pages first, which nobody requested.
         request = TrimRequest(min(99, 100 * mib // caches), compact=True, inflate=False, timeout_s=_TRIM_S)
         try:
-            # A connection of its own: the questions of the next ticks are not to wait for it.
+            # On a separate connection, so that the queries of the next ticks do not wait for it.
             async with await Client.connect(self.member.control_socket) as client:
                 await client.trim(request)
         except BallonetError as error:
-            return _words(error)
+            return _in_words(error)
         self._moves = True
         return None
 
@@ -154,7 +154,7 @@ class Link:
                     self._note_stats(await client.stats())
             self._error = None
         except (BallonetError, TimeoutError) as error:
-            self._error = _words(error)
+            self._error = _in_words(error)
             await self._hang_up()
 
     def _note_balloon(self, balloon: BalloonSnapshot) -> None:
@@ -171,14 +171,14 @@ class Link:
     def _note_stats(self, stats: Stats) -> None:
         before, self._stats = self._stats, stats
         self._stats_at = time.monotonic()
-        # One that stalled or changed since the last look is looked at again at the next tick.
+        # If the guest stalled or its memory changed, query it again at the next tick.
         self._moves = before is None or (
             before.pressure.some_total_us != stats.pressure.some_total_us
             or abs((before.guest.available_mib or 0) - (stats.guest.available_mib or 0)) > _STILL_MIB
         )
 
     async def _watch(self) -> None:
-        """Tell when the target is raised by somebody else than us."""
+        """Report when another client raises the target."""
         from ballonet.control.client import Client
 
         while True:
@@ -189,12 +189,12 @@ class Link:
                         if (
                             known is not None
                             and balloon.target_mib > known.target_mib
-                            and balloon.target_mib != self._asked_mib
+                            and balloon.target_mib != self._requested_mib
                         ):
                             self._note_balloon(balloon)
                             self._on_raise()
             except BallonetError:
-                pass  # what is wrong is said by the questions
+                pass  # the queries report the problem
             await asyncio.sleep(_WATCH_AGAIN_S)
 
     async def _connected(self) -> Client:
@@ -211,5 +211,5 @@ class Link:
                 await client.close()
 
 
-def _words(error: BaseException) -> str:
+def _in_words(error: BaseException) -> str:
     return error.message if isinstance(error, BallonetError) else f"no answer within {_CALL_S:g} s"

@@ -1,4 +1,4 @@
-"""The directories and the environment of one run, and the ways to the product: its command line and its SDK."""
+"""The directories and environment of one run, and functions to run ballonet's command line in it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from typing import Any
 
 from tests.chaos.model import WrongError, defect_in, unclean
 
-#: Every process that comes of a run has this in its environment, however many parents it has lost.
+#: An environment variable of all processes that a run starts, directly or not.
 MARK = "BALLONET_CHAOS"
-#: How long one command may take before it counts as hanging (seconds): the machine may be busy, and some waits of
-#: the product's own take half a minute each.
+#: A command that takes longer counts as hanging (seconds). The machine may be busy, and some timeouts of ballonet are
+#: half a minute each.
 COMMAND_S = 240.0
 
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended."""
+    """The result of a command."""
 
     words: tuple[str, ...]
     status: int
@@ -38,13 +38,13 @@ class Done:
         return self.out.decode(errors="replace")
 
     def __str__(self) -> str:
-        said = f"ballonet {' '.join(self.words)}: status {self.status}"
+        head = f"ballonet {' '.join(self.words)}: status {self.status}"
         out = self.text if len(self.out) < 2000 else f"{len(self.out)} bytes"
-        return f"{said}\n    stdout: {out.strip()}\n    stderr: {self.err.strip()[-2000:]}"
+        return f"{head}\n    stdout: {out.strip()}\n    stderr: {self.err.strip()[-2000:]}"
 
 
-class Gate:
-    """Steps of workers go on together; what would make everybody's expectations unclear is done alone."""
+class StepLock:
+    """Lets workers' steps run concurrently, and steps that invalidate the workers' expectations exclusively."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
@@ -53,7 +53,7 @@ class Gate:
         self._alone = False
 
     @contextlib.asynccontextmanager
-    async def together(self) -> AsyncIterator[None]:
+    async def shared(self) -> AsyncIterator[None]:
         async with self._changed:
             await self._changed.wait_for(lambda: not self._alone and not self._waiting)
             self._inside += 1
@@ -65,7 +65,7 @@ class Gate:
                 self._changed.notify_all()
 
     @contextlib.asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
+    async def exclusive(self) -> AsyncIterator[None]:
         async with self._changed:
             self._waiting += 1
             try:
@@ -82,29 +82,29 @@ class Gate:
 
 
 @dataclass
-class World:
-    """One run's place on the host."""
+class Testbed:
+    """The environment of one run on the host."""
 
     root: Path
     mark: str
     without: frozenset[str] = frozenset()
-    #: The longest that a process is frozen (seconds).
+    #: Maximum duration of a freeze (seconds).
     longest_freeze_s: float = 30.0
-    gate: Gate = field(default_factory=Gate)
-    #: Whether the state directory is a small file system of its own, which can be filled.
+    step_lock: StepLock = field(default_factory=StepLock)
+    #: Whether the state directory is a separate small file system, which can be filled.
     small_disk: bool = False
 
     @classmethod
-    def make(cls, **settings: Any) -> World:
-        """Make the directories, and make them the program's own: the SDK in it uses them like the command line."""
+    def make(cls, **settings: Any) -> Testbed:
+        """Create the directories and set the environment, which the SDK in this process uses as well."""
         root = Path(tempfile.mkdtemp(prefix="bchaos-"))
-        world = cls(root, secrets.token_hex(3), **settings)
-        for variable, directory in world._directories().items():
+        testbed = cls(root, secrets.token_hex(3), **settings)
+        for variable, directory in testbed._directories().items():
             directory.mkdir(mode=0o700)
             os.environ[variable] = str(directory)
         os.environ.pop("BALLONET_RUN_DIR", None)
-        os.environ[MARK] = world.mark
-        return world
+        os.environ[MARK] = testbed.mark
+        return testbed
 
     def _directories(self) -> dict[str, Path]:
         return {
@@ -127,7 +127,7 @@ class World:
 
     @property
     def scratch(self) -> Path:
-        """For files that go in and out of guests."""
+        """A directory for files that are copied to and from guests."""
         directory = self.root / "scratch"
         directory.mkdir(exist_ok=True)
         return directory
@@ -138,7 +138,7 @@ class World:
     async def spawn(
         self, *words: str, env: Mapping[str, str] | None = None, stderr: int = asyncio.subprocess.PIPE
     ) -> asyncio.subprocess.Process:
-        """Start a command and go on; see :meth:`finish`."""
+        """Start a command without waiting; see :meth:`finish`."""
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "ballonet", *words),
             stdin=asyncio.subprocess.PIPE,
@@ -157,9 +157,9 @@ class World:
         *,
         guest_status: bool = False,
     ) -> Done:
-        """Wait for the end of a command; it must be clean.
+        """Wait until a command ends, and check its result.
 
-        :param statuses: those that are right; ``None``: any that ballonet itself may have.
+        :param statuses: allowed exit statuses; ``None``: all of ballonet's own.
         :param guest_status: a status other than 0 is that of a command in the guest.
         """
         try:
@@ -168,14 +168,14 @@ class World:
         except TimeoutError:
             child.kill()
             await child.communicate()
-            raise WrongError(f"ballonet {' '.join(words)}: it did not end within {COMMAND_S:g} s") from None
+            raise WrongError(f"ballonet {' '.join(words)}: no result within {COMMAND_S:g} s") from None
         assert child.returncode is not None
         done = Done(words, child.returncode, out, (err or b"").decode(errors="replace"))
         problem = unclean(done.status, done.err, own_status=not guest_status)
         if problem is not None:
             raise WrongError(f"{problem}: {done}")
         if done.status not in ((0, 2, 3, 125) if statuses is None else statuses):
-            raise WrongError(f"status {done.status} is none of {statuses}: {done}")
+            raise WrongError(f"status {done.status} is not one of {statuses}: {done}")
         return done
 
     async def cli(
@@ -186,12 +186,12 @@ class World:
         env: Mapping[str, str] | None = None,
         guest_status: bool = False,
     ) -> Done:
-        """Run a command of ballonet's to its end; see :meth:`finish`."""
+        """Run a ballonet command; see :meth:`finish`."""
         child = await self.spawn(*words, env=env)
         return await self.finish(child, words, stdin, statuses, guest_status=guest_status)
 
     async def json(self, *words: str, env: Mapping[str, str] | None = None) -> Any:
-        """What a command prints as JSON."""
+        """Run a command and parse its output as JSON."""
         done = await self.cli(*words, env=env)
         try:
             return json.loads(done.out)
@@ -199,10 +199,10 @@ class World:
             raise WrongError(f"not JSON ({error}): {done}") from None
 
     def check_logs(self, name: str) -> None:
-        """The sandbox's process logs no defect either."""
+        """Check that the log of the sandbox's process shows no defect."""
         try:
             text = (self.state_dir / "sandboxes" / name / "machine.log").read_text(errors="replace")
         except OSError:
             return
         if (line := defect_in(text)) is not None:
-            raise WrongError(f"the log of {name}'s process shows a defect: {line}\n{text[-3000:]}")
+            raise WrongError(f"the process log of {name} shows a defect: {line}\n{text[-3000:]}")

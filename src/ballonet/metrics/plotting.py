@@ -1,6 +1,6 @@
-"""Drawing samples over time: the one place that does. matplotlib is heavy and optional, so it is imported when used.
+"""Plots samples over time with matplotlib, which is large and optional and therefore imported when used.
 
-What is drawn can be told apart without colour: by line style, width, hatching and markers.
+Line style, width, hatching and markers make all elements distinguishable without colour.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from ballonet.base.memory import GIB, MIB
 from ballonet.metrics.model import SandboxSample
 
 _SUFFIXES = (".png", ".svg", ".pdf")
-#: Samples further apart than this are not joined (seconds): while nothing changes there is one a minute.
+#: Samples further apart than this are not connected (seconds). While nothing changes there is one per minute.
 GAP_S = 150.0
-#: While a balloon moves, a guest's figures that are older than this (seconds) belong to another size of it.
+#: While a balloon moves, guest values older than this (seconds) belong to another balloon size.
 _SAME_MOMENT_S = 0.1
-#: From this ceiling on the axis is in GiB.
+#: The axis is in GiB from this ceiling on.
 _GIB_FROM = 8 * GIB
-#: A guest that lost more than this share of the time between two samples to a lack of memory is marked.
+#: Stalls are marked if they took more than this share of the time between two samples.
 _STALLED_SHARE = 0.01
-#: How a value is drawn after the last sample, where it still holds.
+#: Style of values that are carried forward after the last sample.
 _CARRIED = {"linestyle": (0, (1, 2)), "linewidth": 1.2}
 
 
 def check_can_draw(path: Path, option: str) -> None:
-    """Before anything starts: can ``path`` be drawn?
+    """Check that a plot can be written to ``path``, before anything else starts.
 
-    :raises ConfigError: its suffix is not a format that can be drawn, or its directory does not exist.
+    :raises ConfigError: the suffix is not a supported format, or the directory does not exist.
     :raises HostError: matplotlib is not installed.
     """
     if path.suffix not in _SUFFIXES:
@@ -53,12 +53,12 @@ def draw(
     from_start: bool = False,
     until: Sequence[float | None] = (),
 ) -> None:
-    """Draw the memory of one sandbox or more, one above the other on the same time axis.
+    """Plot the memory of one or more sandboxes, one above the other, with a common time axis.
 
-    :param histories: each sandbox's samples, the oldest first; none is empty.
-    :param from_start: count seconds from the first sample, instead of showing the time of day (UTC).
-    :param until: for each history, the time (unix seconds) up to which its last sample still holds, as that of a
-        sandbox that lives and in which nothing has changed; ``None``, also the default: it ends with its last sample.
+    :param histories: the samples of each sandbox, oldest first; none may be empty.
+    :param from_start: show seconds since the first sample instead of the time of day (UTC).
+    :param until: for each history, the time (unix seconds) up to which the last sample is carried forward, for a
+        running sandbox in which nothing has changed. ``None``, the default: end at the last sample.
     :raises HostError: the file cannot be written.
     """
     from matplotlib.figure import Figure
@@ -102,7 +102,7 @@ def _draw_one(
     carried = [] if until is None or until <= last.at else [when(last.at), when(until)]
 
     def carry(value: float | None, **style: Any) -> None:
-        """Draw the last value on to where it still holds."""
+        """Carry the last value forward."""
         if carried and value is not None and not math.isnan(value):
             axes.plot(carried, [value / unit] * 2, **style)
 
@@ -112,12 +112,12 @@ def _draw_one(
 
     def line(of: Callable[[SandboxSample], int | None], label: str, **style: Any) -> None:
         axes.plot(times, values(of), label=label, **style)
-        # What was measured is carried on lightly; what was set stays in force, and looks so.
+        # Measured values are carried forward in a light style; settings, which stay in force, in their own.
         measured = style.get("linestyle", "-") == "-"
         carry(of(last), **({**style, **_CARRIED} if measured else {**style, "drawstyle": "default"}))
 
     held = values(lambda sample: sample.guest_ram)
-    # Hatched, so that it is told from the background in grey, too.
+    # Hatched, to be distinguishable from the background in greyscale.
     axes.fill_between(
         times, held, facecolor="#f0d9d5", edgecolor="#c98f87", hatch="////", linewidth=0, zorder=1
     )
@@ -181,7 +181,7 @@ def _draw_one(
 
 
 def _used(joined: Sequence[tuple[float, SandboxSample | None]]) -> list[tuple[float, float]]:
-    """What the guest itself uses: actual less what it has available, where both are of the same moment."""
+    """What the guest uses: actual minus available memory, where both are of the same time."""
     found = []
     before: SandboxSample | None = None
     for at, sample in joined:
@@ -200,7 +200,7 @@ def _used(joined: Sequence[tuple[float, SandboxSample | None]]) -> list[tuple[fl
 
 
 def _with_gaps(samples: Sequence[SandboxSample]) -> list[tuple[float, SandboxSample | None]]:
-    """The samples with their times, and nothing between two runs, or where none was taken for long."""
+    """The samples with their times, with gaps between runs and where samples are missing."""
     joined: list[tuple[float, SandboxSample | None]] = []
     before: SandboxSample | None = None
     for sample in samples:
@@ -212,7 +212,7 @@ def _with_gaps(samples: Sequence[SandboxSample]) -> list[tuple[float, SandboxSam
 
 
 def _stalls(samples: Sequence[SandboxSample]) -> list[float]:
-    """When the guest lost time to a lack of memory."""
+    """Times at which the guest had stalled on memory."""
     found = []
     for before, sample in itertools.pairwise(samples):
         if sample.pressure_some_us is None or before.pressure_some_us is None:

@@ -1,4 +1,4 @@
-"""Squeezed's eight situations, with each of its five guest models in the first place, under our policy."""
+"""The eight situations of squeezed's tests, with each of its five guest models, under the default policy."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict, promi
 from ballonet.pilot.policies.ballonet import Ballonet
 from ballonet.pilot.policies.squeezed import Squeezed
 from ballonet.pilot.simulator.behaviour import Kind
-from ballonet.pilot.simulator.squeezed_shapes import SHAPES, lowest_mib, scenario_of
+from ballonet.pilot.simulator.simulation import ENGINE_MIB, Outcome, Scenario, simulate
+from ballonet.pilot.simulator.squeezed_scenarios import SITUATIONS, lowest_mib, situation_scenario
 from ballonet.pilot.simulator.trace import Point, Trace
-from ballonet.pilot.simulator.world import ENGINE_MIB, Outcome, Scenario, simulate
 
 #: What a guest keeps beside what it was asked for: its watermark, and what int() cuts.
 TOLERANCE_MIB = 12
@@ -40,14 +40,14 @@ def run(scenario: Scenario, policy: object = None) -> End:
 
 
 def had(scenario: Scenario) -> int:
-    """What all guests may have together once the required memory is free."""
+    """The sum of what all guests may have once the required memory is free."""
     return scenario.host_mib - ENGINE_MIB * len(scenario.guests) - scenario.reserve_mib
 
 
 @pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind or "its-own")
-@pytest.mark.parametrize("letter", SHAPES)
+@pytest.mark.parametrize("letter", SITUATIONS)
 def test_what_can_be_freed_is_freed_and_what_cannot_is_said(letter: str, kind: Kind | None) -> None:
-    scenario = scenario_of(letter, kind)
+    scenario = situation_scenario(letter, kind)
     end = run(scenario)
     assert end.outcome.violations == []
     assert end.outcome.guest_oom_kills == 0
@@ -64,7 +64,7 @@ def test_what_can_be_freed_is_freed_and_what_cannot_is_said(letter: str, kind: K
 
 
 def test_the_other_guest_takes_up_the_slack_of_one_that_cannot_grow() -> None:
-    scenario = scenario_of("h")
+    scenario = situation_scenario("h")
     wants = [Trace([Point(0.0, 1000.0), Point(20.0, most), Point(200.0, most)]) for most in (1300.0, 1650.0)]
     guests = [
         replace(spec, trace=trace, caches_mib=0.0) for spec, trace in zip(scenario.guests, wants, strict=True)
@@ -77,7 +77,7 @@ def test_the_other_guest_takes_up_the_slack_of_one_that_cannot_grow() -> None:
 
 
 def test_a_stuck_guest_is_left_alone_and_the_verdict_says_so() -> None:
-    end = run(scenario_of("e"))
+    end = run(situation_scenario("e"))
     stuck = end.decision.verdicts[0]
     assert stuck.target_mib is None
     assert "does not follow: guest-refused" in stuck.reason
@@ -101,12 +101,12 @@ class CountsOnTheStuck:
 
 
 def test_a_policy_that_counts_on_what_a_stuck_guest_should_give_is_caught() -> None:
-    end = run(scenario_of("f"), CountsOnTheStuck())
+    end = run(situation_scenario("f"), CountsOnTheStuck())
     assert "promise" in {violation.rule for violation in end.outcome.violations}
 
 
 class TakesInexactForStuck(Ballonet):
-    """A fault: whoever is not exactly at its target counts as stuck (squeezed's scenario g)."""
+    """A fault: a guest that is not exactly at its target counts as stuck (squeezed's scenario g)."""
 
     def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: object) -> Decision:
         seen = [
@@ -117,20 +117,20 @@ class TakesInexactForStuck(Ballonet):
 
 
 def test_a_policy_that_takes_every_balloon_on_its_way_for_a_stuck_one_frees_too_little() -> None:
-    faulty, sound = run(scenario_of("g"), TakesInexactForStuck()), run(scenario_of("g"))
+    faulty, sound = run(situation_scenario("g"), TakesInexactForStuck()), run(situation_scenario("g"))
     assert sound.outcome.footprint_gib_min < 0.97 * faulty.outcome.footprint_gib_min
     assert all("left alone" in verdict.reason for verdict in faulty.decision.verdicts)
 
 
 @pytest.mark.parametrize("letter", ["a", "b", "e", "h"])
 def test_the_rule_of_squeezed_itself_succeeds_where_its_own_tests_say_so(letter: str) -> None:
-    scenario = scenario_of(letter)
+    scenario = situation_scenario(letter)
     end = run(scenario, Squeezed())
     assert sum(view.actual_mib or 0 for view in end.views) <= had(scenario) + TOLERANCE_MIB * 2
 
 
 @pytest.mark.parametrize("letter", ["c", "d"])
 def test_the_rule_of_squeezed_itself_fails_where_its_own_tests_say_so(letter: str) -> None:
-    scenario = scenario_of(letter)
+    scenario = situation_scenario(letter)
     end = run(scenario, Squeezed())
     assert sum(view.actual_mib or 0 for view in end.views) > had(scenario) + TOLERANCE_MIB * 2

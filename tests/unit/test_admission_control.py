@@ -1,4 +1,4 @@
-"""The gate before a start: judged by what an autopilot saw, and by what was let in since."""
+"""Admission control: decided from what the autopilot saw and from the sandboxes admitted since."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ballonet.host.identity import ProcessId
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
-from ballonet.pilot import claim
-from ballonet.pilot.gate import FRESH_S, admitted
+from ballonet.pilot import lock, state
+from ballonet.pilot.admission_control import FRESH_S, admission_checked
 from ballonet.pilot.model import HostView, SandboxView
 from ballonet.settings.config import SandboxConfig
 from tests.unit.pilot_fleet import own_directories
@@ -42,8 +42,8 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
 
 
 def saw(*views: SandboxView, budget_mib: int, at: float | None = None, only: tuple[str, ...] = ()) -> None:
-    """What the autopilot wrote down last."""
-    claim.write_status(
+    """Write the status that the autopilot would have written."""
+    state.write_status(
         {
             "at": time.time() if at is None else at,
             "settings": {"only": only, "budget_mib": budget_mib, "reserve_mib": 0, "dry_run": False},
@@ -58,29 +58,30 @@ def new(registry: Registry, name: str, mib: int = 512) -> Record:
 
 
 def enter(registry: Registry, record: Record) -> None:
-    with admitted(registry, record):
+    with admission_checked(registry, record):
         registry.begin_run(record.name, "run", ProcessId.ours())
 
 
-def test_without_an_autopilot_nobody_is_asked(registry: Registry) -> None:
+def test_without_an_autopilot_nothing_is_checked(registry: Registry) -> None:
     saw(BUSY, budget_mib=1)
     enter(registry, new(registry, "box"))
 
 
 def test_there_is_room_or_a_refusal_with_the_numbers(registry: Registry) -> None:
-    with claim.Claim.take("ballonet"):
+    with lock.PilotLock.acquire("ballonet"):
         saw(BUSY, budget_mib=1300)
         enter(registry, new(registry, "small", 512))
         saw(BUSY, budget_mib=700)
         with pytest.raises(
-            AdmissionError, match=r"no room for sandbox 'large': it needs 272 MiB.*only 0 MiB are left"
+            AdmissionError,
+            match=r"not enough memory for sandbox 'large': it needs 272 MiB.*but only 0 MiB are free",
         ) as refused:
             enter(registry, new(registry, "large", 512))
     assert "--no-admission" in str(refused.value.hint)
 
 
 def test_those_that_were_let_in_since_count(registry: Registry) -> None:
-    with claim.Claim.take("ballonet"):
+    with lock.PilotLock.acquire("ballonet"):
         saw(BUSY, budget_mib=1400)
         enter(registry, new(registry, "first", 512))  # booting: the autopilot has not seen it yet
         enter(registry, new(registry, "second", 512))
@@ -88,25 +89,25 @@ def test_those_that_were_let_in_since_count(registry: Registry) -> None:
             enter(registry, new(registry, "third", 512))
 
 
-def test_what_the_autopilot_said_long_ago_is_not_judged_by(
+def test_an_old_status_of_the_autopilot_is_not_used(
     registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with claim.Claim.take("ballonet"):
+    with lock.PilotLock.acquire("ballonet"):
         saw(BUSY, budget_mib=1, at=time.time() - FRESH_S - 1)
         enter(registry, new(registry, "box"))
-    assert any("not asked for room" in line for line in caplog.messages)
+    assert any("has not reported for 15 s: admission was not checked" in line for line in caplog.messages)
 
 
-def test_a_sandbox_that_it_does_not_look_after_is_none_of_its_concern(registry: Registry) -> None:
-    with claim.Claim.take("ballonet", ("ci-*",)):
+def test_a_sandbox_that_is_not_managed_is_not_checked(registry: Registry) -> None:
+    with lock.PilotLock.acquire("ballonet", ("ci-*",)):
         saw(BUSY, budget_mib=1, only=("ci-*",))
         enter(registry, new(registry, "web"))
         with pytest.raises(AdmissionError):
             enter(registry, new(registry, "ci-1"))
 
 
-def test_the_gate_is_open_again_after_a_refusal(registry: Registry) -> None:
-    with claim.Claim.take("ballonet"):
+def test_the_admission_lock_is_free_after_a_refusal(registry: Registry) -> None:
+    with lock.PilotLock.acquire("ballonet"):
         saw(BUSY, budget_mib=1)
         with pytest.raises(AdmissionError):
             enter(registry, new(registry, "one"))

@@ -1,4 +1,4 @@
-"""The systemd user unit that runs the autopilot (systemd.service(5)). Pure text."""
+"""The systemd user unit that runs the autopilot (systemd.service(5)). Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ UNIT_NAME = "ballonet-pilot.service"
 def render_unit(command: Sequence[str], environment: Sequence[tuple[str, str]] = ()) -> str:
     """The unit's text.
 
-    :param command: what runs the autopilot, the program's absolute path first.
-    :param environment: variables that decide where its sandboxes are.
+    :param command: the command that runs the autopilot, starting with an absolute path.
+    :param environment: variables that determine where its sandboxes are.
     """
     lines = [
         "[Unit]",
@@ -21,7 +21,7 @@ def render_unit(command: Sequence[str], environment: Sequence[tuple[str, str]] =
         "[Service]",
         *(f"Environment={_quote(f'{name}={value}')}" for name, value in environment),
         f"ExecStart={' '.join(_quote(word) for word in command)}",
-        # Without it nothing shrinks, and pressure relief goes on: there is time to come back.
+        # Not urgent: without the autopilot nothing shrinks, and pressure relief still works.
         "Restart=on-failure",
         "RestartSec=2",
         # Status 2 is bad usage: starting again would not help.
@@ -35,7 +35,7 @@ def render_unit(command: Sequence[str], environment: Sequence[tuple[str, str]] =
 
 
 def _quote(word: str) -> str:
-    """One word for a unit file: quoted, specifiers and variables taken literally (systemd.syntax(7))."""
+    """Quote one word for a unit file, with specifiers and variables taken literally (systemd.syntax(7))."""
     word = word.replace("%", "%%").replace("$", "$$")
     if word and not any(character in word for character in " \t\n\"'\\;"):
         return word

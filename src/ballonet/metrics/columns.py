@@ -1,7 +1,7 @@
-"""Samples as rows for programs: the one set of names that JSON and CSV have. Pure.
+"""The columns of samples in JSON and CSV. Pure.
 
-Sizes are bytes, times unix seconds, ``*_s`` seconds, ``*_us`` microseconds, ``*_avg10`` percent. Unknown is null in
-JSON and an empty cell in CSV.
+Sizes are bytes, times unix seconds, ``*_s`` seconds, ``*_us`` microseconds, ``*_avg10`` percent. An unknown value is
+null in JSON and an empty cell in CSV.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from ballonet.metrics.model import HostSample, SandboxSample
 
-#: The columns, in their order; figures that are worked out from others come last.
+#: The columns in order; values derived from others come last.
 COLUMNS = (
     "at",
     *(field.name for field in fields(SandboxSample) if field.name not in ("at", "unknown", "created_at")),
@@ -23,18 +23,18 @@ COLUMNS = (
 
 
 def row(sample: SandboxSample) -> dict[str, Any]:
-    """A sample by column, and ``unknown``: the reasons for what is not known."""
+    """A sample by column, and ``unknown``: why values are unknown."""
     return {name: getattr(sample, name) for name in COLUMNS} | {"unknown": dict(sample.unknown)}
 
 
 def host_row(host: HostSample) -> dict[str, Any]:
-    """The host's figures by name."""
+    """The host's values by name."""
     names = [field.name for field in fields(HostSample)]
     return {name: getattr(host, name) for name in (*names, "overcommit")} | {"unknown": dict(host.unknown)}
 
 
 def write_csv(samples: Iterable[SandboxSample], file: TextIO) -> None:
-    """A header line and a line each (RFC 4180, but ended by a newline alone)."""
+    """A header line and one line per sample (RFC 4180, but with plain newlines)."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows([getattr(sample, name) for name in COLUMNS] for sample in samples)

@@ -1,4 +1,4 @@
-"""One simulated run: guests on a host, a policy that is asked as the real loop asks it, and what came of it."""
+"""One simulation: guests on a host, a policy that is called as in the real loop, and the outcome."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from ballonet.pilot.checks import Seen, Violation, check_decision, remember
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT, Decision, HostView, Policy, SandboxView
 from ballonet.pilot.simulator.guest import Guest, GuestSpec, Physics
 
-#: The engine's own memory beside the guest's (published: QEMU's PSS of an idle guest on KVM, 119 MB with some 80 of
-#: guest).
+#: The engine's own memory (published: the PSS of QEMU with an idle guest on KVM is 119 MB, of which about 80 are guest
+#: RAM).
 ENGINE_MIB = 40
-#: Below this share of available memory the host's own tasks stall.
+#: The host's tasks stall when less than this share of it is available.
 HOST_STALLS_SHARE = 0.02
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Guests, and the host that they share."""
+    """Guests and the host that they share."""
 
     name: str
     about: str
     guests: Sequence[GuestSpec]
     duration_s: float
-    #: The host's memory, or the budget; of it, what is never promised, and what others use.
+    #: The host's memory or the budget, the part that is never promised, and what other programs use.
     host_mib: int
     reserve_mib: int = 0
     others_mib: int = 0
-    #: How much is promised for what is there, while much is available.
+    #: How many MiB are promised for each MiB that is there, while enough is available.
     overcommit: float = DEFAULT_OVERCOMMIT
     physics: Physics = field(default_factory=Physics)
 
 
 @dataclass
 class Sample:
-    """The whole host at one moment, for a plot. MiB."""
+    """The whole host at one time, for a plot (MiB)."""
 
     at_s: float
     resident: float
@@ -45,24 +45,24 @@ class Sample:
 
 @dataclass
 class Outcome:
-    """What a run came to."""
+    """The results of a simulation."""
 
     policy: str
     scenario: str
-    #: The integral of what all guests held of the host.
+    #: Host memory held by all guests, integrated over time.
     footprint_gib_min: float = 0.0
     peak_mib: float = 0.0
-    #: Guest-seconds in which a guest had less than its work needed just then.
+    #: Guest-seconds during which a guest had less than its work needed.
     below_s: float = 0.0
     #: Share of the guests' busy time that was lost.
     slowdown: float = 0.0
-    #: The slowest guest's.
+    #: The same for the guest that lost most.
     slowdown_worst: float = 0.0
-    #: Processes that guests killed, MiB that balloons gave back on out-of-memory, times that the host had none left.
+    #: Processes killed in guests, MiB that balloons deflated on out-of-memory, how often the host ran out of memory.
     guest_oom_kills: int = 0
     oom_deflated_mib: float = 0.0
     host_oom: int = 0
-    #: The least that the host had available.
+    #: The lowest available memory of the host.
     host_available_mib: float = 0.0
     targets_moved: int = 0
     moved_gib: float = 0.0
@@ -74,7 +74,7 @@ class Outcome:
     samples: list[Sample] = field(default_factory=list)
 
 
-#: Called after every decision: what was seen and what was decided.
+#: Called after every decision with the observations and the decision.
 Watch = Callable[[HostView, Sequence[SandboxView], Decision], None]
 
 
@@ -88,11 +88,11 @@ def simulate(
     check: bool = True,
     watch: Watch | None = None,
 ) -> Outcome:
-    """Run ``scenario`` under ``policy``.
+    """Simulate ``scenario`` under ``policy``.
 
     :param reporting: whether the guests report free pages.
-    :param tick_s: how finely time is cut; relief comes one tick after a stall.
-    :param sample_s: how often the whole is sampled for a plot; ``None``: never.
+    :param tick_s: time step; pressure relief reacts one step after a stall.
+    :param sample_s: how often a :class:`Sample` is taken for a plot; ``None``: never.
     :param check: whether every decision is checked (:mod:`ballonet.pilot.checks`).
     """
     guests = [Guest(spec, scenario.physics, reporting=reporting) for spec in scenario.guests]

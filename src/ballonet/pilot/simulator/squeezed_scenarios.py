@@ -1,8 +1,8 @@
-"""The eight situations that XAPI's squeezed is tested with, described anew in our terms. Pure.
+"""The scenarios ``squeezed-a`` to ``squeezed-h``: the eight situations that XAPI's squeezed is tested with. Pure.
 
-There, sizes are abstract units and all memory is given out; here they are MiB, and the guests fill whatever they have
-with files read once. What a new domain requires is the host's reserve: the policy must free it. Two of the eight are
-the others with a fault built into the balancer (f is e, g is a): the tests break the policy there.
+In the original, sizes are abstract units and all memory is given out. Here sizes are MiB, and the guests fill their
+memory with files read once. What a new domain requires is the host's reserve, which the policy must free. Two of the
+eight repeat others with a faulty balancer (f is e, g is a): there the tests use faulty policies.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import NamedTuple
 
 from ballonet.pilot.simulator.behaviour import Behaviour, Kind
 from ballonet.pilot.simulator.guest import GuestSpec, Physics
+from ballonet.pilot.simulator.simulation import ENGINE_MIB, Scenario
 from ballonet.pilot.simulator.trace import Point, Trace
-from ballonet.pilot.simulator.world import ENGINE_MIB, Scenario
 
-#: Balloons move slowly there; and these guests' own guard is small, so that minimums can be reached.
+#: Balloons move slowly in the original. The guard is small so that minimums can be reached.
 _PHYSICS = Physics(inflate_mib_s=300.0, deflate_mib_s=300.0)
 _GUARD_MIB = 64
-#: Long enough for a guest that is stuck every other interval to be asked again a few times.
+#: Long enough for several attempts with a guest that is stuck in every other interval.
 DURATION_S = 240.0
 
 
 class Domain(NamedTuple):
-    """One guest of a shape (MiB)."""
+    """One guest of a situation (MiB)."""
 
     least: int
     actual: int
@@ -30,8 +30,8 @@ class Domain(NamedTuple):
     behaviour: Behaviour = Behaviour()
 
 
-class Shape(NamedTuple):
-    """Guests, what the host has left, and what it must have."""
+class Situation(NamedTuple):
+    """The guests, the host's free memory, and the memory that must become free."""
 
     about: str
     domains: tuple[Domain, ...]
@@ -40,23 +40,23 @@ class Shape(NamedTuple):
 
 
 _LIMITED = Behaviour(Kind.LOWER_LIMIT, limit_mib=1250, inexact_mib=4)
-_STICKY = Behaviour(Kind.INTERMITTENT, interval_s=0.25, inexact_mib=4)
-_A = Shape(
-    "a small guest with a hidden lower limit, a large one that is sticky",
-    (Domain(1000, 1500, 2000, _LIMITED), Domain(2500, 3500, 4500, _STICKY)),
+_INTERMITTENT = Behaviour(Kind.INTERMITTENT, interval_s=0.25, inexact_mib=4)
+_A = Situation(
+    "a small guest with a hidden lower limit, and a large one that is stuck intermittently",
+    (Domain(1000, 1500, 2000, _LIMITED), Domain(2500, 3500, 4500, _INTERMITTENT)),
     0,
     1000,
 )
-_E = Shape(
-    "one must give and is stuck; the other, which should have grown, must give instead",
+_E = Situation(
+    "one guest must shrink but is stuck; the other, which should have grown, must shrink instead",
     (Domain(5000, 7000, 7000, Behaviour(Kind.STUCK)), Domain(5000, 6000, 11000)),
     0,
     1000,
 )
-SHAPES: dict[str, Shape] = {
+SITUATIONS: dict[str, Situation] = {
     "a": _A,
-    "b": Shape(
-        "two sticky guests, one for longer than counts as stuck, one for less",
+    "b": Situation(
+        "two guests that are stuck intermittently, one for longer than the stuck timeout, one for less",
         (
             Domain(500, 3500, 4500, Behaviour(Kind.INTERMITTENT, interval_s=6.0, inexact_mib=4)),
             Domain(500, 1500, 2500, Behaviour(Kind.INTERMITTENT, interval_s=1.5, inexact_mib=4)),
@@ -64,14 +64,14 @@ SHAPES: dict[str, Shape] = {
         0,
         1000,
     ),
-    "c": Shape(
-        "minimums too high to free what is required",
+    "c": Situation(
+        "the minimums are too high to free the required memory",
         (Domain(1000, 1500, 2000), Domain(2000, 2500, 3000)),
         0,
         1500,
     ),
-    "d": Shape(
-        "enough by the minimums, but one guest stays above its own",
+    "d": Situation(
+        "the minimums would suffice, but one guest stays above its minimum",
         (
             Domain(1000, 1500, 2000),
             Domain(2000, 2500, 3000, Behaviour(Kind.LOWER_LIMIT, limit_mib=2250)),
@@ -80,9 +80,9 @@ SHAPES: dict[str, Shape] = {
         1000,
     ),
     "e": _E,
-    "f": _E._replace(about="as e, for a policy that counts on what the stuck one should give"),
-    "g": _A._replace(about="as a, for a policy that takes an inexact balloon for a stuck one"),
-    "h": Shape(
+    "f": _E._replace(about="as e, for a policy that relies on the memory of the stuck guest"),
+    "g": _A._replace(about="as a, for a policy that mistakes an inexact balloon for a stuck one"),
+    "h": Situation(
         "a small guest with a hidden upper limit; the other takes up the slack",
         (
             Domain(1000, 1500, 2000, Behaviour(Kind.UPPER_LIMIT, limit_mib=1500, inexact_mib=4)),
@@ -94,12 +94,12 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def scenario_of(letter: str, kind: Kind | None = None) -> Scenario:
-    """A shape as a scenario.
+def situation_scenario(letter: str, kind: Kind | None = None) -> Scenario:
+    """Create the scenario for a situation.
 
-    :param kind: the first guest behaves like this instead, with limits that fit its sizes.
+    :param kind: behaviour of the first guest instead of its own, with limits that fit its sizes.
     """
-    shape = SHAPES[letter]
+    shape = SITUATIONS[letter]
     guests = []
     for at, domain in enumerate(shape.domains):
         behaviour = domain.behaviour if kind is None or at else behaviour_like(kind, domain)
@@ -123,7 +123,7 @@ def scenario_of(letter: str, kind: Kind | None = None) -> Scenario:
 
 
 def behaviour_like(kind: Kind, domain: Domain) -> Behaviour:
-    """A behaviour of ``kind`` with limits halfway between what ``domain`` has and its ends."""
+    """A behaviour of ``kind``, with limits halfway between the actual memory of ``domain`` and its range's ends."""
     if kind is Kind.LOWER_LIMIT:
         return Behaviour(kind, limit_mib=(domain.least + domain.actual) / 2)
     if kind is Kind.UPPER_LIMIT:
@@ -132,7 +132,7 @@ def behaviour_like(kind: Kind, domain: Domain) -> Behaviour:
 
 
 def lowest_mib(spec: GuestSpec) -> float:
-    """The least that a guest of a shape can be brought to."""
+    """The lowest memory that a guest of a situation can be brought to."""
     actual = float(spec.ceiling_mib if spec.initial_mib is None else spec.initial_mib)
     if spec.behaviour.kind is Kind.STUCK:
         return actual

@@ -1,6 +1,6 @@
-"""Registered sandboxes without a machine: real control servers in a few processes, a scripted sandbox behind each.
+"""Registered sandboxes without virtual machines: real control servers with scripted backends, in a few processes.
 
-As a program it is one of those processes: ``python -m bench.simulated COUNT PART``.
+As a program this is one of the processes: ``python -m bench.simulated_sandboxes COUNT PART``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROCESSES = 4
 
 @contextmanager
 def simulated(count: int) -> Iterator[None]:
-    """``count`` of them, named ``simulated-NUMBER``, in the registry and run directory of the environment."""
+    """Run ``count`` simulated sandboxes, named ``simulated-NUMBER``, in the registry of the environment."""
     with Registry.open() as registry:
         servers = []
         try:
@@ -34,7 +34,9 @@ def simulated(count: int) -> Iterator[None]:
                 for name in mine:
                     lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
                     private_dir(state_dir_of(name))
-                server = spawn([sys.executable, "-m", "bench.simulated", str(count), str(part)], stderr=None)
+                server = spawn(
+                    [sys.executable, "-m", "bench.simulated_sandboxes", str(count), str(part)], stderr=None
+                )
                 servers.append(server)
                 process = ProcessId.of(server.pid)
                 assert process is not None
@@ -63,7 +65,7 @@ def simulated(count: int) -> Iterator[None]:
 
 
 def _names(count: int, part: int) -> list[str]:
-    """The sandboxes that one of the processes serves."""
+    """The sandboxes of one of the processes."""
     return [f"simulated-{number}" for number in range(part, count, PROCESSES)]
 
 

@@ -1,4 +1,4 @@
-"""The host as a policy sees it: itself, or a budget of it. Pure."""
+"""The host as a policy sees it: the whole host, or a budget. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ballonet.pilot.model import HostView, SandboxView
 
 
 def default_reserve_mib(total_mib: int) -> int:
-    """What sandboxes are never promised: a twentieth, at least 64 MiB."""
+    """Memory that is never promised to sandboxes: 5 % of the total, at least 64 MiB."""
     return max(64, total_mib // 20)
 
 
@@ -23,15 +23,15 @@ def host_view(
     reserve_mib: int | None = None,
     overcommit: float = 1.0,
 ) -> HostView:
-    """The host, or ``budget_mib`` of it: what all sandboxes' engines may hold together.
+    """The host, or ``budget_mib`` of it: what the engines of all sandboxes may hold together.
 
-    A budget's view is that of a host with so much memory and nothing else on it, but never more is available than
-    on the real one. Less than nothing is available where the engines hold more than the budget.
+    With a budget, the view is that of a host with this much memory that runs nothing else, but never with more
+    available memory than the real host. Available memory is negative if the engines hold more than the budget.
     """
     total = None if memory.total_bytes is None else bytes_to_mib(memory.total_bytes)
     available = None if memory.available_bytes is None else bytes_to_mib(memory.available_bytes)
     if budget_mib is not None:
-        # One that does not say what it holds may hold its target.
+        # If its resident memory is unknown, a sandbox may hold its target.
         held = sum(box.target_mib if box.resident_mib is None else box.resident_mib for box in sandboxes)
         left = budget_mib - held
         available = left if available is None else min(left, available)

@@ -1,4 +1,4 @@
-"""What the peers' rules share: leaving out what they cannot judge, keeping within range, and saying why. Pure."""
+"""Shared by the policies that follow other projects: missing inputs, range limits, and reasons in words. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from ballonet.pilot.model import Decision, Input, SandboxView, Verdict
 
 
-def blind(view: SandboxView) -> str | None:
-    """Why a rule cannot judge ``view``; ``None`` if it can."""
+def missing_input(view: SandboxView) -> str | None:
+    """Why a policy cannot decide about ``view``; ``None`` if it can."""
     if view.problem is not None:
         return view.problem
     for name in ("actual_mib", "guest_available_mib", "guest_free_mib"):
@@ -19,19 +19,19 @@ def blind(view: SandboxView) -> str | None:
 
 
 def used_mib(view: SandboxView) -> int:
-    """Memory that the guest uses and could not give up: what it has less what it calls available."""
+    """Memory that the guest uses and cannot give up: its actual memory minus its available memory."""
     return max(0, (view.actual_mib or 0) - (view.guest_available_mib or 0))
 
 
 def move(view: SandboxView, target: float | None, reason: str, inputs: Mapping[str, Input]) -> Verdict:
-    """A verdict with the target brought into range; ``None``, or the target in force, moves nothing."""
+    """A verdict with the target limited to its range; ``None``, or the target in force, changes nothing."""
     common: dict[str, Input] = {
         "target_mib": view.target_mib,
         "actual_mib": view.actual_mib,
         "guest_available_mib": view.guest_available_mib,
     }
     seen = common | dict(inputs)
-    why = blind(view)
+    why = missing_input(view)
     if why is not None:
         return Verdict(view.name, None, f"left alone: {why}", seen)
     if target is None:
@@ -42,7 +42,7 @@ def move(view: SandboxView, target: float | None, reason: str, inputs: Mapping[s
     return Verdict(view.name, new, f"from {view.target_mib} to {new} MiB: {reason}", seen)
 
 
-def mute_host(sandboxes: Sequence[SandboxView], memory: Any) -> Decision:
-    """Nobody moves while the host does not tell its available memory."""
-    why = "the host does not tell its available memory"
+def keep_all(sandboxes: Sequence[SandboxView], memory: Any) -> Decision:
+    """No target changes while the host does not report its available memory."""
+    why = "the host does not report its available memory"
     return Decision([move(view, None, why, {}) for view in sandboxes], memory, [why])

@@ -7,6 +7,10 @@
 
 extern bool is_init;
 int64_t now_ms(void);
+/* Milliseconds since the kernel started. */
+uint64_t uptime_ms(void);
+/* Closes a descriptor that is open, and sets it to -1. */
+void close_fd(int *fd);
 /* One line on the console (PID 1) or on standard error. */
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -2,9 +2,10 @@
 #define _GNU_SOURCE
 #include "boot.h"
 #include "base.h"
+#include "devices.h"
 #include "end.h"
+#include "text_file.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -21,14 +22,13 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifndef MCL_ONFAULT
 #define MCL_ONFAULT 4
 #endif
 
-enum { MAX_FAILED = 64, MAX_MODULE_NAME = 64, PORT_WAIT_MS = 10 * 1000, PORT_PAUSE_MS = 10 };
+enum { MAX_FAILED = 64, MAX_MODULE_NAME = 64 };
 /* Open files of processes. As many as the kernel allows (fs.nr_open) may be asked for, as in Docker. Without asking a
  * process gets what servers want at least, and not more: some programs close every possible descriptor one by one. */
 enum { MAX_OPEN_FILES = 1024 * 1024, OPEN_FILES = 64 * 1024 };
@@ -128,14 +128,12 @@ static void open_console(void)
 		close(fd);
 }
 
-static void write_once(const char *path, const char *text)
+static void set_value(const char *path, const char *text)
 {
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int error = write_text(path, text);
 
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		complain("cannot write %s to %s: %s", text, path, strerror(errno));
-	if (fd >= 0)
-		close(fd);
+	if (error)
+		complain("cannot write %s to %s: %s", text, path, strerror(error));
 }
 
 /* How much the kernel keeps free for itself. With transparent huge pages on it keeps far more than otherwise, so that
@@ -159,10 +157,10 @@ static void set_reserves(void)
 	if (kib > 256 * 1024)
 		kib = 256 * 1024;
 	snprintf(text, sizeof text, "%lu", kib);
-	write_once("/proc/sys/vm/min_free_kbytes", text);
+	set_value("/proc/sys/vm/min_free_kbytes", text);
 	/* Lists of free pages per processor grow up to an eighth of the memory by themselves (since Linux 6.7), and take
 	 * some ten seconds to drain: memory that is free but neither counted as available nor reported to the host. */
-	write_once("/proc/sys/vm/percpu_pagelist_high_fraction", "256");
+	set_value("/proc/sys/vm/percpu_pagelist_high_fraction", "256");
 }
 
 /* Programs expect 127.0.0.1 even where there is no network. */
@@ -201,7 +199,7 @@ void boot_protect_self(void)
 	struct rlimit files = {.rlim_cur = MAX_OPEN_FILES, .rlim_max = MAX_OPEN_FILES};
 	struct rlimit processes = {.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
 
-	write_once("/proc/self/oom_score_adj", "-1000");
+	set_value("/proc/self/oom_score_adj", "-1000");
 	/* What is mapped now is made resident now; the input rings of processes only as they are touched. */
 	if (mlockall(MCL_CURRENT) < 0 || mlockall(MCL_FUTURE | MCL_ONFAULT) < 0)
 		complain("cannot lock memory: %s", strerror(errno));
@@ -218,17 +216,11 @@ void boot_protect_self(void)
 void boot_unprotect_child(void)
 {
 	struct rlimit files;
-	int fd;
 
 	if (!is_init)
 		return;
-	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-	if (fd >= 0) {
-		/* Failing is harmless here, and the console is no place for each child's troubles. */
-		if (write(fd, "0", 1) < 0)
-			errno = 0;
-		close(fd);
-	}
+	/* Failures are harmless, and not worth a line on the console for each child. */
+	write_text("/proc/self/oom_score_adj", "0");
 	setpriority(PRIO_PROCESS, 0, 0);
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > OPEN_FILES) {
 		files.rlim_cur = OPEN_FILES;
@@ -254,60 +246,19 @@ size_t boot_failed_modules(uint8_t *to, size_t room, uint16_t *count)
 	return used;
 }
 
-/* Opens /dev/PORT if the port called `entry` in /sys/class/virtio-ports has our name. */
-static int try_port(const char *entry)
-{
-	char path[300], name[64] = "";
-	int fd;
-	ssize_t got;
-
-	snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", entry);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -1;
-	got = read(fd, name, sizeof name - 1);
-	close(fd);
-	if (got <= 0)
-		return -1;
-	name[strcspn(name, "\n")] = '\0';
-	if (strcmp(name, port_name) != 0)
-		return -1;
-	snprintf(path, sizeof path, "/dev/%s", entry);
-	return open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-}
-
-static int find_port(void)
-{
-	DIR *ports = opendir("/sys/class/virtio-ports");
-	struct dirent *entry;
-	int fd = -1;
-
-	if (!ports)
-		return -1;
-	while (fd < 0 && (entry = readdir(ports)))
-		if (entry->d_name[0] != '.')
-			fd = try_port(entry->d_name);
-	closedir(ports);
-	return fd;
-}
-
-/* The port appears when the device has answered the driver, some time after the module is loaded, and its node
- * in /dev a little after its name in /sys. Looking every few milliseconds during boot, and never again, is
- * simpler than following the kernel's device events and misses nothing. */
 int boot_open_port(void)
 {
-	const struct timespec pause = {.tv_nsec = PORT_PAUSE_MS * 1000000L};
-	int64_t deadline = now_ms() + PORT_WAIT_MS;
+	char path[NAME_MAX + 8];
+	int fd;
 
-	for (;;) {
-		int fd = find_port();
-
-		if (fd >= 0)
-			return fd;
-		if (now_ms() >= deadline)
-			break;
-		nanosleep(&pause, NULL);
+	if (!find_device("/sys/class/virtio-ports", "name", port_name, path)) {
+		complain("no virtio-serial port named %s after %d s", port_name, DEVICE_WAIT_MS / 1000);
+		agent_end(END_FAILED);
 	}
-	complain("no virtio-serial port named %s after %d s", port_name, PORT_WAIT_MS / 1000);
-	agent_end(END_FAILED);
+	fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0) {
+		complain("cannot open %s: %s", path, strerror(errno));
+		agent_end(END_FAILED);
+	}
+	return fd;
 }

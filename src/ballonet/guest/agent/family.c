@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "family.h"
 #include "base.h"
+#include "text_file.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -142,16 +143,10 @@ static bool look_at(pid_t pid, struct seen *process)
 {
 	char path[32], text[512];
 	char *after;
-	int fd, parent, session;
-	ssize_t got;
+	int parent, session;
 
 	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	got = read(fd, text, sizeof text - 1);
-	close(fd);
-	text[got > 0 ? got : 0] = '\0';
+	read_text(path, text, sizeof text);
 	after = strrchr(text, ')');
 	if (!after || after[1] == '\0' || after[2] == 'Z' || after[2] == 'X' ||
 	    sscanf(after + 2, "%*c %d %*d %d", &parent, &session) != 2)

@@ -4,6 +4,7 @@
 #include "base.h"
 #include "boot.h"
 #include "channel.h"
+#include "text_file.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -15,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { TRIM_SECONDS = 30 };
@@ -123,13 +123,11 @@ size_t memory_stats(char *to, size_t room)
 		{NULL, NULL},
 	};
 	struct line line = {to, room};
-	struct timespec up = {0};
 
 	add_numbers(&line, slurp(meminfo), of_meminfo);
 	add_numbers(&line, slurp(vmstat), of_vmstat);
 	add_pressure(&line, slurp(pressure));
-	clock_gettime(CLOCK_BOOTTIME, &up);
-	add(&line, "uptime_ms %" PRIu64 "\n", (uint64_t)up.tv_sec * 1000 + (uint64_t)up.tv_nsec / 1000000);
+	add(&line, "uptime_ms %" PRIu64 "\n", uptime_ms());
 	return (size_t)(line.at - to);
 }
 
@@ -152,24 +150,9 @@ uint32_t memory_features(void)
 	return features;
 }
 
-static int write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	int error = 0;
-
-	if (fd < 0)
-		return errno;
-	if (write(fd, text, strlen(text)) < 0)
-		error = errno;
-	close(fd);
-	return error;
-}
-
 static void stop_watching(void)
 {
-	if (trigger >= 0)
-		close(trigger);
-	trigger = -1;
+	close_fd(&trigger);
 	fired = false;
 }
 

@@ -3,10 +3,11 @@
 #include "process.h"
 #include "base.h"
 #include "channel.h"
-#include "drain.h"
 #include "end.h"
 #include "family.h"
 #include "memory.h"
+#include "process_input.h"
+#include "process_output.h"
 #include "spawn.h"
 #include "wire.h"
 
@@ -18,31 +19,14 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <unistd.h>
 
-/* What a terminal can still hold when its process has ended; it cannot be asked (see note_end). */
-enum { TERMINAL_REST = 128 * 1024, GRANT_STEP = WINDOW / 4 };
+enum { GRANT_STEP = WINDOW / 4 };
 
 static const struct process vacant = {.in = -1, .out = {-1, -1}, .terminal = -1, .fail = -1};
 static struct process table[MAX_PROCESSES];
 static int used; /* slots from here on are free */
 static int turn; /* which slot is served first: moves on, so that none is always last */
-
-static void close_fd(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
-}
-
-/* The process has no output any more; its background children may have. */
-static void leave_output(int *fd)
-{
-	if (*fd >= 0)
-		drain_take(*fd);
-	*fd = -1;
-}
 
 void processes_init(void)
 {
@@ -122,70 +106,6 @@ void process_exec(uint32_t stream, uint8_t *payload, uint32_t size)
 	}
 }
 
-/* Bytes of standard input have left our hands, into the process or into nowhere. */
-static void took_input(struct process *p, uint32_t bytes)
-{
-	p->ring_head = (p->ring_head + bytes) % WINDOW;
-	p->ring_used -= bytes;
-	p->owed += bytes;
-	/* Start again at the front, so that a process that keeps up touches few pages of the ring. */
-	if (p->ring_used == 0)
-		p->ring_head = 0;
-}
-
-/* The end of input of a terminal is a character (termios, VEOF), and means something in canonical mode only. */
-static bool end_terminal_input(struct process *p)
-{
-	struct termios settings;
-
-	if (tcgetattr(p->in, &settings) == 0 && settings.c_lflag & ICANON)
-		return write(p->in, &settings.c_cc[VEOF], 1) == 1 || errno != EAGAIN;
-	return true;
-}
-
-static void push_input(struct process *p)
-{
-	while (p->in >= 0 && p->ring_used > 0) {
-		uint32_t whole = WINDOW - p->ring_head;
-		uint32_t size = p->ring_used < whole ? p->ring_used : whole;
-		ssize_t put = write(p->in, p->ring + p->ring_head, size);
-
-		if (put > 0)
-			took_input(p, (uint32_t)put);
-		else if (put < 0 && errno == EINTR)
-			continue;
-		else if (put == 0 || errno == EAGAIN)
-			return;
-		else
-			close_fd(&p->in); /* it reads no more: what still comes is taken and dropped */
-	}
-	if (p->in < 0)
-		took_input(p, p->ring_used);
-	else if (p->stdin_eof && (!p->tty || end_terminal_input(p)))
-		close_fd(&p->in);
-}
-
-/* The caller has checked that `size` is within p->room, so the ring has space for it. */
-void process_input(struct process *p, const uint8_t *bytes, uint32_t size)
-{
-	uint32_t tail = (p->ring_head + p->ring_used) % WINDOW;
-	uint32_t first = size < WINDOW - tail ? size : WINDOW - tail;
-
-	p->room -= size;
-	p->ring_used += size;
-	if (p->in >= 0) {
-		memcpy(p->ring + tail, bytes, first);
-		memcpy(p->ring, bytes + first, size - first);
-	}
-	push_input(p);
-}
-
-void process_input_end(struct process *p)
-{
-	p->stdin_eof = true;
-	push_input(p);
-}
-
 /* To the process group; SIGKILL to everything that it started. Once the process has ended its number may be
  * another's. */
 void process_signal(struct process *p, int number)
@@ -205,39 +125,6 @@ void process_resize(struct process *p, uint16_t rows, uint16_t columns)
 
 	if (p->out[0] >= 0)
 		ioctl(p->out[0], TIOCSWINSZ, &size);
-}
-
-/* Sends one frame of output, as much as credit and room allow. False: nothing can be sent now. */
-static bool pull_output(struct process *p, int which)
-{
-	size_t size = channel_data_room();
-	ssize_t got;
-
-	if (size > p->credit)
-		size = p->credit;
-	if (p->ended && size > p->left[which])
-		size = p->left[which];
-	if (p->out[which] < 0 || size == 0)
-		return false;
-	got = read(p->out[which], channel_place(), size);
-	if (got > 0) {
-		channel_commit(which == 0 ? T_STDOUT : T_STDERR, p->stream, (uint32_t)got);
-		p->credit -= (uint32_t)got;
-		p->left[which] -= p->ended ? (uint32_t)got : 0;
-	} else if (got < 0 && errno == EINTR) {
-		return true;
-	} else if (got == 0 || errno != EAGAIN) {
-		/* A terminal says EIO at its end. */
-		close_fd(&p->out[which]);
-		return false;
-	} else {
-		if (p->ended)
-			leave_output(&p->out[which]);
-		return false;
-	}
-	if (p->ended && p->left[which] == 0)
-		leave_output(&p->out[which]);
-	return true;
 }
 
 /* Reads the child's report. Empty means that exec closed it: the command runs. */
@@ -262,27 +149,12 @@ static void learn_start(struct process *p)
 	p->started = true;
 }
 
-/* What is in the pipes when the process ends is still its output; what its background children add is not.
- * A terminal cannot tell how much it holds: there, "empty" ends the output (reading it first brings in
- * whatever is under way), and a limit keeps a child that writes on from delaying the end forever. */
 static void note_end(struct process *p, int status)
 {
 	p->pid = 0;
 	p->ended = true;
 	p->status = status;
-	for (int i = 0; i < 2; i++) {
-		int bytes = 0;
-
-		if (p->out[i] < 0)
-			continue;
-		if (p->tty)
-			bytes = TERMINAL_REST;
-		else if (ioctl(p->out[i], FIONREAD, &bytes) < 0)
-			bytes = 0;
-		p->left[i] = (uint32_t)bytes;
-		if (bytes == 0)
-			leave_output(&p->out[i]);
-	}
+	output_end(p);
 	close_fd(&p->terminal);
 	/* Nobody is left to read it. */
 	close_fd(&p->in);
@@ -344,7 +216,7 @@ static void settle(struct process *p)
 		return;
 	}
 	for (int i = 0; i < 2; i++)
-		while (pull_output(p, i))
+		while (output_send(p, i))
 			;
 	if (p->out[0] < 0 && p->out[1] < 0 && channel_data_room() >= 8)
 		send_exit(p);
@@ -397,11 +269,11 @@ void processes_ready(const struct pollfd *ready)
 		if (p->stream == 0)
 			continue;
 		if (fds[3].revents && p->in >= 0)
-			push_input(p);
+			input_push(p);
 		if (fds[1].revents)
-			pull_output(p, 0);
+			output_send(p, 0);
 		if (fds[2].revents)
-			pull_output(p, 1);
+			output_send(p, 1);
 		if (fds[0].revents && channel_data_room() >= MAX_ERROR_TEXT + 4)
 			learn_start(p);
 	}

@@ -11,8 +11,6 @@ enum { FDS_PER_PROCESS = 4 };
 void processes_init(void);
 struct process *process_find(uint32_t stream);
 void process_exec(uint32_t stream, uint8_t *payload, uint32_t size);
-void process_input(struct process *p, const uint8_t *bytes, uint32_t size);
-void process_input_end(struct process *p);
 void process_signal(struct process *p, int number);
 void process_resize(struct process *p, uint16_t rows, uint16_t columns);
 int processes_want(struct pollfd *want);

@@ -9,6 +9,7 @@
 #include "end.h"
 #include "memory.h"
 #include "process.h"
+#include "process_input.h"
 #include "setup.h"
 #include "wire.h"
 
@@ -16,7 +17,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/utsname.h>
-#include <time.h>
 
 static void answer_stats(void)
 {
@@ -112,7 +112,7 @@ static void take_input(struct process *p, const uint8_t *payload, uint32_t size)
 		violation("STDIN for a process whose standard input is not open", T_STDIN, p->stream);
 	if (size == 0 || size > p->room)
 		violation("STDIN is empty or beyond what was granted", T_STDIN, p->stream);
-	process_input(p, payload, size);
+	input_add(p, payload, size);
 }
 
 static void stream_frame(uint16_t type, uint32_t stream, uint8_t *payload, uint32_t size)
@@ -145,7 +145,7 @@ static void stream_frame(uint16_t type, uint32_t stream, uint8_t *payload, uint3
 		if (p && (!p->has_stdin || p->stdin_eof))
 			violation("STDIN_EOF for a process whose standard input is not open", type, stream);
 		if (p)
-			process_input_end(p);
+			input_end(p);
 		return;
 	case T_SIGNAL:
 		if (p)
@@ -186,12 +186,10 @@ void protocol_dispatch(void)
 void protocol_greet(void)
 {
 	uint8_t payload[4096];
-	struct timespec up = {0};
 	struct utsname names;
 	uint16_t failed = 0;
 	size_t used = 16, release;
 
-	clock_gettime(CLOCK_BOOTTIME, &up);
 	if (uname(&names) != 0)
 		strcpy(names.release, "unknown");
 	release = strlen(names.release) + 1;
@@ -201,6 +199,6 @@ void protocol_greet(void)
 	put_u16(payload, PROTOCOL_VERSION);
 	put_u16(payload + 2, failed);
 	put_u32(payload + 4, memory_features());
-	put_u64(payload + 8, (uint64_t)up.tv_sec * 1000 + (uint64_t)up.tv_nsec / 1000000);
+	put_u64(payload + 8, uptime_ms());
 	channel_send(T_READY, 0, payload, (uint32_t)used);
 }

@@ -4,7 +4,7 @@
 #include "base.h"
 #include "boot.h"
 #include "family.h"
-#include "files.h"
+#include "file_programs.h"
 #include "paths.h"
 #include "process_state.h"
 #include "user.h"

@@ -274,7 +274,7 @@ FACES = [
     (GuestProcess, sync.GuestProcess),
 ]
 #: What only the loop's side needs, and what only the other side has.
-ASYNC_ONLY = {"expire", "wait_given_up", "running"}
+ASYNC_ONLY = {"expire", "wait_expired", "running"}
 SYNC_ONLY: dict[type, set[str]] = {
     sync.GuestProcess: {"stdin", "close"},
     sync.Sandbox: {"boot_s"},  # an attribute there

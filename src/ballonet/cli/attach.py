@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 #: How long the command may take to end after a signal was passed on to it (seconds).
 SIGNAL_GRACE_S = 10.0
-#: Once the command was killed at its ``--timeout``, how long our own output may take what is left (seconds): a reader
-#: that has stopped must not keep us from ending.
+#: After the command's ``--timeout``, how long writing its remaining output may take (seconds): a reader that has stopped
+#: must not delay the exit.
 LAST_OUTPUT_S = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -119,7 +119,7 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
     """Run a command in the guest, joined to our streams, to its end; its exit status.
 
     :raises GuestCommandError: it could not be started.
-    :raises CommandTimeoutError: it was killed at its ``--timeout``.
+    :raises CommandTimeoutError: it was killed at its ``--timeout``, or its output was not read until then.
     :raises GuestError: the guest was lost first.
     """
     from ballonet.sdk.timeouts import start_within
@@ -142,11 +142,15 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
     process = await start_within(joined.timeout, starting)
     async with process:
         signals.process = process
-        return await attach(process, stdin=joined.stdin, terminal=joined.terminal)
+        status, complete = await attach(process, stdin=joined.stdin, terminal=joined.terminal)
+        if joined.timeout is not None and not complete:
+            raise joined.timeout.unread_error()
+        return status
 
 
-async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> int:
-    """Copy the command's streams from and to ours until it ends; its exit status.
+async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> tuple[int, bool]:
+    """Copy the command's streams from and to ours until it ends. Returns its exit status, and whether all of its output
+    was written.
 
     :param terminal: it has a terminal, whose size follows ours; with ``stdin`` ours becomes raw, so that each key goes
         to it. Without, the keys stay ours, so that Ctrl-C is heard.
@@ -155,8 +159,8 @@ async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> int:
     with _joined_terminal(process, raw=stdin) if terminal else contextlib.nullcontext():
         feeding = asyncio.create_task(_feed(process)) if stdin else None
         try:
-            await _copy_outputs(process)
-            return (await process.wait()).returncode
+            complete = await _copy_outputs(process)
+            return (await process.wait()).returncode, complete
         finally:
             if feeding is not None:
                 feeding.cancel()
@@ -188,18 +192,20 @@ def _joined_terminal(process: GuestProcess, *, raw: bool) -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSADRAIN, saved)
 
 
-async def _copy_outputs(process: GuestProcess) -> None:
-    """Copy both outputs to ours, to their end. Output is dropped only after the command's ``--timeout``, where nobody
-    takes it."""
+async def _copy_outputs(process: GuestProcess) -> bool:
+    """Copy both outputs to ours, to their end. False: the command's ``--timeout`` passed before all of it was read, and
+    the rest is dropped."""
     copying = asyncio.gather(_copy(process.stdout, 1), _copy(process.stderr, 2))
-    expiring = asyncio.create_task(process.wait_given_up())
+    expiring = asyncio.create_task(process.wait_expired())
     try:
         either: set[asyncio.Future[Any]] = {copying, expiring}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not copying.done():
             await asyncio.wait({copying}, timeout=LAST_OUTPUT_S)
-        if copying.done():
+        complete = copying.done()
+        if complete:
             await copying
+        return complete
     finally:
         expiring.cancel()
         copying.cancel()

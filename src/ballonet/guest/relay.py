@@ -14,7 +14,8 @@ from contextlib import suppress
 from ballonet.base.errors import GuestChannelError, GuestCommandError, GuestError
 from ballonet.guest import messages
 from ballonet.guest.agent_client import AgentClient
-from ballonet.guest.channel import AgentChannel, ChannelStream
+from ballonet.guest.channel import AgentChannel
+from ballonet.guest.channel_stream import ChannelStream
 from ballonet.guest.frames import (
     FROM_LOCAL_CLIENT,
     MAX_EXEC_BYTES,

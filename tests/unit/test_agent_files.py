@@ -446,7 +446,10 @@ LINK = {"type": tarfile.SYMTYPE}
         ([("l", b"", LINK | {"linkname": "{outside}"}), ("l/evil", b"x", {})], "points outside of it"),
         ([("l", b"", LINK | {"linkname": "a/../.."}), ("l/evil", b"x", {})], "points outside of it"),
         ([("h", b"", {"type": tarfile.LNKTYPE, "linkname": "../outside/secret"})], 'contains "\\.\\."'),
-        ([("h", b"", {"type": tarfile.LNKTYPE, "linkname": "none"})], "the target of this hard link does not exist"),
+        (
+            [("h", b"", {"type": tarfile.LNKTYPE, "linkname": "none"})],
+            "the target of this hard link does not exist",
+        ),
         ([("x" * 40000, b"", {})], "too long"),
         ([("n", b"x" * 600, {"type": b"Z"})], "this kind of member is not supported"),
     ],

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 #: How long the command may take to end after a signal was passed on to it (seconds).
 SIGNAL_GRACE_S = 10.0
-#: After the command's ``--timeout``, how long writing its remaining output may take (seconds): a reader that has stopped
-#: must not delay the exit.
+#: After the command's ``--timeout``, how long writing its remaining output may take, in seconds: the exit must not wait
+#: for a reader that has stopped.
 LAST_OUTPUT_S = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 

@@ -1,8 +1,8 @@
 """The channel to a guest's agent: the demultiplexer that the client and the relay share.
 
 Owns the byte stream, enforces the protocol in both directions, and matches replies to requests. If the guest breaks the
-protocol, the channel ends; everything that waits then gets :class:`GuestChannelError`. What a single process may send is
-accounted for in ``channel_stream.py``, and what its output is used for in ``agent_client.py`` and ``relay.py``.
+protocol, the channel ends; everything that waits then gets :class:`GuestChannelError`. ``channel_stream.py`` has the
+accounts of a single process; ``agent_client.py`` and ``relay.py`` use its output.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class AgentChannel:
         waiting = self._replies[reply]
         if len(waiting) >= (1 if kind == FrameType.TRIM else _MAX_REQUESTS):
             raise GuestError(
-                f"the guest has not answered {len(waiting)} {kind.name} requests",
+                f"too many unanswered {kind.name} requests to the guest ({len(waiting)})",
                 hint="wait, then try again",
             )
         future: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()

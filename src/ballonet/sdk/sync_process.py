@@ -14,8 +14,8 @@ from ballonet.sdk.sync_loop import LOOP
 
 if TYPE_CHECKING:
     from ballonet.guest.guest_process import GuestProcess as AsyncGuestProcess
-    from ballonet.guest.process_output import OutputReader
     from ballonet.guest.messages import ExitStatus
+    from ballonet.guest.process_output import OutputReader
 
 _T = TypeVar("_T")
 

@@ -1,4 +1,4 @@
-/* What every part stands on. */
+/* Basic functions of all modules. */
 #define _GNU_SOURCE
 #include "base.h"
 

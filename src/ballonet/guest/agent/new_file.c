@@ -26,7 +26,8 @@ int new_file_create(struct new_file *file, int directory)
 	file->fd = openat(directory, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
 	for (int i = 0; file->fd < 0 && i < MAX_TRIES; i++) {
 		next_temporary(file);
-		file->fd = openat(directory, file->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+		file->fd = openat(directory, file->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+				  0600);
 		if (errno != EEXIST)
 			break;
 	}

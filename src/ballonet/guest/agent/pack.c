@@ -1,7 +1,7 @@
 /* The file program that makes a tar stream.
  *
- * The stream is complete whatever happens to the files meanwhile: one that shrinks is filled up with zeros, one that grows
- * is cut. What could not be read is reported at the end, and the rest is there. */
+ * The stream is complete whatever happens to the files meanwhile: one that shrinks is filled up with zeros, one that
+ * grows is cut. What could not be read is reported at the end, and the rest is there. */
 #define _GNU_SOURCE
 #include "pack.h"
 #include "file_io.h"

@@ -1,4 +1,4 @@
-/* The table of running processes: their output, input, signals and ends. */
+/* The table of running processes, their signals and ends. */
 #define _GNU_SOURCE
 #include "process.h"
 #include "base.h"
@@ -26,7 +26,7 @@ enum { GRANT_STEP = WINDOW / 4 };
 static const struct process vacant = {.in = -1, .out = {-1, -1}, .terminal = -1, .fail = -1};
 static struct process table[MAX_PROCESSES];
 static int used; /* slots from here on are free */
-static int turn; /* which slot is served first: moves on, so that none is always last */
+static int turn; /* the slot that is served first; it changes, so that none is always last */
 
 void processes_init(void)
 {
@@ -58,7 +58,7 @@ static void release(struct process *p)
 		used--;
 }
 
-/* ERROR: errno, the step that failed (0: none in particular), and what that is for a person. */
+/* ERROR: errno, the step that failed (0: another one), and a message. */
 static void send_error(uint32_t stream, int error, int step, const char *text)
 {
 	uint8_t payload[4 + MAX_ERROR_TEXT];
@@ -90,7 +90,7 @@ void process_exec(uint32_t stream, uint8_t *payload, uint32_t size)
 		if (table[i].stream == 0)
 			p = &table[i];
 	if (!p) {
-		process_refuse(stream, EAGAIN, "there are too many processes");
+		process_refuse(stream, EAGAIN, "too many processes");
 		return;
 	}
 	if (p - table >= used)
@@ -101,20 +101,19 @@ void process_exec(uint32_t stream, uint8_t *payload, uint32_t size)
 	p->credit = p->room = WINDOW;
 	error = exec_spawn(p, &request);
 	if (error) {
-		process_refuse(stream, error, "cannot make a process for it");
+		process_refuse(stream, error, "cannot create a process");
 		release(p);
 	}
 }
 
-/* To the process group; SIGKILL to everything that it started. Once the process has ended its number may be
- * another's. */
 void process_signal(struct process *p, int number)
 {
+	/* 0: it has ended, and its process ID may be reused. */
 	if (p->pid <= 0)
 		return;
 	if (number == SIGKILL)
 		family_kill(p->pid, p->family);
-	/* The child may not have made its group yet. */
+	/* The child may not have created its group yet. */
 	else if (kill(-p->pid, number) < 0)
 		kill(p->pid, number);
 }
@@ -127,7 +126,7 @@ void process_resize(struct process *p, uint16_t rows, uint16_t columns)
 		ioctl(p->out[0], TIOCSWINSZ, &size);
 }
 
-/* Reads the child's report. Empty means that exec closed it: the command runs. */
+/* Reads the child's report. If it is empty, exec has closed the pipe, and the command is running. */
 static void learn_start(struct process *p)
 {
 	struct exec_failure failure;
@@ -142,7 +141,7 @@ static void learn_start(struct process *p)
 	if (got == (ssize_t)sizeof failure) {
 		failure.text[sizeof failure.text - 1] = '\0';
 		send_error(p->stream, failure.error, failure.step, failure.text);
-		/* The child ends by itself and is reaped like an orphan. */
+		/* The child exits, and is reaped like an orphan. */
 		release(p);
 		return;
 	}
@@ -156,7 +155,7 @@ static void note_end(struct process *p, int status)
 	p->status = status;
 	output_end(p);
 	close_fd(&p->terminal);
-	/* Nobody is left to read it. */
+	/* There is no reader any more. */
 	close_fd(&p->in);
 }
 
@@ -201,7 +200,7 @@ static void settle(struct process *p)
 	if (p->stream == 0 || !p->started)
 		return;
 	if (!p->announced) {
-		/* The pid of a child that was quicker than us is not known any more: 0. */
+		/* 0 if the child has been reaped by now. */
 		put_u32(number, (uint32_t)p->pid);
 		channel_send(T_STARTED, p->stream, number, sizeof number);
 		p->announced = true;
@@ -222,7 +221,6 @@ static void settle(struct process *p)
 		send_exit(p);
 }
 
-/* Sends whatever has come due and fits. */
 void processes_settle(void)
 {
 	int count = used;
@@ -238,8 +236,7 @@ void processes_settle(void)
 	}
 }
 
-/* Fills FDS_PER_PROCESS entries per slot; returns how many. What cannot be handled now is not asked for: a
- * pipe that has ended would otherwise wake us for ever. */
+/* Does not poll what cannot be handled now: a pipe that has ended would otherwise wake up the loop forever. */
 int processes_want(struct pollfd *want)
 {
 	bool room = channel_data_room() >= MAX_ERROR_TEXT + 4;
@@ -279,7 +276,6 @@ void processes_ready(const struct pollfd *ready)
 	}
 }
 
-/* Ends all of them, the orphans of old ones, too, and forgets them without a word. */
 void processes_kill_all(void)
 {
 	family_kill_all();

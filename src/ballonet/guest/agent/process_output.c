@@ -53,8 +53,8 @@ bool output_send(struct process *p, int which)
 	return true;
 }
 
-/* What its background children add is not sent. A terminal cannot tell how much it holds: there, the output ends when it
- * is empty (reading it first brings in whatever is under way), and a limit keeps a child that goes on writing from
+/* What its background children add is not sent. A terminal cannot tell how much it holds: there, the output ends when
+ * it is empty (reading it first brings in whatever is under way), and a limit keeps a child that goes on writing from
  * delaying the end forever. */
 void output_end(struct process *p)
 {

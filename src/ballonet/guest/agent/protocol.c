@@ -1,8 +1,8 @@
-/* What each frame from the host means, and whether it makes sense now. A frame that cannot come from a correct
- * host ends the agent. A frame for a stream that does not exist is ignored: it crossed the stream's last frame. */
+/* Handling of the frames from the host. An invalid frame ends the agent. A frame for a stream that does not exist is
+ * ignored, because the stream may have just ended. */
 #define _GNU_SOURCE
 #include "protocol.h"
-#include "assembly.h"
+#include "exec_parts.h"
 #include "base.h"
 #include "boot.h"
 #include "channel.h"
@@ -74,14 +74,14 @@ static void connection_frame(uint16_t type, uint8_t *payload, uint32_t size)
 		if (get_u32(payload + 8) & ~(uint32_t)(TRIM_DROP_CACHES | TRIM_COMPACT | TRIM_SYNC))
 			violation("TRIM has unknown flags", type, 0);
 		if (memory_trimming())
-			violation("TRIM before the last one was answered", type, 0);
+			violation("TRIM before the reply to the last one", type, 0);
 		memory_trim(get_u64(payload), get_u32(payload + 8));
 		return;
 	case T_SETUP:
 		answer_setup(payload, size);
 		return;
 	default:
-		violation("unknown, or not for stream 0", type, 0);
+		violation("unknown type, or not allowed on stream 0", type, 0);
 	}
 }
 
@@ -93,7 +93,7 @@ static void add_credit(struct process *p, const uint8_t *payload, uint32_t size)
 		violation("CREDIT is not 4 bytes long", T_CREDIT, p->stream);
 	bytes = get_u32(payload);
 	if (bytes == 0 || bytes > WINDOW - p->credit)
-		violation("CREDIT is not for bytes that were sent", T_CREDIT, p->stream);
+		violation("CREDIT exceeds the bytes that were sent", T_CREDIT, p->stream);
 	p->credit += bytes;
 }
 
@@ -102,7 +102,7 @@ static void send_signal(struct process *p, const uint8_t *payload, uint32_t size
 	uint32_t number = size == 4 ? get_u32(payload) : 0;
 
 	if (number < 1 || number > 64)
-		violation("SIGNAL is not a signal number", T_SIGNAL, p->stream);
+		violation("SIGNAL has an invalid signal number", T_SIGNAL, p->stream);
 	process_signal(p, (int)number);
 }
 
@@ -111,7 +111,7 @@ static void take_input(struct process *p, const uint8_t *payload, uint32_t size)
 	if (!p->has_stdin || p->stdin_eof)
 		violation("STDIN for a process whose standard input is not open", T_STDIN, p->stream);
 	if (size == 0 || size > p->room)
-		violation("STDIN is empty or beyond what was granted", T_STDIN, p->stream);
+		violation("STDIN is empty or exceeds the credit", T_STDIN, p->stream);
 	input_add(p, payload, size);
 }
 
@@ -123,17 +123,17 @@ static void stream_frame(uint16_t type, uint32_t stream, uint8_t *payload, uint3
 	case T_EXEC:
 		if (p)
 			violation("EXEC on a stream that is in use", type, stream);
-		payload = assembly_finish(stream, payload, &size);
+		payload = exec_parts_finish(stream, payload, &size);
 		if (payload)
 			process_exec(stream, payload, size);
 		else
-			process_refuse(stream, ENOMEM, "cannot take its arguments and environment");
-		assembly_drop();
+			process_refuse(stream, ENOMEM, "no room for arguments and environment");
+		exec_parts_drop();
 		return;
 	case T_EXEC_PART:
 		if (p)
 			violation("EXEC_PART on a stream that is in use", type, stream);
-		assembly_add(stream, payload, size);
+		exec_parts_add(stream, payload, size);
 		return;
 	case T_STDIN:
 		if (p)
@@ -164,7 +164,7 @@ static void stream_frame(uint16_t type, uint32_t stream, uint8_t *payload, uint3
 			add_credit(p, payload, size);
 		return;
 	default:
-		violation("unknown, or only for stream 0", type, stream);
+		violation("unknown type, or only allowed on stream 0", type, stream);
 	}
 }
 
@@ -182,7 +182,6 @@ void protocol_dispatch(void)
 	}
 }
 
-/* READY: the first frame of every connection. */
 void protocol_greet(void)
 {
 	uint8_t payload[4096];

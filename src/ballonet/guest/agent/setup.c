@@ -1,7 +1,7 @@
-/* PID 1 only: what the host wants the machine to be made of (SETUP): its root, its mounts, its network.
+/* PID 1 only: the root, the mounts and the network of the machine (SETUP).
  *
- * The steps and their words are described in docs/agent.md. They run once, before any process, and may block: nobody
- * else waits for the agent then. The first step that fails ends them. */
+ * docs/agent.md describes the steps and their arguments. They run once, before any process, and may block. The first
+ * step that fails ends the setup, unless it is optional: a guest can run without its /etc/hosts. */
 #define _GNU_SOURCE
 #include "setup.h"
 #include "base.h"
@@ -27,14 +27,14 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
-/* Documentation/filesystems/ext4, "Ioctl": grow to that many blocks. */
+/* Documentation/filesystems/ext4, "Ioctl": grow to this number of blocks. */
 #define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
 
 enum { EXT4_FEATURE_INCOMPAT_64BIT = 0x80 };
 enum { MAX_STEP_WORDS = 4 };
 
 static bool done;
-static const char *failed_at; /* what a step was doing when it failed; NULL: its name and first word say enough */
+static const char *failed_at; /* the directory that made a step fail; NULL: none, or that in its first argument */
 
 static int mount_new(const char *kind, const char *source, const char *where, unsigned long flags, const char *options)
 {
@@ -50,7 +50,7 @@ static int find_disk(const char *serial, char device[NAME_MAX + 8])
 	return find_device("/sys/block", "serial", serial, device) ? 0 : ENODEV;
 }
 
-/* How many blocks the ext4 on `disk` has, by its superblock (Documentation/filesystems/ext4, "The Super Block"). */
+/* The number of blocks of an ext4, from its superblock (Documentation/filesystems/ext4, "The Super Block"). */
 static int count_blocks(int disk, uint64_t *blocks)
 {
 	uint8_t super[1024];
@@ -64,7 +64,7 @@ static int count_blocks(int disk, uint64_t *blocks)
 	return 0;
 }
 
-/* Lets the file system at `where` fill its device, which the host may have made larger since. */
+/* Grows the file system at `where` to the size of its device, which the host may have enlarged. */
 static int fill_device(const char *where, const char *device)
 {
 	int fd = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC), disk = open(device, O_RDONLY | O_CLOEXEC);
@@ -79,9 +79,9 @@ static int fill_device(const char *where, const char *device)
 		error = count_blocks(disk, &has);
 		if (!error && blocks > has && ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0)
 			error = errno;
-		/* One that has met an error, as on a full host, is not resized before it was checked; it is used as it is. */
+		/* After an error, as on a full host, ext4 refuses to grow until it is checked. It is used as it is. */
 		if (error == EPERM) {
-			complain("%s has met an error before: it keeps its size", device);
+			complain("%s has had an error: not resized", device);
 			error = 0;
 		}
 	}
@@ -99,12 +99,12 @@ static int mount_writable(const char *serial, const char *where)
 
 	if (error)
 		return error;
-	/* What is deleted in the guest leaves the file on the host. */
+	/* discard: deleted files free space on the host. */
 	error = mount_new("ext4", device, where, MS_NOATIME, "discard");
 	return error ? error : fill_device(where, device);
 }
 
-/* root KIND IMAGE DISK: a read-only file system with a writable one over it, by their disks' serials. */
+/* root KIND IMAGE DISK: a read-only file system, and a writable one over it. Disks are given by serial number. */
 static int step_root(char **words)
 {
 	char device[NAME_MAX + 8];
@@ -125,8 +125,7 @@ static int step_root(char **words)
 	return error ? error : root_switch("/mnt/root", false, &failed_at);
 }
 
-/* memory OPTIONS: the programs of the initramfs on a tmpfs. The kernel's first file system, which has no device and no
- * size that df could show, is no root for users. */
+/* memory OPTIONS: copies the initramfs to a tmpfs. The kernel's first file system has no size that df could show. */
 static int step_memory(char **words)
 {
 	int error = mount_new("tmpfs", "tmpfs", "/mnt/root", 0, words[0]);
@@ -142,7 +141,7 @@ static int step_disk(char **words)
 	return mount_writable(words[0], words[1]);
 }
 
-/* volume TAG PATH ro|rw: the host keeps what is read-only from being written; here it only shows early. */
+/* volume TAG PATH ro|rw: the host enforces read-only; here it gives earlier errors. */
 static int step_volume(char **words)
 {
 	return mount_new("virtiofs", words[0], words[1], strcmp(words[2], "ro") == 0 ? MS_RDONLY : 0, NULL);
@@ -207,7 +206,7 @@ static struct sockaddr_in internet(in_addr_t address)
 	return (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = address};
 }
 
-/* network ADDRESS MASK GATEWAY: of the one network interface. */
+/* network ADDRESS MASK GATEWAY: configures the only network interface. */
 static int step_network(char **words)
 {
 	char name[NAME_MAX + 1];
@@ -281,7 +280,7 @@ int setup_run(uint8_t *payload, uint32_t size, char text[MAX_ERROR_TEXT])
 
 	*text = '\0';
 	if (!is_init || done) {
-		snprintf(text, MAX_ERROR_TEXT, "%s", is_init ? "the machine is set up already" : "not PID 1");
+		snprintf(text, MAX_ERROR_TEXT, "%s", is_init ? "the machine is already set up" : "not PID 1");
 		return is_init ? EBUSY : EPERM;
 	}
 	done = true;

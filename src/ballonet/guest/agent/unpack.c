@@ -1,8 +1,8 @@
 /* The file program that unpacks a tar stream.
  *
- * As GNU tar does by default, it drops a leading "/", refuses "..", and follows links that existed before, but none from
- * the stream that points outside of it. If a member cannot be unpacked, that is reported and the next one is taken; a
- * damaged stream or a full disk ends the program. */
+ * As GNU tar does by default, it drops a leading "/", refuses "..", and follows links that existed before, but none
+ * from the stream that points outside of it. If a member cannot be unpacked, that is reported and the next one is
+ * taken; a damaged stream or a full disk ends the program. */
 #define _GNU_SOURCE
 #include "unpack.h"
 #include "file_report.h"

@@ -259,6 +259,30 @@ async def test_a_second_trim_is_refused_since_it_would_end_the_guest() -> None:
         assert await trimming == (GuestReport(uptime_ms=5), errno.EAGAIN)
 
 
+async def test_a_step_of_the_setup_that_failed_is_named_with_a_hint() -> None:
+    async with PlayedGuest.with_client() as (guest, client), asyncio.timeout(DEADLINE_S):
+        setting_up = asyncio.create_task(client.set_up([["root", "erofs", "a", "b"]], timeout_s=DEADLINE_S))
+        await guest.receive(FrameType.SETUP)
+        guest.send(
+            Frame(FrameType.SETUP_DONE, 0, encode_error(errno.ENOTDIR, "root erofs: /dev: Not a directory"))
+        )
+        with pytest.raises(GuestError) as failure:
+            await setting_up
+        assert failure.value.message == "the setup of the guest failed: root erofs: /dev: Not a directory"
+        assert failure.value.hint == "check the image, the disk or the volume that this step mounts"
+
+
+async def test_a_setup_without_an_optional_step_succeeds_and_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with PlayedGuest.with_client() as (guest, client), asyncio.timeout(DEADLINE_S):
+        setting_up = asyncio.create_task(client.set_up([["file", "/etc/hosts", ""]], timeout_s=DEADLINE_S))
+        await guest.receive(FrameType.SETUP)
+        guest.send(Frame(FrameType.SETUP_DONE, 0, encode_error(0, "file /etc/hosts: Is a directory")))
+        await setting_up
+    assert "the guest runs without a part of its setup: file /etc/hosts: Is a directory" in caplog.text
+
+
 async def test_a_ping_answered_with_other_bytes_ends_the_channel() -> None:
     async with PlayedGuest.with_client() as (guest, client):
         asking = asyncio.create_task(client.ping(b"marco"))

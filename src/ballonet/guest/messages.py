@@ -56,6 +56,15 @@ def _unpack(layout: struct.Struct, frame: Frame) -> tuple[int, ...]:
     return layout.unpack(frame.payload)
 
 
+def _unpack_head(layout: struct.Struct, frame: Frame) -> tuple[int, ...]:
+    """The fields at the beginning of a payload that has text after them."""
+    if len(frame.payload) < layout.size:
+        raise GuestChannelError(
+            f"{frame.kind.name} frame of {len(frame.payload)} bytes; the minimum is {layout.size}"
+        )
+    return layout.unpack_from(frame.payload)
+
+
 def _text(data: bytes) -> str:
     """Decode text from the guest: truncated, and without terminal control characters."""
     return printable(data[:_MAX_TEXT_BYTES].decode(errors="replace"))
@@ -201,11 +210,9 @@ class Ready:
 def decode_ready(frame: Frame) -> Ready:
     """:raises GuestChannelError: it is malformed, or has another protocol version."""
     payload = frame.payload
-    if len(payload) < _READY.size:
-        raise GuestChannelError(f"READY frame of {len(payload)} bytes; the minimum is {_READY.size}")
+    version, count, features, boot_ms = _unpack_head(_READY, frame)
     if len(payload) > _MAX_READY_BYTES:
         raise GuestChannelError(f"READY frame of {len(payload)} bytes; the maximum is {_MAX_READY_BYTES}")
-    version, count, features, boot_ms = _READY.unpack_from(payload)
     if version != PROTOCOL_VERSION:
         raise GuestChannelError(
             f"the guest's agent uses protocol version {version}, not {PROTOCOL_VERSION}",
@@ -288,13 +295,9 @@ def decode_error(frame: Frame) -> StartFailure:
 
     :raises GuestChannelError: it is malformed.
     """
-    if len(frame.payload) < _U32.size:
-        raise GuestChannelError(
-            f"{frame.kind.name} frame of {len(frame.payload)} bytes; the minimum is {_U32.size}"
-        )
-    number, step = _U16_U16.unpack_from(frame.payload)
+    number, step = _unpack_head(_U16_U16, frame)
     known = StartStep(step) if step <= max(StartStep) else StartStep.OTHER
-    return StartFailure(number, _text(frame.payload[_U32.size :]), known)
+    return StartFailure(number, _text(frame.payload[_U16_U16.size :]), known)
 
 
 def encode_error(number: int, text: str) -> bytes:
@@ -371,7 +374,5 @@ def split_trim_done(frame: Frame) -> tuple[int, bytes]:
 
     :raises GuestChannelError: it is malformed.
     """
-    if len(frame.payload) < _U32.size:
-        raise GuestChannelError(f"TRIM_DONE frame of {len(frame.payload)} bytes; the minimum is {_U32.size}")
-    (number,) = _U32.unpack_from(frame.payload)
+    (number,) = _unpack_head(_U32, frame)
     return number & 0xFFFF, frame.payload[_U32.size :]

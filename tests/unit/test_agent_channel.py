@@ -264,11 +264,11 @@ async def test_a_step_of_the_setup_that_failed_is_named_with_a_hint() -> None:
         setting_up = asyncio.create_task(client.set_up([["root", "erofs", "a", "b"]], timeout_s=DEADLINE_S))
         await guest.receive(FrameType.SETUP)
         guest.send(
-            Frame(FrameType.SETUP_DONE, 0, encode_error(errno.ENOTDIR, "root erofs: /dev: Not a directory"))
+            Frame(FrameType.SETUP_DONE, 0, encode_error(errno.ENOTDIR, "root erofs /dev: Not a directory"))
         )
         with pytest.raises(GuestError) as failure:
             await setting_up
-        assert failure.value.message == "the setup of the guest failed: root erofs: /dev: Not a directory"
+        assert failure.value.message == "the setup of the guest failed: root erofs /dev: Not a directory"
         assert failure.value.hint == "check the image, the disk or the volume that this step mounts"
 
 

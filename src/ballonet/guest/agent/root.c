@@ -171,16 +171,15 @@ static int open_mount_point(int root, const char *name)
 	}
 }
 
-static int move_into(const char *name, int root)
+static int move_into(const char *path, int root)
 {
-	char from[16], to[32];
-	int fd = open_mount_point(root, name), error;
+	char to[32];
+	int fd = open_mount_point(root, path + 1), error;
 
 	if (fd < 0)
 		return errno;
-	snprintf(from, sizeof from, "/%s", name);
 	snprintf(to, sizeof to, "/proc/self/fd/%d", fd);
-	error = mount(from, to, NULL, MS_MOVE, NULL) < 0 ? errno : 0;
+	error = mount(path, to, NULL, MS_MOVE, NULL) < 0 ? errno : 0;
 	close(fd);
 	return error;
 }
@@ -188,7 +187,7 @@ static int move_into(const char *name, int root)
 int root_switch(const char *path, bool keep_tmp, const char **failed)
 {
 	/* /proc last, because the others are moved through it. */
-	static const char *const kept[] = {"tmp", "sys", "dev", "run", "proc"};
+	static const char *const kept[] = {"/tmp", "/sys", "/dev", "/run", "/proc"};
 	int root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	int old = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC), error = 0;
 	struct stat status;

@@ -34,7 +34,7 @@ enum { EXT4_FEATURE_INCOMPAT_64BIT = 0x80 };
 enum { MAX_STEP_WORDS = 4 };
 
 static bool done;
-static const char *failed_at; /* the directory that made a step fail; NULL: none, or that in its first argument */
+static const char *failed_at; /* the directory that made a step fail; NULL: none, or one of its arguments */
 
 static int mount_new(const char *kind, const char *source, const char *where, unsigned long flags, const char *options)
 {
@@ -260,16 +260,15 @@ static const struct step *find_step(const char *name, uint16_t words)
 	return NULL;
 }
 
-/* Adds "STEP WORD: reason" to `text`. */
+/* Adds "STEP ARGUMENT PATH: reason" to `text`. */
 static void describe(char **words, int error, char text[MAX_ERROR_TEXT])
 {
 	size_t used = strlen(text);
+	const char *path = words[1][0] != '/' && words[2] && words[2][0] == '/' ? words[2] : failed_at;
 	char line[MAX_ERROR_TEXT];
 
-	if (failed_at)
-		snprintf(line, sizeof line, "%s %.200s: /%s: %s", words[0], words[1], failed_at, strerror(error));
-	else
-		snprintf(line, sizeof line, "%s %.200s: %s", words[0], words[1], strerror(error));
+	snprintf(line, sizeof line, "%s %.200s%s%.200s: %s", words[0], words[1], path ? " " : "", path ? path : "",
+		 strerror(error));
 	snprintf(text + used, MAX_ERROR_TEXT - used, "%s%s", used > 0 ? "; " : "", line);
 	complain("setup failed: %s", line);
 }

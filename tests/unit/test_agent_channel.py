@@ -43,18 +43,21 @@ full_window = [output(MAX_TO_HOST_BYTES)] * (WINDOW_BYTES // MAX_TO_HOST_BYTES)
     ("frames", "what"),
     [
         ([b"\xff" * 20], "unknown type"),
-        ([HEADER.pack(MAX_TO_HOST_BYTES + 1, FrameType.STDOUT, 0, 1)], "at most 65536"),
+        ([HEADER.pack(MAX_TO_HOST_BYTES + 1, FrameType.STDOUT, 0, 1)], "exceeds the limit of 65536"),
         ([READY], "READY"),
-        ([started(1)], "STARTED frame out of turn"),
+        ([started(1)], "unexpected STARTED frame"),
         ([started(77)], "stream 77"),
-        ([Frame(FrameType.STDOUT, 1)], "0 bytes out of turn"),
-        ([*full_window, output(1)], "beyond"),
-        ([Frame(FrameType.STDIN_CREDIT, 1, encode_number(1))], "never sent"),
-        ([Frame(FrameType.ERROR, 1, encode_error(2, "late"))], "ERROR frame out of turn"),
+        ([Frame(FrameType.STDOUT, 1)], "unexpected STDOUT frame of 0 bytes"),
+        ([*full_window, output(1)], "exceeds the credit of stream 1"),
+        (
+            [Frame(FrameType.STDIN_CREDIT, 1, encode_number(1))],
+            "grants 1 bytes of standard input that were not sent",
+        ),
+        ([Frame(FrameType.ERROR, 1, encode_error(2, "late"))], "unexpected ERROR frame"),
         ([Frame(FrameType.EXIT, 1, b"")], "EXIT frame of 0 bytes"),
-        ([Frame(FrameType.PONG, 0), Frame(FrameType.PONG, 0)], "PONG frame that nobody asked for"),
-        ([Frame(FrameType.STATS, 0)], "nobody asked for"),
-        ([Frame(FrameType.PRESSURE, 0)], "nobody asked for"),
+        ([Frame(FrameType.PONG, 0), Frame(FrameType.PONG, 0)], "PONG frame without a request"),
+        ([Frame(FrameType.STATS, 0)], "STATS frame without a request"),
+        ([Frame(FrameType.PRESSURE, 0)], "PRESSURE frame without a request"),
         ([Frame(FrameType.EXEC, 1)], "unknown type 0x01"),
     ],
 )
@@ -243,7 +246,7 @@ async def test_a_second_trim_is_refused_since_it_would_end_the_guest() -> None:
     async with PlayedGuest.with_client() as (guest, client):
         with pytest.raises(GuestError):
             await client.trim(flags=TrimFlags.COMPACT, timeout_s=0.01)
-        with pytest.raises(GuestError, match="unanswered"):
+        with pytest.raises(GuestError, match=r"too many unanswered TRIM requests to the guest \(1\)"):
             await client.trim()
         guest.send(Frame(FrameType.TRIM_DONE, 0, encode_number(0)))
         asking = asyncio.create_task(client.stats())
@@ -254,6 +257,30 @@ async def test_a_second_trim_is_refused_since_it_would_end_the_guest() -> None:
         await guest.receive(FrameType.TRIM)
         guest.send(Frame(FrameType.TRIM_DONE, 0, encode_number(errno.EAGAIN) + b"uptime_ms 5\n"))
         assert await trimming == (GuestReport(uptime_ms=5), errno.EAGAIN)
+
+
+async def test_a_step_of_the_setup_that_failed_is_named_with_a_hint() -> None:
+    async with PlayedGuest.with_client() as (guest, client), asyncio.timeout(DEADLINE_S):
+        setting_up = asyncio.create_task(client.set_up([["root", "erofs", "a", "b"]], timeout_s=DEADLINE_S))
+        await guest.receive(FrameType.SETUP)
+        guest.send(
+            Frame(FrameType.SETUP_DONE, 0, encode_error(errno.ENOTDIR, "root erofs /dev: Not a directory"))
+        )
+        with pytest.raises(GuestError) as failure:
+            await setting_up
+        assert failure.value.message == "the setup of the guest failed: root erofs /dev: Not a directory"
+        assert failure.value.hint == "check the image, the disk or the volume that this step mounts"
+
+
+async def test_a_setup_without_an_optional_step_succeeds_and_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with PlayedGuest.with_client() as (guest, client), asyncio.timeout(DEADLINE_S):
+        setting_up = asyncio.create_task(client.set_up([["file", "/etc/hosts", ""]], timeout_s=DEADLINE_S))
+        await guest.receive(FrameType.SETUP)
+        guest.send(Frame(FrameType.SETUP_DONE, 0, encode_error(0, "file /etc/hosts: Is a directory")))
+        await setting_up
+    assert "the guest runs without a part of its setup: file /etc/hosts: Is a directory" in caplog.text
 
 
 async def test_a_ping_answered_with_other_bytes_ends_the_channel() -> None:

@@ -65,7 +65,9 @@ def test_damaged_payload_is_refused(compression: str) -> None:
 def test_kernel_of_another_size_than_said_is_refused() -> None:
     kernel = images.vmlinux(padding=1000)
     payload = images.lz4_legacy(kernel) + struct.pack("<I", len(kernel) + 1)
-    with pytest.raises(HostError, match=f"unpacks to {len(kernel)} bytes instead of {len(kernel) + 1}"):
+    with pytest.raises(
+        HostError, match=f"is damaged: it unpacks to {len(kernel)} bytes instead of {len(kernel) + 1}"
+    ):
         bzimage.unpack(images.bzimage(payload), "vmlinuz")
 
 
@@ -84,11 +86,11 @@ def test_unknown_compression_is_named() -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "no Linux kernel image"),
-        (b"MZ" + bytes(2000), "no Linux kernel image"),
+        (b"", "not a Linux kernel image"),
+        (b"MZ" + bytes(2000), "not a Linux kernel image"),
         (images.vmlinux(padding=1000), "uncompressed kernel"),
         (images.bzimage(b"0123456789", protocol=0x0207), "boot protocol 2.07"),
-        (images.bzimage(b"0123456789", release="\0"), "does not say which kernel release"),
+        (images.bzimage(b"0123456789", release="\0"), "does not contain its kernel release"),
     ],
 )
 def test_files_that_are_no_kernel_image_are_refused(content: bytes, says: str) -> None:

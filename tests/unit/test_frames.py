@@ -56,7 +56,10 @@ def test_random_bytes_give_frames_or_a_channel_error(data: bytes, step: int) -> 
         (HEADER.pack(0, 0x42, 0, 0), "unknown type 0x42"),
         (HEADER.pack(0, FrameType.EXEC, 0, 1), "unknown type 0x01"),
         (HEADER.pack(0, FrameType.STDOUT, 1, 1), "flags 0x0001"),
-        (HEADER.pack(MAX_TO_HOST_BYTES + 1, FrameType.STDOUT, 0, 1), "65537 bytes; at most 65536"),
+        (
+            HEADER.pack(MAX_TO_HOST_BYTES + 1, FrameType.STDOUT, 0, 1),
+            "65537 bytes exceeds the limit of 65536",
+        ),
         (HEADER.pack(0xFFFF_FFFF, FrameType.STDOUT, 0, 1), "4294967295 bytes"),
     ],
 )

@@ -141,5 +141,5 @@ def test_real_busybox_says_where_its_programs_go() -> None:
 
 
 def test_program_that_is_no_busybox_is_refused() -> None:
-    with pytest.raises(HostError, match="names no programs"):
+    with pytest.raises(HostError, match="lists no programs"):
         busybox_applets(Path("/bin/true"))

@@ -101,7 +101,7 @@ def test_named_kernel_that_is_none_is_an_error(cache: Path, root: Path, tmp_path
     with pytest.raises(HostError, match=r"missing cannot be read: No such file"):
         find(cache, root, env={"BALLONET_KERNEL": str(tmp_path / "missing")})
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(HostError, match="text is no Linux kernel image"):
+    with pytest.raises(HostError, match="text is not a Linux kernel image"):
         find(cache, root, explicit=tmp_path / "text")
 
 
@@ -250,7 +250,7 @@ def test_empty_package_lists_are_said_with_the_cure(apt: FakeApt, cache: Path, r
 def test_unknown_packages_are_named(apt: FakeApt, cache: Path, root: Path) -> None:
     apt.depends = {}
     apt.write()
-    with pytest.raises(HostError, match=f"apt knows none of {META}, {OTHER_META}"):
+    with pytest.raises(HostError, match=f"apt's package lists have none of {META}, {OTHER_META}"):
         find(cache, root, fetch=True)
 
 
@@ -276,7 +276,7 @@ def test_failed_download_leaves_nothing_and_can_be_repeated(apt: FakeApt, cache:
 def test_what_a_killed_fetch_left_is_not_used_and_removed(apt: FakeApt, cache: Path, root: Path) -> None:
     half = cache / "kernels/.fetch-killed"
     images.install_kernel(half / "wanted")
-    with pytest.raises(HostError, match="none was fetched before"):
+    with pytest.raises(HostError, match="none was downloaded before"):
         find(cache, root)
     find(cache, root, fetch=True)
     assert not half.exists()

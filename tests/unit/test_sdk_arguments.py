@@ -149,8 +149,8 @@ async def test_exec_names_what_is_wrong(face: str, settings: dict[str, Any], nam
         (lambda box: box.balloon.set(300, wait="yes"), "wait must be True or False"),
         (lambda box: box.balloon.set(300, timeout_s=-1), "timeout_s -1"),
         (lambda box: box.balloon.limit(True), "limit must be"),
-        (lambda box: box.fs.write("/a", None), "what is written must be bytes or text"),
-        (lambda box: box.fs.write("/a", "\ud800"), "what is written cannot be encoded as UTF-8"),
+        (lambda box: box.fs.write("/a", None), "data must be bytes or text"),
+        (lambda box: box.fs.write("/a", "\ud800"), "data cannot be encoded as UTF-8"),
         (lambda box: box.fs.write("/a", b"", mode="644"), "mode must be a whole number"),
         (lambda box: box.fs.write("/a", b"", mode=-1), "mode -1"),
         (lambda box: box.fs.copy_in(None, "/a"), "source must be a path"),
@@ -310,7 +310,7 @@ FACES = [
     (GuestProcess, sync.GuestProcess),
 ]
 #: What only the loop's side needs, and what only the other side has.
-ASYNC_ONLY = {"expire", "wait_given_up", "running"}
+ASYNC_ONLY = {"expire", "wait_expired", "running"}
 SYNC_ONLY: dict[type, set[str]] = {
     sync.GuestProcess: {"stdin", "close"},
     sync.Sandbox: {"boot_s"},  # an attribute there

@@ -147,6 +147,23 @@ def test_a_timeout_is_kept_though_nobody_reads_the_output(sandbox: Sandbox, merg
             assert b"did not end within its timeout of 1 s" in program.stderr.read()
 
 
+def test_a_timeout_is_kept_though_the_output_of_a_command_that_has_ended_is_not_read(
+    sandbox: Sandbox,
+) -> None:
+    """As with timeout(1), where the command itself would wait for the reader."""
+    reader, writer = os.pipe()
+    words = [*EXEC, "--timeout", "2", sandbox.name, "head", "-c", "200000", "/dev/zero"]
+    with (
+        os.fdopen(reader, "rb") as unread,
+        subprocess.Popen(words, stdout=writer, stderr=subprocess.PIPE) as program,
+    ):
+        os.close(writer)
+        assert program.wait(timeout=100) == 124
+        assert program.stderr is not None
+        assert b"the output of the command was not read within its timeout of 2 s" in program.stderr.read()
+        assert unread.read(4) == bytes(4)
+
+
 def test_a_timeout_drops_nothing_that_a_slow_reader_still_takes(sandbox: Sandbox) -> None:
     script = ["sh", "-c", "head -c 200000 /dev/zero; echo end; exec sleep 600"]
     with subprocess.Popen(

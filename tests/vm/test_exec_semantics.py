@@ -276,7 +276,7 @@ def test_run_makes_the_directory_it_is_given_and_exec_does_not(ballonet: Call) -
     assert (done.returncode, done.stdout) == (0, "/new/place\n"), done
     done = ballonet("run", "--memory", "192M", "-w", "/etc/passwd/x", "--", "pwd")
     assert done.returncode == 126
-    assert "cannot make the working directory /etc/passwd/x: Not a directory" in done.stderr
+    assert "cannot create the working directory /etc/passwd/x: Not a directory" in done.stderr
 
 
 async def test_a_command_that_cannot_start_has_the_status_of_a_shell(plain: Sandbox, ballonet: Call) -> None:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 #: How long the command may run on after a signal was forwarded to it (seconds).
 SIGNAL_GRACE_S = 10.0
-#: How long to wait for the rest of the output after the command was killed at its ``--timeout`` (seconds): a stalled
-#: reader must not prevent the exit.
+#: After the command's ``--timeout``, how long writing its remaining output may take, in seconds: the exit must not wait
+#: for a reader that has stopped.
 LAST_OUTPUT_S = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -119,7 +119,7 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
     """Run a guest command, attached to the standard streams, and return its exit status.
 
     :raises GuestCommandError: the command cannot be started.
-    :raises CommandTimeoutError: the command was killed at its ``--timeout``.
+    :raises CommandTimeoutError: the command was killed at its ``--timeout``, or its output was not read until then.
     :raises GuestError: the connection to the guest was lost.
     """
     from ballonet.sdk.timeouts import start_within
@@ -142,11 +142,14 @@ async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, si
     process = await start_within(joined.timeout, starting)
     async with process:
         signals.process = process
-        return await attach(process, stdin=joined.stdin, terminal=joined.terminal)
+        status, complete = await attach(process, stdin=joined.stdin, terminal=joined.terminal)
+        if joined.timeout is not None and not complete:
+            raise joined.timeout.unread_error()
+        return status
 
 
-async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> int:
-    """Copy the command's streams until it exits, and return its exit status.
+async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> tuple[int, bool]:
+    """Copy the command's streams until it exits. Returns its exit status, and whether all of its output was written.
 
     :param terminal: the command has a terminal, whose size follows the local one. With ``stdin`` the local terminal is
         switched to raw mode, so that the command gets every key; without, Ctrl-C still interrupts this process.
@@ -155,8 +158,8 @@ async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> int:
     with _joined_terminal(process, raw=stdin) if terminal else contextlib.nullcontext():
         feeding = asyncio.create_task(_feed(process)) if stdin else None
         try:
-            await _copy_outputs(process)
-            return (await process.wait()).returncode
+            complete = await _copy_outputs(process)
+            return (await process.wait()).returncode, complete
         finally:
             if feeding is not None:
                 feeding.cancel()
@@ -190,18 +193,20 @@ def _joined_terminal(process: GuestProcess, *, raw: bool) -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSADRAIN, saved)
 
 
-async def _copy_outputs(process: GuestProcess) -> None:
-    """Copy standard output and standard error until both end. Output is dropped only if the command was killed at its
-    ``--timeout`` and the local reader has stalled."""
+async def _copy_outputs(process: GuestProcess) -> bool:
+    """Copy standard output and standard error until both end. False: the command's ``--timeout`` passed before all of it
+    was read, and the rest is dropped."""
     copying = asyncio.gather(_copy(process.stdout, 1), _copy(process.stderr, 2))
-    expiring = asyncio.create_task(process.wait_given_up())
+    expiring = asyncio.create_task(process.wait_expired())
     try:
         either: set[asyncio.Future[Any]] = {copying, expiring}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not copying.done():
             await asyncio.wait({copying}, timeout=LAST_OUTPUT_S)
-        if copying.done():
+        complete = copying.done()
+        if complete:
             await copying
+        return complete
     finally:
         expiring.cancel()
         copying.cancel()

@@ -1,1 +1,1 @@
-"""The guest side: kernel, initramfs, the agent (PID 1 of the guest) and the protocol spoken with it."""
+"""The guest: its kernel, its initramfs, its agent (PID 1) and the protocol between host and agent."""

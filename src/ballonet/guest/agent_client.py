@@ -1,7 +1,7 @@
-"""What a program asks of a guest's agent: run commands, read statistics, watch pressure, trim, shut down.
+"""The client of a guest's agent: run commands, read statistics, watch memory pressure, trim, shut down.
 
-The same over the guest's own channel (in the sandbox's process) and over a relay's socket (anywhere else); a relay
-allows processes and ``ping`` only.
+Works on the guest's own channel (in the sandbox's process) and on a relay's socket (in any other process). A relay
+accepts only processes and ``ping``.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from ballonet.base.forked import keep_from_children
 from ballonet.guest import messages
 from ballonet.guest.channel import AgentChannel
 from ballonet.guest.frames import MAX_PING_BYTES, Frame, FrameType
-from ballonet.guest.guest_process import GuestProcess, ProcessState, start_process
+from ballonet.guest.guest_process import GuestProcess, start_process
 from ballonet.guest.messages import ExitStatus, Ready, TrimFlags
+from ballonet.guest.process_state import ProcessState
 from ballonet.guest.report import GuestReport, parse_report
 
 __all__ = ["AgentClient", "ExitStatus", "GuestProcess", "GuestReport", "Ready", "TrimFlags"]
 
 log = logging.getLogger(__name__)
 
-#: What every command gets unless its caller says otherwise.
+#: Environment of every command, unless the caller sets the variable.
 DEFAULT_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _ANSWER_S = 10.0
-#: The agent ends a trim after 30 s by itself.
+#: The agent ends a trim after 30 s.
 _TRIM_S = 60.0
-#: The kernel fires at most once a window. More than this many at once, and then two a window, is a flood.
+#: The kernel sends at most one report per window. More than this many at once, and then two per window, is a flood.
 _PRESSURE_BURST = 32
 
 
 class _PressureWatch:
-    """Passes pressure reports on, and notices a guest that sends more than its kernel can cause."""
+    """Passes pressure reports on, and detects a guest that sends more than its kernel can cause."""
 
     def __init__(self, window_us: int, callback: Callable[[GuestReport], None]) -> None:
         self._callback = callback
@@ -58,13 +59,13 @@ class _PressureWatch:
 
 
 class AgentClient:
-    """Speaks with the agent. Nothing but :meth:`wait_ready` may be called before that has returned once.
+    """A client of the agent. Call :meth:`wait_ready` first, and other methods when it has returned.
 
-    Every call raises :class:`GuestChannelError` once the channel has ended, those that wait then included.
+    Once the channel has ended, every call raises :class:`GuestChannelError`, including calls that are waiting.
     Needs a running event loop.
 
-    :param stream: a connected Unix stream socket, or the reader of an open stream.
-    :param writer: the stream's writer, with a reader. Either way the client owns the stream from now on.
+    :param stream: a connected Unix stream socket, or the reader of an open stream. The client takes ownership of it.
+    :param writer: the writer of the stream, if ``stream`` is a reader.
     """
 
     def __init__(
@@ -78,23 +79,23 @@ class AgentClient:
 
     @classmethod
     async def connect(cls, path: str | os.PathLike[str]) -> Self:
-        """A client on a Unix socket: the engine's end of the guest's port, or a relay's.
+        """Connect to a Unix socket: that of the guest's port in the engine, or a relay's.
 
-        :raises GuestChannelError: nobody listens there.
+        :raises GuestChannelError: the connection failed.
         """
         try:
             reader, writer = await asyncio.open_unix_connection(os.fspath(path))
         except OSError as error:
             raise GuestChannelError(
-                f"cannot reach the guest's agent at {os.fspath(path)}: {error.strerror}"
+                f"cannot connect to the guest's agent at {os.fspath(path)}: {error.strerror}"
             ) from error
         keep_from_children(writer.transport)
         return cls(reader, writer)
 
     async def wait_ready(self, timeout_s: float | None = None) -> Ready:
-        """Wait until the guest has booted, and return what its agent says of it.
+        """Wait until the guest has booted, and return the READY message of its agent.
 
-        :raises GuestBootError: it did not within ``timeout_s`` seconds.
+        :raises GuestBootError: it did not boot within ``timeout_s`` seconds.
         """
         return await self._channel.wait_ready(timeout_s)
 
@@ -112,20 +113,20 @@ class AgentClient:
         stdin: bool = False,
         builtin: bool = False,
     ) -> GuestProcess:
-        """Start a process in the guest and return once it runs.
+        """Start a process in the guest, and return when it is running.
 
-        A caller that is cancelled here leaves nothing running. Later, leaving ``async with`` or dropping the
-        process kills it.
+        If this call is cancelled, the process is killed. After it has returned, leaving ``async with`` or dropping
+        the process kills it.
 
-        :param env: its environment, with a plain ``PATH`` if that has none, and its user's ``HOME``.
+        :param env: its environment variables. ``PATH`` and ``HOME`` are set by default.
         :param cwd: its working directory; ``None`` is ``/``.
-        :param user: ``USER[:GROUP]``, names or numbers, which the guest looks up in its own files; ``None`` is root.
-        :param make_cwd: make the working directory if it is not there.
-        :param tty: give it a terminal of ``rows`` by ``cols``; its output then comes as standard output.
-        :param stdin: whether :meth:`GuestProcess.write_stdin` will be used; otherwise it reads ``/dev/null``.
-        :param builtin: ``argv`` names one of the agent's own file programs (``docs/agent.md``).
-        :raises ConfigError: no process can be started like that (see :class:`~ballonet.guest.messages.Exec`).
-        :raises GuestCommandError: the guest could not start it; ``errno`` says why.
+        :param user: ``USER[:GROUP]``, as names or numeric IDs that the guest resolves; ``None`` is root.
+        :param make_cwd: create the working directory if it does not exist.
+        :param tty: allocate a terminal of ``rows`` by ``cols``. All output is then standard output.
+        :param stdin: whether :meth:`GuestProcess.write_stdin` will be used; otherwise standard input is ``/dev/null``.
+        :param builtin: ``argv`` names one of the agent's file programs (``docs/agent.md``).
+        :raises ConfigError: the arguments are invalid (see :class:`~ballonet.guest.messages.Exec`).
+        :raises GuestCommandError: the guest could not start it. ``errno`` has the reason.
         """
         request = messages.Exec(
             argv=argv,
@@ -145,20 +146,26 @@ class AgentClient:
         return await start_process(state, stream, argv[0])
 
     async def set_up(self, steps: Sequence[Sequence[str]], *, timeout_s: float) -> None:
-        """Make the guest what it is to be, before anything runs in it: see :mod:`ballonet.machine.guest_setup`.
+        """Set up the guest's root, mounts and network, before any process runs: see
+        :mod:`ballonet.machine.guest_setup`.
 
-        :raises GuestError: a step failed, with which and why; or no answer in time.
+        :raises GuestError: a step failed, and the message says which and why; or there was no reply in time.
         """
         payload = messages.encode_setup(steps)
         frame = await self._channel.request(FrameType.SETUP, payload, FrameType.SETUP_DONE, timeout_s)
         failure = messages.decode_error(frame)
         if failure.errno != 0:
-            raise GuestError(f"the guest could not be set up: {failure.text}")
+            raise GuestError(
+                f"the setup of the guest failed: {failure.text}",
+                hint="check the image, the disk or the volume that this step mounts",
+            )
+        if failure.text:
+            log.warning("the guest runs without a part of its setup: %s", failure.text)
 
     async def stats(self, *, timeout_s: float = _ANSWER_S) -> GuestReport:
-        """The guest's own accounts of its memory, now.
+        """The guest's memory statistics.
 
-        :raises GuestError: no answer in time.
+        :raises GuestError: no reply in time.
         """
         frame = await self._channel.request(FrameType.STATS_REQ, b"", FrameType.STATS, timeout_s)
         return parse_report(frame.payload)
@@ -171,31 +178,31 @@ class AgentClient:
         *,
         timeout_s: float = _ANSWER_S,
     ) -> None:
-        """Have ``callback`` called when tasks of the guest were stalled on memory for ``stall_us`` within
-        ``window_us`` (microseconds). Replaces the watch before.
+        """Call ``callback`` whenever tasks of the guest were stalled on memory for ``stall_us`` within ``window_us``
+        (microseconds). Replaces an earlier watch.
 
-        The guest's kernel decides; nothing is polled. Kernels accept windows from 500 ms to 10 s.
+        The guest's kernel triggers it; nothing is polled. Kernels accept windows from 500 ms to 10 s.
 
-        :raises GuestError: the guest's kernel refused, or no answer in time.
+        :raises GuestError: the guest's kernel refused, or no reply in time.
         """
         payload = messages.encode_watch(stall_us, window_us)
         self._channel.on_pressure = _PressureWatch(window_us, callback).on_frame
         await self._set_watch(payload, timeout_s, f"{stall_us} µs in {window_us} µs")
 
     async def stop_watching_pressure(self, *, timeout_s: float = _ANSWER_S) -> None:
-        """End the watch. Reports that are under way may still be told until this returns."""
+        """End the watch. ``callback`` may still be called until this returns."""
         await self._set_watch(messages.encode_watch(0, 0), timeout_s, "none")
         self._channel.on_pressure = None
 
     async def trim(
         self, size_bytes: int = 0, flags: TrimFlags = TrimFlags.DROP_CACHES, *, timeout_s: float = _TRIM_S
     ) -> tuple[GuestReport, int]:
-        """Have the guest give memory back: reclaim ``size_bytes`` where its kernel can, otherwise (and with
-        ``DROP_CACHES``) drop its caches. One at a time.
+        """Make the guest release memory: reclaim ``size_bytes`` if its kernel can, otherwise (and with ``DROP_CACHES``)
+        drop its caches. Only one trim may run at a time.
 
-        :returns: the accounts afterwards, and the errno of the first step that failed (0: none; EAGAIN: there was
-            less to reclaim; ETIMEDOUT: it took longer than 30 s and was ended).
-        :raises GuestError: one is running already, or no answer in time.
+        :returns: the statistics afterwards, and the errno of the first step that failed (0: none; EAGAIN: less could
+            be reclaimed; ETIMEDOUT: it was ended after 30 s).
+        :raises GuestError: a trim is running, or no reply in time.
         """
         payload = messages.encode_trim(size_bytes, flags)
         frame = await self._channel.request(FrameType.TRIM, payload, FrameType.TRIM_DONE, timeout_s)
@@ -203,40 +210,40 @@ class AgentClient:
         return parse_report(text), number
 
     async def ping(self, payload: bytes = b"", *, timeout_s: float = _ANSWER_S) -> None:
-        """Make sure that the agent answers.
+        """Check that the agent responds.
 
-        :param payload: at most 1024 bytes to be sent back.
-        :raises GuestError: no answer in time.
-        :raises GuestChannelError: the answer is a different one.
+        :param payload: at most 1024 bytes, which the agent sends back.
+        :raises GuestError: no reply in time.
+        :raises GuestChannelError: the reply has a different payload.
         """
         if len(payload) > MAX_PING_BYTES:
-            raise ConfigError(f"a ping of {len(payload)} bytes; at most {MAX_PING_BYTES} are allowed")
+            raise ConfigError(f"a ping payload of {len(payload)} bytes exceeds the limit of {MAX_PING_BYTES}")
         frame = await self._channel.request(FrameType.PING, payload, FrameType.PONG, timeout_s)
         if frame.payload != payload:
-            error = GuestChannelError("the guest answered a ping with other bytes than it got")
+            error = GuestChannelError("the guest answered a ping with other bytes than were sent")
             self._channel.fail(error)
             raise error
 
     async def shutdown(self) -> None:
-        """Ask the guest to kill everything and power off, without waiting for it (see :meth:`wait_lost`)."""
+        """Tell the guest to kill all processes and power off. Does not wait for it (see :meth:`wait_lost`)."""
         self._channel.send_now(Frame(FrameType.SHUTDOWN, 0))
 
     @property
     def lost(self) -> GuestChannelError | None:
-        """Why the channel has ended; ``None`` while it lives."""
+        """Why the channel has ended; ``None`` while it is open."""
         return self._channel.lost
 
     async def wait_lost(self) -> GuestChannelError:
-        """Wait until the channel has ended, and say why."""
+        """Wait until the channel has ended, and return the reason."""
         return await self._channel.wait_lost()
 
     async def close(self) -> None:
-        """End the channel. On the guest's own channel this ends the guest, after a grace."""
+        """End the channel. If it is the guest's own channel, the guest powers off after a grace period."""
         await self._channel.close()
 
     def drop(self) -> None:
-        """Nobody holds this client any more: its channel ends once the processes that it has started have. Without
-        that, asyncio would complain of a task that was destroyed."""
+        """Close the channel once the processes that this client started have ended. For a client that is deleted
+        without :meth:`close`: asyncio would otherwise warn about a destroyed task."""
         self._channel.close_when_idle()
 
     async def _set_watch(self, payload: bytes, timeout_s: float, what: str) -> None:

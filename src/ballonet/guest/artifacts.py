@@ -1,8 +1,7 @@
-"""Files made from other files, kept in the cache: made once, found again in well under a millisecond.
+"""Files built from other files, kept in the cache: built once, and found again in well under a millisecond.
 
-What was made is remembered in a note: which request it answers, which files went in (with their size, inode
-and times, so that a look is enough to see that one has changed) and which file came out. Nothing is ever used
-that is not whole. Never knows what the files mean.
+A note records each build: the request, the input files (with size, inode and times, so that ``stat`` is enough to see
+that one has changed) and the output file. Incomplete files are never used. Knows nothing about the contents.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from pathlib import Path
 from ballonet.base.errors import HostError, os_hint
 from ballonet.base.paths import exclusive, private_dir, replace_file
 
-#: How a file looked: inode, size, mtime and ctime in nanoseconds. ``None`` where there was none.
+#: The state of a file: inode, size, mtime and ctime in nanoseconds. ``None`` if it did not exist.
 Look = list[int] | None
 
 
 def look(path: Path) -> Look:
-    """How ``path`` looks now (symbolic links followed)."""
+    """The state of ``path`` now (symbolic links are followed)."""
     try:
         status = path.stat()
     except OSError:
@@ -31,18 +30,18 @@ def look(path: Path) -> Look:
 
 
 class Inputs:
-    """The files that go into an artifact. Each is looked at *before* it is read: a later change is then seen."""
+    """The input files of an artifact. Each is recorded *before* it is read, so that later changes are seen."""
 
     def __init__(self) -> None:
         self.looks: dict[str, Look] = {}
 
     def watch(self, path: Path) -> Path:
-        """Count ``path`` among the inputs, whether it exists or not."""
+        """Add ``path`` to the inputs, whether it exists or not."""
         self.looks.setdefault(str(path), look(path))
         return path
 
     def read(self, path: Path) -> bytes:
-        """The content of ``path``, which is counted among the inputs.
+        """Read ``path``, and add it to the inputs.
 
         :raises HostError: it cannot be read.
         """
@@ -54,9 +53,9 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Product:
-    """What a maker found out before making: the file's name (which must say its content), size and content.
+    """A file to build: its name (which must be unique for its content), its size and its content.
 
-    ``content`` is called only if the cache has no file of that name and size. ``facts`` are kept in the note.
+    ``content`` is called only if the cache has no file with that name and size. ``facts`` are kept in the note.
     """
 
     name: str
@@ -68,25 +67,25 @@ class Product:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A made file, and the facts that were noted with it."""
+    """A built file, and the facts from its note."""
 
     path: Path
     facts: Mapping[str, Sequence[str]]
 
 
 class Artifacts:
-    """The made files in the cache directory ``cache`` (see :func:`ballonet.base.paths.cache_dir`)."""
+    """The built files in the cache directory ``cache`` (see :func:`ballonet.base.paths.cache_dir`)."""
 
     def __init__(self, cache: Path) -> None:
         self._files = cache / "built"
         self._notes = cache / "built" / "notes"
 
     def obtain(self, request: Mapping[str, str | Sequence[str]], make: Callable[[], Product]) -> Artifact:
-        """The artifact that answers ``request``: the one made before, if nothing that went in has changed.
+        """The artifact for ``request``: from the cache, if none of its inputs has changed.
 
-        :param request: everything that decides the result, apart from the content of the inputs.
-        :param make: called when it has to be made; never by two processes at once.
-        :raises HostError: the cache cannot be written; and what ``make`` raises.
+        :param request: everything that determines the result, except for the content of the inputs.
+        :param make: called if it has to be built; never by two processes at the same time.
+        :raises HostError: the cache cannot be written. Errors of ``make`` are raised, too.
         """
         note = self._notes / (
             hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest() + ".json"
@@ -97,7 +96,7 @@ class Artifacts:
         private_dir(self._files)
         private_dir(self._notes)
         with exclusive(self._files / "lock"):
-            known = self._known(note)  # somebody else may just have made it
+            known = self._known(note)  # another process may just have built it
             if known is None:
                 self._remove_leftovers()
                 known = self._make(note, make)
@@ -113,7 +112,7 @@ class Artifacts:
                 return None
             return Artifact(path, said["facts"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None  # absent, or written by another version: made anew
+            return None  # missing, or written by another version: it is built again
 
     def _make(self, note: Path, make: Callable[[], Product]) -> Artifact:
         product = make()
@@ -126,7 +125,7 @@ class Artifacts:
         return Artifact(path, facts)
 
     def _remove_leftovers(self) -> None:
-        # Every writer holds the lock, so a temporary file seen now was left by one that was killed.
+        # Every writer holds the lock, so a temporary file that exists now is from a writer that was killed.
         for directory in (self._files, self._notes):
             for leftover in directory.glob(".*.tmp"):
                 with contextlib.suppress(FileNotFoundError):

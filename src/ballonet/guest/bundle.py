@@ -1,6 +1,6 @@
-"""Everything a guest boots from, in one call: kernel and initramfs, found or made, from the cache when possible.
+"""Kernel and initramfs of a guest, found or built, from the cache if possible.
 
-The second call for the same inputs only looks at a handful of files.
+A second call with the same inputs only checks a handful of files.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ BIN_DIR = Path(__file__).parent / "agent" / "bin"
 
 @dataclass(frozen=True)
 class GuestBundle:
-    """What a guest boots from.
+    """The files that a guest boots from.
 
-    ``vmlinux`` goes to QEMU's ``-kernel``, ``initramfs`` to ``-initrd``; ``vmlinuz`` is the same kernel
-    compressed. ``modules`` are the names that the agent loads, in order: built-in ones are not among them.
+    ``vmlinux`` is QEMU's ``-kernel``, ``initramfs`` its ``-initrd``; ``vmlinuz`` is the same kernel, compressed.
+    ``modules`` are the names of the modules that the agent loads, in order, without built-in ones.
     """
 
     release: str
@@ -48,7 +48,7 @@ def prepare_guest(
     report: Callable[[str], None] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> GuestBundle:
-    """Find or make what a guest boots from.
+    """Find or build the files that a guest boots from.
 
     :param cache: the cache directory; :func:`ballonet.base.paths.cache_dir` by default.
     :param without_modules: modules of :data:`DEFAULT_MODULES` to leave out, such as ``virtio_balloon``.
@@ -57,10 +57,10 @@ def prepare_guest(
     :param agent: the agent's binary, the package's own by default.
     :param busybox: a static busybox, the one on ``PATH`` by default.
     :param fetch: whether a kernel may be downloaded if the host has none.
-    :param report: told in one line what takes time.
+    :param report: called with one line before a step that takes time.
     :param env: the environment to read; the process's own by default.
     :raises ConfigError: ``without_modules`` names a module that is not among the default ones.
-    :raises HostError: something is missing on the host; the hint says how to get it.
+    :raises HostError: something is missing on the host. The hint says how to install it.
     """
     env = os.environ if env is None else env
     cache = cache_dir(env) if cache is None else cache
@@ -92,15 +92,15 @@ def prepare_guest(
 
 
 def guest_program(name: str, directory: Path = BIN_DIR) -> Path:
-    """A program that was compiled when the package was built: ``agent``, or ``tsckhz``.
+    """The path of a program that was compiled when the package was built: ``agent`` or ``tsckhz``.
 
-    :raises HostError: it is not there: the sources are used without having been built.
+    :raises HostError: it does not exist, because the package is used without having been built.
     """
     path = directory / name
     if not path.is_file():
         raise HostError(
             f"the guest's program {name} was not built ({path} is missing)",
-            hint="install the package (pip install, also with -e), with musl-tools or gcc there to compile it",
+            hint="install musl-tools or gcc, then install the package (pip install, also with -e)",
         )
     return path
 
@@ -108,7 +108,7 @@ def guest_program(name: str, directory: Path = BIN_DIR) -> Path:
 def find_busybox(env: Mapping[str, str], also_in: Sequence[str] = ("/usr/bin", "/bin")) -> Path:
     """The busybox on ``PATH``. Whether it is static is checked when an initramfs is built with it.
 
-    :raises HostError: there is none.
+    :raises HostError: it was not found.
     """
     from ballonet.base.process import find_program
 

@@ -1,7 +1,7 @@
-"""Writing cpio archives in the "newc" format, the one the kernel unpacks as its initramfs. Pure.
+"""Writing cpio archives in the "newc" format, which the kernel unpacks as its initramfs, without I/O.
 
-The format is the kernel's documentation, ``Documentation/driver-api/early-userspace/buffer-format.rst``. The
-same calls give the same bytes: times are 0, everything belongs to root, inodes are numbered in order.
+The format is described in the kernel's documentation, ``Documentation/driver-api/early-userspace/buffer-format.rst``.
+The same calls give the same bytes: times are 0, everything belongs to root, and inodes are numbered in order.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import stat
 
 from ballonet.base.errors import ConfigError
 
-#: The kernel takes no longer name (with its final zero byte) and no longer link target (PATH_MAX, in bytes).
+#: The kernel's limit of a name (with its final zero byte) and of a link target (PATH_MAX), in bytes.
 MAX_NAME_BYTES = 4096
 
-#: A file's size has eight hexadecimal digits. In bytes.
+#: The maximum size of a file, which has eight hexadecimal digits. In bytes.
 MAX_FILE_BYTES = 0xFFFF_FFFF
 
 _MAGIC = "070701"
@@ -22,10 +22,10 @@ _TRAILER = "TRAILER!!!"
 
 
 class Archive:
-    """An archive in the making. Names are relative to its root: ``etc/hosts``.
+    """An archive that is being written. Names are relative to its root: ``etc/hosts``.
 
-    Every method raises :class:`ConfigError` for what the format cannot hold, or the kernel would silently drop:
-    a name that is not plain and relative, too long or there already, or whose directory is not.
+    Every method raises :class:`ConfigError` for an entry that the format cannot hold or that the kernel would silently
+    drop: a name that is not plain and relative, is too long, exists already, or whose directory does not exist.
     """
 
     def __init__(self) -> None:
@@ -33,9 +33,9 @@ class Archive:
         self._kinds: dict[str, int] = {}
 
     def root(self, mode: int) -> None:
-        """Say who may use the root itself, which the kernel has made; once."""
+        """Set the permissions of the root itself, which the kernel creates. May be called once."""
         if "." in self._kinds:
-            raise ConfigError("the root is in the archive already")
+            raise ConfigError("the root is already in the archive")
         self._kinds["."] = stat.S_IFDIR
         self._parts.append(
             _render(len(self._kinds), stat.S_IFDIR | _permissions(".", mode), 2, b".", b"", (0, 0))
@@ -46,7 +46,7 @@ class Archive:
         self._entry(name, stat.S_IFDIR | _permissions(name, mode), b"", links=2)
 
     def directories(self, name: str) -> None:
-        """Add a directory with those above it, as far as they are not there."""
+        """Add a directory and those above it, unless they exist."""
         parts = name.split("/")
         for count in range(1, len(parts) + 1):
             parent = "/".join(parts[:count])
@@ -57,7 +57,7 @@ class Archive:
         """Add a regular file."""
         if len(content) > MAX_FILE_BYTES:
             raise ConfigError(
-                f"{name} has {len(content)} bytes, a cpio archive holds files of {MAX_FILE_BYTES}"
+                f"{name} has {len(content)} bytes, but files in a cpio archive have at most {MAX_FILE_BYTES}"
             )
         self._entry(name, stat.S_IFREG | _permissions(name, mode), content)
 
@@ -75,7 +75,7 @@ class Archive:
         self._entry(name, stat.S_IFCHR | _permissions(name, mode), b"", device=(major, minor))
 
     def to_bytes(self) -> bytes:
-        """The whole archive with its trailer. More may be added afterwards."""
+        """The complete archive with its trailer. More may be added afterwards."""
         return b"".join([*self._parts, _render(0, 0, 1, _TRAILER.encode(), b"", (0, 0))])
 
     def _entry(
@@ -83,13 +83,15 @@ class Archive:
     ) -> None:
         encoded = os.fsencode(name)
         if "\0" in name or name == _TRAILER or any(part in ("", ".", "..") for part in name.split("/")):
-            raise ConfigError(f"{name!r} cannot be a name in a cpio archive: it is not plain and relative")
+            raise ConfigError(
+                f"{name!r} is not a valid name in a cpio archive: it must be plain and relative"
+            )
         if len(encoded) >= MAX_NAME_BYTES:
             raise ConfigError(
-                f"a name in a cpio archive has at most {MAX_NAME_BYTES - 1} bytes, not {len(encoded)}"
+                f"a name of {len(encoded)} bytes exceeds the limit of a cpio archive ({MAX_NAME_BYTES - 1})"
             )
         if name in self._kinds:
-            raise ConfigError(f"{name} is in the archive already")
+            raise ConfigError(f"{name} is already in the archive")
         parent = name.rpartition("/")[0]
         if parent and self._kinds.get(parent) != stat.S_IFDIR:
             raise ConfigError(f"{name} cannot be added: {parent} is not a directory in the archive")
@@ -99,7 +101,7 @@ class Archive:
 
 def _permissions(name: str, mode: int) -> int:
     if mode & ~0o7777:
-        raise ConfigError(f"{name} cannot have the mode {mode:o}: only permissions go here")
+        raise ConfigError(f"{name} cannot have the mode {mode:o}: only permission bits are allowed")
     return mode
 
 

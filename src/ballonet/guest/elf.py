@@ -1,6 +1,6 @@
-"""Reading ELF files, as far as kernels, modules and programs for the guest need it. Pure.
+"""Reading ELF files: the parts that kernels, modules and programs for the guest need, without I/O.
 
-Only what x86-64 Linux uses is read: 64-bit, little-endian (System V ABI, "Object Files" and "Program Loading").
+Only the form of x86-64 Linux is supported: 64-bit, little-endian (System V ABI, "Object Files" and "Program Loading").
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NOTE = struct.Struct("<III")
 
 @dataclass(frozen=True)
 class Note:
-    """One entry of a note segment: who defined it, its type number there, and its content."""
+    """One entry of a note segment: the owner that defined it, its type, and its content."""
 
     owner: bytes
     kind: int
@@ -39,7 +39,7 @@ class Elf:
     """An ELF file held in memory.
 
     :param what: the file's name, for messages.
-    :raises HostError: not a 64-bit little-endian x86-64 ELF file; methods raise it where the file is truncated.
+    :raises HostError: it is not a 64-bit little-endian x86-64 ELF file. Methods raise it if the file is truncated.
     """
 
     def __init__(self, content: bytes, what: str) -> None:
@@ -58,7 +58,7 @@ class Elf:
         self._section_names = fields[13]
 
     def segments(self, kind: int) -> Iterator[bytes]:
-        """The contents of the program segments of type ``kind`` (``PT_*``), as in the file."""
+        """The contents of the program segments of type ``kind`` (``PT_*``)."""
         offset, entry_size, count = self._program_headers
         for index in range(count):
             header = self._unpack(_PROGRAM_HEADER, offset + index * entry_size)
@@ -66,7 +66,7 @@ class Elf:
                 yield self._slice(header[2], header[5])
 
     def notes(self) -> Iterator[Note]:
-        """Every note in the note segments (System V ABI, "Note Section")."""
+        """All notes in the note segments (System V ABI, "Note Section")."""
         for segment in self.segments(PT_NOTE):
             at = 0
             while at + _NOTE.size <= len(segment):
@@ -78,7 +78,7 @@ class Elf:
                 at = content_at + _align4(content_size)
 
     def section(self, name: str) -> bytes | None:
-        """The content of the section ``name``, or ``None`` where there is none."""
+        """The content of the section ``name``, or ``None`` if there is none."""
         offset, entry_size, count = self._section_headers
         headers = [self._unpack(_SECTION_HEADER, offset + index * entry_size) for index in range(count)]
         if self._section_names >= len(headers):

@@ -1,8 +1,8 @@
-"""A guest's files, from outside: read, write, list, remove, copy. By the agent's own file programs (``docs/agent.md``),
-so that it works whatever is in the guest's image.
+"""Access to a guest's files from the host: read, write, list, remove, copy. Uses the agent's file programs
+(``docs/agent.md``), which do not depend on the guest's image.
 
-Paths are absolute in the guest; a relative one counts from ``/``. Names that are not UTF-8 are carried as
-:func:`os.fsdecode` does.
+Paths are absolute in the guest; a relative path is relative to ``/``. Names that are not UTF-8 are represented as by
+:func:`os.fsdecode`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ballonet.base.text import printable
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import AgentClient, GuestProcess
 
-#: The most that :meth:`GuestFiles.read` takes unless told otherwise (bytes).
+#: The default limit of :meth:`GuestFiles.read`, in bytes.
 MAX_READ_BYTES = 256 << 20
-#: Error texts and lists of names.
+#: Limit of error messages and lists of names.
 _MAX_WORDS_BYTES = 64 << 20
 _MAX_SHOWN = 1000
 
@@ -41,8 +41,8 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file of the guest: its name and path, ``file``, ``directory``, ``link`` and the like, its size in bytes, its
-    permission bits, and when it was last changed (unix seconds, the guest's clock)."""
+    """A file of the guest: its name and path, its kind (``file``, ``directory``, ``link`` etc.), its size in bytes,
+    its permission bits, and its modification time (Unix seconds, the guest's clock)."""
 
     name: str
     path: str
@@ -55,7 +55,9 @@ class FileInfo:
 class GuestFiles:
     """The files of one guest, accessed as root, whichever user its commands run as.
 
-    Every call raises :class:`~ballonet.errors.GuestFileError` with the guest's error message if it fails.
+    Every call raises :class:`~ballonet.errors.GuestFileError` if it fails, with the error message of the guest.
+
+    :param connect: returns a client of its agent.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[AgentClient]]) -> None:
@@ -63,24 +65,24 @@ class GuestFiles:
         self._connect = connect
 
     async def read(self, path: str, *, limit: int = MAX_READ_BYTES) -> bytes:
-        """A file's content; an error if it is longer than ``limit`` bytes."""
+        """Read a file. An error if it is longer than ``limit`` bytes."""
         return await self._run("read", _absolute(path), path=path, limit=limit)
 
     async def read_stream(self, path: str) -> AsyncIterator[bytes]:
-        """A file's content, piece by piece."""
+        """Read a file piece by piece."""
         async with await self._start("read", _absolute(path)) as process:
             async for piece in process.stdout:
                 yield piece
             await _finish(process, path)
 
     async def write(self, path: str, data: bytes | str, *, mode: int = 0o644, parents: bool = False) -> None:
-        """Replace a file's content: whole, or not at all. Where ``path`` is a link, that of the file it leads to; a
-        device, and a file of ``/proc`` or ``/sys``, is written to.
+        """Replace a file, atomically. If ``path`` is a link, the file that it points to is replaced. A device, or a
+        file of ``/proc`` or ``/sys``, is written to instead.
 
         :param data: bytes, or text that is written as UTF-8.
-        :param parents: make the directories above it first.
+        :param parents: create the directories above it first.
         """
-        content = to_bytes("what is written", data)
+        content = to_bytes("data", data)
         await self._run(*_write_words(path, mode, parents), path=path, stdin=content)
 
     async def write_stream(
@@ -91,45 +93,45 @@ class GuestFiles:
         await self._feed(content, path, *_write_words(path, mode, parents))
 
     async def list(self, path: str) -> list[FileInfo]:
-        """What is in a directory, by name. A path that is a link to a directory is meant as that directory."""
+        """List a directory, sorted by name. If ``path`` is a link to a directory, that directory is listed."""
         where = _absolute(path)
         out = await self._run("list", where, path=path)
         found = [_info(record, where, path) for record in out.split(b"\0")[:-1]]
         return sorted(found, key=lambda info: info.name)
 
     async def stat(self, path: str) -> FileInfo:
-        """What a path is; a link is told as a link."""
+        """Describe a path. Links are not followed."""
         where = _absolute(path)
         return _info((await self._run("stat", where, path=path)).rstrip(b"\0"), where, path)
 
     async def exists(self, path: str) -> bool:
-        """Whether there is something at that path (a link counts even if it leads nowhere)."""
+        """Whether the path exists. A link exists even if its target does not."""
         return (await self._collect("stat", _absolute(path)))[0] == 0
 
     async def is_directory(self, path: str) -> bool:
-        """Whether there is a directory, or a link to one."""
+        """Whether the path is a directory, or a link to one."""
         found = await self.follow(path)
         return found is not None and found.kind == "directory"
 
     async def follow(self, path: str) -> FileInfo | None:
-        """What a path leads to; ``None`` if that is nothing."""
+        """Describe the file that a path leads to, with links followed; ``None`` if it does not exist."""
         where = _absolute(path)
         status, out, _ = await self._collect("follow", where)
         return _info(out.rstrip(b"\0"), where, path) if status == 0 else None
 
     async def resolve(self, path: str) -> str:
-        """Where a path leads whose last part is a link; what that leads to need not be there."""
+        """The path with a link in its last part resolved. The target need not exist."""
         return os.fsdecode((await self._run("resolve", _absolute(path), path=path)).rstrip(b"\0"))
 
     async def mkdir(self, path: str, *, parents: bool = False) -> None:
-        """Make a directory.
+        """Create a directory.
 
-        :param parents: make those above it first; one that is there already is no error.
+        :param parents: create the directories above it first. An existing directory is then not an error.
         """
         await self._run("mkdir", _absolute(path), *(["parents"] if parents else []), path=path)
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
-        """Remove a file or an empty directory; with ``recursive``, whatever it is and all in it."""
+        """Remove a file or an empty directory; with ``recursive``, also a directory and everything in it."""
         await self._run("remove", _absolute(path), *(["recursive"] if recursive else []), path=path)
 
     async def copy_in(
@@ -141,12 +143,12 @@ class GuestFiles:
         follow: bool = False,
         owners: bool = False,
     ) -> None:
-        """Copy a file or directory of the host to ``target``, which becomes its name. Links stay links.
+        """Copy a file or directory of the host to ``target``, which is the name of the copy. Links stay links.
 
-        :param contents: ``source`` is a directory, and what is in it is put into the directory ``target``.
-        :param follow: a ``source`` that is a link is meant as what it leads to.
-        :param owners: keep the numbers of its owner and group; otherwise it is root's.
-        :raises ConfigError: something cannot be read; all the rest was copied, unless it is ``source`` itself.
+        :param contents: ``source`` is a directory, whose contents are copied into the directory ``target``.
+        :param follow: if ``source`` is a link, copy the file or directory that it points to.
+        :param owners: keep the numeric owner and group; otherwise the copy belongs to root.
+        :raises ConfigError: something cannot be read. Everything else was copied, unless it is ``source`` itself.
         """
         from ballonet.guest.archive import pack
 
@@ -168,40 +170,40 @@ class GuestFiles:
         follow: bool = False,
         owners: bool = False,
     ) -> None:
-        """Copy a file or directory of the guest to ``target`` on the host, which becomes its name.
+        """Copy a file or directory of the guest to ``target`` on the host, which is the name of the copy.
 
-        The guest is not trusted: nothing outside ``target`` is written, links that lead out of it are refused, devices
-        are refused, and setuid bits are dropped.
+        The guest is not trusted: nothing outside ``target`` is written, links that point outside it and devices are
+        refused, and set-user-ID bits are dropped.
 
-        :param contents: ``target`` is a directory that is there; only what is in it changes.
-        :param follow: a ``source`` that is a link is meant as what it leads to.
-        :param owners: keep the numbers of its owner and group where we may set them (as root).
+        :param contents: ``target`` is an existing directory; only its contents change.
+        :param follow: if ``source`` is a link, copy the file or directory that it points to.
+        :param owners: keep the numeric owner and group, where that is permitted (as root).
         """
         from ballonet.guest.archive import unpack
 
         check_path("target", target, none=False)
         where = _absolute(source)
         if not follow:
-            await self.stat(source)  # a source that is not there is told in plain words
+            await self.stat(source)  # a clear error if it does not exist
         async with await self._start("pack", where, "copy", *(["follow"] if follow else [])) as process:
             found = await unpack(
                 process.stdout, Path(target), "copy", source, owners=owners, keep_top=contents
             )
             await _finish(process, source)
             if not found:
-                raise GuestFileError(f"{source!r}: the guest sent an archive with nothing in it")
+                raise GuestFileError(f"{source!r}: the guest sent an empty archive")
 
     async def unpack_stream(self, tar: AsyncIterable[bytes], directory: str) -> None:
-        """Unpack a tar stream in a directory of the guest, with the owners that it names. It may be compressed with
+        """Unpack a tar stream in a directory of the guest, with the owners that it contains. It may be compressed with
         gzip, bzip2 or xz."""
-        from ballonet.guest.archive import uncompressed
+        from ballonet.guest.decompression import uncompressed
 
         content = uncompressed(bytes_of("tar", tar))
         await self._feed(content, directory, "unpack", _absolute(directory), "owners")
 
     async def pack_stream(self, path: str, *, follow: bool = False) -> AsyncIterator[bytes]:
-        """A file or directory of the guest as a tar stream, as the guest makes it. Its name there is the last part of
-        ``path``."""
+        """Pack a file or directory of the guest as a tar stream, in which it has the last part of ``path`` as its
+        name. The stream comes from the guest unchecked."""
         where = _absolute(path)
         name = last_part(where) or "."
         async with await self._start("pack", where, name, *(["follow"] if follow else [])) as process:
@@ -242,7 +244,7 @@ class GuestFiles:
 
 
 def last_part(path: str) -> str:
-    """What a copy of ``path`` is called where it gets its source's name; empty for the root directory, and for what
+    """The name of a copy of ``path`` that keeps its source's name; empty for the root directory, and for a path that
     ends with ``/.``."""
     name = posixpath.basename(path.rstrip("/"))
     if name == ".":
@@ -251,7 +253,7 @@ def last_part(path: str) -> str:
 
 
 async def _finish(process: GuestProcess, path: str) -> None:
-    """Read what was said, and raise it if it was a failure."""
+    """Wait until a file program has ended, and raise its error if it failed."""
     said = await process.stderr.read_all(_MAX_WORDS_BYTES)
     _check((await process.wait()).returncode, path, said)
 
@@ -275,7 +277,7 @@ def bytes_of(what: str, pieces: object, *, text: bool = False) -> AsyncIterator[
 
 
 def _write_words(path: str, mode: int, parents: bool) -> list[str]:
-    check_number("mode", mode, 0, 0xFFFF)  # as in st_mode, whose type says nothing here
+    check_number("mode", mode, 0, 0xFFFF)  # as in st_mode, whose file type is ignored here
     return ["write", _absolute(path), f"{mode & 0o7777:o}", *(["parents"] if parents else [])]
 
 
@@ -283,20 +285,22 @@ def _absolute(path: str) -> str:
     if not isinstance(path, str):
         raise ConfigError(f"a path in the guest must be text, not {type(path).__name__} ({path!r})")
     if not path or "\0" in path:
-        raise ConfigError(f"{path!r} is no path in a guest")
-    # Not normalised beyond this: "a/../b" is not "b" where a is a link.
+        raise ConfigError(f"{path!r} is not a valid path in a guest")
+    # Not normalised further: "a/../b" is not "b" where a is a link.
     return "/" + path.strip("/") if path.strip("/") else "/"
 
 
 def _check(status: int, path: str, words: bytes) -> None:
     if status:
-        said = words.decode(errors="replace").strip() or f"its file program ended with status {status}"
+        said = (
+            words.decode(errors="replace").strip() or f"the agent's file program exited with status {status}"
+        )
         lines = [line.strip() for line in said[:_MAX_SHOWN].splitlines()]
         raise GuestFileError(f"{path!r} in the guest: {printable('; '.join(lines))}")
 
 
 def _info(record: bytes, where: str, path: str) -> FileInfo:
-    """One record of the guest's: mode, size, time, and the name of an entry of ``where``, or none for itself."""
+    """Parse a record of the guest: mode, size, time, and the name of an entry of ``where``, or none for itself."""
     try:
         raw, size, mtime, name = record.split(b" ", 3)
         mode = int(raw, 8)
@@ -307,4 +311,4 @@ def _info(record: bytes, where: str, path: str) -> FileInfo:
         kind = _KINDS.get(stat.S_IFMT(mode), "other")
         return FileInfo(base, full, kind, int(size), stat.S_IMODE(mode), int(mtime))
     except ValueError:
-        raise GuestFileError(f"{path!r}: the guest's stat answered {record[:80]!r}") from None
+        raise GuestFileError(f"{path!r}: the guest sent an invalid record: {record[:80]!r}") from None

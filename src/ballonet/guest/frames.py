@@ -1,8 +1,8 @@
-"""The agent protocol's frames and limits. Pure: bytes in, frames out; what frames say is in ``messages.py``.
+"""The frames and limits of the agent protocol, without I/O. ``messages.py`` has their payloads.
 
-Defined here once for the guest's channel and for the local clients of a sandbox's process, which speak the same
-frames. ``docs/agent.md`` is the reference in prose; ``agent/agent.h`` has the same numbers. What arrives is
-hostile until proven otherwise: whatever cannot be right raises :class:`GuestChannelError`.
+The guest's channel and the local clients of a sandbox's process use the same frames. ``docs/agent.md`` is the
+reference, and ``agent/wire.h`` has the same numbers. Input is not trusted: anything invalid raises
+:class:`GuestChannelError`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from dataclasses import dataclass
 from ballonet.base.errors import GuestChannelError
 
 PROTOCOL_VERSION = 2
-#: u32 payload length, u16 type, u16 flags (zero), u32 stream; little-endian like everything here.
+#: u32 payload length, u16 type, u16 flags (zero), u32 stream. All numbers are little-endian.
 HEADER = struct.Struct("<IHHI")
 MAX_TO_GUEST_BYTES = 256 << 10
 MAX_TO_HOST_BYTES = 64 << 10
-#: Bytes that may be under way without credit: a process's output, and likewise its standard input.
+#: Bytes of a process's output that may be sent without credit; likewise for its standard input.
 WINDOW_BYTES = 256 << 10
-#: Processes at once on one channel.
+#: Processes that may run at a time on one channel.
 MAX_PROCESSES = 1024
-#: An EXEC in all its frames: what Linux takes as arguments and environment (fs/exec.c: a quarter of the default stack),
-#: and the rest.
+#: An EXEC in all its frames: the arguments and environment that Linux accepts (fs/exec.c: a quarter of the default
+#: stack), and the rest.
 MAX_EXEC_BYTES = (2 << 20) + (64 << 10)
 MAX_PING_BYTES = 1024
 MAX_STREAM = 0xFFFF_FFFF
 
 
 class FrameType(enum.IntEnum):
-    """What a frame says. Below 0x80: from host to guest; from 0x80: from guest to host."""
+    """The type of a frame. Below 0x80: from host to guest; from 0x80: from guest to host."""
 
     EXEC = 0x01
     STDIN = 0x02
@@ -79,24 +79,24 @@ FROM_LOCAL_CLIENT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. ``stream`` 0 is the connection itself."""
+    """One frame. Stream 0 is the connection itself."""
 
     kind: FrameType
     stream: int
     payload: bytes = b""
 
     def encode(self) -> bytes:
-        """The frame as bytes for the wire."""
+        """The frame in its wire format."""
         return HEADER.pack(len(self.payload), self.kind, 0, self.stream) + self.payload
 
 
 class FrameDecoder:
-    """Cuts a byte stream into frames, whatever the pieces it arrives in.
+    """Splits a byte stream into frames.
 
-    Holds at most one frame that is not complete yet. After an error it must not be fed again.
+    Holds at most one incomplete frame. Must not be used again after an error.
 
-    :param allowed: the types that this side may send.
-    :param max_payload: the longest payload that it may send, in bytes.
+    :param allowed: the types that the sender may use.
+    :param max_payload: the longest payload that the sender may use, in bytes.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class FrameDecoder:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take some bytes and return the frames that are complete now.
+        """Add bytes, and return the frames that are now complete.
 
-        :raises GuestChannelError: unknown type, flags that are not zero, or too long a payload. It is raised
-            as soon as the header is there; frames before it in ``data`` are lost with the channel.
+        :raises GuestChannelError: the type is unknown, the flags are not zero, or the payload is too long. Raised as
+            soon as the header is complete; frames before it in ``data`` are lost.
         """
         self._rest += data
         frames: list[Frame] = []
@@ -130,11 +130,11 @@ class FrameDecoder:
     def finish(self) -> None:
         """The stream has ended.
 
-        :raises GuestChannelError: in the middle of a frame.
+        :raises GuestChannelError: it ended in the middle of a frame.
         """
         if self._rest:
             raise GuestChannelError(
-                f"the channel ended in the middle of a frame ({len(self._rest)} bytes of it)"
+                f"the channel ended in the middle of a frame (after {len(self._rest)} bytes of it)"
             )
 
     def _check(self, size: int, number: int, flags: int) -> FrameType:
@@ -145,6 +145,6 @@ class FrameDecoder:
             raise GuestChannelError(f"{kind.name} frame with flags 0x{flags:04x} instead of 0")
         if size > self._max_payload:
             raise GuestChannelError(
-                f"{kind.name} frame of {size} bytes; at most {self._max_payload} are allowed"
+                f"{kind.name} frame of {size} bytes exceeds the limit of {self._max_payload}"
             )
         return kind

@@ -1,4 +1,4 @@
-"""A process in the guest, as the program that started it holds it: output, input, signals, end."""
+"""A process in the guest, as a program on the host uses it: standard streams, signals and exit status."""
 
 from __future__ import annotations
 
@@ -6,164 +6,27 @@ import asyncio
 import errno
 import os
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from ballonet.base.arguments import check_number, to_bytes, wrong_type
-from ballonet.base.errors import (
-    CommandTimeoutError,
-    EventLoopError,
-    GuestChannelError,
-    GuestCommandError,
-    GuestError,
-)
+from ballonet.base.errors import CommandTimeoutError, GuestChannelError, GuestCommandError, GuestError
 from ballonet.guest import messages
-from ballonet.guest.channel import ChannelStream
-from ballonet.guest.frames import Frame, FrameType
+from ballonet.guest.channel_stream import ChannelStream
+from ballonet.guest.frames import FrameType
+from ballonet.guest.process_output import OutputReader, merged
+from ballonet.guest.process_state import ProcessState
 
 #: Standard input is sent in pieces of at most this size, so that processes take turns on the channel.
 _STDIN_PIECE_BYTES = 64 << 10
-#: The most that each output of a command may have when it is collected in memory, unless told otherwise.
-MAX_OUTPUT_BYTES = 256 << 20
-
-
-class ProcessState:
-    """What is known of the process. The channel holds this and not the :class:`GuestProcess`, so that one that
-    nobody holds any more can be noticed."""
-
-    def __init__(self) -> None:
-        self.pid: int | None = None
-        self.exit: messages.ExitStatus | None = None
-        self.failure: messages.StartFailure | None = None
-        self.lost: GuestChannelError | None = None
-        #: Makes the error that ends every wait, once the process was given up: see :meth:`GuestProcess.give_up`.
-        self.given_up: Callable[[], GuestError] | None = None
-        self.loop = asyncio.get_running_loop()
-        self.buffers = {FrameType.STDOUT: bytearray(), FrameType.STDERR: bytearray()}
-        self._waiters: list[asyncio.Future[None]] = []
-
-    @property
-    def over(self) -> bool:
-        """No more frames will come."""
-        return self.exit is not None or self.failure is not None or self.lost is not None
-
-    def on_frame(self, frame: Frame) -> None:
-        """Take in a frame (see :class:`~ballonet.guest.channel.StreamOwner`)."""
-        match frame.kind:
-            case FrameType.STDOUT | FrameType.STDERR:
-                self.buffers[frame.kind] += frame.payload
-            case FrameType.STARTED:
-                self.pid = messages.decode_number(frame)
-            case FrameType.EXIT:
-                self.exit = messages.decode_exit(frame)
-            case FrameType.ERROR:
-                self.failure = messages.decode_error(frame)
-        self._wake()
-
-    def on_lost(self, error: GuestChannelError) -> None:
-        """Remember why nothing more will come."""
-        self.lost = error
-        self._wake()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until ``condition`` holds; it is looked at after each frame.
-
-        :raises EventLoopError: in another event loop than that of the channel, where the wait would never end.
-        """
-        if asyncio.get_running_loop() is not self.loop:
-            raise EventLoopError(
-                "the command belongs to another event loop, perhaps that of the process that this one was forked from",
-                hint="start commands in the loop in which they are used",
-            )
-        while not condition():
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
-
-    def check_alive(self) -> None:
-        """:raises GuestChannelError: the channel ended before the process did.
-        :raises GuestError: the process was given up.
-        """
-        if self.given_up is not None:
-            raise self.given_up()
-        if self.lost is not None:
-            raise GuestChannelError(self.lost.message, hint=self.lost.hint)
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-
-class OutputReader:
-    """Standard output or standard error of a process: an async iterator of bytes, in order.
-
-    At most the protocol's window (256 KiB, both outputs together) is held; a process whose output nobody reads
-    stops when it is full, so one who wants both must read both at the same time.
-    """
-
-    def __init__(
-        self, process: GuestProcess, state: ProcessState, stream: ChannelStream, kind: FrameType
-    ) -> None:
-        # Holding the process: one who reads its output still wants it.
-        self._process = process
-        self._state = state
-        self._stream = stream
-        self._buffer = state.buffers[kind]
-
-    async def read(self, limit: int = 64 << 10) -> bytes:
-        """The next bytes, at most ``limit``; empty at the end of the output.
-
-        :raises CommandTimeoutError: the command was killed at its ``timeout``; what came before is returned first.
-        :raises GuestChannelError: the channel ended before the process did; what came before is returned first.
-        """
-        check_number("limit", limit, 1, 1 << 62)
-        await self._state.until(lambda: bool(self._buffer) or self._state.over)
-        if not self._buffer:
-            self._state.check_alive()
-            return b""
-        data = bytes(self._buffer[:limit])
-        del self._buffer[: len(data)]
-        if data and not self._state.over:
-            self._stream.consumed(len(data))
-        return data
-
-    async def read_all(self, limit: int) -> bytes:
-        """Everything up to the end.
-
-        :raises GuestError: it is more than ``limit`` bytes; the rest was not read.
-        """
-        parts = bytearray()
-        await self.read_into(parts, limit)
-        return bytes(parts)
-
-    async def read_into(self, parts: bytearray, limit: int) -> None:
-        """Add everything up to the end to ``parts``, which has what came even if this fails.
-
-        :raises GuestError: it is more than ``limit`` bytes; the rest was not read.
-        """
-        check_number("limit", limit, 0, 1 << 62)
-        while data := await self.read():
-            if len(parts) + len(data) > limit:
-                raise too_much(limit)
-            parts += data
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await self.read():
-            yield data
 
 
 class GuestProcess:
-    """A process in the guest. Best used as ``async with``: leaving the block kills it if it still runs.
+    """A process in the guest. Use it with ``async with``: leaving the block kills the process if it is still running.
 
-    One that is dropped without that is killed, too, when Python notices.
+    A process that is dropped without that is killed when Python deletes the object.
     """
 
     def __init__(self, state: ProcessState, stream: ChannelStream) -> None:
@@ -173,13 +36,14 @@ class GuestProcess:
         self._stdin_closed = False
         self._loop = asyncio.get_running_loop()
         self._expiring: asyncio.Task[None] | None = None
+        self._expires_at: float | None = None
         self._pid_of_program = os.getpid()
 
-    # Readers hold the process, so the process must not hold them: a circle would keep a dropped process running
-    # until the garbage collector comes by.
+    # Readers refer to the process, so the process must not refer to them: a reference cycle would keep a dropped
+    # process running until the garbage collector runs.
     @property
     def stdout(self) -> OutputReader:
-        """Standard output; with a terminal, everything."""
+        """Standard output; with a terminal, all output."""
         return OutputReader(self, self._state, self._stream, FrameType.STDOUT)
 
     @property
@@ -189,39 +53,39 @@ class GuestProcess:
 
     @property
     def pid(self) -> int:
-        """The process's number in the guest; 0 if it ended before it was asked for."""
+        """The process ID in the guest; 0 if the process ended before the agent read it."""
         return self._state.pid or 0
 
     @property
     def exit_status(self) -> messages.ExitStatus | None:
-        """How it ended, or ``None`` while it runs."""
+        """The exit status, or ``None`` while it is running."""
         return self._state.exit
 
     def __repr__(self) -> str:
         state = self._state
         if state.given_up is not None:
-            how = "given up"
+            how = "killed at its timeout"
         elif state.exit is not None:
-            how = f"ended with status {state.exit.returncode}"
+            how = f"exited with status {state.exit.returncode}"
         else:
             how = "running" if state.lost is None else "lost"
         return f"<GuestProcess pid {self.pid}, {how}>"
 
     @property
     def running(self) -> bool:
-        """Whether more may come of it."""
+        """Whether it may still produce output or an exit status."""
         return not self._state.over
 
     @property
     def held_bytes(self) -> int:
-        """Output that has arrived and was not read yet: never more than the protocol's window."""
+        """Output that has arrived and was not read yet: at most the protocol's window."""
         return sum(map(len, self._state.buffers.values()))
 
     async def write_stdin(self, data: bytes | str) -> None:
-        """Send standard input (text as UTF-8); waits while the process does not read. What comes after the process
-        has ended, or has closed its input, is dropped, as its end is what :meth:`wait` tells.
+        """Send standard input (text as UTF-8). Waits while the process does not read. Input is dropped once the process
+        has ended or has closed its standard input: :meth:`wait` returns how it ended.
 
-        :raises GuestChannelError: the channel ended, or standard input was closed or never asked for.
+        :raises GuestChannelError: the channel ended, or standard input was closed or not requested.
         """
         view = memoryview(to_bytes("standard input", data))
         async with self._writing:
@@ -236,17 +100,17 @@ class GuestProcess:
                 view = view[len(piece) :]
 
     async def close_stdin(self) -> None:
-        """End standard input. Doing it twice is harmless."""
+        """Close standard input. Further calls do nothing."""
         async with self._writing:
             if not self._stdin_closed and not self._state.over:
                 await self._stream.end_stdin()
             self._stdin_closed = True
 
     async def send_signal(self, number: int) -> None:
-        """Send a signal to the process's group; SIGKILL reaches everything that it started. Nothing happens after
-        its end.
+        """Send a signal to the process group; SIGKILL also goes to everything that the process started. Does nothing
+        after the process has ended.
 
-        :raises GuestChannelError: the channel has ended, or there is no such signal.
+        :raises GuestChannelError: the channel has ended, or the signal does not exist.
         """
         if not isinstance(number, int) or isinstance(number, bool):
             raise wrong_type("signal", "a number such as signal.SIGTERM", number)
@@ -257,7 +121,7 @@ class GuestProcess:
         await self.send_signal(signal.SIGKILL)
 
     async def resize(self, rows: int, cols: int) -> None:
-        """Give the terminal a new size.
+        """Set the size of the terminal.
 
         :raises GuestChannelError: the channel has ended, or the process has no terminal.
         """
@@ -266,7 +130,7 @@ class GuestProcess:
         self._stream.resize(rows, cols)
 
     async def wait(self) -> messages.ExitStatus:
-        """Wait for the end of the process. Its output must be read meanwhile if it may exceed the window.
+        """Wait until the process ends. If its output may exceed the window, it must be read meanwhile.
 
         :raises CommandTimeoutError: it was killed at its ``timeout``.
         :raises GuestChannelError: the channel ended first.
@@ -277,9 +141,9 @@ class GuestProcess:
         return self._state.exit
 
     async def communicate(self, stdin: bytes | str = b"", *, limit: int = 16 << 20) -> tuple[bytes, bytes]:
-        """Send ``stdin`` (text as UTF-8) and its end, and collect both outputs, up to the end of the process.
+        """Send ``stdin`` (text as UTF-8), close standard input, and collect both outputs until the process ends.
 
-        :param limit: the most that each output may have, in bytes.
+        :param limit: the maximum length of each output, in bytes.
         :raises GuestError: an output is longer.
         :raises GuestChannelError: the channel ended first.
         """
@@ -296,11 +160,11 @@ class GuestProcess:
         tasks = [asyncio.ensure_future(each) for each in work]
         try:
             done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            # The first failure is the reason; the others follow from it.
+            # The first failure is the cause of the others.
             failure = next((error for task in done if (error := task.exception()) is not None), None)
             if isinstance(failure, CommandTimeoutError):
                 if rest:
-                    await asyncio.wait(rest)  # what had arrived is still there to be read
+                    await asyncio.wait(rest)  # output that has arrived can still be read
                 failure.stdout, failure.stderr = bytes(out), bytes(err)
             if failure is not None:
                 raise failure
@@ -311,24 +175,29 @@ class GuestProcess:
         return bytes(out), bytes(err)
 
     async def events(self) -> AsyncIterator[tuple[str, bytes]]:
-        """Both outputs as they come: pairs of ``"stdout"`` or ``"stderr"`` and bytes, up to the end of both."""
+        """Both outputs as they arrive: pairs of ``"stdout"`` or ``"stderr"`` and bytes, up to the end of both."""
         async for event in merged({"stdout": self.stdout.read, "stderr": self.stderr.read}):
             yield event
 
     def expire(self, after_s: float, error: Callable[[], GuestError], *, grace_s: float) -> None:
-        """Kill the process if it still runs after ``after_s`` seconds. Whoever reads what is not there, or waits, then
-        gets ``error``; at the latest ``grace_s`` later, even if the guest does not answer.
+        """Kill the process if it is still running after ``after_s`` seconds. Reads beyond its output, and waits, then
+        raise ``error``: at most ``grace_s`` later, even if the guest does not respond.
         """
-        # The task must not hold the process: one that is dropped is to be noticed.
+        # The task does not refer to the process, so that dropping the process is still noticed.
         state, stream = self._state, self._stream
+        self._expires_at = self._loop.time() + after_s
         self._expiring = asyncio.create_task(_expire(state, stream, after_s, error, grace_s))
 
-    async def wait_given_up(self) -> None:
-        """Wait until the process has been killed at its ``timeout`` and is over; for ever where that does not come."""
-        await self._state.until(lambda: self._state.given_up is not None and self._state.over)
+    async def wait_expired(self) -> None:
+        """Wait until the timeout has passed and the process has ended, by itself or killed. Without a timeout, waits
+        forever."""
+        expires_at = self._expires_at
+        await self._state.until(lambda: expires_at is not None and self._state.over)
+        assert expires_at is not None
+        await asyncio.sleep(max(expires_at - self._loop.time(), 0))
 
     def abandon(self) -> None:
-        """Kill the process if it runs, and forget it. Its unread output is dropped."""
+        """Kill the process if it is running, and drop its unread output."""
         if self._expiring is not None:
             self._expiring.cancel()
         if not self._state.over:
@@ -344,39 +213,14 @@ class GuestProcess:
         self.abandon()
 
     def __del__(self) -> None:
-        # A forked child has a copy of what is its parent's.
+        # In a forked child, this is a copy of the parent's object.
         if self._pid_of_program != os.getpid():
             return
         if not self._state.over and not self._loop.is_closed():
-            # Python may call this in any thread.
+            # Python may delete the object in any thread.
             self._loop.call_soon_threadsafe(self._stream.abandon)
             if self._expiring is not None:
                 self._loop.call_soon_threadsafe(self._expiring.cancel)
-
-
-def too_much(limit: int) -> GuestError:
-    """The error for an output that is longer than ``limit`` bytes."""
-    return GuestError(
-        f"the command wrote more than {limit} bytes", hint="read its output piece by piece instead"
-    )
-
-
-async def merged(
-    reads: Mapping[str, Callable[[], Awaitable[bytes]]],
-) -> AsyncGenerator[tuple[str, bytes], None]:
-    """What each of ``reads`` gives, as it comes, with its name; each ends with empty bytes."""
-    reading = {asyncio.ensure_future(read()): name for name, read in reads.items()}
-    try:
-        while reading:
-            await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
-            for task in [task for task in reading if task.done()]:
-                name = reading.pop(task)
-                if data := task.result():
-                    reading[asyncio.ensure_future(reads[name]())] = name
-                    yield name, data
-    finally:
-        for task in reading:
-            task.cancel()
 
 
 async def _expire(
@@ -397,13 +241,13 @@ async def _expire(
         await asyncio.wait({over}, timeout=grace_s)
         if not state.over:
             stream.abandon()
-            state.on_lost(GuestChannelError("the guest did not answer"))
+            state.on_lost(GuestChannelError("the guest did not respond"))
     finally:
         over.cancel()
 
 
 async def start_process(state: ProcessState, stream: ChannelStream, name: str) -> GuestProcess:
-    """Wait until the guest says that the process runs.
+    """Wait until the guest has started the process.
 
     :raises GuestCommandError: it could not be started.
     :raises GuestChannelError: the channel ended first.
@@ -424,13 +268,13 @@ def _start_error(name: str, failure: messages.StartFailure) -> GuestCommandError
     missing = failure.step is step.COMMAND and failure.errno == errno.ENOENT
     hint: str | None = None
     if failure.step is step.USER:
-        hint = "names are those of the guest's own /etc/passwd and /etc/group; numbers work without"
+        hint = "user and group names must be in the guest's /etc/passwd and /etc/group; numeric IDs need not"
     elif failure.step is step.DIRECTORY:
-        hint = "check that the directory exists in the guest, and that the command's user may enter it"
+        hint = "check that the directory exists in the guest and that the user of the command may enter it"
     elif failure.errno == errno.E2BIG:
         hint = messages.TOO_LONG_HINT
     elif missing:
-        hint = "check that the command exists in the guest, and its PATH"
+        hint = "check that the command exists in the guest and is in its PATH"
     return GuestCommandError(
         f"{name[:200] or repr(name)} could not be started in the guest: {failure.text}",
         errno=failure.errno,

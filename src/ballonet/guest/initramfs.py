@@ -1,6 +1,6 @@
-"""The guest's first file system: the agent as ``/init``, busybox with its applets, the kernel modules it loads.
+"""The guest's first file system: the agent as ``/init``, busybox with its applets, and the kernel modules it loads.
 
-Uncompressed: unpacking would cost more time in the guest, above all under emulation, than reading does.
+It is not compressed: decompression takes longer in the guest than reading, above all under emulation.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ballonet.guest.elf import PT_INTERP, Elf
 from ballonet.guest.kernel import Kernel
 from ballonet.guest.modules import INDEX_FILES, Module, ModuleTree, read_module
 
-#: What every guest loads: the transports of both machine types, the balloon and the agent's channel. One list
-#: for both: the two modules that a machine has no use for take a few kilobytes and no time.
+#: Modules of every guest: the transports of both machine types, the balloon and the agent's channel. One list for both
+#: types: a transport that is not used takes a few kilobytes and no time.
 DEFAULT_MODULES = ("virtio_mmio", "virtio_pci", "virtio_balloon", "virtio_console")
 
-#: Where the agent finds the modules to load: absolute paths, one a line, in load order.
+#: The file that lists the modules to load for the agent: absolute paths, one per line, in load order.
 MODULE_LIST = "etc/ballonet/modules"
 
-# Counted up when the same inputs are to give another archive.
+# Increased when the same inputs must give another archive.
 _LAYOUT = "2"
 
 _DIRECTORIES = (
@@ -42,7 +42,7 @@ _TEXTS = {
 }
 
 _WGET = "usr/bin/wget"
-#: In place of an applet whose -T crashes, as in Debian 12: timeout keeps the time, for the whole transfer.
+#: Replaces an applet that crashes with -T, as in Debian 12. The time limits the whole transfer, by timeout.
 _WGET_SCRIPT = """\
 #!/bin/sh
 words=$#
@@ -66,7 +66,7 @@ exit "$status"
 
 @dataclass(frozen=True)
 class Initramfs:
-    """A built archive, and the names of the modules in it in load order (built-in ones are not among them)."""
+    """A built archive, and the names of the modules in it, in load order, without built-in ones."""
 
     path: Path
     modules: tuple[str, ...]
@@ -81,13 +81,13 @@ def obtain_initramfs(
     cache: Path,
     report: Callable[[str], None] | None = None,
 ) -> Initramfs:
-    """The archive for these inputs, from the cache if nothing that goes in has changed.
+    """The archive for these inputs, from the cache if none of them has changed.
 
     :param agent: the agent's binary. It and ``busybox`` must be static: the guest has no libraries.
-    :param module_names: modules to load; what they depend on comes along.
-    :param report: told in one line what takes time.
-    :raises HostError: an input is missing, unreadable or unfit; the kernel lacks a module; the cache is not
-        writable.
+    :param module_names: modules to load. Their dependencies are added.
+    :param report: called with one line before a step that takes time.
+    :raises HostError: an input is missing, unreadable or unusable, the kernel lacks a module, or the cache cannot be
+        written.
     """
 
     def make() -> Product:
@@ -107,7 +107,7 @@ def obtain_initramfs(
             scripts={_WGET: _WGET_SCRIPT} if _wget_crashes(busybox) else {},
             modules=contents,
         )
-        # The archive says everything about its inputs and is the same for the same ones: its digest is theirs.
+        # The archive depends on its inputs only, so that its digest identifies them.
         name = f"initramfs-{hashlib.sha256(archive).hexdigest()[:32]}.cpio"
         facts = {"modules": [module.name for module in modules]}
         return Product(name, len(archive), lambda: archive, inputs, facts)
@@ -127,7 +127,7 @@ def obtain_initramfs(
 def build_initramfs(
     *, kernel: Kernel, agent: Path, busybox: Path, module_names: Sequence[str], cache: Path
 ) -> Path:
-    """The path of :func:`obtain_initramfs`'s archive."""
+    """The path of the archive of :func:`obtain_initramfs`."""
     return obtain_initramfs(
         kernel=kernel, agent=agent, busybox=busybox, module_names=module_names, cache=cache
     ).path
@@ -142,15 +142,15 @@ def render(
     modules: Sequence[tuple[Module, bytes]],
     scripts: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The archive's bytes. Pure, and the same for the same inputs.
+    """The content of the archive, which depends on the arguments only.
 
-    :param applets: where busybox's programs go, such as ``usr/bin/wc``.
+    :param applets: the paths of busybox's programs, such as ``usr/bin/wc``.
     :param modules: the modules with their uncompressed contents, in load order.
-    :param scripts: programs that stand in for applets.
+    :param scripts: programs that replace applets.
     """
     scripts = scripts or {}
     archive = Archive()
-    archive.root(0o755)  # anyone could write there otherwise: the kernel makes it with mode 1777
+    archive.root(0o755)  # the kernel creates it with mode 1777, writable for everyone
     for directory in _DIRECTORIES:
         archive.directories(directory)
     archive.directory("root", 0o700)
@@ -179,27 +179,27 @@ def render(
 
 
 def busybox_applets(busybox: Path) -> list[str]:
-    """Where this busybox wants its programs: relative paths such as ``usr/bin/wc``.
+    """The paths of the programs of a busybox: relative paths such as ``usr/bin/wc``.
 
     :raises ProcessError: it cannot be run.
-    :raises HostError: it names no programs.
+    :raises HostError: it lists no programs.
     """
     from ballonet.base.process import run
 
     listed = run([busybox, "--list-full"], timeout_s=30).split()
-    # linuxrc is an init of the days of initrd; busybox itself is there as a file.
+    # linuxrc is an init for an old-style initrd; busybox itself is in the archive as a file.
     applets = sorted({name for name in listed if "/" in name} - {"bin/busybox"})
     if not applets:
-        raise HostError(f"{busybox} --list-full names no programs", hint="apt-get install busybox-static")
+        raise HostError(f"{busybox} --list-full lists no programs", hint="apt-get install busybox-static")
     return applets
 
 
 def _wget_crashes(busybox: Path) -> bool:
-    """Whether this busybox's wget dies by a signal when it is given ``-T``."""
+    """Whether the wget of this busybox crashes with ``-T``."""
     from ballonet.base.process import spawn
 
-    with contextlib.suppress(ProcessError):  # whoever lists its applets tells that better
-        # Without an address it does nothing but read its options.
+    with contextlib.suppress(ProcessError):  # listing its applets gives a better error
+        # Without a URL it only parses its options.
         return spawn([busybox, "wget", "-T", "1"]).wait() < 0
     return False
 

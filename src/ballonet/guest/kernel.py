@@ -1,6 +1,6 @@
-"""Finding the guest's kernel, and its uncompressed form, which QEMU boots by the PVH entry.
+"""Finding the guest's kernel, and its uncompressed form, which QEMU boots at the PVH entry.
 
-Owns the order in which kernels are looked for. Never installs anything.
+Defines the search order. Never installs anything.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel that can be booted.
+    """A bootable kernel.
 
     ``vmlinuz`` is the compressed image, ``vmlinux`` the same uncompressed (an ELF file in the cache), and
-    ``modules_dir`` has its modules (``…/lib/modules/RELEASE``).
+    ``modules_dir`` contains its modules (``…/lib/modules/RELEASE``).
     """
 
     release: str
@@ -43,22 +43,22 @@ def find_kernel(
     env: Mapping[str, str] | None = None,
     root: Path = Path("/"),
 ) -> Kernel:
-    """Find the kernel for guests. The first of:
+    """Find the kernel for guests: the first of
 
     1. ``explicit``, a ``vmlinuz``;
-    2. the one that ``$BALLONET_KERNEL`` names;
+    2. the ``vmlinuz`` in ``$BALLONET_KERNEL``;
     3. the newest installed cloud kernel (``/boot/vmlinuz-*-cloud-amd64``) that is readable and has its modules;
-    4. the newest fetched before;
-    5. with ``fetch``, one fetched now (see :mod:`ballonet.guest.debian`).
+    4. the newest kernel that was downloaded before;
+    5. with ``fetch``, a kernel that is downloaded now (see :mod:`ballonet.guest.debian`).
 
-    The modules of 1 and 2 are looked for by release in ``../lib/modules`` beside the image's directory, then
-    in ``/lib/modules``.
+    The modules of 1 and 2 are searched by release in ``../lib/modules``, relative to the directory of the image, and
+    then in ``/lib/modules``.
 
     :param cache: see :func:`ballonet.base.paths.cache_dir`.
-    :param report: told in one line what takes time.
+    :param report: called with one line before a step that takes time.
     :param env: the environment to read; the process's own by default.
     :param root: the host's root directory; another one for tests.
-    :raises HostError: none was found or could be fetched, or the chosen one is unusable.
+    :raises HostError: none was found or could be downloaded, or the chosen one is unusable.
     """
     env = os.environ if env is None else env
     report = report or _say_nothing
@@ -72,7 +72,7 @@ def find_kernel(
             found = _newest(_fetched([fetch_image(cache, report)]))
         if found is None:
             raise HostError(
-                "no kernel for guests: no cloud kernel is installed, none was fetched before",
+                "no kernel for guests: no cloud kernel is installed, and none was downloaded before",
                 hint="apt-get install linux-image-cloud-amd64, or set BALLONET_KERNEL to a vmlinuz",
             )
         release, vmlinuz, modules_dir = found
@@ -80,9 +80,9 @@ def find_kernel(
 
 
 def unpacked_kernel(vmlinuz: Path, cache: Path, report: Report | None = None) -> Path:
-    """The uncompressed kernel of ``vmlinuz``: made on the first call, from the cache after that.
+    """The uncompressed kernel of ``vmlinuz``: built by the first call, and taken from the cache by others.
 
-    :raises HostError: ``vmlinuz`` cannot be read or is no kernel that can be booted; the cache is not writable.
+    :raises HostError: ``vmlinuz`` cannot be read or is not a bootable kernel, or the cache cannot be written.
     """
 
     def make() -> Product:
@@ -98,7 +98,7 @@ def unpacked_kernel(vmlinuz: Path, cache: Path, report: Report | None = None) ->
 
 
 def version_key(release: str) -> tuple[tuple[int, ...], str]:
-    """Sorts kernel releases by age: the numbers in them as numbers (``6.12.9`` after ``6.1.140``), then as text."""
+    """A sort key for kernel releases: numbers are compared as numbers (``6.12.9`` after ``6.1.140``), then as text."""
     return tuple(int(number) for number in re.findall(r"\d+", release)), release
 
 
@@ -113,7 +113,7 @@ def _installed(root: Path) -> Iterable[_Found]:
     for image in (root / "boot").glob("vmlinuz-*-cloud-amd64"):
         release = image.name.removeprefix("vmlinuz-")
         modules_dir = root / "lib/modules" / release
-        # Some distributions let only root read kernels; a removed package can leave one of the two behind.
+        # Some distributions let only root read kernels, and a removed package can leave the image or the modules.
         if os.access(image, os.R_OK) and _has_modules(modules_dir):
             yield release, image, modules_dir
 
@@ -138,8 +138,8 @@ def _named(vmlinuz: Path, root: Path) -> tuple[str, Path]:
         if _has_modules(modules_dir):
             return release, modules_dir
     raise HostError(
-        f"the modules of kernel {release} ({vmlinuz}) are missing: not in {places[0]}, not in {places[1]}",
-        hint="unpack the kernel's package as a whole, or install it",
+        f"the modules of kernel {release} ({vmlinuz}) were not found in {places[0]} or {places[1]}",
+        hint="install the kernel's package, or unpack all of it",
     )
 
 

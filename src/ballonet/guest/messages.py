@@ -1,8 +1,8 @@
-"""What the agent's frames say: payloads made from values and read back, each layout in one place. Pure.
+"""The payloads of the agent's frames: encoding and decoding, without I/O.
 
-Layouts are in ``docs/agent.md``. Reading raises :class:`GuestChannelError` for whatever cannot be right; texts from
-the guest are bounded, decoded with replacement and stripped of what could rearrange a terminal. Making raises
-:class:`ConfigError` for what a caller may not ask.
+``docs/agent.md`` has their layouts. Decoding raises :class:`GuestChannelError` for an invalid payload; texts from the
+guest are truncated, decoded with replacement, and stripped of terminal control characters. Encoding raises
+:class:`ConfigError` for invalid arguments.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from ballonet.guest.frames import MAX_EXEC_BYTES, MAX_TO_GUEST_BYTES, PROTOCOL_V
 
 _MAX_TEXT_BYTES = 512
 _MAX_FAILED_MODULES = 1024
-#: The agent's READY is a few KiB at most. Each byte that is not text takes three when it is passed on to local clients,
-#: so this much always fits in a frame again.
+#: READY has a few KiB at most. An invalid byte of text takes three bytes when READY is passed on to local clients, and
+#: with this limit it always fits in a frame again.
 _MAX_READY_BYTES = 16 << 10
 
 
 class TrimFlags(enum.IntFlag):
-    """How to give memory back (``Trim``)."""
+    """How to release memory."""
 
     NONE = 0
     #: Drop clean page cache, dentries and inodes.
     DROP_CACHES = 1
-    #: Then move what is left together, so that whole huge pages become free.
+    #: Compact memory afterwards, so that whole huge pages become free.
     COMPACT = 2
-    #: Write dirty pages first, so that they can be dropped, too.
+    #: Write dirty pages to disk first, so that they can be dropped, too.
     SYNC = 4
 
 
 class Features(enum.IntFlag):
-    """What this guest can do (``Ready.features``). Bits that we do not know are kept out."""
+    """Optional features of a guest (``Ready.features``). Unknown bits are removed."""
 
     NONE = 0
     #: Pressure triggers (``/proc/pressure/memory``).
     PRESSURE = 1
-    #: Reclaim of a given amount (cgroup ``memory.reclaim``).
+    #: Reclaiming a given amount (cgroup ``memory.reclaim``).
     RECLAIM = 2
     COMPACT = 4
 
@@ -56,8 +56,17 @@ def _unpack(layout: struct.Struct, frame: Frame) -> tuple[int, ...]:
     return layout.unpack(frame.payload)
 
 
+def _unpack_head(layout: struct.Struct, frame: Frame) -> tuple[int, ...]:
+    """The fields at the beginning of a payload that has text after them."""
+    if len(frame.payload) < layout.size:
+        raise GuestChannelError(
+            f"{frame.kind.name} frame of {len(frame.payload)} bytes; the minimum is {layout.size}"
+        )
+    return layout.unpack_from(frame.payload)
+
+
 def _text(data: bytes) -> str:
-    """Text from the guest: bounded, and without what could rearrange a terminal."""
+    """Decode text from the guest: truncated, and without terminal control characters."""
     return printable(data[:_MAX_TEXT_BYTES].decode(errors="replace"))
 
 
@@ -72,17 +81,17 @@ _TTY, _STDIN, _BUILTIN, _MAKE_DIRECTORY = 1, 2, 4, 8
 
 @dataclass(frozen=True, slots=True)
 class Exec:
-    """Start a process. ``user`` is ``USER[:GROUP]``, which the guest looks up; empty is root. ``cwd`` empty: ``/``.
+    """Start a process. ``user`` is ``USER[:GROUP]``, which the guest resolves; empty: root. ``cwd`` empty: ``/``.
 
-    ``argv[0]`` without a slash is looked up in the ``PATH`` of ``env``. ``builtin``: it names one of the agent's own
-    file programs, and nothing of the guest is run.
+    ``argv[0]`` without a slash is searched in the ``PATH`` of ``env``. ``builtin``: it names one of the agent's file
+    programs, and no program of the guest is run.
     """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: str = ""
     user: str = ""
-    #: Make the working directory if it is not there.
+    #: Create the working directory if it does not exist.
     make_cwd: bool = False
     tty: bool = False
     stdin: bool = False
@@ -91,19 +100,21 @@ class Exec:
     columns: int = 80
 
     def encode(self) -> bytes:
-        """The payload, which may take several frames (:data:`MAX_EXEC_BYTES` at most).
+        """The payload, which may take several frames (at most :data:`MAX_EXEC_BYTES`).
 
-        :raises ConfigError: no process can be started like that: no words, a NUL in one of them, a number out of range.
-        :raises GuestCommandError: the words are more than Linux takes (E2BIG).
+        :raises ConfigError: the arguments are invalid: no command, a NUL byte, or a number out of range.
+        :raises GuestCommandError: arguments and environment exceed Linux's limit (E2BIG).
         """
         if isinstance(self.argv, str | bytes):
-            raise ConfigError(f"a command is a list of words, not {type(self.argv).__name__} ({self.argv!r})")
+            raise ConfigError(
+                f"a command must be a list of words, not {type(self.argv).__name__} ({self.argv!r})"
+            )
         if not self.argv:
-            raise ConfigError("a command needs at least one word")
+            raise ConfigError("a command must have at least one word")
         environment = [f"{name}={value}" for name, value in self.env.items()]
         for name in self.env:
             if not name or "=" in name:
-                raise ConfigError(f"environment variable name {name!r} is empty or has a '='")
+                raise ConfigError(f"environment variable name {name!r} is empty or contains '='")
         words = [_word(word) for word in (self.user, self.cwd, *self.argv, *environment)]
         check_size(self.rows, self.columns)
         head = _EXEC.pack(
@@ -125,47 +136,48 @@ class Exec:
         return payload
 
 
-#: What Linux takes (execve(2), "Limits on size of arguments and environment").
+#: execve(2), "Limits on size of arguments and environment".
 TOO_LONG_HINT = (
-    "Linux takes 131071 bytes in one argument or variable, and 2 MiB in all of them, each with 9 bytes on top; "
+    "Linux allows 131071 bytes in one argument or variable, and 2 MiB in total, with 9 bytes added for each; "
     "pass large data on standard input or in a file"
 )
 
 
 def _word(text: str) -> bytes:
     if not isinstance(text, str):
-        raise ConfigError(f"arguments, variables and paths are text, not {type(text).__name__} ({text!r})")
+        raise ConfigError(
+            f"arguments, variables and paths must be text, not {type(text).__name__} ({text!r})"
+        )
     try:
         word = text.encode(errors="surrogateescape")
     except UnicodeEncodeError as error:
         raise ConfigError(f"{text[:64]!r} cannot be encoded as UTF-8") from error
     if b"\0" in word:
-        raise ConfigError(f"{text[:64]!r} has a NUL byte: no argument, variable or path can")
+        raise ConfigError(f"{text[:64]!r} contains a NUL byte, which arguments, variables and paths cannot")
     return word
 
 
 def check_size(rows: int, columns: int) -> None:
-    """:raises ConfigError: a terminal cannot have this size."""
+    """:raises ConfigError: it is not a valid size of a terminal."""
     if not (0 <= rows <= 0xFFFF and 0 <= columns <= 0xFFFF):
         raise ConfigError(f"terminal size {rows}x{columns} is not between 0x0 and 65535x65535")
 
 
 @dataclass(frozen=True, slots=True)
 class ExecShape:
-    """What a relay must know of an EXEC payload that it passes on as it is."""
+    """The parts of an EXEC payload that a relay needs to know."""
 
     tty: bool
     stdin: bool
 
 
 def decode_exec(payload: bytes) -> ExecShape:
-    """Check the payload of an EXEC, of all its frames, exactly as the agent does, since a malformed one would end the
-    whole channel.
+    """Check the payload of an EXEC, of all its frames, exactly as the agent does: a malformed one ends the channel.
 
     :raises GuestChannelError: it is malformed.
     """
     if len(payload) < _EXEC.size:
-        raise GuestChannelError(f"EXEC of {len(payload)} bytes; it has at least {_EXEC.size}")
+        raise GuestChannelError(f"EXEC of {len(payload)} bytes; the minimum is {_EXEC.size}")
     flags, _, _, reserved, argc, envc = _EXEC.unpack_from(payload)
     if flags & ~(_TTY | _STDIN | _BUILTIN | _MAKE_DIRECTORY) or reserved != 0:
         raise GuestChannelError(f"EXEC with unknown flags 0x{flags:04x} or a reserved field of {reserved}")
@@ -186,7 +198,7 @@ class FailedModule(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The guest's first words. ``boot_ms``: since its kernel started, by its own clock."""
+    """The READY message of a guest. ``boot_ms``: time since its kernel started, by its own clock."""
 
     version: int
     kernel_release: str
@@ -196,17 +208,15 @@ class Ready:
 
 
 def decode_ready(frame: Frame) -> Ready:
-    """:raises GuestChannelError: malformed, or another protocol version."""
+    """:raises GuestChannelError: it is malformed, or has another protocol version."""
     payload = frame.payload
-    if len(payload) < _READY.size:
-        raise GuestChannelError(f"READY frame of {len(payload)} bytes; it has at least {_READY.size}")
+    version, count, features, boot_ms = _unpack_head(_READY, frame)
     if len(payload) > _MAX_READY_BYTES:
-        raise GuestChannelError(f"READY frame of {len(payload)} bytes; it has at most {_MAX_READY_BYTES}")
-    version, count, features, boot_ms = _READY.unpack_from(payload)
+        raise GuestChannelError(f"READY frame of {len(payload)} bytes; the maximum is {_MAX_READY_BYTES}")
     if version != PROTOCOL_VERSION:
         raise GuestChannelError(
-            f"the guest's agent speaks protocol version {version}, not {PROTOCOL_VERSION}",
-            hint="the sandbox was started by another version of ballonet: stop it and start it again",
+            f"the guest's agent uses protocol version {version}, not {PROTOCOL_VERSION}",
+            hint="the sandbox was started by another version of ballonet: restart it",
         )
     if count > _MAX_FAILED_MODULES:
         raise GuestChannelError(f"READY frame with {count} failed modules")
@@ -219,13 +229,13 @@ def decode_ready(frame: Frame) -> Ready:
     for _ in range(count):
         end = payload.find(b"\0", at + 2)
         if end < 0:
-            raise GuestChannelError("READY frame with a cut list of failed modules")
+            raise GuestChannelError("READY frame with a truncated list of failed modules")
         failed.append(
             FailedModule(_text(payload[at + 2 : end]), int.from_bytes(payload[at : at + 2], "little"))
         )
         at = end + 1
     if at != len(payload):
-        raise GuestChannelError(f"READY frame with {len(payload) - at} bytes too many")
+        raise GuestChannelError(f"READY frame with {len(payload) - at} extra bytes")
     known = Features(features & (Features.PRESSURE | Features.RECLAIM | Features.COMPACT))
     return Ready(version, release, boot_ms, known, tuple(failed))
 
@@ -242,19 +252,19 @@ def encode_ready(ready: Ready) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a process ended: by ``exit(code)``, or by signal ``code``."""
+    """How a process ended: with exit code ``code``, or by signal ``code``."""
 
     signalled: bool
     code: int
 
     @property
     def returncode(self) -> int:
-        """As a shell says it, 0 to 255: the exit code, or 128 + the signal's number."""
+        """As in a shell, 0 to 255: the exit code, or 128 + the signal number."""
         return 128 + self.code if self.signalled else self.code
 
 
 def decode_exit(frame: Frame) -> ExitStatus:
-    """:raises GuestChannelError: malformed, or a status that no process can have."""
+    """:raises GuestChannelError: it is malformed, or not a valid status."""
     kind, code = _unpack(_U32_U32, frame)
     if kind not in (0, 1) or code > (127 if kind else 255):
         raise GuestChannelError(f"EXIT frame with kind {kind} and code {code}")
@@ -262,7 +272,7 @@ def decode_exit(frame: Frame) -> ExitStatus:
 
 
 class StartStep(enum.IntEnum):
-    """What of starting a process failed (agent/spawn.c)."""
+    """The step of starting a process that failed (agent/spawn.c)."""
 
     OTHER = 0
     STREAMS = 1
@@ -273,7 +283,7 @@ class StartStep(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class StartFailure:
-    """A process could not be started. ``errno`` is Linux's; ``text`` is the guest's and not to be trusted."""
+    """A process could not be started. ``errno`` is Linux's; ``text`` is from the guest and not trusted."""
 
     errno: int
     text: str
@@ -281,17 +291,13 @@ class StartFailure:
 
 
 def decode_error(frame: Frame) -> StartFailure:
-    """What ERROR or SETUP_DONE says.
+    """Decode ERROR or SETUP_DONE.
 
-    :raises GuestChannelError: malformed.
+    :raises GuestChannelError: it is malformed.
     """
-    if len(frame.payload) < _U32.size:
-        raise GuestChannelError(
-            f"{frame.kind.name} frame of {len(frame.payload)} bytes; it has at least {_U32.size}"
-        )
-    number, step = _U16_U16.unpack_from(frame.payload)
+    number, step = _unpack_head(_U16_U16, frame)
     known = StartStep(step) if step <= max(StartStep) else StartStep.OTHER
-    return StartFailure(number, _text(frame.payload[_U32.size :]), known)
+    return StartFailure(number, _text(frame.payload[_U16_U16.size :]), known)
 
 
 def encode_error(number: int, text: str) -> bytes:
@@ -300,9 +306,9 @@ def encode_error(number: int, text: str) -> bytes:
 
 
 def decode_number(frame: Frame) -> int:
-    """The one u32 of STARTED, CREDIT, STDIN_CREDIT, SIGNAL and WATCHING.
+    """Decode the u32 of STARTED, CREDIT, STDIN_CREDIT, SIGNAL and WATCHING.
 
-    :raises GuestChannelError: malformed.
+    :raises GuestChannelError: it is malformed.
     """
     (number,) = _unpack(_U32, frame)
     return number
@@ -316,22 +322,22 @@ def encode_number(number: int) -> bytes:
 def decode_resize(frame: Frame) -> tuple[int, int]:
     """Rows and columns.
 
-    :raises GuestChannelError: malformed.
+    :raises GuestChannelError: it is malformed.
     """
     rows, columns = _unpack(_U16_U16, frame)
     return rows, columns
 
 
 def encode_resize(rows: int, columns: int) -> bytes:
-    """:raises ConfigError: out of range."""
+    """:raises ConfigError: the size is out of range."""
     check_size(rows, columns)
     return _U16_U16.pack(rows, columns)
 
 
 def encode_watch(stall_us: int, window_us: int) -> bytes:
-    """The payload of WATCH_PRESSURE, in microseconds; a stall of 0 ends the watch.
+    """The payload of WATCH_PRESSURE, in microseconds. A stall of 0 ends the watch.
 
-    :raises ConfigError: out of range, or a stall longer than its window.
+    :raises ConfigError: a value is out of range, or the stall is longer than the window.
     """
     if not 0 <= stall_us <= window_us <= 0xFFFF_FFFF:
         raise ConfigError(f"pressure stall {stall_us} µs must be between 0 and its window, {window_us} µs")
@@ -341,7 +347,7 @@ def encode_watch(stall_us: int, window_us: int) -> bytes:
 def encode_trim(size_bytes: int, flags: TrimFlags) -> bytes:
     """The payload of TRIM.
 
-    :raises ConfigError: out of range.
+    :raises ConfigError: the size is out of range.
     """
     if not 0 <= size_bytes < 1 << 63:
         raise ConfigError(f"cannot trim {size_bytes} bytes")
@@ -349,16 +355,16 @@ def encode_trim(size_bytes: int, flags: TrimFlags) -> bytes:
 
 
 def encode_setup(steps: Sequence[Sequence[str]]) -> bytes:
-    """The payload of SETUP: a list of steps, each of which is its name and its words.
+    """The payload of SETUP: a list of steps, each with its name and its arguments.
 
-    :raises ConfigError: it does not fit into one frame.
+    :raises ConfigError: it is longer than a frame.
     """
     payload = b"".join(
         len(step).to_bytes(2, "little") + b"".join(_word(word) + b"\0" for word in step) for step in steps
     )
     if len(payload) > MAX_TO_GUEST_BYTES:
         raise ConfigError(
-            f"the guest's mounts take {len(payload)} bytes to say; at most {MAX_TO_GUEST_BYTES} fit"
+            f"the setup of the guest's mounts has {len(payload)} bytes; the limit is {MAX_TO_GUEST_BYTES}"
         )
     return payload
 
@@ -366,9 +372,7 @@ def encode_setup(steps: Sequence[Sequence[str]]) -> bytes:
 def split_trim_done(frame: Frame) -> tuple[int, bytes]:
     """The errno (0: none) and the statistics text of TRIM_DONE.
 
-    :raises GuestChannelError: malformed.
+    :raises GuestChannelError: it is malformed.
     """
-    if len(frame.payload) < _U32.size:
-        raise GuestChannelError(f"TRIM_DONE frame of {len(frame.payload)} bytes; it has at least {_U32.size}")
-    (number,) = _U32.unpack_from(frame.payload)
+    (number,) = _unpack_head(_U32, frame)
     return number & 0xFFFF, frame.payload[_U32.size :]

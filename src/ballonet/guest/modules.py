@@ -1,8 +1,8 @@
-"""Kernel modules on the host: which files a list of module names needs, in load order, and their contents.
+"""Kernel modules on the host: the files that a list of module names needs, in load order, and their contents.
 
-Reads what kmod's ``depmod`` writes (modules.dep(5)) and what the kernel's build lists (``modules.builtin``,
-Documentation/kbuild/kbuild.rst). A tree without ``modules.dep``, as a package that was unpacked but not
-installed has it, is read too: then each module itself is asked what it depends on (its ``.modinfo`` section).
+Reads the files of kmod's ``depmod`` (modules.dep(5)) and of the kernel's build (``modules.builtin``,
+Documentation/kbuild/kbuild.rst). In a tree without ``modules.dep``, such as a package that was unpacked but not
+installed, dependencies are read from each module (its ``.modinfo`` section).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ballonet.guest.elf import Elf
 
 _SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
 
-#: The index files whose content decides what :meth:`ModuleTree.resolve` answers.
+#: The index files that determine the result of :meth:`ModuleTree.resolve`.
 INDEX_FILES = ("modules.dep", "modules.builtin")
 
 
 @dataclass(frozen=True)
 class Module:
-    """One module file. ``relative`` is where it belongs under ``/lib/modules/RELEASE`` when uncompressed."""
+    """One module file. ``relative`` is its path below ``/lib/modules/RELEASE`` in the guest, uncompressed."""
 
     name: str
     path: Path
@@ -31,7 +31,7 @@ class Module:
 
 
 def canonical(name: str) -> str:
-    """The one spelling of a module's name: the kernel takes ``-`` and ``_`` as the same."""
+    """The canonical spelling of a module's name: for the kernel, ``-`` and ``_`` are the same."""
     return name.replace("-", "_")
 
 
@@ -39,7 +39,7 @@ class ModuleTree:
     """The modules of one kernel release.
 
     :param directory: the release's directory, such as ``/lib/modules/6.12.9-cloud-amd64``.
-    :raises HostError: the directory cannot be read, or has no list of the built-in modules.
+    :raises HostError: the directory cannot be read, or has no list of built-in modules.
     """
 
     def __init__(self, directory: Path, release: str) -> None:
@@ -53,7 +53,7 @@ class ModuleTree:
             for line in self._lines("modules.dep"):
                 path, _, needed = line.partition(":")
                 self._files[_module_name(path)] = path
-                # modules.dep(5) lists them the other way round: the last is to be loaded first.
+                # modules.dep(5) lists them in reverse order: the last one must be loaded first.
                 self._dependencies[_module_name(path)] = [
                     _module_name(word) for word in reversed(needed.split())
                 ]
@@ -61,12 +61,12 @@ class ModuleTree:
             self._files = {_module_name(path): path for path in _walk(directory)}
 
     def resolve(self, names: Iterable[str]) -> list[Module]:
-        """The modules to load for ``names``: what each depends on before it, none twice, built-in ones left out.
+        """The modules to load for ``names``: dependencies first, each once, without built-in ones.
 
-        :raises HostError: this kernel has no module of one of the names.
+        :raises HostError: the kernel has no module with one of the names.
         """
         ordered: list[Module] = []
-        begun = set(self._builtin)  # also ends a circle, which only damaged data has
+        begun = set(self._builtin)  # also breaks cycles, which only damaged data has
         for name in names:
             self._add(canonical(name), None, begun, ordered)
         return ordered
@@ -79,15 +79,15 @@ class ModuleTree:
         if relative is None:
             why = f", which {wanted_by} depends on" if wanted_by else ""
             raise HostError(
-                f"kernel {self._release} has no module {name}{why} (looked in {self._directory})",
-                hint="use another kernel, or install the package with this kernel's modules",
+                f"kernel {self._release} has no module {name}{why} (searched {self._directory})",
+                hint="use another kernel, or install the package with the modules of this kernel",
             )
         path = self._directory / relative
         for dependency in self._dependencies_of(name, path):
             self._add(dependency, name, begun, ordered)
         plain = relative[: relative.index(".ko") + 3]
         if plain.startswith("/") or ".." in PurePosixPath(plain).parts:
-            plain = f"external/{name}.ko"  # an absolute path, as old versions of depmod wrote them
+            plain = f"external/{name}.ko"  # an absolute path, from an old version of depmod
         ordered.append(Module(name, path, plain))
 
     def _dependencies_of(self, name: str, path: Path) -> list[str]:
@@ -125,7 +125,7 @@ def read_module(path: Path) -> bytes:
         return _decompress(content, path.suffix)
     except ImportError as error:
         raise missing_module(error, f"module {path} cannot be unpacked") from error
-    except Exception as error:  # each library has its own error class, importing one to name it is not lazy
+    except Exception as error:  # each library has its own error class, and is imported only when it is used
         raise HostError(f"module {path} is damaged: {error}") from error
 
 

@@ -1,7 +1,7 @@
-"""A tree of the host's files as a tar stream in the GNU format, written piece by piece.
+"""Packing a tree of the host's files as a tar stream in the GNU format, piece by piece.
 
-Like the agent's own ``pack``: the stream is whole whatever happens to the files meanwhile, a file that says a length it
-does not have (as those of ``/proc`` do) is measured by reading it, and nothing is kept but the names of hard links.
+As with the agent's ``pack``, the stream is complete whatever happens to the files meanwhile, a file whose size is
+wrong by ``stat`` (as in ``/proc``) is measured by reading it, and only the names of hard links are kept in memory.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _KINDS = {
 
 
 def write_tree(out: BinaryIO, source: Path, name: str, *, follow: bool, problems: list[str]) -> None:
-    """Write ``source`` as ``name``, all that is in it, and the end of the archive.
+    """Write ``source`` as ``name``, everything in it, and the end of the archive.
 
-    :param follow: ``source`` itself may be a link to what is meant.
+    :param follow: if ``source`` is a link, pack the file or directory that it points to.
     :param problems: gets a line for each file below ``source`` that could not be read.
-    :raises OSError: ``source`` cannot be read, or ``out`` not written.
+    :raises OSError: ``source`` cannot be read, or ``out`` cannot be written.
     """
     packing = _Packing(out, problems)
     packing.put(str(source), name, follow)
-    # Depth first, without recursion: the open directories are the way to where we are.
+    # Depth first, without recursion: the open directories are the current path.
     within = packing.entered
     while within:
         entries, directory = within[-1]
@@ -44,7 +44,7 @@ def write_tree(out: BinaryIO, source: Path, name: str, *, follow: bool, problems
         try:
             packing.put(entry.path, f"{directory}/{entry.name}", False)
         except FileNotFoundError:
-            continue  # gone meanwhile
+            continue  # removed meanwhile
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -57,14 +57,14 @@ class _Packing:
         self._out = out
         self._problems = problems
         self._names: dict[tuple[int, int], str] = {}
-        #: Directories whose entries are to come, with their names in the archive.
+        #: Directories whose entries are still to be packed, with their names in the archive.
         self.entered: list[tuple[os._ScandirIterator[str], str]] = []
 
     def put(self, path: str, name: str, follow: bool) -> None:
         found = Path(path).stat(follow_symlinks=follow)
         kind = _KINDS.get(stat.S_IFMT(found.st_mode))
         if kind is None:
-            return  # a socket: of no use without the program that made it
+            return  # a socket, which is of no use without its program
         key = (found.st_dev, found.st_ino)
         if kind == tarfile.DIRTYPE:
             entries = os.scandir(path)
@@ -113,7 +113,7 @@ class _Packing:
                 piece = ready or _read_full(fd, min(left, _PIECE_BYTES))
                 if not piece:
                     self._problems.append(
-                        f"{path} became shorter while it was read; its copy ends with zeros"
+                        f"{path} became shorter while it was read, so its copy ends with zeros"
                     )
                     break
                 piece = piece[:left]
@@ -125,7 +125,7 @@ class _Packing:
 
 
 def _read_full(fd: int, size: int) -> bytes:
-    """Up to the end, or ``size``. A file of ``/proc`` that has nothing to say now is at its end."""
+    """Read up to ``size`` bytes. EAGAIN, from a file of ``/proc`` that has nothing more now, is the end."""
     found = bytearray()
     try:
         while len(found) < size and (piece := os.read(fd, size - len(found))):

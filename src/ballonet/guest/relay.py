@@ -1,8 +1,8 @@
-"""The relay: many local clients on the one channel to a guest's agent.
+"""The relay: shares the channel to a guest's agent among local clients.
 
-Local clients speak the frames of the channel, limited to processes and PING, with stream numbers of their own.
-All accounting is the channel's (``channel.py``); this file only passes frames on under other numbers, and makes
-sure that a client that breaks the protocol or vanishes takes only its own processes with it.
+Local clients use the frames of the channel, limited to processes and PING, with stream numbers of their own. The
+channel does all accounting; the relay translates stream numbers, and makes sure that a client that disconnects or
+breaks the protocol ends only its own processes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from contextlib import suppress
 from ballonet.base.errors import GuestChannelError, GuestCommandError, GuestError
 from ballonet.guest import messages
 from ballonet.guest.agent_client import AgentClient
-from ballonet.guest.channel import AgentChannel, ChannelStream
+from ballonet.guest.channel import AgentChannel
+from ballonet.guest.channel_stream import ChannelStream
 from ballonet.guest.frames import (
     FROM_LOCAL_CLIENT,
     MAX_EXEC_BYTES,
@@ -29,26 +30,26 @@ from ballonet.guest.frames import (
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 64 << 10
-#: What a client may leave unread beyond the windows of its processes: replies, starts and ends.
+#: Unread bytes that a client may have beyond the windows of its processes: replies, starts and ends.
 _MAX_UNREAD_SMALL_BYTES = 1 << 20
-#: How long a connection that has ended may take to pass on its last words.
-_FAREWELL_S = 5.0
+#: How long the rest of a connection that is closed may take to be sent, in seconds.
+_CLOSE_S = 5.0
 
 
 class AgentRelay(AgentClient):
-    """The guest's channel, shared: the client of this process, and connections of local clients."""
+    """A client of the agent that also serves connections of local clients on its channel."""
 
     async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one local client until it leaves, breaks the protocol, or the guest's channel ends.
+        """Serve one local client until it disconnects or breaks the protocol, or the guest's channel ends.
 
-        Returns then, with the connection closed and the client's processes killed; when it is cancelled, too.
-        Fit to be the callback of :func:`asyncio.start_unix_server`.
+        On return, and when cancelled, the connection is closed and the client's processes are killed. Can be the
+        callback of :func:`asyncio.start_unix_server`.
         """
         await _Connection(self._channel, reader, writer).serve()
 
 
 class _RelayedProcess:
-    """Passes one stream's frames to the client under the number that the client gave it."""
+    """Passes the frames of one stream to the client, with the client's number."""
 
     def __init__(self, connection: _Connection, number: int) -> None:
         self._connection = connection
@@ -60,7 +61,7 @@ class _RelayedProcess:
         self._connection.write(Frame(frame.kind, self._number, frame.payload))
 
     def on_lost(self, error: GuestChannelError) -> None:
-        # The connection hears of it from the channel itself.
+        # The channel notifies the connection itself.
         self._connection.forget(self._number)
 
 
@@ -74,9 +75,9 @@ class _Connection:
         self._reader = reader
         self._writer = writer
         self._decoder = FrameDecoder(FROM_LOCAL_CLIENT, MAX_TO_GUEST_BYTES)
-        #: ``None``: EXEC is on its way to the guest.
+        #: ``None``: EXEC is being sent to the guest.
         self._streams: dict[int, ChannelStream | None] = {}
-        #: An EXEC of several frames: its stream (0: none) and what has come of it.
+        #: An EXEC of several frames: its stream (0: none) and the parts that have arrived.
         self._parts_of = 0
         self._parts = bytearray()
         self._closed = False
@@ -91,9 +92,9 @@ class _Connection:
                     await self._handle(frame)
         except GuestError as error:
             if self._channel.lost is None:
-                log.warning("a client of the agent relay was dropped: %s", error)
+                log.warning("a client of the agent relay was disconnected: %s", error)
         except OSError as error:
-            log.debug("a client of the agent relay vanished: %s", error)
+            log.debug("a client of the agent relay failed: %s", error)
         finally:
             unsubscribe()
             self._closed = True
@@ -101,17 +102,17 @@ class _Connection:
                 if stream is not None:
                     stream.abandon()
             self._streams.clear()
-            await self._farewell()
+            await self._close()
 
     def write(self, frame: Frame) -> None:
-        """Pass a frame to the client; one that leaves too much unread is dropped."""
+        """Send a frame to the client. A client with too many unread bytes is disconnected."""
         if self._closed:
             return
         self._writer.write(frame.encode())
         unread = self._writer.transport.get_write_buffer_size()
         if unread > (len(self._streams) + 1) * WINDOW_BYTES + _MAX_UNREAD_SMALL_BYTES:
             log.warning(
-                "a client of the agent relay does not read and was dropped: %d bytes wait for it", unread
+                "a client of the agent relay does not read and was disconnected: %d bytes unread", unread
             )
             self._closed = True
             self._writer.transport.abort()
@@ -121,9 +122,9 @@ class _Connection:
         self._streams.pop(number, None)
 
     def _end_soon(self) -> None:
-        """The guest is gone. Last words may still be passed on, but a client that does not read must not hold us."""
+        """The guest is gone. What was written may still be sent, but not to a client that does not read."""
         self._writer.close()
-        asyncio.get_running_loop().call_later(_FAREWELL_S, self._writer.transport.abort)
+        asyncio.get_running_loop().call_later(_CLOSE_S, self._writer.transport.abort)
 
     async def _handle(self, frame: Frame) -> None:
         if frame.kind == FrameType.PING:
@@ -140,21 +141,21 @@ class _Connection:
     async def _ping(self, frame: Frame) -> None:
         if frame.stream != 0 or len(frame.payload) > MAX_PING_BYTES:
             raise GuestChannelError(f"PING frame of {len(frame.payload)} bytes on stream {frame.stream}")
-        # One at a time, and only to a client that reads: replies cannot pile up.
+        # One at a time, and only for a client that reads, so that replies cannot accumulate.
         await self._writer.drain()
         await self._channel.request(FrameType.PING, frame.payload, FrameType.PONG, None)
         self.write(Frame(FrameType.PONG, 0, frame.payload))
 
     def _add_part(self, frame: Frame) -> None:
-        """As the agent does it: a part for another stream means that the former EXEC was given up."""
+        """As in the agent, a part for another stream discards the earlier EXEC."""
         if frame.stream in self._streams:
             raise GuestChannelError(f"EXEC_PART frame on stream {frame.stream}, which is in use")
         if frame.stream != self._parts_of:
             self._parts_of, self._parts = frame.stream, bytearray()
         if not frame.payload or len(self._parts) + len(frame.payload) > MAX_EXEC_BYTES:
             raise GuestChannelError(
-                f"EXEC_PART frame of {len(frame.payload)} bytes after {len(self._parts)}; "
-                f"an EXEC has at most {MAX_EXEC_BYTES}"
+                f"EXEC_PART frame of {len(frame.payload)} bytes after {len(self._parts)}: "
+                f"the limit of an EXEC is {MAX_EXEC_BYTES}"
             )
         self._parts += frame.payload
 
@@ -162,7 +163,9 @@ class _Connection:
         parts = self._parts if frame.stream == self._parts_of else b""
         self._parts_of, self._parts = 0, bytearray()
         if len(parts) + len(frame.payload) > MAX_EXEC_BYTES:
-            raise GuestChannelError(f"EXEC of {len(parts) + len(frame.payload)} bytes")
+            raise GuestChannelError(
+                f"EXEC of {len(parts) + len(frame.payload)} bytes exceeds the limit of {MAX_EXEC_BYTES}"
+            )
         return bytes(parts) + frame.payload
 
     async def _exec(self, frame: Frame) -> None:
@@ -171,7 +174,7 @@ class _Connection:
             raise GuestChannelError(f"EXEC frame on stream {number}, which is in use")
         payload = self._whole_exec(frame)
         shape = messages.decode_exec(payload)
-        # Only for a client that reads: each process adds to what waits for it.
+        # Only for a client that reads: each process adds to its unread bytes.
         await self._writer.drain()
         self._streams[number] = None
         try:
@@ -185,12 +188,12 @@ class _Connection:
     async def _pass_on(self, frame: Frame) -> None:
         stream = self._streams.get(frame.stream)
         if stream is None:
-            # It crossed the last frame of its stream.
+            # The stream has just ended.
             return
         match frame.kind:
             case FrameType.STDIN:
                 if not frame.payload:
-                    raise GuestChannelError("STDIN frame without bytes")
+                    raise GuestChannelError("empty STDIN frame")
                 await stream.send_stdin(frame.payload)
             case FrameType.STDIN_EOF:
                 if frame.payload:
@@ -203,10 +206,10 @@ class _Connection:
             case FrameType.CREDIT:
                 stream.consumed(messages.decode_number(frame))
 
-    async def _farewell(self) -> None:
+    async def _close(self) -> None:
         self._writer.close()
         try:
-            async with asyncio.timeout(_FAREWELL_S):
+            async with asyncio.timeout(_CLOSE_S):
                 with suppress(OSError):
                     await self._writer.wait_closed()
         except TimeoutError:

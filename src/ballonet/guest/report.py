@@ -1,20 +1,20 @@
-"""What a guest says of its memory. Pure, and nothing here is to be trusted: a guest may write what it likes."""
+"""Memory statistics of a guest. They are not trusted: a guest may send anything."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-#: A report is about 500 bytes; more than this is not one.
+#: A report has about 500 bytes; more than this is ignored.
 _MAX_TEXT_BYTES = 16 << 10
 _MAX_NUMBER = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
 class GuestReport:
-    """One reading of the guest's own accounts. ``None``: the guest did not say, or said something absurd.
+    """One reading of the guest's memory statistics. ``None``: the value is missing or invalid.
 
-    ``*_kib`` come from ``/proc/meminfo``; the page counts and ``oom_kill`` are totals since boot from
-    ``/proc/vmstat`` (4 KiB pages); ``psi_*`` come from ``/proc/pressure/memory``, the averages over 10 and 60 s in
+    ``*_kib`` are from ``/proc/meminfo``; the page counts and ``oom_kill`` are totals since boot from
+    ``/proc/vmstat`` (4 KiB pages); ``psi_*`` are from ``/proc/pressure/memory``, the averages over 10 and 60 s in
     hundredths of a percent.
     """
 
@@ -45,13 +45,13 @@ _NAMES = frozenset(field.name for field in fields(GuestReport))
 
 
 def parse_report(text: bytes) -> GuestReport:
-    """Read lines ``name value``. Never fails: what cannot be understood is left out; the first sound mention counts."""
+    """Parse lines ``name value``. Never fails: invalid lines are skipped, and the first valid line of a name counts."""
     values: dict[str, int] = {}
     for line in text[:_MAX_TEXT_BYTES].decode(errors="replace").split("\n"):
         name, _, number = line.partition(" ")
         if name not in _NAMES or name in values:
             continue
-        # 19 digits hold 2^63; longer ones would only cost time.
+        # 19 digits are enough for 2^63; parsing longer ones would only cost time.
         if number.isascii() and number.isdigit() and len(number) <= 19 and int(number) <= _MAX_NUMBER:
             values[name] = int(number)
     return GuestReport(**values)

@@ -16,7 +16,7 @@ from ballonet.machine.output_log import OutputLog
 
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import AgentClient, GuestProcess
-    from ballonet.guest.guest_process import OutputReader
+    from ballonet.guest.process_output import OutputReader
 
 log = logging.getLogger(__name__)
 

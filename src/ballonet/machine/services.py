@@ -59,14 +59,14 @@ class Services:
         """
         try:
             ready = await self._relay.wait_ready(timeout_s)
+        except GuestError as error:
+            hint = "more memory (--memory) or the other machine type (--machine q35) may help"
+            raise self._boot_error(error, hint) from error
+        try:
             if steps:
                 await self._relay.set_up(steps, timeout_s=timeout_s)
         except GuestError as error:
-            console = self._vm.console.last_lines(_CONSOLE_LINES) or "(nothing)"
-            raise GuestBootError(
-                f"the guest did not come up: {error}\nits console ended with:\n{console}",
-                hint="more memory (--memory) or the other machine type (--machine q35) may help",
-            ) from error
+            raise self._boot_error(error, error.hint) from error
         for module in ready.failed_modules:
             log.warning("the guest could not load %s (errno %d)", module.name, module.errno)
         if self._vm.balloon is not None:
@@ -74,6 +74,12 @@ class Services:
         await self._guest.start(ready, relief=relief)
         await self._agents.start()
         return_free_memory()
+
+    def _boot_error(self, error: GuestError, hint: str | None) -> GuestBootError:
+        console = self._vm.console.last_lines(_CONSOLE_LINES) or "(nothing)"
+        return GuestBootError(
+            f"the guest did not come up: {error}\nits console ended with:\n{console}", hint=hint
+        )
 
     async def mend(self) -> None:
         """See to it that the sandbox's sockets are where others look for them, in a run directory that is there.

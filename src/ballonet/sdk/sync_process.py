@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ballonet.base.errors import EventLoopError, GuestError
-from ballonet.guest.guest_process import MAX_OUTPUT_BYTES, merged, too_much
+from ballonet.guest.process_output import MAX_OUTPUT_BYTES, merged, too_much
 from ballonet.sdk.sync_loop import LOOP
 
 if TYPE_CHECKING:
     from ballonet.guest.guest_process import GuestProcess as AsyncGuestProcess
-    from ballonet.guest.guest_process import OutputReader
     from ballonet.guest.messages import ExitStatus
+    from ballonet.guest.process_output import OutputReader
 
 _T = TypeVar("_T")
 

@@ -69,6 +69,12 @@ class Timeout:
             f"the command did not end within its timeout of {self.text} and was killed", timeout=self.seconds
         )
 
+    def unread_error(self) -> CommandTimeoutError:
+        """The error for a command that ended in time, but whose output nobody took."""
+        return CommandTimeoutError(
+            f"the output of the command was not read within its timeout of {self.text}", timeout=self.seconds
+        )
+
 
 async def start_within(
     timeout: Timeout | None, starting: Coroutine[Any, Any, GuestProcess], *, spent_s: float = 0.0

@@ -1,4 +1,4 @@
-/* What every part stands on. */
+/* Basic functions of all modules. */
 #define _GNU_SOURCE
 #include "base.h"
 
@@ -9,12 +9,29 @@
 
 bool is_init;
 
+static int64_t clock_ms(clockid_t clock)
+{
+	struct timespec now = {0};
+
+	clock_gettime(clock, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 int64_t now_ms(void)
 {
-	struct timespec now;
+	return clock_ms(CLOCK_MONOTONIC);
+}
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+uint64_t uptime_ms(void)
+{
+	return (uint64_t)clock_ms(CLOCK_BOOTTIME);
+}
+
+void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
 }
 
 void complain(const char *format, ...)

@@ -1,13 +1,17 @@
-/* What every part stands on: whether this is PID 1, the clock, words on the console, little-endian fields. */
+/* Basic functions of all modules: clock, descriptors, messages, little-endian fields. */
 #ifndef BALLONET_BASE_H
 #define BALLONET_BASE_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-extern bool is_init;
+extern bool is_init; /* whether this process is PID 1 */
 int64_t now_ms(void);
-/* One line on the console (PID 1) or on standard error. */
+/* Milliseconds since the kernel started. */
+uint64_t uptime_ms(void);
+/* Closes a descriptor that is open, and sets it to -1. */
+void close_fd(int *fd);
+/* Writes one line to the console (PID 1) or to standard error. */
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* little-endian fields, at any alignment */

@@ -1,10 +1,11 @@
-/* PID 1 only: making the machine usable, finding the host's port, and switching the machine off. */
+/* PID 1 only: mounting file systems, loading modules, and finding the host's port. */
 #define _GNU_SOURCE
 #include "boot.h"
 #include "base.h"
+#include "devices.h"
 #include "end.h"
+#include "text_file.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -21,16 +22,15 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifndef MCL_ONFAULT
 #define MCL_ONFAULT 4
 #endif
 
-enum { MAX_FAILED = 64, MAX_MODULE_NAME = 64, PORT_WAIT_MS = 10 * 1000, PORT_PAUSE_MS = 10 };
-/* Open files of processes. As many as the kernel allows (fs.nr_open) may be asked for, as in Docker. Without asking a
- * process gets what servers want at least, and not more: some programs close every possible descriptor one by one. */
+enum { MAX_FAILED = 64, MAX_MODULE_NAME = 64 };
+/* Limits of open files of processes. The hard limit is the kernel's (fs.nr_open), as in Docker. The soft limit is
+ * enough for servers, but not higher, because some programs close every possible descriptor one by one. */
 enum { MAX_OPEN_FILES = 1024 * 1024, OPEN_FILES = 64 * 1024 };
 
 static const char port_name[] = "org.ballonet.agent.0";
@@ -44,7 +44,7 @@ static uint16_t failed_count;
 static void mount_at(const char *kind, const char *where, unsigned long flags, const char *options)
 {
 	mkdir(where, 0755);
-	/* EBUSY: the kernel has mounted it already. */
+	/* EBUSY: the kernel has mounted it. */
 	if (mount(kind, where, kind, flags, options) < 0 && errno != EBUSY)
 		complain("cannot mount %s at %s: %s", kind, where, strerror(errno));
 }
@@ -52,7 +52,7 @@ static void mount_at(const char *kind, const char *where, unsigned long flags, c
 static void link_at(const char *target, const char *where)
 {
 	if (symlink(target, where) < 0 && errno != EEXIST)
-		complain("cannot make %s: %s", where, strerror(errno));
+		complain("cannot create the link %s: %s", where, strerror(errno));
 }
 
 static void mount_all(void)
@@ -83,7 +83,7 @@ static void remember_failure(const char *path, int error)
 	failed_count++;
 }
 
-/* One module a line: an absolute path, then perhaps a space and parameters. Dependencies come first. */
+/* One module per line: an absolute path, optionally followed by a space and parameters. Dependencies come first. */
 static void load_modules(void)
 {
 	FILE *list = fopen("/etc/ballonet/modules", "re");
@@ -120,7 +120,7 @@ static void open_console(void)
 {
 	int fd = open("/dev/console", O_RDWR | O_NOCTTY);
 
-	/* The kernel could not open it for us if the initramfs has no such node. */
+	/* The kernel has not opened it if the initramfs has no such node. */
 	for (int standard = 0; fd >= 0 && standard < 3; standard++)
 		if (fcntl(standard, F_GETFD) < 0)
 			dup2(fd, standard);
@@ -128,20 +128,18 @@ static void open_console(void)
 		close(fd);
 }
 
-static void write_once(const char *path, const char *text)
+static void set_value(const char *path, const char *text)
 {
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int error = write_text(path, text);
 
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		complain("cannot write %s to %s: %s", text, path, strerror(errno));
-	if (fd >= 0)
-		close(fd);
+	if (error)
+		complain("cannot write %s to %s: %s", text, path, strerror(error));
 }
 
-/* How much the kernel keeps free for itself. With transparent huge pages on it keeps far more than otherwise, so that
- * it can make huge pages at any time (45 MiB in a guest of 1 GiB, and watermarks on top), which in a guest that is
- * shrunk would be most of what it has. This is the kernel's own formula without huge pages: 4 times the square root of
- * the memory, in KiB, within 128 KiB and 256 MiB (mm/page_alloc.c). */
+/* Sets how much memory the kernel keeps free. With transparent huge pages, the default is far higher, so that huge
+ * pages can be made at any time (45 MiB in a guest of 1 GiB, and watermarks above that). In a guest that was shrunk,
+ * this would be most of its memory. The formula is the kernel's for a system without huge pages: 4 times the square
+ * root of the memory, in KiB, between 128 KiB and 256 MiB (mm/page_alloc.c). */
 static void set_reserves(void)
 {
 	struct sysinfo memory;
@@ -159,10 +157,10 @@ static void set_reserves(void)
 	if (kib > 256 * 1024)
 		kib = 256 * 1024;
 	snprintf(text, sizeof text, "%lu", kib);
-	write_once("/proc/sys/vm/min_free_kbytes", text);
-	/* Lists of free pages per processor grow up to an eighth of the memory by themselves (since Linux 6.7), and take
-	 * some ten seconds to drain: memory that is free but neither counted as available nor reported to the host. */
-	write_once("/proc/sys/vm/percpu_pagelist_high_fraction", "256");
+	set_value("/proc/sys/vm/min_free_kbytes", text);
+	/* Since Linux 6.7, lists of free pages per processor grow up to an eighth of the memory, and take some ten
+	 * seconds to drain. This memory is free, but neither counted as available nor reported to the host. */
+	set_value("/proc/sys/vm/percpu_pagelist_high_fraction", "256");
 }
 
 /* Programs expect 127.0.0.1 even where there is no network. */
@@ -172,7 +170,7 @@ static void raise_loopback(void)
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0)
-		complain("cannot raise the loopback interface: %s", strerror(errno));
+		complain("cannot bring up the loopback interface: %s", strerror(errno));
 	if (fd >= 0)
 		close(fd);
 }
@@ -181,11 +179,11 @@ void boot(void)
 {
 	umask(022);
 	if (chdir("/") < 0)
-		complain("cannot enter /: %s", strerror(errno));
+		complain("cannot change to /: %s", strerror(errno));
 	mount_all();
 	open_console();
 	setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
-	/* Ctrl-Alt-Del from the engine's monitor is a signal to us, not a reset. */
+	/* Ctrl-Alt-Del from the engine's monitor is a signal to this process, not a reset. */
 	reboot(RB_DISABLE_CAD);
 	if (sethostname("sandbox", 7) < 0)
 		complain("cannot set the host name: %s", strerror(errno));
@@ -194,41 +192,32 @@ void boot(void)
 	load_modules();
 }
 
-/* The agent must answer while everything else starves: it is never chosen by the OOM killer, never paged out,
- * and goes first. Its children get none of this (boot_unprotect_child). */
 void boot_protect_self(void)
 {
 	struct rlimit files = {.rlim_cur = MAX_OPEN_FILES, .rlim_max = MAX_OPEN_FILES};
 	struct rlimit processes = {.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
 
-	write_once("/proc/self/oom_score_adj", "-1000");
-	/* What is mapped now is made resident now; the input rings of processes only as they are touched. */
+	set_value("/proc/self/oom_score_adj", "-1000");
+	/* Mapped memory becomes resident now; later mappings (the input rings of processes) when they are touched. */
 	if (mlockall(MCL_CURRENT) < 0 || mlockall(MCL_FUTURE | MCL_ONFAULT) < 0)
 		complain("cannot lock memory: %s", strerror(errno));
 	if (setpriority(PRIO_PROCESS, 0, -20) < 0)
-		complain("cannot raise priority: %s", strerror(errno));
+		complain("cannot raise the priority: %s", strerror(errno));
 	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
 		complain("cannot raise the limit of open files: %s", strerror(errno));
-	/* The machine's own limit (kernel.threads-max) is enough, as in Docker. */
+	/* The limit of the machine (kernel.threads-max) is enough, as in Docker. */
 	if (setrlimit(RLIMIT_NPROC, &processes) < 0)
 		complain("cannot raise the limit of processes: %s", strerror(errno));
 }
 
-/* Runs in the child. Locked memory is not inherited; the rest is undone here. */
 void boot_unprotect_child(void)
 {
 	struct rlimit files;
-	int fd;
 
 	if (!is_init)
 		return;
-	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-	if (fd >= 0) {
-		/* Failing is harmless here, and the console is no place for each child's troubles. */
-		if (write(fd, "0", 1) < 0)
-			errno = 0;
-		close(fd);
-	}
+	/* Failures are harmless, and not worth a line on the console for each child. */
+	write_text("/proc/self/oom_score_adj", "0");
 	setpriority(PRIO_PROCESS, 0, 0);
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > OPEN_FILES) {
 		files.rlim_cur = OPEN_FILES;
@@ -254,60 +243,19 @@ size_t boot_failed_modules(uint8_t *to, size_t room, uint16_t *count)
 	return used;
 }
 
-/* Opens /dev/PORT if the port called `entry` in /sys/class/virtio-ports has our name. */
-static int try_port(const char *entry)
-{
-	char path[300], name[64] = "";
-	int fd;
-	ssize_t got;
-
-	snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", entry);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -1;
-	got = read(fd, name, sizeof name - 1);
-	close(fd);
-	if (got <= 0)
-		return -1;
-	name[strcspn(name, "\n")] = '\0';
-	if (strcmp(name, port_name) != 0)
-		return -1;
-	snprintf(path, sizeof path, "/dev/%s", entry);
-	return open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-}
-
-static int find_port(void)
-{
-	DIR *ports = opendir("/sys/class/virtio-ports");
-	struct dirent *entry;
-	int fd = -1;
-
-	if (!ports)
-		return -1;
-	while (fd < 0 && (entry = readdir(ports)))
-		if (entry->d_name[0] != '.')
-			fd = try_port(entry->d_name);
-	closedir(ports);
-	return fd;
-}
-
-/* The port appears when the device has answered the driver, some time after the module is loaded, and its node
- * in /dev a little after its name in /sys. Looking every few milliseconds during boot, and never again, is
- * simpler than following the kernel's device events and misses nothing. */
 int boot_open_port(void)
 {
-	const struct timespec pause = {.tv_nsec = PORT_PAUSE_MS * 1000000L};
-	int64_t deadline = now_ms() + PORT_WAIT_MS;
+	char path[NAME_MAX + 8];
+	int fd;
 
-	for (;;) {
-		int fd = find_port();
-
-		if (fd >= 0)
-			return fd;
-		if (now_ms() >= deadline)
-			break;
-		nanosleep(&pause, NULL);
+	if (!find_device("/sys/class/virtio-ports", "name", port_name, path)) {
+		complain("no virtio-serial port named %s after %d s", port_name, DEVICE_WAIT_MS / 1000);
+		agent_end(END_FAILED);
 	}
-	complain("no virtio-serial port named %s after %d s", port_name, PORT_WAIT_MS / 1000);
-	agent_end(END_FAILED);
+	fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0) {
+		complain("cannot open %s: %s", path, strerror(errno));
+		agent_end(END_FAILED);
+	}
+	return fd;
 }

@@ -1,4 +1,4 @@
-/* PID 1 only: from the kernel's first call to a machine with its file systems and modules. */
+/* PID 1 only: mounting file systems, loading modules, and finding the host's port. */
 #ifndef BALLONET_BOOT_H
 #define BALLONET_BOOT_H
 
@@ -7,9 +7,12 @@
 
 void boot(void);
 int boot_open_port(void);
+/* The agent must respond while everything else starves: it is never chosen by the OOM killer, never swapped out, and
+ * has the highest priority. */
 void boot_protect_self(void);
+/* Undoes this in a child. Locked memory is not inherited. */
 void boot_unprotect_child(void);
-/* Appends "errno (u16), name, NUL" per module that could not be loaded; returns the bytes used. */
+/* Writes errno (u16), name and NUL for each module that could not be loaded. Returns the number of bytes. */
 size_t boot_failed_modules(uint8_t *to, size_t room, uint16_t *count);
 
 #endif

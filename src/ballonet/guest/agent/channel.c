@@ -1,9 +1,8 @@
-/* The channel to the host: bytes in, bytes out, frames cut and made. What frames mean is protocol.c's.
+/* The channel to the host: splits the input into frames, and sends frames. protocol.c handles them.
  *
- * Room in the output buffer is rationed so that the agent never stops listening because it has much to say:
- * process output and notices leave twice CONTROL_ROOM free, and a frame is taken from the input only while one
- * CONTROL_ROOM is free for its reply. Only a host that sends requests and reads no replies is made to wait.
- */
+ * Room in the output buffer is reserved so that the agent always reads its input: process output and notices leave
+ * twice CONTROL_ROOM free, and a frame is taken from the input only while CONTROL_ROOM is free for its reply. Only a
+ * host that sends requests and does not read the replies has to wait. */
 #define _GNU_SOURCE
 #include "channel.h"
 #include "base.h"
@@ -18,12 +17,12 @@
 enum { OUT_BYTES = 128 * 1024, WRITE_BYTES = 32 * 1024, READS_PER_TURN = 64, BACK_OFF_MS = 20 };
 
 static int port = -1;
-static int reconnect = -1; /* an epoll that tells when a lost host is back */
-static bool linked;        /* the host is there */
-static bool leaving;       /* the host has closed: take what it sent, send nothing more */
+static int reconnect = -1; /* an epoll for the return of a lost host */
+static bool linked;        /* the host is connected */
+static bool leaving;       /* the host has closed: read what it sent, send nothing more */
 static bool back_off;      /* the kernel had no memory for the last write */
-static bool at_end;        /* read() has said end of stream */
-static int64_t deadline;   /* while not linked: power off then */
+static bool at_end;        /* the input has ended */
+static int64_t deadline;   /* while not linked: when to power off */
 
 static uint8_t in[HEADER_BYTES + MAX_TO_GUEST];
 static size_t in_start, in_end;
@@ -35,7 +34,7 @@ static size_t out_room(void)
 	return OUT_BYTES - (out_end - out_start);
 }
 
-/* A virtio port says POLLHUP exactly as long as nobody holds the host's end. */
+/* A virtio port reports POLLHUP while the host's end is not open. */
 static bool host_is_there(void)
 {
 	struct pollfd probe = {.fd = port, .events = POLLIN};
@@ -43,17 +42,17 @@ static bool host_is_there(void)
 	return poll(&probe, 1, 0) >= 0 && !(probe.revents & (POLLHUP | POLLERR));
 }
 
-static const struct channel_events *told;
+static const struct channel_events *callbacks;
 
 static void link_up(void)
 {
 	linked = true;
 	leaving = at_end = back_off = false;
 	in_start = in_end = out_start = out_end = 0;
-	told->up();
+	callbacks->up();
 }
 
-/* Nothing that ran for a lost host can be handed to the next one, so it ends now. */
+/* A new host cannot take over what ran for the lost one, so that ends now. */
 static void link_down(void)
 {
 	bool half_frame = in_end > in_start;
@@ -64,7 +63,7 @@ static void link_down(void)
 		agent_end(half_frame ? END_VIOLATION : END_OK);
 	}
 	complain("the host closed the channel");
-	told->lost();
+	callbacks->lost();
 	linked = false;
 	out_start = out_end = 0;
 	deadline = now_ms() + HOST_GRACE_MS;
@@ -72,14 +71,14 @@ static void link_down(void)
 
 void channel_open(int fd, const struct channel_events *events)
 {
-	told = events;
+	callbacks = events;
 	port = fd;
 	if (!is_init) {
 		link_up();
 		return;
 	}
-	/* POLLHUP of a disconnected port cannot be masked, so polling the port itself would spin. An
-	 * edge-triggered watch reports only the changes. */
+	/* POLLHUP of a disconnected port cannot be masked, so that polling the port itself would never sleep. An
+	 * edge-triggered epoll reports only the changes. */
 	reconnect = epoll_create1(EPOLL_CLOEXEC);
 	if (reconnect >= 0) {
 		struct epoll_event edge = {.events = EPOLLIN | EPOLLOUT | EPOLLET};
@@ -159,7 +158,7 @@ void channel_ready(short revents)
 		if (host_is_there())
 			link_up();
 		else if (now_ms() >= deadline) {
-			complain("no host on the channel: powering off");
+			complain("no host has connected: powering off");
 			agent_end(END_OK);
 		}
 		return;
@@ -172,8 +171,6 @@ void channel_ready(short revents)
 		fill();
 }
 
-/* The next whole frame of the input, if there is one and there is room for a reply. The payload stays valid
- * until the next call. A frame that cannot be right ends the agent. */
 bool channel_next(uint16_t *type, uint32_t *stream, uint8_t **payload, uint32_t *size)
 {
 	const uint8_t *header = in + in_start;
@@ -203,14 +200,12 @@ bool channel_next(uint16_t *type, uint32_t *stream, uint8_t **payload, uint32_t 
 	return true;
 }
 
-/* Called when every frame that can be handled has been. */
 void channel_settle(void)
 {
 	if (linked && at_end)
 		link_down();
 }
 
-/* How many bytes of payload a data frame or notice may have now. */
 size_t channel_data_room(void)
 {
 	size_t room = out_room(), kept = 2 * CONTROL_ROOM + HEADER_BYTES;
@@ -220,7 +215,6 @@ size_t channel_data_room(void)
 	return room - kept < MAX_TO_HOST ? room - kept : MAX_TO_HOST;
 }
 
-/* Where the payload of the next frame goes, so that output is read straight into its frame. */
 uint8_t *channel_place(void)
 {
 	if (out_start > 0) {
@@ -231,7 +225,6 @@ uint8_t *channel_place(void)
 	return out + out_end + HEADER_BYTES;
 }
 
-/* Makes a frame of the `size` bytes at channel_place(). */
 void channel_commit(uint16_t type, uint32_t stream, uint32_t size)
 {
 	uint8_t *header = out + out_end;
@@ -245,7 +238,6 @@ void channel_commit(uint16_t type, uint32_t stream, uint32_t size)
 	out_end += HEADER_BYTES + size;
 }
 
-/* The caller has seen to it that there is room: CONTROL_ROOM for a reply, channel_data_room() otherwise. */
 void channel_send(uint16_t type, uint32_t stream, const void *payload, uint32_t size)
 {
 	uint8_t *place = channel_place();
@@ -275,7 +267,7 @@ void channel_flush(void)
 		} else if (put == 0 || errno == EAGAIN) {
 			return;
 		} else {
-			/* What the host sent before it left is still read: it may be SHUTDOWN. */
+			/* What the host sent before it disconnected is still read: it may be SHUTDOWN. */
 			leaving = true;
 			out_start = out_end = 0;
 			fill();

@@ -1,9 +1,9 @@
-/* Outputs of processes that have ended, while children that they left in the background still write to them: what
- * these write is taken and dropped, so that they neither die of SIGPIPE nor wait for ever.
+/* Outputs of processes that have ended, to which their background children still write. This output is read and
+ * discarded, so that the children neither get SIGPIPE nor block.
  *
- * It costs no more than it must. The kernel keeps the list (epoll), so that the loop does not grow with it; and after
- * each look there is a pause, during which writers fill their pipes: many of them, or one that floods, wake the agent
- * at most some hundred times a second, for a bounded piece of work each time. */
+ * The cost is bounded. The kernel keeps the list (epoll), so that the loop does not grow with it. After each round
+ * there is a pause, in which writers fill their pipes: however much they write, the agent wakes up at most some hundred
+ * times a second, for a bounded amount of work. */
 #define _GNU_SOURCE
 #include "drain.h"
 #include "base.h"
@@ -15,10 +15,10 @@
 
 enum {
 	MAX_DRAINS = 32 * 1024,
-	DRAINS_PER_LOOK = 512,
+	DRAINS_PER_ROUND = 512,
 	PIECE = 16 * 1024,
-	PIECES_PER_LOOK = 8, /* a pipe holds 64 KiB, and is filled again while it is read */
-	MUCH = PIECE,	     /* who writes so much between two looks is kept waiting by the pause */
+	PIECES_PER_ROUND = 8, /* a pipe holds 64 KiB, and is filled again while it is read */
+	MUCH = PIECE,	      /* a child that writes this much between two rounds waits for the end of the pause */
 	SHORT_PAUSE_MS = 5,
 	LONG_PAUSE_MS = 100,
 };
@@ -34,13 +34,13 @@ void drain_init(void)
 		complain("epoll: %s", strerror(errno));
 }
 
-/* Reads and forgets. Returns the bytes, or -1 once nobody can write any more. */
+/* Reads and discards. Returns the number of bytes, or -1 when there are no writers any more. */
 static ssize_t discard(int fd)
 {
 	static char nowhere[PIECE];
 	ssize_t total = 0;
 
-	for (int piece = 0; piece < PIECES_PER_LOOK; piece++) {
+	for (int piece = 0; piece < PIECES_PER_ROUND; piece++) {
 		ssize_t got = read(fd, nowhere, sizeof nowhere);
 
 		if (got > 0)
@@ -50,7 +50,7 @@ static ssize_t discard(int fd)
 		else if (got < 0 && errno == EAGAIN)
 			break;
 		else
-			return -1; /* a terminal says EIO */
+			return -1; /* for a terminal, EIO */
 	}
 	return total;
 }
@@ -59,7 +59,7 @@ void drain_take(int fd)
 {
 	struct epoll_event readable = {.events = EPOLLIN, .data.fd = fd};
 
-	/* Mostly there is nobody left. */
+	/* In most cases there is no writer. */
 	if (discard(fd) < 0 || count == MAX_DRAINS || epoll_ctl(drains, EPOLL_CTL_ADD, fd, &readable) < 0) {
 		close(fd);
 		return;
@@ -74,7 +74,6 @@ void drain_want(struct pollfd *want)
 	*want = (struct pollfd){.fd = wanted ? drains : -1, .events = POLLIN};
 }
 
-/* How long the loop may sleep, where it may sleep for `other_ms` (-1: for ever) otherwise. */
 int drain_timeout_ms(int other_ms)
 {
 	int64_t left = pause_until - now_ms();
@@ -86,14 +85,14 @@ int drain_timeout_ms(int other_ms)
 
 void drain_ready(short revents)
 {
-	static struct epoll_event ready[DRAINS_PER_LOOK];
+	static struct epoll_event ready[DRAINS_PER_ROUND];
 	ssize_t most = 0;
 	int found;
 
 	if (!revents)
 		return;
-	/* Those that are not served now are first the next time. */
-	found = epoll_wait(drains, ready, DRAINS_PER_LOOK, 0);
+	/* Descriptors that are not returned now come first the next time. */
+	found = epoll_wait(drains, ready, DRAINS_PER_ROUND, 0);
 	for (int i = 0; i < found; i++) {
 		int fd = ready[i].data.fd;
 		ssize_t got = discard(fd);
@@ -101,12 +100,12 @@ void drain_ready(short revents)
 		if (got > most)
 			most = got;
 		if (got < 0) {
-			/* Said, because a child that has not come to exec yet may hold it open, too. */
+			/* Explicitly, because a child between fork and exec may have it open, too. */
 			epoll_ctl(drains, EPOLL_CTL_DEL, fd, NULL);
 			close(fd);
 			count--;
 		}
 	}
-	if (most > 0 || found == DRAINS_PER_LOOK)
-		pause_until = now_ms() + (most >= MUCH || found == DRAINS_PER_LOOK ? SHORT_PAUSE_MS : LONG_PAUSE_MS);
+	if (most > 0 || found == DRAINS_PER_ROUND)
+		pause_until = now_ms() + (most >= MUCH || found == DRAINS_PER_ROUND ? SHORT_PAUSE_MS : LONG_PAUSE_MS);
 }

@@ -18,13 +18,12 @@ _Noreturn void power_off(void)
 {
 	sync();
 	reboot(RB_POWER_OFF);
-	/* A machine without a power switch: the engine is told not to restart it. */
+	/* For a machine that cannot power off: the engine is configured not to restart it. */
 	reboot(RB_AUTOBOOT);
 	for (;;)
 		pause();
 }
 
-/* Ends everything that the agent started, and itself: a machine whose agent is gone is of no use. */
 _Noreturn void agent_end(int status)
 {
 	if (undo_first)

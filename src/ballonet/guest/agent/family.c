@@ -1,12 +1,13 @@
-/* A process and everything that it started, so that all of it can be killed.
+/* A process and everything that it started, as a unit that can be killed.
  *
- * As PID 1 each process gets a cgroup of its own, which its descendants cannot leave without being root and wanting
- * to: neither a new session nor the death of their parents takes them out. Controllers are not enabled in it: it costs
- * little and limits nothing. Without cgroups the processes of the machine are looked through for descendants and for
- * members of their sessions, which misses what was orphaned before in a session of its own. */
+ * If the agent is PID 1, each process gets its own cgroup. Its descendants stay in it, whatever sessions they create
+ * and whichever parents end, unless they are root and move elsewhere. It has no controllers, so that it costs little
+ * and limits nothing. Without cgroups, all processes are searched for descendants and members of their sessions; a
+ * process that was orphaned before in a session of its own is not found. */
 #define _GNU_SOURCE
 #include "family.h"
 #include "base.h"
+#include "text_file.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -33,7 +34,7 @@ static const char directory[] = "ballonet"; /* below the root of the hierarchy *
 
 static int hierarchy = -1;
 static uint32_t last;	  /* the number of the last family */
-static uint32_t left;	  /* families that were not empty when their process had ended, and may be now */
+static uint32_t left;	  /* families that were not empty when their process ended */
 static uint32_t sweep_at = SWEEP_FROM;
 
 void family_init(void)
@@ -47,8 +48,8 @@ static void name_of(uint32_t family, const char *rest, char name[NAME_BYTES])
 	snprintf(name, NAME_BYTES, "%s/%u%s", directory, (unsigned)family, rest);
 }
 
-/* Removes the families that are empty by now. A stale one costs the guest a few KiB, so there is no hurry: this is
- * done when there are twice as many as were in use the last time. */
+/* Removes the families that are empty now. A stale one costs the guest a few KiB, so that this is done only when there
+ * are twice as many as were in use the last time. */
 static void sweep(void)
 {
 	int fd = openat(hierarchy, directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -59,7 +60,7 @@ static void sweep(void)
 		close(fd);
 	left = 0;
 	while (entries && (entry = readdir(entries)))
-		/* One that is in use is busy. */
+		/* EBUSY: it is in use. */
 		if (isdigit((unsigned char)*entry->d_name) && unlinkat(fd, entry->d_name, AT_REMOVEDIR) < 0)
 			left++;
 	if (entries)
@@ -67,7 +68,7 @@ static void sweep(void)
 	sweep_at = left * 2 < SWEEP_FROM ? SWEEP_FROM : left * 2;
 }
 
-/* A new cgroup's descriptor, -1 if there can be none. */
+/* Creates a cgroup. Returns its descriptor, or -1. */
 static int make_family(uint32_t *family)
 {
 	char name[NAME_BYTES];
@@ -94,7 +95,7 @@ pid_t family_fork(uint32_t *family)
 	if (group >= 0) {
 		pid_t pid;
 
-		/* Being born there is cheap. Moving there makes the kernel wait for all its processors. */
+		/* Forking into it is cheap. Moving a process makes the kernel wait for all processors. */
 		arguments.cgroup = (uint64_t)group;
 		pid = (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
 		if (pid == 0)
@@ -137,21 +138,15 @@ struct seen {
 	bool member;
 };
 
-/* Reads /proc/PID/stat (proc(5)); the name in it may have any characters, and ends with the last ')'. */
-static bool look_at(pid_t pid, struct seen *process)
+/* Reads /proc/PID/stat (proc(5)). The name in it may contain any character, and ends with the last ')'. */
+static bool read_process(pid_t pid, struct seen *process)
 {
 	char path[32], text[512];
 	char *after;
-	int fd, parent, session;
-	ssize_t got;
+	int parent, session;
 
 	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	got = read(fd, text, sizeof text - 1);
-	close(fd);
-	text[got > 0 ? got : 0] = '\0';
+	read_text(path, text, sizeof text);
 	after = strrchr(text, ')');
 	if (!after || after[1] == '\0' || after[2] == 'Z' || after[2] == 'X' ||
 	    sscanf(after + 2, "%*c %d %*d %d", &parent, &session) != 2)
@@ -160,7 +155,7 @@ static bool look_at(pid_t pid, struct seen *process)
 	return true;
 }
 
-static size_t look_through(struct seen *all)
+static size_t read_processes(struct seen *all)
 {
 	DIR *proc = opendir("/proc");
 	struct dirent *entry;
@@ -169,7 +164,7 @@ static size_t look_through(struct seen *all)
 	while (proc && count < MAX_SEEN && (entry = readdir(proc))) {
 		pid_t pid = isdigit((unsigned char)*entry->d_name) ? (pid_t)atol(entry->d_name) : 0;
 
-		if (pid > 1 && pid != getpid() && look_at(pid, &all[count]))
+		if (pid > 1 && pid != getpid() && read_process(pid, &all[count]))
 			count++;
 	}
 	if (proc)
@@ -177,7 +172,7 @@ static size_t look_through(struct seen *all)
 	return count;
 }
 
-/* The entries of /proc come in the order of their numbers. */
+/* The entries of /proc are sorted by number. */
 static const struct seen *find_seen(const struct seen *all, size_t count, pid_t pid)
 {
 	size_t low = 0;
@@ -195,8 +190,8 @@ static const struct seen *find_seen(const struct seen *all, size_t count, pid_t 
 	return NULL;
 }
 
-/* Marks the leader's descendants and whoever is in the session of one of them: a shell with job control gives its jobs
- * groups of their own. `sessions` are those of members that were found before. */
+/* Marks the leader's descendants and the members of their sessions: a shell with job control puts its jobs into their
+ * own process groups. `sessions` are the sessions of members that were found before. */
 static void mark_members(struct seen *all, size_t count, pid_t sessions[MAX_SESSIONS], int *known)
 {
 	for (bool more = true; more;) {
@@ -218,7 +213,7 @@ static void mark_members(struct seen *all, size_t count, pid_t sessions[MAX_SESS
 	}
 }
 
-/* More than one pass, because a process may fork while we look. */
+/* Several passes, because processes may fork meanwhile. */
 static void kill_found(pid_t leader)
 {
 	struct seen *all = calloc(MAX_SEEN, sizeof *all);
@@ -226,7 +221,7 @@ static void kill_found(pid_t leader)
 	int known = 1;
 
 	for (int pass = 0; all && pass < PASSES; pass++) {
-		size_t count = look_through(all);
+		size_t count = read_processes(all);
 		bool found = false;
 
 		mark_members(all, count, sessions, &known);

@@ -1,6 +1,6 @@
 /* Entry and the event loop. */
 #define _GNU_SOURCE
-#include "assembly.h"
+#include "exec_parts.h"
 #include "base.h"
 #include "boot.h"
 #include "channel.h"
@@ -67,7 +67,7 @@ static _Noreturn void loop(int children)
 			complain("poll: %s", strerror(errno));
 			agent_end(END_FAILED);
 		}
-		/* Output first: descriptors may be closed and reused by what follows. */
+		/* Output first, because the other handlers may close descriptors that are then reused. */
 		processes_ready(&fds[FIRST_PROCESS]);
 		memory_ready(fds[MEMORY].revents);
 		drain_ready(fds[DRAINS].revents);
@@ -80,15 +80,15 @@ static _Noreturn void loop(int children)
 	}
 }
 
-/* Nothing that ran for a lost host can be handed to the next one. */
+/* A new host cannot take over what ran for the lost one. */
 static void forget_host(void)
 {
 	processes_kill_all();
-	assembly_drop();
+	exec_parts_drop();
 	memory_forget();
 }
 
-/* Standard descriptors are always open, so that no pipe or channel ever gets the number 0, 1 or 2. */
+/* Opens missing standard descriptors, so that no pipe or channel gets the number 0, 1 or 2. */
 static void fill_standard_descriptors(void)
 {
 	int fd;
@@ -113,7 +113,7 @@ int main(int argc, char **argv)
 		boot_protect_self();
 	} else if (argc == 3 && strcmp(argv[1], "--fd") == 0) {
 		fill_standard_descriptors();
-		/* So that orphans come to this process, as they do to PID 1. */
+		/* Orphans become children of this process, as they do of PID 1. */
 		prctl(PR_SET_CHILD_SUBREAPER, 1);
 	} else {
 		dprintf(STDERR_FILENO, "usage: agent --fd NUMBER (a connected stream socket), or run as PID 1\n");
@@ -133,7 +133,7 @@ int main(int argc, char **argv)
 		if (*end != '\0' || number <= STDERR_FILENO || number > 1 << 20 ||
 		    fcntl((int)number, F_SETFL, O_RDWR | O_NONBLOCK) < 0 ||
 		    fcntl((int)number, F_SETFD, FD_CLOEXEC) < 0) {
-			complain("--fd %s: not an open descriptor above 2", argv[2]);
+			complain("--fd %s: must be an open descriptor above 2", argv[2]);
 			return END_USAGE;
 		}
 		channel = (int)number;

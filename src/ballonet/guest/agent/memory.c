@@ -1,9 +1,10 @@
-/* What the guest knows of its memory: statistics, pressure, and giving caches back. */
+/* The guest's memory: statistics, pressure, and trimming. */
 #define _GNU_SOURCE
 #include "memory.h"
 #include "base.h"
 #include "boot.h"
 #include "channel.h"
+#include "text_file.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -15,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { TRIM_SECONDS = 30 };
@@ -24,9 +24,9 @@ static const char reclaim_path[] = "/sys/fs/cgroup/memory.reclaim";
 static const char compact_path[] = "/proc/sys/vm/compact_memory";
 static const char pressure_path[] = "/proc/pressure/memory";
 
-/* Kept open: under memory pressure, opening may wait for the very memory that is missing. */
+/* Kept open, because opening a file may block under memory pressure. */
 static int meminfo = -1, vmstat = -1, pressure = -1;
-static int trigger = -1;   /* our pressure trigger; it lives as long as this is open */
+static int trigger = -1;   /* the pressure trigger, which exists as long as this is open */
 static bool fired;         /* PRESSURE is due */
 static pid_t trimmer;      /* the child that trims; 0: none */
 static bool trimmed;       /* TRIM_DONE is due */
@@ -45,14 +45,14 @@ __attribute__((format(printf, 2, 3))) static void add(struct line *to, const cha
 	va_start(arguments, format);
 	size = vsnprintf(to->at, to->left, format, arguments);
 	va_end(arguments);
-	/* A line that does not fit is left out whole. */
+	/* A line that does not fit is dropped. */
 	if (size < 0 || (size_t)size >= to->left)
 		return;
 	to->at += size;
 	to->left -= (size_t)size;
 }
 
-/* The whole of a /proc file, from its start. Empty if it cannot be read. */
+/* The content of a file of /proc. Empty if it cannot be read. */
 static const char *slurp(int fd)
 {
 	static char text[32 * 1024];
@@ -73,7 +73,7 @@ struct wanted {
 	const char *key, *name;
 };
 
-/* Lines "KEY  NUMBER…" of `text`, under our names. */
+/* Adds the lines "KEY  NUMBER…" of `text` that are wanted, with their names in the protocol. */
 static void add_numbers(struct line *to, const char *text, const struct wanted *wanted)
 {
 	while (*text) {
@@ -107,7 +107,6 @@ static void add_pressure(struct line *to, const char *text)
 	}
 }
 
-/* Writes the statistics as lines "name value\n"; what the kernel does not tell has no line. */
 size_t memory_stats(char *to, size_t room)
 {
 	static const struct wanted of_meminfo[] = {
@@ -123,13 +122,11 @@ size_t memory_stats(char *to, size_t room)
 		{NULL, NULL},
 	};
 	struct line line = {to, room};
-	struct timespec up = {0};
 
 	add_numbers(&line, slurp(meminfo), of_meminfo);
 	add_numbers(&line, slurp(vmstat), of_vmstat);
 	add_pressure(&line, slurp(pressure));
-	clock_gettime(CLOCK_BOOTTIME, &up);
-	add(&line, "uptime_ms %" PRIu64 "\n", (uint64_t)up.tv_sec * 1000 + (uint64_t)up.tv_nsec / 1000000);
+	add(&line, "uptime_ms %" PRIu64 "\n", uptime_ms());
 	return (size_t)(line.at - to);
 }
 
@@ -144,7 +141,7 @@ uint32_t memory_features(void)
 {
 	uint32_t features = pressure >= 0 ? FEATURE_PRESSURE : 0;
 
-	/* Not PID 1: this machine is not ours to squeeze (see memory_trim). */
+	/* Not if this is not PID 1: the machine has other users (see memory_trim). */
 	if (is_init && access(reclaim_path, W_OK) == 0)
 		features |= FEATURE_RECLAIM;
 	if (is_init && access(compact_path, W_OK) == 0)
@@ -152,29 +149,14 @@ uint32_t memory_features(void)
 	return features;
 }
 
-static int write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	int error = 0;
-
-	if (fd < 0)
-		return errno;
-	if (write(fd, text, strlen(text)) < 0)
-		error = errno;
-	close(fd);
-	return error;
-}
-
 static void stop_watching(void)
 {
-	if (trigger >= 0)
-		close(trigger);
-	trigger = -1;
+	close_fd(&trigger);
 	fired = false;
 }
 
-/* Sets the pressure trigger (psi.rst, "Monitoring for pressure thresholds"); a stall of 0 takes it away.
- * Returns 0 or errno. The kernel then wakes us, at most once a window; nothing is read periodically. */
+/* The kernel wakes this process at most once per window (psi.rst, "Monitoring for pressure thresholds"), so that
+ * nothing is polled. */
 int memory_watch(uint32_t stall_us, uint32_t window_us)
 {
 	char text[64];
@@ -203,7 +185,7 @@ void memory_want(struct pollfd *want)
 void memory_ready(short revents)
 {
 	if (revents & POLLERR) {
-		complain("the kernel took the pressure trigger away");
+		complain("the kernel removed the pressure trigger");
 		stop_watching();
 	} else if (revents & POLLPRI) {
 		fired = true;
@@ -223,7 +205,7 @@ static uint32_t trim(uint64_t bytes, uint32_t flags)
 
 		snprintf(text, sizeof text, "%" PRIu64, bytes);
 		error = write_text(reclaim_path, text);
-		/* An older kernel, or no memory controller: all the caches instead of the asked amount. */
+		/* An older kernel, or no memory controller: drop all caches instead. */
 		if (error == ENOENT || error == EACCES || error == EPERM) {
 			error = 0;
 			drop = true;
@@ -245,7 +227,7 @@ bool memory_trimming(void)
 	return trimmer > 0 || trimmed;
 }
 
-/* Trims in a child, since each step may take seconds. The answer follows when the child has ended. */
+/* Trims in a child, because each step may take seconds. The reply is sent when the child has ended. */
 void memory_trim(uint64_t bytes, uint32_t flags)
 {
 	if (!is_init) {
@@ -260,7 +242,7 @@ void memory_trim(uint64_t bytes, uint32_t flags)
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		boot_unprotect_child();
-		/* A reclaim that finds nothing may go on for minutes; the signal ends it. */
+		/* A reclaim that finds nothing may run for minutes. The signal ends it. */
 		alarm(TRIM_SECONDS);
 		_exit((int)trim(bytes, flags));
 	}
@@ -271,7 +253,6 @@ void memory_trim(uint64_t bytes, uint32_t flags)
 	}
 }
 
-/* True: the process that has ended was the trimmer. */
 bool memory_reaped(pid_t pid, int status)
 {
 	if (trimmer <= 0 || pid != trimmer)
@@ -282,7 +263,6 @@ bool memory_reaped(pid_t pid, int status)
 	return true;
 }
 
-/* Sends the notices that have come due and fit. */
 void memory_settle(void)
 {
 	uint8_t payload[4 + 4096];
@@ -294,7 +274,7 @@ void memory_settle(void)
 		channel_send(T_TRIM_DONE, 0, payload, 4 + (uint32_t)size);
 		trimmed = false;
 	}
-	/* Several firings that could not be told at once are one. */
+	/* Triggers that could not be sent in time are merged into one notice. */
 	if (fired && channel_data_room() >= sizeof payload) {
 		size = memory_stats((char *)payload, sizeof payload);
 		channel_send(T_PRESSURE, 0, payload, (uint32_t)size);
@@ -302,7 +282,6 @@ void memory_settle(void)
 	}
 }
 
-/* The host that asked is gone. */
 void memory_forget(void)
 {
 	stop_watching();

@@ -1,4 +1,4 @@
-/* The guest's memory: statistics, pressure, and giving back what is not needed. */
+/* The guest's memory: statistics, pressure, and trimming. */
 #ifndef BALLONET_MEMORY_H
 #define BALLONET_MEMORY_H
 
@@ -10,14 +10,19 @@
 
 void memory_init(void);
 uint32_t memory_features(void);
+/* Writes lines "name value\n". A value that the kernel does not provide has no line. Returns the number of bytes. */
 size_t memory_stats(char *to, size_t room);
+/* Sets the pressure trigger; a stall of 0 removes it. Returns errno. */
 int memory_watch(uint32_t stall_us, uint32_t window_us);
 void memory_want(struct pollfd *want);
 void memory_ready(short revents);
 bool memory_trimming(void);
 void memory_trim(uint64_t bytes, uint32_t flags);
+/* True: the process that has ended was the one that trims. */
 bool memory_reaped(pid_t pid, int status);
+/* Sends notices that are due, if there is room. */
 void memory_settle(void);
+/* Drops what was requested by a host that is gone. */
 void memory_forget(void);
 
 #endif

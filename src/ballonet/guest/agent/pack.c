@@ -1,11 +1,15 @@
-/* pack PATH NAME [follow]: a file or a tree as a tar stream in the GNU format, in which it is called NAME.
+/* The file program that makes a tar stream.
  *
- * The stream is whole whatever happens to the files meanwhile: one that shrinks is filled up with zeros, one that grows
- * is cut. What could not be read is told at the end, and the rest is there. */
+ * The stream is complete whatever happens to the files meanwhile: one that shrinks is filled up with zeros, one that
+ * grows is cut. What could not be read is reported at the end, and the rest is there. */
 #define _GNU_SOURCE
-#include "files.h"
+#include "pack.h"
+#include "file_io.h"
+#include "file_report.h"
+#include "inode_table.h"
+#include "paths.h"
+#include "tar.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -16,9 +20,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-static const char *top;   /* PATH as it was given */
-static char *name;        /* of the member at hand */
-static size_t top_length; /* of NAME: what follows it in `name` follows PATH, too */
+static char *name;        /* of the current member */
+static size_t top_length; /* of NAME: what follows it in `name` also follows PATH */
 static char *buffer;
 
 static const char *below(void)
@@ -43,10 +46,10 @@ static void put_member(char type, const struct stat *st, char *link, uint64_t si
 
 	tar_put(&member);
 	if (type != '1' && type != '5' && st->st_nlink > 1)
-		links_add(st->st_dev, st->st_ino, name);
+		inode_table_add(st->st_dev, st->st_ino, name);
 }
 
-/* The file's length by reading it; it is then at its beginning again. -1: it cannot be read twice. */
+/* The length of a file, by reading it; then goes back to its start. -1: it cannot be read twice. */
 static int64_t count_bytes(int fd)
 {
 	int64_t size = 0;
@@ -59,7 +62,7 @@ static int64_t count_bytes(int fd)
 	return lseek(fd, 0, SEEK_SET) < 0 ? -1 : size;
 }
 
-/* The content of a file of which the first `ready` bytes are in the buffer. */
+/* Writes the content of a file. Its first `ready` bytes are in the buffer. */
 static void put_content(int fd, uint64_t ready, uint64_t size)
 {
 	uint64_t left = size;
@@ -69,9 +72,9 @@ static void put_content(int fd, uint64_t ready, uint64_t size)
 		ssize_t got = ready > 0 ? (ssize_t)(ready < want ? ready : want) : read_full(fd, buffer, (size_t)want);
 
 		if (got < 0)
-			report_errno(top, below(), errno);
+			report_errno(below(), errno);
 		else if (got == 0)
-			report(top, below(), "it became shorter while it was read; its copy ends with zeros");
+			report(below(), "it became shorter while it was read, so its copy ends with zeros");
 		if (got <= 0)
 			break;
 		out_bytes(buffer, (size_t)got);
@@ -82,7 +85,7 @@ static void put_content(int fd, uint64_t ready, uint64_t size)
 	tar_put_padding(size);
 }
 
-/* A file that says a length that it does not have, as those of /proc and /sys do, is measured by reading it. */
+/* A file whose size is wrong by stat, as in /proc and /sys, is measured by reading it. */
 static void pack_file(int parent, const char *entry, int follow)
 {
 	int fd = openat(parent, entry, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | (follow ? 0 : O_NOFOLLOW));
@@ -91,7 +94,7 @@ static void pack_file(int parent, const char *entry, int follow)
 	int64_t size;
 
 	if (fd < 0 || fstat(fd, &st) < 0 || (got = read_full(fd, buffer, PIECE)) < 0) {
-		report_errno(top, below(), errno);
+		report_errno(below(), errno);
 		if (fd >= 0)
 			close(fd);
 		return;
@@ -105,7 +108,7 @@ static void pack_file(int parent, const char *entry, int follow)
 		}
 	}
 	if (size < 0) {
-		report(top, below(), "its length is not known, and it cannot be read twice");
+		report(below(), "its length is unknown, and it cannot be read twice");
 	} else {
 		put_member('0', &st, NULL, (uint64_t)size);
 		put_content(fd, (uint64_t)got, (uint64_t)size);
@@ -113,8 +116,8 @@ static void pack_file(int parent, const char *entry, int follow)
 	close(fd);
 }
 
-/* What the kernel makes up: without end in places, and of no use elsewhere. */
-static bool is_kernels(int fd, const struct stat *st)
+/* File systems of the kernel: some files have no end, and none is of use elsewhere. */
+static bool is_pseudo(int fd, const struct stat *st)
 {
 	static const unsigned long kinds[] = {
 		0x9fa0,     /* proc */
@@ -151,26 +154,24 @@ static void pack_directory(int parent, const char *entry, size_t length, int fol
 	struct dirent *one;
 
 	if (!directory) {
-		report_errno(top, below(), errno);
+		report_errno(below(), errno);
 		if (fd >= 0)
 			close(fd);
 		return;
 	}
 	memcpy(name + length, "/", 2);
 	put_member('5', st, NULL, 0);
-	if (inside && st->st_dev != device && is_kernels(fd, st)) {
+	if (inside && st->st_dev != device && is_pseudo(fd, st)) {
 		name[length] = '\0';
 		closedir(directory);
 		return;
 	}
-	while (errno = 0, (one = readdir(directory))) {
+	while ((one = next_entry(directory))) {
 		size_t size = strlen(one->d_name);
 
-		if (strcmp(one->d_name, ".") == 0 || strcmp(one->d_name, "..") == 0)
-			continue;
-		/* One more for the slash of a directory. */
+		/* Two slashes and the NUL: a directory gets another slash. */
 		if (length + size + 3 > NAME_ROOM) {
-			report_errno(top, below(), ENAMETOOLONG);
+			report_errno(below(), ENAMETOOLONG);
 			continue;
 		}
 		memcpy(name + length + 1, one->d_name, size + 1);
@@ -178,7 +179,7 @@ static void pack_directory(int parent, const char *entry, size_t length, int fol
 	}
 	name[length] = '\0';
 	if (errno)
-		report_errno(top, below(), errno);
+		report_errno(below(), errno);
 	closedir(directory);
 }
 
@@ -188,26 +189,26 @@ static void pack_link(int parent, const char *entry, const struct stat *st)
 	ssize_t size = readlinkat(parent, entry, link, sizeof link - 1);
 
 	if (size < 0) {
-		report_errno(top, below(), errno);
+		report_errno(below(), errno);
 		return;
 	}
 	link[size] = '\0';
 	put_member('2', st, link, 0);
 }
 
-/* `entry` of the directory `parent`; its name as a member has `length` bytes and is in `name`. */
+/* Packs `entry` of the directory `parent`. `name` has its name in the archive, of `length` bytes. */
 static void pack_entry(int parent, const char *entry, size_t length, int follow, dev_t device)
 {
 	struct stat st;
 	const char *earlier;
 
 	if (fstatat(parent, entry, &st, follow ? 0 : AT_SYMLINK_NOFOLLOW) < 0) {
-		/* One that is gone meanwhile is not there. */
+		/* ENOENT: it was removed meanwhile. */
 		if (errno != ENOENT || length == top_length)
-			report_errno(top, below(), errno);
+			report_errno(below(), errno);
 		return;
 	}
-	earlier = !S_ISDIR(st.st_mode) && st.st_nlink > 1 ? links_find(st.st_dev, st.st_ino) : NULL;
+	earlier = !S_ISDIR(st.st_mode) && st.st_nlink > 1 ? inode_table_find(st.st_dev, st.st_ino) : NULL;
 	if (earlier)
 		put_member('1', &st, (char *)earlier, 0);
 	else if (S_ISREG(st.st_mode))
@@ -223,22 +224,21 @@ static void pack_entry(int parent, const char *entry, size_t length, int follow,
 	else if (S_ISFIFO(st.st_mode))
 		put_member('6', &st, NULL, 0);
 	else if (length == top_length)
-		report(top, below(), "it is a socket, which cannot be copied");
-	/* Sockets within a tree are of no use without the program that made them, and no archive has them. */
+		report(below(), "this is a socket, which cannot be copied");
+	/* Sockets in a tree are skipped: they are of no use without their program, and tar cannot hold them. */
 }
 
 int pack_program(char **words)
 {
-	top = words[0];
 	top_length = strlen(words[1]);
 	if (top_length + 2 > NAME_ROOM) {
-		report_errno(top, "", ENAMETOOLONG);
-		return reported();
+		report_errno("", ENAMETOOLONG);
+		return report_status();
 	}
 	name = room_for(NAME_ROOM);
 	buffer = room_for(PIECE);
 	memcpy(name, words[1], top_length + 1);
-	pack_entry(AT_FDCWD, top, top_length, words[2] ? 1 : 0, 0);
+	pack_entry(AT_FDCWD, words[0], top_length, words[2] ? 1 : 0, 0);
 	tar_put_end();
-	return reported();
+	return report_status();
 }

@@ -1,12 +1,13 @@
-/* The table of running processes: their output, input, signals and ends. */
+/* The table of running processes, their signals and ends. */
 #define _GNU_SOURCE
 #include "process.h"
 #include "base.h"
 #include "channel.h"
-#include "drain.h"
 #include "end.h"
 #include "family.h"
 #include "memory.h"
+#include "process_input.h"
+#include "process_output.h"
 #include "spawn.h"
 #include "wire.h"
 
@@ -18,31 +19,14 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <unistd.h>
 
-/* What a terminal can still hold when its process has ended; it cannot be asked (see note_end). */
-enum { TERMINAL_REST = 128 * 1024, GRANT_STEP = WINDOW / 4 };
+enum { GRANT_STEP = WINDOW / 4 };
 
 static const struct process vacant = {.in = -1, .out = {-1, -1}, .terminal = -1, .fail = -1};
 static struct process table[MAX_PROCESSES];
 static int used; /* slots from here on are free */
-static int turn; /* which slot is served first: moves on, so that none is always last */
-
-static void close_fd(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
-}
-
-/* The process has no output any more; its background children may have. */
-static void leave_output(int *fd)
-{
-	if (*fd >= 0)
-		drain_take(*fd);
-	*fd = -1;
-}
+static int turn; /* the slot that is served first; it changes, so that none is always last */
 
 void processes_init(void)
 {
@@ -74,7 +58,7 @@ static void release(struct process *p)
 		used--;
 }
 
-/* ERROR: errno, the step that failed (0: none in particular), and what that is for a person. */
+/* ERROR: errno, the step that failed (0: another one), and a message. */
 static void send_error(uint32_t stream, int error, int step, const char *text)
 {
 	uint8_t payload[4 + MAX_ERROR_TEXT];
@@ -106,7 +90,7 @@ void process_exec(uint32_t stream, uint8_t *payload, uint32_t size)
 		if (table[i].stream == 0)
 			p = &table[i];
 	if (!p) {
-		process_refuse(stream, EAGAIN, "there are too many processes");
+		process_refuse(stream, EAGAIN, "too many processes");
 		return;
 	}
 	if (p - table >= used)
@@ -117,84 +101,19 @@ void process_exec(uint32_t stream, uint8_t *payload, uint32_t size)
 	p->credit = p->room = WINDOW;
 	error = exec_spawn(p, &request);
 	if (error) {
-		process_refuse(stream, error, "cannot make a process for it");
+		process_refuse(stream, error, "cannot create a process");
 		release(p);
 	}
 }
 
-/* Bytes of standard input have left our hands, into the process or into nowhere. */
-static void took_input(struct process *p, uint32_t bytes)
-{
-	p->ring_head = (p->ring_head + bytes) % WINDOW;
-	p->ring_used -= bytes;
-	p->owed += bytes;
-	/* Start again at the front, so that a process that keeps up touches few pages of the ring. */
-	if (p->ring_used == 0)
-		p->ring_head = 0;
-}
-
-/* The end of input of a terminal is a character (termios, VEOF), and means something in canonical mode only. */
-static bool end_terminal_input(struct process *p)
-{
-	struct termios settings;
-
-	if (tcgetattr(p->in, &settings) == 0 && settings.c_lflag & ICANON)
-		return write(p->in, &settings.c_cc[VEOF], 1) == 1 || errno != EAGAIN;
-	return true;
-}
-
-static void push_input(struct process *p)
-{
-	while (p->in >= 0 && p->ring_used > 0) {
-		uint32_t whole = WINDOW - p->ring_head;
-		uint32_t size = p->ring_used < whole ? p->ring_used : whole;
-		ssize_t put = write(p->in, p->ring + p->ring_head, size);
-
-		if (put > 0)
-			took_input(p, (uint32_t)put);
-		else if (put < 0 && errno == EINTR)
-			continue;
-		else if (put == 0 || errno == EAGAIN)
-			return;
-		else
-			close_fd(&p->in); /* it reads no more: what still comes is taken and dropped */
-	}
-	if (p->in < 0)
-		took_input(p, p->ring_used);
-	else if (p->stdin_eof && (!p->tty || end_terminal_input(p)))
-		close_fd(&p->in);
-}
-
-/* The caller has checked that `size` is within p->room, so the ring has space for it. */
-void process_input(struct process *p, const uint8_t *bytes, uint32_t size)
-{
-	uint32_t tail = (p->ring_head + p->ring_used) % WINDOW;
-	uint32_t first = size < WINDOW - tail ? size : WINDOW - tail;
-
-	p->room -= size;
-	p->ring_used += size;
-	if (p->in >= 0) {
-		memcpy(p->ring + tail, bytes, first);
-		memcpy(p->ring, bytes + first, size - first);
-	}
-	push_input(p);
-}
-
-void process_input_end(struct process *p)
-{
-	p->stdin_eof = true;
-	push_input(p);
-}
-
-/* To the process group; SIGKILL to everything that it started. Once the process has ended its number may be
- * another's. */
 void process_signal(struct process *p, int number)
 {
+	/* 0: it has ended, and its process ID may be reused. */
 	if (p->pid <= 0)
 		return;
 	if (number == SIGKILL)
 		family_kill(p->pid, p->family);
-	/* The child may not have made its group yet. */
+	/* The child may not have created its group yet. */
 	else if (kill(-p->pid, number) < 0)
 		kill(p->pid, number);
 }
@@ -207,40 +126,7 @@ void process_resize(struct process *p, uint16_t rows, uint16_t columns)
 		ioctl(p->out[0], TIOCSWINSZ, &size);
 }
 
-/* Sends one frame of output, as much as credit and room allow. False: nothing can be sent now. */
-static bool pull_output(struct process *p, int which)
-{
-	size_t size = channel_data_room();
-	ssize_t got;
-
-	if (size > p->credit)
-		size = p->credit;
-	if (p->ended && size > p->left[which])
-		size = p->left[which];
-	if (p->out[which] < 0 || size == 0)
-		return false;
-	got = read(p->out[which], channel_place(), size);
-	if (got > 0) {
-		channel_commit(which == 0 ? T_STDOUT : T_STDERR, p->stream, (uint32_t)got);
-		p->credit -= (uint32_t)got;
-		p->left[which] -= p->ended ? (uint32_t)got : 0;
-	} else if (got < 0 && errno == EINTR) {
-		return true;
-	} else if (got == 0 || errno != EAGAIN) {
-		/* A terminal says EIO at its end. */
-		close_fd(&p->out[which]);
-		return false;
-	} else {
-		if (p->ended)
-			leave_output(&p->out[which]);
-		return false;
-	}
-	if (p->ended && p->left[which] == 0)
-		leave_output(&p->out[which]);
-	return true;
-}
-
-/* Reads the child's report. Empty means that exec closed it: the command runs. */
+/* Reads the child's report. If it is empty, exec has closed the pipe, and the command is running. */
 static void learn_start(struct process *p)
 {
 	struct exec_failure failure;
@@ -255,36 +141,21 @@ static void learn_start(struct process *p)
 	if (got == (ssize_t)sizeof failure) {
 		failure.text[sizeof failure.text - 1] = '\0';
 		send_error(p->stream, failure.error, failure.step, failure.text);
-		/* The child ends by itself and is reaped like an orphan. */
+		/* The child exits, and is reaped like an orphan. */
 		release(p);
 		return;
 	}
 	p->started = true;
 }
 
-/* What is in the pipes when the process ends is still its output; what its background children add is not.
- * A terminal cannot tell how much it holds: there, "empty" ends the output (reading it first brings in
- * whatever is under way), and a limit keeps a child that writes on from delaying the end forever. */
 static void note_end(struct process *p, int status)
 {
 	p->pid = 0;
 	p->ended = true;
 	p->status = status;
-	for (int i = 0; i < 2; i++) {
-		int bytes = 0;
-
-		if (p->out[i] < 0)
-			continue;
-		if (p->tty)
-			bytes = TERMINAL_REST;
-		else if (ioctl(p->out[i], FIONREAD, &bytes) < 0)
-			bytes = 0;
-		p->left[i] = (uint32_t)bytes;
-		if (bytes == 0)
-			leave_output(&p->out[i]);
-	}
+	output_end(p);
 	close_fd(&p->terminal);
-	/* Nobody is left to read it. */
+	/* There is no reader any more. */
 	close_fd(&p->in);
 }
 
@@ -329,7 +200,7 @@ static void settle(struct process *p)
 	if (p->stream == 0 || !p->started)
 		return;
 	if (!p->announced) {
-		/* The pid of a child that was quicker than us is not known any more: 0. */
+		/* 0 if the child has been reaped by now. */
 		put_u32(number, (uint32_t)p->pid);
 		channel_send(T_STARTED, p->stream, number, sizeof number);
 		p->announced = true;
@@ -344,13 +215,12 @@ static void settle(struct process *p)
 		return;
 	}
 	for (int i = 0; i < 2; i++)
-		while (pull_output(p, i))
+		while (output_send(p, i))
 			;
 	if (p->out[0] < 0 && p->out[1] < 0 && channel_data_room() >= 8)
 		send_exit(p);
 }
 
-/* Sends whatever has come due and fits. */
 void processes_settle(void)
 {
 	int count = used;
@@ -366,8 +236,7 @@ void processes_settle(void)
 	}
 }
 
-/* Fills FDS_PER_PROCESS entries per slot; returns how many. What cannot be handled now is not asked for: a
- * pipe that has ended would otherwise wake us for ever. */
+/* Does not poll what cannot be handled now: a pipe that has ended would otherwise wake up the loop forever. */
 int processes_want(struct pollfd *want)
 {
 	bool room = channel_data_room() >= MAX_ERROR_TEXT + 4;
@@ -397,17 +266,16 @@ void processes_ready(const struct pollfd *ready)
 		if (p->stream == 0)
 			continue;
 		if (fds[3].revents && p->in >= 0)
-			push_input(p);
+			input_push(p);
 		if (fds[1].revents)
-			pull_output(p, 0);
+			output_send(p, 0);
 		if (fds[2].revents)
-			pull_output(p, 1);
+			output_send(p, 1);
 		if (fds[0].revents && channel_data_room() >= MAX_ERROR_TEXT + 4)
 			learn_start(p);
 	}
 }
 
-/* Ends all of them, the orphans of old ones, too, and forgets them without a word. */
 void processes_kill_all(void)
 {
 	family_kill_all();

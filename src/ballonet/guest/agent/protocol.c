@@ -1,14 +1,15 @@
-/* What each frame from the host means, and whether it makes sense now. A frame that cannot come from a correct
- * host ends the agent. A frame for a stream that does not exist is ignored: it crossed the stream's last frame. */
+/* Handling of the frames from the host. An invalid frame ends the agent. A frame for a stream that does not exist is
+ * ignored, because the stream may have just ended. */
 #define _GNU_SOURCE
 #include "protocol.h"
-#include "assembly.h"
+#include "exec_parts.h"
 #include "base.h"
 #include "boot.h"
 #include "channel.h"
 #include "end.h"
 #include "memory.h"
 #include "process.h"
+#include "process_input.h"
 #include "setup.h"
 #include "wire.h"
 
@@ -16,7 +17,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/utsname.h>
-#include <time.h>
 
 static void answer_stats(void)
 {
@@ -74,14 +74,14 @@ static void connection_frame(uint16_t type, uint8_t *payload, uint32_t size)
 		if (get_u32(payload + 8) & ~(uint32_t)(TRIM_DROP_CACHES | TRIM_COMPACT | TRIM_SYNC))
 			violation("TRIM has unknown flags", type, 0);
 		if (memory_trimming())
-			violation("TRIM before the last one was answered", type, 0);
+			violation("TRIM before the reply to the last one", type, 0);
 		memory_trim(get_u64(payload), get_u32(payload + 8));
 		return;
 	case T_SETUP:
 		answer_setup(payload, size);
 		return;
 	default:
-		violation("unknown, or not for stream 0", type, 0);
+		violation("unknown type, or not allowed on stream 0", type, 0);
 	}
 }
 
@@ -93,7 +93,7 @@ static void add_credit(struct process *p, const uint8_t *payload, uint32_t size)
 		violation("CREDIT is not 4 bytes long", T_CREDIT, p->stream);
 	bytes = get_u32(payload);
 	if (bytes == 0 || bytes > WINDOW - p->credit)
-		violation("CREDIT is not for bytes that were sent", T_CREDIT, p->stream);
+		violation("CREDIT exceeds the bytes that were sent", T_CREDIT, p->stream);
 	p->credit += bytes;
 }
 
@@ -102,7 +102,7 @@ static void send_signal(struct process *p, const uint8_t *payload, uint32_t size
 	uint32_t number = size == 4 ? get_u32(payload) : 0;
 
 	if (number < 1 || number > 64)
-		violation("SIGNAL is not a signal number", T_SIGNAL, p->stream);
+		violation("SIGNAL has an invalid signal number", T_SIGNAL, p->stream);
 	process_signal(p, (int)number);
 }
 
@@ -111,8 +111,8 @@ static void take_input(struct process *p, const uint8_t *payload, uint32_t size)
 	if (!p->has_stdin || p->stdin_eof)
 		violation("STDIN for a process whose standard input is not open", T_STDIN, p->stream);
 	if (size == 0 || size > p->room)
-		violation("STDIN is empty or beyond what was granted", T_STDIN, p->stream);
-	process_input(p, payload, size);
+		violation("STDIN is empty or exceeds the credit", T_STDIN, p->stream);
+	input_add(p, payload, size);
 }
 
 static void stream_frame(uint16_t type, uint32_t stream, uint8_t *payload, uint32_t size)
@@ -123,17 +123,17 @@ static void stream_frame(uint16_t type, uint32_t stream, uint8_t *payload, uint3
 	case T_EXEC:
 		if (p)
 			violation("EXEC on a stream that is in use", type, stream);
-		payload = assembly_finish(stream, payload, &size);
+		payload = exec_parts_finish(stream, payload, &size);
 		if (payload)
 			process_exec(stream, payload, size);
 		else
-			process_refuse(stream, ENOMEM, "cannot take its arguments and environment");
-		assembly_drop();
+			process_refuse(stream, ENOMEM, "no room for arguments and environment");
+		exec_parts_drop();
 		return;
 	case T_EXEC_PART:
 		if (p)
 			violation("EXEC_PART on a stream that is in use", type, stream);
-		assembly_add(stream, payload, size);
+		exec_parts_add(stream, payload, size);
 		return;
 	case T_STDIN:
 		if (p)
@@ -145,7 +145,7 @@ static void stream_frame(uint16_t type, uint32_t stream, uint8_t *payload, uint3
 		if (p && (!p->has_stdin || p->stdin_eof))
 			violation("STDIN_EOF for a process whose standard input is not open", type, stream);
 		if (p)
-			process_input_end(p);
+			input_end(p);
 		return;
 	case T_SIGNAL:
 		if (p)
@@ -164,7 +164,7 @@ static void stream_frame(uint16_t type, uint32_t stream, uint8_t *payload, uint3
 			add_credit(p, payload, size);
 		return;
 	default:
-		violation("unknown, or only for stream 0", type, stream);
+		violation("unknown type, or only allowed on stream 0", type, stream);
 	}
 }
 
@@ -182,16 +182,13 @@ void protocol_dispatch(void)
 	}
 }
 
-/* READY: the first frame of every connection. */
 void protocol_greet(void)
 {
 	uint8_t payload[4096];
-	struct timespec up = {0};
 	struct utsname names;
 	uint16_t failed = 0;
 	size_t used = 16, release;
 
-	clock_gettime(CLOCK_BOOTTIME, &up);
 	if (uname(&names) != 0)
 		strcpy(names.release, "unknown");
 	release = strlen(names.release) + 1;
@@ -201,6 +198,6 @@ void protocol_greet(void)
 	put_u16(payload, PROTOCOL_VERSION);
 	put_u16(payload + 2, failed);
 	put_u32(payload + 4, memory_features());
-	put_u64(payload + 8, (uint64_t)up.tv_sec * 1000 + (uint64_t)up.tv_nsec / 1000000);
+	put_u64(payload + 8, uptime_ms());
 	channel_send(T_READY, 0, payload, (uint32_t)used);
 }

@@ -1,18 +1,25 @@
-/* PID 1 only: making another file system the root of everything. */
+/* PID 1 only: changing the root file system. */
 #define _GNU_SOURCE
 #include "root.h"
+#include "base.h"
 #include "paths.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/mount.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+/* musl's headers may predate it; the number is the same on every architecture. */
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+
+#define RESOLVE_IN_ROOT_FLAG 0x10 /* linux/openat2.h */
 
 static int copy_file(int from, int to, const char *name, const struct stat *status)
 {
@@ -45,7 +52,7 @@ static int copy_link(int from, int to, const char *name)
 
 static int copy_directory(int from, int to, dev_t device);
 
-/* Directories of another file system, on which something is mounted, are made and left empty. */
+/* A directory on which something is mounted is made, and stays empty. */
 static int copy_entry(int from, int to, const char *name, dev_t device)
 {
 	struct stat status;
@@ -77,7 +84,7 @@ static int copy_entry(int from, int to, const char *name, dev_t device)
 	return error;
 }
 
-/* Copies what is in `from`, which is closed, of the file system `device`. Returns errno. */
+/* Copies what the directory `from` has of the file system `device`, and closes it. Returns errno. */
 static int copy_directory(int from, int to, dev_t device)
 {
 	DIR *entries = fdopendir(from);
@@ -89,14 +96,12 @@ static int copy_directory(int from, int to, dev_t device)
 		close(from);
 		return error;
 	}
-	while (!error && (entry = readdir(entries)))
-		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-			error = copy_entry(from, to, entry->d_name, device);
+	while (!error && (entry = next_entry(entries)))
+		error = copy_entry(from, to, entry->d_name, device);
 	closedir(entries);
 	return error;
 }
 
-/* Copies the root, without what is mounted in it, to the directory `to`. Returns errno. */
 int root_copy(const char *to)
 {
 	int from = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC), into, error;
@@ -112,7 +117,7 @@ int root_copy(const char *to)
 	return error;
 }
 
-/* Deletes everything of one file system below `fd`, which is closed: the initramfs is memory. */
+/* Deletes everything of one file system in the directory `fd`, and closes it. The initramfs takes memory. */
 static void empty_directory(int fd, dev_t device)
 {
 	DIR *entries = fdopendir(fd);
@@ -122,13 +127,12 @@ static void empty_directory(int fd, dev_t device)
 		close(fd);
 		return;
 	}
-	while ((entry = readdir(entries))) {
+	while ((entry = next_entry(entries))) {
 		const char *name = entry->d_name;
 		struct stat status;
 		int below;
 
-		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
-		    fstatat(fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0 || status.st_dev != device)
+		if (fstatat(fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0 || status.st_dev != device)
 			continue;
 		if (!S_ISDIR(status.st_mode)) {
 			unlinkat(fd, name, 0);
@@ -137,37 +141,69 @@ static void empty_directory(int fd, dev_t device)
 		below = openat(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 		if (below >= 0)
 			empty_directory(below, device);
-		/* One that something is mounted on stays. */
+		/* Fails for a directory on which something is mounted. */
 		unlinkat(fd, name, AT_REMOVEDIR);
 	}
 	closedir(entries);
 }
 
-/* Makes `root` the root of everything, with the kernel's file systems in it, and frees the one that we came from.
- * `keep_tmp`: with /tmp as it is, too; otherwise files there are to lie on the new root. Returns errno. */
-int root_switch(const char *root, bool keep_tmp)
+/* Opens the directory `name` of the new root, for something to be mounted there. A link is followed within that root.
+ * Anything else that is not a directory is replaced by one: in an overlay, the image keeps its own. */
+static int open_mount_point(int root, const char *name)
 {
-	static const char *const kept[] = {"/proc", "/sys", "/dev", "/run", "/tmp"};
-	size_t count = sizeof kept / sizeof *kept - !keep_tmp;
-	char to[PATH_MAX];
-	struct stat status;
-	int old = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	/* struct open_how of linux/openat2.h */
+	const struct {
+		uint64_t flags, mode, resolve;
+	} how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT_FLAG};
 
-	if (old < 0 || fstat(old, &status) < 0)
+	for (bool made = false;; made = true) {
+		int fd = (int)syscall(SYS_openat2, root, name, &how, sizeof how);
+
+		/* Linux before 5.6. */
+		if (fd < 0 && errno == ENOSYS)
+			fd = openat(root, name, (int)how.flags);
+		if (fd >= 0 || made || (errno != ENOENT && errno != ENOTDIR && errno != ELOOP))
+			return fd;
+		if (unlinkat(root, name, 0) == 0)
+			complain("/%s of the image is not a directory: replaced it with one", name);
+		if (mkdirat(root, name, 0755) < 0)
+			return -1;
+	}
+}
+
+static int move_into(const char *path, int root)
+{
+	char to[32];
+	int fd = open_mount_point(root, path + 1), error;
+
+	if (fd < 0)
+		return errno;
+	snprintf(to, sizeof to, "/proc/self/fd/%d", fd);
+	error = mount(path, to, NULL, MS_MOVE, NULL) < 0 ? errno : 0;
+	close(fd);
+	return error;
+}
+
+int root_switch(const char *path, bool keep_tmp, const char **failed)
+{
+	/* /proc last, because the others are moved through it. */
+	static const char *const kept[] = {"/tmp", "/sys", "/dev", "/run", "/proc"};
+	int root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int old = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC), error = 0;
+	struct stat status;
+
+	if (root < 0 || old < 0 || fstat(old, &status) < 0)
 		return errno;
 	if (!keep_tmp && umount2("/tmp", MNT_DETACH) < 0)
 		return errno;
-	for (size_t i = 0; i < count; i++) {
-		int error;
-
-		snprintf(to, sizeof to, "%s%s", root, kept[i]);
-		error = make_directories(to);
-		if (error)
-			return error;
-		if (mount(kept[i], to, NULL, MS_MOVE, NULL) < 0)
-			return errno;
+	for (size_t i = keep_tmp ? 0 : 1; !error && i < sizeof kept / sizeof *kept; i++) {
+		error = move_into(kept[i], root);
+		*failed = error ? kept[i] : NULL;
 	}
-	if (chdir(root) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
+	close(root);
+	if (error)
+		return error;
+	if (chdir(path) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
 		return errno;
 	empty_directory(old, status.st_dev);
 	if (!keep_tmp && mkdir("/tmp", 01777) == 0 && chmod("/tmp", 01777) < 0)

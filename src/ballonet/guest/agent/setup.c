@@ -1,17 +1,18 @@
-/* PID 1 only: what the host wants the machine to be made of (SETUP): its root, its mounts, its network.
+/* PID 1 only: the root, the mounts and the network of the machine (SETUP).
  *
- * The steps and their words are described in docs/agent.md. They run once, before any process, and may block: nobody
- * else waits for the agent then. The first step that fails ends them. */
+ * docs/agent.md describes the steps and their arguments. They run once, before any process, and may block. The first
+ * step that fails ends the setup, unless it is optional: a guest can run without its /etc/hosts. */
 #define _GNU_SOURCE
 #include "setup.h"
 #include "base.h"
+#include "devices.h"
+#include "new_file.h"
 #include "paths.h"
 #include "root.h"
 #include "wire.h"
 #include "words.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -24,16 +25,16 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <time.h>
 #include <unistd.h>
 
-/* Documentation/filesystems/ext4, "Ioctl": grow to that many blocks. */
+/* Documentation/filesystems/ext4, "Ioctl": grow to this number of blocks. */
 #define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
 
 enum { EXT4_FEATURE_INCOMPAT_64BIT = 0x80 };
-enum { MAX_STEP_WORDS = 4, DEVICE_WAIT_MS = 10 * 1000, DEVICE_PAUSE_MS = 5 };
+enum { MAX_STEP_WORDS = 4 };
 
 static bool done;
+static const char *failed_at; /* the directory that made a step fail; NULL: none, or one of its arguments */
 
 static int mount_new(const char *kind, const char *source, const char *where, unsigned long flags, const char *options)
 {
@@ -44,61 +45,12 @@ static int mount_new(const char *kind, const char *source, const char *where, un
 	return mount(source, where, kind, flags, options) < 0 ? errno : 0;
 }
 
-/* The entry of `directory` that `fits`, waiting a while for it: devices appear when their drivers have seen them.
- * False: there is none. */
-static bool await_entry(const char *directory, bool (*fits)(const char *entry, const char *wanted), const char *wanted,
-			char found[NAME_MAX + 1])
-{
-	const struct timespec pause = {.tv_nsec = DEVICE_PAUSE_MS * 1000000L};
-	int64_t deadline = now_ms() + DEVICE_WAIT_MS;
-	bool here = false;
-
-	for (;;) {
-		DIR *entries = opendir(directory);
-		struct dirent *entry;
-
-		while (entries && !here && (entry = readdir(entries))) {
-			here = entry->d_name[0] != '.' && fits(entry->d_name, wanted);
-			if (here)
-				snprintf(found, NAME_MAX + 1, "%s", entry->d_name);
-		}
-		if (entries)
-			closedir(entries);
-		if (here || now_ms() >= deadline)
-			return here;
-		nanosleep(&pause, NULL);
-	}
-}
-
-static bool has_serial(const char *entry, const char *wanted)
-{
-	char path[NAME_MAX + 32], serial[64] = "";
-	int fd;
-	ssize_t got;
-
-	snprintf(path, sizeof path, "/sys/block/%s/serial", entry);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	got = read(fd, serial, sizeof serial - 1);
-	close(fd);
-	serial[got > 0 ? strcspn(serial, "\n") : 0] = '\0';
-	snprintf(path, sizeof path, "/dev/%s", entry);
-	return strcmp(serial, wanted) == 0 && access(path, F_OK) == 0;
-}
-
-/* Finds the block device with that serial. Returns errno. */
 static int find_disk(const char *serial, char device[NAME_MAX + 8])
 {
-	char name[NAME_MAX + 1];
-
-	if (!await_entry("/sys/block", has_serial, serial, name))
-		return ENODEV;
-	snprintf(device, NAME_MAX + 8, "/dev/%s", name);
-	return 0;
+	return find_device("/sys/block", "serial", serial, device) ? 0 : ENODEV;
 }
 
-/* How many blocks the ext4 on `disk` has, by its superblock (Documentation/filesystems/ext4, "The Super Block"). */
+/* The number of blocks of an ext4, from its superblock (Documentation/filesystems/ext4, "The Super Block"). */
 static int count_blocks(int disk, uint64_t *blocks)
 {
 	uint8_t super[1024];
@@ -112,7 +64,7 @@ static int count_blocks(int disk, uint64_t *blocks)
 	return 0;
 }
 
-/* Lets the file system at `where` fill its device, which the host may have made larger since. */
+/* Grows the file system at `where` to the size of its device, which the host may have enlarged. */
 static int fill_device(const char *where, const char *device)
 {
 	int fd = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC), disk = open(device, O_RDONLY | O_CLOEXEC);
@@ -127,9 +79,9 @@ static int fill_device(const char *where, const char *device)
 		error = count_blocks(disk, &has);
 		if (!error && blocks > has && ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0)
 			error = errno;
-		/* One that has met an error, as on a full host, is not resized before it was checked; it is used as it is. */
+		/* After an error, as on a full host, ext4 refuses to grow until it is checked. It is used as it is. */
 		if (error == EPERM) {
-			complain("%s has met an error before: it keeps its size", device);
+			complain("%s has had an error: not resized", device);
 			error = 0;
 		}
 	}
@@ -147,12 +99,12 @@ static int mount_writable(const char *serial, const char *where)
 
 	if (error)
 		return error;
-	/* What is deleted in the guest leaves the file on the host. */
+	/* discard: deleted files free space on the host. */
 	error = mount_new("ext4", device, where, MS_NOATIME, "discard");
 	return error ? error : fill_device(where, device);
 }
 
-/* root KIND IMAGE DISK: a read-only file system with a writable one over it, by their disks' serials. */
+/* root KIND IMAGE DISK: a read-only file system, and a writable one over it. Disks are given by serial number. */
 static int step_root(char **words)
 {
 	char device[NAME_MAX + 8];
@@ -170,18 +122,17 @@ static int step_root(char **words)
 		return errno;
 	error = mount_new("overlay", "overlay", "/mnt/root", MS_NOATIME,
 			  "lowerdir=/mnt/image,upperdir=/mnt/disk/upper,workdir=/mnt/disk/work");
-	return error ? error : root_switch("/mnt/root", false);
+	return error ? error : root_switch("/mnt/root", false, &failed_at);
 }
 
-/* memory OPTIONS: the programs of the initramfs on a tmpfs. The kernel's first file system, which has no device and no
- * size that df could show, is no root for users. */
+/* memory OPTIONS: copies the initramfs to a tmpfs. The kernel's first file system has no size that df could show. */
 static int step_memory(char **words)
 {
 	int error = mount_new("tmpfs", "tmpfs", "/mnt/root", 0, words[0]);
 
 	if (!error)
 		error = root_copy("/mnt/root");
-	return error ? error : root_switch("/mnt/root", true);
+	return error ? error : root_switch("/mnt/root", true, &failed_at);
 }
 
 /* disk SERIAL PATH */
@@ -190,7 +141,7 @@ static int step_disk(char **words)
 	return mount_writable(words[0], words[1]);
 }
 
-/* volume TAG PATH ro|rw: the host keeps what is read-only from being written; here it only shows early. */
+/* volume TAG PATH ro|rw: the host enforces read-only; here it gives earlier errors. */
 static int step_volume(char **words)
 {
 	return mount_new("virtiofs", words[0], words[1], strcmp(words[2], "ro") == 0 ? MS_RDONLY : 0, NULL);
@@ -208,30 +159,45 @@ static int step_hostname(char **words)
 	return sethostname(words[0], strlen(words[0])) < 0 ? errno : 0;
 }
 
-/* file PATH CONTENT: replaces what is there. An image may have a link that leads nowhere. */
-static int step_file(char **words)
+/* Replaces the file `name` of the directory `above`. Returns errno. */
+static int replace_file(int above, const char *name, const char *content)
 {
-	size_t size = strlen(words[1]);
-	char directory[PATH_MAX];
-	int error, fd;
+	size_t size = strlen(content);
+	struct new_file file;
+	int error = new_file_create(&file, above);
 
-	snprintf(directory, sizeof directory, "%.*s", (int)(strrchr(words[0], '/') - words[0]), words[0]);
-	error = *directory ? make_directories(directory) : 0;
 	if (error)
 		return error;
-	unlink(words[0]);
-	fd = open(words[0], O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-	if (fd < 0)
-		return errno;
 	errno = EIO; /* for a short write, which sets none */
-	error = write(fd, words[1], size) == (ssize_t)size ? 0 : errno;
-	close(fd);
+	if (write(file.fd, content, size) != (ssize_t)size || fchmod(file.fd, 0644) < 0) {
+		error = errno;
+		new_file_discard(&file);
+		return error;
+	}
+	return new_file_commit(&file, name);
+}
+
+/* file PATH CONTENT: replaces a file, a link or an empty directory. */
+static int step_file(char **words)
+{
+	const char *name = strrchr(words[0], '/') + 1;
+	char directory[PATH_MAX];
+	int error = make_parents(words[0]), above;
+
+	if (error)
+		return error;
+	snprintf(directory, sizeof directory, "%.*s", (int)(name - words[0]), words[0]);
+	above = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (above < 0)
+		return errno;
+	unlinkat(above, name, AT_REMOVEDIR);
+	error = replace_file(above, name, words[1]);
+	close(above);
 	return error;
 }
 
-static bool is_network(const char *entry, const char *wanted)
+static bool is_network(const char *entry)
 {
-	(void)wanted;
 	return strcmp(entry, "lo") != 0;
 }
 
@@ -240,7 +206,7 @@ static struct sockaddr_in internet(in_addr_t address)
 	return (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = address};
 }
 
-/* network ADDRESS MASK GATEWAY: of the one network interface. */
+/* network ADDRESS MASK GATEWAY: configures the only network interface. */
 static int step_network(char **words)
 {
 	char name[NAME_MAX + 1];
@@ -250,7 +216,7 @@ static int step_network(char **words)
 	struct sockaddr_in gateway = internet(inet_addr(words[2])), anywhere = internet(INADDR_ANY);
 	int fd, error = 0;
 
-	if (!await_entry("/sys/class/net", is_network, NULL, name))
+	if (!await_entry("/sys/class/net", is_network, name))
 		return ENODEV;
 	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
@@ -278,9 +244,12 @@ static const struct step {
 	const char *name;
 	uint16_t words;
 	int (*run)(char **words);
+	bool optional; /* a failure is reported, and does not end the setup */
 } steps[] = {
-	{"root", 3, step_root},	    {"memory", 1, step_memory},	    {"disk", 2, step_disk}, {"volume", 3, step_volume},
-	{"tmpfs", 2, step_tmpfs},   {"hostname", 1, step_hostname}, {"file", 2, step_file}, {"network", 3, step_network},
+	{"root", 3, step_root, false},	     {"memory", 1, step_memory, false},
+	{"disk", 2, step_disk, false},	     {"volume", 3, step_volume, false},
+	{"tmpfs", 2, step_tmpfs, false},     {"hostname", 1, step_hostname, false},
+	{"file", 2, step_file, true},	     {"network", 3, step_network, false},
 };
 
 static const struct step *find_step(const char *name, uint16_t words)
@@ -291,14 +260,26 @@ static const struct step *find_step(const char *name, uint16_t words)
 	return NULL;
 }
 
-/* Runs the steps of a SETUP payload. Returns 0, or errno with what failed in `text`; -1: the payload is malformed. */
+/* Adds "STEP ARGUMENT PATH: reason" to `text`. */
+static void describe(char **words, int error, char text[MAX_ERROR_TEXT])
+{
+	size_t used = strlen(text);
+	const char *path = words[1][0] != '/' && words[2] && words[2][0] == '/' ? words[2] : failed_at;
+	char line[MAX_ERROR_TEXT];
+
+	snprintf(line, sizeof line, "%s %.200s%s%.200s: %s", words[0], words[1], path ? " " : "", path ? path : "",
+		 strerror(error));
+	snprintf(text + used, MAX_ERROR_TEXT - used, "%s%s", used > 0 ? "; " : "", line);
+	complain("setup failed: %s", line);
+}
+
 int setup_run(uint8_t *payload, uint32_t size, char text[MAX_ERROR_TEXT])
 {
 	char *at = (char *)payload, *end = at + size;
 
 	*text = '\0';
 	if (!is_init || done) {
-		snprintf(text, MAX_ERROR_TEXT, "%s", is_init ? "the machine is set up already" : "not PID 1");
+		snprintf(text, MAX_ERROR_TEXT, "%s", is_init ? "the machine is already set up" : "not PID 1");
 		return is_init ? EBUSY : EPERM;
 	}
 	done = true;
@@ -317,12 +298,14 @@ int setup_run(uint8_t *payload, uint32_t size, char text[MAX_ERROR_TEXT])
 		step = find_step(words[0], count - 1);
 		if (!step)
 			return -1;
+		failed_at = NULL;
 		error = step->run(words + 1);
-		if (error) {
-			snprintf(text, MAX_ERROR_TEXT, "%s %.200s: %s", words[0], words[1], strerror(error));
-			complain("cannot set up %s", text);
+		if (error && !step->optional)
+			*text = '\0';
+		if (error)
+			describe(words, error, text);
+		if (error && !step->optional)
 			return error;
-		}
 	}
 	return 0;
 }

@@ -1,10 +1,10 @@
-/* Starting one process: the EXEC payload, the descriptors of the child, and what the child does until exec. */
+/* Starting one process: the EXEC payload, the descriptors of the child, and the child until exec. */
 #define _GNU_SOURCE
 #include "spawn.h"
 #include "base.h"
 #include "boot.h"
 #include "family.h"
-#include "files.h"
+#include "file_programs.h"
 #include "paths.h"
 #include "process_state.h"
 #include "user.h"
@@ -51,7 +51,6 @@ static uint64_t count_words(const char *at, const char *end)
 	return count;
 }
 
-/* Reads an EXEC payload in place: the words stay in it. False: it is malformed. */
 bool exec_parse(uint8_t *payload, uint32_t size, struct exec_request *request)
 {
 	char *start[3];
@@ -78,7 +77,7 @@ bool exec_parse(uint8_t *payload, uint32_t size, struct exec_request *request)
 	return true;
 }
 
-/* Whether a list that ends with NULL has a variable that begins so. */
+/* Whether one of the variables begins with `start`. */
 static bool is_set(char **environment, const char *start)
 {
 	for (; *environment; environment++)
@@ -87,8 +86,8 @@ static bool is_set(char **environment, const char *start)
 	return false;
 }
 
-/* Makes the lists of words that exec wants. Only the child needs them, and has the memory: the agent's does not grow.
- * HOME is the user's and HOSTNAME this machine's, unless the environment says otherwise. Returns errno. */
+/* Makes the arrays for exec. This is done in the child, so that the agent's memory does not grow. Adds HOME and
+ * HOSTNAME unless they are set. Returns errno. */
 static int list_words(struct exec_request *request, const char *home)
 {
 	uint32_t arguments = request->argument_count, variables = request->environment_count;
@@ -120,8 +119,8 @@ static const char *path_of(char **environment)
 	return default_path;
 }
 
-/* Replaces the child by the command; returns errno if it cannot. A name without a slash is looked up in the
- * PATH that the command itself gets; an entry that exists but may not be run does not hide a later one. */
+/* Executes the command. Returns errno if that fails. A name without a slash is searched in the PATH of the command. A
+ * file that may not be executed does not hide a later one. */
 static int run_command(const struct exec_request *request)
 {
 	const char *name = request->arguments[0], *path = path_of(request->environment);
@@ -136,7 +135,7 @@ static int run_command(const struct exec_request *request)
 	for (;;) {
 		const char *end = strchrnul(path, ':');
 		char candidate[PATH_MAX];
-		/* An empty entry means the working directory (POSIX, "PATH"). */
+		/* An empty entry is the working directory (POSIX, "PATH"). */
 		int length = snprintf(candidate, sizeof candidate, "%.*s%s%s", (int)(end - path), path,
 				      end > path ? "/" : "", name);
 
@@ -153,7 +152,7 @@ static int run_command(const struct exec_request *request)
 	}
 }
 
-/* What cannot be done without being root is not tried by an agent that is not (--fd). */
+/* An agent that is not root (--fd) can only run commands as its own user. */
 static int change_user(const struct account *account)
 {
 	if (geteuid() != 0)
@@ -164,9 +163,10 @@ static int change_user(const struct account *account)
 	return 0;
 }
 
-/* Lets the user open the standard streams by name (/dev/stdout leads to /proc/self/fd/1), which the kernel checks like
- * any other file. A pipe can be found by those only who have it open: it is let open by everybody, because a command
- * may change its user itself (su, gosu). A terminal has a name that others can see, so it becomes the user's. */
+/* Lets the user open the standard streams by name (/dev/stdout is a link to /proc/self/fd/1), for which the kernel
+ * checks permissions. A pipe can be opened only by processes that already have it open, so that it may be open to all
+ * users: a command may change its user (su, gosu). A terminal has a name that others can see, so it belongs to the
+ * user. */
 static void own_streams(const struct account *account)
 {
 	for (int fd = 0; fd < 3; fd++) {
@@ -174,7 +174,7 @@ static void own_streams(const struct account *account)
 
 		if (fstat(fd, &status) < 0 || (!S_ISFIFO(status.st_mode) && !isatty(fd)))
 			continue;
-		/* Not fatal: the descriptors work without. */
+		/* Not fatal: the descriptors themselves work. */
 		if (fchown(fd, account->uid, (gid_t)-1) < 0 || (S_ISFIFO(status.st_mode) && fchmod(fd, 0666) < 0))
 			errno = 0;
 	}
@@ -217,19 +217,19 @@ static void become_user(struct exec_request *request, int fail)
 	if (error)
 		give_up(fail, STEP_COMMAND, error, "cannot run it");
 	own_streams(&account);
-	/* As root, and root's, like in Docker. */
+	/* As root, and owned by root, as in Docker. */
 	error = request->flags & EXEC_MAKE_DIRECTORY ? make_directories(directory) : 0;
 	if (error)
-		give_up(fail, STEP_DIRECTORY, error, "cannot make the working directory %.300s", directory);
+		give_up(fail, STEP_DIRECTORY, error, "cannot create the working directory %.300s", directory);
 	error = change_user(&account);
 	if (error)
 		give_up(fail, STEP_USER, error, "cannot become user %.200s", request->user);
-	/* As the new user: it must be able to enter the directory itself. */
+	/* As the new user, who must be able to enter the directory. */
 	if (chdir(directory) < 0)
 		give_up(fail, STEP_DIRECTORY, errno, "cannot enter the working directory %.300s", directory);
 }
 
-/* Nothing of the agent's stays open where no exec closes it. Closing `fail` says that the program runs. */
+/* Closes all other descriptors, as exec would. Closing `fail` reports that the program is running. */
 static _Noreturn void be_file_program(const struct exec_request *request, int fail)
 {
 	if (fail > 3)
@@ -254,10 +254,10 @@ static _Noreturn void be_child(const struct exec_request *asked, const int stand
 	boot_unprotect_child();
 	for (int fd = 0; fd < 3; fd++)
 		if (dup2(standard[fd], fd) < 0)
-			give_up(fail, STEP_TERMINAL, errno, "cannot give it its terminal or pipes");
+			give_up(fail, STEP_TERMINAL, errno, "cannot set up its terminal or pipes");
 	syscall(SYS_close_range, 3U, ~0U, MARK_CLOSE_ON_EXEC);
 	if (request.flags & EXEC_TTY && ioctl(0, TIOCSCTTY, 0) < 0)
-		give_up(fail, STEP_TERMINAL, errno, "cannot give it its terminal");
+		give_up(fail, STEP_TERMINAL, errno, "cannot set up its terminal");
 	become_user(&request, fail);
 	if (request.flags & EXEC_BUILTIN)
 		be_file_program(&request, fail);
@@ -307,7 +307,7 @@ static int open_pipes(struct process *p, int standard[3])
 			return errno;
 		p->out[i] = ends[0];
 		standard[1 + i] = ends[1];
-		/* Only our end: the flag belongs to the open file, and the child's end is another one. */
+		/* Only this end: the child's end is another open file, with its own flag. */
 		fcntl(p->out[i], F_SETFL, O_NONBLOCK);
 	}
 	return 0;
@@ -332,8 +332,6 @@ static int start_child(struct process *p, const struct exec_request *request, co
 	return 0;
 }
 
-/* Starts the child of `p`. Returns 0, or errno with whatever was opened left in `p` for its owner to close.
- * Whether the command itself could be run is told later by p->fail. */
 int exec_spawn(struct process *p, const struct exec_request *request)
 {
 	int standard[3] = {-1, -1, -1};

@@ -11,14 +11,17 @@
 struct exec_request {
 	uint16_t flags, rows, columns;
 	const char *user, *directory;
-	char *words; /* the arguments, then the environment, up to the end of the payload */
+	char *words; /* the arguments, then the environment, until the end of the payload */
 	const char *words_end;
 	uint32_t argument_count, environment_count;
-	char **arguments, **environment; /* the same; only in the child, which has the memory for them */
+	char **arguments, **environment; /* the same, in the child only */
 };
+/* Parses an EXEC payload, in which the words stay. False: it is malformed. */
 bool exec_parse(uint8_t *payload, uint32_t size, struct exec_request *request);
+/* Starts the child of `p`. Returns errno; the caller closes what was opened in `p`. Whether the command itself could be
+ * run is reported later through p->fail. */
 int exec_spawn(struct process *p, const struct exec_request *request);
-/* What the child writes to its `fail` pipe: the step that failed, errno, and what that is for a person. */
+/* What the child writes to its `fail` pipe: the step that failed, errno, and a message. */
 struct exec_failure {
 	int step, error;
 	char text[MAX_ERROR_TEXT];

@@ -1,6 +1,7 @@
-/* The GNU tar format, as "Basic Tar Format" of GNU tar's manual has it: headers made, and their fields read. */
+/* The GNU tar format (GNU tar's manual, "Basic Tar Format"): writing headers, and reading their fields. */
 #define _GNU_SOURCE
-#include "files.h"
+#include "tar.h"
+#include "file_io.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -13,7 +14,7 @@ struct header {
 };
 _Static_assert(sizeof(struct header) == TAR_BLOCK, "a header is one block");
 
-/* Octal if that is enough, else binary: the top bit is set, and the rest is two's complement, most significant first. */
+/* In octal if it fits, otherwise in binary: the top bit is set, and the rest is two's complement, big-endian. */
 static void put_number(char *field, size_t size, int64_t value)
 {
 	char digits[24];
@@ -45,7 +46,7 @@ static void put_header(struct header *header)
 	out_bytes(header, sizeof *header);
 }
 
-/* A name that does not fit: a member of its own before the one that it is for. */
+/* A name that does not fit into the header: a member of its own, before the one that it belongs to. */
 static void put_long(char type, const char *text)
 {
 	struct header header = {.name = "././@LongLink", .type = type};
@@ -91,9 +92,14 @@ void tar_put(const struct tar_member *member)
 	put_header(&header);
 }
 
+uint64_t tar_padding(uint64_t size)
+{
+	return (TAR_BLOCK - size % TAR_BLOCK) % TAR_BLOCK;
+}
+
 void tar_put_padding(uint64_t size)
 {
-	out_zeros((TAR_BLOCK - size % TAR_BLOCK) % TAR_BLOCK);
+	out_zeros(tar_padding(size));
 }
 
 void tar_put_end(void)
@@ -109,7 +115,7 @@ bool tar_number(const uint8_t *field, size_t size, int64_t *value)
 
 	if (field[0] & 0x80) {
 		bool negative = field[0] & 0x40;
-		/* The first byte has the sign and six bits; more than 64 bits in all must be the sign's. */
+		/* The first byte has the sign and six bits. All bits beyond 64 must equal the sign. */
 		number = negative ? ~(uint64_t)0 : 0;
 		for (i = 0; i < size; i++) {
 			uint8_t byte = i > 0 ? field[i] : (uint8_t)(negative ? field[0] : field[0] & 0x7f);
@@ -134,6 +140,21 @@ bool tar_number(const uint8_t *field, size_t size, int64_t *value)
 	return true;
 }
 
+bool tar_decimal(const char *text, const char *end, uint64_t *value)
+{
+	uint64_t number = 0;
+
+	if (text == end)
+		return false;
+	for (; text < end; text++) {
+		if (*text < '0' || *text > '9' || number > (uint64_t)INT64_MAX / 10 - 1)
+			return false;
+		number = number * 10 + (uint64_t)(*text - '0');
+	}
+	*value = number;
+	return true;
+}
+
 bool tar_is_zero(const uint8_t block[TAR_BLOCK])
 {
 	for (size_t i = 0; i < TAR_BLOCK; i++)
@@ -142,7 +163,7 @@ bool tar_is_zero(const uint8_t block[TAR_BLOCK])
 	return true;
 }
 
-/* Old programs have summed signed characters. */
+/* Old programs summed signed characters. */
 bool tar_checksum_fits(const uint8_t block[TAR_BLOCK])
 {
 	const size_t from = offsetof(struct header, checksum), to = from + 8;

@@ -1,5 +1,5 @@
-/* Who a command runs as: USER[:GROUP] looked up in the guest's own /etc/passwd and /etc/group, as they are now, by the
- * rules of Docker. Only in the child: the files are the guest's, and may be slow, long or no files at all. */
+/* The user of a command: USER[:GROUP], resolved with the guest's current /etc/passwd and /etc/group by the rules of
+ * Docker. Runs in the child only: the files belong to the guest, and may be slow, long or no files at all. */
 #define _GNU_SOURCE
 #include "user.h"
 #include "wire.h"
@@ -15,7 +15,7 @@
 
 enum { MAX_FIELDS = 7, MAX_MEMBERSHIPS = 65536 /* NGROUPS_MAX of Linux */, LINE_BYTES = 4 * 1024 * 1024 };
 
-/* The largest number of a user or group, as in Docker; the kernel keeps -1 for "leave as it is". */
+/* The largest ID of a user or group, as in Docker; for the kernel, -1 means "unchanged". */
 static const unsigned long max_id = INT_MAX;
 
 struct table {
@@ -35,7 +35,7 @@ static bool is_number(const char *text, unsigned long *number)
 	return *end == '\0' && errno == 0 && *number <= max_id;
 }
 
-/* A file that is not there has no entries. */
+/* False: the file does not exist or is not a regular file, and has no entries. */
 static bool open_table(struct table *table, const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -55,7 +55,7 @@ static void close_table(struct table *table)
 	free(table->line);
 }
 
-/* The next entry of at least `count` fields. The last one is not cut off at more colons. */
+/* The next entry with at least `count` fields. The last one contains any further colons. */
 static bool next_entry(struct table *table, int count)
 {
 	while (fgets(table->line, LINE_BYTES, table->file)) {
@@ -80,8 +80,8 @@ static bool next_entry(struct table *table, int count)
 	return false;
 }
 
-/* Fills in what /etc/passwd says of `user`, a name or a number; a name comes before a number that is spelled the same.
- * `name` gets the user's. False: it is not there. */
+/* Finds the entry of `user`, a name or an ID, in /etc/passwd. A name takes precedence over an ID that is spelled the
+ * same. `name` gets the name of the user. False: there is no entry. */
 static bool find_in_passwd(const char *user, struct account *found, char name[MAX_ERROR_TEXT])
 {
 	unsigned long wanted, uid, gid;
@@ -128,7 +128,7 @@ static bool add_group(struct account *found, gid_t gid)
 	return true;
 }
 
-/* The groups that list `name`. */
+/* Adds the groups that list `name`. */
 static void find_memberships(const char *name, struct account *found)
 {
 	struct table table;
@@ -147,7 +147,7 @@ static bool find_group(const char *group, gid_t *found)
 	unsigned long number, gid;
 	bool numeric = is_number(group, &number), here = false;
 
-	/* A number stands for itself, unless a group has it for its name. */
+	/* A number is an ID, unless it is the name of a group. */
 	if (numeric)
 		*found = (gid_t)number;
 	if (open_table(&table, "/etc/group")) {
@@ -161,7 +161,7 @@ static bool find_group(const char *group, gid_t *found)
 	return here || numeric;
 }
 
-/* GROUP, or GROUP,GROUP,…: the first is the process's own, the others are supplementary. */
+/* GROUP, or GROUP,GROUP,…: the first one is the primary group, the others are supplementary. */
 static bool find_groups(char *groups, struct account *found, char text[MAX_ERROR_TEXT])
 {
 	bool first = true;
@@ -190,13 +190,13 @@ bool user_find(const char *spec, struct account *found, char text[MAX_ERROR_TEXT
 
 	*found = (struct account){.groups = calloc(MAX_MEMBERSHIPS, sizeof *found->groups), .home = "/"};
 	if (!user || !found->groups) {
-		snprintf(text, MAX_ERROR_TEXT, "cannot look up its user: %s", strerror(ENOMEM));
+		snprintf(text, MAX_ERROR_TEXT, "cannot look up the user: %s", strerror(ENOMEM));
 		return false;
 	}
 	groups = strchr(user, ':');
 	if (groups)
 		*groups++ = '\0';
-	/* Nobody in particular: whoever the agent is, which is root. */
+	/* Empty: the user of the agent, which is root. */
 	snprintf(own, sizeof own, "%u", (unsigned)geteuid());
 	if (*user == '\0')
 		user = own;

@@ -1,4 +1,4 @@
-/* Who a command runs as, by the guest's own files. */
+/* The user of a command, from the guest's /etc/passwd and /etc/group. */
 #ifndef BALLONET_USER_H
 #define BALLONET_USER_H
 
@@ -15,7 +15,7 @@ struct account {
 	size_t group_count;
 	char home[4096];
 };
-/* Looks USER[:GROUP] up in the guest's own files. Runs in the child. False: `text` says why. */
+/* Resolves USER[:GROUP]. Runs in the child. False: `text` has the reason. */
 bool user_find(const char *user, struct account *found, char text[MAX_ERROR_TEXT]);
 
 #endif

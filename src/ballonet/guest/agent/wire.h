@@ -1,4 +1,4 @@
-/* What host and agent send one another: docs/agent.md has the format. */
+/* Numbers of the protocol between host and agent, which docs/agent.md describes. */
 #ifndef BALLONET_WIRE_H
 #define BALLONET_WIRE_H
 
@@ -7,17 +7,17 @@ enum {
 	HEADER_BYTES = 12,
 	MAX_TO_GUEST = 256 * 1024, /* payload of one frame from the host */
 	MAX_TO_HOST = 64 * 1024,   /* payload of one frame to the host */
-	WINDOW = 256 * 1024,       /* unacknowledged bytes: output of one process, and likewise its input */
+	WINDOW = 256 * 1024,       /* unacknowledged bytes of the output of one process, and likewise of its input */
 	MAX_PROCESSES = 1024,
-	/* An EXEC in all its frames: what Linux takes as arguments and environment (a quarter of the default stack,
+	/* An EXEC in all its frames: the arguments and environment that Linux accepts (a quarter of the default stack,
 	 * fs/exec.c), and the rest. */
 	MAX_EXEC = 2 * 1024 * 1024 + 64 * 1024,
 	MAX_PING = 1024, /* payload of PING */
 	MAX_ERROR_TEXT = 512,
-	/* Every reply that is made while a frame is handled fits in this much of the output buffer. */
+	/* Every reply to a frame fits into this part of the output buffer. */
 	CONTROL_ROOM = 8 * 1024,
-	HOST_GRACE_MS = 10 * 1000,    /* host gone: power off after this */
-	HOST_FIRST_WAIT_MS = 60 * 1000, /* host never seen: power off after this */
+	HOST_GRACE_MS = 10 * 1000,      /* power off if no host connects for this long after the last one */
+	HOST_FIRST_WAIT_MS = 60 * 1000, /* power off if no host ever connects */
 };
 
 enum frame_type {

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Takes `count` strings, each ended by NUL, and NULL after them. False: there are not as many. */
+/* Takes `count` strings, each ended by NUL, and adds NULL. False: there are fewer. */
 bool take_words(char **words, uint32_t count, char **at, const char *end);
 
 #endif

@@ -1,11 +1,11 @@
 /*
- * Prints the frequency of this host's time stamp counter in kHz.
+ * Prints the frequency of this host's time-stamp counter in kHz.
  *
- * Not part of the guest: it runs on the host, and its answer becomes the guest kernel's tsc_early_khz= parameter
- * where a guest has no other clock to measure the counter with (QEMU's microvm under emulation).
+ * This program runs on the host. Its output becomes the tsc_early_khz= parameter of a guest kernel that has no other clock
+ * to measure the counter with (QEMU's microvm under emulation).
  *
- * The counter is compared with CLOCK_MONOTONIC_RAW over a pause. Each end is read in a bracket (counter, clock,
- * counter) many times over, and the tightest bracket counts: one that was interrupted never does.
+ * The counter is compared with CLOCK_MONOTONIC_RAW over a pause. At both ends, counter, clock and counter are read many
+ * times, and the reading with the smallest difference is used, which was not interrupted.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -50,7 +50,7 @@ static int read_instant(struct instant *best)
     return 0;
 }
 
-/* Stays on one processor, so that one counter is read throughout. Not vital: failing to is no error. */
+/* Stays on one processor, so that the same counter is read. Not fatal if it fails. */
 static void stay_here(void)
 {
     cpu_set_t here;

@@ -1,19 +1,19 @@
-/* An EXEC that is longer than a frame: its parts, until the last one comes. One at a time.
+/* An EXEC that is longer than a frame: collects its parts until the last one arrives. One EXEC at a time.
  *
- * A frame for another stream means that the host has given the former one up. */
+ * A part for another stream means that the host has abandoned the earlier EXEC. */
 #define _GNU_SOURCE
-#include "assembly.h"
+#include "exec_parts.h"
 #include "end.h"
 #include "wire.h"
 
 #include <string.h>
 #include <sys/mman.h>
 
-static uint32_t stream_of; /* 0: nothing is being assembled */
-static uint8_t *whole;     /* NULL meanwhile: there is no memory for it */
+static uint32_t stream_of; /* 0: there are no parts */
+static uint8_t *whole;     /* NULL although there are parts: no memory */
 static uint32_t used;
 
-void assembly_drop(void)
+void exec_parts_drop(void)
 {
 	if (whole)
 		munmap(whole, MAX_EXEC);
@@ -21,10 +21,10 @@ void assembly_drop(void)
 	stream_of = used = 0;
 }
 
-void assembly_add(uint32_t stream, const uint8_t *bytes, uint32_t size)
+void exec_parts_add(uint32_t stream, const uint8_t *bytes, uint32_t size)
 {
 	if (stream != stream_of) {
-		assembly_drop();
+		exec_parts_drop();
 		stream_of = stream;
 		whole = mmap(NULL, MAX_EXEC, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (whole == MAP_FAILED)
@@ -37,10 +37,10 @@ void assembly_add(uint32_t stream, const uint8_t *bytes, uint32_t size)
 	used += size;
 }
 
-uint8_t *assembly_finish(uint32_t stream, uint8_t *last, uint32_t *size)
+uint8_t *exec_parts_finish(uint32_t stream, uint8_t *last, uint32_t *size)
 {
 	if (stream != stream_of) {
-		assembly_drop();
+		exec_parts_drop();
 		return last;
 	}
 	if (*size > MAX_EXEC - used)

@@ -1,7 +1,9 @@
-/* Files seen before: a hash table in an arena of fixed size, so that a tree of any size costs no more than that. */
+/* Files by device and inode: a hash table in an arena of fixed size, so that memory does not grow with the tree. */
 #define _GNU_SOURCE
-#include "files.h"
+#include "inode_table.h"
+#include "file_io.h"
 
+#include <stdint.h>
 #include <string.h>
 
 enum { BUCKETS = 1 << 16, ARENA = 32 << 20 };
@@ -29,7 +31,7 @@ static struct seen **bucket_of(dev_t device, ino_t inode)
 	return &buckets[mixed >> 48];
 }
 
-bool links_add(dev_t device, ino_t inode, const char *name)
+bool inode_table_add(dev_t device, ino_t inode, const char *name)
 {
 	struct seen **bucket = bucket_of(device, inode);
 	size_t length = strlen(name) + 1;
@@ -49,7 +51,7 @@ bool links_add(dev_t device, ino_t inode, const char *name)
 	return true;
 }
 
-const char *links_find(dev_t device, ino_t inode)
+const char *inode_table_find(dev_t device, ino_t inode)
 {
 	for (struct seen *entry = *bucket_of(device, inode); entry; entry = entry->next)
 		if (entry->device == device && entry->inode == inode)
@@ -57,7 +59,7 @@ const char *links_find(dev_t device, ino_t inode)
 	return NULL;
 }
 
-bool links_full(void)
+bool inode_table_full(void)
 {
 	return full;
 }

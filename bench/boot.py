@@ -17,13 +17,15 @@ from ballonet.guest.frames import Frame, FrameDecoder, FrameType
 from ballonet.guest.messages import Exec
 from ballonet.machine.build import build_vm
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.qemu_args import EngineFds, render_command
+from ballonet.vmm.qemu.command_line import EngineFds, render_command
+from ballonet.vmm.qemu.vm import QemuVm
 from bench.result import state
 
 
 def bare() -> float:
     """Seconds from starting QEMU to its end, with one command run in between."""
     vm = build_vm(SandboxConfig(name="bare"))
+    assert isinstance(vm, QemuVm)
     started = time.perf_counter()
     agent, agent_far = socket.socketpair()
     unused = [socket.socketpair() for _ in range(2)]

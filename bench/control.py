@@ -20,7 +20,8 @@ from ballonet.control.client import Client
 from ballonet.machine.build import build_vm
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.qemu_args import EngineFds, render_command
+from ballonet.vmm.qemu.command_line import EngineFds, render_command
+from ballonet.vmm.qemu.vm import QemuVm
 from bench.result import state
 
 CONFIG = SandboxConfig(name="bench-control", memory_mib=256, balloon_min_mib=128)
@@ -32,6 +33,7 @@ class BareVm:
 
     async def __aenter__(self) -> QMPClient:
         vm = build_vm(CONFIG)
+        assert isinstance(vm, QemuVm)
         pairs = [socket.socketpair() for _ in range(3)]
         fds = EngineFds(*(far.fileno() for _, far in pairs))
         argv = [word for word in render_command(vm.spec, vm.engine, fds) if word != "-S"]

@@ -30,7 +30,7 @@ from ballonet.metrics.exposition import Exporter
 from ballonet.metrics.model import Snapshot
 from ballonet.sdk.sandbox import Sandbox, random_name
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.vm import Vm
+from ballonet.vmm.engine import Vm
 from bench.result import state
 from bench.simulated import simulated
 

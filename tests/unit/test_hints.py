@@ -22,7 +22,7 @@ from ballonet.machine.disk import obtain_disk
 from ballonet.machine.ports import check_ports_free
 from ballonet.machine.shares import serve_volume
 from ballonet.vmm.attach import Port, Volume
-from ballonet.vmm.engine import find_engine
+from ballonet.vmm.default_engine import DefaultEngine
 from tests.unit import images
 from tests.unit.disks import mounted_disk
 
@@ -189,7 +189,7 @@ def test_a_qemu_that_was_named_is_not_to_be_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str
 ) -> None:
     monkeypatch.setenv("BALLONET_QEMU", program)
-    message, hint = error_of(lambda: find_engine(tmp_path))
+    message, hint = error_of(lambda: DefaultEngine.find(tmp_path))
     assert program in message
     assert "BALLONET_QEMU" in hint
 

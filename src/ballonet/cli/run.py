@@ -129,12 +129,10 @@ def _print_engine_command(config: SandboxConfig) -> int:
     from ballonet.base.process import show_command
     from ballonet.machine.build import build_vm
     from ballonet.machine.disk import DISK_FILE
-    from ballonet.vmm.qemu_args import EngineFds, render_command
 
     disk = None if config.disk_mib is None else state_dir_of(config.name) / DISK_FILE
     vm = build_vm(config, guest=guest_for(config, report=report_progress), disk=disk)
-    fds = EngineFds(qmp=3, agent=4, console=5, shares=tuple(range(6, 6 + len(config.volumes))))
-    print(show_command(render_command(vm.spec, vm.engine, fds)))
+    print(show_command(vm.engine.show_command(vm.spec)))
     return 0
 
 

@@ -11,7 +11,6 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 from ballonet.base.errors import BallonetError
@@ -22,6 +21,7 @@ from ballonet.lifecycle.record import Record, State
 from ballonet.machine.notes import CONTROL_SOCKET, MachineNote
 from ballonet.machine.run_options import RUN_VARIABLE, RunOptions, take_run_options
 from ballonet.settings.flags import parse_config
+from ballonet.vmm.default_engine import DefaultEngine
 
 #: What the command line of a sandbox's own process has after the interpreter and its options.
 _MODULE_WORDS = ["ballonet", "sandbox"]
@@ -130,8 +130,7 @@ def _readable(flags: tuple[str, ...]) -> bool:
 def _engine_of(process: ProcessId, proc: Path = PROC) -> ProcessId | None:
     """The engine that a sandbox's own process has started; ``None`` if it has none."""
     for pid in read_children(process.pid, proc=proc) if process.alive(proc=proc) else ():
-        words = read_words(pid, proc=proc)
-        if any(a == "-name" and b.startswith("guest=") for a, b in pairwise(words)):
+        if DefaultEngine.is_command(read_words(pid, proc=proc)):
             return ProcessId.of(pid, proc=proc)
     return None
 

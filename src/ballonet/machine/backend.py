@@ -26,7 +26,7 @@ from ballonet.machine.guest_memory import GuestMemory as GuestMemorySource
 from ballonet.machine.hardcap import HardCap
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.convergence import BalloonStatus
-from ballonet.vmm.vm import Vm
+from ballonet.vmm.engine import Vm
 
 #: Statistics older than this are asked of the guest again (seconds).
 _STATISTICS_MAX_AGE_S = 1.0
@@ -35,7 +35,7 @@ _DEVICE_S = 3.0
 
 
 class MachineBackend:
-    """A :class:`ballonet.control.backend.Backend` over one :class:`~ballonet.vmm.vm.Vm`."""
+    """A :class:`ballonet.control.backend.Backend` over one :class:`~ballonet.vmm.engine.Vm`."""
 
     def __init__(self, vm: Vm, guest: GuestMemorySource, cap: HardCap | None = None) -> None:
         self._vm = vm
@@ -148,7 +148,7 @@ class MachineBackend:
             hard_cap=self._cap is not None,
             trim=has_balloon,
             accelerator=str(self._vm.spec.accel),
-            engine=f"QEMU {self._vm.engine.version_text}",
+            engine=f"{self._vm.engine.name} {self._vm.engine.version_text}",
         )
 
     def _balloon(self) -> Balloon:

@@ -12,8 +12,8 @@ from ballonet.machine.guest_setup import DISK_SERIAL, ROOT_SERIAL, share_tags
 from ballonet.vmm.accel import detect_accel
 from ballonet.vmm.builder import VmBuilder
 from ballonet.vmm.config import Accel, VmConfig, VmSpec
-from ballonet.vmm.engine import find_engine
-from ballonet.vmm.vm import Vm
+from ballonet.vmm.default_engine import DefaultEngine
+from ballonet.vmm.engine import Vm
 
 
 def build_spec(
@@ -63,7 +63,7 @@ def build_vm(
     :raises HostError: the guest's kernel or programs cannot be had.
     """
     cache = cache_dir() if cache is None else cache
-    engine = find_engine(cache)
+    engine = DefaultEngine.find(cache)
     accel = detect_accel(config.accel).accel
     tsc_khz = host_tsc_khz(cache) if accel is Accel.TCG else None
-    return Vm(build_spec(config, guest or guest_for(config), accel, tsc_khz, disk), engine)
+    return engine.create(build_spec(config, guest or guest_for(config), accel, tsc_khz, disk))

@@ -10,11 +10,11 @@ from pathlib import Path
 from ballonet.base.errors import HostError
 from ballonet.vmm.attach import Net, Volume, parents_first
 from ballonet.vmm.config import DISK_TARGET, VmConfig
+from ballonet.vmm.default_engine import DefaultEngine
 
 #: Serials of the disks, by which the guest finds them.
 ROOT_SERIAL, DISK_SERIAL = "ballonet-root", "ballonet-disk"
-#: Addresses of QEMU's user network (docs/system/devices/net: "10.0.2.0/24"): the guest, the gateway, the name server.
-GUEST_ADDRESS, NETMASK, GATEWAY, NAME_SERVER = "10.0.2.15", "255.255.255.0", "10.0.2.2", "10.0.2.3"
+_NETWORK = DefaultEngine.user_network
 
 # Where each file system has its magic number, and what that is (linux/magic.h; squashfs in native byte order).
 _MAGIC = {"erofs": (1024, b"\xe2\xe1\xf5\xe0"), "squashfs": (0, b"hsqs")}
@@ -96,10 +96,10 @@ def _identity(name: str, net: Net) -> list[list[str]]:
             ["file", "/etc/hosts", f"{hosts}127.0.1.1\t{name}\n"],
             ["file", "/etc/resolv.conf", ""],
         ]
-    server = "" if net is Net.ISOLATED else f"nameserver {NAME_SERVER}\n"
+    server = "" if net is Net.ISOLATED else f"nameserver {_NETWORK.name_server}\n"
     return [
         *steps,
-        ["file", "/etc/hosts", f"{hosts}{GUEST_ADDRESS}\t{name}\n"],
+        ["file", "/etc/hosts", f"{hosts}{_NETWORK.guest}\t{name}\n"],
         ["file", "/etc/resolv.conf", server],
-        ["network", GUEST_ADDRESS, NETMASK, GATEWAY],
+        ["network", _NETWORK.guest, _NETWORK.netmask, _NETWORK.gateway],
     ]

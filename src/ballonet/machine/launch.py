@@ -29,7 +29,7 @@ _END_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class SandboxEnd:
-    """How a sandbox ended: a word (see :class:`ballonet.vmm.vm.ExitReason`), a sentence, and the status of the
+    """How a sandbox ended: a word (see :class:`ballonet.vmm.engine.ExitReason`), a sentence, and the status of the
     sandbox's own command if it had one that ended."""
 
     reason: str

@@ -96,7 +96,7 @@ class EndNote:
     """How a sandbox ended."""
 
     run_id: str
-    #: A word: see :class:`ballonet.vmm.vm.ExitReason`, or ``completed``, ``guest-oom``, ``failed``, ``killed``.
+    #: A word: see :class:`ballonet.vmm.engine.ExitReason`, or ``completed``, ``guest-oom``, ``failed``, ``killed``.
     reason: str
     #: A sentence.
     detail: str

@@ -19,7 +19,7 @@ from ballonet.machine.guest_memory import GuestMemory
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.place import Place
 from ballonet.machine.sampler import Sampler
-from ballonet.vmm.vm import Vm
+from ballonet.vmm.engine import Vm
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from ballonet.machine.owner import OwnerLine, Report
 from ballonet.machine.place import Place, claim_place
 from ballonet.machine.run_options import RunOptions
 from ballonet.vmm.config import VmConfig
-from ballonet.vmm.vm import ExitReason, Vm, VmExit
+from ballonet.vmm.engine import ExitReason, Vm, VmExit
 
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
@@ -266,7 +266,7 @@ class Supervisor:
     async def _tell_ready(self, vm: Vm, place: Place, boot_s: float) -> None:
         facts: dict[str, Any] = {
             "control_socket": _text(place.control_path),
-            "ports": await _published(vm),
+            "ports": tuple(map(str, await vm.published_ports())),
             "boot_s": round(boot_s, 3),
             "started_at": time.time(),
         }
@@ -371,14 +371,6 @@ async def _start(vm: Vm, servers: ShareServers | None) -> None:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-async def _published(vm: Vm) -> tuple[str, ...]:
-    if not vm.spec.ports:
-        return ()
-    from ballonet.machine.ports import published_ports
-
-    return tuple(map(str, await published_ports(vm)))
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

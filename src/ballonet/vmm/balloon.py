@@ -10,21 +10,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from ballonet.base.errors import EngineError, EngineExitedError
 from ballonet.base.memory import mib_to_bytes
-from ballonet.vmm.config import BalloonSpec, Clamped, Machine
+from ballonet.vmm.balloon_device import BalloonDevice
+from ballonet.vmm.config import BalloonSpec, Clamped
 from ballonet.vmm.convergence import BalloonStatus, Convergence, Driver, State
 from ballonet.vmm.guard import GuestReading
-from ballonet.vmm.qemu_args import BALLOON_ID
-from ballonet.vmm.qmp import Qmp
-from ballonet.vmm.statistics import GuestStatistics, parse_statistics
+from ballonet.vmm.statistics import GuestStatistics
 
 log = logging.getLogger(__name__)
 
-_OBJECT = f"/machine/peripheral/{BALLOON_ID}"
 #: How often, while converging, the device's status is read to see whether the driver is still there (seconds).
 _DRIVER_CHECK_S = 1.0
 #: How long fresh statistics are waited for, how often the guest is asked again meanwhile, and how often they are
@@ -33,12 +30,11 @@ _STATISTICS_WAIT_S, _STATISTICS_AGAIN_S, _STATISTICS_LOOK_S = 2.0, 0.25, 0.01
 
 
 class Balloon:
-    """One VM's balloon. Created by :class:`~ballonet.vmm.vm.Vm`."""
+    """One VM's balloon. Created by :class:`~ballonet.vmm.engine.Vm`."""
 
-    def __init__(self, spec: BalloonSpec, machine: Machine, qmp: Qmp) -> None:
+    def __init__(self, spec: BalloonSpec, device: BalloonDevice) -> None:
         self.spec = spec
-        self._qmp = qmp
-        self._status_path = _OBJECT if machine is Machine.MICROVM else f"{_OBJECT}/virtio-backend"
+        self._device = device
         self._convergence = Convergence(spec, time.monotonic())
         self._sent: int | None = None
         self._version = 0
@@ -49,7 +45,6 @@ class Balloon:
         self._driver_check_due = False
         self._pushing = asyncio.Lock()
         self._asking = asyncio.Lock()
-        self._statistics_on = False
         self._quieting: asyncio.Task[None] | None = None
         #: How a guarded shrink learns what the guest can spare. The device's own statistics are the way that needs
         #: nothing else; whoever has a quicker one puts it here.
@@ -66,7 +61,7 @@ class Balloon:
     async def start(self) -> None:
         """Ask for the initial size, before the guest runs: the driver settles at it as soon as it loads."""
         await self._push()
-        self._convergence.observe((await self._qmp.execute("query-balloon"))["actual"], time.monotonic())
+        self._convergence.observe(await self._device.read_actual(), time.monotonic())
         self._follower = asyncio.create_task(self._follow(), name="balloon follower")
 
     async def stop(self) -> None:
@@ -145,17 +140,12 @@ class Balloon:
                 return status
 
     async def check_driver(self) -> Driver:
-        """Read the device's status: is there a driver that drives it? (virtio 1.2 §2.1, ``DRIVER_OK``)."""
+        """Ask the device whether a driver in the guest has taken it."""
         self._driver_checked_at = time.monotonic()
         self._driver_check_due = False
-        try:
-            answer = await self._qmp.execute("x-query-virtio-status", path=self._status_path)
-            statuses = answer.get("status", {}).get("statuses", [])
-            ready = any("DRIVER_OK" in str(status) for status in statuses)
-        except EngineExitedError:
-            raise
-        except EngineError:
-            # The command is marked experimental; an engine without it still shows whether a driver ever reported.
+        ready = await self._device.has_driver()
+        if ready is None:
+            # The statistics still show whether a driver ever reported.
             ready = (await self.statistics(max_age_s=_STATISTICS_WAIT_S)).reported_at is not None
         before = self.status
         self._convergence.driver_seen(Driver.PRESENT if ready else Driver.ABSENT, time.monotonic())
@@ -164,15 +154,14 @@ class Balloon:
             self._wake.set()
         return self.status.driver
 
-    def handle_event(self, name: str, data: Mapping[str, Any]) -> None:
-        """An engine event; those of other devices are ignored."""
-        if name == "BALLOON_CHANGE" and isinstance(actual := data.get("actual"), int):
-            self._observed(actual)
-            # Actual moves while nothing was asked, or before a driver was seen: a driver may have come or gone.
-            status = self.status
-            if status.state is not State.CONVERGING or status.driver is not Driver.PRESENT:
-                self._driver_check_due = True
-            self._wake.set()
+    def actual_changed(self, actual_bytes: int) -> None:
+        """The engine reports a new actual."""
+        self._observed(actual_bytes)
+        # Actual moves although no target is pending, or before a driver was seen: a driver may have come or gone.
+        status = self.status
+        if status.state is not State.CONVERGING or status.driver is not Driver.PRESENT:
+            self._driver_check_due = True
+        self._wake.set()
 
     def engine_exited(self) -> None:
         """The VM is gone."""
@@ -186,11 +175,11 @@ class Balloon:
             the answer. What comes back may still be old, or empty, where the guest does not answer: look at
             ``reported_at``. ``None``: whatever the engine has. The guest is never asked when nobody reads.
         """
-        latest = await self._read_statistics()
+        latest = await self._device.read_statistics()
         if max_age_s is None or not _is_older(latest, max_age_s):
             return latest
         async with self._asking:
-            latest = await self._read_statistics()
+            latest = await self._device.read_statistics()
             if not _is_older(latest, max_age_s):
                 return latest
             return await self._refresh_statistics(latest.reported_at or 0)
@@ -206,23 +195,21 @@ class Balloon:
 
     async def _quiet_statistics(self) -> None:
         with contextlib.suppress(EngineError):
-            await self._set_statistics_interval(0)
+            await self._device.quiet_statistics()
 
     async def _ask_for_statistics(self, reported_before: int) -> GuestStatistics:
         deadline = time.monotonic() + _STATISTICS_WAIT_S
         while True:
-            # Turning the engine's timer off and on makes it ask at once.
-            await self._set_statistics_interval(0)
-            await self._set_statistics_interval(1)
+            await self._device.request_statistics()
             again = time.monotonic() + _STATISTICS_AGAIN_S
             while time.monotonic() < min(again, deadline):
-                latest = await self._read_statistics()
+                latest = await self._device.read_statistics()
                 if latest.reported_at is not None and latest.reported_at > reported_before:
                     deadline = 0.0
                     break
                 await asyncio.sleep(_STATISTICS_LOOK_S)
             if time.monotonic() >= deadline:
-                await self._set_statistics_interval(0)
+                await self._device.quiet_statistics()
                 return latest
 
     async def _read_from_device(self) -> GuestReading:
@@ -232,18 +219,6 @@ class Balloon:
         if told.reported_at is None or told.reported_at < int(asked_at):
             return GuestReading(at, None, None)
         return GuestReading(at, told.available_bytes, told.major_faults)
-
-    async def _read_statistics(self) -> GuestStatistics:
-        # Reading is an error until the timer was set once.
-        if not self._statistics_on:
-            await self._set_statistics_interval(0)
-        answer = await self._qmp.execute("qom-get", path=_OBJECT, property="guest-stats")
-        return parse_statistics(answer, self.spec.ceiling_mib)
-
-    async def _set_statistics_interval(self, seconds: int) -> None:
-        prop = "guest-stats-polling-interval"
-        await self._qmp.execute("qom-set", path=_OBJECT, property=prop, value=seconds)
-        self._statistics_on = True
 
     async def _retarget(self) -> None:
         # Said again even when it is the same: after an out-of-memory deflation only that moves the driver.
@@ -260,8 +235,7 @@ class Balloon:
                 return
             self.before_retarget(mib_to_bytes(self.status.target_mib))
             try:
-                # Zero is an error to the engine, and no guest could do it: one byte rounds to one page.
-                await self._qmp.execute("balloon", value=max(1, wanted))
+                await self._device.set_target(wanted)
             except EngineExitedError:
                 self.engine_exited()
                 raise
@@ -299,7 +273,7 @@ class Balloon:
         if wait_s is None:
             return
         self._tick()
-        self._observed((await self._qmp.execute("query-balloon"))["actual"])
+        self._observed(await self._device.read_actual())
         if time.monotonic() - self._driver_checked_at > _DRIVER_CHECK_S:
             await self.check_driver()
 

@@ -12,6 +12,8 @@ from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
 from ballonet.vmm.engine import Engine
 
+#: What the value of ``-name`` begins with.
+NAME_PREFIX = "guest="
 #: QOM id of the balloon device; its object is at /machine/peripheral/<id>.
 BALLOON_ID = "balloon0"
 #: Id of the network's host side, by which its forwarded ports are asked for.
@@ -35,7 +37,7 @@ class EngineFds:
 
 def render_command(spec: VmSpec, engine: Engine, fds: EngineFds) -> list[str]:
     """The argument list that boots ``spec``, paused, with its three channels on ``fds``."""
-    argv = [str(engine.binary), "-name", f"guest={spec.name},debug-threads=on"]
+    argv = [str(engine.binary), "-name", f"{NAME_PREFIX}{spec.name},debug-threads=on"]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"]
     if engine.seccomp:
         argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]

@@ -16,6 +16,8 @@ from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.modify import apply_plan, plan_changes
 from ballonet.lifecycle.record import Command, Record, State
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.start import start_sandbox
+from ballonet.lifecycle.stop import remove_sandbox
 from ballonet.machine.notes import EndNote, MachineNote
 from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Tmpfs
@@ -116,9 +118,9 @@ async def test_start_and_remove_refuse_one_that_lives(registry: Registry) -> Non
     begun(registry)
     note(ProcessId.ours(), ready=True)
     with pytest.raises(StillRunningError):
-        await lifecycle.start(registry, "box", detached=True)
+        await start_sandbox(registry, "box", detached=True)
     with pytest.raises(StillRunningError):
-        await lifecycle.remove(registry, "box")
+        await remove_sandbox(registry, "box")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 300, "-x", "a\nb", "ü"])

@@ -29,6 +29,8 @@ from ballonet.cli.sandbox_options import (
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import Settings
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.start import start_sandbox
+from ballonet.lifecycle.stop import discard_sandbox
 from ballonet.machine.guest_files import guest_for
 from ballonet.settings.config import SandboxConfig
 
@@ -116,9 +118,9 @@ async def _start_detached(registry: Registry, name: str, admission: bool) -> int
 
     try:
         async with told_if_slow(name):
-            process = await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))
+            process = await start_sandbox(registry, name, detached=True, gate=gate_for(admission))
     except BaseException:
-        await lifecycle.discard(registry, name)
+        await discard_sandbox(registry, name)
         raise
     process.let_go()
     print(name)
@@ -149,9 +151,9 @@ async def _run_attached(
     from ballonet.pilot.gate import gate_for
 
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(lifecycle.discard, registry, name)
+        stack.push_async_callback(discard_sandbox, registry, name)
         async with told_if_slow(name):
-            sandbox = await lifecycle.start(registry, name, detached=False, gate=gate_for(admission))
+            sandbox = await start_sandbox(registry, name, detached=False, gate=gate_for(admission))
         stack.push_async_callback(sandbox.kill)
         agent = await AgentClient.connect(sandbox.agent_socket)
         stack.push_async_callback(agent.close)

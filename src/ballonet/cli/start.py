@@ -12,6 +12,8 @@ from ballonet.cli.progress import report_progress
 from ballonet.cli.sandbox_options import add_admission_option
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.start import start_sandbox
+from ballonet.lifecycle.stop import STOP_TIMEOUT_S, stop_sandbox
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         metavar="SECONDS",
         type=float,
-        default=lifecycle.STOP_TIMEOUT_S,
+        default=STOP_TIMEOUT_S,
         help="restart: how long the end in order may take until it is forced; 0: at once, -1: never (default: 10)",
     )
 
@@ -51,11 +53,11 @@ async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *,
     from ballonet.pilot.gate import gate_for
 
     if stop_timeout_s is not None:
-        record = await lifecycle.stop(registry, name, timeout_s=stop_timeout_s)
+        record = await stop_sandbox(registry, name, timeout_s=stop_timeout_s)
         admission = False  # it goes on in the place that it had
         if record is None:
             raise ConfigError(
                 f"sandbox {name!r} went away when it was stopped, as it was made to", hint="run it again"
             )
     async with told_if_slow(name):
-        (await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))).let_go()
+        (await start_sandbox(registry, name, detached=True, gate=gate_for(admission))).let_go()

@@ -241,9 +241,9 @@ class ControlServer:
         that was renamed, and costs one system call.
         """
         self._later("check socket", self.limits.check_socket_s, self._check_socket)
-        self.mend_socket()
+        self.repair_socket()
 
-    def mend_socket(self) -> None:
+    def repair_socket(self) -> None:
         """Bind again now if the socket's file is gone."""
         if self._control_socket.still_ours():
             return

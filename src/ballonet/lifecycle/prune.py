@@ -18,6 +18,7 @@ from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import Machine, left_over, machines
 from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry, from_json
+from ballonet.lifecycle.stop import end_process, kill
 from ballonet.machine.notes import MachineNote
 
 
@@ -34,7 +35,7 @@ async def prune(registry: Registry, *, force: bool = False) -> list[str]:
             done.append(await _put_right(registry, machine, force=force))
     for helper in left_over(found):
         if _registry_of(helper.state_dir) == state_dir():
-            await lifecycle.kill(helper.process)
+            await kill(helper.process)
             done.append(
                 f"ended {helper.program} (pid {helper.process.pid}), left by sandbox {helper.state_dir.name}"
             )
@@ -51,7 +52,7 @@ async def _put_right(registry: Registry, machine: Machine, *, force: bool) -> st
             registry.add(_record_of(machine))
             return f"registered {who}"
         return f"left alone {who}: another of that name is registered; 'ballonet prune --force' ends it"
-    await lifecycle.end_process(machine.process)
+    await end_process(machine.process)
     return f"ended {who}"
 
 

@@ -33,7 +33,7 @@ class AgentServer:
         listener = socket.socket(fileno=self._socket.socket.dup().detach())
         self._server = await asyncio.start_unix_server(self._accepted, sock=listener)
 
-    async def mend(self) -> None:
+    async def repair(self) -> None:
         """Listen again if the socket's file is gone; connections that are open stay.
 
         :raises BindError: it cannot be bound now. May be tried again.

@@ -18,7 +18,7 @@ from ballonet.base.errors import BallonetError, HostError, SandboxError
 from ballonet.base.forked import keep_from_children
 from ballonet.base.process import spawn, wait_exit
 from ballonet.host.identity import ProcessId
-from ballonet.machine.owner import STOP, Report
+from ballonet.machine.owner_channel import STOP, Report
 from ballonet.machine.run_options import RUN_VARIABLE, RunOptions
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ballonet.base.errors import BallonetError
-from ballonet.machine.owner import OwnerLine
+from ballonet.machine.owner_channel import OwnerChannel
 from ballonet.machine.run_options import RunOptions, take_run_options
 from ballonet.machine.supervisor import Supervisor
 from ballonet.settings.flags import parse_flags
@@ -28,4 +28,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _run(config: VmConfig, options: RunOptions, flags: list[str]) -> int:
-    return await Supervisor(config, OwnerLine(options.owner_fd), options, flags).run()
+    return await Supervisor(config, OwnerChannel(options.owner_fd), options, flags).run()

@@ -17,7 +17,7 @@ from ballonet.machine.agent_server import AgentServer
 from ballonet.machine.backend import MachineBackend
 from ballonet.machine.guest_memory import GuestMemory
 from ballonet.machine.hardcap import HardCap
-from ballonet.machine.place import Place
+from ballonet.machine.run_directory import RunDirectory
 from ballonet.machine.sampler import Sampler
 from ballonet.vmm.engine import Vm
 
@@ -32,17 +32,19 @@ _LAST_AGE_S = 0.5
 class Services:
     """Made when the VM runs; the control socket is served at once, the agent when the guest has booted."""
 
-    def __init__(self, vm: Vm, place: Place, cap: HardCap | None, policy: AccessPolicy) -> None:
+    def __init__(
+        self, vm: Vm, run_directory: RunDirectory, cap: HardCap | None, policy: AccessPolicy
+    ) -> None:
         self._vm = vm
-        self._place = place
+        self._run_directory = run_directory
         self._relay = AgentRelay(vm.take_agent_channel())
         self._guest = GuestMemory(self._relay, vm.balloon)
-        self._agents = AgentServer(self._relay, place.agent)
+        self._agents = AgentServer(self._relay, run_directory.agent)
         self._backend = MachineBackend(vm, self._guest, cap)
         self._sampler: Sampler | None = None
         self._control: ControlServer | None = None
-        if place.control is not None:
-            self._control = ControlServer(self._backend, place.control, policy=policy)
+        if run_directory.control is not None:
+            self._control = ControlServer(self._backend, run_directory.control, policy=policy)
 
     async def open_control(self) -> None:
         """Answer on the control socket from now on."""
@@ -75,16 +77,16 @@ class Services:
         await self._agents.start()
         return_free_memory()
 
-    async def mend(self) -> None:
+    async def repair(self) -> None:
         """See to it that the sandbox's sockets are where others look for them, in a run directory that is there.
 
         :raises HostError: there is no run directory to be had.
         :raises BindError: a socket cannot be bound. Both may be tried again.
         """
-        self._place.mend()
-        await self._agents.mend()
+        self._run_directory.repair()
+        await self._agents.repair()
         if self._control is not None:
-            self._control.mend_socket()
+            self._control.repair_socket()
 
     def keep_history(self, name: str, run_id: str, state_dir: Path) -> None:
         """Write samples of the sandbox into its state directory from now on."""

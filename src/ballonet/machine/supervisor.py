@@ -27,8 +27,8 @@ from ballonet.machine.build import build_vm
 from ballonet.machine.guest_setup import root_kind, setup_steps
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
-from ballonet.machine.owner import OwnerLine, Report
-from ballonet.machine.place import Place, claim_place
+from ballonet.machine.owner_channel import OwnerChannel, Report
+from ballonet.machine.run_directory import RunDirectory, claim_run_directory
 from ballonet.machine.run_options import RunOptions
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.engine import ExitReason, Vm, VmExit
@@ -74,7 +74,11 @@ class Supervisor:
     """Runs one sandbox from claim to end. Make it inside a running event loop."""
 
     def __init__(
-        self, config: VmConfig, owner: OwnerLine, options: RunOptions | None = None, flags: Sequence[str] = ()
+        self,
+        config: VmConfig,
+        owner: OwnerChannel,
+        options: RunOptions | None = None,
+        flags: Sequence[str] = (),
     ) -> None:
         self._config = config
         self._owner = owner
@@ -102,7 +106,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGUSR1, self._end, Ending.FORCE)
         await self._owner.open()
         try:
-            place = claim_place(
+            run_directory = claim_run_directory(
                 self._config.name,
                 self._config.balloon_control_socket,
                 with_control=self._config.has_balloon,
@@ -110,9 +114,11 @@ class Supervisor:
                 state_dir=self._options.state_dir,
             )
             try:
-                self._write_note(run_dir=str(place.directory), control_socket=_text(place.control_path))
+                self._write_note(
+                    run_dir=str(run_directory.path), control_socket=_text(run_directory.control_path)
+                )
                 try:
-                    report = await self._live(place)
+                    report = await self._live(run_directory)
                 except OSError as error:
                     log.exception("the host refused something")
                     raise HostError(
@@ -126,15 +132,15 @@ class Supervisor:
                 self._note_end(Report.failed(error))
                 raise
             finally:
-                place.give_up()
+                run_directory.release()
         except BallonetError as error:
             log.error("%s", error)
             report = Report.failed(error)
-        self._owner.tell(report)
+        self._owner.send(report)
         await self._owner.close()
         return 0 if report.event == "ended" else 1
 
-    async def _live(self, place: Place) -> Report:
+    async def _live(self, run_directory: RunDirectory) -> Report:
         started = time.monotonic()
         vm = build_vm(self._config, disk=self._disk())
         if self._config.ports:
@@ -146,7 +152,7 @@ class Supervisor:
             if cap is not None:
                 stack.push_async_callback(cap.close)
             cgroup_procs = None if cap is None else cap.procs_file
-            servers = self._serve_volumes(place, stack, cgroup_procs)
+            servers = self._serve_volumes(run_directory, stack, cgroup_procs)
             vm.launch(cgroup_procs=cgroup_procs, shares=[] if servers is None else servers.sockets)
             stack.push_async_callback(vm.kill)
             self._write_note(engine=ProcessId.of(vm.pid))
@@ -159,7 +165,7 @@ class Supervisor:
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
             if servers is not None:
                 stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(vm, servers)))
-            services = Services(vm, place, cap, self._policy)
+            services = Services(vm, run_directory, cap, self._policy)
             stack.push_async_callback(services.close)
             await services.open_control()
             steps = setup_steps(self._config, root_kind(self._config.root))
@@ -172,8 +178,10 @@ class Supervisor:
             if not self._ending.done():
                 boot.result()
                 await self._start_command(services, stack)
-                await self._tell_ready(vm, place, time.monotonic() - started)
-                stack.push_async_callback(_cancel, asyncio.create_task(self._keep_up(services, place)))
+                await self._tell_ready(vm, run_directory, time.monotonic() - started)
+                stack.push_async_callback(
+                    _cancel, asyncio.create_task(self._keep_up(services, run_directory))
+                )
                 if self._options.run_id is not None and self._options.state_dir is not None:
                     services.keep_history(self._config.name, self._options.run_id, self._options.state_dir)
             ending = await self._ending
@@ -235,7 +243,7 @@ class Supervisor:
         await services.power_off(POWEROFF_TIMEOUT_S)
 
     def _serve_volumes(
-        self, place: Place, stack: contextlib.AsyncExitStack, cgroup_procs: str | None
+        self, run_directory: RunDirectory, stack: contextlib.AsyncExitStack, cgroup_procs: str | None
     ) -> ShareServers | None:
         if not self._config.volumes:
             return None
@@ -243,7 +251,7 @@ class Supervisor:
 
         servers = ShareServers()
         stack.push_async_callback(servers.close)
-        servers.start(self._config.volumes, place.directory, cgroup_procs=cgroup_procs)
+        servers.start(self._config.volumes, run_directory.path, cgroup_procs=cgroup_procs)
         return servers
 
     def _disk(self) -> Path | None:
@@ -263,16 +271,16 @@ class Supervisor:
             self._config.name, mib_to_bytes(vm.spec.memory_mib if balloon is None else balloon.initial_mib)
         )
 
-    async def _tell_ready(self, vm: Vm, place: Place, boot_s: float) -> None:
+    async def _tell_ready(self, vm: Vm, run_directory: RunDirectory, boot_s: float) -> None:
         facts: dict[str, Any] = {
-            "control_socket": _text(place.control_path),
+            "control_socket": _text(run_directory.control_path),
             "ports": tuple(map(str, await vm.published_ports())),
             "boot_s": round(boot_s, 3),
             "started_at": time.time(),
         }
         self._write_note(ready=True, **facts)
-        facts |= {"engine_pid": vm.pid, "agent_socket": str(place.agent.path)}
-        self._owner.tell(Report("ready", facts))
+        facts |= {"engine_pid": vm.pid, "agent_socket": str(run_directory.agent.path)}
+        self._owner.send(Report("ready", facts))
 
     def _write_note(self, **facts: Any) -> None:
         """Say what has become of the sandbox since the last note.
@@ -283,17 +291,17 @@ class Supervisor:
         if self._options.run_id is not None and self._options.state_dir is not None:
             self._note.write(self._options.state_dir)
 
-    async def _keep_up(self, services: Services, place: Place) -> None:
+    async def _keep_up(self, services: Services, run_directory: RunDirectory) -> None:
         """See to it that the sandbox can be found and reached, whatever becomes of its files."""
         said = ""
         while True:
             await asyncio.sleep(_UPKEEP_S)
             try:
-                if not place.intact():
-                    await services.mend()
+                if not run_directory.intact():
+                    await services.repair()
                 facts: dict[str, Any] = {
-                    "run_dir": str(place.directory),
-                    "control_socket": _text(place.control_path),
+                    "run_dir": str(run_directory.path),
+                    "control_socket": _text(run_directory.control_path),
                 }
                 if replace(self._note, **facts) != self._note or not self._note_is_there():
                     self._write_note(**facts)

@@ -17,7 +17,7 @@ from ballonet.base.paths import exclusive
 from ballonet.host.memory import read_host_memory
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
-from ballonet.lifecycle.sandboxes import Gate
+from ballonet.lifecycle.start import Gate
 from ballonet.pilot import claim
 from ballonet.pilot.admission import admit, needed_mib
 from ballonet.pilot.claim import looks_after
@@ -32,7 +32,7 @@ FRESH_S = 15.0
 
 
 def gate_for(admission: bool) -> Gate | None:
-    """What :func:`ballonet.lifecycle.sandboxes.start` is to ask: the autopilot, where one drives the sandboxes, or
+    """What :func:`ballonet.lifecycle.start.start_sandbox` is to ask: the autopilot, where one drives the sandboxes, or
     nobody."""
     return admitted if admission else None
 

@@ -24,6 +24,8 @@ from ballonet.lifecycle.image_settings import image_of, inherited_settings, prep
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Defaults, Record
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.start import start_sandbox
+from ballonet.lifecycle.stop import STOP_TIMEOUT_S, discard_sandbox, remove_sandbox, stop_sandbox, wait_end
 from ballonet.machine.launch import OwnedProcess, SandboxEnd
 from ballonet.machine.notes import AGENT_SOCKET, MachineNote
 from ballonet.sdk.balloon import BalloonHandle
@@ -201,11 +203,11 @@ class Sandbox:
                 reserve_mib=reserve_mib,
             )
             try:
-                process = await lifecycle.start(
+                process = await start_sandbox(
                     registry, record.name, detached=detached, gate=gate_for(admission)
                 )
             except BaseException:
-                await lifecycle.discard(registry, record.name)
+                await discard_sandbox(registry, record.name)
                 raise
             return cls._started(registry.get(record.name), process, detached)
 
@@ -222,7 +224,7 @@ class Sandbox:
 
         check_flag("admission", admission)
         with Registry.open() as registry:
-            process = await lifecycle.start(registry, name, detached=True, gate=gate_for(admission))
+            process = await start_sandbox(registry, name, detached=True, gate=gate_for(admission))
             return cls._started(registry.get(name), process, detached=True)
 
     @classmethod
@@ -249,7 +251,7 @@ class Sandbox:
         """
         check_flag("force", force)
         with Registry.open() as registry:
-            await lifecycle.remove(registry, name, force=force)
+            await remove_sandbox(registry, name, force=force)
 
     @staticmethod
     def builder(name: str) -> SandboxBuilder:
@@ -484,9 +486,9 @@ class Sandbox:
         if (process := self._followed()) is not None:
             return await self._after_end(await process.wait())
         with Registry.open() as registry:
-            return await self._after_end(_end_of(await lifecycle.wait_end(registry, self.name)))
+            return await self._after_end(_end_of(await wait_end(registry, self.name)))
 
-    async def stop(self, timeout_s: float = lifecycle.STOP_TIMEOUT_S) -> SandboxEnd:
+    async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> SandboxEnd:
         """Let the sandbox end in order, without once ``timeout_s`` has passed, and wait for that."""
         timeout_s = check_seconds("timeout_s", timeout_s, zero=True)
         if self._end is not None:
@@ -496,7 +498,7 @@ class Sandbox:
         await self._hang_up()
         with Registry.open() as registry:
             return await self._after_end(
-                _end_of(await lifecycle.stop(registry, self.name, timeout_s=timeout_s))
+                _end_of(await stop_sandbox(registry, self.name, timeout_s=timeout_s))
             )
 
     async def kill(self) -> SandboxEnd:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from ballonet.base.memory import Size
 from ballonet.guest.files import MAX_READ_BYTES
 from ballonet.guest.files import GuestFiles as AsyncGuestFiles
-from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.record import Record
+from ballonet.lifecycle.stop import STOP_TIMEOUT_S
 from ballonet.sdk import sandbox as async_sandbox
 from ballonet.sdk.balloon import BalloonHandle as AsyncBalloonHandle
 from ballonet.sdk.builder import SandboxBuilder
@@ -333,7 +333,7 @@ class Sandbox:
     def wait(self) -> SandboxEnd:
         return LOOP.run(self._inner.wait())
 
-    def stop(self, timeout_s: float = lifecycle.STOP_TIMEOUT_S) -> SandboxEnd:
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> SandboxEnd:
         return LOOP.run(self._inner.stop(timeout_s))
 
     def kill(self) -> SandboxEnd:

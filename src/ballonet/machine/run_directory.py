@@ -4,7 +4,7 @@ Two locks make up the claim, and the kernel releases both however the process en
 directory, so that one registry's sandbox never runs twice, whatever run directory its starters have; and the agent
 socket's, so that two registries that share a run directory do not share a name. What a killed sandbox left is replaced
 by the next one of that name. A run directory that goes away while its sandbox lives comes back, or another takes its
-place (:meth:`Place.mend`).
+place (:meth:`RunDirectory.mend`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 _RUN_LOCK = "run.lock"
 
 
-class Place:
-    """Made by :func:`claim_place`."""
+class RunDirectory:
+    """Made by :func:`claim_run_directory`."""
 
     def __init__(self, directory: Path, agent: ControlSocket, control: ControlSocket | None) -> None:
-        self.directory = directory
+        self.path = directory
         self.agent = agent
         self.control = control
         #: Of the lock in the state directory.
@@ -49,13 +49,13 @@ class Place:
             and self._link_is_there()
         )
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Make the run directory again if it is gone or of no use, here or where it can be had, for sockets to be bound
         there again.
 
         :raises HostError: it can be had nowhere.
         """
-        was = self.directory
+        was = self.path
         own_control = self.control is not None and self.control.path == was / CONTROL_SOCKET
         sockets = [AGENT_SOCKET, CONTROL_SOCKET] if own_control else [AGENT_SOCKET]
         for parent in (was.parent, *fallback_run_dirs()):
@@ -73,15 +73,15 @@ class Place:
             raise HostError(f"the run directory {was} is gone and cannot be made again anywhere")
         if directory != was:
             log.warning("the run directory %s cannot be used any more; it is now %s", was, directory)
-            self.directory = directory
+            self.path = directory
             self.agent.move(directory / AGENT_SOCKET)
             if own_control:
                 assert self.control is not None
                 self.control.move(directory / CONTROL_SOCKET)
         if self.control is not None and self.control.path != directory / CONTROL_SOCKET:
-            self._mend_chosen(self.control, directory / CONTROL_SOCKET)
+            self._repair_chosen(self.control, directory / CONTROL_SOCKET)
 
-    def _mend_chosen(self, control: ControlSocket, link: Path) -> None:
+    def _repair_chosen(self, control: ControlSocket, link: Path) -> None:
         """See to it that a control socket whose path was chosen is reached by the sandbox's name, too."""
         problem = path_problem(control.path)
         if problem is None and self._link_is_there():
@@ -96,34 +96,34 @@ class Place:
                 )
                 control.move(link)
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         """Remove what is ours. May be repeated; servers that own a socket may have closed it before."""
         if self.control is not None:
             self.control.close()
-            link = self.directory / CONTROL_SOCKET
+            link = self.path / CONTROL_SOCKET
             if link.is_symlink():
                 link.unlink()
         with contextlib.suppress(OSError):  # not empty: somebody else put something there, which is not ours
             self.agent.close()
-            self.directory.rmdir()
+            self.path.rmdir()
         fd, self.lock_fd = self.lock_fd, -1
         if fd >= 0:
             os.close(fd)
 
     def _link_is_there(self) -> bool:
         """Whether a control socket that has another path is linked to in the directory."""
-        link = self.directory / CONTROL_SOCKET
+        link = self.path / CONTROL_SOCKET
         return self.control is None or self.control.path == link or link.is_symlink()
 
 
-def claim_place(
+def claim_run_directory(
     name: str,
     control_socket: Path | None,
     *,
     with_control: bool,
     control_mode: int = 0o600,
     state_dir: Path | None = None,
-) -> Place:
+) -> RunDirectory:
     """Take the name and bind the sockets, before anything is started.
 
     :param control_socket: where the control socket was asked to be; ``None``: in the sandbox's directory.
@@ -134,49 +134,53 @@ def claim_place(
     """
     lock_fd = -1 if state_dir is None else _lock(state_dir / _RUN_LOCK, name)
     try:
-        place = _bind(sandbox_dir(name), control_socket, with_control=with_control, control_mode=control_mode)
-        place.lock_fd = lock_fd
-        return place
+        claimed = _bind(
+            sandbox_dir(name), control_socket, with_control=with_control, control_mode=control_mode
+        )
+        claimed.lock_fd = lock_fd
+        return claimed
     except BaseException:
         if lock_fd >= 0:
             os.close(lock_fd)
         raise
 
 
-def sweep_place(directory: Path) -> bool:
+def remove_abandoned(directory: Path) -> bool:
     """Remove the run directory that a sandbox has left, unless one lives in it; whether it is gone now."""
     if not directory.is_dir():
         return False
     # It lives, or it is not ours to judge, or something of somebody else's is in it.
     with contextlib.suppress(NameInUseError, ConfigError, HostError, BindError, OSError):
-        _bind(directory, None, with_control=False, control_mode=0o600).give_up()
+        _bind(directory, None, with_control=False, control_mode=0o600).release()
     return not directory.exists()
 
 
-def prune_places() -> list[str]:
+def prune_run_directories() -> list[str]:
     """Remove what sandboxes that were killed have left in the run directory; their names. Live ones are left alone."""
-    return [directory.name for directory in sorted(run_dir().iterdir()) if sweep_place(directory)]
+    return [directory.name for directory in sorted(run_dir().iterdir()) if remove_abandoned(directory)]
 
 
-def _bind(directory: Path, control_socket: Path | None, *, with_control: bool, control_mode: int) -> Place:
+def _bind(
+    directory: Path, control_socket: Path | None, *, with_control: bool, control_mode: int
+) -> RunDirectory:
     private_dir(directory)
     try:
         agent = bind_control_socket(directory / AGENT_SOCKET)
     except BusyError as error:
         raise _in_use(directory.name) from error
-    place = Place(directory, agent, None)
+    claimed = RunDirectory(directory, agent, None)
     try:
         # What is here is of a sandbox of this name that was killed: the name is ours now.
         _remove_left(directory)
         if with_control:
             default = directory / CONTROL_SOCKET
-            place.control = bind_control_socket(control_socket or default, mode=control_mode)
+            claimed.control = bind_control_socket(control_socket or default, mode=control_mode)
             if control_socket is not None:
-                default.symlink_to(place.control.path)
+                default.symlink_to(claimed.control.path)
     except BaseException:
-        place.give_up()
+        claimed.release()
         raise
-    return place
+    return claimed
 
 
 def _lock(path: Path, name: str) -> int:

@@ -55,7 +55,7 @@ class Report:
         return error_class(str(self.facts.get("code")))(message, hint=hint)
 
 
-class OwnerLine:
+class OwnerChannel:
     """The sandbox's end of the line. Without a descriptor there is no owner, and reports go nowhere."""
 
     def __init__(self, fd: int | None) -> None:
@@ -68,7 +68,7 @@ class OwnerLine:
             line = socket.socket(fileno=self._fd)
             self._reader, self._writer = await asyncio.open_connection(sock=line, limit=_LINE_LIMIT)
 
-    def tell(self, report: Report) -> None:
+    def send(self, report: Report) -> None:
         """Send a report; an owner that is gone does not matter here."""
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(report.encode())

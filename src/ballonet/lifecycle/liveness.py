@@ -7,7 +7,6 @@ anything about it. Where both are lost or damaged, /proc is searched for the pro
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from ballonet.base.errors import BallonetError
 from ballonet.base.paths import sandbox_dir_path, state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.host.proc import PROC, read_children, read_environment, read_words
-from ballonet.lifecycle.record import Record, State
+from ballonet.lifecycle.record import Record, State, flags_problem
 from ballonet.machine.notes import CONTROL_SOCKET, MachineNote
 from ballonet.machine.run_options import RUN_VARIABLE, RunOptions, take_run_options
 from ballonet.settings.flags import parse_config
@@ -117,14 +116,8 @@ def _stand_in(record: Record) -> MachineNote | None:
     )
 
 
-@functools.lru_cache(maxsize=4096)
 def _readable(flags: tuple[str, ...]) -> bool:
-    """Whether they are a configuration."""
-    try:
-        parse_config(flags)
-    except BallonetError:
-        return False
-    return True
+    return flags_problem(flags) is None
 
 
 def _engine_of(process: ProcessId, proc: Path = PROC) -> ProcessId | None:

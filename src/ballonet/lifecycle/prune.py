@@ -16,7 +16,7 @@ from ballonet.base.errors import NameInUseError, RegistryError
 from ballonet.base.paths import state_dir
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import Machine, left_over, machines
-from ballonet.lifecycle.record import Record, State
+from ballonet.lifecycle.record import Record, State, unreadable_hint
 from ballonet.lifecycle.registry import Registry, from_json
 from ballonet.lifecycle.stop import end_process, kill
 from ballonet.machine.notes import MachineNote
@@ -29,7 +29,8 @@ async def prune(registry: Registry, *, force: bool = False) -> list[str]:
     """
     done: list[str] = []
     found = list(machines())
-    known = {record.run_id for record in lifecycle.list_sandboxes(registry)}
+    registered = lifecycle.list_sandboxes(registry)
+    known = {record.run_id for record in registered}
     for machine in found:
         if machine.options.run_id not in known and _is_of_this_registry(machine):
             done.append(await _put_right(registry, machine, force=force))
@@ -40,6 +41,11 @@ async def prune(registry: Registry, *, force: bool = False) -> list[str]:
                 f"ended {helper.program} (pid {helper.process.pid}), left by sandbox {helper.state_dir.name}"
             )
     done += [f"removed the files of {name}" for name in _prune_files(registry)]
+    done += [
+        f"left alone sandbox {record.name}: {lifecycle.UNREADABLE}; {unreadable_hint(record.name)}"
+        for record in registered
+        if record.unreadable is not None
+    ]
     return done
 
 

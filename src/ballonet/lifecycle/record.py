@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import functools
+from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
+from typing import Any
 
+from ballonet.base.errors import BallonetError
 from ballonet.host.identity import ProcessId
+from ballonet.settings.flags import parse_config
 
 
 class State(StrEnum):
@@ -82,6 +86,8 @@ class Record:
     end_reason: str | None = None
     end_detail: str | None = None
     exit_code: int | None = None
+    #: Why the row cannot be read; the other fields then hold what can be. No column: see :func:`stored_fields`.
+    unreadable: str | None = None
 
     @property
     def inherited(self) -> Defaults:
@@ -91,3 +97,23 @@ class Record:
         if self.command is None:
             return Defaults()
         return Defaults(self.command.env, self.command.cwd, self.command.user)
+
+
+def stored_fields() -> list[Field[Any]]:
+    """The fields of :class:`Record` that are columns of the registry."""
+    return [field for field in fields(Record) if field.name != "unreadable"]
+
+
+def unreadable_hint(name: str) -> str:
+    """What a person can do about a row that cannot be read."""
+    return f"remove it: ballonet rm --force {name}"
+
+
+@functools.lru_cache(maxsize=4096)
+def flags_problem(flags: tuple[str, ...]) -> str | None:
+    """Why ``flags`` are not a configuration; ``None`` if they are one."""
+    try:
+        parse_config(flags)
+    except BallonetError as error:
+        return error.message
+    return None

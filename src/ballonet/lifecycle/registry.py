@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, asdict, fields
+from dataclasses import MISSING, Field, asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,15 @@ from ballonet.base.errors import NameInUseError, RegistryError, UnknownSandboxEr
 from ballonet.base.paths import state_dir
 from ballonet.base.suggest import hint_for
 from ballonet.host.identity import ProcessId
-from ballonet.lifecycle.record import Command, Defaults, Record, State
+from ballonet.lifecycle.record import (
+    Command,
+    Defaults,
+    Record,
+    State,
+    flags_problem,
+    stored_fields,
+    unreadable_hint,
+)
 from ballonet.lifecycle.schema import MIGRATIONS, VERSION
 
 FILE_NAME = "registry.db"
@@ -29,7 +37,7 @@ BALLAST_NAME, BALLAST_BYTES = "ballast", 256 << 10
 #: How long a program waits for another's write (seconds).
 BUSY_S = 30.0
 
-_COLUMNS = tuple(field.name for field in fields(Record))
+_COLUMNS = tuple(field.name for field in stored_fields())
 
 
 class Registry:
@@ -97,10 +105,10 @@ class Registry:
         return record
 
     def list(self) -> list[Record]:
-        """All, the oldest first."""
+        """All, the oldest first. A row that cannot be read is among them: see :attr:`Record.unreadable`."""
         with _explained(self.path):
             rows = self._connection.execute(f"{_SELECT} ORDER BY created_at, name").fetchall()
-        return [_decode(row) for row in rows]
+        return [_with_flags_checked(_decode_in_part(row)) for row in rows]
 
     def update(self, name: str, *, if_run: str | None = None, **changes: Any) -> bool:
         """Change columns of one row; whether there was such a row.
@@ -149,7 +157,8 @@ class Registry:
     def if_absent(self, name: str, then: Callable[[], None]) -> bool:
         """Call ``then`` while nobody can take the name, if there is no sandbox of that name; whether that is so."""
         with self._alone():
-            absent = self.find(name) is None
+            row = self._connection.execute("SELECT 1 FROM sandboxes WHERE name = ?", [name]).fetchone()
+            absent = row is None
             if absent:
                 then()
             return absent
@@ -249,25 +258,65 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(row: tuple[Any, ...]) -> Record:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    try:
-        values["flags"] = tuple(json.loads(values["flags"]))
-        values["state"] = State(values["state"])
-        values["auto_remove"] = bool(values["auto_remove"])
-        for column in ("starter", "process"):
-            if values[column] is not None:
-                values[column] = ProcessId.from_json(json.loads(values[column]))
-        if values["command"] is not None:
-            command = json.loads(values["command"])
-            values["command"] = Command(**{**command, "argv": tuple(command["argv"])})
-        if values["defaults"] is not None:
-            values["defaults"] = Defaults(**json.loads(values["defaults"]))
-        return Record(**values)
-    except (ValueError, TypeError, KeyError) as error:
+    """:raises RegistryError: the row cannot be read."""
+    record = _decode_in_part(row)
+    if record.unreadable is not None:
         raise RegistryError(
-            f"the registry's row of sandbox {values['name']!r} cannot be read: {error}",
-            hint=f"remove it: ballonet rm --force {values['name']}",
-        ) from error
+            f"the registry's row of sandbox {record.name!r} cannot be read: {record.unreadable}",
+            hint=unreadable_hint(record.name),
+        )
+    return record
+
+
+def _decode_in_part(row: tuple[Any, ...]) -> Record:
+    """The row; a column that cannot be read has its default, and the record says so."""
+    values = dict(zip(_COLUMNS, row, strict=True))
+    problems = []
+    for field in stored_fields():
+        decode = _DECODERS.get(field.name)
+        if decode is None or values[field.name] is None:
+            continue
+        try:
+            values[field.name] = decode(values[field.name])
+        except (ValueError, TypeError, KeyError) as error:
+            problems.append(f"{field.name}: {error}")
+            values[field.name] = () if field.default is MISSING else field.default
+    return Record(**values, unreadable="; ".join(problems) or None)
+
+
+def _with_flags_checked(record: Record) -> Record:
+    if record.unreadable is not None:
+        return record
+    problem = flags_problem(record.flags)
+    return record if problem is None else replace(record, unreadable=f"flags: {problem}")
+
+
+def _decode_flags(text: str) -> tuple[str, ...]:
+    flags = json.loads(text)
+    if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
+        raise ValueError("not a list of words")
+    return tuple(flags)
+
+
+def _decode_process(text: str) -> ProcessId | None:
+    return ProcessId.from_json(json.loads(text))
+
+
+def _decode_command(text: str) -> Command:
+    command = json.loads(text)
+    return Command(**{**command, "argv": tuple(command["argv"])})
+
+
+#: How columns that hold more than text or a number are read.
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "flags": _decode_flags,
+    "state": State,
+    "auto_remove": bool,
+    "starter": _decode_process,
+    "process": _decode_process,
+    "command": _decode_command,
+    "defaults": lambda text: Defaults(**json.loads(text)),
+}
 
 
 def to_json(record: Record) -> bytes:
@@ -282,7 +331,7 @@ def from_json(content: bytes) -> Record:
     """
     try:
         said = json.loads(content)
-        return _decode(tuple(said.get(field.name, _default(field)) for field in fields(Record)))
+        return _decode(tuple(said.get(field.name, _default(field)) for field in stored_fields()))
     except (ValueError, AttributeError) as error:
         raise RegistryError(f"no row of the registry: {error}") from error
 

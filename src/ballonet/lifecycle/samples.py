@@ -143,7 +143,7 @@ async def _ask(record: Record, note: MachineNote, deadline_s: float, guest_age_s
 
 
 def _not_running(record: Record) -> SandboxSample:
-    why = f"it is {record.state}"
+    why = f"it is {record.state}" if record.unreadable is None else lifecycle.UNREADABLE
     return SandboxSample(
         name=record.name,
         state=record.state.value,
@@ -151,8 +151,16 @@ def _not_running(record: Record) -> SandboxSample:
         created_at=record.created_at,
         at=time.time(),
         unknown=dict.fromkeys(("balloon", "host", "pss", "guest"), why),
-        ceiling=mib_to_bytes(lifecycle.config_of(record).memory_mib),
+        ceiling=_ceiling(record),
     )
+
+
+def _ceiling(record: Record, flags: tuple[str, ...] | None = None) -> int | None:
+    """In bytes, of the desired configuration or of ``flags``; ``None`` if they cannot be read."""
+    try:
+        return mib_to_bytes(lifecycle.config_of(record, flags).memory_mib)
+    except BallonetError:
+        return None
 
 
 def _host_side(
@@ -173,8 +181,10 @@ def _host_side(
         at=time.time(),
         balloon=balloon,
         stats=Stats(GuestMemory(), GuestPressure(), None, host),
-        ceiling_mib=lifecycle.config_of(record, note.flags).memory_mib,
+        ceiling_mib=0,
     )
+    if balloon is None:
+        sample = replace(sample, ceiling=_ceiling(record, note.flags))
     missing = ["pss", "guest"] if balloon is not None else ["balloon", "pss", "guest"]
     return replace(sample, unknown={**sample.unknown, **dict.fromkeys(missing, why)})
 

@@ -16,11 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.base.errors import ConfigError, NameInUseError, NotRunningError
+from ballonet.base.errors import ConfigError, NameInUseError, NotRunningError, RegistryError
 from ballonet.base.paths import private_dir, state_dir_of
 from ballonet.images.users import check_user
-from ballonet.lifecycle.liveness import living
-from ballonet.lifecycle.record import Command, Defaults, Record, State
+from ballonet.lifecycle.liveness import living, machines
+from ballonet.lifecycle.record import Command, Defaults, Record, State, unreadable_hint
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import EndNote, MachineNote
 from ballonet.settings.config import SandboxConfig, check_name
@@ -34,6 +34,8 @@ MACHINE_LOG = "machine.log"
 ROW_FILE = "row.json"
 #: What the directories of removed sandboxes are called while they go; no sandbox's name begins so.
 _ASIDE = ".removed-"
+#: What is said of a sandbox whose row cannot be read.
+UNREADABLE = "the registry's row cannot be read"
 
 
 def create(
@@ -176,13 +178,48 @@ def find_running(registry: Registry, name: str) -> tuple[Record, MachineNote]:
 
 
 def list_sandboxes(registry: Registry) -> list[Record]:
-    """All, as they are now, the oldest first."""
-    return [now for record in registry.list() if (now := refresh(registry, record)) is not None]
+    """All, as they are now, the oldest first. One whose row cannot be read is among them: :attr:`Record.unreadable`."""
+    return [now for record in registry.list() if (now := _look(registry, record)) is not None]
+
+
+def _look(registry: Registry, record: Record) -> Record | None:
+    return refresh(registry, record) if record.unreadable is None else _look_at_unreadable(record)
+
+
+def _look_at_unreadable(record: Record) -> Record:
+    """A sandbox whose row cannot be read, as far as its process and its note say. The registry is left as it is."""
+    record = replace(
+        record,
+        state=State.FAILED,
+        end_reason="unreadable",
+        end_detail=f"{UNREADABLE}; {unreadable_hint(record.name)}\n{record.unreadable}",
+    )
+    directory = state_dir_of(record.name)
+    note = MachineNote.read(directory)
+    if note is not None and note.alive():
+        state = State.RUNNING if note.ready else State.STARTING
+        return replace(record, state=state, run_id=note.run_id, process=note.process)
+    for machine in machines():
+        if machine.options.state_dir == directory:
+            run_id = machine.options.run_id
+            return replace(record, state=State.RUNNING, run_id=run_id, process=machine.process)
+    return record
 
 
 def config_of(record: Record, flags: Sequence[str] | None = None) -> SandboxConfig:
-    """The desired configuration of a sandbox, or the one that ``flags`` say."""
-    return replace(parse_config(record.flags if flags is None else flags), image=record.image)
+    """The desired configuration of a sandbox, or the one in ``flags``.
+
+    :raises RegistryError: the flags in its row cannot be read.
+    """
+    try:
+        return replace(parse_config(record.flags if flags is None else flags), image=record.image)
+    except ConfigError as error:
+        if flags is not None:
+            raise
+        raise RegistryError(
+            f"the registry's row of sandbox {record.name!r} cannot be read: flags: {error.message}",
+            hint=unreadable_hint(record.name),
+        ) from error
 
 
 def forget(registry: Registry, record: Record) -> bool:

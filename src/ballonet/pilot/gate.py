@@ -66,7 +66,10 @@ def _judge(registry: Registry, record: Record, status: dict[str, Any]) -> None:
     pending = [
         other
         for other in registry.list()
-        if other.state.lives and other.name not in seen and looks_after(settings["only"], other.name)
+        if other.state.lives
+        and other.unreadable is None
+        and other.name not in seen
+        and looks_after(settings["only"], other.name)
     ]
     host = host_view(
         read_host_memory(),

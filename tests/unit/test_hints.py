@@ -141,7 +141,7 @@ def test_a_program_that_may_not_be_run_is_not_missing(tmp_path: Path) -> None:
 def test_mke2fs_on_a_full_disk_is_not_to_be_installed(full_disk: Path) -> None:
     message, hint = error_of(lambda: obtain_disk(full_disk, 256))
     assert "No space left" in message
-    assert hint == f"make room on the file system of {full_disk}"
+    assert hint == f"free up space on the file system of {full_disk}"
     assert [path.name for path in full_disk.iterdir()] == ["filler"]
 
 
@@ -149,7 +149,7 @@ def test_mke2fs_on_a_full_disk_is_not_to_be_installed(full_disk: Path) -> None:
 def test_whatever_is_written_on_a_full_disk_is_told(full_disk: Path) -> None:
     message, hint = error_of(lambda: replace_file(full_disk / "file", bytes(1 << 20)))
     assert "No space left" in message
-    assert hint == f"make room on the file system of {full_disk}"
+    assert hint == f"free up space on the file system of {full_disk}"
 
 
 @root_only
@@ -215,7 +215,7 @@ def test_what_the_operating_system_says_is_no_defect_of_ours(
     monkeypatch.setattr("ballonet.cli.main._dispatch", fail)
     assert main(["ls"]) == 125
     said = capsys.readouterr().err
-    assert said.startswith("ballonet: error: /some/file: No space left on device\n  hint: make room")
+    assert said.startswith("ballonet: error: /some/file: No space left on device\n  hint: free up space")
 
 
 def test_a_cause_that_says_nothing_more_has_no_hint() -> None:

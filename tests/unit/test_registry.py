@@ -142,7 +142,7 @@ def test_a_full_disk_and_a_read_only_directory_are_told(tmp_path: Path) -> None:
             for number in range(1000):
                 registry.add(record(f"box{number}", command=Command(("x" * 1000,))))
         assert "full" in raised.value.message
-        assert "room" in str(raised.value.hint)
+        assert "free up space" in str(raised.value.hint)
         assert registry.list() is not None  # what is there can still be read
     (tmp_path / "sub" / FILE_NAME).mkdir(parents=True)
     with pytest.raises(RegistryError) as raised:

@@ -352,7 +352,7 @@ def _explained(path: Path) -> Iterator[None]:
         if "readonly" in text or "unable to open" in text:
             hint = f"make {path.parent} and what is in it writable for you, or set XDG_STATE_HOME"
         elif "full" in text or "disk I/O" in text:
-            hint = f"make room on the file system of {path.parent}"
+            hint = f"free up space on the file system of {path.parent}"
         elif "locked" in text:
             hint = "another program keeps it locked; try again, or end that program"
         elif "not a database" in text or "malformed" in text:

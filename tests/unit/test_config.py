@@ -59,7 +59,7 @@ def test_any_balloon_field_makes_a_balloon(field: dict[str, Any]) -> None:
         ({"ports": (Port(80, 80),)}, "port 127.0.0.1:80:80/tcp cannot be published without a network"),
         ({"ports": (Port(80, 0),), "net": "user"}, "port 127.0.0.1:80:0/tcp has a port outside 1 to 65535"),
         ({"ports": (Port(80, 1), Port(80, 2)), "net": "user"}, "127.0.0.1:80 is published twice"),
-        ({"ports": (Port(80, 1, "::1"),), "net": "user"}, "has '::1', which is no IPv4 address"),
+        ({"ports": (Port(80, 1, "::1"),), "net": "user"}, "has '::1', which is not an IPv4 address"),
         ({"volumes": (Volume(Path("data"), "/data"),)}, "must be an absolute path without a colon"),
         ({"volumes": (Volume(Path("/a:b"), "/data"),)}, "must be an absolute path without a colon"),
         ({"volumes": (Volume(Path("/a"), "data"),)}, "must be mounted at an absolute path of the guest"),

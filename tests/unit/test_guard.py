@@ -52,7 +52,7 @@ def test_a_thrashing_guest_is_not_shrunk_further() -> None:
     assert permit(mib(256), mib(1024), 100, reading(900, at=11, faults=99), before).reason is None
     thrashing = permit(mib(256), mib(1024), 100, reading(900, at=11, faults=500), before)
     assert thrashing.lowest_bytes == mib(1024)
-    assert "500 major faults a second" in str(thrashing.reason)
+    assert "500 major faults per second" in str(thrashing.reason)
 
 
 @given(

@@ -320,9 +320,10 @@ def missing_module(error: ImportError, what: str) -> HostError:
         return HostError(
             f"{what}: this Python was built without its module {name}", hint="use another Python"
         )
+    package = _PACKAGES.get(name, name)
     return HostError(
-        f"{what}: the Python package {_PACKAGES.get(name, name)} is not installed, or its installation is broken ({error})",
-        hint=f"pip install {_PACKAGES.get(name, name)}, into the environment of {sys.executable}",
+        f"{what}: the Python package {package} is not installed, or its installation is broken ({error})",
+        hint=f"pip install {package}, into the environment of {sys.executable}",
     )
 
 

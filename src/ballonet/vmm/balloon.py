@@ -1,7 +1,7 @@
-"""The balloon device: the one holder of a sandbox's target, and the only code that moves it.
+"""The balloon of a VM: holds the target, and is the only code that moves it.
 
-Follows the engine's ``BALLOON_CHANGE`` events. Events come at most once a second, so while, and only while, the
-guest is on its way to a target, actual is read beside them at intervals that grow with the time it takes.
+Actual comes from the engine's events. They arrive at most once a second, so while the guest converges to a target, and
+only then, actual is also read, at intervals that grow with the time since the target was set.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 #: How often, while converging, the device's status is read to see whether the driver is still there (seconds).
 _DRIVER_CHECK_S = 1.0
-#: How long fresh statistics are waited for, how often the guest is asked again meanwhile, and how often they are
-#: looked for (seconds).
+#: How long to wait for fresh statistics, how often to ask the guest again meanwhile, and how often to check whether
+#: they have arrived (seconds).
 _STATISTICS_WAIT_S, _STATISTICS_AGAIN_S, _STATISTICS_LOOK_S = 2.0, 0.25, 0.01
 
 
 class Balloon:
-    """One VM's balloon. Created by :class:`~ballonet.vmm.engine.Vm`."""
+    """The balloon of one VM. Created by :class:`~ballonet.vmm.engine.Vm`."""
 
     def __init__(self, spec: BalloonSpec, device: BalloonDevice) -> None:
         self.spec = spec
@@ -46,26 +46,26 @@ class Balloon:
         self._pushing = asyncio.Lock()
         self._asking = asyncio.Lock()
         self._quieting: asyncio.Task[None] | None = None
-        #: How a guarded shrink learns what the guest can spare. The device's own statistics are the way that needs
-        #: nothing else; whoever has a quicker one puts it here.
+        #: Reads how much memory the guest has available, for a guarded shrink. The default uses the device's
+        #: statistics; a faster source can be put in its place.
         self.read_guest: Callable[[], Awaitable[GuestReading]] = self._read_from_device
 
-        #: Called with the target, in bytes, before the engine hears of a new one.
+        #: Called with a new target in bytes before the engine gets it.
         self.before_retarget: Callable[[int], None] = lambda target_bytes: None
 
     @property
     def status(self) -> BalloonStatus:
-        """What is known now; costs nothing."""
+        """The current status, without asking the engine."""
         return self._convergence.status
 
     async def start(self) -> None:
-        """Ask for the initial size, before the guest runs: the driver settles at it as soon as it loads."""
+        """Set the initial size before the guest runs: its driver applies it as soon as it loads."""
         await self._push()
         self._convergence.observe(await self._device.read_actual(), time.monotonic())
         self._follower = asyncio.create_task(self._follow(), name="balloon follower")
 
     async def stop(self) -> None:
-        """Stop following; the engine is about to end or has ended."""
+        """Stop following actual, because the engine ends or has ended."""
         if self._follower is not None:
             self._follower.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -74,26 +74,27 @@ class Balloon:
             self._quieting.cancel()
 
     async def set_target(self, requested_mib: int, *, force: bool = False) -> tuple[Clamped, int]:
-        """Ask the guest for ``requested_mib``, brought into range. Returns when the engine has it, not the guest.
+        """Set the target to ``requested_mib``, clamped. Returns when the engine has the target, not when the guest has
+        it.
 
-        :returns: what became of the request, and its generation, for :meth:`wait_settled`.
-        :param force: a shrink does not stop at the guard, whatever it does to the guest.
-        :raises EngineError: the engine refused; the state is then ``failed``.
+        :returns: the clamped target, and its generation, for :meth:`wait_settled`.
+        :param force: do not stop a shrink at the guard, even if the guest suffers.
+        :raises EngineError: the engine refused it; the state is then ``failed``.
         """
         clamped = self._convergence.set_target(requested_mib, time.monotonic(), force=force)
-        generation = (
-            self.status.generation
-        )  # now: another target may be set while the engine is told of this one
+        # Read now: another target may be set while the engine gets this one.
+        generation = self.status.generation
         await self._retarget()
         return clamped, generation
 
     async def set_limit(self, limit_mib: int | None) -> None:
-        """Bound targets and relief to ``limit_mib`` (``None``: the ceiling), from now on and at once."""
+        """Limit targets and pressure relief to ``limit_mib`` (``None``: the ceiling), starting with the current
+        target."""
         self._convergence.set_limit(limit_mib, time.monotonic())
         await self._retarget()
 
     async def relieve(self, reason: str) -> bool:
-        """Give the guest everything back, up to the limit, in one step. False if it has that already."""
+        """Give the guest all memory up to the limit back, in one step. False if it has it already."""
         relieved = self._convergence.relieve(reason, time.monotonic())
         if relieved:
             log.warning("balloon: %s", self.status.detail)
@@ -101,11 +102,12 @@ class Balloon:
         return relieved
 
     async def squeeze(self, timeout_s: float) -> str | None:
-        """Take what the guest can spare for a moment and give it back, so that free memory leaves the host.
+        """Inflate the balloon by what the guest can spare, then deflate it again, so that the host gets free memory
+        back.
 
-        Never below the floor, and never the guard. Returns when the guest has everything back.
+        Stays above the floor and leaves the guard to the guest. Returns when the guest has its memory back.
 
-        :returns: why nothing, or not all, was taken; ``None`` if all went well.
+        :returns: why nothing, or not everything, was taken; ``None`` on success.
         """
         actual = self.status.actual_bytes
         reading = await self.read_guest()
@@ -114,25 +116,25 @@ class Balloon:
         spare = reading.available_bytes - mib_to_bytes(self.spec.guard_mib)
         lowest = max(mib_to_bytes(self.spec.floor_mib), actual - max(0, spare))
         now = time.monotonic()
-        # Half of the time for each way.
+        # Half of the time for each direction.
         if not self._convergence.squeeze(lowest, now + timeout_s / 2, now):
-            return "the guest has nothing to spare" if lowest >= actual else "the balloon is not at rest"
+            return "the guest has no memory to spare" if lowest >= actual else "the balloon is still moving"
         await self._retarget()
         try:
             async with asyncio.timeout(timeout_s):
                 status = await self.wait_settled(self.status.generation)
         except TimeoutError:
-            return f"the guest did not have everything back within {timeout_s:g} s"
+            return f"the guest did not get its memory back within {timeout_s:g} s"
         return None if status.state is State.APPLIED else status.detail
 
     async def wait_change(self, seen_version: int) -> tuple[int, BalloonStatus]:
-        """Wait until the status is another than that of ``seen_version`` (start with −1); changes coalesce."""
+        """Wait until the status differs from that of ``seen_version`` (start with −1). Changes coalesce."""
         while self._version == seen_version:
             await self._news.wait()
         return self._version, self.status
 
     async def wait_settled(self, generation: int) -> BalloonStatus:
-        """Wait until the target of ``generation`` is applied, refused, failed, or superseded by another."""
+        """Wait until the target of ``generation`` is applied, refused, failed, or superseded by a later one."""
         version = -1
         while True:
             version, status = await self.wait_change(version)
@@ -171,9 +173,9 @@ class Balloon:
     async def statistics(self, *, max_age_s: float | None = None) -> GuestStatistics:
         """The guest's statistics.
 
-        :param max_age_s: ask the guest again when its last report is older than this, and wait up to 2 s for
-            the answer. What comes back may still be old, or empty, where the guest does not answer: look at
-            ``reported_at``. ``None``: whatever the engine has. The guest is never asked when nobody reads.
+        :param max_age_s: ask the guest again if its last report is older than this, and wait up to 2 s for the answer.
+            If the guest does not answer, the result is old or empty: see ``reported_at``. ``None``: what the engine
+            has.
         """
         latest = await self._device.read_statistics()
         if max_age_s is None or not _is_older(latest, max_age_s):
@@ -185,11 +187,11 @@ class Balloon:
             return await self._refresh_statistics(latest.reported_at or 0)
 
     async def _refresh_statistics(self, reported_before: int) -> GuestStatistics:
-        """Have the engine ask the guest, and wait for a report of a later second than the last: only that is new."""
+        """Have the engine ask the guest, and wait for a report with a later time, which is in whole seconds."""
         try:
             return await self._ask_for_statistics(reported_before)
         except asyncio.CancelledError:
-            # The engine is stuck, or nobody waits any more. It must not go on asking the guest once it goes on itself.
+            # The engine is stuck, or the caller gave up. When it continues, it must not go on asking the guest.
             self._quieting = asyncio.create_task(self._quiet_statistics(), name="quiet statistics")
             raise
 
@@ -214,21 +216,21 @@ class Balloon:
 
     async def _read_from_device(self) -> GuestReading:
         asked_at = time.time()
-        told = await self.statistics(max_age_s=0)
+        statistics = await self.statistics(max_age_s=0)
         at = time.monotonic()
-        if told.reported_at is None or told.reported_at < int(asked_at):
+        if statistics.reported_at is None or statistics.reported_at < int(asked_at):
             return GuestReading(at, None, None)
-        return GuestReading(at, told.available_bytes, told.major_faults)
+        return GuestReading(at, statistics.available_bytes, statistics.major_faults)
 
     async def _retarget(self) -> None:
-        # Said again even when it is the same: after an out-of-memory deflation only that moves the driver.
+        # Sent even if it is the same as before: after an out-of-memory deflation only that moves the driver.
         self._sent = None
         await self._push()
         self._changed()
         self._wake.set()
 
     async def _push(self) -> None:
-        """Make the engine's target the one that is wanted now."""
+        """Send the engine the target that it should have now, unless it has it."""
         async with self._pushing:
             wanted = self._convergence.engine_target_bytes
             if wanted == self._sent:
@@ -246,19 +248,19 @@ class Balloon:
             self._sent = wanted
 
     async def _follow(self) -> None:
-        """Read actual while the guest is on its way, watch for stalls, and keep the engine's target right."""
+        """Read actual while the guest converges, detect stalls, and keep the engine's target up to date."""
         while True:
             self._wake.clear()
             try:
                 await self._take_step()
             except EngineExitedError:
-                return  # the VM says so itself
+                return  # the VM reports its end itself
             except EngineError as error:
-                log.warning("balloon: %s", error)  # in the state, too; the next target is a new chance
+                log.warning("balloon: %s", error)  # also in the status; the next target may succeed
                 await self._wake.wait()
 
     async def _take_step(self) -> None:
-        """Do what is due now, or wait until something is."""
+        """Do what is due now, or wait until something is due."""
         await self._push()
         if self._driver_check_due:
             await self.check_driver()
@@ -285,7 +287,7 @@ class Balloon:
             self._note_change(before)
 
     async def _ask_guest(self) -> None:
-        """Let a guarded shrink go on, or stop, by what the guest reports."""
+        """Continue or stop a guarded shrink according to the guest's report."""
         actual_before = self.status.actual_bytes
         reading = await self.read_guest()
         if actual_before is None:

@@ -1,7 +1,7 @@
-"""The engine binary: found, probed once, remembered.
+"""Finds and probes the QEMU binary.
 
-QEMU describes itself over QMP on a machine of type ``none``: that costs a tenth of a second, so the answer is
-kept in a small file, keyed by the binary's path, size, times and inode.
+QEMU describes itself over QMP on a machine of type ``none``. That takes a tenth of a second, so the result is cached
+in a file, with the binary's path, size, modification time and inode as the key.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ballonet.vmm.qemu.command_line import NAME_PREFIX, EngineFds, render_comman
 # base.process and the VM load asyncio: they are imported where they are used. 'ballonet ls' needs only is_command().
 
 PROGRAM = "qemu-system-x86_64"
-#: The oldest version that has all that is used here (``x-query-virtio-status``).
+#: The oldest version that has everything that is used here (``x-query-virtio-status``).
 MINIMUM_VERSION = (7, 2)
-OTHER_HINT = "it is there and does not work: install it again, or name another QEMU with BALLONET_QEMU"
+OTHER_HINT = "reinstall it, or set BALLONET_QEMU to another QEMU binary"
 INSTALL_HINT = "install it: apt-get install qemu-system-x86"
 
 _QUESTIONS = ("qmp_capabilities", "query-version", "query-machines", "qom-list-types", "quit")
@@ -68,7 +68,7 @@ def _find(cache: Path, binary: Path | None) -> Qemu:
     except (HostError, OSError) as error:
         if chosen is not None:
             cause = getattr(error, "strerror", None) or error
-            hint = f"name another with BALLONET_QEMU, or unset that and {INSTALL_HINT}"
+            hint = f"set BALLONET_QEMU to another binary, or unset it and {INSTALL_HINT}"
             raise EngineMissingError(f"no usable QEMU: {chosen}: {cause}", hint=hint) from error
         raise EngineMissingError(f"no usable QEMU: {error}", hint=INSTALL_HINT) from error
     key = f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ino}"
@@ -84,7 +84,7 @@ def _find(cache: Path, binary: Path | None) -> Qemu:
 def _probe(binary: Path) -> Qemu:
     """Ask the binary itself.
 
-    :raises EngineMissingError: it does not answer as QEMU does.
+    :raises EngineMissingError: it does not answer like QEMU.
     """
     from ballonet.base.process import run
 
@@ -137,7 +137,7 @@ def _check(engine: Qemu) -> None:
         raise EngineMissingError(
             f"{engine.binary} is QEMU {engine.version_text}; ballonet needs "
             f"{'.'.join(map(str, MINIMUM_VERSION))} or newer",
-            hint="upgrade it, or name a newer one with BALLONET_QEMU",
+            hint="upgrade it, or set BALLONET_QEMU to a newer binary",
         )
 
 
@@ -155,7 +155,7 @@ def _recall(kept: Path, key: str) -> Qemu | None:
             seccomp=bool(facts["seccomp"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent or unreadable: probing again is always right
+        return None  # missing or damaged: probe again
 
 
 def _remember(kept: Path, key: str, engine: Qemu) -> None:
@@ -163,4 +163,4 @@ def _remember(kept: Path, key: str, engine: Qemu) -> None:
     try:
         replace_file(kept, json.dumps(document).encode())
     except HostError:
-        return  # a read-only cache only makes the next start probe again
+        return  # without a cache the next start probes again

@@ -1,4 +1,4 @@
-"""Vm: one running engine. Starts it, holds its channels, and always notices its end."""
+"""Runs a VM with QEMU: starts the process, holds its channels, and watches for its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ballonet.vmm.qemu.qmp import Qmp
 
 log = logging.getLogger(__name__)
 
-#: How long the engine may take to end by itself when told to (seconds).
+#: How long QEMU may take to end after the command "quit" (seconds).
 _QUIT_S = 5.0
 
 
@@ -37,7 +37,7 @@ class QemuVm(Vm):
         self.engine = engine
         self.console = Tail("guest console")
         self.balloon: Balloon | None = None
-        self._words = Tail("engine messages")
+        self._messages = Tail("engine messages")
         self.qmp = Qmp(spec.name, self._on_event)
         self._child: subprocess.Popen[bytes] | None = None
         self._monitor: socket.socket | None = None
@@ -59,7 +59,12 @@ class QemuVm(Vm):
     def launch(self, *, cgroup_procs: str | None = None, shares: Sequence[socket.socket] = ()) -> None:
         self.engine.require(self.spec.machine, self.spec.accel)
         pairs = [socket.socketpair() for _ in range(4)]
-        (self._monitor, qmp_far), (self._agent, agent_far), (console, console_far), (words, words_far) = pairs
+        (
+            (self._monitor, qmp_far),
+            (self._agent, agent_far),
+            (console, console_far),
+            (messages, messages_far),
+        ) = pairs
         far_ends = (qmp_far, agent_far, console_far)
         numbers = [end.fileno() for end in far_ends]
         share_numbers = tuple(share.fileno() for share in shares)
@@ -68,7 +73,7 @@ class QemuVm(Vm):
             self._child = spawn(
                 argv,
                 pass_fds=[*numbers, *share_numbers],
-                stderr=words_far.fileno(),
+                stderr=messages_far.fileno(),
                 die_with_parent=True,
                 cgroup_procs=cgroup_procs,
             )
@@ -80,7 +85,7 @@ class QemuVm(Vm):
             for _, far in pairs:
                 far.close()
         self.console.start(console)
-        self._words.start(words)
+        self._messages.start(messages)
         self._exit = asyncio.create_task(self._watch(), name="engine exit")
 
     async def start(self) -> None:
@@ -119,7 +124,7 @@ class QemuVm(Vm):
         ended = await self.wait()
         await self.qmp.close()
         await self.console.stop()
-        await self._words.stop()
+        await self._messages.stop()
         for channel in (self._monitor, self._agent):
             if channel is not None:
                 channel.close()
@@ -135,12 +140,12 @@ class QemuVm(Vm):
         assert self._child is not None
         status = await wait_exit(self._child)
         await self.console.drained()
-        await self._words.drained()
+        await self._messages.drained()
         if self.balloon is not None:
             self.balloon.engine_exited()
             await self.balloon.stop()
         ended = explain_exit(
-            status, self._shutdown_reason, self._stopping, self.console.text, self._words.last_lines(3)
+            status, self._shutdown_reason, self._stopping, self.console.text, self._messages.last_lines(3)
         )
         log.info("virtual machine ended: %s", ended.detail)
         return ended

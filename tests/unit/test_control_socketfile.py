@@ -191,7 +191,7 @@ def test_what_is_not_a_socket_is_never_touched(tmp_path: Path, kind: str) -> Non
 def test_lock_file_of_somebody_else_is_left_alone(tmp_path: Path, content: str) -> None:
     (tmp_path / "s.lock").write_text(content)
     if content == "precious":
-        with pytest.raises(BindError, match="not a lock of ours"):
+        with pytest.raises(BindError, match="not a lock file of ballonet"):
             bind_control_socket(tmp_path / "s")
         assert (tmp_path / "s.lock").read_text() == content
     else:  # cut off while it was written
@@ -211,11 +211,11 @@ def test_lock_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     ("name", "cause"),
     [
         ("", "empty"),
-        ("x" * 108, "at most 107"),
+        ("x" * 108, "the maximum for a Unix socket is 107"),
         ("missing/s", "does not exist"),
         ("file/s", "not a directory"),
         ("file/deeper/s", "cannot be used"),
-        ("a\0b", "zero byte"),
+        ("a\0b", "NUL byte"),
         (".", "a directory"),
     ],
 )

@@ -165,7 +165,7 @@ def test_without_any_directory_it_says_so_and_can_be_tried_again(
     run = place.path.parent
     subprocess.run(["rm", "-r", str(run)], check=True)
     run.write_text("in the way")
-    with pytest.raises(HostError, match="cannot be made again"):
+    with pytest.raises(HostError, match="cannot be created again"):
         place.repair()
     run.unlink()
     place.repair()

@@ -1,4 +1,4 @@
-"""From a configuration to a virtual machine: engine, accelerator, guest and balloon brought together."""
+"""Builds a virtual machine from a configuration: finds the engine, the accelerator and the guest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ballonet.vmm.engine import Vm
 def build_spec(
     config: VmConfig, guest: GuestBundle, accel: Accel, tsc_khz: int | None, disk: Path | None = None
 ) -> VmSpec:
-    """The complete VM for ``config``. The balloon is built whenever any balloon field is set. Pure.
+    """The specification of the VM for ``config``. It has a balloon if any balloon field is set. Pure.
 
     :param disk: the file of the writable disk, if ``config`` has one.
     """
@@ -57,10 +57,10 @@ def build_vm(
 ) -> Vm:
     """A VM for ``config`` on this host, not yet started.
 
-    :param guest: what it boots from; found or made by default.
+    :param guest: what it boots; found or made by default.
     :param disk: the file of its writable disk, if it has one.
     :raises EngineMissingError: there is no usable QEMU.
-    :raises HostError: the guest's kernel or programs cannot be had.
+    :raises HostError: the guest's kernel or programs cannot be obtained.
     """
     cache = cache_dir() if cache is None else cache
     engine = DefaultEngine.find(cache)

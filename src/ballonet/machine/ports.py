@@ -11,18 +11,21 @@ from ballonet.vmm.attach import Port
 
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _HINTS = {
-    errno.EADDRINUSE: "choose another port, or 0 for any that is free",
-    errno.EADDRNOTAVAIL: "no interface of this host has that address: choose 127.0.0.1, 0.0.0.0 or one that it has",
-    errno.EACCES: "ports below 1024 are for root (net.ipv4.ip_unprivileged_port_start): choose a higher one",
+    errno.EADDRINUSE: "choose another port, or 0 for any free port",
+    errno.EADDRNOTAVAIL: "no interface of this host has that address: use 127.0.0.1, 0.0.0.0 or an address of the host",
+    errno.EACCES: "ports below 1024 require root (net.ipv4.ip_unprivileged_port_start): choose a higher port",
 }
 
 
 def check_ports_free(ports: Sequence[Port]) -> None:
-    """:raises BindError: one of them cannot be bound. Another program may still take it until the engine does."""
+    """Check that the ports can be bound. Another program may still bind one before the engine does.
+
+    :raises BindError: one of them cannot be bound.
+    """
     for port in ports:
         try:
             with socket.socket(socket.AF_INET, _KINDS[port.protocol]) as probe:
-                if port.protocol == "tcp":  # as the engine does: one that was used a moment ago is free
+                if port.protocol == "tcp":  # like the engine: a port in TIME_WAIT is free
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((port.address, port.host))
         except OSError as error:

@@ -100,7 +100,7 @@ def test_files_of_one_that_lives_are_never_removed(registry: Registry) -> None:
     directory = private_dir(private_dir(state_dir_of("box").parent) / "box")
     MachineNote(run_id="run1", process=ProcessId.ours()).write(directory)
     assert asyncio.run(strays.prune(registry)) == []
-    with pytest.raises(NameInUseError, match="does not know"):
+    with pytest.raises(NameInUseError, match="is not in the registry"):
         lifecycle.create(registry, SandboxConfig(name="box"))
     assert directory.is_dir()
     assert registry.find("box") is None

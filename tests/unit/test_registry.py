@@ -114,7 +114,7 @@ def test_a_newer_registry_is_refused_and_left_alone(tmp_path: Path) -> None:
     newer = sqlite3.connect(tmp_path / FILE_NAME)
     newer.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     newer.close()
-    with pytest.raises(RegistryError, match=f"of version {schema.VERSION + 1}.*up to {schema.VERSION}"):
+    with pytest.raises(RegistryError, match=f"has version {schema.VERSION + 1}.*up to {schema.VERSION}"):
         Registry.open(tmp_path)
 
 

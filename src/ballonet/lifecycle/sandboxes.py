@@ -1,8 +1,8 @@
 """The registered sandboxes: creates them, finds them and tells in what state they are.
 
-The registry holds what was asked for; whether a sandbox lives is asked of its process each time (:func:`refresh`, by
-:mod:`ballonet.lifecycle.liveness`), so that a crash, a kill or a power cut never leaves a dead one shown as running,
-and no look from elsewhere ever takes a living one for dead.
+The registry has the desired configuration. Whether a sandbox is running is checked with its process each time
+(:func:`refresh`, :mod:`ballonet.lifecycle.liveness`), so that the state is right after a crash, a kill or a power
+failure, and in any environment.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from ballonet.images.image import Image
 
 MACHINE_LOG = "machine.log"
-#: In the state directory: the row as it was when the run began, for a registry that was lost to be made again.
+#: In the state directory: the row at the start of the run, from which a lost registry is restored.
 ROW_FILE = "row.json"
-#: What the directories of removed sandboxes are called while they go; no sandbox's name begins so.
+#: Prefix of state directories that are being removed; names of sandboxes cannot begin like this.
 _ASIDE = ".removed-"
-#: What is said of a sandbox whose row cannot be read.
+#: The message about a sandbox whose row cannot be read.
 UNREADABLE = "the registry's row cannot be read"
 
 
@@ -49,14 +49,14 @@ def create(
     weight: int = 100,
     reserve_mib: int = 0,
 ) -> Record:
-    """Register a sandbox; it does not run yet.
+    """Register a sandbox, without starting it.
 
-    :param image: what the root of ``config`` is made from (see :func:`ballonet.lifecycle.image_settings.prepare`).
-    :param defaults: what every command in it inherits.
-    :raises NameInUseError: there is one of that name.
+    :param image: the image of the root in ``config`` (see :func:`ballonet.lifecycle.image_settings.prepare`).
+    :param defaults: the defaults of all its commands.
+    :raises NameInUseError: a sandbox with that name exists.
     """
     if config.image is not None and config.root is None:
-        raise ConfigError(f"image {config.image!r} was not brought in", hint="see image_settings.prepare")
+        raise ConfigError(f"image {config.image!r} is not prepared", hint="call image_settings.prepare first")
     if command is not None:
         check_user(command.user)
     record = Record(
@@ -74,18 +74,18 @@ def create(
     try:
         registry.add(record)
     except NameInUseError:
-        # One that goes away when it ends may have ended just now, or its program may have been killed.
-        left = registry.find(config.name)
-        if left is not None and refresh(registry, left) is not None:
+        # It may be one that is removed automatically and has just ended.
+        found = registry.find(config.name)
+        if found is not None and refresh(registry, found) is not None:
             raise
         registry.add(record)
     directory = state_dir_of(record.name)
     try:
-        # The registry may have been lost or repaired: what lives keeps its name and its files.
+        # The registry may have been lost: a running sandbox keeps its name and its files.
         note = MachineNote.read(directory)
         if note is not None and note.alive():
             raise NameInUseError(
-                f"a sandbox named {record.name!r} runs (pid {note.process.pid}) that the registry does not know",
+                f"a sandbox named {record.name!r} is running (pid {note.process.pid}) that is not in the registry",
                 hint="register it again: ballonet prune",
             )
         private_dir(directory.parent)
@@ -102,9 +102,9 @@ def create(
 
 
 def refresh(registry: Registry, record: Record) -> Record | None:
-    """``record`` as it is now, by the word of the sandbox's process; ``None`` if it went away with its end.
+    """``record`` as it is now, according to the sandbox's process; ``None`` if it ended and was removed automatically.
 
-    What is found is written to the registry, unless another run has begun meanwhile.
+    The registry is updated, unless another run has begun meanwhile.
     """
     if not record.state.lives:
         return record
@@ -122,7 +122,7 @@ def refresh(registry: Registry, record: Record) -> Record | None:
         end = EndNote(
             run_id=record.run_id or "",
             reason="killed",
-            detail="its process ended without a word: it was killed, or the host went down",
+            detail="its process disappeared without giving a reason: it was killed, or the host crashed",
             ended_at=time.time(),
         )
     sweep(record)
@@ -154,25 +154,28 @@ def with_end(record: Record, end: EndNote) -> Record:
 
 
 def find(registry: Registry, name: str) -> Record:
-    """The sandbox of that name as it is now.
+    """The sandbox with that name, as it is now.
 
     :raises UnknownSandboxError: there is none.
-    :raises ConfigError: no sandbox can have that name.
+    :raises ConfigError: the name is not valid.
     """
     check_name(name)
     return refresh(registry, registry.get(name)) or registry.get(name)
 
 
 def find_running(registry: Registry, name: str) -> tuple[Record, MachineNote]:
-    """:raises NotRunningError: it does not run, or is not up yet."""
+    """The sandbox with that name, and its note.
+
+    :raises NotRunningError: it is not running, or not ready yet.
+    """
     record = find(registry, name)
     note = living(record)
     if note is None or not note.ready:
-        said = f": {record.end_detail}" if record.end_detail else ""
+        detail = f": {record.end_detail}" if record.end_detail else ""
         booting = record.state is State.STARTING or (note is not None and not note.ready)
         raise NotRunningError(
-            f"sandbox {name!r} is {record.state}{said}",
-            hint="it is booting: try again in a moment" if booting else f"start it: ballonet start {name}",
+            f"sandbox {name!r} is {record.state}{detail}",
+            hint="it is booting: try again later" if booting else f"start it: ballonet start {name}",
         )
     return record, note
 
@@ -187,7 +190,7 @@ def _look(registry: Registry, record: Record) -> Record | None:
 
 
 def _look_at_unreadable(record: Record) -> Record:
-    """A sandbox whose row cannot be read, as far as its process and its note say. The registry is left as it is."""
+    """A sandbox whose row cannot be read, as far as its process and its note show. The registry is not changed."""
     record = replace(
         record,
         state=State.FAILED,
@@ -223,30 +226,30 @@ def config_of(record: Record, flags: Sequence[str] | None = None) -> SandboxConf
 
 
 def forget(registry: Registry, record: Record) -> bool:
-    """Remove the row and the files, unless they are another's by now; whether they were this one's.
+    """Remove the row and the files of ``record``, unless the name has another sandbox by now; returns whether it did.
 
-    The files go out of the way before anybody else can take the name, and are then removed at leisure.
+    The files are renamed before another program can take the name, and removed afterwards.
     """
     directory = state_dir_of(record.name)
-    out_of_the_way = aside(directory)
+    renamed = aside(directory)
 
-    def put_aside() -> None:
+    def rename() -> None:
         with contextlib.suppress(FileNotFoundError):
-            directory.rename(out_of_the_way)
+            directory.rename(renamed)
 
-    done = registry.remove(record, put_aside)
+    done = registry.remove(record, rename)
     if done:
-        remove_files(out_of_the_way)
+        remove_files(renamed)
     return done
 
 
 def aside(directory: Path) -> Path:
-    """What the state directory of a sandbox is renamed to before it is removed: no sandbox's name."""
+    """The name to which a state directory is renamed before it is removed."""
     return directory.with_name(f"{_ASIDE}{os.urandom(8).hex()}")
 
 
 def remove_files(path: Path) -> None:
-    """Remove what a sandbox has had for a state directory, as far as it can be; where a link leads is left alone."""
+    """Remove a state directory as far as possible, without following links."""
     with contextlib.suppress(OSError):
         if not path.is_dir() or path.is_symlink():
             path.unlink()
@@ -255,7 +258,7 @@ def remove_files(path: Path) -> None:
 
 
 def sweep(record: Record) -> None:
-    """Remove what a dead run has left in its run directory."""
+    """Remove the run directory of a run that has ended."""
     if record.run_dir is not None:
         from ballonet.machine.run_directory import remove_abandoned
 

@@ -25,7 +25,8 @@ from ballonet.machine.run_options import RunOptions
 if TYPE_CHECKING:
     from ballonet.machine.launch import OwnedProcess
 
-#: Asked for room while a sandbox becomes a starting one: see :func:`ballonet.pilot.gate.admitted`.
+#: Checks that the host has memory for a sandbox while its state becomes starting: see
+#: :func:`ballonet.pilot.gate.admitted`.
 Gate = Callable[[Registry, Record], AbstractContextManager[None]]
 
 
@@ -34,11 +35,11 @@ async def start_sandbox(
 ) -> OwnedProcess:
     """Start a registered sandbox, and return when its guest answers.
 
-    :param detached: it goes on when this program ends.
-    :param gate: asked whether there is room for it.
-    :raises AdmissionError: there is not; nothing was started.
-    :raises StillRunningError: it runs already.
-    :raises BallonetError: it did not come up; the registry says so.
+    :param detached: it keeps running when this program ends.
+    :param gate: checks that the host has memory for it.
+    :raises AdmissionError: the host does not; nothing was started.
+    :raises StillRunningError: it is already running.
+    :raises BallonetError: it did not start; the registry has the reason.
     """
     from ballonet.machine.launch import launch
 
@@ -47,7 +48,7 @@ async def start_sandbox(
     with contextlib.nullcontext() if gate is None or record.state.lives else gate(registry, record):
         begun = registry.begin_run(name, run_id, ProcessId.ours(), run_dir=sandbox_dir_path(name))
     if not begun:
-        raise StillRunningError(f"sandbox {name!r} runs already", hint=f"ballonet exec {name} …")
+        raise StillRunningError(f"sandbox {name!r} is already running", hint=f"ballonet exec {name} …")
     directory = state_dir_of(name)
     try:
         private_dir(directory.parent)
@@ -73,7 +74,7 @@ async def start_sandbox(
             end_reason="failed",
             end_detail=detail,
         )
-        # One that was killed while it booted has left its sockets.
+        # If it was killed while booting, its sockets are left.
         sweep(replace(record, run_id=run_id, run_dir=str(sandbox_dir_path(name))))
         raise
     registry.update(name, if_run=run_id, state=State.RUNNING, started_at=process.facts["started_at"])

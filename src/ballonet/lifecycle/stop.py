@@ -23,18 +23,18 @@ from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.sandboxes import find, forget, refresh, remove_files, with_end
 from ballonet.machine.notes import EndNote, write_stop_seconds
 
-# asyncio is imported where it is used: its caller may be quick without it.
+# asyncio is imported where it is used: importing this module stays fast.
 
-#: How long a sandbox may take to end in order before it is ended without (seconds), as in Docker.
+#: Default timeout of a graceful stop before the sandbox is killed (seconds), as in Docker.
 STOP_TIMEOUT_S = 10.0
-#: How long a process may take to end once nothing is waited for any more (seconds).
+#: How long a process may take to end after it was killed (seconds).
 _FORCED_S = 30.0
 
 
 async def stop_sandbox(registry: Registry, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> Record | None:
-    """End a sandbox in order; without, once ``timeout_s`` has passed (0: at once; below 0: never). Its record then.
+    """Stop a sandbox gracefully, and kill it after ``timeout_s`` (0: at once; negative: never). Returns its record.
 
-    A sandbox that does not run is left as it is. ``None``: it went away with its end.
+    A sandbox that is not running is not changed. ``None``: it was removed automatically.
     """
     record = find(registry, name)
     note = living(record)
@@ -42,17 +42,17 @@ async def stop_sandbox(registry: Registry, name: str, *, timeout_s: float = STOP
         return record
     await end_process(note.process, state_dir_of(name), timeout_s)
     if note.engine is not None:
-        # It dies with its sandbox's process, a moment later.
+        # It ends with its sandbox's process, but slightly later.
         await kill(note.engine)
     return refresh(registry, record)
 
 
 async def end_process(process: ProcessId, state: Path | None = None, timeout_s: float = 0) -> None:
-    """End a sandbox by its own process, and wait for that.
+    """Stop a sandbox's own process, and wait until it has ended.
 
-    :param state: the sandbox's state directory: where its process finds how long it may take.
-    :param timeout_s: how long it may take in order (0: not at all; below 0: as long as it takes).
-    :raises SandboxError: the kernel does not let it end.
+    :param state: the sandbox's state directory, through which its process gets the timeout.
+    :param timeout_s: timeout of a graceful stop (0: kill at once; negative: none).
+    :raises SandboxError: the process does not end.
     """
     pidfd = process.open()
     if pidfd is None:
@@ -61,26 +61,26 @@ async def end_process(process: ProcessId, state: Path | None = None, timeout_s: 
         limit = math.inf if timeout_s < 0 else timeout_s
         if limit:
             if state is not None:
-                with contextlib.suppress(HostError):  # a full disk: it then takes its usual time
+                with contextlib.suppress(HostError):  # a full disk: the default timeout applies
                     write_stop_seconds(private_dir(state), limit)
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-            signal.pidfd_send_signal(pidfd, signal.SIGCONT)  # a frozen one (SIGSTOP) would not hear of it
-        # An end in order takes the guest a few seconds after its command has ended.
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)  # in case it was stopped with SIGSTOP
+        # A graceful stop takes a few seconds after the command has ended.
         if not limit or not await _ended(pidfd, limit):
             signal.pidfd_send_signal(pidfd, signal.SIGUSR1)
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
             if not await _ended(pidfd, _FORCED_S):
                 await kill(process)
     except ProcessLookupError:
-        pass  # it ended meanwhile
+        pass  # it has ended meanwhile
     finally:
         os.close(pidfd)
 
 
 async def kill(process: ProcessId) -> None:
-    """Kill that very process and wait for its end; nothing is done if it has ended.
+    """Kill a process and wait until it has ended. Does nothing if it has ended already.
 
-    :raises SandboxError: the kernel does not let it end.
+    :raises SandboxError: the process does not end.
     """
     pidfd = process.open()
     if pidfd is None:
@@ -88,7 +88,7 @@ async def kill(process: ProcessId) -> None:
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         if not await _ended(pidfd, _FORCED_S):
-            raise SandboxError(f"process {process.pid} cannot be ended")
+            raise SandboxError(f"process {process.pid} cannot be killed")
     except ProcessLookupError:
         pass
     finally:
@@ -96,7 +96,7 @@ async def kill(process: ProcessId) -> None:
 
 
 async def wait_end(registry: Registry, name: str) -> Record | None:
-    """Wait for the end of a sandbox that runs; its record then (``None``: it is gone, with its end)."""
+    """Wait until a running sandbox has ended; returns its record (``None``: it was removed automatically)."""
     import asyncio
 
     record = find(registry, name)
@@ -112,7 +112,7 @@ async def wait_end(registry: Registry, name: str) -> Record | None:
                 os.close(pidfd)
         end = EndNote.read(state_dir_of(name))
         now = refresh(registry, record)
-        if now is None:  # it went away with its end, which we may have seen
+        if now is None:  # removed automatically; its end note may have been read before
             return with_end(record, end) if end is not None and end.run_id == record.run_id else None
         record = now
     return record
@@ -121,8 +121,8 @@ async def wait_end(registry: Registry, name: str) -> Record | None:
 async def remove_sandbox(registry: Registry, name: str, *, force: bool = False) -> None:
     """Remove a sandbox, its logs and its disk.
 
-    :param force: end it first if it runs.
-    :raises StillRunningError: it runs, and ``force`` was not given.
+    :param force: stop it first if it is running, and remove it even if its row cannot be read.
+    :raises StillRunningError: it is running, and ``force`` is false.
     """
     try:
         record: Record | None = find(registry, name)
@@ -140,12 +140,12 @@ async def remove_sandbox(registry: Registry, name: str, *, force: bool = False) 
         record = await stop_sandbox(registry, name, timeout_s=0)
     if record is not None and not forget(registry, record) and registry.find(name) is not None:
         raise StillRunningError(
-            f"sandbox {name!r} was started again meanwhile", hint=f"again: ballonet rm --force {name}"
+            f"sandbox {name!r} was started again meanwhile", hint=f"try again: ballonet rm --force {name}"
         )
 
 
 async def _remove_damaged(registry: Registry, name: str) -> None:
-    """Remove a sandbox whose row cannot be read; what runs by that name is ended first."""
+    """Remove a sandbox whose row cannot be read; its processes are ended first."""
     directory = state_dir_of(name)
     for machine in machines():
         if machine.options.state_dir == directory:
@@ -155,13 +155,13 @@ async def _remove_damaged(registry: Registry, name: str) -> None:
 
 
 async def discard_sandbox(registry: Registry, name: str) -> None:
-    """Remove a sandbox, running or not, if it is there."""
+    """Remove a sandbox, running or not, if it exists."""
     with contextlib.suppress(UnknownSandboxError):
         await remove_sandbox(registry, name, force=True)
 
 
 async def _ended(pidfd: int, timeout_s: float | None) -> bool:
-    """Wait for a process's end; whether it came in time."""
+    """Wait for the end of a process; returns whether it ended in time."""
     import asyncio
 
     loop = asyncio.get_running_loop()

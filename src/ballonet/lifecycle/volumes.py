@@ -1,4 +1,4 @@
-"""Named volumes: directories that ballonet keeps for sandboxes; made, listed, removed, and who uses them."""
+"""Named volumes: directories that ballonet manages for sandboxes. Creates, lists and removes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ballonet.settings.named_volumes import make, path_of, volumes_dir
 
 @dataclass(frozen=True)
 class NamedVolume:
-    """A volume, and the sandboxes that have it."""
+    """A volume, and the sandboxes that use it."""
 
     name: str
     path: Path
@@ -31,26 +31,26 @@ class NamedVolume:
 
 
 def create(name: str) -> Path:
-    """Make the volume; one that is there is left as it is.
+    """Create a volume. An existing one is not changed.
 
-    :raises ConfigError: no volume can have that name.
+    :raises ConfigError: the name is not valid.
     """
     return make(path_of(name))
 
 
 def list_volumes(registry: Registry) -> list[NamedVolume]:
-    """All, by name."""
+    """All volumes, sorted by name."""
     users, _ = _users(registry)
     found = sorted(path for path in volumes_dir().iterdir() if path.is_dir() and not path.is_symlink())
     return [NamedVolume(path.name, path, tuple(users.get(path, ()))) for path in found]
 
 
 def remove(registry: Registry, name: str) -> None:
-    """Remove the volume with all that is in it.
+    """Remove a volume and its content.
 
-    :raises UnknownVolumeError: there is none of that name.
-    :raises VolumeInUseError: sandboxes have it, running or not.
-    :raises RegistryError: a row of the registry cannot be read, so that its sandbox may have it.
+    :raises UnknownVolumeError: there is no volume with that name.
+    :raises VolumeInUseError: sandboxes use it, running or not.
+    :raises RegistryError: a row of the registry cannot be read: its sandbox may use the volume.
     """
     path = path_of(name)
     if not path.is_dir():
@@ -74,9 +74,9 @@ def remove(registry: Registry, name: str) -> None:
 
 
 def prune(registry: Registry) -> list[str]:
-    """Remove the volumes that no sandbox has; their names.
+    """Remove the volumes that no sandbox uses; returns their names.
 
-    :raises RegistryError: a row of the registry cannot be read: which volumes its sandbox has is unknown.
+    :raises RegistryError: a row of the registry cannot be read: its sandbox may use any volume.
     """
     _, unknown = _users(registry)
     if unknown:
@@ -96,9 +96,9 @@ def _may_be_used(record: Record) -> RegistryError:
 
 
 def _users(registry: Registry) -> tuple[dict[Path, list[str]], list[Record]]:
-    """The sandboxes that have each directory, and the sandboxes of which that is unknown.
+    """The sandboxes that use each directory, and the sandboxes whose directories are unknown.
 
-    A sandbox has those of its desired configuration, and those that it runs with, whether or not it is registered.
+    A sandbox uses those of its desired and of its running configuration, whether or not it is registered.
     """
     configs = []
     unknown = []

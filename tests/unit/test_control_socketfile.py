@@ -267,7 +267,7 @@ def test_relative_path_survives_a_change_of_directory(
     monkeypatch.chdir(tmp_path)
     with bound(Path("s")) as control_socket:
         monkeypatch.chdir("elsewhere")
-        assert control_socket.still_ours()
+        assert control_socket.is_bound()
     assert not (tmp_path / "s").exists()
 
 
@@ -276,7 +276,7 @@ def test_close_leaves_what_replaced_it(tmp_path: Path) -> None:
     control_socket = bind_control_socket(path)
     path.unlink()
     path.write_text("somebody else's")
-    assert not control_socket.still_ours()
+    assert not control_socket.is_bound()
     control_socket.close()
     control_socket.close()
     assert path.read_text() == "somebody else's"
@@ -286,9 +286,9 @@ def test_deleted_socket_can_be_bound_again(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with bound(path) as control_socket:
         path.unlink()
-        assert not control_socket.still_ours()
+        assert not control_socket.is_bound()
         control_socket.rebind().close()
-        assert control_socket.still_ours() and can_connect(path)
+        assert control_socket.is_bound() and can_connect(path)
         with pytest.raises(BusyError):
             bind_control_socket(path)
     assert not list(tmp_path.iterdir())
@@ -314,7 +314,7 @@ def test_path_that_another_sandbox_took_is_not_taken_back(tmp_path: Path) -> Non
             with pytest.raises(BusyError):
                 first.rebind()
             first.close()
-            assert second.still_ours() and can_connect(path)
+            assert second.is_bound() and can_connect(path)
             with pytest.raises(BusyError):
                 bind_control_socket(path)
 

@@ -69,10 +69,10 @@ def test_a_sandbox_is_not_dead_while_its_engine_lives(
 
 def test_a_note_that_is_gone_is_stood_in_for_by_the_row(registry: Registry) -> None:
     begun(registry)
-    registry.update("box", process=ProcessId.ours(), state=State.RUNNING, started_at=5.0)
+    registry.update("box", process=ProcessId.current(), state=State.RUNNING, started_at=5.0)
     note = living(registry.get("box"))
     assert note is not None
-    assert (note.process, note.ready, note.started_at) == (ProcessId.ours(), True, 5.0)
+    assert (note.process, note.ready, note.started_at) == (ProcessId.current(), True, 5.0)
     registry.update("box", process=DEAD)
     assert living(registry.get("box")) is None
 
@@ -98,7 +98,7 @@ def test_another_registrys_are_left_alone(
 
 def test_files_of_one_that_lives_are_never_removed(registry: Registry) -> None:
     directory = private_dir(private_dir(state_dir_of("box").parent) / "box")
-    MachineNote(run_id="run1", process=ProcessId.ours()).write(directory)
+    MachineNote(run_id="run1", process=ProcessId.current()).write(directory)
     assert asyncio.run(strays.prune(registry)) == []
     with pytest.raises(NameInUseError, match="is not in the registry"):
         lifecycle.create(registry, SandboxConfig(name="box"))
@@ -270,8 +270,8 @@ def test_one_without_a_note_is_reached_where_it_is_and_not_where_we_would_be(
 )
 def test_a_note_with_nonsense_in_it_is_stood_in_for(registry: Registry, damage: dict[str, object]) -> None:
     begun(registry)
-    registry.update("box", process=ProcessId.ours(), state=State.RUNNING, started_at=5.0)
-    MachineNote(run_id="run1", process=ProcessId.ours(), ready=True).write(state_dir_of("box"))
+    registry.update("box", process=ProcessId.current(), state=State.RUNNING, started_at=5.0)
+    MachineNote(run_id="run1", process=ProcessId.current(), ready=True).write(state_dir_of("box"))
     path = state_dir_of("box") / MACHINE_NOTE
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **damage}))
     note = living(registry.get("box"))

@@ -59,7 +59,7 @@ def new(registry: Registry, name: str, mib: int = 512) -> Record:
 
 def enter(registry: Registry, record: Record) -> None:
     with admitted(registry, record):
-        registry.begin_run(record.name, "run", ProcessId.ours())
+        registry.begin_run(record.name, "run", ProcessId.current())
 
 
 def test_without_an_autopilot_nobody_is_asked(registry: Registry) -> None:

@@ -34,7 +34,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
         reserve_mib=64,
         state=State.STOPPED,
         run_id="r1",
-        starter=ProcessId.ours(),
+        starter=ProcessId.current(),
         started_at=2.0,
         ended_at=3.0,
         end_reason="completed",
@@ -62,12 +62,12 @@ def test_unknown_and_taken_names(tmp_path: Path) -> None:
 def test_a_late_word_on_an_earlier_run_changes_nothing(tmp_path: Path) -> None:
     with Registry.open(tmp_path) as registry:
         registry.add(record("box"))
-        assert registry.begin_run("box", "one", ProcessId.ours())
+        assert registry.begin_run("box", "one", ProcessId.current())
         earlier = registry.get("box")
-        assert not registry.begin_run("box", "two", ProcessId.ours())
+        assert not registry.begin_run("box", "two", ProcessId.current())
         assert not registry.update("box", if_run="zero", state=State.FAILED)
         assert registry.update("box", if_run="one", state=State.STOPPED)
-        assert registry.begin_run("box", "two", ProcessId.ours())
+        assert registry.begin_run("box", "two", ProcessId.current())
         assert not registry.remove(earlier)
         assert registry.get("box").state is State.STARTING
 

@@ -90,7 +90,7 @@ def test_top_and_metrics_read_the_others(damaged: Registry) -> None:
 
 def test_one_that_runs_is_shown_as_running(damaged: Registry, capsys: pytest.CaptureFixture[str]) -> None:
     """Its note, beside the registry, is whole."""
-    note = MachineNote(run_id="run1", process=ProcessId.ours(), ready=True, flags=("--name", "bad"))
+    note = MachineNote(run_id="run1", process=ProcessId.current(), ready=True, flags=("--name", "bad"))
     note.write(state_dir_of("bad"))
     assert printed(capsys, "ps", "-q") == "bad\n"
     (row,) = json.loads(printed(capsys, "ps", "--json"))

@@ -61,7 +61,7 @@ ERRORS: Final[dict[int, tuple[str, str]]] = {
     INTERNAL_ERROR: ("internal-error", "a defect of the server; its log has the details"),
     OUT_OF_RANGE: (
         "out-of-range",
-        "strict was asked for and the target would have been clamped; nothing changed",
+        "strict was set and the target would have been clamped; nothing changed",
     ),
     NO_BALLOON: ("no-balloon", "this sandbox has no balloon"),
     NOT_PERMITTED: ("not-permitted", "this user may read, but not change"),

@@ -244,7 +244,7 @@ class ControlServer:
 
     def repair_socket(self) -> None:
         """Bind again if the socket's file is missing."""
-        if self._control_socket.still_ours():
+        if self._control_socket.is_bound():
             return
         before = self._control_socket.fileno()
         try:

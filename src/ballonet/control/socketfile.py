@@ -121,13 +121,13 @@ class ControlSocket:
         """Descriptor of the listening socket."""
         return self.socket.fileno()
 
-    def still_ours(self) -> bool:
+    def is_bound(self) -> bool:
         """Whether the path still refers to this socket."""
         return self._inode is not None and _Inode.at(self.path) == self._inode
 
     def move(self, path: Path) -> None:
         """Use ``path`` from the next :meth:`rebind` on. The old path cannot be used any more."""
-        if self.still_ours():
+        if self.is_bound():
             with contextlib.suppress(OSError):
                 self.path.unlink()
         self._unlock()
@@ -151,7 +151,7 @@ class ControlSocket:
     def close(self) -> None:
         """Stop listening, and remove the socket and its lock if they still belong to this object. May be called
         again."""
-        if self.still_ours():
+        if self.is_bound():
             with contextlib.suppress(OSError):
                 self.path.unlink()
         self._inode = None

@@ -25,7 +25,7 @@ class ProcessId:
         return None if start is None else cls(pid, start, boot_id(proc))
 
     @classmethod
-    def ours(cls) -> Self:
+    def current(cls) -> Self:
         """This process."""
         found = cls.of(os.getpid())
         assert found is not None, "this process is in /proc"

@@ -46,7 +46,7 @@ async def start_sandbox(
     record = find(registry, name)
     run_id = os.urandom(8).hex()
     with contextlib.nullcontext() if gate is None or record.state.lives else gate(registry, record):
-        begun = registry.begin_run(name, run_id, ProcessId.ours(), run_dir=sandbox_dir_path(name))
+        begun = registry.begin_run(name, run_id, ProcessId.current(), run_dir=sandbox_dir_path(name))
     if not begun:
         raise StillRunningError(f"sandbox {name!r} is already running", hint=f"ballonet exec {name} …")
     directory = state_dir_of(name)

@@ -38,7 +38,7 @@ class AgentServer:
 
         :raises BindError: it cannot be bound now. May be tried again.
         """
-        if self._server is None or self._socket.still_ours():
+        if self._server is None or self._socket.is_bound():
             return
         self._socket.rebind().close()
         self._server.close()

@@ -187,32 +187,32 @@ async def launch(
         raise HostError(f"the log {log_path} cannot be written: {error.strerror}") from error
     try:
         try:
-            ours, theirs = socket.socketpair()
+            own_end, far_end = socket.socketpair()
         except OSError as error:
             raise HostError(f"a connection to the sandbox cannot be created: {error.strerror}") from error
         # From now on, because another thread may fork while the guest boots: a copy of the connection in a child would
         # keep an owned sandbox alive. spawn() does not run fork handlers.
-        keep_from_children(ours)
-        keep_from_children(theirs)
+        keep_from_children(own_end)
+        keep_from_children(far_end)
         try:
-            with theirs:
-                options = replace(options, owner_fd=theirs.fileno())
+            with far_end:
+                options = replace(options, owner_fd=far_end.fileno())
                 # -P: no module is imported from the working directory, which may belong to another user.
                 argv = [sys.executable, "-P", "-m", "ballonet", "sandbox", *options.render(), *flags]
                 child = spawn(
                     argv,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[far_end.fileno()],
                     stderr=log_file.fileno(),
                     env={RUN_VARIABLE: f"{options.run_id or ''} {options.state_dir or ''}"},
                     new_session=True,
                 )
         except BaseException:
-            ours.close()
+            own_end.close()
             raise
     except BaseException:
         log_file.close()
         raise
-    process = OwnedProcess(child, await asyncio.open_connection(sock=ours), log_file)
+    process = OwnedProcess(child, await asyncio.open_connection(sock=own_end), log_file)
     try:
         if started is not None and (identity := ProcessId.of(child.pid)) is not None:
             started(identity)

@@ -44,8 +44,8 @@ class RunDirectory:
     def intact(self) -> bool:
         """Whether the sockets, and the link to the control socket, exist."""
         return (
-            self.agent.still_ours()
-            and (self.control is None or self.control.still_ours())
+            self.agent.is_bound()
+            and (self.control is None or self.control.is_bound())
             and self._link_is_there()
         )
 

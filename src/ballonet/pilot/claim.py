@@ -82,7 +82,7 @@ class Claim:
                 f"{who} drives these sandboxes", hint="end that one first; --dry-run may run beside it"
             ) from None
         owner = Owner(
-            process=ProcessId.ours(), user=_user_name(), since=time.time(), policy=policy, only=only
+            process=ProcessId.current(), user=_user_name(), since=time.time(), policy=policy, only=only
         )
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps({**asdict(owner), "process": owner.process.to_json()}).encode(), 0)

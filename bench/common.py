@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ballonet.vmm.qemu_args import EngineFds, render_command
-from ballonet.vmm.vm import Vm
+from ballonet.vmm.engine import Vm
+from ballonet.vmm.qemu.command_line import EngineFds, render_command
 
 RESULTS = Path(__file__).parent / "results"
 #: The command line of this checkout.
@@ -88,6 +88,7 @@ class BareEngine:
     """QEMU with the options that ballonet would use, but without anything around it; it starts to run at once."""
 
     def __init__(self, vm: Vm) -> None:
+        assert isinstance(vm, QemuVm)
         self._pairs = [socket.socketpair() for _ in range(3)]
         fds = EngineFds(*(far.fileno() for _, far in self._pairs))
         argv = [word for word in render_command(vm.spec, vm.engine, fds) if word != "-S"]

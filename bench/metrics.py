@@ -20,13 +20,13 @@ from ballonet.control.client import Client
 from ballonet.control.peers import AccessPolicy
 from ballonet.lifecycle.samples import collect
 from ballonet.machine.build import build_vm
-from ballonet.machine.place import claim_place
+from ballonet.machine.run_directory import claim_run_directory
 from ballonet.machine.services import Services
 from ballonet.metrics.exposition import Exporter
 from ballonet.metrics.model import Snapshot
 from ballonet.sdk.sandbox import Sandbox, random_name
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.vm import Vm
+from ballonet.vmm.engine import Vm
 from bench.common import CLOCKSOURCE, Arms, options_parser, private_directories, report, timed_with_cpu
 from bench.simulated_sandboxes import simulated
 
@@ -120,12 +120,12 @@ async def _until_steady(
 
 async def _unsampled(stack: AsyncExitStack) -> tuple[Vm, Clock]:
     """A VM with everything that a sandbox's process serves, except for the sampler."""
-    place = claim_place("unsampled", None, with_control=True)
-    stack.callback(place.give_up)
+    run_directory = claim_run_directory("unsampled", None, with_control=True)
+    stack.callback(run_directory.release)
     vm = build_vm(SandboxConfig(name="unsampled", memory_mib=256, balloon_min_mib=128))
     await vm.start()
     stack.push_async_callback(vm.kill)
-    services = Services(vm, place, None, AccessPolicy())
+    services = Services(vm, run_directory, None, AccessPolicy())
     stack.push_async_callback(services.close)
     await services.open_control()
     await services.boot(120, (), relief=True)

@@ -20,13 +20,13 @@ from ballonet.machine.backend import MachineBackend
 from ballonet.machine.build import build_vm
 from ballonet.machine.guest_memory import GuestMemory
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.vm import Vm
+from ballonet.vmm.qemu.vm import QemuVm
 from bench.common import Arms, options_parser, report
 
 HIGH_MIB, LOW_MIB = 1024, 256
 
 
-async def raw(vm: Vm, target_mib: int) -> float:
+async def raw(vm: QemuVm, target_mib: int) -> float:
     """Seconds until ``query-balloon`` shows the target."""
     wanted = mib_to_bytes(target_mib)
     started = time.perf_counter()
@@ -49,6 +49,7 @@ async def through_socket(client: Client, target_mib: int) -> float:
 async def measure(rounds: int) -> None:
     config = SandboxConfig(name="bench", memory_mib=HIGH_MIB, balloon_min_mib=LOW_MIB)
     vm = build_vm(config)
+    assert isinstance(vm, QemuVm)
     arms: dict[str, Arms] = {
         "shrink": {"raw QMP": [], "control socket": []},
         "grow": {"raw QMP": [], "control socket": []},

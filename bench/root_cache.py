@@ -22,10 +22,10 @@ from ballonet.guest.agent_client import AgentClient
 from ballonet.guest.bundle import prepare_guest
 from ballonet.machine.build import build_vm
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm import vm as vm_module
 from ballonet.vmm.config import Machine, VmSpec
 from ballonet.vmm.engine import Engine
-from ballonet.vmm.qemu_args import EngineFds, render_command
+from ballonet.vmm.qemu import vm as vm_module
+from ballonet.vmm.qemu.command_line import EngineFds, render_command
 from bench.common import options_parser, report, timed
 
 MEMORY_MIB = 256

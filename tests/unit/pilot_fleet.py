@@ -82,15 +82,15 @@ def register(name: str, socket: Path, **config: object) -> None:
     with Registry.open() as registry:
         made = SandboxConfig(name=name, memory_mib=1024, balloon_min_mib=256, **config)  # type: ignore[arg-type]
         lifecycle.create(registry, made)
-        registry.begin_run(name, f"run-{name}", ProcessId.ours())
+        registry.begin_run(name, f"run-{name}", ProcessId.current())
         MachineNote(
             run_id=f"run-{name}",
-            process=ProcessId.ours(),
+            process=ProcessId.current(),
             ready=True,
             flags=registry.get(name).flags,
             control_socket=str(socket),
             started_at=1.0,
-            engine=ProcessId.ours(),
+            engine=ProcessId.current(),
         ).write(private_dir(state_dir_of(name)))
 
 

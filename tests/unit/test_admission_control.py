@@ -59,7 +59,7 @@ def new(registry: Registry, name: str, mib: int = 512) -> Record:
 
 def enter(registry: Registry, record: Record) -> None:
     with admission_checked(registry, record):
-        registry.begin_run(record.name, "run", ProcessId.ours())
+        registry.begin_run(record.name, "run", ProcessId.current())
 
 
 def test_without_an_autopilot_nothing_is_checked(registry: Registry) -> None:

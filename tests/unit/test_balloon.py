@@ -19,7 +19,8 @@ from ballonet.base.memory import mib_to_bytes
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.config import BalloonSpec, Machine
 from ballonet.vmm.convergence import Driver, State
-from ballonet.vmm.qmp import Qmp
+from ballonet.vmm.qemu.balloon_device import QemuBalloonDevice, changed_actual
+from ballonet.vmm.qemu.qmp import Qmp
 
 SPEC = BalloonSpec(ceiling_mib=1024, initial_mib=1024, floor_mib=128)
 
@@ -64,7 +65,7 @@ class ScriptedQmp(Qmp):
 
 @asynccontextmanager
 async def balloon_over(qmp: ScriptedQmp) -> AsyncIterator[Balloon]:
-    balloon = Balloon(SPEC, Machine.MICROVM, qmp, os.getpid())
+    balloon = Balloon(SPEC, QemuBalloonDevice(Machine.MICROVM, SPEC.ceiling_mib, qmp), os.getpid())
     await balloon.start()
     await balloon.check_driver()
     try:
@@ -108,7 +109,7 @@ async def test_a_driver_that_was_off_course_while_nobody_followed_is_set_right_a
         await balloon.stop()
         qmp.target = qmp.actual = mib_to_bytes(700)  # somebody else moved it
         await balloon.start()
-        balloon.handle_event("BALLOON_CHANGE", {"actual": qmp.actual})
+        balloon.actual_changed(qmp.actual)
         assert balloon.status.state is not State.APPLIED
         assert balloon.status.actual_mib == 700
 
@@ -124,13 +125,12 @@ async def test_an_engine_without_the_experimental_command_is_asked_for_statistic
         assert balloon.status.driver is driver
 
 
-async def test_events_that_are_not_the_balloons_or_make_no_sense_change_nothing() -> None:
-    async with balloon_over(ScriptedQmp()) as balloon:
-        before = balloon.status
-        balloon.handle_event("RESUME", {})
-        balloon.handle_event("BALLOON_CHANGE", {"actual": "lots"})
-        balloon.handle_event("BALLOON_CHANGE", {})
-        assert balloon.status == before
+def test_events_of_other_devices_and_without_a_number_are_ignored() -> None:
+    assert changed_actual("RESUME", {}) is None
+    assert changed_actual("RESUME", {"actual": 1}) is None
+    assert changed_actual("BALLOON_CHANGE", {"actual": "lots"}) is None
+    assert changed_actual("BALLOON_CHANGE", {}) is None
+    assert changed_actual("BALLOON_CHANGE", {"actual": 7}) == 7
 
 
 async def test_a_question_that_is_given_up_does_not_leave_the_engine_asking_its_guest() -> None:

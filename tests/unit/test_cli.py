@@ -36,7 +36,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["--memory", "0"], "--memory 0 MiB is outside"),
         (["--memory=-1"], "--memory '-1' is not a size"),
         (["--memory", "lots"], "'lots' is not a size"),
-        (["--memory", "99999999999G"], "above the largest supported size"),
+        (["--memory", "99999999999G"], "exceeds the largest supported size"),
         (["--memory", "1.0001G"], "not a whole number of MiB"),
         (["--balloon-initial", "0"], "--balloon-initial 0 MiB is outside"),
         (["--balloon-min=-5"], "is not a size"),

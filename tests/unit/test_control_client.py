@@ -174,11 +174,11 @@ async def test_calls_of_many_tasks_share_one_connection(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "message", "hint"),
     [
-        (b"ERR not a number\n", "speaks only the plain protocol", "older"),
-        (b"OK 5\n", "speaks only the plain protocol", "older"),
-        (b"", "closed the connection without answering version", "too old"),
-        (b'{"jsonrpc":', "closed the connection", "too old"),
-        (b"nonsense\n", "no message", None),
+        (b"ERR not a number\n", "supports only the plain protocol", "older"),
+        (b"OK 5\n", "supports only the plain protocol", "older"),
+        (b"", "closed the connection without answering version", "does not support"),
+        (b'{"jsonrpc":', "closed the connection", "does not support"),
+        (b"nonsense\n", "not a message", None),
         (b"[]\n", "an array instead of a message", None),
         (b"\xff\xfe\n", "not UTF-8", None),
         (b"x" * (1 << 20), "a line of more than", None),
@@ -285,10 +285,10 @@ def test_path_that_leads_nowhere_is_named_with_its_cause(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     causes = {
         str(tmp_path / "missing"): "there is no socket",
-        str(stale): "nobody listens",
-        "": "it is empty",
-        "x" * 108: "at most 107",
-        str(tmp_path / "file"): "nobody listens",
+        str(stale): "no process is listening",
+        "": "the path is empty",
+        "x" * 108: "the maximum is 107",
+        str(tmp_path / "file"): "no process is listening",
     }
     for path, cause in causes.items():
         with pytest.raises(ControlError, match=cause) as caught:

@@ -191,7 +191,7 @@ def test_what_is_not_a_socket_is_never_touched(tmp_path: Path, kind: str) -> Non
 def test_lock_file_of_somebody_else_is_left_alone(tmp_path: Path, content: str) -> None:
     (tmp_path / "s.lock").write_text(content)
     if content == "precious":
-        with pytest.raises(BindError, match="not a lock of ours"):
+        with pytest.raises(BindError, match="not a lock file of ballonet"):
             bind_control_socket(tmp_path / "s")
         assert (tmp_path / "s.lock").read_text() == content
     else:  # cut off while it was written
@@ -211,11 +211,11 @@ def test_lock_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     ("name", "cause"),
     [
         ("", "empty"),
-        ("x" * 108, "at most 107"),
+        ("x" * 108, "the maximum for a Unix socket is 107"),
         ("missing/s", "does not exist"),
         ("file/s", "not a directory"),
         ("file/deeper/s", "cannot be used"),
-        ("a\0b", "zero byte"),
+        ("a\0b", "NUL byte"),
         (".", "a directory"),
     ],
 )
@@ -267,7 +267,7 @@ def test_relative_path_survives_a_change_of_directory(
     monkeypatch.chdir(tmp_path)
     with bound(Path("s")) as control_socket:
         monkeypatch.chdir("elsewhere")
-        assert control_socket.still_ours()
+        assert control_socket.is_bound()
     assert not (tmp_path / "s").exists()
 
 
@@ -276,7 +276,7 @@ def test_close_leaves_what_replaced_it(tmp_path: Path) -> None:
     control_socket = bind_control_socket(path)
     path.unlink()
     path.write_text("somebody else's")
-    assert not control_socket.still_ours()
+    assert not control_socket.is_bound()
     control_socket.close()
     control_socket.close()
     assert path.read_text() == "somebody else's"
@@ -286,9 +286,9 @@ def test_deleted_socket_can_be_bound_again(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with bound(path) as control_socket:
         path.unlink()
-        assert not control_socket.still_ours()
+        assert not control_socket.is_bound()
         control_socket.rebind().close()
-        assert control_socket.still_ours() and can_connect(path)
+        assert control_socket.is_bound() and can_connect(path)
         with pytest.raises(BusyError):
             bind_control_socket(path)
     assert not list(tmp_path.iterdir())
@@ -314,7 +314,7 @@ def test_path_that_another_sandbox_took_is_not_taken_back(tmp_path: Path) -> Non
             with pytest.raises(BusyError):
                 first.rebind()
             first.close()
-            assert second.still_ours() and can_connect(path)
+            assert second.is_bound() and can_connect(path)
             with pytest.raises(BusyError):
                 bind_control_socket(path)
 

@@ -25,7 +25,7 @@ def test_a_disk_is_kept_grows_and_never_shrinks(tmp_path: Path) -> None:
     inode = disk.stat().st_ino
     assert obtain_disk(tmp_path, 128) == disk
     assert obtain_disk(tmp_path, 256).stat().st_size == mib_to_bytes(256)
-    with pytest.raises(HostError, match="256 MiB and cannot be made smaller"):
+    with pytest.raises(HostError, match="256 MiB and cannot be shrunk"):
         obtain_disk(tmp_path, 128)
     assert disk.stat().st_ino == inode
 

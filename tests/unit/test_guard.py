@@ -40,7 +40,7 @@ def test_what_is_spare_above_the_guard_is_taken_in_one_step() -> None:
 def test_a_shrink_stops_where_the_guard_begins() -> None:
     permission = permit(mib(256), mib(1024), 100, reading(500), None)
     assert permission.lowest_bytes == mib(1024 - 400)
-    assert "500 MiB available, and 100 MiB are left" in str(permission.reason)
+    assert "500 MiB available; the guard leaves it 100 MiB" in str(permission.reason)
 
 
 def test_a_guest_that_does_not_report_is_not_shrunk() -> None:
@@ -52,7 +52,7 @@ def test_a_thrashing_guest_is_not_shrunk_further() -> None:
     assert permit(mib(256), mib(1024), 100, reading(900, at=11, faults=99), before).reason is None
     thrashing = permit(mib(256), mib(1024), 100, reading(900, at=11, faults=500), before)
     assert thrashing.lowest_bytes == mib(1024)
-    assert "500 major faults a second" in str(thrashing.reason)
+    assert "500 major faults per second" in str(thrashing.reason)
 
 
 @given(

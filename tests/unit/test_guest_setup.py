@@ -72,7 +72,7 @@ def test_a_root_is_known_by_its_magic_number(tmp_path: Path) -> None:
     file.write_bytes(b"hsqs" + bytes(100))
     assert root_kind(file) == "squashfs"
     file.write_bytes(b"")
-    with pytest.raises(HostError, match="neither erofs nor squashfs"):
+    with pytest.raises(HostError, match="neither an erofs nor a squashfs file system"):
         root_kind(file)
     with pytest.raises(HostError, match="No such file"):
         root_kind(tmp_path / "absent")

@@ -22,7 +22,7 @@ from ballonet.machine.disk import obtain_disk
 from ballonet.machine.ports import check_ports_free
 from ballonet.machine.shares import serve_volume
 from ballonet.vmm.attach import Port, Volume
-from ballonet.vmm.engine import find_engine
+from ballonet.vmm.default_engine import DefaultEngine
 from tests.unit import images
 from tests.unit.disks import mounted_disk
 
@@ -141,7 +141,7 @@ def test_a_program_that_may_not_be_run_is_not_missing(tmp_path: Path) -> None:
 def test_mke2fs_on_a_full_disk_is_not_to_be_installed(full_disk: Path) -> None:
     message, hint = error_of(lambda: obtain_disk(full_disk, 256))
     assert "No space left" in message
-    assert hint == f"make room on the file system of {full_disk}"
+    assert hint == f"free up space on the file system of {full_disk}"
     assert [path.name for path in full_disk.iterdir()] == ["filler"]
 
 
@@ -149,7 +149,7 @@ def test_mke2fs_on_a_full_disk_is_not_to_be_installed(full_disk: Path) -> None:
 def test_whatever_is_written_on_a_full_disk_is_told(full_disk: Path) -> None:
     message, hint = error_of(lambda: replace_file(full_disk / "file", bytes(1 << 20)))
     assert "No space left" in message
-    assert hint == f"make room on the file system of {full_disk}"
+    assert hint == f"free up space on the file system of {full_disk}"
 
 
 @root_only
@@ -189,7 +189,7 @@ def test_a_qemu_that_was_named_is_not_to_be_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str
 ) -> None:
     monkeypatch.setenv("BALLONET_QEMU", program)
-    message, hint = error_of(lambda: find_engine(tmp_path))
+    message, hint = error_of(lambda: DefaultEngine.find(tmp_path))
     assert program in message
     assert "BALLONET_QEMU" in hint
 
@@ -215,7 +215,7 @@ def test_what_the_operating_system_says_is_no_defect_of_ours(
     monkeypatch.setattr("ballonet.cli.main._dispatch", fail)
     assert main(["ls"]) == 125
     said = capsys.readouterr().err
-    assert said.startswith("ballonet: error: /some/file: No space left on device\n  hint: make room")
+    assert said.startswith("ballonet: error: /some/file: No space left on device\n  hint: free up space")
 
 
 def test_a_cause_that_says_nothing_more_has_no_hint() -> None:

@@ -18,6 +18,8 @@ from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.modify import apply_plan, plan_changes
 from ballonet.lifecycle.record import Command, Record, State
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.start import start_sandbox
+from ballonet.lifecycle.stop import remove_sandbox
 from ballonet.machine.notes import EndNote, MachineNote
 from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Tmpfs
@@ -47,7 +49,7 @@ def note(process: ProcessId, **more: object) -> MachineNote:
 
 def test_a_sandbox_whose_process_lives_is_running(registry: Registry) -> None:
     begun(registry)
-    note(ProcessId.ours(), ready=True, started_at=5.0, control_socket="/x", flags=("--name", "box"))
+    note(ProcessId.current(), ready=True, started_at=5.0, control_socket="/x", flags=("--name", "box"))
     found = lifecycle.find(registry, "box")
     assert (found.state, found.started_at) == (State.RUNNING, 5.0)
     assert registry.get("box").state is State.RUNNING
@@ -56,14 +58,14 @@ def test_a_sandbox_whose_process_lives_is_running(registry: Registry) -> None:
 
 def test_one_that_is_booting_is_starting(registry: Registry) -> None:
     begun(registry)
-    note(ProcessId.ours())
+    note(ProcessId.current())
     assert lifecycle.find(registry, "box").state is State.STARTING
     with pytest.raises(NotRunningError, match="starting"):
         lifecycle.find_running(registry, "box")
 
 
 def test_one_whose_starter_lives_and_has_no_process_yet_is_starting(registry: Registry) -> None:
-    begun(registry, starter=ProcessId.ours())
+    begun(registry, starter=ProcessId.current())
     assert lifecycle.find(registry, "box").state is State.STARTING
 
 
@@ -108,7 +110,7 @@ def test_one_that_goes_away_with_its_end_is_gone_and_its_name_free(registry: Reg
 
 def test_a_live_ones_name_is_taken(registry: Registry) -> None:
     begun(registry, auto_remove=True)
-    note(ProcessId.ours(), ready=True)
+    note(ProcessId.current(), ready=True)
     with pytest.raises(NameInUseError):
         lifecycle.create(registry, SandboxConfig(name="box"))
     assert lifecycle.find(registry, "box").state is State.RUNNING
@@ -116,11 +118,11 @@ def test_a_live_ones_name_is_taken(registry: Registry) -> None:
 
 async def test_start_and_remove_refuse_one_that_lives(registry: Registry) -> None:
     begun(registry)
-    note(ProcessId.ours(), ready=True)
+    note(ProcessId.current(), ready=True)
     with pytest.raises(StillRunningError):
-        await lifecycle.start(registry, "box", detached=True)
+        await start_sandbox(registry, "box", detached=True)
     with pytest.raises(StillRunningError):
-        await lifecycle.remove(registry, "box")
+        await remove_sandbox(registry, "box")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 300, "-x", "a\nb", "ü"])
@@ -164,7 +166,7 @@ async def test_changes_to_a_stopped_sandbox_wait_for_its_start(registry: Registr
 
 def test_changes_to_a_running_one_say_what_needs_a_restart(registry: Registry) -> None:
     record = begun(registry)
-    process = note(ProcessId.ours(), ready=True, flags=record.flags, control_socket="/x")
+    process = note(ProcessId.current(), ready=True, flags=record.flags, control_socket="/x")
     plan = plan_changes(
         record, process, {"cpus": 2, "balloon_initial": 300, "memory_target": 300, "memory": 512}
     )
@@ -203,7 +205,7 @@ def test_impossible_changes_are_refused_whole(
 async def test_a_target_that_cannot_be_asked_for_is_not_told_as_done(registry: Registry) -> None:
     record = begun(registry)
     process = replace(
-        note(ProcessId.ours(), ready=True, flags=record.flags), control_socket="/nowhere/x.sock"
+        note(ProcessId.current(), ready=True, flags=record.flags), control_socket="/nowhere/x.sock"
     )
     (change,) = await apply_plan(registry, plan_changes(record, process, {"memory_target": 300}))
     assert change.state == "failed"
@@ -240,7 +242,7 @@ async def test_a_clamped_target_shows_what_was_requested(
     )
     monkeypatch.setattr("ballonet.control.client.Client.connect", AsyncMock(return_value=client))
     record = begun(registry)
-    process = replace(note(ProcessId.ours(), ready=True, flags=record.flags), control_socket="/x.sock")
+    process = replace(note(ProcessId.current(), ready=True, flags=record.flags), control_socket="/x.sock")
     (change,) = await apply_plan(registry, plan_changes(record, process, {"memory_target": requested}))
     assert (change.old, change.state, change.detail) == (400, "applied", said)
 
@@ -256,7 +258,7 @@ def test_what_is_attached_changes_as_whole_lists_and_with_a_restart(registry: Re
     asyncio.run(apply_plan(registry, plan))
     config = lifecycle.config_of(registry.get("box"))
     assert (config.net, config.tmpfs, config.disk_mib) == ("user", (), 1024), "ports bring a network along"
-    running = MachineNote(run_id="run1", process=ProcessId.ours(), flags=("--name", "box"))
+    running = MachineNote(run_id="run1", process=ProcessId.current(), flags=("--name", "box"))
     (change,) = plan_changes(registry.get("box"), running, {"volumes": ["/a:/a"]}).changes
     assert change.when == "requires restart"
     with pytest.raises(ConfigError, match="the disk has 1024 MiB and can only grow"):

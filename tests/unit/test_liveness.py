@@ -21,9 +21,10 @@ from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import helpers, left_over, living
 from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
-from ballonet.machine import place as place_module
+from ballonet.lifecycle.stop import remove_sandbox
+from ballonet.machine import run_directory
 from ballonet.machine.notes import END_NOTE, MACHINE_NOTE, MachineNote
-from ballonet.machine.place import claim_place, sweep_place
+from ballonet.machine.run_directory import claim_run_directory, remove_abandoned
 from ballonet.machine.run_options import RUN_VARIABLE
 from ballonet.settings.config import SandboxConfig
 
@@ -61,17 +62,17 @@ def test_a_sandbox_is_not_dead_while_its_engine_lives(
     engine = ProcessId.of(sleeper.pid)
     MachineNote(run_id="run1", process=DEAD, engine=engine, ready=True).write(state_dir_of("box"))
     assert lifecycle.find(registry, "box").state is State.RUNNING
-    asyncio.run(lifecycle.remove(registry, "box", force=True))
+    asyncio.run(remove_sandbox(registry, "box", force=True))
     assert sleeper.wait(10) == -9, "force ends it"
     assert registry.find("box") is None
 
 
 def test_a_note_that_is_gone_is_stood_in_for_by_the_row(registry: Registry) -> None:
     begun(registry)
-    registry.update("box", process=ProcessId.ours(), state=State.RUNNING, started_at=5.0)
+    registry.update("box", process=ProcessId.current(), state=State.RUNNING, started_at=5.0)
     note = living(registry.get("box"))
     assert note is not None
-    assert (note.process, note.ready, note.started_at) == (ProcessId.ours(), True, 5.0)
+    assert (note.process, note.ready, note.started_at) == (ProcessId.current(), True, 5.0)
     registry.update("box", process=DEAD)
     assert living(registry.get("box")) is None
 
@@ -97,9 +98,9 @@ def test_another_registrys_are_left_alone(
 
 def test_files_of_one_that_lives_are_never_removed(registry: Registry) -> None:
     directory = private_dir(private_dir(state_dir_of("box").parent) / "box")
-    MachineNote(run_id="run1", process=ProcessId.ours()).write(directory)
+    MachineNote(run_id="run1", process=ProcessId.current()).write(directory)
     assert asyncio.run(strays.prune(registry)) == []
-    with pytest.raises(NameInUseError, match="does not know"):
+    with pytest.raises(NameInUseError, match="is not in the registry"):
         lifecycle.create(registry, SandboxConfig(name="box"))
     assert directory.is_dir()
     assert registry.find("box") is None
@@ -122,55 +123,55 @@ def test_one_registrys_sandbox_never_runs_twice_whatever_its_run_directory(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = private_dir(private_dir(state_dir_of("box").parent) / "box")
-    first = claim_place("box", None, with_control=False, state_dir=state)
+    first = claim_run_directory("box", None, with_control=False, state_dir=state)
     monkeypatch.setenv("BALLONET_RUN_DIR", str(tmp_path / "other"))
     with pytest.raises(NameInUseError):
-        claim_place("box", None, with_control=False, state_dir=state)
-    assert not sweep_place(first.directory), "it lives"
-    first.give_up()
-    second = claim_place("box", None, with_control=False, state_dir=state)
-    second.give_up()
+        claim_run_directory("box", None, with_control=False, state_dir=state)
+    assert not remove_abandoned(first.path), "it lives"
+    first.release()
+    second = claim_run_directory("box", None, with_control=False, state_dir=state)
+    second.release()
 
 
 def test_a_place_whose_directory_cannot_come_back_moves(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a logout that took /run/user/UID away: a plain user cannot make that again."""
-    monkeypatch.setattr(place_module, "fallback_run_dirs", lambda: [tmp_path / "fallback"])
-    place = claim_place("box", None, with_control=True)
-    was = place.directory
+    monkeypatch.setattr(run_directory, "fallback_run_dirs", lambda: [tmp_path / "fallback"])
+    place = claim_run_directory("box", None, with_control=True)
+    was = place.path
     assert place.intact()
     for path in (was.parent, *was.parent.rglob("*")):
         assert path.exists()
     subprocess.run(["rm", "-r", str(was.parent)], check=True)
     was.parent.write_text("in the way")
     assert not place.intact()
-    place.mend()
-    assert place.directory == tmp_path / "fallback" / "box"
+    place.repair()
+    assert place.path == tmp_path / "fallback" / "box"
     place.agent.rebind().close()
     assert place.control is not None
     place.control.rebind().close()
     assert place.intact()
-    assert place.control_path == place.directory / "control.sock"
-    place.give_up()
-    assert not place.directory.exists()
+    assert place.control_path == place.path / "control.sock"
+    place.release()
+    assert not place.path.exists()
 
 
 def test_without_any_directory_it_says_so_and_can_be_tried_again(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(place_module, "fallback_run_dirs", list)
-    place = claim_place("box", None, with_control=False)
-    run = place.directory.parent
+    monkeypatch.setattr(run_directory, "fallback_run_dirs", list)
+    place = claim_run_directory("box", None, with_control=False)
+    run = place.path.parent
     subprocess.run(["rm", "-r", str(run)], check=True)
     run.write_text("in the way")
-    with pytest.raises(HostError, match="cannot be made again"):
-        place.mend()
+    with pytest.raises(HostError, match="cannot be created again"):
+        place.repair()
     run.unlink()
-    place.mend()
+    place.repair()
     place.agent.rebind().close()
     assert place.intact()
-    place.give_up()
+    place.release()
 
 
 def test_a_sandboxs_own_process_is_found_by_its_command_line(registry: Registry) -> None:
@@ -203,7 +204,7 @@ def test_an_engine_that_was_not_noted_yet_is_not_dead(
     note = living(registry.get("box"))
     assert note is not None
     assert note.engine_pid == sleeper.pid
-    asyncio.run(lifecycle.remove(registry, "box", force=True))
+    asyncio.run(remove_sandbox(registry, "box", force=True))
     assert sleeper.wait(10) == -9
 
 
@@ -269,8 +270,8 @@ def test_one_without_a_note_is_reached_where_it_is_and_not_where_we_would_be(
 )
 def test_a_note_with_nonsense_in_it_is_stood_in_for(registry: Registry, damage: dict[str, object]) -> None:
     begun(registry)
-    registry.update("box", process=ProcessId.ours(), state=State.RUNNING, started_at=5.0)
-    MachineNote(run_id="run1", process=ProcessId.ours(), ready=True).write(state_dir_of("box"))
+    registry.update("box", process=ProcessId.current(), state=State.RUNNING, started_at=5.0)
+    MachineNote(run_id="run1", process=ProcessId.current(), ready=True).write(state_dir_of("box"))
     path = state_dir_of("box") / MACHINE_NOTE
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **damage}))
     note = living(registry.get("box"))
@@ -293,8 +294,8 @@ def test_what_lies_in_the_way_in_a_run_directory_holds_up_no_look(registry: Regi
     (directory / "agent.sock").mkdir()
     registry.update("box", run_dir=directory)
     assert [record.state for record in lifecycle.list_sandboxes(registry)] == [State.STOPPED]
-    assert place_module.prune_places() == []
-    asyncio.run(lifecycle.remove(registry, "box", force=True))
+    assert run_directory.prune_run_directories() == []
+    asyncio.run(remove_sandbox(registry, "box", force=True))
     assert (directory / "agent.sock").is_dir(), "it is somebody else's"
 
 
@@ -302,20 +303,20 @@ def test_what_lies_in_the_way_in_a_run_directory_holds_up_no_look(registry: Regi
 def test_a_place_in_which_something_is_in_the_way_moves(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, socket: str
 ) -> None:
-    monkeypatch.setattr(place_module, "fallback_run_dirs", lambda: [tmp_path / "fallback"])
-    place = claim_place("box", None, with_control=True)
-    was = place.directory
+    monkeypatch.setattr(run_directory, "fallback_run_dirs", lambda: [tmp_path / "fallback"])
+    place = claim_run_directory("box", None, with_control=True)
+    was = place.path
     (was / socket).unlink()
     (was / socket).mkdir()
     assert not place.intact()
-    place.mend()
+    place.repair()
     place.agent.rebind().close()
     assert place.control is not None
     place.control.rebind().close()
     assert place.intact()
-    assert place.directory == tmp_path / "fallback" / "box"
+    assert place.path == tmp_path / "fallback" / "box"
     assert [path.name for path in was.iterdir()] == [socket], "nothing of ours is left there"
-    place.give_up()
+    place.release()
 
 
 @pytest.mark.parametrize("gone", ["directory", "socket", "link"])
@@ -323,8 +324,8 @@ def test_a_control_socket_whose_path_is_lost_is_reached_by_name(
     registry: Registry, tmp_path: Path, gone: str
 ) -> None:
     chosen = private_dir(tmp_path / "chosen") / "c.sock"
-    place = claim_place("box", chosen, with_control=True)
-    by_name = place.directory / "control.sock"
+    place = claim_run_directory("box", chosen, with_control=True)
+    by_name = place.path / "control.sock"
     if gone == "directory":
         subprocess.run(["rm", "-r", str(chosen.parent)], check=True)
     elif gone == "socket":
@@ -333,15 +334,15 @@ def test_a_control_socket_whose_path_is_lost_is_reached_by_name(
     else:
         by_name.unlink()
     assert not place.intact()
-    place.mend()
+    place.repair()
     if gone != "link":
         assert place.control is not None
         place.control.rebind().close()
     assert place.intact()
     assert place.control_path == (chosen if gone == "link" else by_name)
     assert by_name.resolve() == place.control_path
-    place.give_up()
-    assert not place.directory.exists()
+    place.release()
+    assert not place.path.exists()
     assert gone != "socket" or chosen.read_text() == "in the way"
 
 
@@ -350,6 +351,6 @@ def test_files_that_are_no_directory_are_removed_too(registry: Registry, tmp_pat
     directory = state_dir_of("box")
     directory.rename(tmp_path / "elsewhere")
     directory.symlink_to(tmp_path / "elsewhere")
-    asyncio.run(lifecycle.remove(registry, "box"))
+    asyncio.run(remove_sandbox(registry, "box"))
     assert list(directory.parent.iterdir()) == []
     assert (tmp_path / "elsewhere").is_dir()

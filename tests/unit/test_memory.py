@@ -60,7 +60,7 @@ def test_a_size_that_is_not_whole_mib_is_refused_with_its_value() -> None:
 
 def test_a_huge_size_is_refused_naming_the_limit() -> None:
     assert parse_size("16T") == MAX_MIB
-    with pytest.raises(ConfigError, match="above the largest supported size"):
+    with pytest.raises(ConfigError, match="exceeds the largest supported size"):
         parse_size("17T")
 
 

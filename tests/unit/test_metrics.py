@@ -129,16 +129,16 @@ def register(
     lifecycle.create(registry, SandboxConfig(name=name, balloon_min_mib=128))
     if not running:
         return
-    registry.begin_run(name, "run1", ProcessId.ours())
+    registry.begin_run(name, "run1", ProcessId.current())
     registry.update(name, state=State.RUNNING, started_at=1.0)
     MachineNote(
         run_id="run1",
-        process=ProcessId.ours(),
+        process=ProcessId.current(),
         ready=True,
         flags=registry.get(name).flags,
         control_socket=control_socket,
         started_at=1.0,
-        engine=ProcessId.ours(),
+        engine=ProcessId.current(),
     ).write(private_dir(state_dir_of(name)))
 
 

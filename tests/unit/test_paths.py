@@ -92,14 +92,14 @@ def test_file_in_the_directorys_place_is_refused(tmp_path: Path) -> None:
 
 
 def test_directory_that_cannot_be_made_is_an_error() -> None:
-    with pytest.raises(HostError, match="directory /proc/self/x/y cannot be made"):
+    with pytest.raises(HostError, match="directory /proc/self/x/y cannot be created"):
         paths.private_dir(Path("/proc/self/x/y"))
 
 
 def test_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: other)
-    with pytest.raises(HostError, match=f"belongs to user {other - 1}, not to us"):
+    with pytest.raises(HostError, match=f"belongs to user {other - 1}, not to you"):
         paths.private_dir(tmp_path)
 
 
@@ -109,7 +109,7 @@ def test_sandbox_dir_is_in_the_run_dir(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/etc", "a\0b"])
 def test_sandbox_name_that_is_no_plain_entry_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be the name of a directory"):
+    with pytest.raises(ConfigError, match="cannot be used as a directory name"):
         paths.sandbox_dir(name, {"BALLONET_RUN_DIR": str(tmp_path)})
 
 

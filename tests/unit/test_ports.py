@@ -5,8 +5,9 @@ import socket
 import pytest
 
 from ballonet.base.errors import BindError
-from ballonet.machine.ports import check_ports_free, chosen_ports
+from ballonet.machine.ports import check_ports_free
 from ballonet.vmm.attach import Port
+from ballonet.vmm.qemu.ports import chosen_ports
 
 #: What QEMU 7.2 says to "info usernet", with a connection under way.
 USERNET = """Hub -1 (net0):

@@ -43,7 +43,7 @@ def test_run_returns_output_and_passes_input() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["sh", "-c", "echo reason >&2; exit 3"], "sh ended with status 3: reason"),
+        (["sh", "-c", "echo reason >&2; exit 3"], "sh exited with status 3: reason"),
         (["/nonexistent/program"], "could not be started"),
         (["/etc/passwd"], "could not be started"),
     ],

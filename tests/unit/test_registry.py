@@ -34,7 +34,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
         reserve_mib=64,
         state=State.STOPPED,
         run_id="r1",
-        starter=ProcessId.ours(),
+        starter=ProcessId.current(),
         started_at=2.0,
         ended_at=3.0,
         end_reason="completed",
@@ -62,12 +62,12 @@ def test_unknown_and_taken_names(tmp_path: Path) -> None:
 def test_a_late_word_on_an_earlier_run_changes_nothing(tmp_path: Path) -> None:
     with Registry.open(tmp_path) as registry:
         registry.add(record("box"))
-        assert registry.begin_run("box", "one", ProcessId.ours())
+        assert registry.begin_run("box", "one", ProcessId.current())
         earlier = registry.get("box")
-        assert not registry.begin_run("box", "two", ProcessId.ours())
+        assert not registry.begin_run("box", "two", ProcessId.current())
         assert not registry.update("box", if_run="zero", state=State.FAILED)
         assert registry.update("box", if_run="one", state=State.STOPPED)
-        assert registry.begin_run("box", "two", ProcessId.ours())
+        assert registry.begin_run("box", "two", ProcessId.current())
         assert not registry.remove(earlier)
         assert registry.get("box").state is State.STARTING
 
@@ -114,7 +114,7 @@ def test_a_newer_registry_is_refused_and_left_alone(tmp_path: Path) -> None:
     newer = sqlite3.connect(tmp_path / FILE_NAME)
     newer.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     newer.close()
-    with pytest.raises(RegistryError, match=f"of version {schema.VERSION + 1}.*up to {schema.VERSION}"):
+    with pytest.raises(RegistryError, match=f"has version {schema.VERSION + 1}.*up to {schema.VERSION}"):
         Registry.open(tmp_path)
 
 
@@ -142,7 +142,7 @@ def test_a_full_disk_and_a_read_only_directory_are_told(tmp_path: Path) -> None:
             for number in range(1000):
                 registry.add(record(f"box{number}", command=Command(("x" * 1000,))))
         assert "full" in raised.value.message
-        assert "room" in str(raised.value.hint)
+        assert "free up space" in str(raised.value.hint)
         assert registry.list() is not None  # what is there can still be read
     (tmp_path / "sub" / FILE_NAME).mkdir(parents=True)
     with pytest.raises(RegistryError) as raised:

@@ -103,7 +103,7 @@ async def test_create_names_what_is_wrong(face: str, settings: dict[str, Any], n
         ({"argv": None}, "argv must be a list of words, not NoneType (None)"),
         ({"argv": []}, "argv is empty"),
         ({"argv": ["ls", None]}, "argv[1] must be text, not NoneType (None)"),
-        ({"argv": ["a\0b"]}, "argv[0] 'a\\x00b' has a NUL byte"),
+        ({"argv": ["a\0b"]}, "argv[0] 'a\\x00b' contains a NUL byte"),
         ({"env": ["A=b"]}, "env must be a mapping"),
         ({"env": "A=b"}, "env must be a mapping"),
         ({"cwd": 1}, "cwd must be text or None, not int (1)"),

@@ -64,7 +64,7 @@ def test_all_of_dockers_units_are_read(text: str, mib: int) -> None:
 def test_what_is_no_whole_mib_names_the_nearest(text: str) -> None:
     with pytest.raises(ConfigError, match="not a whole number of MiB") as caught:
         parse_size(text)
-    assert "the nearest are" in str(caught.value.hint)
+    assert "the nearest sizes are" in str(caught.value.hint)
 
 
 def test_the_forms_of_a_size_are_told() -> None:

@@ -13,9 +13,10 @@ from ballonet.base.memory import mib_to_bytes
 from ballonet.vmm.accel import choose_accel, read_cpu_flags
 from ballonet.vmm.builder import VmBuilder
 from ballonet.vmm.config import Accel, Machine
-from ballonet.vmm.engine import find_engine
-from ballonet.vmm.statistics import UNKNOWN, parse_statistics
-from ballonet.vmm.vm import ExitReason, explain_exit
+from ballonet.vmm.default_engine import DefaultEngine
+from ballonet.vmm.engine import ExitReason
+from ballonet.vmm.qemu.exit import explain_exit
+from ballonet.vmm.qemu.statistics import UNKNOWN, parse_statistics
 
 
 @pytest.mark.parametrize(
@@ -43,30 +44,30 @@ def test_an_unreadable_cpuinfo_has_no_flags(tmp_path: Path) -> None:
 
 
 def test_the_real_engine_is_probed_and_remembered(tmp_path: Path) -> None:
-    engine = find_engine(tmp_path)
+    engine = DefaultEngine.find(tmp_path)
     assert engine.version >= (7, 2, 0)
     assert "microvm" in engine.machines
     assert "tcg" in engine.accelerators
     kept = (tmp_path / "engine.json").read_bytes()
-    assert find_engine(tmp_path) == engine
+    assert DefaultEngine.find(tmp_path) == engine
     assert (tmp_path / "engine.json").read_bytes() == kept
 
 
 def test_a_damaged_cache_is_probed_again(tmp_path: Path) -> None:
-    engine = find_engine(tmp_path)
+    engine = DefaultEngine.find(tmp_path)
     (tmp_path / "engine.json").write_text("{")
-    assert find_engine(tmp_path) == engine
+    assert DefaultEngine.find(tmp_path) == engine
 
 
 def test_a_missing_engine_is_a_clear_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(EngineMissingError, match="no usable QEMU") as caught:
-        find_engine(tmp_path, binary=tmp_path / "absent")
+        DefaultEngine.find(tmp_path, binary=tmp_path / "absent")
     assert "apt-get install" in str(caught.value.hint)
 
 
 def test_a_program_that_is_not_qemu_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(EngineMissingError, match="does not answer like QEMU"):
-        find_engine(tmp_path, binary=Path("/bin/true"))
+        DefaultEngine.find(tmp_path, binary=Path("/bin/true"))
 
 
 def test_a_qemu_that_is_too_old_is_a_clear_error(tmp_path: Path) -> None:
@@ -76,17 +77,17 @@ def test_a_qemu_that_is_too_old_is_a_clear_error(tmp_path: Path) -> None:
     old.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(answers) + "\nEND\n")
     old.chmod(0o755)
     with pytest.raises(EngineMissingError, match=r"is QEMU 5\.2\.0; ballonet needs 7\.2 or newer"):
-        find_engine(tmp_path, binary=old)
+        DefaultEngine.find(tmp_path, binary=old)
 
 
 def test_the_engine_named_by_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BALLONET_QEMU", os.fspath(tmp_path / "mine"))
     with pytest.raises(EngineMissingError, match="mine"):
-        find_engine(tmp_path)
+        DefaultEngine.find(tmp_path)
 
 
 def test_an_engine_without_the_machine_type_is_refused_by_name(tmp_path: Path) -> None:
-    engine = find_engine(tmp_path)
+    engine = DefaultEngine.find(tmp_path)
     with pytest.raises(EngineMissingError, match="no accelerator auto"):
         engine.require(Machine.MICROVM, Accel.AUTO)
 

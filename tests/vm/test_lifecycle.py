@@ -192,7 +192,7 @@ def test_two_starts_of_one_sandbox_at_once(cli: Cli) -> None:
         done = list(pool.map(lambda _: cli.run("start", "twice"), range(2)))
     assert 0 in [one.returncode for one in done]
     for one in done:
-        assert one.returncode == 0 or "runs already" in one.stderr
+        assert one.returncode == 0 or "is already running" in one.stderr
     assert cli("exec", "twice", "echo", "one") == "one\n"
 
 

@@ -181,7 +181,7 @@ def test_a_lost_registry_is_made_again_from_what_runs(host: Host) -> None:
     for file in state_dir_of("box").parent.parent.glob("registry.db*"):
         file.unlink()
     assert host("ls", "-q") == ""
-    assert "that the registry does not know" in host.run("run", "-d", "--name", "box").stderr
+    assert "that is not in the registry" in host.run("run", "-d", "--name", "box").stderr
     assert f"registered sandbox box (pid {seen['pid']})" in host("prune")
     again = host.inspect("box")
     assert (again["pid"], again["state"], again["command"]) == (

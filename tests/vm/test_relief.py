@@ -115,7 +115,7 @@ def memory_controller() -> Hierarchy | None:
         return None
 
 
-@pytest.mark.skipif(memory_controller() is None, reason="this host gives no writable memory controller")
+@pytest.mark.skipif(memory_controller() is None, reason="this host has no writable memory controller")
 async def test_a_guest_that_refuses_is_held_by_the_hard_cap_while_its_neighbour_goes_on(
     sandbox: Sandbox, run_directory: Path
 ) -> None:

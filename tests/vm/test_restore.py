@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ballonet.base.process import spawn, wait_exit
 from ballonet.guest.bundle import GuestBundle
@@ -13,8 +15,10 @@ from ballonet.host.proc import read_resident
 from ballonet.machine.build import build_vm
 from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.balloon import Balloon
-from ballonet.vmm.qemu_args import EngineFds, render_command
-from ballonet.vmm.qmp import Qmp
+from ballonet.vmm.qemu.balloon_device import QemuBalloonDevice, changed_actual
+from ballonet.vmm.qemu.command_line import EngineFds, render_command
+from ballonet.vmm.qemu.qmp import Qmp
+from ballonet.vmm.qemu.vm import QemuVm
 
 CONFIG = SandboxConfig(name="saved", memory_mib=512, balloon_initial_mib=300, balloon_min_mib=128)
 WAIT_S = 60
@@ -41,6 +45,7 @@ async def save(qmp: Qmp, path: Path) -> bytes:
 async def test_balloon_and_statistics_work_after_a_restore(guest: GuestBundle, tmp_path: Path) -> None:
     """As Firecracker tests of its snapshots: the size is kept, moves in both directions, and statistics refresh."""
     vm = build_vm(CONFIG, guest=guest)
+    assert isinstance(vm, QemuVm)
     await vm.start()
     relay = AgentRelay(vm.take_agent_channel())
     try:
@@ -59,9 +64,16 @@ async def test_balloon_and_statistics_work_after_a_restore(guest: GuestBundle, t
     for _, far in pairs:
         far.close()
     assert vm.spec.balloon is not None
+
+    def told(event: str, data: Mapping[str, Any]) -> None:
+        if (actual := changed_actual(event, data)) is not None:
+            balloon.actual_changed(actual)
+
     try:
-        qmp = Qmp("restored", lambda name, data: balloon.handle_event(name, data))
-        balloon = Balloon(vm.spec.balloon, vm.spec.machine, qmp, engine.pid)
+        qmp = Qmp("restored", told)
+        balloon = Balloon(
+            vm.spec.balloon, QemuBalloonDevice(vm.spec.machine, vm.spec.balloon.ceiling_mib, qmp), engine.pid
+        )
         await qmp.connect(pairs[0][0])
         with socket.socket(socket.AF_UNIX) as into:
             into.setblocking(False)

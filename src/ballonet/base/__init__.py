@@ -1,1 +1,1 @@
-"""The ground under everything: errors, units, paths, processes. Knows nothing of sandboxes."""
+"""What every package uses: errors, units, paths, processes. Knows nothing of sandboxes."""

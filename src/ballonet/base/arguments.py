@@ -1,7 +1,7 @@
-"""What may be given for each kind of argument: checked in one place, in the same words, before anything is done.
+"""Checks the types of arguments before anything is done, with the same messages everywhere. Pure.
 
-A wrong type is a :class:`~ballonet.errors.ConfigError` that names the argument and the value. Whether a value of the
-right type is possible is for those to say who use it. Pure.
+A wrong type raises :class:`~ballonet.errors.ConfigError`, which names the argument and the value. Whether a value of
+the right type is valid is checked where it is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ballonet.base.errors import ConfigError, SettingError, escaped
 
 #: The longest value that a message shows whole (characters).
 _SHOWN = 80
-#: The longest time that anything may take (seconds): 30 years.
+#: The longest duration that is accepted (seconds): 30 years.
 _MAX_SECONDS = 1e9
 
 
@@ -29,17 +29,17 @@ def wrong_type(what: str, wanted: str, value: object, *, hint: str | None = None
 
 
 def check_text(what: str, value: object, *, none: bool = True) -> None:
-    """:raises ConfigError: it is not text that the guest or the host could take; ``none``: it may be ``None``."""
+    """:raises ConfigError: it is not text, or contains a NUL byte. ``none``: ``None`` is accepted."""
     if value is None and none:
         return
     if not isinstance(value, str):
         raise wrong_type(what, "text or None" if none else "text", value)
     if "\0" in value:
-        raise ConfigError(f"{what} {value[:_SHOWN]!r} has a NUL byte in it")
+        raise ConfigError(f"{what} {value[:_SHOWN]!r} contains a NUL byte")
 
 
 def check_path(what: str, value: object, *, none: bool = True) -> None:
-    """:raises ConfigError: it is neither a path nor text, or no file can have it; ``none``: it may be ``None``."""
+    """:raises ConfigError: it is not a path, or contains a NUL byte. ``none``: ``None`` is accepted."""
     if value is None and none:
         return
     if not isinstance(value, str | Path):
@@ -47,17 +47,17 @@ def check_path(what: str, value: object, *, none: bool = True) -> None:
     if value == "":  # which Path would take for the current directory
         raise ConfigError(f"{what} is empty", hint="the current directory is '.'")
     if "\0" in str(value):
-        raise ConfigError(f"{what} {str(value)[:_SHOWN]!r} has a NUL byte in it")
+        raise ConfigError(f"{what} {str(value)[:_SHOWN]!r} contains a NUL byte")
 
 
 def check_flag(what: str, value: object) -> None:
-    """:raises ConfigError: it is neither ``True`` nor ``False``: text such as ``"no"`` would count as true."""
+    """:raises ConfigError: it is not a bool. Text such as ``"no"`` would count as true."""
     if not isinstance(value, bool):
         raise wrong_type(what, "True or False", value)
 
 
 def check_number(what: str, value: object, least: int, most: int) -> None:
-    """:raises ConfigError: it is not a whole number of that range."""
+    """:raises ConfigError: it is not a whole number in that range."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise wrong_type(what, "a whole number", value)
     if not least <= value <= most:
@@ -65,11 +65,11 @@ def check_number(what: str, value: object, least: int, most: int) -> None:
 
 
 def check_words(what: str, value: object) -> tuple[str, ...]:
-    """The words of a command.
+    """The program and the arguments of a command.
 
-    :raises ConfigError: it is no list, has no words, or one of them is not text.
+    :raises ConfigError: it is not a list, is empty, or has an item that is not text.
     """
-    hint = "give a list of words, such as ['ls', '-l']; a line for a shell goes to shell()"
+    hint = "pass a list such as ['ls', '-l'], or use shell() for a shell command line"
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise wrong_type(what, "a list of words", value, hint=hint)
     words = tuple(value)
@@ -83,7 +83,7 @@ def check_words(what: str, value: object) -> tuple[str, ...]:
 def check_items(what: str, value: object) -> tuple[Any, ...]:
     """The items of a list.
 
-    :raises ConfigError: it is no list: text would be read letter by letter.
+    :raises ConfigError: it is not a list. Text would be read character by character.
     """
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise wrong_type(what, "a list", value)
@@ -91,9 +91,9 @@ def check_items(what: str, value: object) -> tuple[Any, ...]:
 
 
 def check_env(value: object, what: str = "env") -> dict[str, str]:
-    """Variables of an environment, ``None`` for none. Messages do not show values: they may be secret.
+    """Environment variables; ``None`` means none. Messages do not show values: they may be secret.
 
-    :raises ConfigError: it is no mapping of names to texts.
+    :raises ConfigError: it is not a mapping of names to text.
     """
     if value is None:
         return {}
@@ -106,18 +106,16 @@ def check_env(value: object, what: str = "env") -> dict[str, str]:
         if not isinstance(name, str):
             raise wrong_type(f"a name in {what}", "text", name)
         if not name or "=" in name or "\0" in name:
-            raise ConfigError(
-                f"{what}: the name {name[:_SHOWN]!r} is empty, or has a '=' or a NUL byte in it"
-            )
+            raise ConfigError(f"{what}: the name {name[:_SHOWN]!r} is empty, or contains '=' or a NUL byte")
         if not isinstance(text, str):
             raise ConfigError(f"{what}[{name!r}] must be text, not {type(text).__name__}")
         if "\0" in text:
-            raise ConfigError(f"{what}[{name!r}] has a NUL byte in it")
+            raise ConfigError(f"{what}[{name!r}] contains a NUL byte")
     return dict(value)
 
 
 def check_seconds(what: str, value: object, *, zero: bool = False) -> float:
-    """A length of time in seconds; ``zero``: it may be none at all.
+    """A duration in seconds. ``zero``: 0 is accepted.
 
     :raises ConfigError: it is not a number, not finite, or not positive.
     """
@@ -133,9 +131,9 @@ def check_seconds(what: str, value: object, *, zero: bool = False) -> float:
 
 
 def to_bytes(what: str, value: object) -> bytes:
-    """Bytes as they are, text as UTF-8.
+    """``value`` as bytes; text is encoded as UTF-8.
 
-    :raises ConfigError: it is neither.
+    :raises ConfigError: it is neither bytes nor text, or cannot be encoded.
     """
     if isinstance(value, str):
         try:

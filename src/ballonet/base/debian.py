@@ -1,7 +1,7 @@
-"""Debian packages fetched with apt and unpacked, not installed: without root, and with no service started.
+"""Fetches Debian packages with apt and unpacks them without installing them: no root, no service is started.
 
-Owns ``CACHE/debian``, one directory per package; one there under its package's name is complete, as it got that name in
-one step. The guest's kernels, which need more care, use the same steps (:mod:`ballonet.guest.debian`).
+Owns ``CACHE/debian``, one directory per package. A directory with a package's name is complete, because it is renamed
+to that name as the last step. :mod:`ballonet.guest.debian` uses the same steps for kernels.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ballonet.base.process import find_program, run
 
 REFRESH = "refresh apt's lists as root (apt-get update)"
 _DOWNLOAD_S, _UNPACK_S = 900, 300
-#: Directories in the making begin with this.
+#: Prefix of directories that are not complete yet.
 _MAKING = ".fetch-"
 
 
 def fetch_package(package: str, cache: Path, report: Callable[[str], None]) -> Path:
-    """The directory below ``cache`` with the files of ``package``, as they would lie below ``/``; fetched once.
+    """The directory below ``cache`` with the files of ``package``, laid out as below ``/``. It is fetched once.
 
-    If another process is at it, waits for that.
+    Waits if another process is fetching it.
 
-    :param report: told in one line what takes time.
+    :param report: called with one line of text about each step that takes time.
     :raises HostError: the host has no apt, or the download failed.
     """
     packages = private_dir(cache / "debian")
@@ -44,8 +44,8 @@ def fetch_package(package: str, cache: Path, report: Callable[[str], None]) -> P
 def download(package: str, work: Path, *, hint: str) -> tuple[str, Path]:
     """Download ``package`` into the empty directory ``work`` and unpack it there.
 
-    :returns: its file's name without the ending (name, version, architecture), and the directory with its files.
-    :raises HostError: the host has no apt or dpkg, or the download failed; ``hint`` says what to do about that.
+    :returns: the name of its file without the suffix (name, version, architecture), and the directory with its files.
+    :raises HostError: the host has no apt or dpkg, or the download failed; ``hint`` says what to do then.
     """
     dpkg_deb = find_program("dpkg-deb", hint="apt-get install dpkg")
     apt_get = find_program("apt-get", hint="apt-get is part of apt")
@@ -59,11 +59,11 @@ def download(package: str, work: Path, *, hint: str) -> tuple[str, Path]:
 
 
 def making(directory: Path) -> tempfile.TemporaryDirectory[str]:
-    """A directory in the making inside ``directory``; gone at the end, and after a kill with the next fetch."""
+    """A temporary directory inside ``directory``. After a kill, the next fetch removes it."""
     return tempfile.TemporaryDirectory(prefix=_MAKING, dir=directory)
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove what killed fetches have left in ``directory``; to be called with its lock held."""
+    """Remove what killed fetches have left in ``directory``. The caller must hold its lock."""
     for path in directory.glob(f"{_MAKING}*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Every error that ballonet raises: one root, leaves that say what the caller may conclude.
+"""Every error that ballonet raises: one root class, and subclasses that say what the caller may conclude.
 
-Each class has a stable ``code`` (for programs) and each instance a message that says what happened with the
-values, and, where a person can act, a ``hint``. Code outside this file raises these classes, never bare ones.
+Each class has a stable ``code`` for programs. Each instance has a message that says what happened, with the values, and
+a ``hint`` where a person can do something about it. Other modules raise only these classes.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import ClassVar
 
 
 def os_hint(error: OSError, path: object) -> str | None:
-    """What a person can do about a failed system call on ``path``; ``None`` where the cause says nothing more."""
+    """What a person can do about a failed system call on ``path``; ``None`` if there is nothing specific."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        place = path.parent if isinstance(path, PurePath) else path  # what was to be written is not there
-        return f"make room on the file system of {place}"
+        place = path.parent if isinstance(path, PurePath) else path  # the file itself may not exist
+        return f"free up space on the file system of {place}"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"give this user access to {path}, or run as a user who has it"
+        return f"give this user access to {path}, or run as a user that has access"
     if error.errno == errno.EROFS:
-        return f"the file system of {path} is mounted read-only: choose a place on another one"
+        return f"the file system of {path} is mounted read-only: choose a path on another file system"
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return "too many files are open: raise the limit (ulimit -n), or close some"
+        return "too many open files: raise the limit (ulimit -n)"
     return None
 
 
 class BallonetError(Exception):
-    """Root of all errors of this package.
+    """Root class of all errors of this package.
 
     :param message: what happened, with the values.
     :param hint: what a person can do about it, or ``None``.
@@ -43,16 +43,16 @@ class BallonetError(Exception):
 
 
 class ConfigError(BallonetError):
-    """The caller asked for something impossible; nothing was started."""
+    """The request is invalid; nothing was started."""
 
     code = "config"
 
 
 class SettingError(ConfigError):
-    """Settings are impossible, each alone or together. The message names them as whoever reads it knows them.
+    """Settings are invalid, alone or in combination. The message can name them as its reader knows them.
 
-    :param template: the message, with ``{}`` where a setting's name belongs.
-    :param fields: the settings, in that order: names of fields of a configuration.
+    :param template: the message, with ``{}`` in place of each setting's name.
+    :param fields: the settings in that order, as names of fields of a configuration.
     """
 
     def __init__(self, template: str, *fields: str, hint: str | None = None) -> None:
@@ -61,8 +61,8 @@ class SettingError(ConfigError):
         self.fields = fields
 
     def named(self, names: Mapping[str, str]) -> SettingError:
-        """The same error in other words: the option that was typed, or a function's parameter. A setting that
-        ``names`` does not have keeps its name."""
+        """The same error with other names for the settings: command-line options, or parameters of a function. A
+        setting that is not in ``names`` keeps its name."""
         error = type(self)(self.template, *self.fields, hint=self.hint)
         error.message = self.template.format(*(names.get(field, field) for field in self.fields))
         error.args = (error.message,)
@@ -70,131 +70,131 @@ class SettingError(ConfigError):
 
 
 def escaped(text: str) -> str:
-    """``text`` as a part of the template of a :class:`SettingError`."""
+    """``text``, escaped for the template of a :class:`SettingError`."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
 def quoted(value: object) -> str:
-    """``value`` in quotes, as a part of such a template."""
+    """``value`` in quotes, escaped for such a template."""
     return escaped(repr(value))
 
 
 class NameInUseError(ConfigError):
-    """There is a sandbox of that name already; it was left alone."""
+    """A sandbox with that name exists already; it was not changed."""
 
     code = "name-in-use"
 
 
 class UnknownSandboxError(ConfigError):
-    """There is no sandbox of that name."""
+    """No sandbox with that name exists."""
 
     code = "unknown-sandbox"
 
 
 class NotRunningError(ConfigError):
-    """The sandbox exists but does not run, and what was asked needs it to."""
+    """The sandbox is not running, and the operation needs a running one."""
 
     code = "not-running"
 
 
 class SandboxClosedError(ConfigError):
-    """The ``Sandbox`` object was closed; the sandbox itself may go on if it is detached."""
+    """The ``Sandbox`` object was closed; a detached sandbox may still be running."""
 
     code = "closed"
 
 
 class EventLoopError(ConfigError):
-    """A call came from an event loop, a thread or a process in which the object cannot be used; nothing was done."""
+    """The object cannot be used in the calling event loop, thread or process; nothing was done."""
 
     code = "event-loop"
 
 
 class StillRunningError(ConfigError):
-    """The sandbox runs, and what was asked needs it not to."""
+    """The sandbox is running, and the operation needs a stopped one."""
 
     code = "still-running"
 
 
 class UnknownVolumeError(ConfigError):
-    """There is no volume of that name."""
+    """No volume with that name exists."""
 
     code = "unknown-volume"
 
 
 class VolumeInUseError(ConfigError):
-    """Sandboxes have the volume; it was left alone. The message names them."""
+    """The volume is in use; it was not changed. The message names the sandboxes."""
 
     code = "volume-in-use"
 
 
 class UnknownImageError(ConfigError):
-    """There is no image of that name here, and none was or could be fetched."""
+    """The image is not in the local store, and was not or could not be fetched."""
 
     code = "unknown-image"
 
 
 class ImageInUseError(ConfigError):
-    """Sandboxes use the image; it was left alone. The message names them."""
+    """The image is in use; it was not changed. The message names the sandboxes."""
 
     code = "image-in-use"
 
 
 class HostError(BallonetError):
-    """The host lacks something that is needed (a program, a directory, a permission)."""
+    """The host lacks a program, a directory or a permission that is needed."""
 
     code = "host"
 
 
 class RegistryError(HostError):
-    """The registry of sandboxes cannot be used; it was left as it is."""
+    """The registry of sandboxes cannot be used; it was not changed."""
 
     code = "registry"
 
 
 class ProcessError(HostError):
-    """A helper program could not be run or failed; the message carries its status and last words."""
+    """A helper program could not be run, or failed. The message has its exit status and the end of its output."""
 
     code = "process"
 
 
 class EngineError(BallonetError):
-    """QEMU could not be started, refused a command, or ended."""
+    """The engine (QEMU) could not be started, refused a command, or ended."""
 
     code = "engine"
 
 
 class EngineMissingError(EngineError):
-    """There is no usable QEMU on this host: absent, or too old."""
+    """This host has no usable QEMU: it is missing or too old."""
 
     code = "engine-missing"
 
 
 class EngineExitedError(EngineError):
-    """QEMU has ended, so the virtual machine no longer exists."""
+    """QEMU has ended: the virtual machine no longer exists."""
 
     code = "engine-exited"
 
 
 class BalloonError(EngineError):
-    """The balloon cannot do what was asked (no device, target outside the range with ``strict``)."""
+    """The balloon cannot carry out the request: there is no device, or the target is out of range (``strict``)."""
 
     code = "balloon"
 
 
 class GuestError(BallonetError):
-    """The guest failed to boot, or did not do what was asked."""
+    """The guest failed to boot, or failed to carry out a request."""
 
     code = "guest"
 
 
 class GuestBootError(GuestError):
-    """The guest never reported that it is ready; the message carries the end of its console."""
+    """The guest did not report that it is ready. The message has the end of its console output."""
 
     code = "guest-boot"
 
 
 class GuestChannelError(GuestError):
-    """The guest broke the agent protocol, or the channel to it closed. The channel is not usable any more."""
+    """The guest violated the agent protocol, or the channel to it closed. The channel can no longer be used."""
 
     code = "guest-channel"
 
@@ -207,15 +207,15 @@ class GuestCommandError(GuestError):
     def __init__(self, message: str, *, errno: int, hint: str | None = None, missing: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.errno = errno
-        #: The command itself does not exist (and not its working directory, for example).
+        #: The command itself does not exist, as opposed to its working directory, for example.
         self.missing = missing
 
 
 class CommandTimeoutError(GuestError):
-    """A command ran longer than its ``timeout``; it and everything that it started was killed.
+    """A command exceeded its ``timeout``. It was killed with all processes that it started.
 
     :param timeout: the limit in seconds.
-    :param stdout: what the command had written, where the call collects it; so is ``stderr``.
+    :param stdout: the output until then, if the call collects it; likewise ``stderr``.
     """
 
     code = "command-timeout"
@@ -238,7 +238,7 @@ class CommandTimeoutError(GuestError):
 
 
 class GuestFileError(GuestError):
-    """A file of the guest could not be read, written or copied; the message has the path and the guest's words."""
+    """A file in the guest could not be read, written or copied. The message has the path and the guest's error."""
 
     code = "guest-file"
 
@@ -250,9 +250,9 @@ class ControlError(BallonetError):
 
 
 class ControlRefusedError(ControlError):
-    """The control server answered, and refused: nothing was changed.
+    """The control server refused the request; nothing was changed.
 
-    :param name: the refusal's name in ``docs/control-protocol.md``, such as ``out-of-range``.
+    :param name: the name of the error in ``docs/control-protocol.md``, such as ``out-of-range``.
     """
 
     code = "control-refused"
@@ -275,25 +275,25 @@ class BusyError(BindError):
 
 
 class PilotBusyError(BallonetError):
-    """Another autopilot drives the user's sandboxes; it was left alone."""
+    """Another autopilot is running for this user; it was not changed."""
 
     code = "pilot-busy"
 
 
 class AdmissionError(BallonetError):
-    """The host has no room for the sandbox; it was not started."""
+    """The host does not have enough memory for the sandbox; it was not started."""
 
     code = "no-room"
 
 
 class ImageError(BallonetError):
-    """An image is damaged, hostile, for another machine, or above a limit; nothing of it is used."""
+    """An image is damaged, malicious, for another architecture, or exceeds a limit; it is not used."""
 
     code = "image"
 
 
 class ImageFetchError(ImageError):
-    """An image could not be fetched: its registry refused, stalled, dropped the connection or sent something else."""
+    """An image could not be fetched: its registry refused, timed out, closed the connection, or sent wrong data."""
 
     code = "image-fetch"
 
@@ -305,33 +305,34 @@ class SandboxError(BallonetError):
 
 
 class StreamError(BallonetError):
-    """One of our own standard streams cannot be read or written: its disk is full, or it is not open for that."""
+    """A standard stream of this program cannot be read or written: the disk is full, or the stream is not open."""
 
     code = "stream"
 
 
 def missing_module(error: ImportError, what: str) -> HostError:
-    """The error for something that needs a Python module which is not there.
+    """The error for a Python module that is missing.
 
-    :param what: what cannot be done: a clause.
+    :param what: what cannot be done without it, as a clause.
     """
     name = (error.name or "").partition(".")[0]
     if name in sys.stdlib_module_names:
         return HostError(
             f"{what}: this Python was built without its module {name}", hint="use another Python"
         )
+    package = _PACKAGES.get(name, name)
     return HostError(
-        f"{what}: the Python package {_PACKAGES.get(name, name)} is not installed, or damaged ({error})",
-        hint=f"pip install {_PACKAGES.get(name, name)}, into the environment of {sys.executable}",
+        f"{what}: the Python package {package} is not installed, or its installation is broken ({error})",
+        hint=f"pip install {package}, into the environment of {sys.executable}",
     )
 
 
-#: Python packages by their modules, where the names differ.
+#: PyPI names of Python modules, where the two differ.
 _PACKAGES = {"qemu": "qemu.qmp", "prometheus_client": "prometheus-client"}
 
 
 def error_class(code: str) -> type[BallonetError]:
-    """The class whose ``code`` this is, for an error that comes from another process; the root if unknown."""
+    """The class with this ``code``, for an error from another process; the root class if there is none."""
     known: dict[str, type[BallonetError]] = {}
     pending: list[type[BallonetError]] = [BallonetError]
     while pending:

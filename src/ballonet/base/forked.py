@@ -1,10 +1,10 @@
-"""What a child made by ``fork`` must not have of us: the connections that its parent has open.
+"""Closes connections in children that this process forks.
 
-A line counts as hung up only when every copy of its descriptor is closed. With a copy in a forked child, an owned
-sandbox would outlive its program, and a command its client. So the copies go in the child, at once: each descriptor is
-made to lead nowhere (``/dev/null``) and keeps its number, so that objects which still hold it can neither disturb the
-parent's connection nor close another file of the child's. Programs that the child starts never get them: they are
-closed on exec.
+The other end of a connection sees it closed only when every copy of its descriptor is closed. A copy in a forked child
+would let an owned sandbox outlive its program, and a command its client. So the child replaces each copy by
+``/dev/null`` at once. The descriptor keeps its number: objects that still hold it can neither disturb the parent's
+connection nor close another file of the child. Programs that the child executes do not get them: they are closed on
+exec.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 _sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 _transports: weakref.WeakSet[Any] = weakref.WeakSet()
-#: Objects of the parent's that were dropped in this child: their destructors would talk to the parent's event loop.
+#: Objects of the parent, kept alive in this child: their destructors would use the parent's event loop.
 _kept: list[object] = []
 
 
 def keep_from_children(connection: socket.socket | Any) -> None:
-    """Take a connection (a socket, or a transport of asyncio) away from the children that this process forks."""
+    """Close ``connection`` (a socket or an asyncio transport) in every child that this process forks."""
     if isinstance(connection, socket.socket):
         _sockets.add(connection)
     else:
@@ -30,7 +30,7 @@ def keep_from_children(connection: socket.socket | Any) -> None:
 
 
 def never_destroy(*things: object) -> None:
-    """Hold on to the parent's objects in a forked child, so that no destructor runs."""
+    """Keep objects of the parent alive in a forked child, so that no destructor runs."""
     _kept.extend(thing for thing in things if thing is not None)
 
 

@@ -1,6 +1,6 @@
-"""Units of memory: the only place that converts bytes, MiB and 4 KiB balloon pages, and reads or writes sizes.
+"""Units of memory: converts between bytes, MiB and 4 KiB balloon pages, and parses sizes.
 
-Everywhere else a name carries its unit: ``*_mib``, ``*_bytes``, ``*_pages``.
+Everywhere else a name has its unit as a suffix: ``*_mib``, ``*_bytes``, ``*_pages``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SIZE = re.compile(r"\s*(?P<number>\d{1,20}(?:\.\d{1,6})?)\s*(?P<unit>[a-zA-Z]*)
 _UNITS = {"b": 1, "k": KIB, "m": MIB, "g": GIB, "t": GIB << 10}
 _UNIT_BYTES = {"": MIB} | _UNITS
 _UNIT_BYTES |= {unit + end: factor for unit, factor in _UNITS.items() if unit != "b" for end in ("b", "ib")}
-#: The forms of a size, for help texts and messages.
+#: How a size is written, for help texts and messages.
 SIZE_FORMS = "512 (MiB), 512M, 1.5G or 524288K; units are B, K, M, G and T, also as KB or KiB, all binary"
 
 
@@ -40,7 +40,7 @@ def mib_to_bytes(mib: int) -> int:
 
 
 def bytes_to_mib(size_bytes: int) -> int:
-    """Whole MiB in ``size_bytes``, rounded down: never says more than there is."""
+    """Whole MiB in ``size_bytes``, rounded down."""
     return size_bytes // MIB
 
 
@@ -60,16 +60,16 @@ def pages_to_mib(pages: int) -> int:
 
 
 def to_mib(size: Size, what: str = "size") -> int:
-    """A size as a program gives it, a number of MiB or text for :func:`parse_size`, as whole MiB.
+    """A size in whole MiB, from a number of MiB or from text for :func:`parse_size`.
 
-    :param what: the setting's name, for the message.
-    :raises ConfigError: it is of another type, negative, or not a size.
+    :param what: the name of the setting, for the message.
+    :raises ConfigError: it has another type, is negative, or is not a size.
     """
     if isinstance(size, str):
         return parse_size(size, what)
     if not isinstance(size, int) or isinstance(size, bool):
         raise SettingError(
-            f"{{}} must be MiB as a whole number, or text, not {type(size).__name__} ({quoted(size)})",
+            f"{{}} must be a whole number of MiB or text, not {type(size).__name__} ({quoted(size)})",
             what,
             hint='for example 512 or "1.5G"',
         )
@@ -81,12 +81,12 @@ def to_mib(size: Size, what: str = "size") -> int:
 def parse_size(text: str, what: str = "size") -> int:
     """Read a size such as ``512``, ``512M``, ``1.5G`` or ``524288K`` and return whole MiB.
 
-    A bare number is MiB. Units are binary whatever their spelling, as in Docker and QEMU: ``M``, ``MB`` and
+    A number without a unit is MiB. Units are binary however they are written, as in Docker and QEMU: ``M``, ``MB`` and
     ``MiB`` are all 2²⁰ bytes; also ``B``, ``K``, ``G`` and ``T``, upper or lower case.
 
-    :param what: the setting's name, for the message.
-    :raises ConfigError: not a size, negative, not a whole number of MiB, or above 16 TiB. Zero is read as
-        zero: whether it makes sense is for the setting to say.
+    :param what: the name of the setting, for the message.
+    :raises ConfigError: it is not a size, is negative, is not a whole number of MiB, or exceeds 16 TiB. Zero is
+        accepted here.
     """
     match = _SIZE.fullmatch(text) if len(text) <= 64 else None
     factor = _UNIT_BYTES.get(match["unit"].lower()) if match else None
@@ -97,7 +97,7 @@ def parse_size(text: str, what: str = "size") -> int:
     if match["number"].isdecimal():
         size = int(match["number"]) * factor
     else:
-        from decimal import Decimal  # only where it is needed: a sandbox's process gets whole MiB
+        from decimal import Decimal  # the sandbox's own process gets whole MiB and never needs it
 
         size = Decimal(match["number"]) * factor
     if size % MIB:
@@ -105,10 +105,10 @@ def parse_size(text: str, what: str = "size") -> int:
         raise SettingError(
             f"{{}} {quoted(text)} is {float(size) / MIB:.10g} MiB, not a whole number of MiB",
             what,
-            hint=f"the nearest are {below}M and {above}M",
+            hint=f"the nearest sizes are {below}M and {above}M",
         )
     if size > MAX_MIB * MIB:
         raise SettingError(
-            f"{{}} {quoted(text)} is above the largest supported size, {MAX_MIB} MiB (16 TiB)", what
+            f"{{}} {quoted(text)} exceeds the largest supported size, {MAX_MIB} MiB (16 TiB)", what
         )
     return int(size // MIB)

@@ -1,7 +1,7 @@
-"""Where ballonet keeps its files, and how a file there comes to be: whole, or not at all.
+"""The directories of ballonet, atomic writes and locks.
 
-Knows the cache, state and data directories and the run directory (one directory per running sandbox).
-Directories follow the XDG Base Directory Specification 0.8. Never decides what is in them.
+There are the cache, state and data directories and the run directory, which has one directory per running sandbox.
+Directories follow the XDG Base Directory Specification 0.8. What is in them is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -17,106 +17,106 @@ from pathlib import Path
 
 from ballonet.base.errors import ConfigError, HostError, os_hint
 
-#: Bytes in ``sockaddr_un.sun_path`` (unix(7)), its end excluded.
+#: Bytes in ``sockaddr_un.sun_path`` (unix(7)), without the terminating NUL.
 MAX_SOCKET_PATH_BYTES = 107
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def cache_dir(env: Mapping[str, str] | None = None) -> Path:
-    """The cache directory: ``$XDG_CACHE_HOME/ballonet``, else ``~/.cache/ballonet``; made on demand, mode 0700.
+    """The cache directory: ``$XDG_CACHE_HOME/ballonet``, else ``~/.cache/ballonet``. Created on demand with mode 0700.
 
-    What is in it can be made again: it may be deleted at any time.
+    Its content may be deleted at any time: it is created again.
 
-    :param env: the environment to read; the process's own by default.
-    :raises HostError: it cannot be made, or is not a directory of ours.
+    :param env: the environment to read; that of this process by default.
+    :raises HostError: it cannot be created, or is not a directory of this user.
     """
     return _base_dir("XDG_CACHE_HOME", ".cache", env)
 
 
 def state_dir(env: Mapping[str, str] | None = None) -> Path:
-    """The state directory (the registry, each kept sandbox's logs and disk): ``$XDG_STATE_HOME/ballonet``, else
-    ``~/.local/state/ballonet``; made on demand, mode 0700.
+    """The state directory (the registry, and the logs and the disk of each sandbox): ``$XDG_STATE_HOME/ballonet``, else
+    ``~/.local/state/ballonet``. Created on demand with mode 0700.
 
-    :raises HostError: it cannot be made, or is not a directory of ours.
+    :raises HostError: it cannot be created, or is not a directory of this user.
     """
     return _base_dir("XDG_STATE_HOME", ".local/state", env)
 
 
 def data_dir(env: Mapping[str, str] | None = None) -> Path:
-    """The data directory (images, named volumes): ``$XDG_DATA_HOME/ballonet``, else ``~/.local/share/ballonet``;
-    made on demand, mode 0700.
+    """The data directory (images, named volumes): ``$XDG_DATA_HOME/ballonet``, else ``~/.local/share/ballonet``.
+    Created on demand with mode 0700.
 
-    :raises HostError: it cannot be made, or is not a directory of ours.
+    :raises HostError: it cannot be created, or is not a directory of this user.
     """
     return _base_dir("XDG_DATA_HOME", ".local/share", env)
 
 
 def run_dir(env: Mapping[str, str] | None = None) -> Path:
-    """The run directory, the first that applies, made on demand with mode 0700.
+    """The run directory: the first of these that applies. Created on demand with mode 0700.
 
     1. ``$BALLONET_RUN_DIR`` itself;
-    2. ``$XDG_RUNTIME_DIR/ballonet``, where that variable names an existing directory of ours (``su`` and
-       ``sudo`` may leave another user's there);
-    3. ``/run/ballonet`` for root; ``/run/user/UID/ballonet`` where that parent exists and is ours;
+    2. ``$XDG_RUNTIME_DIR/ballonet``, if that variable names an existing directory of this user (after ``su`` or
+       ``sudo`` it may name another user's);
+    3. ``/run/ballonet`` for root; ``/run/user/UID/ballonet`` if that parent exists and belongs to this user;
     4. ``/tmp/ballonet-UID``.
 
     :raises ConfigError: ``$BALLONET_RUN_DIR`` is not an absolute path.
-    :raises HostError: it cannot be made, or what is there is not a directory of ours that only we can use.
+    :raises HostError: it cannot be created, or is not a private directory of this user.
     """
     env = os.environ if env is None else env
     return private_dir(
-        _run_dir_path(env, os.getuid()), hint="set BALLONET_RUN_DIR to a directory that is yours"
+        _run_dir_path(env, os.getuid()), hint="set BALLONET_RUN_DIR to a directory that you own"
     )
 
 
 def sandbox_dir(name: str, env: Mapping[str, str] | None = None) -> Path:
-    """The directory of the sandbox ``name`` inside :func:`run_dir`; not made here.
+    """The directory of the sandbox ``name`` inside :func:`run_dir`; it is not created.
 
-    :raises ConfigError: ``name`` would not be one plain entry of the run directory.
+    :raises ConfigError: ``name`` is not a plain file name.
     """
     run_dir(env)
     return sandbox_dir_path(name, env)
 
 
 def sandbox_dir_path(name: str, env: Mapping[str, str] | None = None) -> Path:
-    """As :func:`sandbox_dir`, but the run directory is not made either: only its path is wanted."""
+    """As :func:`sandbox_dir`, but does not create the run directory either."""
     if not name or name.startswith(".") or "/" in name or "\0" in name:
-        raise ConfigError(f"sandbox name {name!r} cannot be the name of a directory")
+        raise ConfigError(f"sandbox name {name!r} cannot be used as a directory name")
     return _run_dir_path(os.environ if env is None else env, os.getuid()) / name
 
 
 def fallback_run_dirs() -> list[Path]:
-    """Where a sandbox can have its sockets when its own run directory cannot be made any more, as after a logout that
-    took ``/run/user/UID`` away: the run directory without the variables that name one, then ``/tmp/ballonet-UID``."""
+    """Where a sandbox puts its sockets if its run directory cannot be created again, as after a logout that removed
+    ``/run/user/UID``: the default run directory, ignoring the environment, then ``/tmp/ballonet-UID``."""
     uid = os.getuid()
-    found = [_run_dir_path({}, uid), Path("/tmp") / f"ballonet-{uid}"]  # noqa: S108  # judged by private_dir
+    found = [_run_dir_path({}, uid), Path("/tmp") / f"ballonet-{uid}"]  # noqa: S108  # checked by private_dir
     return list(dict.fromkeys(found))
 
 
 def state_dir_of(name: str) -> Path:
-    """The state directory of the sandbox ``name``: its notes, its logs, its disk; not made here."""
+    """The state directory of the sandbox ``name``: its status files, logs and disk. It is not created."""
     return state_dir() / "sandboxes" / name
 
 
 def private_dir(path: Path, *, hint: str | None = None) -> Path:
-    """Make ``path`` (and its parents) if need be, and see to it that only we can use it.
+    """Create ``path`` and its parents if needed, and make sure that only this user can use it.
 
-    A directory of ours whose mode lets others in is closed (0700); anything else there is refused and left
-    alone: a symbolic link or another user's directory could hand our sockets to somebody else.
+    A directory of this user that others may enter gets mode 0700. Anything else is refused and not changed: a symbolic
+    link or another user's directory could give others access to the sockets.
 
-    :raises HostError: it cannot be made, is a symbolic link, not a directory, or owned by another user.
+    :raises HostError: it cannot be created, is a symbolic link or no directory, or belongs to another user.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
     except FileExistsError:
-        pass  # what is there is judged below
+        pass  # checked below
     except OSError as error:
         raise HostError(
-            f"directory {path} cannot be made: {error.strerror}", hint=_hint_for(error, path, hint)
+            f"directory {path} cannot be created: {error.strerror}", hint=_hint_for(error, path, hint)
         ) from error
-    # Judged through one descriptor, so that what is checked is also what is changed.
+    # Through one descriptor, so that the directory that is checked is the one that is changed.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -125,7 +125,7 @@ def private_dir(path: Path, *, hint: str | None = None) -> Path:
     try:
         status = os.fstat(fd)
         if status.st_uid != os.geteuid():
-            raise HostError(f"directory {path} belongs to user {status.st_uid}, not to us", hint=hint)
+            raise HostError(f"directory {path} belongs to user {status.st_uid}, not to you", hint=hint)
         if status.st_mode & _OTHERS:
             os.fchmod(fd, 0o700)
     finally:
@@ -134,18 +134,18 @@ def private_dir(path: Path, *, hint: str | None = None) -> Path:
 
 
 def _hint_for(error: OSError, path: Path, otherwise: str | None) -> str | None:
-    """Another directory helps against a lack of permission, but where the disk is full, room is what is wanted."""
+    """Another directory helps if permission is denied; if the disk is full, free space does."""
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and otherwise is not None:
         return otherwise
     return os_hint(error, path) or otherwise
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
-    """Write ``content`` to ``path`` so that a reader, even after a power cut, sees all of it or the old file.
+    """Write ``content`` to ``path`` atomically: a reader, even after a power failure, sees all of it or the old file.
 
-    :param durable: wait for the disk. Without, what is written often and soon old costs no disk anything, and a
-        power cut may leave an empty file.
-    :raises HostError: it cannot be written (permission, full disk).
+    :param durable: wait for the disk (fsync). Turn it off for files that are written often: a power failure may then
+        leave an empty file.
+    :raises HostError: it cannot be written (permission denied, disk full).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
@@ -166,9 +166,9 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool
 
 @contextlib.contextmanager
 def exclusive(lock_file: Path) -> Iterator[None]:
-    """Hold ``lock_file`` alone, among threads and processes, for the time of the ``with`` block; waits its turn.
+    """Hold an exclusive lock on ``lock_file``, among threads and processes, during the ``with`` block.
 
-    The file stays (removing it would let two holders in); the kernel releases the lock when its holder dies.
+    The file is not removed: that would let two processes hold the lock. The kernel releases it when its holder ends.
 
     :raises HostError: the lock file cannot be opened.
     """
@@ -178,14 +178,14 @@ def exclusive(lock_file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shared(lock_file: Path) -> Iterator[None]:
-    """Hold ``lock_file`` with others who share it, while nobody holds it alone. See :func:`exclusive`."""
+    """Hold a shared lock on ``lock_file``. See :func:`exclusive`."""
     with _locked(lock_file, fcntl.LOCK_SH):
         yield
 
 
 @contextlib.contextmanager
 def exclusive_if_free(lock_file: Path) -> Iterator[bool]:
-    """Hold ``lock_file`` alone if nobody has it, without waiting; whether that is so. See :func:`exclusive`."""
+    """Hold an exclusive lock if it is free, without waiting; yields whether it is held. See :func:`exclusive`."""
     try:
         with _locked(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB):
             yield True
@@ -205,7 +205,7 @@ def _locked(lock_file: Path, operation: int) -> Iterator[None]:
         fcntl.flock(fd, operation)
         yield
     finally:
-        # A child that another thread has forked meanwhile holds the same lock: closing ours would not release it.
+        # A child that another thread forked meanwhile shares the lock: closing the descriptor would not release it.
         fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
@@ -229,7 +229,7 @@ def _run_dir_path(env: Mapping[str, str], uid: int, root: Path = Path("/")) -> P
 def _base_dir(variable: str, below_home: str, env: Mapping[str, str] | None) -> Path:
     env = os.environ if env is None else env
     base = _absolute(env.get(variable)) or _home(env, variable) / below_home
-    return private_dir(base / "ballonet", hint=f"set {variable} to a directory that is yours")
+    return private_dir(base / "ballonet", hint=f"set {variable} to a directory that you own")
 
 
 def _absolute(text: str | None) -> Path | None:

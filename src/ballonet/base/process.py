@@ -1,7 +1,7 @@
-"""Starting programs: the one place that does.
+"""Starts programs. No other module does.
 
-Argument lists only, standard input is nothing unless said otherwise, the environment is explicit, and the
-command is logged at debug level. Errors name the program, its status and its last words, with a hint.
+Commands are argument lists, standard input is ``/dev/null`` unless given, the environment is explicit, and the command
+is logged at debug level. Errors name the program, its exit status and the end of its error output, with a hint.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from ballonet.base.errors import HostError, ProcessError, os_hint
 
 log = logging.getLogger(__name__)
 
-#: How programs say that a disk is full, whatever else they say (strerror(3) of ENOSPC and EDQUOT).
+#: How programs report a full disk (strerror(3) of ENOSPC and EDQUOT).
 _FULL_DISK = ("no space left on device", "disk quota exceeded")
-#: Debian keeps administrative programs here; a plain user's PATH often lacks them.
+#: Debian has administrative programs here. A plain user's PATH often lacks these directories.
 _EXTRA_PATH = ("/usr/sbin", "/sbin")
 
 
 def find_program(name: str, *, hint: str, search: Sequence[str] | None = None) -> Path:
-    """The path of program ``name``. Entries of the search path that are not absolute are passed over.
+    """The path of program ``name``. Relative entries of the search path are skipped.
 
-    :param search: directories to look in; those of ``PATH`` and the administrator's by default.
+    :param search: directories to search; by default those of ``PATH``, ``/usr/sbin`` and ``/sbin``.
     :raises HostError: it is not installed; ``hint`` says how to get it.
     """
     if search is None:
         search = (*os.environ.get("PATH", os.defpath).split(":"), *_EXTRA_PATH)
-    # Not shutil.which: shutil brings archive modules along, which every sandbox's process would carry.
+    # Not shutil.which: shutil loads archive modules, which would cost memory in every sandbox's process.
     for directory in search:
         path = Path(directory, name)
         with contextlib.suppress(
             OSError
-        ):  # a directory that we may not enter: another user's, left on PATH by su
+        ):  # a directory without permission: another user's, left on PATH by su
             if path.is_absolute() and path.is_file() and os.access(path, os.X_OK):
                 return path
     raise HostError(f"{name} is not installed (not on PATH)", hint=hint)
 
 
 def return_free_memory() -> None:
-    """Give what this process has freed, mostly while loading its modules, back to the host (malloc_trim(3))."""
+    """Return memory that this process has freed, mostly after loading its modules, to the host (malloc_trim(3))."""
     import ctypes
     import gc
 
@@ -56,12 +56,12 @@ def return_free_memory() -> None:
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for helper programs: ours, with the messages in English, plus ``extra``."""
+    """The environment for helper programs: that of this process, with messages in English, and ``extra``."""
     return {**os.environ, "LC_ALL": "C.UTF-8", **(extra or {})}
 
 
 def show_command(argv: Sequence[str | os.PathLike[str]]) -> str:
-    """``argv`` as one line that a shell would read back the same."""
+    """``argv`` as one line, quoted for a shell."""
     return shlex.join(os.fspath(word) for word in argv)
 
 
@@ -77,10 +77,10 @@ def run(
 ) -> str:
     """Run a program to its end, with ``input_text`` as its standard input, and return its standard output.
 
-    :param hint: what to do if it ran and failed. What to do if it is missing is for :func:`find_program` to say.
-    :param writes: where it writes much: told if the file system there is full.
-    :raises ProcessError: it could not be started, took longer than ``timeout_s``, or ended with another
-        status than 0; the message has the end of what it wrote to standard error.
+    :param hint: what to do if it fails. What to do if it is missing is up to :func:`find_program`.
+    :param writes: where it writes much data: named in the hint if that file system is full.
+    :raises ProcessError: it could not be started, exceeded ``timeout_s``, or exited with another status than 0. The
+        message has the end of its standard error.
     """
     log.debug("run %s", show_command(argv))
     name = os.fspath(argv[0])
@@ -101,19 +101,19 @@ def run(
             f"{name} could not be started: {error.strerror}", hint=os_hint(error, error.filename or name)
         ) from error
     except subprocess.TimeoutExpired as error:
-        message = f"{name} did not finish within {timeout_s:g} s and was ended"
+        message = f"{name} did not finish within {timeout_s:g} s and was killed"
         raise ProcessError(message, hint=hint) from error
     if done.returncode != 0:
         last_words = done.stderr.strip()[-2000:] or "it wrote nothing to standard error"
         raise ProcessError(
-            f"{name} ended with {show_status(done.returncode)}: {last_words}",
+            f"{name} exited with {show_status(done.returncode)}: {last_words}",
             hint=full_disk_hint(last_words, writes) or hint,
         )
     return done.stdout
 
 
 def show_status(status: int) -> str:
-    """How a program ended, for a person."""
+    """The exit status of a program, for a person."""
     if status >= 0:
         return f"status {status}"
     try:
@@ -123,13 +123,13 @@ def show_status(status: int) -> str:
 
 
 def full_disk_hint(words: str, where: Path | None) -> str | None:
-    """What to do about a program that says that a disk is full; ``None`` if it says something else."""
+    """What to do if the program's output reports a full disk; ``None`` if it does not."""
     low = words.lower()
     if any(sign in low for sign in _FULL_DISK):
         return (
-            f"make room on the file system of {where}"
+            f"free up space on the file system of {where}"
             if where is not None
-            else "make room on that file system"
+            else "free up space on that file system"
         )
     return None
 
@@ -151,12 +151,12 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a program and return at once. See :func:`wait_exit` for its end.
 
-    :param new_session: its own session, so that Ctrl-C in our terminal does not reach it.
-    :param die_with_parent: the kernel kills it (SIGKILL) when *this thread* ends, however that happens
-        (``PR_SET_PDEATHSIG``, prctl(2)): call from the main thread only.
+    :param new_session: run it in a session of its own, so that Ctrl-C in this terminal does not reach it.
+    :param die_with_parent: the kernel kills it (SIGKILL) when *this thread* ends for whatever reason
+        (``PR_SET_PDEATHSIG``, prctl(2)): call this from the main thread only.
     :param cgroup_procs: a ``cgroup.procs`` file: the program starts as a member of that cgroup.
-    :param in_child: called in the child before the program starts; a few system calls. What it raises keeps the
-        program from starting.
+    :param in_child: called in the child before the program is executed; it may only make system calls. If it raises,
+        the program is not started.
     :raises ProcessError: it could not be started.
     """
     log.debug("spawn %s", show_command(argv))
@@ -181,7 +181,7 @@ def spawn(
 def _before_exec(
     die_with_parent: bool, cgroup_procs: str | None, more: Callable[[], None] | None
 ) -> Callable[[], None] | None:
-    """What the child does between fork and exec: a few system calls, prepared here."""
+    """What the child does between fork and exec: system calls, prepared here."""
     if not die_with_parent and cgroup_procs is None:
         return more
     import ctypes
@@ -200,7 +200,7 @@ def _before_exec(
         if die_with_parent and (
             libc.prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != parent
         ):
-            os._exit(125)  # the parent is gone already: nobody would ever end this process
+            os._exit(125)  # the parent is gone already: nothing would end this process
 
     return in_child
 

@@ -1,20 +1,20 @@
-"""What somebody who mistyped a name may have meant. Pure."""
+"""Suggestions for mistyped names. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-#: How alike two words are at least (:class:`difflib.SequenceMatcher`): one wrong, missing or swapped letter in a short
-#: word, two in a longer one. Those that are less alike than the best by more than the second are left out.
+#: The least similarity of two words (:class:`difflib.SequenceMatcher`): one wrong, missing or swapped letter in a short
+#: word, two in a longer one. Names that are less similar than the best one by more than the second number are dropped.
 _LIKENESS = 0.6
 _NEAR_BEST = 0.12
 _MOST = 3
 
 
 def close_to(word: str, known: Iterable[str]) -> list[str]:
-    """The names in ``known`` that ``word`` may have meant, the likeliest first; at most three.
+    """The names in ``known`` that are similar to ``word``, the most similar first; at most three.
 
-    Case and leading dashes do not count. A beginning of a name means it, too.
+    Case and leading dashes are ignored. A prefix of a name matches it, too.
     """
     from difflib import SequenceMatcher  # loaded only when something was mistyped
 
@@ -39,12 +39,12 @@ def _folded(name: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """``did you mean 'start'?``, or ``None`` where nothing known is like ``word``."""
+    """``did you mean 'start'?``, or ``None`` if nothing known is similar to ``word``."""
     found = close_to(word, known)
     return f"did you mean {' or '.join(map(repr, found))}?" if found else None
 
 
 def hint_for(word: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint for a name that is unknown: what may have been meant, and in any case ``otherwise``."""
+    """The hint for an unknown name: similar names, if any, and ``otherwise``."""
     meant = did_you_mean(word, known)
     return otherwise if meant is None else f"{meant} {otherwise[:1].upper()}{otherwise[1:]}"

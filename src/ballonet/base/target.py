@@ -1,19 +1,19 @@
-"""How a requested target is brought into range: the one rule, for the device and for those who ask before. Pure."""
+"""Clamps a requested target to the range of a balloon. Pure."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-#: What was in the way of a request: an end of the range, or the host's limit.
+#: The bound that changed a request: an end of the range, or the limit set by the host.
 Clamp = Literal["floor", "ceiling", "limit"]
 
 
 def clamp_target(
     requested_mib: int, *, floor_mib: int, ceiling_mib: int, limit_mib: int | None
 ) -> tuple[int, Clamp | None]:
-    """The effective target in MiB, and what moved it: [floor, ceiling], then under the host's limit.
+    """The effective target in MiB, and the bound that changed it: first [floor, ceiling], then the host's limit.
 
-    A limit below the floor means the floor: the floor is promised to the guest.
+    A limit below the floor counts as the floor, which is guaranteed to the guest.
     """
     if requested_mib < floor_mib:
         return floor_mib, "floor"

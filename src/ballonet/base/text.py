@@ -1,8 +1,8 @@
-"""Words that came from outside (a guest, a server), made fit to be shown. Pure."""
+"""Makes text from outside (a guest, a server) safe to print. Pure."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """``text`` without what could rearrange a terminal: such characters become U+FFFD. Bound it before."""
+    """``text`` without control characters, which become U+FFFD. The caller limits the length."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

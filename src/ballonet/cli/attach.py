@@ -194,8 +194,8 @@ def _joined_terminal(process: GuestProcess, *, raw: bool) -> Iterator[None]:
 
 
 async def _copy_outputs(process: GuestProcess) -> bool:
-    """Copy standard output and standard error until both end. False: the command's ``--timeout`` passed before all of it
-    was read, and the rest is dropped."""
+    """Copy standard output and standard error until both end. False: the command's ``--timeout`` passed before all of
+    it was read, and the rest is dropped."""
     copying = asyncio.gather(_copy(process.stdout, 1), _copy(process.stderr, 2))
     expiring = asyncio.create_task(process.wait_expired())
     try:

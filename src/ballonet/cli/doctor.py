@@ -52,10 +52,10 @@ def _judge(name: str, check: Callable[[], Finding]) -> Finding:
 
 def _engine() -> Finding:
     from ballonet.base.paths import cache_dir
-    from ballonet.vmm.engine import find_engine
+    from ballonet.vmm.default_engine import DefaultEngine
 
-    engine = find_engine(cache_dir())
-    return Finding("engine", OK, f"QEMU {engine.version_text} ({engine.binary})")
+    engine = DefaultEngine.find(cache_dir())
+    return Finding("engine", OK, f"{engine.name} {engine.version_text} ({engine.binary})")
 
 
 def _accelerator() -> Finding:

@@ -73,9 +73,9 @@ def _check_name(name: str) -> None:
 
 def _check_programs(config: SandboxConfig) -> None:
     from ballonet.base.paths import cache_dir
-    from ballonet.vmm.engine import find_engine
+    from ballonet.vmm.default_engine import DefaultEngine
 
-    find_engine(cache_dir())
+    DefaultEngine.find(cache_dir())
     if config.volumes:
         from ballonet.host.virtiofsd import find_virtiofsd
 

@@ -98,7 +98,7 @@ def _row(record: Record, sample: SandboxSample) -> dict[str, Any]:
 
 
 def _detail(row: dict[str, Any]) -> str | None:
-    if row["state"] in ("stopped", "failed"):
+    if row["state"] in ("stopped", "failed") or row["end_reason"] == "unreadable":
         detail = row["end_detail"] or row["end_reason"]
         return None if detail is None else detail.splitlines()[0][:80]
     states = [] if row["balloon_state"] in (None, "applied") else [row["balloon_state"]]

@@ -9,7 +9,7 @@ from ballonet.host.cgroup import prune_groups
 from ballonet.lifecycle import prune as strays
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.hardcap import GROUP_PREFIX
-from ballonet.machine.place import prune_places
+from ballonet.machine.run_directory import prune_run_directories
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     with Registry.open() as registry:
         done = asyncio.run(strays.prune(registry, force=options.force))
-    done += [f"removed {name}" for name in prune_places()]
+    done += [f"removed {name}" for name in prune_run_directories()]
     done += [f"removed cgroup {name}" for name in prune_groups(GROUP_PREFIX)]
     for line in done:
         print(line)

@@ -6,8 +6,8 @@ import argparse
 import asyncio
 
 from ballonet.cli.name_arguments import add_names, for_each
-from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.stop import remove_sandbox
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> int:
     with Registry.open() as registry:
 
         def remove(name: str) -> None:
-            asyncio.run(lifecycle.remove(registry, name, force=options.force))
+            asyncio.run(remove_sandbox(registry, name, force=options.force))
             print(name)
 
         return for_each(options.names, remove)

@@ -29,6 +29,8 @@ from ballonet.cli.sandbox_options import (
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import Settings
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.start import start_sandbox
+from ballonet.lifecycle.stop import discard_sandbox
 from ballonet.machine.guest_files import guest_for
 from ballonet.settings.config import SandboxConfig
 
@@ -115,9 +117,9 @@ async def _start_detached(registry: Registry, name: str, admission: bool) -> int
 
     try:
         async with notice_if_slow(name):
-            process = await lifecycle.start(registry, name, detached=True, gate=admission_control(admission))
+            process = await start_sandbox(registry, name, detached=True, gate=admission_control(admission))
     except BaseException:
-        await lifecycle.discard(registry, name)
+        await discard_sandbox(registry, name)
         raise
     process.let_go()
     print(name)
@@ -128,12 +130,10 @@ def _print_engine_command(config: SandboxConfig) -> int:
     from ballonet.base.process import show_command
     from ballonet.machine.build import build_vm
     from ballonet.machine.disk import DISK_FILE
-    from ballonet.vmm.qemu_args import EngineFds, render_command
 
     disk = None if config.disk_mib is None else state_dir_of(config.name) / DISK_FILE
     vm = build_vm(config, guest=guest_for(config, report=report_progress), disk=disk)
-    fds = EngineFds(qmp=3, agent=4, console=5, shares=tuple(range(6, 6 + len(config.volumes))))
-    print(show_command(render_command(vm.spec, vm.engine, fds)))
+    print(show_command(vm.engine.show_command(vm.spec)))
     return 0
 
 
@@ -150,9 +150,9 @@ async def _run_attached(
     from ballonet.pilot.admission_control import admission_control
 
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(lifecycle.discard, registry, name)
+        stack.push_async_callback(discard_sandbox, registry, name)
         async with notice_if_slow(name):
-            sandbox = await lifecycle.start(registry, name, detached=False, gate=admission_control(admission))
+            sandbox = await start_sandbox(registry, name, detached=False, gate=admission_control(admission))
         stack.push_async_callback(sandbox.kill)
         agent = await AgentClient.connect(sandbox.agent_socket)
         stack.push_async_callback(agent.close)

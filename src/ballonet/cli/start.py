@@ -12,6 +12,8 @@ from ballonet.cli.progress import report_progress
 from ballonet.cli.sandbox_options import add_admission_option
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.start import start_sandbox
+from ballonet.lifecycle.stop import STOP_TIMEOUT_S, stop_sandbox
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         metavar="SECONDS",
         type=float,
-        default=lifecycle.STOP_TIMEOUT_S,
+        default=STOP_TIMEOUT_S,
         # 'start' accepts the option, too, but has no use for it.
         help="seconds to wait for a graceful stop before killing; 0: kill at once, -1: wait forever (default: 10)"
         if parser.prog.endswith("restart")
@@ -54,7 +56,7 @@ async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *,
     from ballonet.pilot.admission_control import admission_control
 
     if stop_timeout_s is not None:
-        record = await lifecycle.stop(registry, name, timeout_s=stop_timeout_s)
+        record = await stop_sandbox(registry, name, timeout_s=stop_timeout_s)
         admission = False  # it gets back the memory that it had
         if record is None:
             raise ConfigError(
@@ -62,4 +64,4 @@ async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *,
                 hint="create it again with 'ballonet run -d --rm'",
             )
     async with notice_if_slow(name):
-        (await lifecycle.start(registry, name, detached=True, gate=admission_control(admission))).let_go()
+        (await start_sandbox(registry, name, detached=True, gate=admission_control(admission))).let_go()

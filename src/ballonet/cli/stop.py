@@ -6,8 +6,8 @@ import argparse
 import asyncio
 
 from ballonet.cli.name_arguments import add_names, for_each
-from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.stop import STOP_TIMEOUT_S, stop_sandbox
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         metavar="SECONDS",
         type=float,
-        default=lifecycle.STOP_TIMEOUT_S,
+        default=STOP_TIMEOUT_S,
         help="seconds to wait for a graceful stop before killing; 0: kill at once, -1: wait forever (default: 10)",
     )
 
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     with Registry.open() as registry:
 
         def stop(name: str) -> None:
-            asyncio.run(lifecycle.stop(registry, name, timeout_s=options.timeout))
+            asyncio.run(stop_sandbox(registry, name, timeout_s=options.timeout))
             print(name)
 
         return for_each(options.names, stop)

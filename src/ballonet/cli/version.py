@@ -18,17 +18,17 @@ def run(options: argparse.Namespace) -> int:
     from ballonet.base.paths import cache_dir
     from ballonet.control.protocol import PROTOCOL_VERSION
     from ballonet.lifecycle.schema import VERSION
-    from ballonet.vmm.engine import find_engine
+    from ballonet.vmm.default_engine import DefaultEngine
 
     try:
-        engine = find_engine(cache_dir()).version_text
+        engine = DefaultEngine.find(cache_dir()).version_text
     except BallonetError as error:
         engine = f"none ({error.message})"
     facts = {
         "ballonet": __version__,
         "control protocol": PROTOCOL_VERSION,
         "registry": VERSION,
-        "engine": f"QEMU {engine}",
+        "engine": f"{DefaultEngine.name} {engine}",
         "python": platform.python_version(),
         "kernel": platform.release(),
     }

@@ -6,8 +6,8 @@ import argparse
 import asyncio
 
 from ballonet.cli.name_arguments import add_names, for_each
-from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.stop import wait_end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     with Registry.open() as registry:
 
         def wait(name: str) -> None:
-            record = asyncio.run(lifecycle.wait_end(registry, name))
+            record = asyncio.run(wait_end(registry, name))
             if record is None:
                 print("-  removed: the sandbox was removed before its exit status was read")
                 return

@@ -1,6 +1,6 @@
 """The control socket: its protocol (pure), its server and its client.
 
-The names below are loaded when they are first used: the server has no use for the client.
+The names below are loaded on first use: the server does not need the client.
 """
 
 from __future__ import annotations

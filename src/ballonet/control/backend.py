@@ -1,7 +1,8 @@
-"""What the control server needs of a sandbox, and the facts it passes on. Sizes are MiB of guest-visible memory.
+"""The interface of a sandbox to the control server, and the data that it exchanges. Sizes are MiB of guest-visible
+memory.
 
-The supervisor implements :class:`Backend`; so do the tests' scripted sandboxes. Every dataclass here is also what
-travels on the socket (see ``docs/control-protocol.md``). ``None`` means *unknown* and nothing else.
+The supervisor implements :class:`Backend`; so do scripted sandboxes in the tests. The dataclasses are also the objects
+on the socket (see ``docs/control-protocol.md``). ``None`` always means *unknown*.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from ballonet.base.memory import MAX_MIB
 from ballonet.base.target import Clamp, clamp_target
 from ballonet.control.wire import Range
 
-#: ``converging``: on its way. ``applied``: *actual* has reached the target. ``guest-refused``: no progress; the guest
-#: does not give (or take) more. ``guest-floor``: a shrink stopped at the guard, as going on would hurt the guest.
-#: ``no-driver``: the guest never took the device. ``failed``: the engine refused or ended.
+#: ``converging``: moving to the target. ``applied``: *actual* has reached the target. ``guest-refused``: no progress;
+#: the guest does not give (or take) more. ``guest-floor``: a shrink stopped at the guard, to protect the guest.
+#: ``no-driver``: no driver in the guest has taken the device. ``failed``: the engine refused or ended.
 State = Literal["converging", "applied", "guest-refused", "guest-floor", "no-driver", "failed"]
 Driver = Literal["present", "absent", "unknown"]
 Outcome = Literal["settled", "timeout", "superseded"]
@@ -25,56 +26,56 @@ Mib = Annotated[int, Range(0, MAX_MIB)]
 
 @dataclass(frozen=True)
 class BalloonSnapshot:
-    """The balloon at one instant."""
+    """The balloon at one moment."""
 
     ceiling_mib: Annotated[int, "the VM's configured memory; never exceeded"]
     initial_mib: Annotated[int, "guest-visible memory at boot"]
-    floor_mib: Annotated[int, "the least guest-visible memory that a target may ask for"]
+    floor_mib: Annotated[int, "the least guest-visible memory of a target"]
     limit_mib: Annotated[
         int | None, "the most that a target or pressure relief may reach now; null: the ceiling"
     ]
-    requested_mib: Annotated[int, "the last target as it was asked, before clamping"]
+    requested_mib: Annotated[int, "the last target as requested, before clamping"]
     target_mib: Annotated[int, "the last target after clamping: the effective one"]
     actual_mib: Annotated[int | None, "what the guest has now, as the engine reports it"]
-    state: Annotated[State, "how target and actual stand to each other"]
+    state: Annotated[State, "how actual relates to the target"]
     since: Annotated[float, "when this state began, in seconds since 1970-01-01 UTC"]
     driver: Annotated[Driver, "whether the guest's balloon driver has taken the device"]
-    resident_mib: Annotated[int | None, "host memory that the VM's process really holds"]
+    resident_mib: Annotated[int | None, "host memory of the VM's process"]
     detail: Annotated[str | None, "the reason for the state, for a person"] = None
     guest_ram_mib: Annotated[int | None, "the part of resident_mib that holds the guest's RAM"] = None
-    engine_mib: Annotated[int | None, "the rest of it: the engine's own memory"] = None
+    engine_mib: Annotated[int | None, "the other part: the engine's own memory"] = None
 
 
 @dataclass(frozen=True)
 class SetResult:
-    """What became of a requested target."""
+    """The result of setting a target."""
 
     requested_mib: int
     target_mib: int
     clamped: Clamp | None
     generation: int
-    """Names this request for :meth:`Backend.wait_settled`; every later set has a larger one."""
+    """Identifies this request for :meth:`Backend.wait_settled`; later requests have larger numbers."""
 
 
 @dataclass(frozen=True)
 class GuestMemory:
-    """The guest's own statistics, as its balloon driver reports them; a hostile guest may make them up."""
+    """The guest's statistics, as it reports them; a hostile guest may report anything."""
 
     age_s: Annotated[float | None, "seconds since the guest last reported; null: it never did"] = None
-    total_mib: Annotated[int | None, "all memory that the guest's kernel manages"] = None
-    free_mib: Annotated[int | None, "memory that the guest does not use at all"] = None
-    available_mib: Annotated[int | None, "memory that new programs could have without swapping"] = None
+    total_mib: Annotated[int | None, "memory that the guest's kernel manages"] = None
+    free_mib: Annotated[int | None, "memory that the guest does not use"] = None
+    available_mib: Annotated[int | None, "memory that is available to new programs without swapping"] = None
     disk_caches_mib: Annotated[int | None, "clean page cache that can be dropped"] = None
     swap_in_mib: Annotated[int | None, "read back from swap since boot"] = None
     swap_out_mib: Annotated[int | None, "written to swap since boot"] = None
     refault_mib: Annotated[
-        int | None, "contents of files that were read again, since boot, after they had been reclaimed"
+        int | None, "file contents that were read again after they had been reclaimed, since boot"
     ] = None
-    major_faults: Annotated[int | None, "page faults since boot that needed a disk"] = None
-    minor_faults: Annotated[int | None, "page faults since boot that needed none"] = None
-    swap_total_mib: Annotated[int | None, "swap space that the guest has"] = None
-    swap_free_mib: Annotated[int | None, "the part of it that is not used"] = None
-    uptime_s: Annotated[float | None, "the guest's own clock at its report: seconds since its boot"] = None
+    major_faults: Annotated[int | None, "page faults since boot that read from a disk"] = None
+    minor_faults: Annotated[int | None, "page faults since boot that did not"] = None
+    swap_total_mib: Annotated[int | None, "swap space of the guest"] = None
+    swap_free_mib: Annotated[int | None, "the unused part of it"] = None
+    uptime_s: Annotated[float | None, "the guest's uptime at its report, in seconds"] = None
 
 
 @dataclass(frozen=True)
@@ -96,24 +97,24 @@ class GuestPressure:
 
 @dataclass(frozen=True)
 class HostMemory:
-    """What the VM's process costs the host, from ``/proc/PID/status``; PSS from ``smaps_rollup``, read more rarely."""
+    """Host memory of the VM's process, from ``/proc/PID/status``; PSS from ``smaps_rollup``, read less often."""
 
     resident_mib: Annotated[int | None, "resident set size (RSS)"] = None
-    pss_mib: Annotated[int | None, "proportional set size: shared pages counted by share"] = None
-    guest_ram_mib: Annotated[
-        int | None, "the part of it that is guest memory, apart from the engine's own"
+    pss_mib: Annotated[
+        int | None, "proportional set size: shared pages are divided among the processes that map them"
     ] = None
-    engine_mib: Annotated[int | None, "the engine's own part of it"] = None
+    guest_ram_mib: Annotated[int | None, "the part of resident_mib that holds the guest's RAM"] = None
+    engine_mib: Annotated[int | None, "the engine's own part of resident_mib"] = None
     pss_age_s: Annotated[float | None, "seconds since PSS was read"] = None
     reclaimed_mib: Annotated[
         int | None,
-        "guest memory that came back to the host since boot: all its drops, as far as they were seen",
+        "guest memory that the host got back since boot: the sum of all observed decreases",
     ] = None
 
 
 @dataclass(frozen=True)
 class EarlierTotals:
-    """What the totals of the sandbox's earlier runs came to, as far as its history knows them."""
+    """The totals of the sandbox's earlier runs, as far as its history has them."""
 
     major_faults: int = 0
     swap_in_mib: int = 0
@@ -126,55 +127,55 @@ class EarlierTotals:
 
 @dataclass(frozen=True)
 class Stats:
-    """All that is known of the sandbox's memory beside the balloon itself."""
+    """The sandbox's memory, except for the balloon."""
 
     guest: GuestMemory
     pressure: GuestPressure
     oom_kills: Annotated[
-        int | None, "processes that the guest's kernel killed for lack of memory, since boot"
+        int | None, "processes that the guest's kernel killed because memory ran out, since boot"
     ]
     host: HostMemory
-    earlier: Annotated[EarlierTotals | None, "what is to be added to totals since boot; null: no history"] = (
-        None
-    )
+    earlier: Annotated[
+        EarlierTotals | None, "to be added to totals since boot; null: there is no history"
+    ] = None
 
 
 @dataclass(frozen=True)
 class TrimRequest:
-    """How hard to reclaim now. Dirty data is written back first, never lost."""
+    """How much to reclaim. Dirty data is written back first, never lost."""
 
     caches_percent: Annotated[int, Range(0, 100), "how much of the clean caches to drop"] = 100
-    compact: Annotated[bool, "compact the guest's memory, so that free memory comes in large blocks"] = True
-    inflate: Annotated[bool, "take the free memory with the balloon for a moment, then give it back"] = True
-    timeout_s: Annotated[float, Range(0.1, 600), "the longest that all of this may take"] = 30
+    compact: Annotated[bool, "compact the guest's memory, so that free memory is contiguous"] = True
+    inflate: Annotated[bool, "inflate the balloon by the free memory, then deflate it again"] = True
+    timeout_s: Annotated[float, Range(0.1, 600), "time limit"] = 30
 
 
 @dataclass(frozen=True)
 class TrimResult:
-    """What the host got from a trim."""
+    """The result of a trim."""
 
-    returned_mib: Annotated[int | None, "resident before minus resident after; never below zero"]
+    returned_mib: Annotated[int | None, "resident memory before minus after; never negative"]
     resident_before_mib: int | None
     resident_after_mib: int | None
-    complete: Annotated[bool, "false: it ran out of time, or the guest did only a part"]
-    detail: Annotated[str | None, "what was left out and why"] = None
+    complete: Annotated[bool, "false: it timed out, or the guest did only a part"]
+    detail: Annotated[str | None, "what was not done, and why"] = None
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What this sandbox can do, fixed for its life."""
+    """What this sandbox supports; does not change while it runs."""
 
-    balloon: Annotated[bool, "there is a balloon; without it balloon.* answer no-balloon"]
-    statistics: Annotated[bool, "the guest's statistics are asked for"]
+    balloon: Annotated[bool, "there is a balloon; without it, balloon.* return the error no-balloon"]
+    statistics: Annotated[bool, "the guest's statistics are available"]
     pressure_relief: Annotated[bool, "the target is raised when the guest stalls on memory"]
     hard_cap: Annotated[bool, "the host enforces the target with a cgroup"]
-    trim: Annotated[bool, "guest.trim works"]
+    trim: Annotated[bool, "guest.trim is available"]
     accelerator: Annotated[str, "kvm or tcg"]
     engine: Annotated[str, "the engine's name and version"]
 
 
 class ChangeSignal(Protocol):
-    """One watcher's view of the changes: only the newest counts, so a slow watcher never builds a queue."""
+    """Changes for one watcher. Only the newest one is kept, so a slow watcher does not build up a queue."""
 
     async def wait_change(self, since_version: int) -> tuple[int, BalloonSnapshot]:
         """Return as soon as there is a version above ``since_version``: its number and the newest snapshot.
@@ -185,21 +186,21 @@ class ChangeSignal(Protocol):
 
 
 class Backend(Protocol):
-    """A running sandbox, as the control server sees it.
+    """A running sandbox, from the control server's point of view.
 
-    All methods run in the server's event loop and never block it. They raise ``ballonet.errors`` only; whatever they
-    raise is answered to the one client who asked.
+    All methods run in the server's event loop and never block it. They raise only ``ballonet.errors``, which are
+    returned to the client that made the request.
     """
 
     @property
     def balloon(self) -> BalloonSnapshot | None:
-        """The state now, without asking the engine; ``None`` if the sandbox has no balloon."""
+        """The current state, without asking the engine; ``None`` if the sandbox has no balloon."""
         ...
 
     async def set_target(self, requested_mib: int, *, force: bool) -> SetResult:
-        """Clamp and apply a target; return when the engine has taken it, not when the guest has followed.
+        """Clamp and set a target. Returns when the engine has it, not when the guest has reached it.
 
-        Calls take effect in the order in which they were made. ``force``: do not stop at the guard.
+        Calls take effect in the order in which they are made. ``force``: do not stop at the guard.
         """
         ...
 
@@ -217,20 +218,22 @@ class Backend(Protocol):
         ...
 
     async def trim(self, request: TrimRequest) -> TrimResult:
-        """Reclaim now; the server makes sure that only one runs at a time."""
+        """Reclaim memory now. The server runs only one at a time."""
         ...
 
     async def set_limit(self, limit_mib: int | None) -> None:
-        """Bound targets and pressure relief to ``limit_mib`` (``None``: the ceiling), at once."""
+        """Limit targets and pressure relief to ``limit_mib`` (``None``: the ceiling), starting with the current
+        target."""
         ...
 
     def capabilities(self) -> Capabilities:
-        """What this sandbox can do."""
+        """What this sandbox supports."""
         ...
 
 
 def clamp(requested_mib: int, snapshot: BalloonSnapshot) -> tuple[int, Clamp | None]:
-    """The effective target for a request, and which bound moved it: see :func:`~ballonet.base.target.clamp_target`."""
+    """The effective target for a request, and the bound that changed it: see
+    :func:`~ballonet.base.target.clamp_target`."""
     return clamp_target(
         requested_mib,
         floor_mib=snapshot.floor_mib,

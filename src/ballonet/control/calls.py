@@ -1,4 +1,4 @@
-"""The client's half of the protocol, pure: requests as lines, replies as values or errors. No I/O."""
+"""The client's side of the protocol: encodes requests, decodes replies and errors. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ballonet.control.wire import decode, show
 
 T = TypeVar("T")
 
-#: Longest line that is read from a server.
+#: The longest line that is accepted from a server.
 _MAX_REPLY_BYTES = 2 * LINE_LIMIT
 
 _ids = itertools.count(1)
@@ -25,7 +25,7 @@ _ids = itertools.count(1)
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One request on its way."""
+    """One pending request."""
 
     id: int
     method: str
@@ -42,9 +42,9 @@ def make_call(method: str, params: object = None) -> Call:
 
 
 def take_line(received: bytearray, path: str) -> bytes | None:
-    """Take the first whole line off ``received``, ``None`` if there is none yet.
+    """Remove the first complete line from ``received`` and return it; ``None`` if there is none yet.
 
-    :raises ControlError: it is too long to be one of this protocol's.
+    :raises ControlError: it is longer than the protocol allows.
     """
     end = received.find(b"\n")
     if end > _MAX_REPLY_BYTES or (end < 0 and len(received) > _MAX_REPLY_BYTES):
@@ -57,10 +57,10 @@ def take_line(received: bytearray, path: str) -> bytes | None:
 
 
 def read_line(line: bytes, path: str) -> dict[str, Any]:
-    """The message that a server's line holds.
+    """The message in a server's line.
 
     :raises ControlRefusedError: the server refused the connection.
-    :raises ControlError: it is no message of this protocol.
+    :raises ControlError: it is not a message of this protocol.
     """
     if line.startswith((b"ERR", b"OK")):
         text = line.decode("ascii", "replace").strip()
@@ -70,26 +70,28 @@ def read_line(line: bytes, path: str) -> dict[str, Any]:
         if reason.startswith(("too many connections", "the sandbox is out of")):
             raise ControlRefusedError(reason, hint="close other connections, or try again later", name="busy")
         raise ControlError(
-            f"the server at {path} speaks only the plain protocol; it answered {show(text)}",
-            hint="it is an older program; send it a plain target",
+            f"the server at {path} supports only the plain protocol; it answered {show(text)}",
+            hint="it is an older version: send a plain target",
         )
     try:
         message = parse_json(line)
     except ControlError as error:
-        raise ControlError(f"the server at {path} sent a line that is no message: {error.message}") from error
+        raise ControlError(
+            f"the server at {path} sent a line that is not a message: {error.message}"
+        ) from error
     if not isinstance(message, dict):
         raise ControlError(f"the server at {path} sent {show(message)} instead of a message")
     return message
 
 
 def result_of(call: Call, message: Mapping[str, Any]) -> Any:
-    """The result that answers ``call``, or ``None`` if ``message`` answers something else.
+    """The result of ``call``, or ``None`` if ``message`` answers another request.
 
     :raises ControlRefusedError: the server refused.
     :raises ControlError: the reply does not have the documented form.
     """
     error = message.get("error")
-    # An error without an id is about the connection as a whole, such as a deadline that has passed.
+    # An error without an id is about the connection, such as a timeout.
     if isinstance(error, dict) and message.get("id") in (call.id, None):
         raise refusal_from(error)
     if message.get("id") != call.id:
@@ -98,9 +100,9 @@ def result_of(call: Call, message: Mapping[str, Any]) -> Any:
 
 
 def change_of(message: Mapping[str, Any]) -> BalloonSnapshot | None:
-    """The snapshot of a change notification, ``None`` for other messages.
+    """The snapshot in a change notification; ``None`` for other messages.
 
-    :raises ControlRefusedError: the message is an error: the server ends the watch.
+    :raises ControlRefusedError: the message is an error, which ends the watch.
     """
     error = message.get("error")
     if isinstance(error, dict):
@@ -111,17 +113,17 @@ def change_of(message: Mapping[str, Any]) -> BalloonSnapshot | None:
 
 
 def decode_reply(cls: type[T], members: object, what: str) -> T:
-    """``members`` as a ``cls``; members that a newer server adds are left out."""
+    """``members`` as a ``cls``. Members that a newer server adds are ignored."""
     try:
         return decode(cls, members, ignore_unknown=True)
     except ControlError as error:
         raise ControlError(
             f"the reply to {what} is not as documented: {error.message}",
-            hint="client and server differ in version",
+            hint="the versions of client and server differ",
         ) from error
 
 
-#: How much of a server's words is shown.
+#: The longest text of a server that is shown.
 _MAX_SHOWN = 1000
 
 
@@ -130,7 +132,7 @@ def refusal_from(error: Mapping[str, Any]) -> ControlRefusedError:
     data = error.get("data")
     data = data if isinstance(data, dict) else {}
     hint = data.get("hint")
-    code = error.get("code")  # what a server sends may be anything, also what no dictionary takes as a key
+    code = error.get("code")  # a server may send anything, even a value that is not hashable
     known = ERRORS[code][0] if isinstance(code, int) and code in ERRORS else "failed"
     return ControlRefusedError(
         _shown(str(error.get("message", "refused"))),
@@ -140,20 +142,20 @@ def refusal_from(error: Mapping[str, Any]) -> ControlRefusedError:
 
 
 def _shown(text: str) -> str:
-    """A server's words, bounded, and without what could rearrange a terminal: they may be anyone's."""
+    """Text of a server, shortened and without control characters: it is not trusted."""
     return printable(text[:_MAX_SHOWN])
 
 
 def connect_error(path: str, error: OSError) -> ControlError:
-    """What a failed ``connect`` means."""
+    """The error for a failed ``connect``."""
     reasons = {
-        errno.ENOENT: ("there is no socket", "is the sandbox running?"),
+        errno.ENOENT: ("there is no socket", "check that the sandbox is running"),
         errno.ECONNREFUSED: (
-            "nobody listens there any more",
-            "the sandbox has ended; `ballonet prune` cleans up",
+            "no process is listening",
+            "the sandbox has ended; 'ballonet prune' removes what it left",
         ),
-        errno.EACCES: ("its mode or directory keeps you out", "ask the sandbox's owner for access"),
-        errno.EPERM: ("its mode or directory keeps you out", "ask the sandbox's owner for access"),
+        errno.EACCES: ("permission denied", "ask the sandbox's owner for access"),
+        errno.EPERM: ("permission denied", "ask the sandbox's owner for access"),
         errno.ENOTSOCK: ("it is not a socket", "give the path of a control socket"),
     }
     cause, hint = reasons.get(error.errno or 0, (error.strerror or str(error), "check the path"))
@@ -161,13 +163,13 @@ def connect_error(path: str, error: OSError) -> ControlError:
 
 
 def check_path(path: str) -> None:
-    """:raises ControlError: no socket can have this path."""
+    """:raises ControlError: it is not a valid path for a socket."""
     length = len(path.encode("utf-8", "surrogateescape"))
     if not path or "\0" in path or length > MAX_SOCKET_PATH_BYTES:
         reason = (
-            f"it has {length} bytes, at most {MAX_SOCKET_PATH_BYTES} are possible"
+            f"the path has {length} bytes; the maximum is {MAX_SOCKET_PATH_BYTES}"
             if length
-            else "it is empty"
+            else "the path is empty"
         )
         raise ControlError(f"cannot connect to the control socket {path!r}: {reason}", hint="check the path")
 
@@ -181,8 +183,8 @@ def stalled(path: str, what: str, seconds: float) -> ControlError:
 
 
 def ended(path: str, what: str) -> ControlError:
-    """The error for a server that closes instead of answering."""
+    """The error for a server that closes the connection instead of answering."""
     return ControlError(
         f"the server at {path} closed the connection without answering {what}",
-        hint="the sandbox has ended, or its program is too old for this request",
+        hint="the sandbox has ended, or its version does not support this request",
     )

@@ -1,4 +1,4 @@
-"""One client's connection: lines in, replies out, deadlines, and bounded memory whatever the client does."""
+"""The connection of one client: reads lines, writes replies, enforces timeouts and limits on memory."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from ballonet.control.protocol import LINE_LIMIT, Refusal, Request
 
 log = logging.getLogger(__name__)
 
-#: Lines answered before other connections have their turn.
+#: Lines that are served before other connections get their turn.
 _LINES_PER_TURN = 16
 
-#: Replies that may wait in this process for a client to read, in bytes; beyond it nothing more is served to it.
+#: Bytes of replies that are buffered for a client; when the buffer is full, its requests are not served.
 WRITE_BUFFER_BYTES = 16 * 1024
 
-#: Bytes that are read and thrown away after a last reply, so that a client that is still sending can read it.
+#: Bytes that are read and discarded after the last reply, so that a client that is still sending can read it.
 _LINGER_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the server; seconds, bytes or connections."""
+    """Limits of the server, in seconds, bytes or connections."""
 
     line_s: float = 5
-    """For the first line since the connection, for others since their first byte."""
+    """For a line: the first one counts from the connection, later ones from their first byte."""
     idle_s: float = 300
-    """For a JSON-RPC connection that asks nothing and watches nothing."""
+    """For a JSON-RPC connection without requests that does not watch."""
     write_s: float = 10
-    """For a client to read what waits for it."""
+    """For a client to read buffered replies."""
     linger_s: float = 2
     """For a client to close after its last reply."""
     call_s: float = 30
-    """For the sandbox to answer one call."""
+    """For the sandbox to carry out one request."""
     per_user: int = 256
     total: int = 1024
     sweep_s: float = 0.5
-    """How often deadlines are looked at; also how exact they are."""
+    """How often timeouts are checked, and thus their precision."""
     check_socket_s: float = 2
-    """How often the socket's file is looked for."""
+    """How often the existence of the socket's file is checked."""
 
 
 class Hub(Protocol):
-    """What connections share: the server."""
+    """The server, as connections see it."""
 
     dispatcher: Dispatcher
     limits: Limits
@@ -65,9 +65,9 @@ class Hub(Protocol):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """The server's end of one connection. Requests are served one after the other, in order.
+    """The server's end of one connection. Requests are served in order, one at a time.
 
-    A request that was begun is carried out even if the client is gone by then; only its waiting is given up.
+    A request that was started is completed even if the client has disconnected; only waiting for a target is cancelled.
     """
 
     def __init__(self, hub: Hub, peer: Peer, access: Access) -> None:
@@ -91,7 +91,7 @@ class Connection(asyncio.BufferedProtocol):
         self._ended_at: float | None = None
         self._lingered = 0
 
-    # --- what the transport tells ---
+    # --- callbacks of the transport ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -100,7 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         self._hub.remember(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        # One buffer serves all connections: it is copied out before any other connection reads.
+        # All connections share one buffer: its content is copied before another connection reads.
         return self._hub.scratch
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -137,7 +137,7 @@ class Connection(asyncio.BufferedProtocol):
     # --- lines ---
 
     def _advance(self) -> None:
-        """Serve what can be served now, then decide whether to read on."""
+        """Serve the lines that can be served now, then decide whether to continue reading."""
         for _ in range(_LINES_PER_TURN):
             if self._stuck():
                 break
@@ -262,11 +262,11 @@ class Connection(asyncio.BufferedProtocol):
         if request.wants_reply:
             self._transport.write(reply)
         if watch is not None and self._watcher is None:
-            self._watcher = self._hub.loop.create_task(self._tell_changes(watch))
+            self._watcher = self._hub.loop.create_task(self._send_changes(watch))
         self._advance()
 
-    async def _tell_changes(self, watch: Watch) -> None:
-        """Tell each change, newest first: while the client does not read, changes replace one another."""
+    async def _send_changes(self, watch: Watch) -> None:
+        """Send each change. While the client does not read, a newer change replaces an older one."""
         try:
             while True:
                 while self._blocked_since is not None:
@@ -274,11 +274,11 @@ class Connection(asyncio.BufferedProtocol):
                     await self._drained
                 self._transport.write(protocol.changed_line(await watch.next()))
         except Exception:
-            # A watcher must not believe that nothing changes: it is told by the end of the connection.
+            # The end of the connection tells the watcher that it misses changes.
             log.exception("watching the balloon failed, dropping %s", self.peer)
             self._transport.abort()
 
-    # --- ends ---
+    # --- closing ---
 
     def _refuse_and_end(self, code: int, message: str) -> None:
         speaks_json = protocol.is_json(self._input) if self._json is None else self._json
@@ -288,9 +288,9 @@ class Connection(asyncio.BufferedProtocol):
             self._end_with(protocol.plain_error(message))
 
     def _end_with(self, last: bytes) -> None:
-        """Send the last reply; then throw away what the client still sends, until it closes or for a little while.
+        """Send the last reply, then discard input until the client closes or ``linger_s`` have passed.
 
-        Closing at once would reset the connection under a client that is still sending.
+        Closing immediately would reset the connection of a client that is still sending.
         """
         if self._ended_at is not None:
             return
@@ -306,18 +306,19 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def end(self) -> None:
-        """Close, as the server ends: what is written is still delivered, what waits is given up."""
+        """Close because the server ends: replies that are written are still delivered, pending requests are
+        cancelled."""
         self._ended_at = self._hub.loop.time()
         for task in (self._task, self._watcher):
             if task is not None:
                 task.cancel()
         if self._transport.get_write_buffer_size():
-            self._transport.abort()  # the kernel's buffer is full: this client does not read
+            self._transport.abort()  # the kernel's buffer is full: the client does not read
         else:
             self._transport.close()
 
     def check_deadlines(self, now: float) -> None:
-        """End the connection if its client has kept the server waiting for too long."""
+        """Close the connection if its client has exceeded a timeout."""
         limits = self._hub.limits
         if self._ended_at is not None:
             if now - self._ended_at > limits.linger_s:
@@ -339,9 +340,9 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse_and_end(protocol.TIMED_OUT, f"no request within {limits.idle_s:g} s")
 
     def _check_peer(self) -> None:
-        """After the end of the client's stream: is it only done with asking, or gone?
+        """After the end of the client's stream, find out whether it has closed the connection or only its sending side.
 
-        A peer that has closed hangs up (POLLHUP); one that has shut down its sending side does not.
+        Only a closed connection reports POLLHUP.
         """
         if not self._waiting and self._watcher is None:
             return

@@ -1,4 +1,4 @@
-"""From a request to its reply: which backend call answers which method, and how failures are told."""
+"""Carries out requests: maps methods to calls of the backend, and errors to replies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class _RefusedError(Exception):
-    """Carries a refusal out of a handler; never leaves this file."""
+    """A refusal raised by a handler; caught in this file."""
 
     def __init__(
         self, code: int, message: str, hint: str | None = None, error_code: str | None = None
@@ -38,22 +38,22 @@ class _RefusedError(Exception):
 
 
 class Watch:
-    """One watcher's place in the stream of changes."""
+    """The position of one watcher in the stream of changes."""
 
     def __init__(self, signal: ChangeSignal) -> None:
         self._signal = signal
         self._version = 0
 
     async def next(self) -> BalloonSnapshot:
-        """The newest state, as soon as it is newer than the last one returned."""
+        """The newest state, once it is newer than the last one returned."""
         self._version, snapshot = await self._signal.wait_change(self._version)
         return snapshot
 
 
 class Dispatcher:
-    """Answers requests from a backend. One per server.
+    """Answers requests with calls of a backend. One per server.
 
-    :param call_s: the longest that the backend may take for anything but a trim and a wait, in seconds.
+    :param call_s: timeout for calls of the backend other than a trim or a wait (seconds).
     """
 
     def __init__(self, backend: Backend, *, program_version: str, call_s: float) -> None:
@@ -63,9 +63,9 @@ class Dispatcher:
         self._trimming = False
 
     def answer_at_once(self, request: Request, access: Access) -> bytes | None:
-        """The reply to a request that needs no waiting, or ``None``: then :meth:`answer` it.
+        """The reply to a request that needs no waiting; ``None``: use :meth:`answer`.
 
-        Reading the state costs no task switch; it is what clients do most.
+        Reading the state, the most frequent request, needs no task switch.
         """
         name = request.method.name
         try:
@@ -89,7 +89,7 @@ class Dispatcher:
     async def answer(self, request: Request, on_wait: Callable[[], None]) -> bytes:
         """Carry out a request and return its reply.
 
-        :param on_wait: called when nothing is left but waiting: from then on this may be cancelled.
+        :param on_wait: called when only waiting is left: from then on this may be cancelled.
         """
         params = request.params
         try:
@@ -99,7 +99,7 @@ class Dispatcher:
         return protocol.result_line(request.id, result)
 
     async def begin_watch(self, request: Request) -> tuple[bytes, Watch | None]:
-        """The reply to ``balloon.watch``, and the watch that goes on from exactly the state which it tells."""
+        """The reply to ``balloon.watch``, and a watch that continues from the state in that reply."""
         try:
             self.balloon()
             watch = Watch(self._backend.subscribe())
@@ -118,7 +118,7 @@ class Dispatcher:
         return protocol.plain_ok(snapshot.ceiling_mib, result.target_mib)
 
     def balloon(self) -> BalloonSnapshot:
-        """The state now.
+        """The current state.
 
         :raises _RefusedError: there is no balloon.
         """
@@ -150,7 +150,7 @@ class Dispatcher:
                 f"target {params.target_mib} MiB is outside the range: the {clamped} is {target_mib} MiB",
                 "leave strict out to have it clamped",
             )
-        # From the check above to here nothing else runs, so strict holds for the bounds that were checked.
+        # Nothing else runs between the check above and this call, so strict holds for the bounds that were checked.
         result = await self._in_time(self._backend.set_target(params.target_mib, force=params.force))
         if not params.wait:
             return set_reply(result, self.balloon(), "accepted")
@@ -205,7 +205,7 @@ def _refusal(error: Exception) -> _RefusedError:
         return error
     if isinstance(error, BallonetError):
         return _RefusedError(protocol.FAILED, error.message, error.hint, error.code)
-    # A defect: the client learns only that there is one, the log has the rest, and the server goes on.
+    # A defect: the client gets an internal error, the log has the details, and the server continues.
     log.error("a control request failed unexpectedly", exc_info=error)
     return _RefusedError(
         protocol.INTERNAL_ERROR, f"internal error: {type(error).__name__}", "see the sandbox's log"

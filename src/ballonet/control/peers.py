@@ -1,4 +1,4 @@
-"""Who is on the other end of a connection, as the kernel says, and what they may do."""
+"""The credentials of a peer, from the kernel, and its access rights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 #: ``struct ucred`` (unix(7), SO_PEERCRED): pid, uid, gid.
 _UCRED = struct.Struct("iII")
 
-#: ``SO_PEERGROUPS`` of the kernel's asm-generic/socket.h (x86 and Arm alike); the ``socket`` module does not name it.
+#: ``SO_PEERGROUPS`` of the kernel's asm-generic/socket.h (x86 and Arm alike); the ``socket`` module has no constant
+#: for it.
 _SO_PEERGROUPS = 59
 
 #: The largest buffer that ``getsockopt`` of Python accepts: 256 group ids.
@@ -29,7 +30,7 @@ class Access(enum.Enum):
 
 @dataclass(frozen=True)
 class Peer:
-    """Credentials at the time of ``connect``; they cannot be forged, nor changed later."""
+    """Credentials at the time of ``connect``; they can neither be forged nor changed later."""
 
     pid: int
     uid: int
@@ -41,7 +42,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class AccessPolicy:
-    """Who may do what. The owner and root may do everything; the sets add others. The widest right wins."""
+    """Access rights. The owner and root have full access; the sets add others. The widest right applies."""
 
     owner_uid: int = field(default_factory=os.geteuid)
     allow_users: frozenset[int] = frozenset()
@@ -58,23 +59,22 @@ class AccessPolicy:
         return Access.NONE
 
     def socket_mode(self) -> int:
-        """The mode that the socket needs: 0600, or 0666 if others are let in by name.
+        """The mode of the socket's file: 0600, or 0666 if other users have access.
 
-        Mode bits cannot express a list of users, and giving the file to a group needs membership of it. So with
-        others let in anyone who can reach the directory may connect, and the credentials decide before a byte is read.
+        Mode bits cannot express a list of users, and giving the file to a group requires membership. So anyone who can
+        reach the directory may connect, and the credentials are checked before a byte is read.
         """
         others = self.allow_users | self.allow_groups | self.read_only_users | self.read_only_groups
         return 0o666 if others else 0o600
 
 
 def peer_of(connection: socket.socket) -> Peer:
-    """The peer of a connected Unix socket, supplementary groups included.
+    """The peer of a connected Unix socket, with its supplementary groups.
 
-    The groups come from the socket (SO_PEERGROUPS), not from ``/proc/PID``: a pid may have been given to
-    another process meanwhile. A peer in more than 256 groups counts only as a member of its
-    primary one: less access, never more.
+    The groups come from the socket (SO_PEERGROUPS), not from ``/proc/PID``: the pid may have been reused meanwhile. A
+    peer in more than 256 groups counts only as a member of its primary group, which gives it less access, never more.
 
-    :raises OSError: the kernel does not say.
+    :raises OSError: the kernel does not provide the credentials.
     """
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, gid = _UCRED.unpack(credentials)

@@ -1,8 +1,8 @@
-"""The control protocol, pure: bytes of one line in, a request or a refusal out; replies as bytes. No I/O.
+"""The control protocol: parses a line into a request or a refusal, and encodes replies. Pure.
 
-Two languages share the socket, told apart by the first byte that is not blank: ``{`` or ``[`` begins JSON-RPC 2.0
+Two protocols share the socket. The first byte that is not blank selects one: ``{`` or ``[`` begins JSON-RPC 2.0
 (https://www.jsonrpc.org/specification), one message a line; anything else is the plain protocol, one decimal target in
-MiB. ``docs/control-protocol.md`` is the reference for those who speak it.
+MiB. ``docs/control-protocol.md`` is the reference.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from ballonet.control.backend import (
 )
 from ballonet.control.wire import Range, decode, show
 
-#: Raised when a change would break a client that keeps to the documentation.
+#: Incremented when a change would break a client that follows the documentation.
 PROTOCOL_VERSION: Final = 1
 
-#: Longest line in bytes, its end not counted, in both languages and both directions.
+#: Longest line in bytes, without its newline, in both protocols and both directions.
 LINE_LIMIT: Final = 64 * 1024
 
-#: A numeral longer than this is refused while it is read: no value of this protocol needs it.
+#: Longer integers are refused while they are parsed: no value of this protocol needs them.
 _MAX_DIGITS: Final = 32
 _MAX_ID_CHARS: Final = 256
 
@@ -61,7 +61,7 @@ ERRORS: Final[dict[int, tuple[str, str]]] = {
     INTERNAL_ERROR: ("internal-error", "a defect of the server; its log has the details"),
     OUT_OF_RANGE: (
         "out-of-range",
-        "strict was asked for and the target would have been clamped; nothing changed",
+        "strict was set and the target would have been clamped; nothing changed",
     ),
     NO_BALLOON: ("no-balloon", "this sandbox has no balloon"),
     NOT_PERMITTED: ("not-permitted", "this user may read, but not change"),
@@ -81,11 +81,11 @@ class NoParams:
 class SetParams:
     """Parameters of ``balloon.set``."""
 
-    target_mib: Annotated[Mib, "guest-visible memory to aim at"]
+    target_mib: Annotated[Mib, "guest-visible memory"]
     strict: Annotated[bool, "refuse a target that would be clamped, instead of clamping it"] = False
-    wait: Annotated[bool, "answer when the state settles, not at once"] = False
-    timeout_s: Annotated[float, Range(0, 3600), "the longest that wait waits"] = 30
-    force: Annotated[bool, "shrink on below the guard that protects the guest"] = False
+    wait: Annotated[bool, "answer when the state settles, not immediately"] = False
+    timeout_s: Annotated[float, Range(0, 3600), "timeout of wait"] = 30
+    force: Annotated[bool, "do not stop a shrink at the guard, which protects the guest"] = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class LimitParams:
 
     limit_mib: Annotated[
         Annotated[int, Range(0, MAX_MIB)] | None,
-        "the most that targets and pressure relief may reach; null: the ceiling",
+        "the highest value of targets and pressure relief; null: the ceiling",
     ]
 
 
@@ -104,7 +104,7 @@ class StatsParams:
 
     max_age_s: Annotated[
         Annotated[float, Range(0, 86400)],
-        "a report of the guest that is no older will do; 0: ask it now",
+        "use a report of the guest that is not older than this; 0: ask the guest now",
     ] = 0
 
 
@@ -113,7 +113,7 @@ class VersionResult:
     """Result of ``version``."""
 
     protocol: Annotated[int, "version of this protocol"]
-    program: Annotated[str, "version of the program that serves it"]
+    program: Annotated[str, "version of the server's program"]
     capabilities: Capabilities
 
 
@@ -121,21 +121,21 @@ class VersionResult:
 class SetReply:
     """Result of ``balloon.set``."""
 
-    requested_mib: Annotated[int, "the target as asked"]
+    requested_mib: Annotated[int, "the target as requested"]
     target_mib: Annotated[int, "the target after clamping: the effective one"]
-    clamped: Annotated[Clamp | None, "the bound that moved it; null: none did"]
+    clamped: Annotated[Clamp | None, "the bound that changed it; null: none"]
     actual_mib: Annotated[int | None, "what the guest has now"]
-    state: Annotated[State, "the state now; of a later target if outcome is superseded"]
+    state: Annotated[State, "the current state; of a later target if outcome is superseded"]
     outcome: Annotated[
         Literal[Outcome, "accepted"],
-        "accepted: not waited for; settled; timeout: still converging; superseded: a later set replaced it",
+        "accepted: without waiting; settled; timeout: still converging; superseded: replaced by a later request",
     ]
     detail: Annotated[str | None, "the reason for the state, for a person"] = None
 
 
 @dataclass(frozen=True)
 class Method:
-    """One method: the dataclasses of its parameters and result, and whether an observer may call it."""
+    """One method: the dataclasses of its parameters and its result, and whether observers may call it."""
 
     name: str
     params: type
@@ -148,22 +148,22 @@ METHODS: Final[Mapping[str, Method]] = {
     method.name: method
     for method in (
         Method("version", NoParams, VersionResult, True, "protocol and program versions, capabilities"),
-        Method("balloon.get", NoParams, BalloonSnapshot, True, "the balloon now"),
-        Method("balloon.set", SetParams, SetReply, False, "ask for a target"),
+        Method("balloon.get", NoParams, BalloonSnapshot, True, "the current state of the balloon"),
+        Method("balloon.set", SetParams, SetReply, False, "set a target"),
         Method(
             "balloon.watch",
             NoParams,
             BalloonSnapshot,
             True,
-            "the balloon now, then balloon.changed on changes",
+            "the current state, then balloon.changed for each change",
         ),
-        Method("balloon.limit", LimitParams, BalloonSnapshot, False, "bound targets and pressure relief"),
+        Method("balloon.limit", LimitParams, BalloonSnapshot, False, "limit targets and pressure relief"),
         Method("stats", StatsParams, Stats, True, "the guest's and the host's memory statistics"),
         Method("guest.trim", TrimRequest, TrimResult, False, "reclaim memory now"),
     )
 }
 
-#: The one notification that the server sends, to watchers; its params are a snapshot.
+#: The notification that the server sends to watchers; its params are a snapshot.
 CHANGED: Final = "balloon.changed"
 
 RequestId = str | int | None
@@ -181,7 +181,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error reply in the making."""
+    """An error reply."""
 
     code: int
     message: str
@@ -199,15 +199,15 @@ _PLAIN: Final = re.compile(rb"[0-9]+")
 
 
 def is_json(beginning: bytes | bytearray) -> bool:
-    """Whether a connection that begins with these bytes speaks JSON-RPC."""
+    """Whether a connection that begins with these bytes uses JSON-RPC."""
     return beginning.lstrip(_BLANK)[:1] in (b"{", b"[")
 
 
 def parse_plain(line: bytes) -> int | str:
-    """The target in MiB of a plain request, or the reason (one line) why there is none.
+    """The target in MiB of a plain request, or one line that says why it is invalid.
 
-    Blanks around the number are ignored. A number above the largest size that any setting accepts is read as that size,
-    so any number of digits up to the line limit means "the ceiling".
+    Blanks around the number are ignored. Numbers above the largest size of any setting count as that size: they mean
+    "the ceiling".
     """
     text = line.strip(_BLANK)
     if not text:
@@ -219,12 +219,12 @@ def parse_plain(line: bytes) -> int | str:
 
 
 def plain_ok(ceiling_mib: int, target_mib: int) -> bytes:
-    """The reply to a plain target: the balloon's size in 4 KiB pages after clamping."""
+    """The reply to a plain target: the size of the balloon after clamping, in 4 KiB pages."""
     return b"OK %d\n" % mib_to_pages(ceiling_mib - target_mib)
 
 
 def plain_error(reason: str) -> bytes:
-    """``ERR`` and the reason, always one line of ASCII."""
+    """``ERR`` and the reason, as one line of ASCII."""
     line = " ".join(reason.split())
     return b"ERR " + line.encode("ascii", "replace")[:1000] + b"\n"
 
@@ -258,7 +258,8 @@ _encoder = json.JSONEncoder(separators=(",", ":"), default=vars, allow_nan=False
 def parse_json(line: bytes) -> Any:
     """The JSON value of one line.
 
-    :raises ControlError: not UTF-8, not JSON (``NaN`` is not), a repeated name, an endless number, or too deep.
+    :raises ControlError: it is not UTF-8 or not JSON (``NaN`` is not), repeats a name, has too long an integer, or is
+        nested too deeply.
     """
     try:
         return _decoder.decode(line.decode("utf-8"))
@@ -271,7 +272,7 @@ def parse_json(line: bytes) -> Any:
 
 
 def parse_request(line: bytes) -> Request | Refusal:
-    """Read one JSON-RPC message; whatever the bytes, the answer is a request or a refusal."""
+    """Parse one JSON-RPC message. The result is a request or a refusal, whatever the bytes."""
     try:
         message = parse_json(line)
     except ControlError as error:
@@ -284,7 +285,7 @@ def parse_request(line: bytes) -> Request | Refusal:
     bad_id = _id_problem(request_id)
     if bad_id is not None:
         return Refusal(INVALID_REQUEST, bad_id)
-    # An error in a message without an id is answered (id null) unless the message is surely a notification.
+    # An error in a message without an id is answered (id null) unless it is certainly a notification.
     if message.get("jsonrpc") != "2.0":
         return Refusal(INVALID_REQUEST, 'the member "jsonrpc" must be "2.0"', request_id)
     unknown = message.keys() - {"jsonrpc", "id", "method", "params"}
@@ -323,7 +324,7 @@ def _id_problem(request_id: object) -> str | None:
 
 
 def encode(message: object) -> bytes:
-    """One message as one line of ASCII JSON; dataclasses become objects."""
+    """A message as one line of ASCII JSON; dataclasses become objects."""
     return _encoder.encode(message).encode("ascii") + b"\n"
 
 
@@ -351,7 +352,7 @@ def changed_line(snapshot: BalloonSnapshot) -> bytes:
 def set_reply(
     result: SetResult, snapshot: BalloonSnapshot, outcome: Outcome | Literal["accepted"]
 ) -> SetReply:
-    """The reply to ``balloon.set`` from what became of the request and the state now."""
+    """The reply to ``balloon.set``, from the result of the request and the current state."""
     return SetReply(
         requested_mib=result.requested_mib,
         target_mib=result.target_mib,

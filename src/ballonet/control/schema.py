@@ -1,6 +1,6 @@
 """The protocol as a JSON Schema, generated from its dataclasses: ``python -m ballonet.control.schema`` prints it.
 
-The shipped copy is ``schema.json`` beside this file; a test keeps the two equal.
+``schema.json`` in this directory is the shipped copy; a test compares the two.
 """
 
 from __future__ import annotations

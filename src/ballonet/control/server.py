@@ -1,7 +1,7 @@
-"""The control server: accepts on the bound socket, checks who connects, and keeps clients from harming each other.
+"""The control server: accepts connections, checks credentials, and isolates clients from one another.
 
-Nothing is written to disk while it serves, so a full disk does not concern it; a lack of descriptors or memory
-refuses the one who connects, for as long as it lasts.
+It writes nothing to disk, so a full disk does not affect it. While descriptors or memory are short, it refuses new
+connections.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from ballonet.version import __version__
 
 log = logging.getLogger(__name__)
 
-#: Connections taken before others have their turn.
+#: Connections that are accepted before others get their turn.
 _ACCEPTS_PER_TURN = 16
 
-#: Bytes read at once from a connection.
+#: Bytes that are read from a connection at a time.
 _READ_BYTES = 16 * 1024
 
-#: What the kernel may hold for a client that does not read, in bytes (it doubles the figure: socket(7)).
+#: Size of the kernel's send buffer, in bytes (the kernel doubles it: socket(7)).
 _KERNEL_BUFFER_BYTES = 16 * 1024
 
-#: Pause after a failure of ``accept`` that cannot be refused politely, in seconds.
+#: Pause after ``accept`` failed and the client could not be refused (seconds).
 _ACCEPT_PAUSE_S = 0.1
 
-#: Refused clients that are kept a moment longer, so that they can read why; beyond it the oldest is let go.
+#: Refused clients whose connection stays open for a short time, so that they can read the reason.
 _REFUSED_KEPT = 32
 
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
@@ -75,18 +75,18 @@ class ControlServer:
 
     @property
     def connections(self) -> int:
-        """How many clients are connected."""
+        """The number of connected clients."""
         return self._per_user.total()
 
     async def start(self) -> None:
-        """Begin to accept."""
+        """Start accepting."""
         self.loop = asyncio.get_running_loop()
         self._keep_spare()
         self._listen()
         self._later("check socket", self.limits.check_socket_s, self._check_socket)
 
     async def close(self) -> None:
-        """Stop accepting, remove the socket, end every connection. May be repeated."""
+        """Stop accepting, remove the socket, and close all connections. May be called again."""
         self._stop_timers()
         if self._control_socket.fileno() >= 0:
             self.loop.remove_reader(self._control_socket.fileno())
@@ -99,17 +99,17 @@ class ControlServer:
         if self._spare_fd >= 0:
             os.close(self._spare_fd)
             self._spare_fd = -1
-        # Closed transports flush and report their end in the next turns of the loop.
+        # Closed transports flush and report their end in the next iterations of the event loop.
         await asyncio.sleep(0)
 
     def remember(self, connection: Connection) -> None:
-        """``connection`` has begun."""
+        """``connection`` was opened."""
         self._connections.add(connection)
         if "sweep" not in self._timers:
             self._later("sweep", self.limits.sweep_s, self._sweep)
 
     def forget(self, connection: Connection) -> None:
-        """``connection`` has ended."""
+        """``connection`` was closed."""
         self._connections.discard(connection)
         self._leave(connection.peer)
 
@@ -139,11 +139,11 @@ class ControlServer:
                 self._admit(client)
 
     def _next_client(self) -> socket.socket | None:
-        """The next client; ``None`` if it had to be refused for want of a descriptor.
+        """The next client; ``None`` if it had to be refused because no descriptor is free.
 
-        Left in the queue it would keep the listener ready, and the loop spinning, without ever being told. So the
-        spare descriptor is given up to take it, tell it and let it go. The kernel wants a free descriptor even to say
-        that nobody is in the queue, so the spare one is taken back on every way out.
+        A client left in the queue would keep the listener ready and the event loop spinning, and never learn why. So
+        the spare descriptor is closed to accept the client, tell it the reason and close it. The kernel needs a free
+        descriptor even to report an empty queue, so the spare one is always reopened.
         """
         try:
             return self._control_socket.socket.accept()[0]
@@ -197,7 +197,7 @@ class ControlServer:
             task.add_done_callback(self._joining.discard)
 
     def _refuse(self, client: socket.socket, reason: str) -> None:
-        """Say why, and close a little later: many a client that cannot send its request never reads the reply."""
+        """Send the reason, and close later: some clients do not read a reply before they have sent their request."""
         _say_refused(client, reason)
         self._refused.append((self.loop.time() + self.limits.linger_s, client))
         self._keep_refused(_REFUSED_KEPT)
@@ -205,7 +205,7 @@ class ControlServer:
             self._later("refused", self.limits.linger_s, self._sweep_refused)
 
     def _keep_refused(self, most: int) -> None:
-        """Let all refused clients go but the ``most`` newest."""
+        """Close the connections of all refused clients except the ``most`` newest."""
         while len(self._refused) > most:
             self._refused.popleft()[1].close()
 
@@ -217,7 +217,7 @@ class ControlServer:
         if self._per_user[peer.uid] <= 0:
             del self._per_user[peer.uid]
 
-    # --- from time to time ---
+    # --- periodic work ---
 
     def _sweep(self) -> None:
         now = self.loop.time()
@@ -235,30 +235,29 @@ class ControlServer:
             self._later("refused", self.limits.sweep_s, self._sweep_refused)
 
     def _check_socket(self) -> None:
-        """Bind again if somebody deleted the file.
+        """Bind again if the file was deleted.
 
-        A look at the path every few seconds also notices what a watch on the inode would not, such as a directory
-        that was renamed, and costs one system call.
+        Unlike a watch on the inode, a check of the path also detects a renamed directory. It costs one system call.
         """
         self._later("check socket", self.limits.check_socket_s, self._check_socket)
-        self.mend_socket()
+        self.repair_socket()
 
-    def mend_socket(self) -> None:
-        """Bind again now if the socket's file is gone."""
-        if self._control_socket.still_ours():
+    def repair_socket(self) -> None:
+        """Bind again if the socket's file is missing."""
+        if self._control_socket.is_bound():
             return
         before = self._control_socket.fileno()
         try:
             old = self._control_socket.rebind()
         except BindError as error:
             if error.message != self._lost_reason:
-                log.error("the control socket is gone and cannot be bound again yet: %s", error.message)
+                log.error("the control socket is missing and cannot be bound again yet: %s", error.message)
             self._lost_reason = error.message
             return
         self._lost_reason = None
-        log.warning("the control socket %s was gone; it is bound again", self._control_socket.path)
+        log.warning("the control socket %s was missing; it is bound again", self._control_socket.path)
         self.loop.remove_reader(before)
-        # Whoever connected to the old one before it went is not left hanging.
+        # Clients in the queue of the old socket are still served.
         with contextlib.suppress(OSError):
             while True:
                 self._admit(old.accept()[0])
@@ -267,7 +266,7 @@ class ControlServer:
 
 
 def _say_refused(client: socket.socket, reason: str) -> None:
-    """One last line. It is a plain one: the peer has not said yet which language it speaks."""
+    """Send one line, in the plain protocol: the peer has not selected a protocol yet."""
     with contextlib.suppress(OSError):
         client.setblocking(False)
         client.send(protocol.plain_error(reason))

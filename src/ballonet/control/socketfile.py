@@ -1,7 +1,7 @@
-"""The socket's file: bound safely, told apart from others', noticed when it is gone, removed when it is ours.
+"""Binds a Unix socket safely, and removes it.
 
-A lock file beside the socket (``PATH.lock``) is held for the server's life. It says *live*; a socket whose lock is
-free and that refuses connections is *stale* and is replaced. Nothing that is not a socket is ever deleted.
+The server holds a lock file beside the socket (``PATH.lock``) while it runs. A socket whose lock is held is *live*; one
+whose lock is free and that refuses connections is *stale* and is replaced. Only sockets are ever deleted.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ballonet.base.paths import MAX_SOCKET_PATH_BYTES
 
 log = logging.getLogger(__name__)
 
-#: Connections that the kernel holds until they are accepted; more wait in ``connect``.
+#: Length of the kernel's queue of connections; further clients wait in ``connect``.
 _BACKLOG = 512
 
-#: What a lock file begins with; a file that begins otherwise is somebody else's and stays.
+#: The beginning of a lock file. Any other file is left alone.
 _LOCK_MARK = b"ballonet "
 
 _LOCK_ATTEMPTS = 16
@@ -48,17 +48,17 @@ class _Inode:
 
 
 def path_problem(path: str | os.PathLike[str]) -> tuple[str, str] | None:
-    """Why no socket can be bound at ``path``, as (cause, hint), or ``None``. Touches nothing."""
+    """Why no socket can be bound at ``path``, as (cause, hint), or ``None``. Changes nothing."""
     name = os.fspath(path)
     if not name:
-        return "the path is empty", "give the path of a file, such as /run/user/1000/vm.sock"
+        return "the path is empty", "specify a path such as /run/user/1000/vm.sock"
     if "\0" in name:
-        return "the path holds a zero byte", "give the path of a file"
+        return "the path contains a NUL byte", "specify another path"
     length = len(os.fsencode(name))
     if length > MAX_SOCKET_PATH_BYTES:
         return (
-            f"the path has {length} bytes, a Unix socket's has at most {MAX_SOCKET_PATH_BYTES}",
-            "choose a shorter directory",
+            f"the path has {length} bytes; the maximum for a Unix socket is {MAX_SOCKET_PATH_BYTES}",
+            "choose a shorter path",
         )
     parent = Path(name).parent
     try:
@@ -69,7 +69,7 @@ def path_problem(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     except OSError as error:
         return f"the directory {parent} cannot be used: {error.strerror}", "choose another directory"
     if not os.access(parent, os.W_OK | os.X_OK):
-        return f"the directory {parent} is not writable", "choose a directory of your own"
+        return f"the directory {parent} is not writable", "choose a directory that you own"
     return _occupant_problem(Path(name))
 
 
@@ -79,23 +79,23 @@ def _occupant_problem(path: Path) -> tuple[str, str] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return f"it cannot be looked at: {error.strerror}", "choose another path"
+        return f"the path cannot be checked: {error.strerror}", "choose another path"
     if stat.S_ISSOCK(mode):
         return None
     kind = (
         "a symbolic link" if stat.S_ISLNK(mode) else "a directory" if stat.S_ISDIR(mode) else "not a socket"
     )
-    return f"something is there that is {kind}; it was left alone", "remove it or choose another path"
+    return f"the path is {kind}; it was left alone", "remove it or choose another path"
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
-    """Absolute, so that a later change of directory does not lose the file; an empty path stays empty."""
+    """The absolute path, which a later change of directory does not affect; an empty path stays empty."""
     name = os.fspath(path)
     return str(Path(name).absolute()) if name else ""
 
 
 def check_socket_path(path: str | os.PathLike[str]) -> None:
-    """Check what can be checked before binding; for the command line.
+    """Check a path before binding, for the command line.
 
     :raises ConfigError: see :func:`path_problem`.
     """
@@ -106,7 +106,7 @@ def check_socket_path(path: str | os.PathLike[str]) -> None:
 
 
 class ControlSocket:
-    """A listening Unix socket, its file and its lock. Made by :func:`bind_control_socket`."""
+    """A listening Unix socket, its file and its lock. Created by :func:`bind_control_socket`."""
 
     def __init__(self, path: Path, mode: int) -> None:
         self.path = path
@@ -121,13 +121,13 @@ class ControlSocket:
         """Descriptor of the listening socket."""
         return self.socket.fileno()
 
-    def still_ours(self) -> bool:
-        """Whether the path still leads to this socket."""
+    def is_bound(self) -> bool:
+        """Whether the path still refers to this socket."""
         return self._inode is not None and _Inode.at(self.path) == self._inode
 
     def move(self, path: Path) -> None:
-        """Be at ``path`` from the next :meth:`rebind` on: where the old one was, nobody can be served any more."""
-        if self.still_ours():
+        """Use ``path`` from the next :meth:`rebind` on. The old path cannot be used any more."""
+        if self.is_bound():
             with contextlib.suppress(OSError):
                 self.path.unlink()
         self._unlock()
@@ -136,10 +136,10 @@ class ControlSocket:
         self._inode = None
 
     def rebind(self) -> socket.socket:
-        """Listen again after the file was deleted, or at another place (:meth:`move`); connections that are open stay.
+        """Listen again after the file was deleted or the path changed (:meth:`move`). Open connections are kept.
 
-        :return: the old listening socket, to be closed by the caller after the change-over.
-        :raises BindError: the path cannot be had now; the old socket is still there. May be tried again.
+        :return: the old listening socket, which the caller closes.
+        :raises BindError: the path cannot be used now; the old socket is kept. May be tried again.
         """
         problem = path_problem(self.path)
         if problem is not None:
@@ -149,8 +149,9 @@ class ControlSocket:
         return old
 
     def close(self) -> None:
-        """Stop listening and remove the socket and its lock, if they are still ours. May be repeated."""
-        if self.still_ours():
+        """Stop listening, and remove the socket and its lock if they still belong to this object. May be called
+        again."""
+        if self.is_bound():
             with contextlib.suppress(OSError):
                 self.path.unlink()
         self._inode = None
@@ -172,11 +173,11 @@ class ControlSocket:
         return _bind_error(str(self.path), cause, hint)
 
     def _busy(self, cause: str) -> BusyError:
-        hint = "choose another path, or stop whoever uses it"
+        hint = "choose another path, or stop the process that uses it"
         return BusyError(f"cannot bind the control socket {str(self.path)!r}: {cause}", hint=hint)
 
     def _lock(self) -> None:
-        """Hold the lock file that is at its path *now*: another process may unlink it between open and lock."""
+        """Lock the file that is at the path *now*: another process may unlink it between open and lock."""
         if self._lock_fd >= 0 and _Inode.of(os.fstat(self._lock_fd)) == _Inode.at(self.lock_path):
             return
         for _ in range(_LOCK_ATTEMPTS):
@@ -195,33 +196,35 @@ class ControlSocket:
             os.close(fd)
         else:
             raise self._error(
-                f"{self.lock_path} keeps being replaced", "see who else writes in that directory"
+                f"{self.lock_path} keeps being replaced", "check which processes write to that directory"
             )
         old, self._lock_fd = self._lock_fd, fd
         if old >= 0:
             os.close(old)
-        # Only for people who look: a full disk must not stop a sandbox.
+        # For information only: a full disk must not stop a sandbox.
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
             os.pwrite(fd, _LOCK_MARK + b"%d\n" % os.getpid(), 0)
 
     def _open_lock(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        hint = "remove it if no sandbox runs, or choose another path"
+        hint = "remove it if no sandbox is running, or choose another path"
         try:
             fd = os.open(self.lock_path, flags, 0o600)
         except OSError as error:
             raise self._error(
-                f"its lock {self.lock_path} cannot be opened: {error.strerror}", hint
+                f"the lock file {self.lock_path} cannot be opened: {error.strerror}", hint
             ) from error
         beginning = os.pread(fd, len(_LOCK_MARK), 0) if stat.S_ISREG(os.fstat(fd).st_mode) else None
         if beginning is None or not _LOCK_MARK.startswith(beginning):
             os.close(fd)
-            raise self._error(f"{self.lock_path} exists and is not a lock of ours; it was left alone", hint)
+            raise self._error(
+                f"{self.lock_path} exists and is not a lock file of ballonet; it was left alone", hint
+            )
         return fd
 
     def _unlock(self) -> None:
-        """Remove the lock file while it is held, so that nobody's fresh lock can be removed instead."""
+        """Remove the lock file while holding it, so that a new lock of another process cannot be removed."""
         fd, self._lock_fd = self._lock_fd, -1
         if fd < 0:
             return
@@ -237,7 +240,9 @@ class ControlSocket:
         if is_live(self.path):
             raise self._busy("another program is listening there")
         if _Inode.at(self.path) != found:
-            raise self._error("it changed while it was looked at", "see who else writes in that directory")
+            raise self._error(
+                "the socket changed while it was checked", "check which processes write to that directory"
+            )
         log.info("removing the stale control socket %s", self.path)
         try:
             self.path.unlink(missing_ok=True)
@@ -249,20 +254,24 @@ class ControlSocket:
             socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         )
         try:
-            # On Linux the file takes the unbound socket's mode less the umask, so it is never wider than 0600, not
-            # for an instant, and no other thread's files are touched by a changed umask.
+            # On Linux the file gets the mode of the unbound socket, restricted by the umask. So its mode never exceeds
+            # 0600, and the umask, which other threads share, need not be changed.
             os.fchmod(listener.fileno(), 0o600)
             listener.bind(os.fspath(self.path))
             inode = self._widen()
             listener.listen(_BACKLOG)
         except OSError as error:
             listener.close()
-            cause = "something has just appeared there" if error.errno == errno.EADDRINUSE else error.strerror
+            cause = (
+                "another file has just been created there"
+                if error.errno == errno.EADDRINUSE
+                else error.strerror
+            )
             raise self._error(cause or str(error), "choose another path") from error
         return listener, inode
 
     def _widen(self) -> _Inode:
-        # Through a descriptor: between bind and chmod the path could have become a link to someone's file.
+        # Through a descriptor: between bind and chmod the path could have been replaced by a link to another file.
         fd = os.open(self.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             status = os.fstat(fd)
@@ -280,7 +289,7 @@ def _bind_error(path: str, cause: str, hint: str) -> BindError:
 
 
 def is_live(path: Path) -> bool:
-    """Whether somebody listens at ``path``. In doubt (no permission, another socket type) the answer is yes."""
+    """Whether a process listens at ``path``; also true in doubt (no permission, another type of socket)."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(path))
@@ -290,10 +299,10 @@ def is_live(path: Path) -> bool:
 
 
 def bind_control_socket(path: str | os.PathLike[str], *, mode: int = 0o600) -> ControlSocket:
-    """Bind and listen at ``path``, replacing a stale socket and never a live one or another file.
+    """Bind and listen at ``path``, replacing a stale socket, but never a live one or another file.
 
     :param mode: of the socket's file: 0600, or what :meth:`~ballonet.control.peers.AccessPolicy.socket_mode` says.
-    :raises BusyError: a running sandbox, or another program, listens there; it was left alone.
+    :raises BusyError: a running sandbox or another program listens there; it was left alone.
     :raises BindError: it cannot be bound; the message names the path and the cause.
     """
     absolute = _absolute(path)

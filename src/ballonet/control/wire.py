@@ -1,7 +1,7 @@
-"""Frozen dataclasses to JSON objects and back, strictly, and their JSON Schema: one definition for all three.
+"""Converts frozen dataclasses to JSON objects and back, strictly, and to JSON Schema.
 
-A field's type says everything: ``int``, ``float``, ``bool``, ``str``, a ``Literal`` of strings, another dataclass, or
-one of these ``| None``; ``Annotated`` adds a :class:`Range` and one sentence of meaning. Pure; no other types occur.
+The type of a field defines what it accepts: ``int``, ``float``, ``bool``, ``str``, a ``Literal`` of strings, another
+dataclass, or one of these ``| None``; ``Annotated`` adds a :class:`Range` and one sentence of description. Pure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ballonet.base.errors import ControlError
 
 T = TypeVar("T")
 
-#: Longest piece of a peer's text that a message repeats.
+#: The longest text of a peer that a message repeats.
 _SHOWN = 40
 
 _JSON_NAMES: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -26,7 +26,7 @@ _JSON_NAMES: dict[type, str] = {bool: "boolean", int: "integer", float: "number"
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number, both included."""
+    """The bounds of a number, inclusive."""
 
     minimum: float
     maximum: float
@@ -34,7 +34,7 @@ class Range:
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """What one field accepts, read from its annotation."""
+    """What one field accepts, from its annotation."""
 
     name: str
     kind: type
@@ -46,7 +46,7 @@ class FieldSpec:
     doc: str
 
     def expected(self) -> str:
-        """The accepted values in words, for a message."""
+        """A description of the accepted values, for a message."""
         if self.choices:
             text = "one of " + ", ".join(self.choices)
         elif self.kind is bool:
@@ -65,7 +65,7 @@ class FieldSpec:
 
 
 def show(value: object) -> str:
-    """``value`` as it may stand in a message: ASCII, one line, short."""
+    """``value`` for a message: ASCII, one line, short."""
     if isinstance(value, int) and abs(value) >= 10**_SHOWN:
         return f"an integer of {value.bit_length()} bits"
     if isinstance(value, dict | list):
@@ -105,11 +105,11 @@ def _spec(field: dataclasses.Field[Any], hint: Any) -> FieldSpec:
 
 
 def decode(cls: type[T], members: object, *, ignore_unknown: bool = False) -> T:
-    """Read the JSON object ``members`` as a ``cls``.
+    """Convert the JSON object ``members`` to a ``cls``.
 
-    :param ignore_unknown: accept members that ``cls`` does not have (a newer peer's), instead of refusing them.
-    :raises ControlError: not an object, a member is unknown, missing, of the wrong type or out of range. ``true`` is
-        not a number, ``512.0`` is not a whole number, and no number is infinite.
+    :param ignore_unknown: ignore unknown members, which a newer peer may send, instead of refusing them.
+    :raises ControlError: it is not an object, or a member is unknown, missing, of the wrong type or out of range.
+        ``true`` is not a number, ``512.0`` is not a whole number, and numbers are finite.
     """
     if not isinstance(members, dict):
         raise ControlError(f"expected an object with named members, got {show(members)}")
@@ -146,7 +146,7 @@ def _checked(spec: FieldSpec, value: object, ignore_unknown: bool) -> object:
 
 
 def schema_of(cls: type) -> dict[str, object]:
-    """The JSON Schema (draft 2020-12) of dataclass ``cls`` as an object without other members."""
+    """The JSON Schema (draft 2020-12) of dataclass ``cls``."""
     specs = field_specs(cls)
     schema: dict[str, object] = {
         "type": "object",

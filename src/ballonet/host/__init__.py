@@ -1,1 +1,1 @@
-"""What the host says (/proc, PSI, PSS) and enforces (cgroups)."""
+"""The host: what /proc reports (memory, pressure, processes), and cgroups, mounts and systemd scopes."""

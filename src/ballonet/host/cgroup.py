@@ -1,7 +1,7 @@
-"""Memory cgroups: one of our own for a process, with a limit that moves. Versions 1 and 2.
+"""Memory cgroups, versions 1 and 2: creates one for a process, and changes its limit.
 
-Files and semantics: the kernel's Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst. A host that
-gives no writable memory controller is told apart with a reason; nothing is ever silently not enforced.
+Files and semantics: the kernel's Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst. On a host without a
+writable memory controller this raises an error with the reason: a limit is never silently ignored.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ballonet.base.errors import HostError
 
 log = logging.getLogger(__name__)
 
-#: Names a directory on a cgroup2 file system that was delegated to us (cgroup-v2.rst, "Delegation").
+#: Names a directory on a cgroup2 file system that is delegated to this user (cgroup-v2.rst, "Delegation").
 DELEGATED_VARIABLE = "BALLONET_CGROUP"
-#: Version 2: what lies between throttling (memory.high) and killing (memory.max), in bytes.
+#: Version 2: the distance between throttling (memory.high) and killing (memory.max), in bytes.
 _HIGH_TO_MAX_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """Where a group of ours can be made: the directory above it, and the cgroup version."""
+    """Where a group can be created: the parent directory, and the cgroup version."""
 
     version: int
     parent: Path
@@ -38,34 +38,34 @@ class MemoryGroup(Protocol):
 
     @property
     def procs_file(self) -> Path:
-        """Writing a process's number here puts it in; before exec, so that all its memory counts."""
+        """Write a pid here to move a process into the group; before exec, so that all its memory counts."""
         ...
 
     def set_limit(self, limit_bytes: int) -> bool:
-        """Set the limit. False: the kernel could not bring the group's memory under it yet; try again later."""
+        """Set the limit. False: the kernel could not reclaim enough memory yet; try again later."""
         ...
 
     def kills(self) -> int:
-        """How often the kernel killed a process of the group for this limit."""
+        """How many times the kernel killed a process of the group because of the limit."""
         ...
 
     def remove(self) -> None:
-        """Remove the group once its processes are gone."""
+        """Remove the group, after its processes have ended."""
         ...
 
 
 def open_group(name: str, *, hierarchy: Hierarchy | None = None) -> MemoryGroup:
-    """Make a memory cgroup named ``name``; one left by a dead process of that name is taken over.
+    """Create a memory cgroup named ``name``; one that exists already is reused.
 
-    :param hierarchy: where; found by default.
-    :raises HostError: this host gives no writable memory controller; the message says what was found.
+    :param hierarchy: where to create it; found by default.
+    :raises HostError: this host has no writable memory controller; the message says what was found.
     """
     if hierarchy is not None:
         return _make_group(name, hierarchy)
     try:
         return _make_group(name, find_hierarchy())
     except HostError as error:
-        # With version 2, other processes in our own group, or another owner, are in the way there.
+        # With version 2, other processes in this process's group, or another owner of it, may prevent that.
         mount = _mounts(Path("/proc/self/mounts")).get("")
         if mount is None or os.environ.get(DELEGATED_VARIABLE):
             raise
@@ -78,12 +78,12 @@ def find_hierarchy(
     env: Mapping[str, str] | None = None,
     access: Mapping[Path, bool] | None = None,
 ) -> Hierarchy:
-    """Where this process may make memory cgroups.
+    """Where this process may create memory cgroups.
 
-    The delegated directory named by ``$BALLONET_CGROUP``; else below our own group of the version 1 memory
-    controller; else below our own version 2 group, where that was delegated to us.
+    The first of: the delegated directory in ``$BALLONET_CGROUP``; this process's group of the version 1 memory
+    controller; this process's version 2 group, if it is delegated to this user.
 
-    :raises HostError: nowhere.
+    :raises HostError: there is none.
     """
     env = os.environ if env is None else env
     if chosen := env.get(DELEGATED_VARIABLE):
@@ -105,13 +105,13 @@ def find_hierarchy(
         else:
             return Hierarchy(version, parent)
     raise HostError(
-        f"this host gives no writable memory controller: {'; '.join(found) or 'no cgroup file system is mounted'}",
+        f"this host has no writable memory controller: {'; '.join(found) or 'no cgroup file system is mounted'}",
         hint=_hint(2),
     )
 
 
 def prune_groups(prefix: str) -> list[str]:
-    """Remove the groups named ``prefix…`` in which nothing lives any more; their names. None where there are none."""
+    """Remove the groups named ``prefix…`` that have no processes; returns their names."""
     parents = []
     with contextlib.suppress(HostError):
         parents.append(find_hierarchy().parent)
@@ -120,15 +120,15 @@ def prune_groups(prefix: str) -> list[str]:
         parents += _groups_above(mount)
     removed = []
     for directory in sorted({found for parent in parents for found in parent.glob(f"{prefix}*/")}):
-        with contextlib.suppress(OSError):  # busy: something lives in it
+        with contextlib.suppress(OSError):  # busy: it has processes
             directory.rmdir()
             removed.append(directory.name)
     return removed
 
 
 def _make_group_elsewhere(name: str, mount: Path, error: HostError) -> MemoryGroup:
-    """Version 2, where our own group gives no room: in a systemd scope of our own; without systemd in one of the groups
-    above ours, if we may (root).
+    """Version 2, if this process's group cannot be used: in a new systemd scope, else in an ancestor of the group that
+    is writable (root).
 
     :raises HostError: nowhere; the message says what was tried.
     """
@@ -150,7 +150,7 @@ def _make_group_elsewhere(name: str, mount: Path, error: HostError) -> MemoryGro
 
 
 def _groups_above(mount: Path, proc: Path = Path("/proc/self")) -> list[Path]:
-    """The version 2 groups that ours lies in, the nearest first."""
+    """The ancestors of this process's version 2 group, the nearest first."""
     group = _groups(proc / "cgroup").get("", "/")
     own = mount / group.lstrip("/")
     return [parent for parent in own.parents if parent == mount or mount in parent.parents]
@@ -166,13 +166,13 @@ def _make_group(name: str, hierarchy: Hierarchy) -> MemoryGroup:
         return _GroupV2(directory) if hierarchy.version == 2 else _GroupV1(directory)
     except OSError as error:
         raise HostError(
-            f"no memory cgroup can be made under {hierarchy.parent}: {error.strerror}",
+            f"a memory cgroup cannot be created under {hierarchy.parent}: {error.strerror}",
             hint=_hint(hierarchy.version),
         ) from error
 
 
 class _GroupV1:
-    """Version 1: ``memory.limit_in_bytes``; the kernel refuses a limit that it cannot reclaim down to."""
+    """Version 1: ``memory.limit_in_bytes``; the kernel refuses a limit that it cannot reach by reclaim."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -215,7 +215,7 @@ class _GroupV2:
             (self._directory / "memory.high").write_text(str(limit_bytes))
             current = int((self._directory / "memory.current").read_text())
             if current > limit_bytes + _HIGH_TO_MAX_BYTES:
-                return False  # memory.max below what is held would kill at once
+                return False  # memory.max below the current use would kill at once
             (self._directory / "memory.max").write_text(str(limit_bytes + _HIGH_TO_MAX_BYTES))
         except OSError as error:
             raise HostError(f"the limit of {self._directory} cannot be set: {error.strerror}") from error
@@ -229,10 +229,10 @@ class _GroupV2:
 
 
 def _delegate_memory(parent: Path) -> None:
-    """See to it that the children of ``parent`` have the memory controller.
+    """Make sure that the children of ``parent`` have the memory controller.
 
-    A group with processes in it cannot give controllers to its children (cgroup-v2.rst, "No Internal Process
-    Constraint"): if the process is ourselves, we step into a child of our own.
+    A group with processes cannot enable controllers for its children (cgroup-v2.rst, "No Internal Process
+    Constraint"). If the process is this one, it moves to a child group.
     """
     control = parent / "cgroup.subtree_control"
     if "memory" in _words(control):
@@ -272,7 +272,7 @@ def _mounts(path: Path) -> dict[str, Path]:
 
 
 def _groups(path: Path) -> dict[str, str]:
-    """Our own groups, by controller (cgroups(7), /proc/PID/cgroup)."""
+    """This process's groups, by controller (cgroups(7), /proc/PID/cgroup)."""
     found: dict[str, str] = {}
     for line in _read(path).splitlines():
         _, controllers, group = line.split(":", 2)
@@ -306,8 +306,8 @@ def _read(path: Path) -> str:
 
 def _hint(version: int) -> str:
     if version == 1:
-        return "run as root, or leave out --hard-cap"
+        return "run as root, or omit --hard-cap"
     return (
         f"start it in a scope with a delegated memory controller (systemd-run --user --scope -p Delegate=yes …), set "
-        f"${DELEGATED_VARIABLE} to a delegated cgroup2 directory, or leave out --hard-cap"
+        f"${DELEGATED_VARIABLE} to a delegated cgroup2 directory, or omit --hard-cap"
     )

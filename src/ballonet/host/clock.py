@@ -1,4 +1,4 @@
-"""Wall-clock time of moments taken on the monotonic clock."""
+"""Converts times of the monotonic clock to wall-clock time."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import time
 
 
 def unix_time(monotonic: float) -> float:
-    """When, in unix seconds, the monotonic clock showed ``monotonic``."""
+    """The Unix time at which the monotonic clock showed ``monotonic``."""
     return time.time() - (time.monotonic() - monotonic)

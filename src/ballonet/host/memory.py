@@ -1,4 +1,4 @@
-"""The host's own memory: ``/proc/meminfo`` and ``/proc/pressure/memory`` (proc(5), the kernel's psi.rst)."""
+"""The memory of the host: ``/proc/meminfo`` and ``/proc/pressure/memory`` (proc(5), the kernel's psi.rst)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ballonet.host.proc import PROC, read_kib_fields
 
 @dataclass(frozen=True)
 class HostMemory:
-    """Bytes, and seconds since boot. Unknown is ``None``, never zero."""
+    """Bytes, and seconds since boot. ``None`` means unknown."""
 
     total_bytes: int | None
-    #: What new programs could have without swapping.
+    #: Memory that is available to new programs without swapping.
     available_bytes: int | None
-    #: Time in which some, and all, of the host's tasks stalled on memory; ``None`` where PSI is off.
+    #: Time in which some, and all, tasks of the host stalled on memory; ``None`` if PSI is off.
     pressure_some_s: float | None
     pressure_full_s: float | None
     #: Percent of the last 10 s in which some task stalled.

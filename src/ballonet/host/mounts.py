@@ -1,4 +1,4 @@
-"""A view of the file system for one child process, in which a directory cannot be written."""
+"""Makes a directory read-only for one child process."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class _MountAttributes(ctypes.Structure):
 
 
 def read_only_view(directory: Path) -> Callable[[], None]:
-    """To be called in a child between fork and exec: from then on ``directory``, with all that is mounted below it,
-    is read-only for that child, whatever it does as which user. Needs root, and Linux 5.12; where it cannot be done the
-    child says so on standard error and ends."""
+    """A function to be called in a child between fork and exec. It makes ``directory``, with all mounts below it,
+    read-only for that child, whatever its user. Needs root and Linux 5.12; if it fails, the child reports that on
+    standard error and exits."""
     libc = ctypes.CDLL(None, use_errno=True)
     path = os.fsencode(directory)
     attributes = _MountAttributes(set=_MOUNT_ATTR_RDONLY)

@@ -1,4 +1,4 @@
-"""What the host really holds for a process, from ``/proc/PID`` (proc(5)). Unknown is ``None``, never zero."""
+"""The memory and the command line of processes, from ``/proc/PID`` (proc(5)). ``None`` means unknown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ballonet.base.memory import bytes_to_mib, kib_to_bytes
 PROC = Path("/proc")
 
 
-#: How the kernel names the file that QEMU's ``memory-backend-memfd`` makes for guest RAM (memfd_create(2)).
+#: Link of the memfd that QEMU's ``memory-backend-memfd`` creates for guest RAM (memfd_create(2)).
 _GUEST_RAM_LINK = "/memfd:memory-backend-memfd"
 #: The unit of ``st_blocks`` (stat(3type)).
 _BLOCK_BYTES = 512
@@ -19,16 +19,16 @@ _BLOCK_BYTES = 512
 
 @dataclass(frozen=True)
 class Resident:
-    """Host memory of one engine in bytes: cheap to read (some 50 µs)."""
+    """Host memory of one engine in bytes. Reading it takes about 50 µs."""
 
-    #: All of it: the engine's own, and the guest's RAM.
+    #: The engine's own memory and the guest's RAM.
     total_bytes: int
-    #: Guest RAM alone: the blocks of its memfd.
+    #: Guest RAM: the blocks of its memfd.
     guest_ram_bytes: int
 
     @property
     def engine_bytes(self) -> int:
-        """The engine's own memory. Pages of its program and its libraries are in it, which engines share."""
+        """The engine's own memory, including pages of its program and libraries, which all engines share."""
         return max(0, self.total_bytes - self.guest_ram_bytes)
 
     @property
@@ -45,10 +45,10 @@ class Resident:
 
 
 def read_resident(pid: int, *, proc: Path = PROC) -> Resident | None:
-    """What engine ``pid`` holds now; ``None`` if it is gone (a zombie holds nothing and says nothing).
+    """The memory of engine ``pid`` now; ``None`` if it has ended.
 
-    Guest RAM is the blocks of the engine's memfd: what the kernel keeps for it, whoever has it mapped. Where the file
-    cannot be looked at, it is what the engine has mapped of it (RssShmem: the only shared memory that it maps).
+    Guest RAM is the allocated blocks of the engine's memfd, whichever processes have mapped it. If the file cannot be
+    read, it is the part that the engine has mapped (RssShmem: it maps no other shared memory).
     """
     fields = read_kib_fields(proc / str(pid) / "status")
     try:
@@ -61,15 +61,15 @@ def read_resident(pid: int, *, proc: Path = PROC) -> Resident | None:
 
 
 def read_guest_ram_bytes(pid: int, *, proc: Path = PROC) -> int | None:
-    """What the kernel keeps of the guest RAM of engine ``pid``: the blocks of its memfd (fstat(2)).
+    """The allocated blocks of the memfd with the guest RAM of engine ``pid`` (fstat(2)).
 
-    ``None`` if it is gone, has no such file, or its files are not ours to look at (proc_pid_fd(5)).
+    ``None`` if it has ended, has no such file, or belongs to another user (proc_pid_fd(5)).
     """
     directory = f"{proc}/{pid}/fd"
     try:
-        for name in os.listdir(directory):  # noqa: PTH208  # the guest's RAM is one of the first
+        for name in os.listdir(directory):  # noqa: PTH208  # guest RAM is one of the first
             path = f"{directory}/{name}"
-            if os.readlink(path).startswith(_GUEST_RAM_LINK):  # noqa: PTH115  # often: no objects
+            if os.readlink(path).startswith(_GUEST_RAM_LINK):  # noqa: PTH115  # called often: no Path objects
                 return os.stat(path).st_blocks * _BLOCK_BYTES  # noqa: PTH116
     except OSError:
         pass
@@ -77,17 +77,17 @@ def read_guest_ram_bytes(pid: int, *, proc: Path = PROC) -> int | None:
 
 
 def read_pss_bytes(pid: int, *, proc: Path = PROC) -> int | None:
-    """Proportional set size: shared pages are counted by share, so that sums over processes are right.
+    """Proportional set size: each shared page is divided among the processes that map it, so that sums are correct.
 
-    Walks every mapping (milliseconds for a large VM): not for tight loops. ``None`` if it cannot be read.
+    The kernel walks every mapping, which takes milliseconds for a large VM. ``None`` if it cannot be read.
     """
     return read_kib_fields(proc / str(pid) / "smaps_rollup").get("Pss")
 
 
 def read_cpu_s(pid: int, *, proc: Path = PROC) -> float | None:
-    """Processor time that process ``pid`` has used, user and system together (seconds); ``None`` if it is gone."""
+    """Processor time that process ``pid`` has used, user and system (seconds); ``None`` if it has ended."""
     try:
-        # The program's name, in brackets, may contain anything; utime and stime are fields 14 and 15 (proc(5)).
+        # The program's name, in parentheses, may contain anything; utime and stime are fields 14 and 15 (proc(5)).
         words = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
@@ -95,7 +95,7 @@ def read_cpu_s(pid: int, *, proc: Path = PROC) -> float | None:
 
 
 def read_kib_fields(path: Path) -> dict[str, int]:
-    """The ``Name:   123 kB`` lines of a file in /proc, in bytes."""
+    """The values of ``Name:   123 kB`` lines of a file in /proc, in bytes."""
     fields: dict[str, int] = {}
     try:
         for line in path.read_text(errors="replace").splitlines():
@@ -109,7 +109,7 @@ def read_kib_fields(path: Path) -> dict[str, int]:
 
 
 def read_words(pid: int, *, proc: Path = PROC) -> list[str]:
-    """The command line of process ``pid``; empty if it is gone, or not for us to read."""
+    """The command line of process ``pid``; empty if it has ended or cannot be read."""
     try:
         text = (proc / str(pid) / "cmdline").read_bytes().decode(errors="surrogateescape")
     except OSError:
@@ -118,7 +118,7 @@ def read_words(pid: int, *, proc: Path = PROC) -> list[str]:
 
 
 def read_children(pid: int, *, proc: Path = PROC) -> list[int]:
-    """The processes that the first thread of process ``pid`` has started and that live (proc_pid_task(5))."""
+    """The running children of the main thread of process ``pid`` (proc_pid_task(5))."""
     try:
         return [int(word) for word in (proc / str(pid) / "task" / str(pid) / "children").read_text().split()]
     except (OSError, ValueError):
@@ -126,7 +126,7 @@ def read_children(pid: int, *, proc: Path = PROC) -> list[int]:
 
 
 def read_environment(pid: int, *, proc: Path = PROC) -> dict[str, str]:
-    """The environment that process ``pid`` was started with; empty if it is gone, or not for us to read."""
+    """The initial environment of process ``pid``; empty if it has ended or cannot be read."""
     try:
         text = (proc / str(pid) / "environ").read_bytes().decode(errors="surrogateescape")
     except OSError:

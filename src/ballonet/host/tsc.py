@@ -1,7 +1,7 @@
-"""The host's time stamp counter: its frequency, which an emulated guest without other clocks has to be told.
+"""The frequency of the host's time stamp counter, which an emulated guest without other clocks needs.
 
-Measured once per boot of the host by a small compiled program (``guest/agent/tsc/tsckhz.c``): from Python the
-brackets would be too wide.
+A small compiled program measures it once per boot of the host (``guest/agent/tsc/tsckhz.c``): Python is too slow to
+measure it precisely.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from ballonet.base.errors import HostError, ProcessError
 from ballonet.base.paths import replace_file
 
-#: What is believed, in kHz: 100 MHz to 10 GHz. A value outside would stop the guest's clock.
+#: Plausible values in kHz: 100 MHz to 10 GHz. Any other value would stop the guest's clock.
 PLAUSIBLE_KHZ = range(100_000, 10_000_000)
 
 _PROGRAM = Path(__file__).parents[1] / "guest/agent/bin/tsckhz"
@@ -28,11 +28,11 @@ def host_tsc_khz(
 ) -> int:
     """The frequency of this host's time stamp counter, in kHz.
 
-    Measured on the first call after a boot (about 30 ms), read from ``cache`` after that. Where it cannot be
-    measured, ``/proc/cpuinfo`` is believed; its "cpu MHz" is the counter's frequency only on processors that
-    do not change theirs, so that answer is not kept.
+    Measured on the first call after a boot (about 30 ms), then read from ``cache``. If it cannot be measured, the value
+    comes from ``/proc/cpuinfo``. That is not cached, because "cpu MHz" is the frequency of the counter only on
+    processors with a constant frequency.
 
-    :raises HostError: neither gave a plausible value.
+    :raises HostError: neither gives a plausible value.
     """
     boot = _read(boot_id).strip()
     remembered = cache / "tsc.json"
@@ -54,7 +54,7 @@ def _measure(program: Path) -> int:
 
     text = run([program], timeout_s=10).strip()
     if not text.isdecimal() or int(text) not in PLAUSIBLE_KHZ:
-        raise ProcessError(f"{program.name} measured {text[:32]!r} kHz, which cannot be")
+        raise ProcessError(f"{program.name} measured {text[:32]!r} kHz, which is not plausible")
     return int(text)
 
 
@@ -63,8 +63,8 @@ def _from_cpuinfo(text: str, why_not_measured: str) -> int:
     khz = round(float(match[1]) * 1000) if match else 0
     if khz not in PLAUSIBLE_KHZ:
         raise HostError(
-            f"the frequency of the time stamp counter is unknown: {why_not_measured}; /proc/cpuinfo says {khz} kHz",
-            hint="install the package again, with musl-tools or gcc there to compile its programs",
+            f"the frequency of the time stamp counter is unknown: {why_not_measured}; /proc/cpuinfo has {khz} kHz",
+            hint="install musl-tools or gcc, then reinstall ballonet so that its programs are compiled",
         )
     return khz
 

@@ -1,1 +1,1 @@
-"""What sandboxes there are and how they live: the registry, create, start, stop, remove, modify, volumes."""
+"""The sandboxes of a user: the registry; create, start, stop, remove and modify them; volumes."""

@@ -1,40 +1,39 @@
-"""Whether a sandbox lives. The one rule: it is dead when its processes are gone, and on nothing less.
+"""Finds out whether a sandbox is running. It counts as ended only when its processes have ended.
 
-A run is known by its process (number, start time, boot of the host), kept where the registry is: in the row, and in
-the note that the process itself writes. Neither the environment of the one who looks nor the run directory says
-anything about it. Where both are lost or damaged, /proc is searched for the process that carries the run's id.
+A run is identified by its process (pid, start time, boot of the host), which is stored in the registry's row and in the
+note that the process writes beside the registry. Neither the reader's environment nor the run directory matters. If row
+and note are lost or damaged, /proc is searched for the process with the id of the run.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 from ballonet.base.errors import BallonetError
 from ballonet.base.paths import sandbox_dir_path, state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.host.proc import PROC, read_children, read_environment, read_words
-from ballonet.lifecycle.record import Record, State
+from ballonet.lifecycle.record import Record, State, flags_problem
 from ballonet.machine.notes import CONTROL_SOCKET, MachineNote
 from ballonet.machine.run_options import RUN_VARIABLE, RunOptions, take_run_options
 from ballonet.settings.flags import parse_config
+from ballonet.vmm.default_engine import DefaultEngine
 
-#: What the command line of a sandbox's own process has after the interpreter and its options.
+#: The arguments of a sandbox's own process after the interpreter and its options.
 _MODULE_WORDS = ["ballonet", "sandbox"]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A sandbox's own process, as /proc shows it."""
+    """A sandbox's own process, from /proc."""
 
     process: ProcessId
     options: RunOptions
     flags: tuple[str, ...]
-    #: The directory with its sockets, by its own environment.
+    #: The directory with its sockets, from its environment.
     run_dir: Path | None
 
     @property
@@ -44,7 +43,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Helper:
-    """An engine or a volume's server, as /proc shows it: a process that a sandbox's own process has started."""
+    """An engine or a volume's server, from /proc: a process that a sandbox's own process started."""
 
     process: ProcessId
     program: str
@@ -53,10 +52,10 @@ class Helper:
 
 
 def living(record: Record) -> MachineNote | None:
-    """What the process of the record's last run says of itself; ``None`` if nothing of that run lives.
+    """The note of the record's last run; ``None`` if no process of that run is running.
 
-    If its note is lost or damaged, what the registry, the process and its engine show stands in for it; the process
-    mends its note itself.
+    If the note is lost or damaged, it is reconstructed from the registry, the process and its engine. The process
+    restores its note itself.
     """
     if record.run_id is None:
         return None
@@ -64,40 +63,40 @@ def living(record: Record) -> MachineNote | None:
     if note is not None and not note.flags:
         note = replace(note, flags=record.flags)
     if note is None or note.run_id != record.run_id or not _readable(note.flags):
-        note = _stand_in(record)
+        note = _reconstruct(record)
     if note is None or note.process.alive():
         return note
     if note.engine is None:
-        # Killed before it could note its engine, which follows it: until then its disk is written.
-        ours = (record.run_id, state_dir_of(record.name))
+        # The process was killed before it could record its engine, which may still write to the disk.
+        wanted = (record.run_id, state_dir_of(record.name))
         left = next(
-            (helper.process for helper in helpers() if (helper.run_id, helper.state_dir) == ours), None
+            (helper.process for helper in helpers() if (helper.run_id, helper.state_dir) == wanted), None
         )
         note = replace(note, engine=left)
     return note if note.alive() else None
 
 
-def _stand_in(record: Record) -> MachineNote | None:
-    """What can be known of the record's run without its note; ``None``: no process of it is known."""
+def _reconstruct(record: Record) -> MachineNote | None:
+    """A note of the record's run, without the file; ``None`` if no process of it is known."""
     run_id = record.run_id
     assert run_id is not None
     process = record.process
     if process is None:
-        ours = (run_id, state_dir_of(record.name))
+        wanted = (run_id, state_dir_of(record.name))
         found = ((machine, (machine.options.run_id, machine.options.state_dir)) for machine in machines())
-        machine = next((machine for machine, of in found if of == ours), None)
+        machine = next((machine for machine, of in found if of == wanted), None)
         process = None if machine is None else machine.process
     else:
         machine = _machine(process)
     if process is None:
         return None
-    # Not by our own environment: it may lead to another run directory.
+    # Not from this process's environment, which may have another run directory.
     run_dir = Path(record.run_dir) if record.run_dir else None
     if run_dir is None and machine is not None:
         run_dir = machine.run_dir
     run_dir = run_dir or sandbox_dir_path(record.name)
     engine = _engine_of(process)
-    # Earlier versions kept the note in the run directory.
+    # Earlier versions had the note in the run directory.
     note = MachineNote.read(run_dir)
     flags = record.flags if machine is None else machine.flags
     if note is not None and note.run_id == run_id:
@@ -109,7 +108,7 @@ def _stand_in(record: Record) -> MachineNote | None:
         ready=record.state is State.RUNNING,
         flags=flags,
         run_dir=str(run_dir),
-        # Whether or not the socket is there just now: it comes back.
+        # Even if the socket is missing now: it is bound again.
         control_socket=str(run_dir / CONTROL_SOCKET)
         if _readable(flags) and parse_config(flags).has_balloon
         else None,
@@ -117,43 +116,36 @@ def _stand_in(record: Record) -> MachineNote | None:
     )
 
 
-@functools.lru_cache(maxsize=4096)
 def _readable(flags: tuple[str, ...]) -> bool:
-    """Whether they are a configuration."""
-    try:
-        parse_config(flags)
-    except BallonetError:
-        return False
-    return True
+    return flags_problem(flags) is None
 
 
 def _engine_of(process: ProcessId, proc: Path = PROC) -> ProcessId | None:
-    """The engine that a sandbox's own process has started; ``None`` if it has none."""
+    """The engine of a sandbox's own process; ``None`` if it has none."""
     for pid in read_children(process.pid, proc=proc) if process.alive(proc=proc) else ():
-        words = read_words(pid, proc=proc)
-        if any(a == "-name" and b.startswith("guest=") for a, b in pairwise(words)):
+        if DefaultEngine.is_command(read_words(pid, proc=proc)):
             return ProcessId.of(pid, proc=proc)
     return None
 
 
 def machines(proc: Path = PROC) -> Iterator[Machine]:
-    """The processes of sandboxes of ours that run on this host, registered or not."""
-    for process in _ours(proc):
+    """The processes of this user's sandboxes on this host, registered or not."""
+    for process in _own_processes(proc):
         if (machine := _machine(process, proc)) is not None:
             yield machine
 
 
 def helpers(proc: Path = PROC) -> Iterator[Helper]:
-    """The engines and volumes' servers of sandboxes of ours that run on this host."""
-    for process in _ours(proc):
+    """The engines and volume servers of this user's sandboxes on this host."""
+    for process in _own_processes(proc):
         run_id, _, directory = read_environment(process.pid, proc=proc).get(RUN_VARIABLE, "").partition(" ")
         words = read_words(process.pid, proc=proc)
         if directory and words and not _is_python(words):
-            yield Helper(process, os.path.basename(words[0]), run_id, Path(directory))  # noqa: PTH119  # a word
+            yield Helper(process, os.path.basename(words[0]), run_id, Path(directory))  # noqa: PTH119  # not a Path
 
 
 def _machine(process: ProcessId, proc: Path = PROC) -> Machine | None:
-    """That process as a sandbox's own; ``None`` if it is none."""
+    """The process as a sandbox's own process; ``None`` if it is not one."""
     words = read_words(process.pid, proc=proc)
     at = next((i for i in range(len(words)) if words[i : i + 2] == _MODULE_WORDS), None)
     if at is None or "-m" not in words[:at]:
@@ -163,30 +155,30 @@ def _machine(process: ProcessId, proc: Path = PROC) -> Machine | None:
         name = parse_config(flags).name
         directory = sandbox_dir_path(name, read_environment(process.pid, proc=proc))
     except BallonetError:
-        return None  # not one of this version's; it is left alone
+        return None  # of another version: left alone
     return Machine(process, options, tuple(flags), directory)
 
 
 def left_over(found: Sequence[Machine], proc: Path = PROC) -> list[Helper]:
-    """The helpers whose sandbox's own process is gone: nobody can reach or end them any more.
+    """The helpers whose sandbox's own process has ended, so that nothing else ends them.
 
-    :param found: the sandboxes' own processes.
+    :param found: the processes of sandboxes.
     """
     runs = {machine.options.run_id for machine in found}
     return [helper for helper in helpers(proc) if helper.run_id not in runs]
 
 
-def _ours(proc: Path) -> Iterator[ProcessId]:
+def _own_processes(proc: Path) -> Iterator[ProcessId]:
     for entry in proc.iterdir():
         if entry.name.isdecimal():
             try:
-                ours = entry.stat().st_uid == os.geteuid()
+                own = entry.stat().st_uid == os.geteuid()
             except OSError:
                 continue
-            process = ProcessId.of(int(entry.name), proc=proc) if ours else None
+            process = ProcessId.of(int(entry.name), proc=proc) if own else None
             if process is not None:
                 yield process
 
 
 def _is_python(words: Sequence[str]) -> bool:
-    return "python" in os.path.basename(words[0])  # noqa: PTH119  # a word, not a path of ours
+    return "python" in os.path.basename(words[0])  # noqa: PTH119  # not a Path

@@ -1,7 +1,7 @@
-"""What no sandbox of the registry accounts for: processes and files that were left, found and put right.
+"""Cleans up processes and files that belong to no sandbox in the registry.
 
-A sandbox that lives is never ended for not being in the registry (which may have been lost, or damaged and put away):
-it is registered again. What nobody can reach any more, an engine whose sandbox's process was killed, is ended.
+A running sandbox that is not in the registry, for example because the registry was damaged and moved away, is
+registered again. An engine whose sandbox's process was killed is ended.
 """
 
 from __future__ import annotations
@@ -16,47 +16,52 @@ from ballonet.base.errors import NameInUseError, RegistryError
 from ballonet.base.paths import state_dir
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import Machine, left_over, machines
-from ballonet.lifecycle.record import Record, State
+from ballonet.lifecycle.record import Record, State, unreadable_hint
 from ballonet.lifecycle.registry import Registry, from_json
+from ballonet.lifecycle.stop import end_process, kill
 from ballonet.machine.notes import MachineNote
 
 
 async def prune(registry: Registry, *, force: bool = False) -> list[str]:
-    """Put right what was left: what was done, a line each.
+    """Clean up; returns one line about each action.
 
-    :param force: end sandboxes that the registry does not know, instead of registering them again.
+    :param force: end sandboxes that are not in the registry, instead of registering them again.
     """
     done: list[str] = []
     found = list(machines())
-    known = {record.run_id for record in lifecycle.list_sandboxes(registry)}
+    registered = lifecycle.list_sandboxes(registry)
+    known = {record.run_id for record in registered}
     for machine in found:
         if machine.options.run_id not in known and _is_of_this_registry(machine):
-            done.append(await _put_right(registry, machine, force=force))
+            done.append(await _register_or_end(registry, machine, force=force))
     for helper in left_over(found):
         if _registry_of(helper.state_dir) == state_dir():
-            await lifecycle.kill(helper.process)
+            await kill(helper.process)
             done.append(
                 f"ended {helper.program} (pid {helper.process.pid}), left by sandbox {helper.state_dir.name}"
             )
     done += [f"removed the files of {name}" for name in _prune_files(registry)]
+    done += [
+        f"left alone sandbox {record.name}: {lifecycle.UNREADABLE}; {unreadable_hint(record.name)}"
+        for record in registered
+        if record.unreadable is not None
+    ]
     return done
 
 
-async def _put_right(registry: Registry, machine: Machine, *, force: bool) -> str:
+async def _register_or_end(registry: Registry, machine: Machine, *, force: bool) -> str:
     who = f"sandbox {machine.name} (pid {machine.process.pid}), which the registry did not know"
     if not force:
-        with contextlib.suppress(
-            NameInUseError
-        ):  # one of that name is registered: this one can only be ended
+        with contextlib.suppress(NameInUseError):  # the name is registered: this one can only be ended
             registry.add(_record_of(machine))
             return f"registered {who}"
-        return f"left alone {who}: another of that name is registered; 'ballonet prune --force' ends it"
-    await lifecycle.end_process(machine.process)
+        return f"left alone {who}: another sandbox with that name is registered; 'ballonet prune --force' ends it"
+    await end_process(machine.process)
     return f"ended {who}"
 
 
 def _record_of(machine: Machine) -> Record:
-    """What can be known of a sandbox from its process and its files."""
+    """A record of a sandbox, from its process and its files."""
     directory = machine.options.state_dir
     assert directory is not None
     note = MachineNote.read(directory)
@@ -97,14 +102,14 @@ def _is_of_this_registry(machine: Machine) -> bool:
 
 
 def _registry_of(directory: Path) -> Path:
-    """The state directory (of the registry) that the state directory of one sandbox is in."""
+    """The state directory of the registry that contains a sandbox's state directory."""
     return directory.parent.parent
 
 
 def _prune_files(registry: Registry) -> list[str]:
-    """Remove state directories that no sandbox has, registered or running; their names."""
+    """Remove state directories of sandboxes that are neither registered nor running; returns their names."""
     directory = state_dir() / "sandboxes"
-    # Looked for anew: this prune may have ended some, and others may have started since.
+    # Searched again: this prune may have ended some, and others may have started since.
     living = {machine.options.state_dir for machine in machines()}
     strays = []
     for path in sorted(directory.iterdir()) if directory.is_dir() else []:

@@ -1,7 +1,7 @@
-"""Registry: the SQLite file, opened, migrated, and its rows read and written. Knows nothing of processes.
+"""The registry: opens and migrates the SQLite file, and reads and writes its rows. Knows nothing of processes.
 
-Several programs may use one registry at once: SQLite's write-ahead log lets readers go on beside a writer, and a
-writer waits for another up to :data:`BUSY_S`.
+Several programs may use a registry at the same time: with SQLite's write-ahead log, readers do not wait for a writer,
+and a writer waits for another one up to :data:`BUSY_S`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, asdict, fields
+from dataclasses import MISSING, Field, asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,21 +19,29 @@ from ballonet.base.errors import NameInUseError, RegistryError, UnknownSandboxEr
 from ballonet.base.paths import state_dir
 from ballonet.base.suggest import hint_for
 from ballonet.host.identity import ProcessId
-from ballonet.lifecycle.record import Command, Defaults, Record, State
+from ballonet.lifecycle.record import (
+    Command,
+    Defaults,
+    Record,
+    State,
+    flags_problem,
+    stored_fields,
+    unreadable_hint,
+)
 from ballonet.lifecycle.schema import MIGRATIONS, VERSION
 
 FILE_NAME = "registry.db"
-#: Takes the room that SQLite needs beside the registry to read and to write it. On a full disk it makes way, so that
-#: sandboxes can be listed and removed, which is how a person gets room.
+#: Reserves the disk space that SQLite needs to read and write the registry. It is deleted when the disk is full, so
+#: that sandboxes can still be listed and removed.
 BALLAST_NAME, BALLAST_BYTES = "ballast", 256 << 10
-#: How long a program waits for another's write (seconds).
+#: How long to wait for another program's write (seconds).
 BUSY_S = 30.0
 
-_COLUMNS = tuple(field.name for field in fields(Record))
+_COLUMNS = tuple(field.name for field in stored_fields())
 
 
 class Registry:
-    """``with Registry.open() as registry: …``. Not for several threads at once."""
+    """``with Registry.open() as registry: …``. Use it in one thread only."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -41,14 +49,14 @@ class Registry:
 
     @classmethod
     def open(cls, directory: Path | None = None) -> Self:
-        """Open the registry in ``directory`` (the user's state directory by default), made or migrated if need be.
+        """Open the registry in ``directory``, by default the user's state directory; create or migrate it if needed.
 
-        :raises RegistryError: it is from a newer version, damaged, or cannot be written.
+        :raises RegistryError: it has a newer version, is damaged, or cannot be written.
         """
         path = (state_dir() if directory is None else directory) / FILE_NAME
         with _explained(path):
-            _close_to_others(path)
-            _keep_room(path.parent)
+            _make_private(path)
+            _reserve_space(path.parent)
             connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
             try:
                 _migrate(path, connection)
@@ -67,9 +75,9 @@ class Registry:
         self.close()
 
     def add(self, record: Record) -> None:
-        """:raises NameInUseError: there is a sandbox of that name."""
+        """:raises NameInUseError: a sandbox with that name exists."""
         marks = ", ".join("?" * len(_COLUMNS))
-        statement = f"INSERT INTO sandboxes ({', '.join(_COLUMNS)}) VALUES ({marks})"  # noqa: S608  (our own names)
+        statement = f"INSERT INTO sandboxes ({', '.join(_COLUMNS)}) VALUES ({marks})"  # noqa: S608  (constant names)
         try:
             with _explained(self.path):
                 self._connection.execute(statement, [_encode(getattr(record, name)) for name in _COLUMNS])
@@ -80,13 +88,13 @@ class Registry:
             ) from None
 
     def find(self, name: str) -> Record | None:
-        """The sandbox of that name, or ``None``."""
+        """The sandbox with that name, or ``None``."""
         with _explained(self.path):
             row = self._connection.execute(f"{_SELECT} WHERE name = ?", [name]).fetchone()
         return None if row is None else _decode(row)
 
     def get(self, name: str) -> Record:
-        """:raises UnknownSandboxError: there is no sandbox of that name."""
+        """:raises UnknownSandboxError: there is no sandbox with that name."""
         record = self.find(name)
         if record is None:
             known = [other.name for other in self.list()]
@@ -97,18 +105,18 @@ class Registry:
         return record
 
     def list(self) -> list[Record]:
-        """All, the oldest first."""
+        """All, the oldest first. A row that cannot be read is among them: see :attr:`Record.unreadable`."""
         with _explained(self.path):
             rows = self._connection.execute(f"{_SELECT} ORDER BY created_at, name").fetchall()
-        return [_decode(row) for row in rows]
+        return [_with_flags_checked(_decode_in_part(row)) for row in rows]
 
     def update(self, name: str, *, if_run: str | None = None, **changes: Any) -> bool:
-        """Change columns of one row; whether there was such a row.
+        """Change columns of one row; returns whether there was such a row.
 
-        :param if_run: only if that is still the row's run: a late word on an earlier run changes nothing.
+        :param if_run: only if the row has this run: late news of an earlier run is ignored.
         """
         settings = ", ".join(f"{column} = ?" for column in changes)
-        statement = f"UPDATE sandboxes SET {settings} WHERE name = ?"  # noqa: S608  (keyword names of our own)
+        statement = f"UPDATE sandboxes SET {settings} WHERE name = ?"  # noqa: S608  (names of keyword arguments)
         values = [*map(_encode, changes.values()), name]
         if if_run is not None:
             statement, values = f"{statement} AND run_id = ?", [*values, if_run]
@@ -116,7 +124,7 @@ class Registry:
             return self._connection.execute(statement, values).rowcount == 1
 
     def begin_run(self, name: str, run_id: str, starter: ProcessId, *, run_dir: Path | None = None) -> bool:
-        """Make the row a starting one, unless it lives; whether we were the one who did."""
+        """Set the state to starting, unless the sandbox runs; returns whether this call did it."""
         lives = [state.value for state in State if state.lives]
         with _explained(self.path):
             done = self._connection.execute(
@@ -128,11 +136,11 @@ class Registry:
         return done.rowcount == 1
 
     def remove(self, record: Record, and_then: Callable[[], None] | None = None) -> bool:
-        """Delete the row, if it is still of the same sandbox and of the same run; whether it was.
+        """Delete the row if it still has the same sandbox and run; returns whether it had.
 
-        :param and_then: called before anybody else can take the name; what it raises keeps the row.
+        :param and_then: called before another program can take the name; if it raises, the row is kept.
         """
-        with self._alone():
+        with self._transaction():
             done = self._connection.execute(
                 "DELETE FROM sandboxes WHERE name = ? AND created_at = ? AND run_id IS ?",
                 [record.name, record.created_at, record.run_id],
@@ -142,21 +150,22 @@ class Registry:
             return done.rowcount == 1
 
     def remove_unread(self, name: str) -> None:
-        """Delete a row whatever is in it."""
+        """Delete a row without reading it."""
         with _explained(self.path):
             self._connection.execute("DELETE FROM sandboxes WHERE name = ?", [name])
 
     def if_absent(self, name: str, then: Callable[[], None]) -> bool:
-        """Call ``then`` while nobody can take the name, if there is no sandbox of that name; whether that is so."""
-        with self._alone():
-            absent = self.find(name) is None
+        """If no sandbox has that name, call ``then`` while no program can take it; returns whether it did."""
+        with self._transaction():
+            row = self._connection.execute("SELECT 1 FROM sandboxes WHERE name = ?", [name]).fetchone()
+            absent = row is None
             if absent:
                 then()
             return absent
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else writes while the block runs; what it writes is there whole at its end, or not at all."""
+    def _transaction(self) -> Iterator[None]:
+        """An exclusive transaction: no other program writes meanwhile."""
         with _explained(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -168,15 +177,15 @@ class Registry:
                 raise
 
 
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM sandboxes"  # noqa: S608  (our own names)
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM sandboxes"  # noqa: S608  (constant names)
 
 
-def _close_to_others(path: Path) -> None:
-    """Only we may read the file: commands' variables may be secrets. What SQLite puts beside it gets the same mode.
+def _make_private(path: Path) -> None:
+    """Make the file private, because variables of commands may be secret. SQLite gives its other files the same mode.
 
-    A file that is there is not opened for this: to close it again would drop SQLite's locks on it (fcntl(2)).
+    An existing file is not opened: closing it would release SQLite's locks on it (fcntl(2)).
     """
-    with contextlib.suppress(OSError):  # SQLite says it in its own words
+    with contextlib.suppress(OSError):  # SQLite reports the error
         try:
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
@@ -184,8 +193,8 @@ def _close_to_others(path: Path) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 
-def _keep_room(directory: Path) -> None:
-    """See to it that the registry can be used however full the disk is."""
+def _reserve_space(directory: Path) -> None:
+    """Reserve disk space, or free it if the disk is full."""
     ballast = directory / BALLAST_NAME
     with contextlib.suppress(OSError):
         found = os.statvfs(directory)
@@ -204,13 +213,13 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     version = _version(connection)
     if version > VERSION:
         raise RegistryError(
-            f"the registry {path} is of version {version}; this ballonet knows versions up to {VERSION}",
-            hint="use the newer ballonet that wrote it, or another XDG_STATE_HOME",
+            f"the registry {path} has version {version}; this ballonet supports versions up to {VERSION}",
+            hint="use a newer ballonet, or set XDG_STATE_HOME to another directory",
         )
     if version == VERSION:
         return
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("BEGIN IMMEDIATE")  # of two programs that come at once, the second finds it done
+    connection.execute("BEGIN IMMEDIATE")  # if two programs migrate at once, the second one finds it done
     try:
         for script in MIGRATIONS[_version(connection) :]:
             for statement in script.split(";"):
@@ -241,7 +250,7 @@ def _encode(value: Any) -> Any:
         case State():
             return value.value
         case str():
-            # Words from outside, such as a command's name in an error: SQLite takes no byte that is not UTF-8.
+            # Text from outside, such as the name of a command in an error: SQLite accepts only UTF-8.
             return value.encode(errors="backslashreplace").decode()
         case bool():
             return int(value)
@@ -249,42 +258,82 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(row: tuple[Any, ...]) -> Record:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    try:
-        values["flags"] = tuple(json.loads(values["flags"]))
-        values["state"] = State(values["state"])
-        values["auto_remove"] = bool(values["auto_remove"])
-        for column in ("starter", "process"):
-            if values[column] is not None:
-                values[column] = ProcessId.from_json(json.loads(values[column]))
-        if values["command"] is not None:
-            command = json.loads(values["command"])
-            values["command"] = Command(**{**command, "argv": tuple(command["argv"])})
-        if values["defaults"] is not None:
-            values["defaults"] = Defaults(**json.loads(values["defaults"]))
-        return Record(**values)
-    except (ValueError, TypeError, KeyError) as error:
+    """:raises RegistryError: the row cannot be read."""
+    record = _decode_in_part(row)
+    if record.unreadable is not None:
         raise RegistryError(
-            f"the registry's row of sandbox {values['name']!r} cannot be read: {error}",
-            hint=f"remove it: ballonet rm --force {values['name']}",
-        ) from error
+            f"the registry's row of sandbox {record.name!r} cannot be read: {record.unreadable}",
+            hint=unreadable_hint(record.name),
+        )
+    return record
+
+
+def _decode_in_part(row: tuple[Any, ...]) -> Record:
+    """The row. A column that cannot be read has its default; :attr:`Record.unreadable` says why."""
+    values = dict(zip(_COLUMNS, row, strict=True))
+    problems = []
+    for field in stored_fields():
+        decode = _DECODERS.get(field.name)
+        if decode is None or values[field.name] is None:
+            continue
+        try:
+            values[field.name] = decode(values[field.name])
+        except (ValueError, TypeError, KeyError) as error:
+            problems.append(f"{field.name}: {error}")
+            values[field.name] = () if field.default is MISSING else field.default
+    return Record(**values, unreadable="; ".join(problems) or None)
+
+
+def _with_flags_checked(record: Record) -> Record:
+    if record.unreadable is not None:
+        return record
+    problem = flags_problem(record.flags)
+    return record if problem is None else replace(record, unreadable=f"flags: {problem}")
+
+
+def _decode_flags(text: str) -> tuple[str, ...]:
+    flags = json.loads(text)
+    if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
+        raise ValueError("not a list of words")
+    return tuple(flags)
+
+
+def _decode_process(text: str) -> ProcessId | None:
+    return ProcessId.from_json(json.loads(text))
+
+
+def _decode_command(text: str) -> Command:
+    command = json.loads(text)
+    return Command(**{**command, "argv": tuple(command["argv"])})
+
+
+#: Decoders of columns other than plain text and numbers.
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "flags": _decode_flags,
+    "state": State,
+    "auto_remove": bool,
+    "starter": _decode_process,
+    "process": _decode_process,
+    "command": _decode_command,
+    "defaults": lambda text: Defaults(**json.loads(text)),
+}
 
 
 def to_json(record: Record) -> bytes:
-    """A row as a file's content: what :func:`from_json` reads."""
+    """A row as JSON, for :func:`from_json`."""
     return json.dumps({name: _encode(getattr(record, name)) for name in _COLUMNS}).encode()
 
 
 def from_json(content: bytes) -> Record:
-    """The row that :func:`to_json` was given; columns that are not there have their defaults.
+    """The row in JSON of :func:`to_json`; missing columns have their defaults.
 
-    :raises RegistryError: it is none.
+    :raises RegistryError: it is not such a row.
     """
     try:
-        said = json.loads(content)
-        return _decode(tuple(said.get(field.name, _default(field)) for field in fields(Record)))
+        values = json.loads(content)
+        return _decode(tuple(values.get(field.name, _default(field)) for field in stored_fields()))
     except (ValueError, AttributeError) as error:
-        raise RegistryError(f"no row of the registry: {error}") from error
+        raise RegistryError(f"not a row of the registry: {error}") from error
 
 
 def _default(field: Field[Any]) -> Any:
@@ -293,7 +342,7 @@ def _default(field: Field[Any]) -> Any:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Say what SQLite's errors mean for a person."""
+    """Convert errors of SQLite."""
     try:
         yield
     except sqlite3.IntegrityError:
@@ -301,13 +350,13 @@ def _explained(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         text = str(error)
         if "readonly" in text or "unable to open" in text:
-            hint = f"make {path.parent} and what is in it writable for you, or set XDG_STATE_HOME"
+            hint = f"make {path.parent} and its files writable, or set XDG_STATE_HOME to another directory"
         elif "full" in text or "disk I/O" in text:
-            hint = f"make room on the file system of {path.parent}"
+            hint = f"free up space on the file system of {path.parent}"
         elif "locked" in text:
-            hint = "another program keeps it locked; try again, or end that program"
+            hint = "another program holds a lock on it: try again, or end that program"
         elif "not a database" in text or "malformed" in text:
-            hint = f"the file is damaged: move {path} away; sandboxes that run go on"
+            hint = f"the file is damaged: move {path} away, then run 'ballonet prune' to register running sandboxes"
         else:
             hint = None
         raise RegistryError(f"the registry {path} cannot be used: {text}", hint=hint) from error

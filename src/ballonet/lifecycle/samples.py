@@ -1,7 +1,7 @@
-"""Reads the model: the registry, each sandbox's control socket with a deadline of its own, and the host's /proc.
+"""Reads the memory of all sandboxes: from the registry, the control sockets (with a timeout each), and /proc.
 
-Every surface that shows memory reads it here: ``ls``, ``inspect``, ``top``, the exporter. Unless a caller wants fresher
-figures, nothing here wakes a guest oftener than its own sandbox does.
+``ls``, ``inspect``, ``top`` and the exporter use it. Unless the caller requests newer figures, a guest is not asked
+more often than its own sandbox does.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ if TYPE_CHECKING:
     from ballonet.lifecycle.record import Record
     from ballonet.machine.notes import MachineNote
 
-# asyncio is imported where it is used: 'ballonet ls' is quick without it.
+# asyncio is imported where it is used: 'ballonet ls' starts faster without it.
 
-#: How long one sandbox may take to answer until its sample is taken without (seconds).
+#: Timeout for one sandbox (seconds).
 DEADLINE_S = 2.0
-#: How long all of them may take together; Prometheus gives up a scrape after 10 s unless told otherwise.
+#: Timeout for all sandboxes (seconds); the default scrape timeout of Prometheus is 10 s.
 OVERALL_S = 8.0
-#: How old a guest's own figures may be. Its sandbox asks it by itself when something moves (machine/sampler.py).
+#: Accepted age of a guest's figures (seconds). Its sandbox asks it more often while it is active (machine/sampler.py).
 GUEST_AGE_S = 60.0
-#: So many sandboxes are asked at once: more would only wait for each other, and for longer than their deadline.
+#: How many sandboxes are asked at the same time: more would only exceed their timeouts.
 _AT_ONCE = 64
 
 
 def collect(
     *, deadline_s: float = DEADLINE_S, overall_s: float = OVERALL_S, guest_age_s: float = GUEST_AGE_S
 ) -> Snapshot:
-    """All sandboxes and the host, now. One that is stuck costs ``deadline_s``, and not the others' answers.
+    """All sandboxes and the host, now. A sandbox that does not answer costs ``deadline_s``, and does not affect others.
 
-    Sandboxes that do not run have the totals that their history knows.
+    Sandboxes that are not running have the totals in their history.
 
-    :param overall_s: the longest that it all takes; sandboxes that were not asked by then are told as that.
-    :param guest_age_s: how old a guest's figures may be; 0: each guest is asked now.
+    :param overall_s: timeout for all; a sandbox that was not asked by then has its reason in ``unknown``.
+    :param guest_age_s: accepted age of a guest's figures; 0: each guest is asked now.
     """
     with Registry.open() as registry:
         records = lifecycle.list_sandboxes(registry)
@@ -75,7 +75,7 @@ def read_samples(
     overall_s: float = OVERALL_S,
     guest_age_s: float = GUEST_AGE_S,
 ) -> list[SandboxSample]:
-    """These sandboxes now, all asked at once; see :func:`collect`."""
+    """These sandboxes now, asked concurrently; see :func:`collect`."""
     notes = [living(record) if record.state.lives else None for record in records]
     if not any(note is not None and note.ready for note in notes):
         return [_not_running(record) for record in records]
@@ -143,7 +143,7 @@ async def _ask(record: Record, note: MachineNote, deadline_s: float, guest_age_s
 
 
 def _not_running(record: Record) -> SandboxSample:
-    why = f"it is {record.state}"
+    why = f"it is {record.state}" if record.unreadable is None else lifecycle.UNREADABLE
     return SandboxSample(
         name=record.name,
         state=record.state.value,
@@ -151,14 +151,22 @@ def _not_running(record: Record) -> SandboxSample:
         created_at=record.created_at,
         at=time.time(),
         unknown=dict.fromkeys(("balloon", "host", "pss", "guest"), why),
-        ceiling=mib_to_bytes(lifecycle.config_of(record).memory_mib),
+        ceiling=_ceiling(record),
     )
+
+
+def _ceiling(record: Record, flags: tuple[str, ...] | None = None) -> int | None:
+    """In bytes, of the desired configuration or of ``flags``; ``None`` if they cannot be read."""
+    try:
+        return mib_to_bytes(lifecycle.config_of(record, flags).memory_mib)
+    except BallonetError:
+        return None
 
 
 def _host_side(
     record: Record, note: MachineNote, why: str, balloon: BalloonSnapshot | None = None
 ) -> SandboxSample:
-    """What can be told of a sandbox that does not answer, or only in part."""
+    """The sample of a sandbox that did not answer, or answered only in part."""
     from ballonet.control.backend import GuestMemory, GuestPressure, HostMemory, Stats
 
     resident = read_resident(note.engine_pid)
@@ -173,14 +181,16 @@ def _host_side(
         at=time.time(),
         balloon=balloon,
         stats=Stats(GuestMemory(), GuestPressure(), None, host),
-        ceiling_mib=lifecycle.config_of(record, note.flags).memory_mib,
+        ceiling_mib=0,
     )
+    if balloon is None:
+        sample = replace(sample, ceiling=_ceiling(record, note.flags))
     missing = ["pss", "guest"] if balloon is not None else ["balloon", "pss", "guest"]
     return replace(sample, unknown={**sample.unknown, **dict.fromkeys(missing, why)})
 
 
 def _without_balloon(record: Record, note: MachineNote) -> SandboxSample:
-    """One that has no socket to be asked on: what its history says, with the host's figures of now."""
+    """A sandbox without a control socket: its last sample in the history, with the host's current figures."""
     now = _host_side(record, note, NO_BALLOON)
     last = _last_sample(history_path(record.name))
     if last is None or last.run_id != record.run_id:
@@ -198,7 +208,7 @@ def _without_balloon(record: Record, note: MachineNote) -> SandboxSample:
 
 
 def history_path(name: str) -> Path:
-    """Where a sandbox keeps its history."""
+    """The history file of a sandbox."""
     from ballonet.metrics.history import HISTORY_FILE
 
     return state_dir_of(name) / HISTORY_FILE
@@ -210,7 +220,7 @@ def _with_totals(sample: SandboxSample) -> SandboxSample:
 
 
 def _last_sample(path: Path) -> SandboxSample | None:
-    """The newest sample of a history, read only when the file has changed."""
+    """The newest sample of a history; read only if the file has changed."""
     try:
         return _last_sample_of(path, path.stat().st_mtime_ns)
     except (OSError, HostError):
@@ -225,13 +235,13 @@ def _last_sample_of(path: Path, changed_at: int) -> SandboxSample | None:
 
 
 def read_host(samples: Sequence[SandboxSample]) -> HostSample:
-    """The host now, and what ``samples`` come to."""
+    """The host now, with the sums over ``samples``."""
     memory = read_host_memory()
     unknown = {}
     if memory.total_bytes is None or memory.available_bytes is None:
-        unknown["meminfo"] = "/proc/meminfo does not say"
+        unknown["meminfo"] = "/proc/meminfo does not have it"
     if memory.pressure_some_s is None:
-        unknown["pressure"] = "the host's kernel tells no pressure"
+        unknown["pressure"] = "the host's kernel does not report pressure"
     return HostSample(
         at=time.time(),
         total=memory.total_bytes,

@@ -1,6 +1,6 @@
-"""The registry's tables: each entry of :data:`MIGRATIONS` takes the file from the version before to its own.
+"""The schema of the registry: each entry of :data:`MIGRATIONS` migrates the file from the previous version.
 
-The version is SQLite's ``user_version``. Entries are only ever added.
+The version is SQLite's ``user_version``. Entries are never changed or removed.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ MIGRATIONS: tuple[str, ...] = (
         exit_code INTEGER
     ) STRICT;
     """,
-    # 2: what the autopilot is to know of each
+    # 2: settings for the autopilot
     """
     ALTER TABLE sandboxes ADD COLUMN weight INTEGER NOT NULL DEFAULT 100;
     ALTER TABLE sandboxes ADD COLUMN reserve_mib INTEGER NOT NULL DEFAULT 0;
     """,
-    # 3: which image a sandbox's root is; ``image`` is the reference as it was asked for
+    # 3: the image of a sandbox; ``image`` is the reference as requested
     """
     ALTER TABLE sandboxes ADD COLUMN image_id TEXT;
     """,
-    # 4: what proves that a run lives, whatever the environment of the one who looks
+    # 4: the process of a run, by which any reader finds out whether it is running
     """
     ALTER TABLE sandboxes ADD COLUMN process TEXT;  -- JSON list: pid, start ticks, boot
     ALTER TABLE sandboxes ADD COLUMN run_dir TEXT;
     """,
-    # 5: what commands in the sandbox inherit: a JSON object (env, cwd, user); NULL: what its own command runs with
+    # 5: defaults of commands: a JSON object (env, cwd, user); NULL: the settings of the sandbox's own command
     """
     ALTER TABLE sandboxes ADD COLUMN defaults TEXT;
     """,
 )
 
-#: What this program reads and writes.
+#: The version that this program reads and writes.
 VERSION = len(MIGRATIONS)

@@ -1,1 +1,1 @@
-"""The sandbox's own process: supervises one VM and serves its sockets."""
+"""A sandbox's own process: it supervises one VM and serves its sockets."""

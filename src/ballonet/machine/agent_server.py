@@ -1,4 +1,4 @@
-"""Lets programs of the sandbox's owner talk to the guest's agent: they speak its frames over a Unix socket."""
+"""Gives programs of the sandbox's owner access to the guest's agent, over a Unix socket with the agent's protocol."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ballonet.guest.relay import AgentRelay
 
 log = logging.getLogger(__name__)
 
-#: Programs that may be connected at once: each holds buffers.
+#: The maximum number of clients, because each one needs buffers.
 MAX_CLIENTS = 256
 
 
 class AgentServer:
-    """Accepts on the bound agent socket and hands each connection to the relay."""
+    """Accepts connections on the agent socket and passes them to the relay."""
 
     def __init__(self, relay: AgentRelay, agent_socket: ControlSocket) -> None:
         self._relay = relay
@@ -28,25 +28,25 @@ class AgentServer:
         self._clients: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Begin to accept; connections that came before were waiting in the kernel."""
-        # asyncio closes the socket that it is given and would unlink its path: it gets a duplicate.
+        """Start accepting. Earlier connections are waiting in the kernel."""
+        # asyncio closes the socket that it gets, so it gets a duplicate.
         listener = socket.socket(fileno=self._socket.socket.dup().detach())
         self._server = await asyncio.start_unix_server(self._accepted, sock=listener)
 
-    async def mend(self) -> None:
-        """Listen again if the socket's file is gone; connections that are open stay.
+    async def repair(self) -> None:
+        """Listen again if the socket's file is missing. Open connections are kept.
 
         :raises BindError: it cannot be bound now. May be tried again.
         """
-        if self._server is None or self._socket.still_ours():
+        if self._server is None or self._socket.is_bound():
             return
         self._socket.rebind().close()
         self._server.close()
         await self.start()
-        log.warning("the agent socket was gone; it is bound again at %s", self._socket.path)
+        log.warning("the agent socket was missing; it is bound again at %s", self._socket.path)
 
     async def close(self) -> None:
-        """Stop accepting and hang up on everyone."""
+        """Stop accepting, and close all connections."""
         if self._server is not None:
             self._server.close()
         for task in self._clients:
@@ -67,7 +67,7 @@ class AgentServer:
             else:
                 await self._relay.serve_connection(reader, writer)
         except asyncio.CancelledError:
-            pass  # only close() cancels, and it waits for this end
+            pass  # only close() cancels, and it waits for this task
         finally:
             self._clients.discard(task)
             writer.close()

@@ -1,4 +1,4 @@
-"""What the control socket sees of this sandbox: its balloon and its host memory, in the protocol's terms."""
+"""The sandbox for the control server: its balloon and its memory, as objects of the control protocol."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from ballonet.machine.guest_memory import GuestMemory as GuestMemorySource
 from ballonet.machine.hardcap import HardCap
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.convergence import BalloonStatus
-from ballonet.vmm.vm import Vm
+from ballonet.vmm.engine import Vm
 
-#: Statistics older than this are asked of the guest again (seconds).
+#: The guest is asked again if its statistics are older than this (seconds).
 _STATISTICS_MAX_AGE_S = 1.0
-#: How long the engine may take to show them (seconds): longer than it waits for the guest.
+#: Timeout for the engine's statistics (seconds): longer than the engine waits for the guest.
 _DEVICE_S = 3.0
 
 
 class MachineBackend:
-    """A :class:`ballonet.control.backend.Backend` over one :class:`~ballonet.vmm.vm.Vm`."""
+    """A :class:`ballonet.control.backend.Backend` over one :class:`~ballonet.vmm.engine.Vm`."""
 
     def __init__(self, vm: Vm, guest: GuestMemorySource, cap: HardCap | None = None) -> None:
         self._vm = vm
         self._guest = guest
         self._cap = cap
-        #: What the host says of the engine's process.
+        #: Host memory of the engine's process.
         self.engine = EngineMemory(vm.pid)
-        #: The totals of earlier runs, where the sandbox keeps a history.
+        #: The totals of earlier runs, if the sandbox has a history.
         self.earlier: EarlierTotals | None = None
 
     @property
@@ -93,24 +93,24 @@ class MachineBackend:
         )
 
     async def _device_statistics(self) -> GuestMemory:
-        """The way out when the agent is silent: the balloon driver's own report."""
+        """The report of the balloon driver, for when the agent does not answer."""
         if self._vm.balloon is None:
             return GuestMemory()
         try:
             async with asyncio.timeout(_DEVICE_S):
-                told = await self._vm.balloon.statistics(max_age_s=_STATISTICS_MAX_AGE_S)
-        except TimeoutError:  # the engine itself is stuck
+                statistics = await self._vm.balloon.statistics(max_age_s=_STATISTICS_MAX_AGE_S)
+        except TimeoutError:  # the engine is stuck
             return GuestMemory()
         return GuestMemory(
-            age_s=None if told.reported_at is None else max(0.0, time.time() - told.reported_at),
-            total_mib=_mib(told.total_bytes),
-            free_mib=_mib(told.free_bytes),
-            available_mib=_mib(told.available_bytes),
-            disk_caches_mib=_mib(told.disk_caches_bytes),
-            swap_in_mib=_mib(told.swap_in_bytes),
-            swap_out_mib=_mib(told.swap_out_bytes),
-            major_faults=told.major_faults,
-            minor_faults=told.minor_faults,
+            age_s=None if statistics.reported_at is None else max(0.0, time.time() - statistics.reported_at),
+            total_mib=_mib(statistics.total_bytes),
+            free_mib=_mib(statistics.free_bytes),
+            available_mib=_mib(statistics.available_bytes),
+            disk_caches_mib=_mib(statistics.disk_caches_bytes),
+            swap_in_mib=_mib(statistics.swap_in_bytes),
+            swap_out_mib=_mib(statistics.swap_out_bytes),
+            major_faults=statistics.major_faults,
+            minor_faults=statistics.minor_faults,
         )
 
     async def trim(self, request: TrimRequest) -> TrimResult:
@@ -125,15 +125,15 @@ class MachineBackend:
             left_s = max(0.1, deadline - time.monotonic())
             notes.append(await self._balloon().squeeze(left_s))
         after = self.engine.look()
-        said = [note for note in notes if note is not None]
+        problems = [note for note in notes if note is not None]
         return TrimResult(
             returned_mib=None
             if before is None or after is None
             else max(0, before.total_mib - after.total_mib),
             resident_before_mib=None if before is None else before.total_mib,
             resident_after_mib=None if after is None else after.total_mib,
-            complete=not said,
-            detail="; ".join(said) or None,
+            complete=not problems,
+            detail="; ".join(problems) or None,
         )
 
     async def set_limit(self, limit_mib: int | None) -> None:
@@ -148,14 +148,14 @@ class MachineBackend:
             hard_cap=self._cap is not None,
             trim=has_balloon,
             accelerator=str(self._vm.spec.accel),
-            engine=f"QEMU {self._vm.engine.version_text}",
+            engine=f"{self._vm.engine.name} {self._vm.engine.version_text}",
         )
 
     def _balloon(self) -> Balloon:
         if self._vm.balloon is None:
             raise BalloonError(
                 "this sandbox has no balloon",
-                hint="a sandbox gets one when it is made: make a new one with it",
+                hint="create a new sandbox with a balloon: it cannot be added later",
             )
         return self._vm.balloon
 
@@ -180,7 +180,7 @@ class MachineBackend:
 
 
 class _Changes:
-    """One watcher's view of a balloon; its versions are the protocol's, from 1, where the balloon's are from 0."""
+    """Changes for one watcher. Versions start at 1; those of the balloon start at 0."""
 
     def __init__(self, backend: MachineBackend, balloon: Balloon) -> None:
         self._backend = backend
@@ -192,7 +192,7 @@ class _Changes:
 
 
 def _guest_memory(report: GuestReport, age_s: float | None) -> GuestMemory:
-    """A report of the agent. Kernels count swap in 4 KiB pages."""
+    """A report of the agent. The kernel counts swap in 4 KiB pages."""
     cached = report.cached_kib
     if cached is not None and report.buffers_kib is not None:
         cached += report.buffers_kib

@@ -1,4 +1,4 @@
-"""From a configuration to a virtual machine: engine, accelerator, guest and balloon brought together."""
+"""Builds a virtual machine from a configuration: finds the engine, the accelerator and the guest."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ballonet.machine.guest_setup import DISK_SERIAL, ROOT_SERIAL, share_tags
 from ballonet.vmm.accel import detect_accel
 from ballonet.vmm.builder import VmBuilder
 from ballonet.vmm.config import Accel, VmConfig, VmSpec
-from ballonet.vmm.engine import find_engine
-from ballonet.vmm.vm import Vm
+from ballonet.vmm.default_engine import DefaultEngine
+from ballonet.vmm.engine import Vm
 
 
 def build_spec(
     config: VmConfig, guest: GuestBundle, accel: Accel, tsc_khz: int | None, disk: Path | None = None
 ) -> VmSpec:
-    """The complete VM for ``config``. The balloon is built whenever any balloon field is set. Pure.
+    """The specification of the VM for ``config``. It has a balloon if any balloon field is set. Pure.
 
     :param disk: the file of the writable disk, if ``config`` has one.
     """
@@ -57,13 +57,13 @@ def build_vm(
 ) -> Vm:
     """A VM for ``config`` on this host, not yet started.
 
-    :param guest: what it boots from; found or made by default.
+    :param guest: what it boots; found or made by default.
     :param disk: the file of its writable disk, if it has one.
     :raises EngineMissingError: there is no usable QEMU.
-    :raises HostError: the guest's kernel or programs cannot be had.
+    :raises HostError: the guest's kernel or programs cannot be obtained.
     """
     cache = cache_dir() if cache is None else cache
-    engine = find_engine(cache)
+    engine = DefaultEngine.find(cache)
     accel = detect_accel(config.accel).accel
     tsc_khz = host_tsc_khz(cache) if accel is Accel.TCG else None
-    return Vm(build_spec(config, guest or guest_for(config), accel, tsc_khz, disk), engine)
+    return engine.create(build_spec(config, guest or guest_for(config), accel, tsc_khz, disk))

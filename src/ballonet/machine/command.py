@@ -1,4 +1,4 @@
-"""The sandbox's own command, run by its process so that it needs nobody else: its output goes to a log."""
+"""The sandbox's own command. The sandbox's process runs it and writes its output to a log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class MainCommand:
-    """Start it, wait for its status, and stop it when the sandbox is stopped."""
+    """Starts the command, waits for its exit status, and stops it when the sandbox is stopped."""
 
     def __init__(self, agent: AgentClient, state: Path) -> None:
         self._agent = agent
@@ -34,7 +34,7 @@ class MainCommand:
 
     async def start(self) -> None:
         """:raises GuestCommandError: the guest could not start it.
-        :raises GuestError: the guest cannot be talked to.
+        :raises GuestError: the guest does not answer.
         """
         settings = _read(self._state / COMMAND_FILE)
         self._stop_signal = settings["stop_signal"]
@@ -50,9 +50,9 @@ class MainCommand:
         self._copying = asyncio.gather(*(self._copy(name, output) for name, output in outputs))
 
     async def wait(self) -> int:
-        """Its status once it has ended; 128+n where signal n killed it.
+        """Wait for its exit status; 128+n if signal n killed it.
 
-        :raises GuestError: the guest was lost first.
+        :raises GuestError: the connection to the guest was lost first.
         """
         assert self._process is not None
         assert self._copying is not None
@@ -60,7 +60,7 @@ class MainCommand:
         return (await self._process.wait()).returncode
 
     async def terminate(self, timeout_s: float) -> None:
-        """Ask it to end (with its own stop signal, or SIGTERM), and wait for that for at most ``timeout_s``."""
+        """Send its stop signal, or SIGTERM, and wait at most ``timeout_s`` for it to end."""
         if self._process is not None:
             with contextlib.suppress(GuestError, TimeoutError):
                 async with asyncio.timeout(timeout_s):
@@ -70,7 +70,7 @@ class MainCommand:
     def close(self) -> None:
         if self._log is not None:
             if self._log.lost_bytes:
-                log.warning("%d bytes of the command's output could not be kept", self._log.lost_bytes)
+                log.warning("%d bytes of the command's output could not be logged", self._log.lost_bytes)
             self._log.close()
 
     async def _copy(self, name: str, output: OutputReader) -> None:

@@ -1,5 +1,5 @@
-"""A sandbox's writable disk: a sparse file with ext4 in it, made at the first start and kept until the sandbox is
-removed. It takes the host's space as the guest fills it, and gives it back when the guest deletes (discard)."""
+"""A sandbox's writable disk: a sparse file with ext4, created at the first start and kept until the sandbox is removed.
+It uses space on the host as the guest writes, and frees it when the guest deletes (discard)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ballonet.base.memory import bytes_to_mib, mib_to_bytes
 from ballonet.base.process import find_program, run
 
 DISK_FILE = "disk.img"
-#: Size of a disk that nobody chose: it costs nothing until it is filled.
+#: The default size of a disk: it uses no space until it is filled.
 DEFAULT_DISK_MIB = 8192
-#: The journal's size in MiB: mke2fs's own choice would be up to 1 GiB that the guest writes round and round.
+#: Size of the journal in MiB. The default of mke2fs is up to 1 GiB, which the guest would write again and again.
 _JOURNAL_MIB = 16
 _HINT = "install it: apt-get install e2fsprogs"
 
 
 def obtain_disk(directory: Path, size_mib: int) -> Path:
-    """The disk in ``directory``, made if it is not there, grown if it is smaller than ``size_mib``.
+    """The disk in ``directory``: created if it does not exist, and enlarged if it is smaller than ``size_mib``.
 
-    :raises HostError: it cannot be made or grown, or would have to shrink.
+    :raises HostError: it cannot be created or enlarged, or is larger than ``size_mib``.
     """
     disk = directory / DISK_FILE
     try:
@@ -31,11 +31,11 @@ def obtain_disk(directory: Path, size_mib: int) -> Path:
         return disk
     if size_mib < has_mib:
         raise HostError(
-            f"the disk {disk} has {has_mib} MiB and cannot be made smaller ({size_mib} MiB)",
-            hint="ask for a larger one, or make a new sandbox",
+            f"the disk {disk} has {has_mib} MiB and cannot be shrunk to {size_mib} MiB",
+            hint="request a larger disk, or create a new sandbox",
         )
     if size_mib > has_mib:
-        # The guest lets its file system grow: the host never reads what a guest has written there.
+        # The guest enlarges its file system: the host never reads what a guest has written.
         _resize(disk, size_mib)
     return disk
 
@@ -46,11 +46,10 @@ def find_mke2fs() -> Path:
 
 
 def _make(disk: Path, size_mib: int) -> None:
-    # Renamed when it is whole: one that was interrupted is never taken for a disk.
+    # Renamed when it is complete, so that an interrupted one is never used.
     half = disk.with_name(f".{disk.name}.{os.getpid()}")
     journal_mib = min(_JOURNAL_MIB, size_mib // 8)
-    # The new file reads as zeros: there is nothing to discard, and no table that the guest has to zero later.
-    # Nothing is set aside for root: the whole disk is the sandbox's.
+    # The new file reads as zeros: nothing needs to be discarded or zeroed. No blocks are reserved for root.
     options = [
         "-E",
         "nodiscard,assume_storage_prezeroed=1",
@@ -68,7 +67,7 @@ def _make(disk: Path, size_mib: int) -> None:
         half.rename(disk)
     except OSError as error:
         raise HostError(
-            f"the disk {disk} cannot be made: {error.strerror}", hint=os_hint(error, disk)
+            f"the disk {disk} cannot be created: {error.strerror}", hint=os_hint(error, disk)
         ) from error
     finally:
         half.unlink(missing_ok=True)
@@ -79,5 +78,6 @@ def _resize(disk: Path, size_mib: int) -> None:
         os.truncate(disk, mib_to_bytes(size_mib))
     except OSError as error:
         raise HostError(
-            f"the disk {disk} cannot have {size_mib} MiB: {error.strerror}", hint=os_hint(error, disk)
+            f"the disk {disk} cannot be resized to {size_mib} MiB: {error.strerror}",
+            hint=os_hint(error, disk),
         ) from error

@@ -1,4 +1,4 @@
-"""What the engine holds of the host's memory: guest RAM and its own at each look, PSS on a slower clock of its own."""
+"""Host memory of the engine: guest RAM and its own memory at each reading, PSS less often."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ballonet.base.memory import bytes_to_mib
 from ballonet.control.backend import HostMemory
 from ballonet.host.proc import Resident, read_pss_bytes, read_resident
 
-#: PSS is read again when it is older than this (seconds) and somebody asks …
+#: PSS is read on demand if the last value is older than this (seconds) …
 PSS_EVERY_S = 30.0
-#: … and when it is older than what the last reading took times this: it costs half a percent of a processor at most.
-#: The kernel walks every page of the guest's memory for it (Documentation/filesystems/proc.rst, smaps_rollup).
+#: … and older than the duration of the last reading times this factor, so that it uses at most 0.5 % of a processor:
+#: the kernel walks every page of the guest's memory (Documentation/filesystems/proc.rst, smaps_rollup).
 PSS_COST_FACTOR = 200.0
 
 
 class EngineMemory:
-    """Of one engine. The totals count from its start.
+    """The memory of one engine. Totals count from its start.
 
     :param pid: the engine's process.
     :param clock: monotonic seconds.
@@ -42,7 +42,7 @@ class EngineMemory:
         self._pss_every_s = PSS_EVERY_S
 
     def look(self) -> Resident | None:
-        """What it holds now; ``None`` if it is gone. Costs microseconds."""
+        """Its memory now; ``None`` if it has ended. Takes microseconds."""
         resident = self._read_resident(self.pid)
         if resident is not None:
             self._reclaimed_bytes += max(0, self._guest_ram_bytes - resident.guest_ram_bytes)
@@ -50,7 +50,7 @@ class EngineMemory:
         return resident
 
     def figures(self) -> HostMemory:
-        """All of it, in the control protocol's terms."""
+        """All figures, as an object of the control protocol."""
         resident = self.look()
         if resident is None:
             return HostMemory(reclaimed_mib=bytes_to_mib(self._reclaimed_bytes))
@@ -65,7 +65,7 @@ class EngineMemory:
         )
 
     def _pss(self) -> tuple[int | None, float | None]:
-        """PSS, and how old it is (seconds)."""
+        """PSS, and its age (seconds)."""
         now = self._clock()
         if self._pss_at is None or now - self._pss_at >= self._pss_every_s:
             self._pss_bytes = self._read_pss(self.pid)

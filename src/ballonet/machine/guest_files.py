@@ -1,5 +1,4 @@
-"""What a sandbox's guest boots from, by its configuration. Apart from the engine: a program that only starts one needs
-no monitor."""
+"""The files that a sandbox's guest boots. Separate from :mod:`ballonet.machine.build`, which loads the engine."""
 
 from __future__ import annotations
 
@@ -11,9 +10,9 @@ from ballonet.vmm.config import VmConfig
 
 
 def guest_for(config: VmConfig, *, report: Callable[[str], None] | None = None) -> GuestBundle:
-    """What a guest of ``config`` boots from, found or made.
+    """The files that a guest of ``config`` boots, found or made.
 
-    :param report: told in one line what takes time.
-    :raises HostError: the guest's kernel or programs cannot be had, or its root cannot be used.
+    :param report: called with one line of text about each step that takes time.
+    :raises HostError: the guest's kernel or programs cannot be obtained, or its root cannot be used.
     """
     return prepare_guest(extra_modules=needed_modules(config, root_kind(config.root)), report=report)

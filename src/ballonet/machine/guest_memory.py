@@ -1,7 +1,7 @@
-"""What the guest says of its memory, through its agent: asked when needed, and told by itself when it stalls.
+"""The guest's memory as its agent reports it: on request, and when the guest stalls.
 
-Quicker and fresher than the balloon's own statistics, which come at most once a second; those are the way out when
-the agent does not answer. Nothing here is trusted: a guest that lies only harms itself.
+This is faster than the statistics of the balloon device, which have a resolution of one second and are used if the
+agent does not answer. Reports are not trusted: a guest that lies harms only itself.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from ballonet.vmm.guard import GUARD_MIN_MIB, GuestReading
 
 log = logging.getLogger(__name__)
 
-#: A guest whose tasks lost this much time to a lack of memory …
+#: A guest whose tasks stalled on memory for this time (microseconds) …
 STALL_US = 25_000
-#: … within this (microseconds) gets memory back. The kernel looks ten times in a window, and takes none shorter than
-#: this (Documentation/accounting/psi.rst), so a stall is told 25 to 75 ms after it began.
+#: … within this window (microseconds) gets memory back. The kernel checks ten times per window, and accepts no shorter
+#: window (Documentation/accounting/psi.rst), so a stall is reported 25 to 75 ms after it began.
 WINDOW_US = 500_000
-#: How often a guest that stalls in the middle of a shrink is looked at (seconds).
+#: How often a guest that stalls during a shrink is checked (seconds).
 _LOOK_AGAIN_S = 0.05
-#: How long the agent may take to answer: it is locked in memory and of high priority (seconds).
+#: How long the agent may take to answer (seconds): it is locked in memory and has a high priority.
 _ANSWER_S = 2.0
 
 
 class GuestMemory:
-    """One guest's word on its memory, and the relief that it gets."""
+    """The memory reports of one guest, and pressure relief."""
 
     def __init__(self, agent: AgentClient, balloon: Balloon | None) -> None:
         self._agent = agent
@@ -43,11 +43,11 @@ class GuestMemory:
         self._relieving: asyncio.Task[None] | None = None
         self._asked_at = -float("inf")
         self._told: tuple[float, GuestReport] | None = None
-        #: Whether stalls are watched for.
+        #: Whether pressure relief is active.
         self.relief = False
 
     async def start(self, ready: Ready, *, relief: bool) -> None:
-        """Use the agent from now on; with ``relief``, have it tell when the guest stalls."""
+        """Use the agent from now on; with ``relief``, have it report stalls."""
         if self._balloon is None:
             return
         self._balloon.read_guest = self.read
@@ -63,21 +63,20 @@ class GuestMemory:
             log.warning("no pressure relief: %s", error)
 
     async def report(self) -> GuestReport | None:
-        """What the guest says now; ``None`` if it does not answer."""
+        """The guest's report of now; ``None`` if it does not answer."""
         self._asked_at = time.monotonic()
         try:
             report = await self._agent.stats(timeout_s=_ANSWER_S)
         except GuestError as error:
-            log.warning("the guest does not tell its memory: %s", error)
+            log.warning("the guest does not report its memory: %s", error)
             return None
         self._told = (time.monotonic(), report)
         return report
 
     async def recent_report(self, max_age_s: float) -> tuple[GuestReport, float] | None:
-        """The guest's newest report and its age (seconds); ``None`` if there is none.
+        """The newest report and its age (seconds); ``None`` if there is none.
 
-        The guest is asked only if it was not within ``max_age_s``. What comes back may be older where it does not
-        answer.
+        The guest is asked unless it was asked within ``max_age_s``. If it does not answer, the report may be older.
         """
         if time.monotonic() - self._asked_at >= max_age_s:
             await self.report()
@@ -87,7 +86,7 @@ class GuestMemory:
         return report, time.monotonic() - at
 
     async def read(self) -> GuestReading:
-        """For a guarded shrink."""
+        """The available memory and the faults, for a guarded shrink."""
         report = await self.report()
         available = None if report is None or report.mem_available_kib is None else report.mem_available_kib
         return GuestReading(
@@ -97,7 +96,7 @@ class GuestMemory:
         )
 
     async def trim(self, caches_percent: int, *, compact: bool, timeout_s: float) -> str | None:
-        """Have the guest drop clean caches and join its free memory; what could not be done, in words."""
+        """Have the guest drop clean caches and compact its memory; returns what could not be done, for a person."""
         flags = TrimFlags.NONE
         size_bytes = 0
         if caches_percent == 100:
@@ -105,7 +104,7 @@ class GuestMemory:
         elif caches_percent > 0:
             report = await self.report()
             if report is None or report.cached_kib is None:
-                return "the guest does not tell how large its caches are"
+                return "the guest does not report the size of its caches"
             size_bytes = kib_to_bytes(report.cached_kib) * caches_percent // 100
         if compact:
             flags |= TrimFlags.COMPACT
@@ -115,12 +114,15 @@ class GuestMemory:
             _, number = await self._agent.trim(size_bytes, flags, timeout_s=timeout_s)
         except GuestError as error:
             return f"the guest was not trimmed: {error}"
-        if number in (0, errno.EAGAIN):  # EAGAIN: there was less to reclaim than asked, which is no failure
+        if number in (
+            0,
+            errno.EAGAIN,
+        ):  # EAGAIN: there was less to reclaim than requested, which is not a failure
             return None
-        return f"the guest was trimmed in part: {os.strerror(number)}"
+        return f"the guest was trimmed only in part: {os.strerror(number)}"
 
     async def close(self) -> None:
-        """Give no more relief."""
+        """End pressure relief."""
         if self._relieving is not None:
             self._relieving.cancel()
             await asyncio.wait({self._relieving})
@@ -133,16 +135,16 @@ class GuestMemory:
     async def _relieve(self, report: GuestReport) -> None:
         assert self._balloon is not None
         if _only_gives_caches(report, self._balloon) and not await self._falls_short():
-            log.info("the guest stalled while it gave up its caches: it has memory")
+            log.info("the guest stalled while it dropped caches; it has enough memory")
             return
         try:
-            await self._balloon.relieve("the guest stalled for lack of memory")
+            await self._balloon.relieve("the guest stalled because memory is short")
         except BallonetError as error:
             log.warning("no pressure relief: %s", error)
 
     async def _falls_short(self) -> bool:
-        """Whether a guest that stalls in the middle of a shrink comes to lack memory after all. The kernel tells of a
-        stall only once in a window: until then it is looked at here."""
+        """Whether a guest that stalls during a shrink runs short of memory before the window ends: the kernel reports
+        only one stall per window."""
         assert self._balloon is not None
         until = time.monotonic() + WINDOW_US / 1e6
         while time.monotonic() < until:
@@ -156,10 +158,10 @@ class GuestMemory:
 
 
 def _only_gives_caches(report: GuestReport, balloon: Balloon) -> bool:
-    """Whether a guest stalls because the balloon's own driver is dropping its caches to make room.
+    """Whether the guest stalls only because its balloon driver drops caches.
 
-    The kernel counts that as a stall for lack of memory like any other. While a shrink is under way, a guest that
-    still has available what the guard leaves to it is not short: the shrink itself watches for worse.
+    The kernel counts that as a stall on memory like any other. During a shrink, a guest that still has the guard
+    available is not short of memory; the shrink itself watches the guest.
     """
     status = balloon.status
     if status.state is not State.CONVERGING or status.actual_mib is None:
@@ -168,7 +170,7 @@ def _only_gives_caches(report: GuestReport, balloon: Balloon) -> bool:
 
 
 def _has_to_spare(report: GuestReport, balloon: Balloon) -> bool:
-    """Whether the guest has available what the guard leaves to it. One that does not tell has not."""
+    """Whether the guest has at least the guard available; false if it does not report that."""
     if report.mem_available_kib is None:
         return False
     return kib_to_bytes(report.mem_available_kib) >= mib_to_bytes(max(balloon.spec.guard_mib, GUARD_MIN_MIB))

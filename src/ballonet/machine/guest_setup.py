@@ -1,6 +1,6 @@
-"""What the agent is told to make of the machine when it has booted: the steps of SETUP (docs/agent.md). Pure.
+"""The steps with which the agent sets up the guest after boot: SETUP in docs/agent.md. Pure.
 
-The same function says which kernel modules the steps need, so that a guest without them loads none.
+Also lists the kernel modules that the steps need, so that a guest loads no others.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from pathlib import Path
 from ballonet.base.errors import HostError
 from ballonet.vmm.attach import Net, Volume, parents_first
 from ballonet.vmm.config import DISK_TARGET, VmConfig
+from ballonet.vmm.default_engine import DefaultEngine
 
 #: Serials of the disks, by which the guest finds them.
 ROOT_SERIAL, DISK_SERIAL = "ballonet-root", "ballonet-disk"
-#: Addresses of QEMU's user network (docs/system/devices/net: "10.0.2.0/24"): the guest, the gateway, the name server.
-GUEST_ADDRESS, NETMASK, GATEWAY, NAME_SERVER = "10.0.2.15", "255.255.255.0", "10.0.2.2", "10.0.2.3"
+_NETWORK = DefaultEngine.user_network
 
-# Where each file system has its magic number, and what that is (linux/magic.h; squashfs in native byte order).
+# Offset and magic number of each file system (linux/magic.h; squashfs in native byte order).
 _MAGIC = {"erofs": (1024, b"\xe2\xe1\xf5\xe0"), "squashfs": (0, b"hsqs")}
 
 
@@ -40,7 +40,7 @@ def needed_modules(config: VmConfig, root_kind: str | None) -> list[str]:
 
 
 def setup_steps(config: VmConfig, root_kind: str | None) -> list[list[str]]:
-    """What the agent is to do, in order."""
+    """The steps for the agent, in order."""
     steps: list[list[str]] = []
     if root_kind is not None:
         steps.append(["root", root_kind, ROOT_SERIAL, DISK_SERIAL])
@@ -59,7 +59,7 @@ def setup_steps(config: VmConfig, root_kind: str | None) -> list[list[str]]:
 
 
 def root_kind(root: Path | None) -> str | None:
-    """Which file system the file ``root`` has, as the kernel calls it; ``None`` for no root.
+    """The file system in the file ``root``, by its name in the kernel; ``None`` if there is no root.
 
     :raises HostError: it cannot be read, or is neither erofs nor squashfs.
     """
@@ -70,12 +70,12 @@ def root_kind(root: Path | None) -> str | None:
             start = file.read(2048)
     except OSError as error:
         raise HostError(
-            f"the root {root} cannot be read: {error.strerror}", hint="was its image removed?"
+            f"the root {root} cannot be read: {error.strerror}", hint="check that its image was not removed"
         ) from error
     for kind, (at, magic) in _MAGIC.items():
         if start[at : at + len(magic)] == magic:
             return kind
-    raise HostError(f"the root {root} is no file system that a guest can have: neither erofs nor squashfs")
+    raise HostError(f"the root {root} is neither an erofs nor a squashfs file system")
 
 
 def _tagged(config: VmConfig) -> zip[tuple[str, Volume]]:
@@ -87,7 +87,7 @@ def _volume_step(tag: str, target: str, read_only: bool) -> list[str]:
 
 
 def _identity(name: str, net: Net) -> list[list[str]]:
-    """Who the guest is, and who it finds how. As in Docker, the image's own files make way."""
+    """Host name, name resolution and network. As in Docker, they replace the image's files."""
     hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     steps = [["hostname", name], ["file", "/etc/hostname", f"{name}\n"]]
     if net is Net.NONE:
@@ -96,10 +96,10 @@ def _identity(name: str, net: Net) -> list[list[str]]:
             ["file", "/etc/hosts", f"{hosts}127.0.1.1\t{name}\n"],
             ["file", "/etc/resolv.conf", ""],
         ]
-    server = "" if net is Net.ISOLATED else f"nameserver {NAME_SERVER}\n"
+    server = "" if net is Net.ISOLATED else f"nameserver {_NETWORK.name_server}\n"
     return [
         *steps,
-        ["file", "/etc/hosts", f"{hosts}{GUEST_ADDRESS}\t{name}\n"],
+        ["file", "/etc/hosts", f"{hosts}{_NETWORK.guest}\t{name}\n"],
         ["file", "/etc/resolv.conf", server],
-        ["network", GUEST_ADDRESS, NETMASK, GATEWAY],
+        ["network", _NETWORK.guest, _NETWORK.netmask, _NETWORK.gateway],
     ]

@@ -1,8 +1,7 @@
-"""The hard cap: the engine's process in a cgroup whose limit follows the balloon.
+"""The hard cap: a cgroup for the engine's process whose limit follows the balloon.
 
-The balloon is best effort: a hostile guest ignores it. The cap is the host's own. It is raised before the guest may
-grow, and lowered only after the guest's actual memory came down, so that a guest that does as asked never meets it;
-one that does not is held at what it was last allowed.
+A hostile guest can ignore the balloon, but not the cap. The cap is raised before the guest may grow, and lowered after
+its actual memory has decreased. So a cooperative guest never reaches it; any other guest stays below its last limit.
 """
 
 from __future__ import annotations
@@ -19,30 +18,30 @@ from ballonet.vmm.balloon import Balloon
 
 log = logging.getLogger(__name__)
 
-#: What the engine needs beside the guest's memory: measured, but never taken to be less than this (MiB). Under
-#: emulation its translation cache (64 MiB) fills up over time.
+#: The least allowance for the engine's own memory, which is measured (MiB). The translation cache for emulation (64
+#: MiB) fills up over time.
 OVERHEAD_MIN_MIB = 192
-#: On top of the measured overhead: page tables, kernel memory, and what the engine has not yet touched (MiB).
+#: Added to the measured overhead for page tables, kernel memory, and memory that the engine will still use (MiB).
 OVERHEAD_MARGIN_MIB = 64
-#: What the names of our cgroups begin with.
+#: Prefix of the names of cgroups.
 GROUP_PREFIX = "ballonet-"
-#: A limit that the kernel could not enforce yet is tried again after this long (seconds).
+#: Interval between attempts to set a limit that the kernel could not enforce yet (seconds).
 _RETRY_S = 1.0
 
 
 def allowed_bytes(allowed: int, target: int, actual: int | None) -> int:
-    """The guest memory to allow next, in bytes: up at once with the target, down only as actual came down."""
+    """The guest memory to allow next, in bytes: raised at once with the target, lowered only as actual decreases."""
     if target >= allowed:
         return target
     return allowed if actual is None else min(allowed, max(target, actual))
 
 
 class HardCap:
-    """One sandbox's cap."""
+    """The hard cap of one sandbox."""
 
     def __init__(self, name: str, initial_bytes: int) -> None:
-        """:raises HostError: this host gives no writable memory controller."""
-        # The same name may run at once under another run directory.
+        """:raises HostError: this host has no writable memory controller."""
+        # A sandbox with the same name may run with another run directory.
         self._group: MemoryGroup = open_group(f"{GROUP_PREFIX}{name}-{crc32(bytes(run_dir())):08x}")
         self._allowed = initial_bytes
         self._overhead = (OVERHEAD_MIN_MIB + OVERHEAD_MARGIN_MIB) * MIB
@@ -53,16 +52,16 @@ class HardCap:
 
     @property
     def procs_file(self) -> str:
-        """For the engine's process: written before it executes."""
+        """The file to which the engine's process is written before exec."""
         return str(self._group.procs_file)
 
     @property
     def limit_mib(self) -> int:
-        """The limit in force."""
+        """The current limit."""
         return bytes_to_mib(self.limit_bytes)
 
     def follow(self, engine_pid: int, balloon: Balloon) -> None:
-        """Let the limit follow ``balloon`` from now on."""
+        """Make the limit follow ``balloon`` from now on."""
         self._engine_pid = engine_pid
         balloon.before_retarget = self.allow
         self._follower = asyncio.create_task(self._follow(balloon), name="hard cap")
@@ -74,11 +73,11 @@ class HardCap:
             self._enforce()
 
     def kills(self) -> int:
-        """How often the kernel killed the engine for going over the limit."""
+        """How many times the kernel killed the engine because it exceeded the limit."""
         return self._group.kills()
 
     async def close(self) -> None:
-        """Stop following and remove the group; the engine must be gone."""
+        """Stop following, and remove the group. The engine must have ended."""
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.wait({self._follower})
@@ -89,7 +88,7 @@ class HardCap:
         while True:
             version, status = await balloon.wait_change(version)
             self._allowed = allowed_bytes(self._allowed, mib_to_bytes(status.target_mib), status.actual_bytes)
-            while not self._enforce():  # noqa: ASYNC110  (the kernel does not tell when it could)
+            while not self._enforce():  # noqa: ASYNC110  (the kernel does not report when it can)
                 await asyncio.sleep(_RETRY_S)
 
     def _enforce(self) -> bool:

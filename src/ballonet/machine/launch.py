@@ -1,4 +1,4 @@
-"""The program's side of starting a sandbox's process: start it, hear that it is up, end it, hear how it ended."""
+"""Starts a sandbox's process from a program, waits until it is ready, ends it, and learns how it ended."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from ballonet.base.errors import BallonetError, HostError, SandboxError
 from ballonet.base.forked import keep_from_children
 from ballonet.base.process import spawn, wait_exit
 from ballonet.host.identity import ProcessId
-from ballonet.machine.owner import STOP, Report
+from ballonet.machine.owner_channel import STOP, Report
 from ballonet.machine.run_options import RUN_VARIABLE, RunOptions
 
 log = logging.getLogger(__name__)
 
-#: How long the sandbox's process may take to clean up after it was told to end (seconds).
+#: How long the sandbox's process may take to end after a request (seconds).
 _END_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
 class SandboxEnd:
-    """How a sandbox ended: a word (see :class:`ballonet.vmm.vm.ExitReason`), a sentence, and the status of the
-    sandbox's own command if it had one that ended."""
+    """How a sandbox ended: the reason (see :class:`ballonet.vmm.engine.ExitReason`), a sentence, and the exit status
+    of the sandbox's own command if it had one that ended."""
 
     reason: str
     detail: str
     exit_code: int | None = None
 
 
-#: What follows the sandboxes that this program owns: held, so that one whose object was dropped ends with the program,
-#: and not when Python happens to notice.
+#: Tasks that follow the sandboxes of this program. The references keep a sandbox whose object was dropped until the
+#: program ends, and not only until a garbage collection.
 _following: set[asyncio.Task[SandboxEnd]] = set()
-#: Children that go on without us, to be reaped when they have ended.
+#: Detached children, which are reaped after they have ended.
 _let_go: list[subprocess.Popen[bytes]] = []
 
 
 class OwnedProcess:
-    """A sandbox's process that this program has started; made by :func:`launch`, which waits until it is up."""
+    """A sandbox's process that this program started. Created by :func:`launch`, which waits until it is ready."""
 
     def __init__(
         self,
@@ -56,14 +56,14 @@ class OwnedProcess:
         self._child = child
         self._reader, self._writer = line
         self._log_file = log_file
-        #: The event loop in which it is followed; nothing of it works in another.
+        #: The event loop in which it is followed; it cannot be used in another.
         self.loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[Report] = self.loop.create_future()
         self._last_report: Report | None = None
         self._ended = asyncio.create_task(self._follow(), name="sandbox end")
         _following.add(self._ended)
         self._ended.add_done_callback(_following.discard)
-        #: What it said when it was up.
+        #: The facts in its report that it is ready.
         self.facts: dict[str, Any] = {}
 
     @property
@@ -72,19 +72,19 @@ class OwnedProcess:
 
     @property
     def agent_socket(self) -> Path:
-        """Where its guest's agent is reached, once it is up."""
+        """The socket of its guest's agent, once it is ready."""
         return Path(self.facts["agent_socket"])
 
     @property
     def end(self) -> SandboxEnd | None:
-        """How it ended; ``None`` while it lives."""
+        """How it ended; ``None`` while it runs."""
         ended = self._ended
         return ended.result() if ended.done() and not ended.cancelled() and not ended.exception() else None
 
     async def come_up(self, name: str) -> None:
-        """Wait until the sandbox is up.
+        """Wait until the sandbox is ready.
 
-        :raises BallonetError: it did not come up.
+        :raises BallonetError: it did not start.
         """
         either: set[asyncio.Future[Any]] = {self._ready, self._ended}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -93,11 +93,11 @@ class OwnedProcess:
         self.facts = self._ready.result().facts
 
     async def wait(self) -> SandboxEnd:
-        """Wait for its end; everything is then cleaned up."""
+        """Wait for its end; everything is cleaned up then."""
         return await asyncio.shield(self._ended)
 
     async def stop(self, timeout_s: float) -> SandboxEnd:
-        """Let it end in order; once ``timeout_s`` has passed, without."""
+        """Stop it gracefully; kill it after ``timeout_s``."""
         with contextlib.suppress(OSError):
             self._writer.write(STOP)
         self._wake()
@@ -107,7 +107,7 @@ class OwnedProcess:
         return await self.kill()
 
     async def kill(self) -> SandboxEnd:
-        """End it now, as pulling the plug would, and wait until nothing of it is left."""
+        """End it without asking the guest, and wait until everything is cleaned up."""
         self._writer.close()
         self._wake()
         try:
@@ -121,19 +121,19 @@ class OwnedProcess:
             self._log_file.close()
 
     def _wake(self) -> None:
-        """A frozen process (SIGSTOP) would not hear that it is to end."""
+        """Continue a stopped process (SIGSTOP), so that it reads the request."""
         with contextlib.suppress(ProcessLookupError):
             self._child.send_signal(signal.SIGCONT)
 
     def let_go(self) -> None:
-        """It is on its own from now on (it must have been started detached)."""
+        """Do not follow it any more. It must have been started detached."""
         self._ended.cancel()
         self._writer.close()
         self._log_file.close()
         _let_go.append(self._child)
 
     async def _follow(self) -> SandboxEnd:
-        """Read what the sandbox's process reports, to its end and the process's own."""
+        """Read the reports of the sandbox's process until it ends."""
         while (report := await self._next_report()) is not None:
             if report.event == "ready":
                 self._ready.set_result(report)
@@ -143,8 +143,8 @@ class OwnedProcess:
         self._writer.close()
         last = self._last_report
         if last is None:
-            said = f"the sandbox's process ended with status {status} and without a word"
-            return SandboxEnd("killed", said)
+            detail = f"the sandbox's process exited with status {status} without giving a reason"
+            return SandboxEnd("killed", detail)
         if last.event == "failed":
             return SandboxEnd("failed", str(last.facts.get("message")))
         return SandboxEnd(str(last.facts["reason"]), str(last.facts["detail"]), last.facts.get("exit_code"))
@@ -157,13 +157,13 @@ class OwnedProcess:
         return Report.decode(line) if line.endswith(b"\n") else None
 
     def _failure(self, name: str, end: SandboxEnd) -> BallonetError:
-        """Why the sandbox did not come up."""
+        """Why the sandbox did not start."""
         if self._last_report is not None and self._last_report.event == "failed":
             return self._last_report.to_error()
         message = f"sandbox {name!r} ended while it was booting: {end.detail}"
         self._log_file.seek(0)
-        words = self._log_file.read()[-2000:].decode(errors="replace").strip()
-        return SandboxError(f"{message}; its last words were:\n{words}" if words else message)
+        output = self._log_file.read()[-2000:].decode(errors="replace").strip()
+        return SandboxError(f"{message}; its log ends with:\n{output}" if output else message)
 
 
 async def launch(
@@ -176,9 +176,9 @@ async def launch(
 ) -> OwnedProcess:
     """Start a sandbox's process, and return when its guest answers.
 
-    :param log_path: the file that gets what the process logs, from the beginning.
-    :param started: called with the process as soon as there is one, long before its guest answers.
-    :raises BallonetError: it did not come up; nothing of it is left.
+    :param log_path: the log file of the process; overwritten.
+    :param started: called with the process as soon as it exists, long before its guest answers.
+    :raises BallonetError: it did not start; nothing is left behind.
     """
     _let_go[:] = [child for child in _let_go if child.poll() is None]
     try:
@@ -187,32 +187,32 @@ async def launch(
         raise HostError(f"the log {log_path} cannot be written: {error.strerror}") from error
     try:
         try:
-            ours, theirs = socket.socketpair()
+            own_end, far_end = socket.socketpair()
         except OSError as error:
-            raise HostError(f"no connection to a sandbox can be made: {error.strerror}") from error
-        # From now on, not only when it is up: another thread may fork while the guest boots. A child that had a copy
-        # would keep an owned sandbox alive. (spawn() runs no fork handlers here: there is nothing to do in the child.)
-        keep_from_children(ours)
-        keep_from_children(theirs)
+            raise HostError(f"a connection to the sandbox cannot be created: {error.strerror}") from error
+        # From now on, because another thread may fork while the guest boots: a copy of the connection in a child would
+        # keep an owned sandbox alive. spawn() does not run fork handlers.
+        keep_from_children(own_end)
+        keep_from_children(far_end)
         try:
-            with theirs:
-                options = replace(options, owner_fd=theirs.fileno())
-                # -P: the working directory may be anyone's; no module is to be imported from there.
+            with far_end:
+                options = replace(options, owner_fd=far_end.fileno())
+                # -P: no module is imported from the working directory, which may belong to another user.
                 argv = [sys.executable, "-P", "-m", "ballonet", "sandbox", *options.render(), *flags]
                 child = spawn(
                     argv,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[far_end.fileno()],
                     stderr=log_file.fileno(),
                     env={RUN_VARIABLE: f"{options.run_id or ''} {options.state_dir or ''}"},
                     new_session=True,
                 )
         except BaseException:
-            ours.close()
+            own_end.close()
             raise
     except BaseException:
         log_file.close()
         raise
-    process = OwnedProcess(child, await asyncio.open_connection(sock=ours), log_file)
+    process = OwnedProcess(child, await asyncio.open_connection(sock=own_end), log_file)
     try:
         if started is not None and (identity := ProcessId.of(child.pid)) is not None:
             started(identity)

@@ -1,4 +1,4 @@
-"""The hidden command ``ballonet sandbox``: becomes one sandbox's process."""
+"""The hidden command ``ballonet sandbox``, which is a sandbox's process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ballonet.base.errors import BallonetError
-from ballonet.machine.owner import OwnerLine
+from ballonet.machine.owner_channel import OwnerChannel
 from ballonet.machine.run_options import RunOptions, take_run_options
 from ballonet.machine.supervisor import Supervisor
 from ballonet.settings.flags import parse_flags
@@ -16,7 +16,7 @@ from ballonet.vmm.config import VmConfig
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the sandbox that ``argv`` describes to its end; 0 if it came up and ended, 2 for bad flags, else 1."""
+    """Run the sandbox that ``argv`` describes until it ends; 0 if it started and ended, 2 for invalid flags, else 1."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         options, flags = take_run_options(argv)
@@ -28,4 +28,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _run(config: VmConfig, options: RunOptions, flags: list[str]) -> int:
-    return await Supervisor(config, OwnerLine(options.owner_fd), options, flags).run()
+    return await Supervisor(config, OwnerChannel(options.owner_fd), options, flags).run()

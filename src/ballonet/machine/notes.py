@@ -1,10 +1,9 @@
-"""What a sandbox's process writes down for others: that it lives, as what, and how it ended.
+"""The files in which a sandbox's process records that it runs, its configuration, and how it ended.
 
-Two small JSON files in the sandbox's state directory, beside the registry, written whole: ``machine.json`` from the
-beginning of a run on, ``end.json`` at its end. They never lie in the run directory: which one that is depends on the
-environment of the one who looks, and it may go away while the sandbox lives. Readers
-(:mod:`ballonet.lifecycle.liveness`, :mod:`ballonet.lifecycle.sandboxes`) fold both into the registry, so that this
-process, one per sandbox, need not carry a database. Each names the run that it is about.
+There are two JSON files in the sandbox's state directory, written atomically: ``machine.json`` from the start of a run,
+``end.json`` at its end. They are not in the run directory, which depends on the reader's environment and may be removed
+while the sandbox runs. Readers (:mod:`ballonet.lifecycle.liveness`, :mod:`ballonet.lifecycle.sandboxes`) copy both to
+the registry, so that the sandbox's process need not load a database. Each file has the id of its run.
 """
 
 from __future__ import annotations
@@ -23,46 +22,45 @@ AGENT_SOCKET = "agent.sock"
 CONTROL_SOCKET = "control.sock"
 MACHINE_NOTE = "machine.json"
 END_NOTE = "end.json"
-#: In the state directory: the command that the sandbox runs by itself. Not among its flags, which every user of the
-#: host can read.
+#: In the state directory: the sandbox's own command. It is not among the flags, which every user of the host can read.
 COMMAND_FILE = "command.json"
-#: How many seconds the stop that follows may take (a number).
+#: In the state directory: the timeout of the following stop (seconds).
 STOP_NOTE = "stop"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineNote:
-    """The process of a sandbox's run; whether it lives, :mod:`ballonet.lifecycle.liveness` finds out."""
+    """The process of a sandbox's run. :mod:`ballonet.lifecycle.liveness` finds out whether it is running."""
 
     run_id: str
     process: ProcessId
-    #: The engine's process, once there is one.
+    #: The engine's process, once it exists.
     engine: ProcessId | None = None
-    #: Where its sockets are.
+    #: The directory with its sockets.
     run_dir: str = ""
     #: Whether the guest has booted.
     ready: bool = False
-    #: The flags that it was started with: the running configuration.
+    #: The flags with which it was started: the running configuration.
     flags: tuple[str, ...] = ()
     control_socket: str | None = None
-    #: The published ports as they came to be, with those that the host chose.
+    #: The published ports, with the host ports that the kernel chose.
     ports: tuple[str, ...] = ()
-    #: Unix time of the guest's first word, and how long it took from the start (seconds).
+    #: Unix time at which the guest was ready, and how long that took (seconds).
     started_at: float | None = None
     boot_s: float | None = None
 
     @property
     def engine_pid(self) -> int:
-        """0: there is none yet."""
+        """The pid of the engine; 0 if there is none yet."""
         return 0 if self.engine is None else self.engine.pid
 
     @property
     def agent_socket(self) -> Path:
-        """Where programs of the sandbox's owner reach its guest's agent."""
+        """The socket of the guest's agent, for programs of the sandbox's owner."""
         return Path(self.run_dir) / AGENT_SOCKET
 
     def alive(self) -> bool:
-        """Whether anything of the run lives: its process, or at least its engine."""
+        """Whether its process, or at least its engine, is running."""
         return self.process.alive() or (self.engine is not None and self.engine.alive())
 
     def write(self, directory: Path) -> None:
@@ -76,16 +74,14 @@ class MachineNote:
 
     @classmethod
     def read(cls, directory: Path) -> MachineNote | None:
-        """The note in ``directory``; ``None`` if there is none that can be read."""
+        """The note in ``directory``; ``None`` if there is none or it is damaged."""
         facts = _read(directory / MACHINE_NOTE)
         if facts is None or (process := ProcessId.from_json(facts.pop("process", None))) is None:
             return None
         try:
             flags, ports = tuple(facts.pop("flags", ())), tuple(facts.pop("ports", ()))
             engine = ProcessId.from_json(facts.pop("engine", None))
-            facts.pop(
-                "engine_pid", None
-            )  # of earlier versions: a number alone may mean another process by now
+            facts.pop("engine_pid", None)  # of earlier versions: the pid may have been reused
             return _checked(cls(process=process, engine=engine, flags=flags, ports=ports, **facts))
         except TypeError:
             return None
@@ -96,11 +92,11 @@ class EndNote:
     """How a sandbox ended."""
 
     run_id: str
-    #: A word: see :class:`ballonet.vmm.vm.ExitReason`, or ``completed``, ``guest-oom``, ``failed``, ``killed``.
+    #: See :class:`ballonet.vmm.engine.ExitReason`; also ``failed`` and ``killed``.
     reason: str
     #: A sentence.
     detail: str
-    #: Of the sandbox's own command, if it had one that ended; 128+n where signal n killed it.
+    #: Exit status of the sandbox's own command, if it had one that ended; 128+n if signal n killed it.
     exit_code: int | None = None
     ended_at: float = 0.0
 
@@ -111,7 +107,7 @@ class EndNote:
 
     @classmethod
     def read(cls, directory: Path) -> EndNote | None:
-        """The note in ``directory``; ``None`` if there is none that can be read."""
+        """The note in ``directory``; ``None`` if there is none or it is damaged."""
         facts = _read(directory / END_NOTE)
         try:
             return None if facts is None else _checked(cls(**facts))
@@ -134,7 +130,7 @@ def read_stop_seconds(directory: Path, default: float) -> float:
 
 _Note = TypeVar("_Note", MachineNote, EndNote)
 
-#: By the annotation of a field, what its value must be.
+#: The types of values by the annotation of the field.
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "bool": (bool,),
@@ -147,9 +143,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _checked(note: _Note) -> _Note:
-    """``note``, as read from a file that anything may have happened to.
+    """``note``, read from a file that may be damaged.
 
-    :raises TypeError: something in it is of another type.
+    :raises TypeError: a value has a wrong type.
     """
     for field in fields(note):
         value, wanted = getattr(note, field.name), _TYPES.get(str(field.type))

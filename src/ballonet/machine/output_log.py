@@ -1,9 +1,9 @@
-"""What a sandbox's own command writes, kept in a file: one line an entry, with its time and stream.
+"""The log with the output of a sandbox's own command: one line per entry, with time and stream.
 
-The format is the one of Kubernetes' container runtimes (CRI logging, ``TIME STREAM TAG CONTENT``): RFC 3339 time with
-nanoseconds, ``stdout`` or ``stderr``, ``F`` for a line that is whole or ``P`` for a part that the next entry of the
-stream goes on with, then the bytes as they came. Bounded: at :data:`MAX_FILE_BYTES` the file becomes ``.1``, in place
-of the one before.
+The format is that of Kubernetes' container runtimes (CRI logging, ``TIME STREAM TAG CONTENT``): RFC 3339 time with
+nanoseconds, ``stdout`` or ``stderr``, ``F`` for a complete line or ``P`` for a part that the next entry of the stream
+continues, then the bytes unchanged. At :data:`MAX_FILE_BYTES` the file is renamed to ``.1``, replacing the previous
+one.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 FILE_NAME = "output.log"
-#: One sandbox keeps at most twice this.
+#: Maximum size of a file; a sandbox has at most two.
 MAX_FILE_BYTES = 32 << 20
-#: Lines are cut into parts of at most this.
+#: Maximum size of a part of a line.
 MAX_PART_BYTES = 16 << 10
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line, or a part of one, that the command wrote."""
+    """A line, or a part of one, that the command wrote."""
 
     at: float
     stream: str
     whole: bool
     content: bytes
-    #: :attr:`at` as it is written in the file.
+    #: :attr:`at` as written in the file.
     time: str = field(default="", compare=False)
 
 
 class OutputLog:
-    """Appends entries. A full disk loses output, and never ends the command: it is counted in :attr:`lost_bytes`."""
+    """Appends entries. If the disk is full, output is lost and counted in :attr:`lost_bytes`; the command continues."""
 
     def __init__(self, directory: Path, *, max_bytes: int = MAX_FILE_BYTES) -> None:
         self._path = directory / FILE_NAME
@@ -46,7 +46,7 @@ class OutputLog:
         self.lost_bytes = 0
 
     def write(self, stream: str, data: bytes) -> None:
-        """Append what the command wrote to ``stream``, as it came."""
+        """Append what the command wrote to ``stream``."""
         if not data:
             return
         head = f"{_timestamp(time.time_ns())} {stream} ".encode()
@@ -68,7 +68,7 @@ class OutputLog:
         except OSError:
             self.lost_bytes += len(data)
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._size)  # no half an entry, which the next one would be a part of
+                os.ftruncate(self._fd, self._size)  # remove an incomplete entry
 
     def close(self) -> None:
         os.close(self._fd)
@@ -81,7 +81,7 @@ class OutputLog:
 
 
 def parse_entry(line: bytes) -> Entry | None:
-    """The entry of one line of the file; ``None`` if it is not one (the end of a file cut by a power loss)."""
+    """The entry in a line of the file; ``None`` if it is not one, as after a power failure."""
     words = line.removesuffix(b"\n").split(b" ", 3)
     if len(words) != 4 or words[2] not in (b"F", b"P"):
         return None
@@ -94,7 +94,7 @@ def parse_entry(line: bytes) -> Entry | None:
 
 
 def read_entries(directory: Path) -> Iterator[Entry]:
-    """What is kept, the oldest first."""
+    """The entries, the oldest first."""
     path = directory / FILE_NAME
     for file in (rotated(path), path):
         try:
@@ -105,8 +105,11 @@ def read_entries(directory: Path) -> Iterator[Entry]:
 
 
 def parse_timestamp(text: str) -> float:
-    """Unix seconds of an RFC 3339 time. :raises ValueError: it is none."""
-    # datetime takes six digits of a second's fraction at most.
+    """The Unix time of an RFC 3339 time.
+
+    :raises ValueError: it is not one.
+    """
+    # datetime accepts at most six fractional digits.
     whole, dot, rest = text.partition(".")
     if dot:
         zone = rest.lstrip("0123456789")
@@ -122,13 +125,13 @@ def _timestamp(ns: int) -> str:
 
 
 def _lines(data: bytes) -> list[bytes]:
-    """Lines ended by newline alone: a carriage return is content."""
+    """Split at newlines only: a carriage return is content."""
     parts = data.split(b"\n")
     return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
 
 
 def rotated(path: Path) -> Path:
-    """The file that was ``path`` before it was full."""
+    """The path to which ``path`` is renamed when it is full."""
     return path.with_name(path.name + ".1")
 
 
@@ -137,7 +140,7 @@ def _open(path: Path) -> int:
 
 
 def _end_last_line(path: Path, fd: int) -> int:
-    """See to it that a line that was cut by a power loss is not continued; the file's size then."""
+    """End a line that a power failure has cut off; returns the size of the file."""
     size = os.fstat(fd).st_size
     with path.open("rb") as file, contextlib.suppress(OSError):
         file.seek(max(0, size - 1))

@@ -1,4 +1,4 @@
-"""How one run of a sandbox differs from the next of the same configuration: rendered and parsed here. Pure."""
+"""The options of one run of a sandbox, which are not part of its configuration: rendered and parsed. Pure."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from pathlib import Path
 
 from ballonet.base.errors import ConfigError
 
-#: In the environment of a sandbox's own process and of all that it starts: the run's id, a space, and the sandbox's
-#: state directory. By it an engine is found whose sandbox's process was killed.
+#: In the environment of a sandbox's process and its children: the id of the run, a space, and the state directory of
+#: the sandbox. It identifies an engine whose sandbox's process was killed.
 RUN_VARIABLE = "BALLONET_SANDBOX_RUN"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """All optional: a sandbox typed by hand has none."""
+    """All are optional: a sandbox started by hand has none."""
 
-    #: The inherited descriptor of the line to the program that starts the sandbox.
+    #: The inherited descriptor of the channel to the program that starts the sandbox.
     owner_fd: int | None = None
-    #: Names this run in the registry and in the notes.
+    #: Identifies this run in the registry and in the status files.
     run_id: str | None = None
-    #: The sandbox's own state directory, where its end is noted.
+    #: The sandbox's state directory.
     state_dir: Path | None = None
-    #: Once it is up, the sandbox outlives the program that started it.
+    #: The sandbox outlives the program that started it, once it is ready.
     detached: bool = False
-    #: There is a command in the state directory for the sandbox to run by itself.
+    #: The state directory has a command for the sandbox to run.
     command: bool = False
 
     def render(self) -> list[str]:
-        """The words that carry these to the sandbox's process."""
+        """The command-line arguments for the sandbox's process."""
         words = []
         for flag, value in (
             ("--owner-fd", self.owner_fd),
@@ -42,9 +42,9 @@ class RunOptions:
 
 
 def take_run_options(argv: Sequence[str]) -> tuple[RunOptions, list[str]]:
-    """The options of the run, and what is left: the flags of the configuration.
+    """The options of the run, and the remaining arguments: the flags of the configuration.
 
-    :raises ConfigError: an option without its value, or with an unreadable one.
+    :raises ConfigError: an option lacks its value, or has an invalid one.
     """
     taken: dict[str, str] = {}
     left: list[str] = []
@@ -55,15 +55,15 @@ def take_run_options(argv: Sequence[str]) -> tuple[RunOptions, list[str]]:
         elif word in ("--owner-fd", "--run-id", "--state-dir"):
             value = next(words, None)
             if value is None:
-                raise ConfigError(f"ballonet sandbox: {word} needs a value")
+                raise ConfigError(f"ballonet sandbox: {word} requires a value")
             taken[word] = value
         else:
             left.append(word)
     fd, state = taken.get("--owner-fd"), taken.get("--state-dir")
     if fd is not None and not fd.isdecimal():
-        raise ConfigError(f"ballonet sandbox: --owner-fd {fd!r} is not a descriptor's number")
+        raise ConfigError(f"ballonet sandbox: --owner-fd {fd!r} is not a file descriptor")
     if "--run-command" in taken and state is None:
-        raise ConfigError("ballonet sandbox: --run-command needs --state-dir")
+        raise ConfigError("ballonet sandbox: --run-command requires --state-dir")
     options = RunOptions(
         owner_fd=None if fd is None else int(fd),
         run_id=taken.get("--run-id"),

@@ -1,8 +1,7 @@
-"""Samples of this sandbox for its history, as often as something happens and no oftener.
+"""Takes samples of this sandbox for its history, more often while it is active.
 
-What the host says of the engine costs the guest nothing, so that is looked at first; it tells whether the guest is
-busy. Only a guest that is busy, under pressure or on its way to a target is asked often. A guest that sleeps is let
-sleep: it is asked once a minute.
+The host's figures of the engine cost the guest nothing. They are read first and show whether the guest is busy. The
+guest is asked often only while it is busy, under pressure or converging; an idle guest is asked once a minute.
 """
 
 from __future__ import annotations
@@ -27,26 +26,27 @@ from ballonet.metrics.model import TOTALS, SandboxSample, sample_of, with_totals
 
 log = logging.getLogger(__name__)
 
-#: An engine that uses more than this share of one processor runs a guest that is busy. An idle one under emulation
-#: uses 0.5 %, and 4 % where the guest's kernel distrusts the TSC and ticks all the time (bench/metrics.py).
+#: A guest counts as busy if its engine uses more than this share of a processor. An idle one with emulation uses 0.5
+#: %, and 4 % if the guest's kernel has dropped the TSC and ticks all the time (bench/metrics.py).
 BUSY_SHARE = 0.10
-#: So does one whose guest memory on the host moved by this.
+#: It also counts as busy if its memory on the host changed by this.
 BUSY_BYTES = 4 * MIB
-#: A guest whose tasks lost this much time since the last sample is under pressure (microseconds).
+#: A guest is under pressure if its tasks stalled for this time since the last sample (microseconds).
 PRESSURE_US = 10_000
-#: While nothing happens, a guest is asked and a sample is written this often (seconds): a little oftener than readers
-#: want their figures (lifecycle/samples.py), so that those do not ask, too.
+#: How often an idle guest is asked and a sample is written (seconds). It is less than the age that readers accept
+#: (lifecycle/samples.py), so that they need not ask the guest.
 HEARTBEAT_S = 55.0
-#: A balloon that moves wakes the sampler, but not oftener than this (seconds).
+#: The least interval between samples while the balloon moves (seconds).
 LEAST_S = 0.25
 
 
 class Pace(Enum):
-    """How much happens: seconds to the next look at the host, and how old the guest's report may be then."""
+    """The sampling rate: seconds to the next reading of the host's figures, and the accepted age of the guest's
+    report."""
 
     QUICK = (0.5, 0.4)
     BUSY = (2.0, 1.5)
-    #: Looks become rarer while it lasts, up to this; the guest is not asked but for the heartbeat.
+    #: The interval increases up to this; the guest is asked only for the heartbeat.
     IDLE = (5.0, math.inf)
 
     @property
@@ -60,19 +60,19 @@ class Pace(Enum):
 
 @dataclass(frozen=True)
 class Look:
-    """What the pace goes by."""
+    """The figures that determine the pace."""
 
     at: float
     cpu_s: float | None
     guest_ram: int | None
-    #: All that is to be seen of the balloon.
+    #: Target, actual and limit of the balloon.
     balloon: tuple[object, ...]
     moving: bool
     pressure_us: int | None
 
 
 def pace_of(before: Look | None, now: Look) -> Pace:
-    """How much has happened between two looks. Pure."""
+    """The pace for the activity between two readings. Pure."""
     if now.moving or before is None:
         return Pace.QUICK
     if _grew(before.pressure_us, now.pressure_us) >= PRESSURE_US:
@@ -98,19 +98,19 @@ class Sampler:
         backend.earlier = earlier_totals(self._totals)
         self._before: Look | None = None
         self._written_at = 0.0
-        #: The newest sample that was not written, as it brought nothing new.
+        #: The newest sample, if it was not written because nothing had changed.
         self._held: SandboxSample | None = None
         self._complained = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Sample from now on."""
+        """Start sampling."""
         self._task = asyncio.create_task(self._run(), name="sampler")
 
     async def close(self, *, guest_age_s: float = math.inf) -> None:
-        """Write what is known last, and end. May be repeated.
+        """Write a last sample, and stop. May be called again.
 
-        :param guest_age_s: ask the guest once more if its report is older than this; by default nobody is asked.
+        :param guest_age_s: ask the guest once more if its report is older than this; by default it is not asked.
         """
         if self._task is None:
             return
@@ -136,9 +136,9 @@ class Sampler:
                         version, _ = await changes.wait_change(version)
 
     async def _look(self, pace: Pace) -> Pace:
-        """Take a sample, write it if there is news, and say what is going on."""
+        """Take a sample, write it if something has changed, and return the new pace."""
         look = self._host_look()
-        # The host's side decides whether the guest is asked: one that has just woken is asked at once.
+        # The host's figures decide whether the guest is asked: one that has just become active is asked at once.
         quicker = min(pace_of(self._before, look), pace, key=lambda one: one.look_s)
         due = look.at - self._written_at >= HEARTBEAT_S
         stats = await self._backend.stats(Pace.BUSY.guest_age_s if due else quicker.guest_age_s)
@@ -148,7 +148,7 @@ class Sampler:
         sample = self._sample(stats)
         if due or pace is not Pace.IDLE:
             if pace is not Pace.IDLE and self._held is not None:
-                self._write(self._held)  # until here nothing had changed
+                self._write(self._held)  # nothing had changed until then
             self._write(sample)
             self._written_at = look.at
             self._held = None
@@ -177,7 +177,7 @@ class Sampler:
             stats=stats,
             ceiling_mib=self._backend.ceiling_mib,
         )
-        # A guest that falls silent has not undone what it counted.
+        # Totals stay if the guest stops reporting.
         for name in TOTALS:
             value = getattr(sample, name)
             self._totals[name] = self._totals[name] if value is None else value
@@ -185,18 +185,18 @@ class Sampler:
 
     def _write(self, sample: SandboxSample) -> None:
         if sample.resident is None:
-            return  # the engine is gone: what it had is in the sample before
+            return  # the engine has ended: the previous sample has its last figures
         try:
             self._history.write(sample)
             self._complained = False
         except HostError as error:
-            if not self._complained:  # a full disk is said once, and must not end the sandbox
+            if not self._complained:  # log a full disk once; it must not end the sandbox
                 log.warning("%s", error)
             self._complained = True
 
 
 def earlier_totals(total: Mapping[str, int]) -> EarlierTotals:
-    """A history's totals, in the control protocol's terms."""
+    """The totals of a history, as an object of the control protocol."""
     return EarlierTotals(
         major_faults=total["major_faults"],
         swap_in_mib=bytes_to_mib(total["swap_in"]),

@@ -1,4 +1,4 @@
-"""What is served around a running VM: its control socket, its agent to local programs, and relief to its guest."""
+"""The services of a running VM: its control socket, the agent socket, pressure relief and sampling."""
 
 from __future__ import annotations
 
@@ -17,45 +17,47 @@ from ballonet.machine.agent_server import AgentServer
 from ballonet.machine.backend import MachineBackend
 from ballonet.machine.guest_memory import GuestMemory
 from ballonet.machine.hardcap import HardCap
-from ballonet.machine.place import Place
+from ballonet.machine.run_directory import RunDirectory
 from ballonet.machine.sampler import Sampler
-from ballonet.vmm.vm import Vm
+from ballonet.vmm.engine import Vm
 
 log = logging.getLogger(__name__)
 
-#: How many lines of the guest's console go into an error.
+#: Lines of the guest's console output in an error.
 _CONSOLE_LINES = 15
-#: How old the guest's last report may be when it is powered off (seconds).
+#: The accepted age of the guest's last report when it powers off (seconds).
 _LAST_AGE_S = 0.5
 
 
 class Services:
-    """Made when the VM runs; the control socket is served at once, the agent when the guest has booted."""
+    """Created when the VM runs. The control socket is served at once, the agent socket when the guest has booted."""
 
-    def __init__(self, vm: Vm, place: Place, cap: HardCap | None, policy: AccessPolicy) -> None:
+    def __init__(
+        self, vm: Vm, run_directory: RunDirectory, cap: HardCap | None, policy: AccessPolicy
+    ) -> None:
         self._vm = vm
-        self._place = place
+        self._run_directory = run_directory
         self._relay = AgentRelay(vm.take_agent_channel())
         self._guest = GuestMemory(self._relay, vm.balloon)
-        self._agents = AgentServer(self._relay, place.agent)
+        self._agents = AgentServer(self._relay, run_directory.agent)
         self._backend = MachineBackend(vm, self._guest, cap)
         self._sampler: Sampler | None = None
         self._control: ControlServer | None = None
-        if place.control is not None:
-            self._control = ControlServer(self._backend, place.control, policy=policy)
+        if run_directory.control is not None:
+            self._control = ControlServer(self._backend, run_directory.control, policy=policy)
 
     async def open_control(self) -> None:
-        """Answer on the control socket from now on."""
+        """Start serving the control socket."""
         if self._control is not None:
             await self._control.start()
 
     async def boot(self, timeout_s: float, steps: Sequence[Sequence[str]], *, relief: bool) -> None:
-        """Wait until the guest's agent answers, have it set up the guest, look who drives the balloon, and serve the
-        agent.
+        """Wait until the guest's agent answers, have it set up the guest, check the balloon driver, and serve the agent
+        socket.
 
         :param steps: of :mod:`ballonet.machine.guest_setup`.
-        :param relief: whether the guest gets memory back by itself when it stalls.
-        :raises GuestBootError: it did not come up; the message has the end of its console.
+        :param relief: whether the guest gets memory back automatically when it stalls.
+        :raises GuestBootError: it did not boot; the message has the end of its console output.
         """
         try:
             ready = await self._relay.wait_ready(timeout_s)
@@ -78,22 +80,22 @@ class Services:
     def _boot_error(self, error: GuestError, hint: str | None) -> GuestBootError:
         console = self._vm.console.last_lines(_CONSOLE_LINES) or "(nothing)"
         return GuestBootError(
-            f"the guest did not come up: {error}\nits console ended with:\n{console}", hint=hint
+            f"the guest did not boot: {error}\nthe end of its console output:\n{console}", hint=hint
         )
 
-    async def mend(self) -> None:
-        """See to it that the sandbox's sockets are where others look for them, in a run directory that is there.
+    async def repair(self) -> None:
+        """Create the run directory and bind the sockets again if they are missing.
 
-        :raises HostError: there is no run directory to be had.
+        :raises HostError: no run directory can be created.
         :raises BindError: a socket cannot be bound. Both may be tried again.
         """
-        self._place.mend()
-        await self._agents.mend()
+        self._run_directory.repair()
+        await self._agents.repair()
         if self._control is not None:
-            self._control.mend_socket()
+            self._control.repair_socket()
 
     def keep_history(self, name: str, run_id: str, state_dir: Path) -> None:
-        """Write samples of the sandbox into its state directory from now on."""
+        """Start writing samples of the sandbox to its state directory."""
         try:
             self._sampler = Sampler(name, run_id, state_dir, self._backend)
         except HostError as error:
@@ -103,16 +105,17 @@ class Services:
 
     @property
     def agent(self) -> AgentRelay:
-        """The guest's agent, for this process itself."""
+        """The guest's agent, for use by this process."""
         return self._relay
 
     async def oom_kills(self) -> int | None:
-        """How many processes the guest's kernel has killed for lack of memory; ``None`` if it does not say."""
+        """How many processes the guest's kernel has killed because memory ran out; ``None`` if it does not report
+        that."""
         report = await self._guest.report()
         return None if report is None else report.oom_kill
 
     async def power_off(self, timeout_s: float) -> None:
-        """Let the guest end its processes, sync and power off, for as long as it may take."""
+        """Have the guest end its processes, sync and power off; gives up after ``timeout_s``."""
         with contextlib.suppress(GuestError, TimeoutError):
             async with asyncio.timeout(timeout_s):
                 if self._sampler is not None:
@@ -121,7 +124,7 @@ class Services:
                 await self._vm.wait()
 
     async def close(self) -> None:
-        """Stop serving and hang up on everyone."""
+        """Stop serving, and close all connections."""
         if self._sampler is not None:
             await self._sampler.close()
         await self._agents.close()

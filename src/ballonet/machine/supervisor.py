@@ -1,7 +1,7 @@
-"""The life of one sandbox's process: claim, boot, serve, end. Leaves nothing behind on any way out.
+"""Runs one sandbox: binds its sockets, boots the VM, serves it, and cleans up.
 
-The order is the promise: sockets are bound before the guest boots, readiness is reported when the agent answers,
-and the end is reported when the engine is gone and the files are removed.
+The order is guaranteed: sockets are bound before the guest boots, readiness is reported when the agent answers, and the
+end is reported when the engine has ended and the files are removed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ballonet.machine.build import build_vm
 from ballonet.machine.guest_setup import root_kind, setup_steps
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
-from ballonet.machine.owner import OwnerLine, Report
-from ballonet.machine.place import Place, claim_place
+from ballonet.machine.owner_channel import OwnerChannel, Report
+from ballonet.machine.run_directory import RunDirectory, claim_run_directory
 from ballonet.machine.run_options import RunOptions
 from ballonet.vmm.config import VmConfig
-from ballonet.vmm.vm import ExitReason, Vm, VmExit
+from ballonet.vmm.engine import ExitReason, Vm, VmExit
 
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
@@ -40,26 +40,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: How long a guest may take from the engine's start to its agent's first word (seconds): emulation on a busy
-#: host is slow, and a guest that hangs must not be waited for for ever.
+#: How long a guest may take to boot, from the start of the engine until its agent is ready (seconds). Emulation on a
+#: busy host is slow.
 BOOT_TIMEOUT_S = 120.0
-#: How long a guest may take to power off by itself when the sandbox is stopped (seconds).
+#: How long a guest may take to power off when the sandbox is stopped (seconds).
 POWEROFF_TIMEOUT_S = 5.0
 
 
-#: When the servers of its volumes have seen it go, how long the engine may take to be gone (seconds).
+#: How long the engine may take to end after it has disconnected from the servers of its volumes (seconds).
 _ENGINE_END_S = 5.0
-#: When the engine does not start, how long a volume's server may take to be found ended (seconds).
+#: How long to wait for the end of a volume's server if the engine does not start (seconds).
 _SERVER_END_S = 0.5
-#: How long the sandbox's own command may take to end when the sandbox is stopped (seconds), unless the one who stops
-#: it says otherwise (:data:`~ballonet.machine.notes.STOP_NOTE`).
+#: How long the sandbox's own command may take to end when the sandbox is stopped (seconds), unless the stop has a
+#: timeout (:data:`~ballonet.machine.notes.STOP_NOTE`).
 STOP_COMMAND_S = 10.0
-#: How often the sandbox looks whether its sockets and its note are still there (seconds).
+#: How often the sandbox checks that its sockets and its note exist (seconds).
 _UPKEEP_S = 2.0
 
 
 class Ending(StrEnum):
-    """What made the sandbox end."""
+    """Why the sandbox ends."""
 
     STOP = "stop"
     #: Stop without asking the guest.
@@ -71,16 +71,20 @@ class Ending(StrEnum):
 
 
 class Supervisor:
-    """Runs one sandbox from claim to end. Make it inside a running event loop."""
+    """Runs one sandbox until it ends. Create it inside a running event loop."""
 
     def __init__(
-        self, config: VmConfig, owner: OwnerLine, options: RunOptions | None = None, flags: Sequence[str] = ()
+        self,
+        config: VmConfig,
+        owner: OwnerChannel,
+        options: RunOptions | None = None,
+        flags: Sequence[str] = (),
     ) -> None:
         self._config = config
         self._owner = owner
         self._options = options or RunOptions()
         self._note = MachineNote(
-            run_id=self._options.run_id or "", process=ProcessId.ours(), flags=tuple(flags)
+            run_id=self._options.run_id or "", process=ProcessId.current(), flags=tuple(flags)
         )
         self._exit_code: int | None = None
         self._command: MainCommand | None = None
@@ -95,14 +99,14 @@ class Supervisor:
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> int:
-        """Live the sandbox's whole life; the process's exit status."""
+        """Run the sandbox until it ends; returns the exit status of the process."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._end, Ending.STOP)
         loop.add_signal_handler(signal.SIGUSR1, self._end, Ending.FORCE)
         await self._owner.open()
         try:
-            place = claim_place(
+            run_directory = claim_run_directory(
                 self._config.name,
                 self._config.balloon_control_socket,
                 with_control=self._config.has_balloon,
@@ -110,11 +114,13 @@ class Supervisor:
                 state_dir=self._options.state_dir,
             )
             try:
-                self._write_note(run_dir=str(place.directory), control_socket=_text(place.control_path))
+                self._write_note(
+                    run_dir=str(run_directory.path), control_socket=_text(run_directory.control_path)
+                )
                 try:
-                    report = await self._live(place)
+                    report = await self._live(run_directory)
                 except OSError as error:
-                    log.exception("the host refused something")
+                    log.exception("a system call failed")
                     raise HostError(
                         f"the sandbox's process failed: {error}",
                         hint="raise the limit of open files: ulimit -n 1024"
@@ -126,15 +132,15 @@ class Supervisor:
                 self._note_end(Report.failed(error))
                 raise
             finally:
-                place.give_up()
+                run_directory.release()
         except BallonetError as error:
             log.error("%s", error)
             report = Report.failed(error)
-        self._owner.tell(report)
+        self._owner.send(report)
         await self._owner.close()
         return 0 if report.event == "ended" else 1
 
-    async def _live(self, place: Place) -> Report:
+    async def _live(self, run_directory: RunDirectory) -> Report:
         started = time.monotonic()
         vm = build_vm(self._config, disk=self._disk())
         if self._config.ports:
@@ -146,11 +152,11 @@ class Supervisor:
             if cap is not None:
                 stack.push_async_callback(cap.close)
             cgroup_procs = None if cap is None else cap.procs_file
-            servers = self._serve_volumes(place, stack, cgroup_procs)
+            servers = self._serve_volumes(run_directory, stack, cgroup_procs)
             vm.launch(cgroup_procs=cgroup_procs, shares=[] if servers is None else servers.sockets)
             stack.push_async_callback(vm.kill)
             self._write_note(engine=ProcessId.of(vm.pid))
-            from ballonet.machine.services import Services  # takes as long to load as the engine to start
+            from ballonet.machine.services import Services  # loaded while the engine starts
 
             await _start(vm, servers)
             if cap is not None and vm.balloon is not None:
@@ -159,7 +165,7 @@ class Supervisor:
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
             if servers is not None:
                 stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(vm, servers)))
-            services = Services(vm, place, cap, self._policy)
+            services = Services(vm, run_directory, cap, self._policy)
             stack.push_async_callback(services.close)
             await services.open_control()
             steps = setup_steps(self._config, root_kind(self._config.root))
@@ -172,14 +178,16 @@ class Supervisor:
             if not self._ending.done():
                 boot.result()
                 await self._start_command(services, stack)
-                await self._tell_ready(vm, place, time.monotonic() - started)
-                stack.push_async_callback(_cancel, asyncio.create_task(self._keep_up(services, place)))
+                await self._report_ready(vm, run_directory, time.monotonic() - started)
+                stack.push_async_callback(
+                    _cancel, asyncio.create_task(self._maintain(services, run_directory))
+                )
                 if self._options.run_id is not None and self._options.state_dir is not None:
                     services.keep_history(self._config.name, self._options.run_id, self._options.state_dir)
             ending = await self._ending
             ended = await self._shut_down(ending, vm, services)
             if cap is not None and cap.kills():
-                detail = f"the host killed it for going over its hard cap of {cap.limit_mib} MiB"
+                detail = f"the host killed it because it exceeded its hard cap of {cap.limit_mib} MiB"
                 ended = VmExit(ExitReason.HOST_OOM, ended.status, detail)
         log.info("sandbox %s ended (%s): %s", self._config.name, ending, ended.detail)
         facts = {"reason": ended.reason, "status": ended.status, "detail": ended.detail}
@@ -198,12 +206,12 @@ class Supervisor:
         stack.push_async_callback(_cancel, asyncio.create_task(self._watch_command(command)))
 
     async def _watch_command(self, command: MainCommand) -> None:
-        with contextlib.suppress(GuestError):  # the engine's end, which follows, says more
+        with contextlib.suppress(GuestError):  # the end of the engine follows, with the reason
             self._exit_code = await command.wait()
             self._end(Ending.COMMAND)
 
     async def _shut_down(self, ending: Ending, vm: Vm, services: Services) -> VmExit:
-        """Bring the VM to its end as ``ending`` asks for, and say how it ended."""
+        """End the VM as ``ending`` requires; returns how it ended."""
         if ending is Ending.GUEST:
             return await vm.wait()
         oom_kills = await services.oom_kills() if self._exit_code == 128 + signal.SIGKILL else 0
@@ -217,25 +225,25 @@ class Supervisor:
         if ending is Ending.VOLUME:
             return VmExit(ExitReason.VOLUME_FAILED, ended.status, self._volume_failure)
         if ending is Ending.COMMAND:
-            said = f"its command ended with status {self._exit_code}"
+            detail = f"its command ended with status {self._exit_code}"
             if oom_kills:
-                said += f"; the guest's kernel killed {oom_kills} processes for lack of memory"
-            ended = VmExit(ExitReason.GUEST_OOM if oom_kills else ExitReason.COMPLETED, ended.status, said)
+                detail += f"; the guest's kernel killed {oom_kills} processes because memory ran out"
+            ended = VmExit(ExitReason.GUEST_OOM if oom_kills else ExitReason.COMPLETED, ended.status, detail)
         elif ending is Ending.STOP and not self._force.is_set():
             ended = VmExit(ExitReason.STOPPED, ended.status, "it was stopped")
         else:
-            why = "the program that it belonged to is gone" if ending is Ending.OWNER_GONE else "by request"
-            ended = VmExit(ExitReason.STOPPED, ended.status, f"it was stopped without waiting for it: {why}")
+            why = "because its owner has ended" if ending is Ending.OWNER_GONE else "on request"
+            ended = VmExit(ExitReason.STOPPED, ended.status, f"it was killed {why}")
         return ended
 
     async def _ask_to_end(self, ending: Ending, services: Services) -> None:
         if ending is Ending.STOP and self._command is not None:
-            assert self._options.state_dir is not None  # the command itself lies there
+            assert self._options.state_dir is not None  # the command is there
             await self._command.terminate(read_stop_seconds(self._options.state_dir, STOP_COMMAND_S))
         await services.power_off(POWEROFF_TIMEOUT_S)
 
     def _serve_volumes(
-        self, place: Place, stack: contextlib.AsyncExitStack, cgroup_procs: str | None
+        self, run_directory: RunDirectory, stack: contextlib.AsyncExitStack, cgroup_procs: str | None
     ) -> ShareServers | None:
         if not self._config.volumes:
             return None
@@ -243,14 +251,14 @@ class Supervisor:
 
         servers = ShareServers()
         stack.push_async_callback(servers.close)
-        servers.start(self._config.volumes, place.directory, cgroup_procs=cgroup_procs)
+        servers.start(self._config.volumes, run_directory.path, cgroup_procs=cgroup_procs)
         return servers
 
     def _disk(self) -> Path | None:
         if self._config.disk_mib is None:
             return None
         if self._options.state_dir is None:
-            raise ConfigError("ballonet sandbox: a disk needs --state-dir")
+            raise ConfigError("ballonet sandbox: a disk requires --state-dir")
         from ballonet.machine.disk import obtain_disk
 
         return obtain_disk(self._options.state_dir, self._config.disk_mib)
@@ -263,19 +271,19 @@ class Supervisor:
             self._config.name, mib_to_bytes(vm.spec.memory_mib if balloon is None else balloon.initial_mib)
         )
 
-    async def _tell_ready(self, vm: Vm, place: Place, boot_s: float) -> None:
+    async def _report_ready(self, vm: Vm, run_directory: RunDirectory, boot_s: float) -> None:
         facts: dict[str, Any] = {
-            "control_socket": _text(place.control_path),
-            "ports": await _published(vm),
+            "control_socket": _text(run_directory.control_path),
+            "ports": tuple(map(str, await vm.published_ports())),
             "boot_s": round(boot_s, 3),
             "started_at": time.time(),
         }
         self._write_note(ready=True, **facts)
-        facts |= {"engine_pid": vm.pid, "agent_socket": str(place.agent.path)}
-        self._owner.tell(Report("ready", facts))
+        facts |= {"engine_pid": vm.pid, "agent_socket": str(run_directory.agent.path)}
+        self._owner.send(Report("ready", facts))
 
     def _write_note(self, **facts: Any) -> None:
-        """Say what has become of the sandbox since the last note.
+        """Update the note with new facts.
 
         :raises HostError: it cannot be written.
         """
@@ -283,24 +291,24 @@ class Supervisor:
         if self._options.run_id is not None and self._options.state_dir is not None:
             self._note.write(self._options.state_dir)
 
-    async def _keep_up(self, services: Services, place: Place) -> None:
-        """See to it that the sandbox can be found and reached, whatever becomes of its files."""
-        said = ""
+    async def _maintain(self, services: Services, run_directory: RunDirectory) -> None:
+        """Restore the sandbox's sockets and note if they are removed."""
+        logged = ""
         while True:
             await asyncio.sleep(_UPKEEP_S)
             try:
-                if not place.intact():
-                    await services.mend()
+                if not run_directory.intact():
+                    await services.repair()
                 facts: dict[str, Any] = {
-                    "run_dir": str(place.directory),
-                    "control_socket": _text(place.control_path),
+                    "run_dir": str(run_directory.path),
+                    "control_socket": _text(run_directory.control_path),
                 }
                 if replace(self._note, **facts) != self._note or not self._note_is_there():
                     self._write_note(**facts)
             except BallonetError as error:
-                if error.message != said:  # once, not every two seconds
+                if error.message != logged:  # once, not every two seconds
                     log.error("%s", error)
-                said = error.message
+                logged = error.message
 
     def _note_is_there(self) -> bool:
         directory = self._options.state_dir
@@ -311,7 +319,7 @@ class Supervisor:
         return MachineNote.read(directory) == self._note
 
     def _note_end(self, report: Report) -> None:
-        """Leave word of the end for the registry."""
+        """Write the end note, for the registry."""
         if self._options.run_id is None or self._options.state_dir is None:
             return
         failed = report.event == "failed"
@@ -324,10 +332,10 @@ class Supervisor:
         try:
             note.write(self._options.state_dir)
         except BallonetError as error:  # a full disk must not keep the sandbox from ending
-            log.error("the sandbox's end could not be noted: %s", error)
+            log.error("the end note cannot be written: %s", error)
 
     def _end(self, ending: Ending) -> None:
-        """Something ends the sandbox; the first to say so counts."""
+        """End the sandbox. Only the first call counts, except that ``FORCE`` always applies."""
         if ending is Ending.FORCE:
             self._force.set()
         if not self._ending.done():
@@ -340,7 +348,7 @@ class Supervisor:
     async def _watch_volumes(self, vm: Vm, servers: ShareServers) -> None:
         end = await servers.first_end()
         if end.status == 0:
-            # An engine that ends hangs up on its servers first; why it ended is then what is to be told.
+            # An engine that ends disconnects from its servers first: its own end is the reason then.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ENGINE_END_S):
                     await vm.wait()
@@ -356,7 +364,7 @@ class Supervisor:
 
 
 async def _start(vm: Vm, servers: ShareServers | None) -> None:
-    """Let the VM run; where it cannot for lack of a volume's server, say that."""
+    """Let the VM run. If it fails because a volume's server has ended, raise that error."""
     try:
         await vm.start()
     except EngineError:
@@ -371,14 +379,6 @@ async def _start(vm: Vm, servers: ShareServers | None) -> None:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-async def _published(vm: Vm) -> tuple[str, ...]:
-    if not vm.spec.ports:
-        return ()
-    from ballonet.machine.ports import published_ports
-
-    return tuple(map(str, await published_ports(vm)))
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

@@ -17,7 +17,7 @@ from ballonet.base.paths import exclusive
 from ballonet.host.memory import read_host_memory
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
-from ballonet.lifecycle.sandboxes import Gate
+from ballonet.lifecycle.start import Gate
 from ballonet.pilot import lock, state
 from ballonet.pilot.admission import admit, needed_mib
 from ballonet.pilot.host_view import host_view
@@ -32,7 +32,7 @@ FRESH_S = 15.0
 
 
 def admission_control(admission: bool) -> Gate | None:
-    """The check for :func:`ballonet.lifecycle.sandboxes.start`: :func:`admission_checked`, or none."""
+    """The check for :func:`ballonet.lifecycle.start.start_sandbox`: :func:`admission_checked`, or none."""
     return admission_checked if admission else None
 
 
@@ -67,7 +67,10 @@ def _judge(registry: Registry, record: Record, status: dict[str, Any]) -> None:
     pending = [
         other
         for other in registry.list()
-        if other.state.lives and other.name not in seen and manages(settings["only"], other.name)
+        if other.state.lives
+        and other.unreadable is None
+        and other.name not in seen
+        and manages(settings["only"], other.name)
     ]
     host = host_view(
         read_host_memory(),

@@ -81,7 +81,9 @@ class PilotLock:
                 f"{who} already manages these sandboxes",
                 hint="stop it first, or use --dry-run, which changes nothing",
             ) from None
-        owner = Owner(process=ProcessId.ours(), user=user_name(), since=time.time(), policy=policy, only=only)
+        owner = Owner(
+            process=ProcessId.current(), user=user_name(), since=time.time(), policy=policy, only=only
+        )
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps({**asdict(owner), "process": owner.process.to_json()}).encode(), 0)
         return cls(fd, owner)

@@ -19,6 +19,8 @@ from ballonet.lifecycle.image_settings import prepare
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Defaults, Record
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.start import start_sandbox
+from ballonet.lifecycle.stop import discard_sandbox, remove_sandbox
 from ballonet.machine.launch import OwnedProcess, SandboxEnd
 from ballonet.sdk.builder import SandboxBuilder
 from ballonet.sdk.creation import (
@@ -114,11 +116,11 @@ class Sandbox(SandboxCommands, SandboxLife):
                 reserve_mib=reserve_mib,
             )
             try:
-                process = await lifecycle.start(
+                process = await start_sandbox(
                     registry, record.name, detached=detached, gate=admission_control(admission)
                 )
             except BaseException:
-                await lifecycle.discard(registry, record.name)
+                await discard_sandbox(registry, record.name)
                 raise
             return cls._started(registry.get(record.name), process, detached)
 
@@ -135,7 +137,7 @@ class Sandbox(SandboxCommands, SandboxLife):
 
         check_flag("admission", admission)
         with Registry.open() as registry:
-            process = await lifecycle.start(registry, name, detached=True, gate=admission_control(admission))
+            process = await start_sandbox(registry, name, detached=True, gate=admission_control(admission))
             return cls._started(registry.get(name), process, detached=True)
 
     @classmethod
@@ -163,7 +165,7 @@ class Sandbox(SandboxCommands, SandboxLife):
         """
         check_flag("force", force)
         with Registry.open() as registry:
-            await lifecycle.remove(registry, name, force=force)
+            await remove_sandbox(registry, name, force=force)
 
     @staticmethod
     def builder(name: str) -> SandboxBuilder:

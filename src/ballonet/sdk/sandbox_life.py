@@ -8,9 +8,10 @@ from typing import Self
 
 from ballonet.base.arguments import check_seconds
 from ballonet.base.errors import ConfigError
-from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.sandboxes import find
+from ballonet.lifecycle.stop import STOP_TIMEOUT_S, stop_sandbox, wait_end
 from ballonet.machine.launch import SandboxEnd
 from ballonet.sdk.sandbox_state import SandboxState
 
@@ -25,9 +26,9 @@ class SandboxLife(SandboxState):
         if (process := self._followed()) is not None:
             return await self._after_end(await process.wait())
         with Registry.open() as registry:
-            return await self._after_end(_end_of(await lifecycle.wait_end(registry, self.name)))
+            return await self._after_end(_end_of(await wait_end(registry, self.name)))
 
-    async def stop(self, timeout_s: float = lifecycle.STOP_TIMEOUT_S) -> SandboxEnd:
+    async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> SandboxEnd:
         """Stop the sandbox gracefully; kill it if it has not ended after ``timeout_s`` seconds."""
         timeout_s = check_seconds("timeout_s", timeout_s, zero=True)
         if self._end is not None:
@@ -37,7 +38,7 @@ class SandboxLife(SandboxState):
         await self._hang_up()
         with Registry.open() as registry:
             return await self._after_end(
-                _end_of(await lifecycle.stop(registry, self.name, timeout_s=timeout_s))
+                _end_of(await stop_sandbox(registry, self.name, timeout_s=timeout_s))
             )
 
     async def kill(self) -> SandboxEnd:
@@ -78,7 +79,7 @@ class SandboxLife(SandboxState):
         self._forget_facts()
         await self._hang_up()
         with contextlib.suppress(ConfigError), Registry.open() as registry:  # gone already
-            self._record = lifecycle.find(registry, self.name)
+            self._record = find(registry, self.name)
         return end
 
 

@@ -1,1 +1,1 @@
-"""The engine: QEMU, its balloon and its statistics. Imports no other package of ballonet."""
+"""Virtual machines: their specification, the engine that runs them, the balloon. Imports no other package but base."""

@@ -1,7 +1,7 @@
-"""Hardware virtualisation or emulation: how the choice is made.
+"""Chooses between hardware virtualisation (KVM) and software emulation (TCG).
 
-``/dev/kvm`` that opens proves nothing: paravirtual hosts offer one that a stock guest kernel hangs on. KVM is
-used only where the processor itself shows hardware virtualisation (``vmx`` on Intel, ``svm`` on AMD).
+Opening ``/dev/kvm`` is not enough: paravirtual hosts have one on which a stock guest kernel hangs. KVM is used only if
+the processor has hardware virtualisation (flag ``vmx`` on Intel, ``svm`` on AMD).
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class AccelChoice:
-    """The accelerator in use, and why, in words for a person."""
+    """The accelerator, and why it was chosen, for a person."""
 
     accel: Accel
     reason: str
 
 
-def choose_accel(asked: Accel, *, kvm_opens: bool, cpu_flags: frozenset[str]) -> AccelChoice:
-    """Decide. An explicit ``kvm`` or ``tcg`` is always obeyed."""
-    if asked is not Accel.AUTO:
-        return AccelChoice(asked, "asked for")
+def choose_accel(requested: Accel, *, kvm_opens: bool, cpu_flags: frozenset[str]) -> AccelChoice:
+    """Choose. An explicit ``kvm`` or ``tcg`` is always used."""
+    if requested is not Accel.AUTO:
+        return AccelChoice(requested, "requested")
     virtualisation = cpu_flags & {"vmx", "svm"}
     if kvm_opens and virtualisation:
         return AccelChoice(Accel.KVM, f"/dev/kvm opens and the processor has {min(virtualisation)}")
     if kvm_opens:
-        return AccelChoice(Accel.TCG, "/dev/kvm opens, but the processor shows neither vmx nor svm")
+        return AccelChoice(Accel.TCG, "/dev/kvm opens, but the processor has neither vmx nor svm")
     if virtualisation:
-        return AccelChoice(Accel.TCG, "the processor could virtualise, but /dev/kvm does not open read-write")
+        reason = "the processor has hardware virtualisation, but /dev/kvm cannot be opened read-write"
+        return AccelChoice(Accel.TCG, reason)
     return AccelChoice(Accel.TCG, "this host has no hardware virtualisation")
 
 
-def detect_accel(asked: Accel = Accel.AUTO) -> AccelChoice:
-    """:func:`choose_accel` with what this host shows."""
-    return choose_accel(asked, kvm_opens=_opens_read_write(KVM_DEVICE), cpu_flags=read_cpu_flags())
+def detect_accel(requested: Accel = Accel.AUTO) -> AccelChoice:
+    """:func:`choose_accel` for this host."""
+    return choose_accel(requested, kvm_opens=_opens_read_write(KVM_DEVICE), cpu_flags=read_cpu_flags())
 
 
 def read_cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
-    """The first processor's feature flags; empty when the file cannot be read."""
+    """The feature flags of the first processor; empty if the file cannot be read."""
     try:
         with cpuinfo.open(encoding="ascii", errors="replace") as lines:
             for line in lines:

@@ -1,7 +1,7 @@
-"""What is attached to a virtual machine beside memory and processors: volumes, ports, its network. Pure.
+"""Volumes, tmpfs mounts, published ports and networks of a virtual machine. Pure.
 
-Each has one way to be written as text, the one that people know from Docker; it is also how the sandbox's process
-gets it (:mod:`ballonet.settings.flags`).
+Each has one textual form, the same as in Docker, in which it is also passed to the sandbox's process
+(:mod:`ballonet.settings.flags`).
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from typing import Self
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import parse_size
 
-#: Where the guest's kernel or its agent have their own file systems, or the root is: nothing is mounted over them.
+#: Where the guest's kernel or its agent have file systems of their own: nothing can be mounted there.
 RESERVED = ("/proc", "/sys", "/dev")
 _LOOPBACK = "127.0.0.1"
 _MAX_PORT = 65535
 
 
 class Net(StrEnum):
-    """What a guest can reach."""
+    """The network of a guest."""
 
-    #: It has no network interface.
+    #: No network interface.
     NONE = "none"
-    #: What the host can reach, the host's own loopback included (through the gateway's address).
+    #: It reaches what the host can reach, including the host's loopback interface through the gateway's address.
     USER = "user"
-    #: Nothing; only published ports lead in.
+    #: It reaches nothing; only published ports can be reached from the host.
     ISOLATED = "isolated"
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A directory of the host in the guest. :raises ValueError: from :meth:`parse`, what is wrong."""
+    """A directory of the host that is mounted in the guest."""
 
     source: Path
     target: str
@@ -45,7 +45,10 @@ class Volume:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``HOST:GUEST[:ro|rw]``."""
+        """Parse ``HOST:GUEST[:ro|rw]``.
+
+        :raises ValueError: it has another form; the message completes "volume …".
+        """
         source, target, mode = split_volume(text)
         return cls(Path(source), target, mode == "ro")
 
@@ -56,43 +59,43 @@ class Volume:
 def split_volume(text: str) -> tuple[str, str, str]:
     """Source, target and ``ro`` or ``rw`` of ``SOURCE:GUEST[:ro|rw]``.
 
-    :raises ValueError: it is not of that form.
+    :raises ValueError: it has another form.
     """
     source, _, rest = text.partition(":")
     target, colon, mode = rest.partition(":")
     if not source or not target or mode not in ("ro", "rw", "") or (colon and not mode):
-        raise ValueError("is not SOURCE:GUEST-DIRECTORY, perhaps with :ro after it")
+        raise ValueError("is not SOURCE:GUEST-DIRECTORY[:ro]")
     return source, _without_slash(target), mode or "rw"
 
 
 def _without_slash(target: str) -> str:
-    """A directory may be written with a slash at its end."""
+    """The path of a directory may end with a slash."""
     return target.rstrip("/") or target
 
 
 @dataclass(frozen=True)
 class Tmpfs:
-    """A directory in the guest's memory. Without a size it may take half of that."""
+    """A directory in the guest's memory. By default it may grow to half of the memory."""
 
     target: str
     size_mib: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``PATH[:SIZE]``, the size in MiB or with its unit.
+        """Parse ``PATH[:SIZE]``; the size is in MiB or has a unit.
 
-        :raises ValueError: it is not of that form.
+        :raises ValueError: it has another form.
         """
         target, colon, size = text.partition(":")
         target = _without_slash(target)
         if not colon:
             return cls(target)
-        # Docker's spelling of the option is taken, too.
+        # Docker writes "size=64m".
         try:
             return cls(target, parse_size(size.removeprefix("size="), "its size"))
         except ConfigError as error:
             raise ValueError(
-                f"cannot be read: {error.message}" + (f"; {error.hint}" if error.hint else "")
+                f"is invalid: {error.message}" + (f"; {error.hint}" if error.hint else "")
             ) from error
 
     def __str__(self) -> str:
@@ -101,7 +104,7 @@ class Tmpfs:
 
 @dataclass(frozen=True)
 class Port:
-    """A port of the host that leads to one of the guest. Host port 0 is any free one."""
+    """A guest port that is published on the host. Host port 0 means any free port."""
 
     host: int
     guest: int
@@ -114,9 +117,9 @@ class Port:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``[HOSTIP:]HOST:GUEST[/tcp|udp]``.
+        """Parse ``[HOSTIP:]HOST:GUEST[/tcp|udp]``.
 
-        :raises ValueError: it is not of that form, or no such port can be.
+        :raises ValueError: it has another form, or a value is invalid.
         """
         match = cls._FORM.fullmatch(text)
         if match is None:
@@ -127,30 +130,32 @@ class Port:
         return port
 
     def check(self) -> None:
-        """:raises ValueError: no such port can be."""
+        """:raises ValueError: a value is invalid."""
         try:
             socket.inet_pton(socket.AF_INET, self.address)
         except (OSError, ValueError):
-            raise ValueError(f"has {self.address!r}, which is no IPv4 address") from None
+            raise ValueError(f"has {self.address!r}, which is not an IPv4 address") from None
         if self.protocol not in ("tcp", "udp"):
-            raise ValueError(f"has protocol {self.protocol!r}; there are tcp and udp")
+            raise ValueError(f"has protocol {self.protocol!r}; supported are tcp and udp")
         if not 0 <= self.host <= _MAX_PORT or not 1 <= self.guest <= _MAX_PORT:
-            raise ValueError(f"has a port outside 1 to {_MAX_PORT} (on the host, 0 is any free one)")
+            raise ValueError(f"has a port outside 1 to {_MAX_PORT} (on the host, 0 means any free port)")
 
     def __str__(self) -> str:
         return f"{self.address}:{self.host}:{self.guest}/{self.protocol}"
 
 
 def check_target(target: str) -> None:
-    """:raises ValueError: nothing can be mounted at this path of a guest."""
+    """:raises ValueError: nothing can be mounted at this path of the guest."""
     if not target.startswith("/") or "\0" in target:
-        raise ValueError(f"must be mounted at an absolute path of the guest, not at {target!r}")
+        raise ValueError(f"must be mounted at an absolute path, not at {target!r}")
     if posixpath.normpath(target) != target or target == "/" or target.startswith("//"):
-        raise ValueError(f"cannot be mounted at {target!r}: the path must be plain, and not the root")
+        raise ValueError(f"cannot be mounted at {target!r}: the path must be normalised, and not the root")
     if any(target == place or target.startswith(f"{place}/") for place in RESERVED):
-        raise ValueError(f"cannot be mounted at {target!r}: the guest's kernel has {', '.join(RESERVED)}")
+        raise ValueError(
+            f"cannot be mounted at {target!r}: {', '.join(RESERVED)} are reserved for the guest's kernel"
+        )
 
 
 def parents_first(targets: Sequence[str]) -> list[str]:
-    """``targets`` in an order in which none hides another."""
+    """``targets``, parent directories first, so that no mount hides another."""
     return sorted(targets, key=lambda target: target.count("/"))

@@ -1,7 +1,7 @@
-"""The balloon device: the one holder of a sandbox's target, and the only code that moves it.
+"""The balloon of a VM: holds the target, and is the only code that moves it.
 
-Follows the engine's ``BALLOON_CHANGE`` events. Events come at most once a second, so while, and only while, the
-guest is on its way to a target, actual is read beside them at intervals that grow with the time it takes.
+Actual comes from the engine's events. They arrive at most once a second, so while the guest converges to a target, and
+only then, actual is also read, at intervals that grow with the time since the target was set.
 """
 
 from __future__ import annotations
@@ -10,37 +10,33 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from ballonet.base.errors import EngineError, EngineExitedError
 from ballonet.base.memory import mib_to_bytes
-from ballonet.vmm.config import BalloonSpec, Clamped, Machine
+from ballonet.vmm.balloon_device import BalloonDevice
+from ballonet.vmm.config import BalloonSpec, Clamped
 from ballonet.vmm.convergence import BalloonStatus, Convergence, Driver, State
 from ballonet.vmm.guard import GuestReading
 from ballonet.vmm.processor_wait import ProcessorWait
-from ballonet.vmm.qemu_args import BALLOON_ID
-from ballonet.vmm.qmp import Qmp
-from ballonet.vmm.statistics import GuestStatistics, parse_statistics
+from ballonet.vmm.statistics import GuestStatistics
 
 log = logging.getLogger(__name__)
 
-_OBJECT = f"/machine/peripheral/{BALLOON_ID}"
 #: How often, while converging, the device's status is read to see whether the driver is still there (seconds).
 _DRIVER_CHECK_S = 1.0
-#: How long fresh statistics are waited for, how often the guest is asked again meanwhile, and how often they are
-#: looked for (seconds).
+#: How long to wait for fresh statistics, how often to ask the guest again meanwhile, and how often to check whether
+#: they have arrived (seconds).
 _STATISTICS_WAIT_S, _STATISTICS_AGAIN_S, _STATISTICS_LOOK_S = 2.0, 0.25, 0.01
 
 
 class Balloon:
-    """One VM's balloon. Created by :class:`~ballonet.vmm.vm.Vm`."""
+    """The balloon of one VM. Created by :class:`~ballonet.vmm.engine.Vm`."""
 
-    def __init__(self, spec: BalloonSpec, machine: Machine, qmp: Qmp, engine_pid: int) -> None:
+    def __init__(self, spec: BalloonSpec, device: BalloonDevice, engine_pid: int) -> None:
         self.spec = spec
         self._processor_wait = ProcessorWait(engine_pid)
-        self._qmp = qmp
-        self._status_path = _OBJECT if machine is Machine.MICROVM else f"{_OBJECT}/virtio-backend"
+        self._device = device
         self._convergence = Convergence(spec, time.monotonic())
         self._sent: int | None = None
         self._version = 0
@@ -51,28 +47,27 @@ class Balloon:
         self._driver_check_due = False
         self._pushing = asyncio.Lock()
         self._asking = asyncio.Lock()
-        self._statistics_on = False
         self._quieting: asyncio.Task[None] | None = None
-        #: How a guarded shrink learns what the guest can spare. The device's own statistics are the way that needs
-        #: nothing else; whoever has a quicker one puts it here.
+        #: Reads how much memory the guest has available, for a guarded shrink. The default uses the device's
+        #: statistics; a faster source can be put in its place.
         self.read_guest: Callable[[], Awaitable[GuestReading]] = self._read_from_device
 
-        #: Called with the target, in bytes, before the engine hears of a new one.
+        #: Called with a new target in bytes before the engine gets it.
         self.before_retarget: Callable[[int], None] = lambda target_bytes: None
 
     @property
     def status(self) -> BalloonStatus:
-        """What is known now; costs nothing."""
+        """The current status, without asking the engine."""
         return self._convergence.status
 
     async def start(self) -> None:
-        """Ask for the initial size, before the guest runs: the driver settles at it as soon as it loads."""
+        """Set the initial size before the guest runs: its driver applies it as soon as it loads."""
         await self._push()
-        self._convergence.observe((await self._qmp.execute("query-balloon"))["actual"], time.monotonic())
+        self._convergence.observe(await self._device.read_actual(), time.monotonic())
         self._follower = asyncio.create_task(self._follow(), name="balloon follower")
 
     async def stop(self) -> None:
-        """Stop following; the engine is about to end or has ended."""
+        """Stop following actual, because the engine ends or has ended."""
         if self._follower is not None:
             self._follower.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -81,26 +76,27 @@ class Balloon:
             self._quieting.cancel()
 
     async def set_target(self, requested_mib: int, *, force: bool = False) -> tuple[Clamped, int]:
-        """Ask the guest for ``requested_mib``, brought into range. Returns when the engine has it, not the guest.
+        """Set the target to ``requested_mib``, clamped. Returns when the engine has the target, not when the guest has
+        it.
 
-        :returns: what became of the request, and its generation, for :meth:`wait_settled`.
-        :param force: a shrink does not stop at the guard, whatever it does to the guest.
-        :raises EngineError: the engine refused; the state is then ``failed``.
+        :returns: the clamped target, and its generation, for :meth:`wait_settled`.
+        :param force: do not stop a shrink at the guard, even if the guest suffers.
+        :raises EngineError: the engine refused it; the state is then ``failed``.
         """
         clamped = self._convergence.set_target(requested_mib, time.monotonic(), force=force)
-        generation = (
-            self.status.generation
-        )  # now: another target may be set while the engine is told of this one
+        # Read now: another target may be set while the engine gets this one.
+        generation = self.status.generation
         await self._retarget()
         return clamped, generation
 
     async def set_limit(self, limit_mib: int | None) -> None:
-        """Bound targets and relief to ``limit_mib`` (``None``: the ceiling), from now on and at once."""
+        """Limit targets and pressure relief to ``limit_mib`` (``None``: the ceiling), starting with the current
+        target."""
         self._convergence.set_limit(limit_mib, time.monotonic())
         await self._retarget()
 
     async def relieve(self, reason: str) -> bool:
-        """Give the guest everything back, up to the limit, in one step. False if it has that already."""
+        """Give the guest all memory up to the limit back, in one step. False if it has it already."""
         relieved = self._convergence.relieve(reason, time.monotonic())
         if relieved:
             log.warning("balloon: %s", self.status.detail)
@@ -108,11 +104,12 @@ class Balloon:
         return relieved
 
     async def squeeze(self, timeout_s: float) -> str | None:
-        """Take what the guest can spare for a moment and give it back, so that free memory leaves the host.
+        """Inflate the balloon by what the guest can spare, then deflate it again, so that the host gets free memory
+        back.
 
-        Never below the floor, and never the guard. Returns when the guest has everything back.
+        Stays above the floor and leaves the guard to the guest. Returns when the guest has its memory back.
 
-        :returns: why nothing, or not all, was taken; ``None`` if all went well.
+        :returns: why nothing, or not everything, was taken; ``None`` on success.
         """
         actual = self.status.actual_bytes
         reading = await self.read_guest()
@@ -121,25 +118,25 @@ class Balloon:
         spare = reading.available_bytes - mib_to_bytes(self.spec.guard_mib)
         lowest = max(mib_to_bytes(self.spec.floor_mib), actual - max(0, spare))
         now = time.monotonic()
-        # Half of the time for each way.
+        # Half of the time for each direction.
         if not self._convergence.squeeze(lowest, now + timeout_s / 2, now):
-            return "the guest has nothing to spare" if lowest >= actual else "the balloon is not at rest"
+            return "the guest has no memory to spare" if lowest >= actual else "the balloon is still moving"
         await self._retarget()
         try:
             async with asyncio.timeout(timeout_s):
                 status = await self.wait_settled(self.status.generation)
         except TimeoutError:
-            return f"the guest did not have everything back within {timeout_s:g} s"
+            return f"the guest did not get its memory back within {timeout_s:g} s"
         return None if status.state is State.APPLIED else status.detail
 
     async def wait_change(self, seen_version: int) -> tuple[int, BalloonStatus]:
-        """Wait until the status is another than that of ``seen_version`` (start with −1); changes coalesce."""
+        """Wait until the status differs from that of ``seen_version`` (start with −1). Changes coalesce."""
         while self._version == seen_version:
             await self._news.wait()
         return self._version, self.status
 
     async def wait_settled(self, generation: int) -> BalloonStatus:
-        """Wait until the target of ``generation`` is applied, refused, failed, or superseded by another."""
+        """Wait until the target of ``generation`` is applied, refused, failed, or superseded by a later one."""
         version = -1
         while True:
             version, status = await self.wait_change(version)
@@ -147,17 +144,12 @@ class Balloon:
                 return status
 
     async def check_driver(self) -> Driver:
-        """Read the device's status: is there a driver that drives it? (virtio 1.2 §2.1, ``DRIVER_OK``)."""
+        """Ask the device whether a driver in the guest has taken it."""
         self._driver_checked_at = time.monotonic()
         self._driver_check_due = False
-        try:
-            answer = await self._qmp.execute("x-query-virtio-status", path=self._status_path)
-            statuses = answer.get("status", {}).get("statuses", [])
-            ready = any("DRIVER_OK" in str(status) for status in statuses)
-        except EngineExitedError:
-            raise
-        except EngineError:
-            # The command is marked experimental; an engine without it still shows whether a driver ever reported.
+        ready = await self._device.has_driver()
+        if ready is None:
+            # The statistics still show whether a driver ever reported.
             ready = (await self.statistics(max_age_s=_STATISTICS_WAIT_S)).reported_at is not None
         before = self.status
         self._convergence.driver_seen(Driver.PRESENT if ready else Driver.ABSENT, time.monotonic())
@@ -166,15 +158,14 @@ class Balloon:
             self._wake.set()
         return self.status.driver
 
-    def handle_event(self, name: str, data: Mapping[str, Any]) -> None:
-        """An engine event; those of other devices are ignored."""
-        if name == "BALLOON_CHANGE" and isinstance(actual := data.get("actual"), int):
-            self._observed(actual)
-            # Actual moves while nothing was asked, or before a driver was seen: a driver may have come or gone.
-            status = self.status
-            if status.state is not State.CONVERGING or status.driver is not Driver.PRESENT:
-                self._driver_check_due = True
-            self._wake.set()
+    def actual_changed(self, actual_bytes: int) -> None:
+        """The engine reports a new actual."""
+        self._observed(actual_bytes)
+        # Actual moves although no target is pending, or before a driver was seen: a driver may have come or gone.
+        status = self.status
+        if status.state is not State.CONVERGING or status.driver is not Driver.PRESENT:
+            self._driver_check_due = True
+        self._wake.set()
 
     def engine_exited(self) -> None:
         """The VM is gone."""
@@ -184,86 +175,71 @@ class Balloon:
     async def statistics(self, *, max_age_s: float | None = None) -> GuestStatistics:
         """The guest's statistics.
 
-        :param max_age_s: ask the guest again when its last report is older than this, and wait up to 2 s for
-            the answer. What comes back may still be old, or empty, where the guest does not answer: look at
-            ``reported_at``. ``None``: whatever the engine has. The guest is never asked when nobody reads.
+        :param max_age_s: ask the guest again if its last report is older than this, and wait up to 2 s for the answer.
+            If the guest does not answer, the result is old or empty: see ``reported_at``. ``None``: what the engine
+            has.
         """
-        latest = await self._read_statistics()
+        latest = await self._device.read_statistics()
         if max_age_s is None or not _is_older(latest, max_age_s):
             return latest
         async with self._asking:
-            latest = await self._read_statistics()
+            latest = await self._device.read_statistics()
             if not _is_older(latest, max_age_s):
                 return latest
             return await self._refresh_statistics(latest.reported_at or 0)
 
     async def _refresh_statistics(self, reported_before: int) -> GuestStatistics:
-        """Have the engine ask the guest, and wait for a report of a later second than the last: only that is new."""
+        """Have the engine ask the guest, and wait for a report with a later time, which is in whole seconds."""
         try:
             return await self._ask_for_statistics(reported_before)
         except asyncio.CancelledError:
-            # The engine is stuck, or nobody waits any more. It must not go on asking the guest once it goes on itself.
+            # The engine is stuck, or the caller gave up. When it continues, it must not go on asking the guest.
             self._quieting = asyncio.create_task(self._quiet_statistics(), name="quiet statistics")
             raise
 
     async def _quiet_statistics(self) -> None:
         with contextlib.suppress(EngineError):
-            await self._set_statistics_interval(0)
+            await self._device.quiet_statistics()
 
     async def _ask_for_statistics(self, reported_before: int) -> GuestStatistics:
         deadline = time.monotonic() + _STATISTICS_WAIT_S
         while True:
-            # Turning the engine's timer off and on makes it ask at once.
-            await self._set_statistics_interval(0)
-            await self._set_statistics_interval(1)
+            await self._device.request_statistics()
             again = time.monotonic() + _STATISTICS_AGAIN_S
             while time.monotonic() < min(again, deadline):
-                latest = await self._read_statistics()
+                latest = await self._device.read_statistics()
                 if latest.reported_at is not None and latest.reported_at > reported_before:
                     deadline = 0.0
                     break
                 await asyncio.sleep(_STATISTICS_LOOK_S)
             if time.monotonic() >= deadline:
-                await self._set_statistics_interval(0)
+                await self._device.quiet_statistics()
                 return latest
 
     async def _read_from_device(self) -> GuestReading:
         asked_at = time.time()
-        told = await self.statistics(max_age_s=0)
+        statistics = await self.statistics(max_age_s=0)
         at = time.monotonic()
-        if told.reported_at is None or told.reported_at < int(asked_at):
+        if statistics.reported_at is None or statistics.reported_at < int(asked_at):
             return GuestReading(at, None, None)
-        return GuestReading(at, told.available_bytes, told.major_faults)
-
-    async def _read_statistics(self) -> GuestStatistics:
-        # Reading is an error until the timer was set once.
-        if not self._statistics_on:
-            await self._set_statistics_interval(0)
-        answer = await self._qmp.execute("qom-get", path=_OBJECT, property="guest-stats")
-        return parse_statistics(answer, self.spec.ceiling_mib)
-
-    async def _set_statistics_interval(self, seconds: int) -> None:
-        prop = "guest-stats-polling-interval"
-        await self._qmp.execute("qom-set", path=_OBJECT, property=prop, value=seconds)
-        self._statistics_on = True
+        return GuestReading(at, statistics.available_bytes, statistics.major_faults)
 
     async def _retarget(self) -> None:
-        # Said again even when it is the same: after an out-of-memory deflation only that moves the driver.
+        # Sent even if it is the same as before: after an out-of-memory deflation only that moves the driver.
         self._sent = None
         await self._push()
         self._changed()
         self._wake.set()
 
     async def _push(self) -> None:
-        """Make the engine's target the one that is wanted now."""
+        """Send the engine the target that it should have now, unless it has it."""
         async with self._pushing:
             wanted = self._convergence.engine_target_bytes
             if wanted == self._sent:
                 return
             self.before_retarget(mib_to_bytes(self.status.target_mib))
             try:
-                # Zero is an error to the engine, and no guest could do it: one byte rounds to one page.
-                await self._qmp.execute("balloon", value=max(1, wanted))
+                await self._device.set_target(wanted)
             except EngineExitedError:
                 self.engine_exited()
                 raise
@@ -274,19 +250,19 @@ class Balloon:
             self._sent = wanted
 
     async def _follow(self) -> None:
-        """Read actual while the guest is on its way, watch for stalls, and keep the engine's target right."""
+        """Read actual while the guest converges, detect stalls, and keep the engine's target up to date."""
         while True:
             self._wake.clear()
             try:
                 await self._take_step()
             except EngineExitedError:
-                return  # the VM says so itself
+                return  # the VM reports its end itself
             except EngineError as error:
-                log.warning("balloon: %s", error)  # in the state, too; the next target is a new chance
+                log.warning("balloon: %s", error)  # also in the status; the next target may succeed
                 await self._wake.wait()
 
     async def _take_step(self) -> None:
-        """Do what is due now, or wait until something is."""
+        """Do what is due now, or wait until something is due."""
         await self._push()
         if self._driver_check_due:
             await self.check_driver()
@@ -302,7 +278,7 @@ class Balloon:
             return
         self._convergence.engine_waited(self._processor_wait.since_last(), time.monotonic())
         self._tick()
-        self._observed((await self._qmp.execute("query-balloon"))["actual"])
+        self._observed(await self._device.read_actual())
         if time.monotonic() - self._driver_checked_at > _DRIVER_CHECK_S:
             await self.check_driver()
 
@@ -314,7 +290,7 @@ class Balloon:
             self._note_change(before)
 
     async def _ask_guest(self) -> None:
-        """Let a guarded shrink go on, or stop, by what the guest reports."""
+        """Continue or stop a guarded shrink according to the guest's report."""
         actual_before = self.status.actual_bytes
         reading = await self.read_guest()
         if actual_before is None:

@@ -1,4 +1,4 @@
-"""VmBuilder: from single settings to a complete :class:`VmSpec`; the last line of defence for sizes."""
+"""Builds a complete :class:`VmSpec` from single settings, with all sizes clamped."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
 from ballonet.vmm.guard import default_guard_mib
 
-#: The least memory that a guest gets when no floor was given, unless a quarter of its ceiling is more (MiB).
+#: The least default floor (MiB); a quarter of the ceiling if that is more.
 SAFE_FLOOR_MIB = 128
 
 
 def default_floor_mib(ceiling_mib: int, initial_mib: int) -> int:
-    """The floor when none was given: max(128 MiB, ceiling / 4), never above initial."""
+    """The default floor: max(128 MiB, ceiling / 4), at most the initial size."""
     return min(max(SAFE_FLOOR_MIB, ceiling_mib // 4), initial_mib)
 
 
 class VmBuilder:
-    """Collects settings; :meth:`build` checks that nothing is missing."""
+    """Collects settings. :meth:`build` checks that they are complete."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -51,13 +51,13 @@ class VmBuilder:
         return self
 
     def accel(self, accel: Accel, *, tsc_khz: int | None = None) -> Self:
-        """``accel`` decided (not ``auto``); ``tsc_khz`` for emulation."""
+        """``accel`` must not be ``auto``; ``tsc_khz`` is used for emulation."""
         self._accel = accel
         self._tsc_khz = tsc_khz
         return self
 
     def boot(self, kernel: Path, initramfs: Path) -> Self:
-        """An uncompressed vmlinux with a PVH entry, and a cpio archive."""
+        """An uncompressed vmlinux with a PVH entry point, and an initramfs."""
         self._kernel = kernel
         self._initramfs = initramfs
         return self
@@ -73,8 +73,8 @@ class VmBuilder:
     ) -> Self:
         """Give the VM a balloon.
 
-        Missing initial: the ceiling. Missing min: :func:`default_floor_mib`. Missing guard:
-        :func:`~ballonet.vmm.guard.default_guard_mib`; 0 is none.
+        Defaults: the ceiling for ``initial_mib``, :func:`default_floor_mib` for ``min_mib``,
+        :func:`~ballonet.vmm.guard.default_guard_mib` for ``guard_mib`` (0: no guard).
         """
 
         def spec(ceiling: int) -> BalloonSpec:
@@ -87,12 +87,12 @@ class VmBuilder:
         return self
 
     def disk(self, serial: str, path: Path, *, read_only: bool = False) -> Self:
-        """A raw file as a block device."""
+        """Attach a raw file as a block device."""
         self._disks.append(DiskSpec(serial, path, read_only))
         return self
 
     def shares(self, tags: Sequence[str]) -> Self:
-        """Directories that others serve, by the names that the guest mounts them by."""
+        """Attach directories served by other processes; the guest mounts them by these tags."""
         self._shares = tuple(tags)
         return self
 
@@ -101,11 +101,11 @@ class VmBuilder:
         return self
 
     def build(self) -> VmSpec:
-        """:raises ConfigError: no kernel was given, or the accelerator was left undecided."""
+        """:raises ConfigError: the kernel or the accelerator is not set."""
         if self._kernel is None or self._initramfs is None:
-            raise ConfigError(f"virtual machine {self._name!r} has no kernel to boot")
+            raise ConfigError(f"virtual machine {self._name!r} has no kernel")
         if self._accel is Accel.AUTO:
-            raise ConfigError(f"virtual machine {self._name!r}: the accelerator is not decided")
+            raise ConfigError(f"virtual machine {self._name!r}: the accelerator is not set")
         return VmSpec(
             name=self._name,
             cpus=self._cpus,

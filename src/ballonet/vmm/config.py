@@ -1,8 +1,7 @@
-"""What a virtual machine is made of: the configuration a sandbox's process receives, and the finished spec.
+"""The configuration of a virtual machine that a sandbox's process receives, and the complete specification.
 
-Pure data. :class:`VmConfig` is what was asked (every field, the balloon's included, shows in its ``repr``);
-:class:`VmSpec` is what :class:`~ballonet.vmm.builder.VmBuilder` makes of it, complete and clamped, ready
-to be rendered as an engine command line.
+Pure data. :class:`VmConfig` is the requested configuration; :class:`~ballonet.vmm.builder.VmBuilder` turns it into a
+:class:`VmSpec`, which is complete and clamped.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 
 
 class Machine(StrEnum):
-    """The engine's machine types that ballonet drives."""
+    """The machine types that ballonet supports."""
 
     MICROVM = "microvm"
     Q35 = "q35"
 
 
 class Accel(StrEnum):
-    """How guest code runs: hardware virtualisation, software emulation, or whichever the host can do."""
+    """How guest code runs: with hardware virtualisation, software emulation, or what the host supports."""
 
     AUTO = "auto"
     KVM = "kvm"
@@ -32,9 +31,9 @@ class Accel(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class VmConfig:
-    """A sandbox's virtual machine as it was asked for. All sizes are MiB of guest-visible memory.
+    """The requested virtual machine of a sandbox. All sizes are MiB of guest-visible memory.
 
-    ``None`` in a balloon field means that it was not given; a VM has a balloon when any of them is given.
+    ``None`` in a balloon field means that it is not set; a VM has a balloon if any of them is set.
     """
 
     name: str
@@ -43,32 +42,32 @@ class VmConfig:
     memory_mib: int = 512
     #: Guest-visible memory at boot.
     balloon_initial_mib: int | None = None
-    #: The least guest-visible memory that a target may ask for.
+    #: The floor: the least guest-visible memory of a target.
     balloon_min_mib: int | None = None
-    #: Path of the Unix socket on which the host submits run-time targets.
+    #: Path of the Unix socket that accepts targets at run time.
     balloon_control_socket: Path | None = None
     machine: Machine = Machine.MICROVM
     accel: Accel = Accel.AUTO
     #: The guest's kernel may take memory back from the balloon before it kills a process.
     deflate_on_oom: bool = True
-    #: The guest tells the host which pages it has freed.
+    #: The guest reports freed pages to the host.
     free_page_reporting: bool = True
-    #: Available memory that a shrink leaves to the guest unless forced; ``None``: max(64 MiB, ceiling / 10).
+    #: Available memory that a shrink leaves to the guest, unless forced. ``None``: max(64 MiB, ceiling / 10).
     guard_mib: int | None = None
-    #: The guest gets memory back by itself when it stalls for lack of it.
+    #: The guest gets memory back automatically when it stalls because memory is short.
     pressure_relief: bool = True
-    #: The host enforces what the balloon asks for: the engine lives in a cgroup whose limit follows it.
+    #: The host enforces the target: the engine runs in a cgroup whose limit follows the balloon.
     hard_cap: bool = False
-    #: Users and groups (ids) who may use the control socket beside its owner and root.
+    #: Ids of users and groups that may use the control socket in addition to its owner and root.
     balloon_allow_users: tuple[int, ...] = ()
     balloon_allow_groups: tuple[int, ...] = ()
-    #: Those who may look, but not set anything.
+    #: Those that may read, but not change anything.
     balloon_observe_users: tuple[int, ...] = ()
     balloon_observe_groups: tuple[int, ...] = ()
-    #: The file of a read-only file system (erofs or squashfs) that the guest's root is made from; ``None``: the
+    #: File with a read-only file system (erofs or squashfs), the lower layer of the guest's root. ``None``: the
     #: built-in root, in the guest's memory.
     root: Path | None = None
-    #: Size of the writable disk: over the root, or at :data:`DISK_TARGET` beside the built-in root.
+    #: Size of the writable disk: the upper layer of the root, or mounted at :data:`DISK_TARGET` with the built-in root.
     disk_mib: int | None = None
     volumes: tuple[Volume, ...] = ()
     tmpfs: tuple[Tmpfs, ...] = ()
@@ -77,28 +76,28 @@ class VmConfig:
 
     @property
     def has_balloon(self) -> bool:
-        """Whether any balloon field was given."""
+        """Whether any balloon field is set."""
         given = (self.balloon_initial_mib, self.balloon_min_mib, self.balloon_control_socket)
         return any(value is not None for value in given)
 
 
-#: Where a disk is in a guest with the built-in root.
+#: Where the disk is mounted in a guest with the built-in root.
 DISK_TARGET = "/disk"
 
 
 @dataclass(frozen=True)
 class Clamped:
-    """A target brought into a balloon's range."""
+    """A target, clamped to the range of a balloon."""
 
     requested_mib: int
     effective_mib: int
-    #: What was in the way: an end of the range, the host's limit, or nothing.
+    #: The bound that changed it: an end of the range, the host's limit, or ``None``.
     by: Clamp | None
 
 
 @dataclass(frozen=True)
 class BalloonSpec:
-    """The balloon of a VM: its range in MiB of guest-visible memory, and how the device behaves."""
+    """The balloon of a VM: its range in MiB of guest-visible memory, and the options of the device."""
 
     ceiling_mib: int
     initial_mib: int
@@ -109,7 +108,7 @@ class BalloonSpec:
     guard_mib: int = 0
 
     def clamp(self, requested_mib: int, limit_mib: int | None = None) -> Clamped:
-        """``requested_mib`` brought into [floor, ceiling], and under the host's limit if there is one."""
+        """``requested_mib``, clamped to [floor, ceiling] and to the host's limit if there is one."""
         effective_mib, by = clamp_target(
             requested_mib, floor_mib=self.floor_mib, ceiling_mib=self.ceiling_mib, limit_mib=limit_mib
         )
@@ -118,7 +117,7 @@ class BalloonSpec:
 
 @dataclass(frozen=True)
 class DiskSpec:
-    """A raw file as a block device; the guest knows it by its serial (at most 20 characters)."""
+    """A raw file as a block device; the guest identifies it by its serial (at most 20 characters)."""
 
     serial: str
     path: Path
@@ -127,7 +126,7 @@ class DiskSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class VmSpec:
-    """A complete virtual machine, ready to be started."""
+    """The complete specification of a virtual machine."""
 
     name: str
     cpus: int
@@ -137,10 +136,10 @@ class VmSpec:
     kernel: Path
     initramfs: Path
     balloon: BalloonSpec | None = None
-    #: Frequency of the host's time stamp counter: the guest of an emulated microvm cannot measure it.
+    #: Frequency of the host's time stamp counter, which the guest of an emulated microvm cannot measure.
     tsc_khz: int | None = None
     disks: tuple[DiskSpec, ...] = ()
-    #: The tags of the shared directories, in the order of their servers' sockets.
+    #: Tags of the shared directories, in the order of their servers' sockets.
     shares: tuple[str, ...] = ()
     net: Net = Net.NONE
     ports: tuple[Port, ...] = ()

@@ -1,4 +1,4 @@
-"""The guest's console and the engine's own messages: the last of them is kept, the rest goes."""
+"""Keeps the end of the guest's console output and of the engine's messages."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import socket
 
-#: How much is kept, in bytes: enough for a kernel panic with its trace.
+#: Bytes that are kept: enough for a kernel panic with its trace.
 KEPT_BYTES = 64 * 1024
 
 
 class Tail:
-    """Reads a stream for as long as it lives and keeps its end, however much comes."""
+    """Reads a stream to its end and keeps the last :data:`KEPT_BYTES` of it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -19,12 +19,12 @@ class Tail:
         self._reader: asyncio.Task[None] | None = None
 
     def start(self, stream: socket.socket) -> None:
-        """Read ``stream`` (owned from now on) until it ends."""
+        """Read ``stream`` until it ends, and close it then."""
         stream.setblocking(False)
         self._reader = asyncio.create_task(self._read(stream), name=self._name)
 
     async def drained(self, timeout_s: float = 1.0) -> None:
-        """Wait until the stream has ended, so that its last words are there."""
+        """Wait until the stream has ended, so that :attr:`text` is complete."""
         if self._reader is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
@@ -39,12 +39,12 @@ class Tail:
 
     @property
     def text(self) -> str:
-        """What is kept, made safe to show: control characters other than newline and tab are dropped."""
+        """The text that is kept, without control characters other than newline and tab."""
         text = self._kept.decode("utf-8", errors="replace").replace("\r", "")
         return "".join(char for char in text if char.isprintable() or char in "\n\t")
 
     def last_lines(self, count: int) -> str:
-        """The last ``count`` lines that are not empty."""
+        """The last ``count`` non-empty lines."""
         lines = [line for line in self.text.splitlines() if line.strip()]
         return "\n".join(lines[-count:])
 

@@ -1,9 +1,9 @@
-"""How a balloon approaches its target: a pure state machine. No I/O, no clock: the caller passes the time.
+"""How a balloon converges to its target: a pure state machine. No I/O and no clock: the caller passes the time.
 
-The words are those of the whole project. *Target* is what was asked after clamping; *actual* is what the guest
-has; ``applied`` means that actual has reached the target, never anything less. The *engine's target* is what the
-device is asked for at this moment: the target itself, or less far where a shrink is guarded, or what the guest has
-already where it refused, so that a driver that cannot allocate does not spin.
+*Target* is the requested size after clamping; *actual* is what the guest has; ``applied`` means that actual has reached
+the target. The *engine's target* is what the device currently has as its target: the target itself; a size above it
+during a guarded shrink; or what the guest has already if it refused, so that a driver that cannot allocate does not
+spin.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from ballonet.base.memory import MIB, bytes_to_mib, mib_to_bytes
 from ballonet.vmm.config import BalloonSpec, Clamped
 from ballonet.vmm.guard import GuestReading, permit
 
-#: A guest that moves less than this …
+#: A guest that moves less than this rate …
 STALL_RATE_MIB_S = 15
-#: … for this long, in seconds, refuses.
+#: … for this time (seconds) counts as refusing.
 STALL_WINDOW_S = 5.0
 #: Time in which the engine waited for a processor of the host does not count, up to this much for one target (seconds).
 EXCUSED_MOST_S = 60.0
-#: While converging, actual is read at intervals of this share of the time since the target was set …
+#: While converging, actual is read at intervals of this fraction of the time since the target was set …
 POLL_SHARE = 0.02
-#: … but never more often, or more rarely, than this (seconds).
+#: … within these bounds (seconds).
 POLL_MIN_S, POLL_MAX_S = 0.005, 0.25
-#: While a guarded shrink is on its way, the guest is asked for its statistics this often (seconds).
+#: Interval at which the guest is asked for its statistics during a guarded shrink (seconds).
 GUARD_INTERVAL_S = 0.5
-#: A shrink that the guard has stopped is over when nothing more could be taken for this long (seconds). While pages
-#: move, the guest's available memory dips: free-page reporting takes up to 64 MiB aside (32 blocks of 2 MiB,
-#: PAGE_REPORTING_CAPACITY), and what was just freed sits in per-processor lists that do not count as available.
+#: A shrink ends at the guard if nothing more could be taken for this time (seconds). While pages move, the guest's
+#: available memory drops temporarily: free-page reporting isolates up to 64 MiB (32 blocks of 2 MiB,
+#: PAGE_REPORTING_CAPACITY), and pages that were just freed are on per-processor lists, which do not count as available.
 GUARD_PATIENCE_S = 5.0
-#: After the guest took memory back by itself, the target is asked for again after this long (seconds), doubled
-#: each time it happens again, up to the second figure.
+#: If the guest took memory back by itself, the target is sent again after this time (seconds), which doubles each time
+#: it happens again, up to the second value.
 RETRY_FIRST_S, RETRY_MOST_S = 10.0, 300.0
 
 
 class State(StrEnum):
-    """Where a balloon stands (see the module's text)."""
+    """The state of a balloon (see the module's documentation)."""
 
     CONVERGING = "converging"
     APPLIED = "applied"
@@ -57,7 +57,7 @@ class Driver(StrEnum):
 
 @dataclass(frozen=True)
 class BalloonStatus:
-    """A balloon at one moment. ``actual_bytes`` is ``None`` until the engine has told it."""
+    """A balloon at one moment. ``actual_bytes`` is ``None`` until the engine has reported it."""
 
     spec: BalloonSpec
     requested_mib: int
@@ -68,9 +68,9 @@ class BalloonStatus:
     #: When the state was entered, on the caller's clock.
     since: float
     driver: Driver
-    #: The reason for the state, in words, where there is one.
+    #: The reason for the state, for a person, if there is one.
     detail: str | None
-    #: Counts the targets that were set: a waiter that sees another number was superseded.
+    #: Counts the targets that were set. A waiter that sees a higher number was superseded.
     generation: int
 
     @property
@@ -92,7 +92,7 @@ class Convergence:
         self._state = State.CONVERGING
         self._since = now
         self._detail: str | None = "the guest is booting"
-        #: Why the target is what it is, where nobody asked for it; shown once nothing else is to be said.
+        #: Why the target was set, if no client set it; shown as detail when there is nothing else.
         self._note: str | None = None
         self._set_at = now
         self._mark = (now, 0)
@@ -123,11 +123,11 @@ class Convergence:
 
     @property
     def engine_target_bytes(self) -> int:
-        """What the engine should be asked for now (see the module's text)."""
+        """The target that the engine should have now (see the module's documentation)."""
         return self._engine_target
 
     def next_look(self, now: float) -> float | None:
-        """Seconds until something should be read or tried again; ``None``: events are enough."""
+        """Seconds until actual should be read or a target sent again; ``None``: events are enough."""
         if self._state is State.CONVERGING and self._driver is Driver.PRESENT:
             return min(POLL_MAX_S, max(POLL_MIN_S, (now - self._set_at) * POLL_SHARE))
         if self._retry_at is not None:
@@ -135,19 +135,19 @@ class Convergence:
         return None
 
     def reading_due(self, now: float) -> bool:
-        """Whether the guest's statistics are needed now, to go on with a guarded shrink."""
+        """Whether the guest's statistics are needed now, to continue a guarded shrink."""
         moving = self._state is State.CONVERGING and self._driver is Driver.PRESENT
         return moving and self._guarded and now >= self._reading_due
 
     def set_target(self, requested_mib: int, now: float, *, force: bool = True) -> Clamped:
-        """A new target, which supersedes the one before. ``force``: a shrink does not stop at the guard."""
+        """Set a target, which supersedes the previous one. ``force``: a shrink does not stop at the guard."""
         self._note = None
         self._retry_s = RETRY_FIRST_S
         self._aim(requested_mib, now, force)
         return self._clamped
 
     def set_limit(self, limit_mib: int | None, now: float) -> None:
-        """Bound targets, the one in force included: it comes down to the limit, or back up to what was asked."""
+        """Limit targets. The current one is lowered to the limit, or raised again to what was requested."""
         self._limit = limit_mib
         if (
             self._spec.clamp(self._clamped.requested_mib, limit_mib).effective_mib
@@ -156,7 +156,7 @@ class Convergence:
             self.set_target(self._clamped.requested_mib, now, force=False)
 
     def relieve(self, reason: str, now: float) -> bool:
-        """The guest suffers: everything back, in one step. False if there is nothing to give."""
+        """Give the guest all memory up to the limit back, in one step. False if it has it already."""
         if self._squeeze is not None:
             self._end_squeeze(now)
         most = self._spec.clamp(self._spec.ceiling_mib, self._limit).effective_mib
@@ -168,17 +168,17 @@ class Convergence:
         return True
 
     def squeeze(self, lowest_bytes: int, until: float, now: float) -> bool:
-        """Take memory down to ``lowest_bytes`` for a moment, and give it back: what was free leaves the host.
+        """Inflate to ``lowest_bytes`` for a short time, then deflate, so that the host gets free memory back.
 
-        The target stays. Ends when actual is there, at ``until``, or when the guest suffers. False: not now, the
-        balloon is not at rest, or there is nothing to take.
+        The target does not change. Ends when actual is reached, at ``until``, or when the guest needs relief. False:
+        the balloon is still moving, or there is nothing to take.
         """
         if self._state is not State.APPLIED or self._actual is None or lowest_bytes >= self._actual:
             return False
         self._squeeze = (lowest_bytes, until)
         self._engine_target = lowest_bytes
         self._set_at = now
-        self._enter(State.CONVERGING, now, "trimming: free memory is taken for a moment")
+        self._enter(State.CONVERGING, now, "trimming: free memory is being taken temporarily")
         return True
 
     def _end_squeeze(self, now: float) -> None:
@@ -186,10 +186,10 @@ class Convergence:
         self._set_at = now
         self._engine_target = self._target_bytes
         self._mark = (now, self._distance)
-        self._detail = "trimmed: memory is given back"
+        self._detail = "trimmed: memory is being given back"
 
     def observe(self, actual_bytes: int, now: float) -> None:
-        """The engine told ``actual``: in an event, or when asked."""
+        """The engine reported ``actual``."""
         lied = not 0 <= actual_bytes <= mib_to_bytes(self._spec.ceiling_mib)
         self._actual = min(max(actual_bytes, 0), mib_to_bytes(self._spec.ceiling_mib))
         if lied:
@@ -209,7 +209,7 @@ class Convergence:
             self._watch_progress(now)
 
     def guest_reported(self, reading: GuestReading, actual_before: int, now: float) -> None:
-        """The guest's statistics, asked for because of :meth:`reading_due`: go on, or stop at the guard."""
+        """The guest's statistics, read because of :meth:`reading_due`: continue, or stop at the guard."""
         if not self._guarded or self._state is not State.CONVERGING:
             return
         before, self._reading = self._reading, reading
@@ -222,7 +222,7 @@ class Convergence:
             self._held_since = None
             return
         self._engine_target = self._actual if self._actual is not None else actual_before
-        self._mark = (now, self._distance)  # it is we who hold: no fault of the guest's
+        self._mark = (now, self._distance)  # the guard stops it, not the guest
         if self._held_since is None:
             self._held_since = now
         elif now - self._held_since >= GUARD_PATIENCE_S:
@@ -236,7 +236,7 @@ class Convergence:
         self._mark = (marked_at + excused, marked_distance)
 
     def driver_seen(self, driver: Driver, now: float) -> None:
-        """The device's status told whether a driver drives it."""
+        """The device's status shows whether a driver uses it."""
         if driver is self._driver:
             return
         self._driver = driver
@@ -252,10 +252,10 @@ class Convergence:
         elif self._retry_at is not None and now >= self._retry_at:
             self._retry_s = min(RETRY_MOST_S, self._retry_s * 2)
             self._aim(self._clamped.requested_mib, now, force=False, keep_generation=True)
-            self._detail = "asked again after the guest took memory back"
+            self._detail = "set again after the guest took memory back"
 
     def fail(self, reason: str, now: float) -> None:
-        """The engine refused a command, or is gone."""
+        """The engine refused a command, or has ended."""
         self._retry_at = None
         self._enter(State.FAILED, now, reason)
 
@@ -279,15 +279,15 @@ class Convergence:
         self._squeeze = None
         shrinks = self._actual is not None and self._target_bytes < self._actual
         self._guarded = shrinks and not force and self._spec.guard_mib > 0
-        # A guarded shrink goes nowhere until the guest has said what it can spare.
+        # A guarded shrink begins only when the guest has reported its available memory.
         self._engine_target = self._actual if self._guarded and self._actual else self._target_bytes
         self._restart(now)
 
     def _restart(self, now: float) -> None:
-        """Judge anew from here: a new target, or a driver that came or went."""
+        """Start from here: for a new target, or when a driver came or went."""
         self._mark = (now, self._distance)
         if self._driver is Driver.ABSENT:
-            self._engine_target = self._target_bytes  # a driver that comes back finds it
+            self._engine_target = self._target_bytes  # for a driver that comes back
             self._retry_at = None
             self._enter(State.NO_DRIVER, now, "no driver in the guest has taken the balloon device")
         elif self._actual == self._target_bytes:
@@ -298,7 +298,7 @@ class Convergence:
 
     def _watch_progress(self, now: float) -> None:
         if self._driver is not Driver.PRESENT or self._actual is None:
-            return  # nothing can be expected of a guest that is still booting
+            return  # the guest is still booting
         marked_at, marked_distance = self._mark
         if marked_distance - self._distance >= STALL_RATE_MIB_S * STALL_WINDOW_S * MIB:
             self._mark = (now, self._distance)
@@ -311,11 +311,11 @@ class Convergence:
             )
 
     def _drifted(self, now: float) -> None:
-        """Actual left the target that it had reached: only the guest does that, out of need or out of malice."""
+        """Actual left the target that it had reached: only the guest does that, when it needs memory or is hostile."""
         assert self._actual is not None
         moved = (self._actual - self._target_bytes) / MIB
         if moved < 0:
-            self._refuse(now, f"the guest gave away {-moved:.0f} MiB after the target had been reached")
+            self._refuse(now, f"the guest gave up {-moved:.0f} MiB after the target had been reached")
             return
         self._refuse(
             now, f"the guest took back {moved:.0f} MiB after the target had been reached (out of memory)"

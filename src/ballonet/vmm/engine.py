@@ -1,40 +1,79 @@
-"""The engine binary: found, probed once, remembered.
+"""What ballonet needs of an engine, the program that runs virtual machines: the interface that each one implements.
 
-QEMU describes itself over QMP on a machine of type ``none``: that costs a tenth of a second, so the answer is
-kept in a small file, keyed by the binary's path, size, times and inode.
+:mod:`ballonet.vmm.default_engine` names the implementation. Its modules are loaded when they are used: a program that
+only looks for an engine, or for its processes, does not load its monitor.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import asdict, dataclass
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from ballonet.base.errors import EngineMissingError, HostError
-from ballonet.base.paths import replace_file
-from ballonet.base.process import find_program, run
-from ballonet.vmm.config import Accel, Machine
+from ballonet.base.errors import EngineMissingError
+from ballonet.vmm.attach import Port
+from ballonet.vmm.config import Accel, Machine, VmSpec
 
-PROGRAM = "qemu-system-x86_64"
-#: The oldest version that has all that is used here (``x-query-virtio-status``).
-MINIMUM_VERSION = (7, 2)
-OTHER_HINT = "it is there and does not work: install it again, or name another QEMU with BALLONET_QEMU"
-INSTALL_HINT = "install it: apt-get install qemu-system-x86"
+if TYPE_CHECKING:
+    from ballonet.vmm.balloon import Balloon
+    from ballonet.vmm.console import Tail
 
-_QUESTIONS = ("qmp_capabilities", "query-version", "query-machines", "qom-list-types", "quit")
+
+class ExitReason(StrEnum):
+    """Why a VM ended."""
+
+    STOPPED = "stopped"
+    #: The sandbox's own command ended.
+    COMPLETED = "completed"
+    #: The guest's kernel killed the sandbox's own command because memory ran out, or panicked for that reason.
+    GUEST_OOM = "guest-oom"
+    GUEST_POWEROFF = "guest-poweroff"
+    GUEST_REBOOT = "guest-reboot"
+    GUEST_PANIC = "guest-panic"
+    ENGINE_KILLED = "engine-killed"
+    HOST_OOM = "host-oom"
+    ENGINE_FAILED = "engine-failed"
+    #: The server of a shared directory ended.
+    VOLUME_FAILED = "volume-failed"
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A QEMU binary and what it can do."""
+class VmExit:
+    """How a VM ended: the reason, the engine's exit status (negative: the signal), and a sentence for a person."""
+
+    reason: ExitReason
+    status: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class UserNetwork:
+    """The addresses in a guest's network, which the engine provides without privileges on the host."""
+
+    guest: str
+    netmask: str
+    gateway: str
+    name_server: str
+
+
+@dataclass(frozen=True)
+class Engine(ABC):
+    """An engine's binary and its capabilities."""
+
+    #: What people call it.
+    name: ClassVar[str]
+    user_network: ClassVar[UserNetwork]
 
     binary: Path
     version: tuple[int, int, int]
-    #: Of :class:`~ballonet.vmm.config.Machine`, those that it has.
+    #: The values of :class:`~ballonet.vmm.config.Machine` that it supports.
     machines: tuple[str, ...]
     accelerators: tuple[str, ...]
+    #: It can confine itself with seccomp(2).
     seccomp: bool
 
     @property
@@ -54,109 +93,74 @@ class Engine:
                 hint="choose another accelerator, or auto",
             )
 
+    @classmethod
+    @abstractmethod
+    def find(cls, cache: Path, *, binary: Path | None = None) -> Self:
+        """Find the engine on this host and probe it.
 
-def find_engine(cache: Path, *, binary: Path | None = None) -> Engine:
-    """The engine to use: ``binary``, or ``$BALLONET_QEMU``, or ``qemu-system-x86_64`` on PATH.
+        :param cache: directory that keeps the result of the probe.
+        :param binary: use this one instead of searching.
+        :raises EngineMissingError: there is none, it does not run, or it is too old.
+        """
 
-    :param cache: directory where the probe's answer is kept.
-    :raises EngineMissingError: there is none, it does not run, or it is too old.
-    """
-    chosen = binary or (Path(os.environ["BALLONET_QEMU"]) if os.environ.get("BALLONET_QEMU") else None)
-    try:
-        path = chosen or find_program(PROGRAM, hint=INSTALL_HINT)
-        facts = path.stat()
-    except (HostError, OSError) as error:
-        if chosen is not None:
-            cause = getattr(error, "strerror", None) or error
-            hint = f"name another with BALLONET_QEMU, or unset that and {INSTALL_HINT}"
-            raise EngineMissingError(f"no usable QEMU: {chosen}: {cause}", hint=hint) from error
-        raise EngineMissingError(f"no usable QEMU: {error}", hint=INSTALL_HINT) from error
-    key = f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ino}"
-    kept = cache / "engine.json"
-    engine = _recall(kept, key)
-    if engine is None:
-        engine = probe_engine(path)
-        _remember(kept, key, engine)
-    _check(engine)
-    return engine
+    @classmethod
+    @abstractmethod
+    def is_command(cls, argv: Sequence[str]) -> bool:
+        """Whether a process with this command line is an engine that ballonet started."""
+
+    @abstractmethod
+    def show_command(self, spec: VmSpec) -> list[str]:
+        """The command line for ``spec``, for a person: descriptors have the first free numbers."""
+
+    @abstractmethod
+    def create(self, spec: VmSpec) -> Vm:
+        """A VM for ``spec``, not started."""
 
 
-def probe_engine(binary: Path) -> Engine:
-    """Ask the binary itself.
+class Vm(ABC):
+    """One virtual machine. Call :meth:`start`, :meth:`take_agent_channel`, use :attr:`balloon`, then :meth:`kill`."""
 
-    :raises EngineMissingError: it does not answer as QEMU does.
-    """
-    questions = "".join(json.dumps({"execute": word}) + "\n" for word in _QUESTIONS)
-    argv = [
-        str(binary),
-        "-nodefaults",
-        "-no-user-config",
-        "-machine",
-        "none",
-        "-display",
-        "none",
-        "-qmp",
-        "stdio",
-    ]
-    try:
-        answers = [json.loads(line) for line in run(argv, input_text=questions, timeout_s=60).splitlines()]
-        returned: list[Any] = [answer["return"] for answer in answers if "return" in answer]
-        _, version, machines, types, *_ = returned
-        numbers = version["qemu"]
-        names = {entry["name"] for entry in types}
-        machine_names = {entry.get("alias") or entry["name"] for entry in machines}
-        return Engine(
-            binary=binary,
-            version=(int(numbers["major"]), int(numbers["minor"]), int(numbers["micro"])),
-            machines=tuple(machine.value for machine in Machine if machine in machine_names),
-            accelerators=tuple(sorted(n.removesuffix("-accel") for n in names if n.endswith("-accel"))),
-            seccomp=_has_seccomp(binary),
-        )
-    except HostError as error:
-        raise EngineMissingError(f"{binary} does not run: {error}", hint=error.hint or OTHER_HINT) from error
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"{binary} does not answer like QEMU: {error!r}"
-        raise EngineMissingError(message, hint=OTHER_HINT) from error
+    spec: VmSpec
+    engine: Engine
+    #: The guest's console.
+    console: Tail
+    #: Present from :meth:`start` on if the specification has a balloon.
+    balloon: Balloon | None
 
+    @property
+    @abstractmethod
+    def pid(self) -> int:
+        """Process id of the engine."""
 
-def _has_seccomp(binary: Path) -> bool:
-    argv = [str(binary), "-nodefaults", "-machine", "none", "-display", "none", "-sandbox", "on", "-version"]
-    try:
-        run(argv, timeout_s=60)
-    except HostError:
-        return False
-    return True
+    @abstractmethod
+    def take_agent_channel(self) -> socket.socket:
+        """The host's end of the guest agent's port: a connected stream socket, which the caller owns from now on."""
 
+    @abstractmethod
+    def launch(self, *, cgroup_procs: str | None = None, shares: Sequence[socket.socket] = ()) -> None:
+        """Start the engine, paused, and return at once: the caller may use the time until :meth:`start`.
 
-def _check(engine: Engine) -> None:
-    if engine.version[:2] < MINIMUM_VERSION:
-        raise EngineMissingError(
-            f"{engine.binary} is QEMU {engine.version_text}; ballonet needs "
-            f"{'.'.join(map(str, MINIMUM_VERSION))} or newer",
-            hint="upgrade it, or name a newer one with BALLONET_QEMU",
-        )
+        :param cgroup_procs: the ``cgroup.procs`` file of the cgroup that the engine runs in.
+        :param shares: connected to the servers of the shared directories; the engine gets copies.
+        :raises EngineError: it does not support the machine type or the accelerator.
+        :raises ProcessError: it cannot be executed; nothing is left behind.
+        """
 
+    @abstractmethod
+    async def start(self) -> None:
+        """Let the guest run, after :meth:`launch`. Returns as soon as it runs, long before it has booted.
 
-def _recall(kept: Path, key: str) -> Engine | None:
-    try:
-        document = json.loads(kept.read_text())
-        if document["key"] != key:
-            return None
-        facts = document["engine"]
-        return Engine(
-            binary=Path(facts["binary"]),
-            version=tuple(facts["version"]),
-            machines=tuple(facts["machines"]),
-            accelerators=tuple(facts["accelerators"]),
-            seccomp=bool(facts["seccomp"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent or unreadable: probing again is always right
+        :raises EngineError: the engine did not start; nothing is left behind.
+        """
 
+    @abstractmethod
+    async def wait(self) -> VmExit:
+        """Wait for the engine's end, whatever the reason."""
 
-def _remember(kept: Path, key: str, engine: Engine) -> None:
-    document = {"key": key, "engine": {**asdict(engine), "binary": str(engine.binary)}}
-    try:
-        replace_file(kept, json.dumps(document).encode())
-    except HostError:
-        return  # a read-only cache only makes the next start probe again
+    @abstractmethod
+    async def kill(self) -> VmExit:
+        """End the VM now, without asking the guest, and wait until it is gone. May be called again."""
+
+    @abstractmethod
+    async def published_ports(self) -> tuple[Port, ...]:
+        """The published ports of a running VM, with the host ports that the kernel chose."""

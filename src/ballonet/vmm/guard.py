@@ -1,7 +1,7 @@
-"""How far a guest may be shrunk without hurting it: a pure judgement of what the guest reports.
+"""Decides from the guest's report how far it may be shrunk. Pure.
 
-The guard is an amount of available memory that a shrink leaves to the guest. What is above it may be taken in one
-go; then the guest is asked again. A guest that does not report is not shrunk: unknown is not "plenty".
+The guard is an amount of available memory that a shrink leaves to the guest. Memory beyond it is taken in one step;
+then the guest is asked again. A guest that does not report is not shrunk.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from ballonet.base.memory import MIB, mib_to_bytes
 
-#: The guard when none was chosen: a tenth of the ceiling, and at least this much (MiB).
+#: The default guard: a tenth of the ceiling, and at least this (MiB).
 GUARD_MIN_MIB = 64
-#: Major faults per second from which a guest is thrashing: its working set no longer fits.
+#: Major faults per second at which a guest counts as thrashing: its working set does not fit any more.
 THRASHING_FAULTS_S = 100
-#: A step smaller than this is not worth taking (MiB): the guest is at the guard.
+#: A smaller step is not taken (MiB): the guest is at the guard.
 _STEP_MIN_MIB = 4
 
 
@@ -25,7 +25,7 @@ def default_guard_mib(ceiling_mib: int) -> int:
 
 @dataclass(frozen=True)
 class GuestReading:
-    """What the guest reported at one moment, on the caller's clock."""
+    """A report of the guest; ``at`` is on the caller's clock."""
 
     at: float
     available_bytes: int | None
@@ -34,7 +34,7 @@ class GuestReading:
 
 @dataclass(frozen=True)
 class Permission:
-    """How low actual may go now (bytes), and, where that is not the target, why not lower."""
+    """How low actual may go now (bytes), and why not lower if that is not the target."""
 
     lowest_bytes: int
     reason: str | None
@@ -43,22 +43,22 @@ class Permission:
 def permit(
     target_bytes: int, actual_bytes: int, guard_mib: int, now: GuestReading, before: GuestReading | None
 ) -> Permission:
-    """Judge a shrink from ``actual_bytes`` towards ``target_bytes``.
+    """Decide about a shrink from ``actual_bytes`` towards ``target_bytes``.
 
-    :param actual_bytes: what the guest had *before* it reported ``now``: a guest that was on its way meanwhile
-        is then judged too carefully rather than too boldly.
-    :param before: the reading before ``now`` in the same shrink, to see faults rise.
+    :param actual_bytes: what the guest had *before* it reported ``now``. If it moved meanwhile, the decision errs on
+        the safe side.
+    :param before: the previous reading of the same shrink, for the rate of faults.
     """
     stay = min(actual_bytes, max(target_bytes, actual_bytes))
     if now.available_bytes is None:
         return Permission(stay, "the guest does not report its available memory")
     faults = _faults_per_second(before, now)
     if faults is not None and faults >= THRASHING_FAULTS_S:
-        return Permission(stay, f"the guest is thrashing ({faults:.0f} major faults a second)")
+        return Permission(stay, f"the guest is thrashing ({faults:.0f} major faults per second)")
     spare = now.available_bytes - mib_to_bytes(guard_mib)
     if spare >= actual_bytes - target_bytes:
         return Permission(target_bytes, None)
-    reason = f"the guest has {now.available_bytes // MIB} MiB available, and {guard_mib} MiB are left to it"
+    reason = f"the guest has {now.available_bytes // MIB} MiB available; the guard leaves it {guard_mib} MiB"
     if spare < mib_to_bytes(_STEP_MIN_MIB):
         return Permission(stay, reason)
     return Permission(actual_bytes - spare, reason)

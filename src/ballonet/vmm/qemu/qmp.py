@@ -1,4 +1,4 @@
-"""The engine's monitor, through the official ``qemu.qmp`` package: its errors become ours, its noise is quiet."""
+"""QEMU's monitor (QMP), through the official ``qemu.qmp`` package, with the errors of ballonet."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient
 
 from ballonet.base.errors import EngineError, EngineExitedError
 
-# The package logs every end of stream as an error; the process's end is noticed and told elsewhere.
+# The package logs each end of the stream as an error. The end of the process is reported elsewhere.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)
 
 EventHandler = Callable[[str, Mapping[str, Any]], None]
 
 
 class Qmp:
-    """A connected monitor. Events go to one handler, in order, on the loop."""
+    """A connected monitor. Events are passed to one handler, in order, in the event loop."""
 
     def __init__(self, name: str, on_event: EventHandler) -> None:
         self._client = QMPClient(name)
@@ -30,7 +30,7 @@ class Qmp:
     async def connect(self, monitor: socket.socket) -> None:
         """Negotiate over a connected socket, which this object owns from now on.
 
-        :raises EngineExitedError: the engine ended first.
+        :raises EngineExitedError: QEMU ended first.
         """
         try:
             await self._client.connect(monitor)
@@ -41,8 +41,8 @@ class Qmp:
     async def execute(self, command: str, **arguments: object) -> Any:
         """Run one command and return its answer. ``_`` in argument names stands for ``-``.
 
-        :raises EngineError: QEMU refused it; the message has the command and QEMU's words.
-        :raises EngineExitedError: QEMU is gone.
+        :raises EngineError: QEMU refused it; the message has the command and QEMU's error.
+        :raises EngineExitedError: QEMU has ended.
         """
         sent = {name.replace("_", "-"): value for name, value in arguments.items()}
         try:
@@ -53,7 +53,7 @@ class Qmp:
             raise EngineExitedError(f"QEMU ended before it answered {command}") from error
 
     async def close(self) -> None:
-        """Let go of the monitor; harmless if the engine is gone."""
+        """Close the connection, also if QEMU has ended."""
         if self._events is not None:
             self._events.cancel()
             with contextlib.suppress(asyncio.CancelledError):

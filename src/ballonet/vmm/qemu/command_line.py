@@ -1,6 +1,6 @@
-"""The engine's command line: the one place that renders it. Pure.
+"""Renders QEMU's command line. Pure.
 
-Options are QEMU's own (``qemu-system-x86_64 -help``, docs/system/i386/microvm.rst).
+The options are documented in QEMU (``qemu-system-x86_64 -help``, docs/system/i386/microvm.rst).
 """
 
 from __future__ import annotations
@@ -12,36 +12,38 @@ from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
 from ballonet.vmm.engine import Engine
 
+#: What the value of ``-name`` begins with.
+NAME_PREFIX = "guest="
 #: QOM id of the balloon device; its object is at /machine/peripheral/<id>.
 BALLOON_ID = "balloon0"
-#: Id of the network's host side, by which its forwarded ports are asked for.
+#: Id of the network backend.
 NETWORK_ID = "net0"
 #: Name of the virtio-serial port on which the guest's agent listens.
 AGENT_PORT = "org.ballonet.agent.0"
-#: Size of the translation cache under emulation in MiB: QEMU's own default may take an eighth of host memory.
+#: Size of the translation cache for emulation in MiB. QEMU's default may be an eighth of the host's memory.
 TRANSLATION_CACHE_MIB = 64
 
 
 @dataclass(frozen=True)
 class EngineFds:
-    """Descriptors that the engine inherits: one end each of connected Unix sockets."""
+    """Descriptors that QEMU inherits: each is one end of a connected Unix socket."""
 
     qmp: int
     agent: int
     console: int
-    #: Of the servers of the shared directories.
+    #: Connected to the servers of the shared directories.
     shares: tuple[int, ...] = field(default=(), kw_only=True)
 
 
 def render_command(spec: VmSpec, engine: Engine, fds: EngineFds) -> list[str]:
-    """The argument list that boots ``spec``, paused, with its three channels on ``fds``."""
-    argv = [str(engine.binary), "-name", f"guest={spec.name},debug-threads=on"]
+    """The argument list that starts ``spec``, paused, with its channels on ``fds``."""
+    argv = [str(engine.binary), "-name", f"{NAME_PREFIX}{spec.name},debug-threads=on"]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"]
     if engine.seccomp:
         argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     argv += ["-machine", _machine(spec), "-accel", _accel(spec), "-cpu", _cpu(spec)]
     argv += ["-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M"]
-    # A shared memfd: guest RAM then counts as RssShmem, apart from what the engine itself needs.
+    # In a shared memfd, guest RAM counts as RssShmem, separately from QEMU's own memory.
     argv += ["-object", f"memory-backend-memfd,id=ram0,size={spec.memory_mib}M,share=on"]
     argv += ["-kernel", str(spec.kernel), "-initrd", str(spec.initramfs)]
     argv += ["-append", kernel_command_line(spec)]
@@ -55,7 +57,7 @@ def render_command(spec: VmSpec, engine: Engine, fds: EngineFds) -> list[str]:
     for disk in spec.disks:
         argv += _disk(disk, spec.machine)
     if spec.shares and spec.machine is Machine.MICROVM:
-        # Servers of directories speak virtio 1 only; these transports begin with the older one unless told.
+        # virtiofsd supports virtio 1 only; virtio-mmio is a legacy transport by default.
         argv += ["-global", "virtio-mmio.force-legacy=off"]
     for number, (tag, fd) in enumerate(zip(spec.shares, fds.shares, strict=True)):
         argv += ["-chardev", f"socket,id=share{number},fd={fd}"]
@@ -71,16 +73,16 @@ def kernel_command_line(spec: VmSpec) -> str:
     """The guest kernel's parameters (Documentation/admin-guide/kernel-parameters.txt)."""
     words = ["console=ttyS0", "quiet", "panic=-1", "psi=1"]
     if spec.machine is Machine.MICROVM:
-        words.append("pci=off")  # it has none: the kernel need not look
+        words.append("pci=off")  # a microvm has no PCI bus: the kernel need not probe
     if spec.accel is Accel.TCG:
-        # Emulated code does not run on the processor's own speculation: mitigations only cost time there.
+        # Emulated code is not executed speculatively: mitigations only cost time.
         words.append("mitigations=off")
         if spec.tsc_khz is not None:
-            # An emulated microvm has neither HPET nor PM timer: without this the kernel, now and then,
-            # cannot calibrate its clock and hangs.
+            # An emulated microvm has neither HPET nor PM timer: without this the kernel sometimes cannot calibrate
+            # its clock and hangs.
             words.append(f"tsc_early_khz={spec.tsc_khz}")
-            # On a busy host the kernel's watchdog takes the emulator's pauses for a clock that goes wrong. A guest
-            # without its clock ticks 250 times a second, also when it idles.
+            # On a busy host the kernel's watchdog mistakes pauses of the emulator for an unstable clock. A guest that
+            # has dropped the TSC ticks 250 times a second, even when idle.
             words.append("tsc=nowatchdog")
     return " ".join(words)
 
@@ -88,7 +90,7 @@ def kernel_command_line(spec: VmSpec) -> str:
 def _machine(spec: VmSpec) -> str:
     if spec.machine is Machine.Q35:
         return "q35,memory-backend=ram0,usb=off,vmport=off,smbus=off,sata=off"
-    # Its virtio-mmio devices are found by ACPI: Debian's kernels take none from the command line.
+    # ACPI announces the virtio-mmio devices: Debian's kernels do not accept them on the command line.
     return (
         "microvm,memory-backend=ram0,acpi=on,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off"
     )
@@ -101,7 +103,7 @@ def _accel(spec: VmSpec) -> str:
 
 
 def _cpu(spec: VmSpec) -> str:
-    # Five-level page tables only make each emulated page walk longer.
+    # Five-level page tables only make emulated page walks longer.
     return "host" if spec.accel is Accel.KVM else "max,la57=off"
 
 
@@ -110,21 +112,22 @@ def _virtio(device: str, machine: Machine) -> str:
 
 
 def _disk(disk: DiskSpec, machine: Machine) -> list[str]:
-    """A raw file, locked while the engine lives: nobody writes what another engine has open. JSON, so that no
-    character of a path has a meaning (docs/interop/qmp-spec, BlockdevOptions)."""
+    """A raw file, locked while QEMU runs, so that no other QEMU writes to it. In JSON no character of a path is special
+    (docs/interop/qmp-spec, BlockdevOptions)."""
     node = f"disk-{disk.serial}"
     file = {"driver": "file", "filename": str(disk.path), "locking": "on"}
     block = {"driver": "raw", "node-name": node, "read-only": disk.read_only, "file": file}
     if not disk.read_only:
-        block["discard"] = "unmap"  # what the guest deletes leaves the file
+        block["discard"] = "unmap"  # blocks that the guest deletes are freed in the file
     device = f"{_virtio('virtio-blk', machine)},drive={node},serial={disk.serial}"
-    # A full host is an error that the guest sees: left to itself, the engine would stop the guest until somebody comes.
+    # The guest gets an error if the host's disk is full. By default QEMU would pause the guest until someone resumes
+    # it.
     device += ",rerror=report,werror=report"
     return ["-blockdev", json.dumps(block), "-device", device]
 
 
 def _network(net: Net, ports: tuple[Port, ...]) -> str:
-    """QEMU's user network: no privileges, no interface on the host (docs/system/devices/net)."""
+    """QEMU's user-mode network, which needs no privileges and no interface on the host (docs/system/devices/net)."""
     words = ["user", f"id={NETWORK_ID}", "ipv6=off"]
     if net is Net.ISOLATED:
         words.append("restrict=on")

@@ -1,10 +1,10 @@
-"""A running sandbox's place on the host: its run directory, its name, its sockets. Claimed whole, given up whole.
+"""The run directory of a running sandbox, with its sockets, and the locks on its name.
 
-Two locks make up the claim, and the kernel releases both however the process ends: one in the sandbox's state
-directory, so that one registry's sandbox never runs twice, whatever run directory its starters have; and the agent
-socket's, so that two registries that share a run directory do not share a name. What a killed sandbox left is replaced
-by the next one of that name. A run directory that goes away while its sandbox lives comes back, or another takes its
-place (:meth:`Place.mend`).
+There are two locks, which the kernel releases when the process ends. The one in the sandbox's state directory prevents
+a sandbox of one registry from running twice, even with different run directories. The one of the agent socket prevents
+two registries that share a run directory from using the same name. A sandbox replaces what a killed one with the same
+name left behind. If the run directory is removed while its sandbox runs, :meth:`RunDirectory.repair` creates it again,
+or another one.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ from ballonet.machine.notes import AGENT_SOCKET, CONTROL_SOCKET
 
 log = logging.getLogger(__name__)
 
-#: In the state directory: held by the sandbox's process for its life.
+#: In the state directory: the sandbox's process holds it while it runs.
 _RUN_LOCK = "run.lock"
 
 
-class Place:
-    """Made by :func:`claim_place`."""
+class RunDirectory:
+    """Created by :func:`claim_run_directory`."""
 
     def __init__(self, directory: Path, agent: ControlSocket, control: ControlSocket | None) -> None:
-        self.directory = directory
+        self.path = directory
         self.agent = agent
         self.control = control
-        #: Of the lock in the state directory.
+        #: Descriptor of the lock in the state directory.
         self.lock_fd = -1
 
     @property
     def control_path(self) -> Path | None:
-        """Where the control socket is; ``None`` without one."""
+        """The path of the control socket; ``None`` if there is none."""
         return None if self.control is None else self.control.path
 
     def intact(self) -> bool:
-        """Whether all that leads to the sandbox is there."""
+        """Whether the sockets, and the link to the control socket, exist."""
         return (
-            self.agent.still_ours()
-            and (self.control is None or self.control.still_ours())
+            self.agent.is_bound()
+            and (self.control is None or self.control.is_bound())
             and self._link_is_there()
         )
 
-    def mend(self) -> None:
-        """Make the run directory again if it is gone or of no use, here or where it can be had, for sockets to be bound
-        there again.
+    def repair(self) -> None:
+        """Create the run directory again if it is missing or unusable, at its path or at a fallback, so that sockets
+        can be bound there again.
 
-        :raises HostError: it can be had nowhere.
+        :raises HostError: it can be created nowhere.
         """
-        was = self.directory
+        was = self.path
         own_control = self.control is not None and self.control.path == was / CONTROL_SOCKET
         sockets = [AGENT_SOCKET, CONTROL_SOCKET] if own_control else [AGENT_SOCKET]
         for parent in (was.parent, *fallback_run_dirs()):
@@ -67,116 +67,124 @@ class Place:
                 log.debug("no run directory: %s", error)
                 continue
             if any(path_problem(directory / socket) for socket in sockets):
-                continue  # something of somebody else's is in the way
+                continue  # another file occupies the path of a socket
             break
         else:
-            raise HostError(f"the run directory {was} is gone and cannot be made again anywhere")
+            raise HostError(
+                f"the run directory {was} is missing and cannot be created again, there or elsewhere"
+            )
         if directory != was:
-            log.warning("the run directory %s cannot be used any more; it is now %s", was, directory)
-            self.directory = directory
+            log.warning("the run directory %s cannot be used any more; using %s", was, directory)
+            self.path = directory
             self.agent.move(directory / AGENT_SOCKET)
             if own_control:
                 assert self.control is not None
                 self.control.move(directory / CONTROL_SOCKET)
         if self.control is not None and self.control.path != directory / CONTROL_SOCKET:
-            self._mend_chosen(self.control, directory / CONTROL_SOCKET)
+            self._repair_chosen(self.control, directory / CONTROL_SOCKET)
 
-    def _mend_chosen(self, control: ControlSocket, link: Path) -> None:
-        """See to it that a control socket whose path was chosen is reached by the sandbox's name, too."""
+    def _repair_chosen(self, control: ControlSocket, link: Path) -> None:
+        """Repair the link to a control socket that has a path chosen by the user."""
         problem = path_problem(control.path)
         if problem is None and self._link_is_there():
             return
-        with contextlib.suppress(OSError):  # a directory; programs that use the chosen path go on
+        with contextlib.suppress(OSError):  # it is a directory; the chosen path still works
             link.unlink(missing_ok=True)
             if problem is None:
                 link.symlink_to(control.path)
             else:
                 log.warning(
-                    "the control socket %s cannot be had: %s; it is now %s", control.path, problem[0], link
+                    "the control socket %s cannot be bound: %s; using %s", control.path, problem[0], link
                 )
                 control.move(link)
 
-    def give_up(self) -> None:
-        """Remove what is ours. May be repeated; servers that own a socket may have closed it before."""
+    def release(self) -> None:
+        """Remove the sockets, the directory and the lock. May be called again; servers may have closed sockets
+        before."""
         if self.control is not None:
             self.control.close()
-            link = self.directory / CONTROL_SOCKET
+            link = self.path / CONTROL_SOCKET
             if link.is_symlink():
                 link.unlink()
-        with contextlib.suppress(OSError):  # not empty: somebody else put something there, which is not ours
+        with contextlib.suppress(OSError):  # not empty: it contains files of other programs
             self.agent.close()
-            self.directory.rmdir()
+            self.path.rmdir()
         fd, self.lock_fd = self.lock_fd, -1
         if fd >= 0:
             os.close(fd)
 
     def _link_is_there(self) -> bool:
-        """Whether a control socket that has another path is linked to in the directory."""
-        link = self.directory / CONTROL_SOCKET
+        """Whether the directory has a link to a control socket with another path."""
+        link = self.path / CONTROL_SOCKET
         return self.control is None or self.control.path == link or link.is_symlink()
 
 
-def claim_place(
+def claim_run_directory(
     name: str,
     control_socket: Path | None,
     *,
     with_control: bool,
     control_mode: int = 0o600,
     state_dir: Path | None = None,
-) -> Place:
-    """Take the name and bind the sockets, before anything is started.
+) -> RunDirectory:
+    """Lock the name and bind the sockets, before anything is started.
 
-    :param control_socket: where the control socket was asked to be; ``None``: in the sandbox's directory.
+    :param control_socket: the requested path of the control socket; ``None``: in the run directory.
     :param control_mode: of the control socket's file: see :class:`~ballonet.control.peers.AccessPolicy`.
     :param state_dir: the sandbox's own state directory, if it has one.
-    :raises NameInUseError: a sandbox of that name is running.
+    :raises NameInUseError: a sandbox with that name is running.
     :raises BindError: the control socket cannot be bound; nothing is left behind.
     """
     lock_fd = -1 if state_dir is None else _lock(state_dir / _RUN_LOCK, name)
     try:
-        place = _bind(sandbox_dir(name), control_socket, with_control=with_control, control_mode=control_mode)
-        place.lock_fd = lock_fd
-        return place
+        claimed = _bind(
+            sandbox_dir(name), control_socket, with_control=with_control, control_mode=control_mode
+        )
+        claimed.lock_fd = lock_fd
+        return claimed
     except BaseException:
         if lock_fd >= 0:
             os.close(lock_fd)
         raise
 
 
-def sweep_place(directory: Path) -> bool:
-    """Remove the run directory that a sandbox has left, unless one lives in it; whether it is gone now."""
+def remove_abandoned(directory: Path) -> bool:
+    """Remove a run directory that a sandbox has left behind, unless one is running there; returns whether it is
+    gone."""
     if not directory.is_dir():
         return False
-    # It lives, or it is not ours to judge, or something of somebody else's is in it.
+    # It is in use, belongs to another user, or contains files of other programs.
     with contextlib.suppress(NameInUseError, ConfigError, HostError, BindError, OSError):
-        _bind(directory, None, with_control=False, control_mode=0o600).give_up()
+        _bind(directory, None, with_control=False, control_mode=0o600).release()
     return not directory.exists()
 
 
-def prune_places() -> list[str]:
-    """Remove what sandboxes that were killed have left in the run directory; their names. Live ones are left alone."""
-    return [directory.name for directory in sorted(run_dir().iterdir()) if sweep_place(directory)]
+def prune_run_directories() -> list[str]:
+    """Remove the run directories that killed sandboxes have left behind; returns their names."""
+    return [directory.name for directory in sorted(run_dir().iterdir()) if remove_abandoned(directory)]
 
 
-def _bind(directory: Path, control_socket: Path | None, *, with_control: bool, control_mode: int) -> Place:
+def _bind(
+    directory: Path, control_socket: Path | None, *, with_control: bool, control_mode: int
+) -> RunDirectory:
     private_dir(directory)
     try:
         agent = bind_control_socket(directory / AGENT_SOCKET)
     except BusyError as error:
         raise _in_use(directory.name) from error
-    place = Place(directory, agent, None)
+    claimed = RunDirectory(directory, agent, None)
     try:
-        # What is here is of a sandbox of this name that was killed: the name is ours now.
+        # The lock is held: existing files belong to a sandbox that was killed.
         _remove_left(directory)
         if with_control:
             default = directory / CONTROL_SOCKET
-            place.control = bind_control_socket(control_socket or default, mode=control_mode)
+            claimed.control = bind_control_socket(control_socket or default, mode=control_mode)
             if control_socket is not None:
-                default.symlink_to(place.control.path)
+                default.symlink_to(claimed.control.path)
     except BaseException:
-        place.give_up()
+        claimed.release()
         raise
-    return place
+    return claimed
 
 
 def _lock(path: Path, name: str) -> int:
@@ -201,7 +209,7 @@ def _in_use(name: str) -> NameInUseError:
 def _remove_left(directory: Path) -> None:
     left = directory / CONTROL_SOCKET
     if left.is_symlink():
-        with contextlib.suppress(BindError):  # in use by somebody else now, or gone
+        with contextlib.suppress(BindError):  # used by another process now, or missing
             bind_control_socket(left.readlink()).close()
     for path in (left, left.with_name(CONTROL_SOCKET + ".lock"), *map(directory.joinpath, _OLD_NOTES)):
         with contextlib.suppress(OSError):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
-from ballonet.vmm.engine import Engine
-from ballonet.vmm.qemu_args import EngineFds, kernel_command_line, render_command
+from ballonet.vmm.qemu.command_line import EngineFds, kernel_command_line, render_command
+from ballonet.vmm.qemu.engine import Qemu
 
-ENGINE = Engine(
+ENGINE = Qemu(
     Path("/usr/bin/qemu-system-x86_64"), (7, 2, 0), ("microvm", "q35"), ("kvm", "tcg"), seccomp=True
 )
 SPEC = VmSpec(
@@ -26,7 +26,7 @@ SPEC = VmSpec(
 FDS = EngineFds(qmp=10, agent=11, console=12)
 
 
-def rendered(spec: VmSpec, engine: Engine = ENGINE) -> str:
+def rendered(spec: VmSpec, engine: Qemu = ENGINE) -> str:
     return " ".join(render_command(spec, engine, FDS))
 
 

@@ -1,7 +1,7 @@
-"""The line between a sandbox's process and the program that started it: JSON lines over an inherited socket.
+"""The channel between a sandbox's process and the program that started it: JSON lines over an inherited socket.
 
-The sandbox's process tells what becomes of it (:class:`Report`). The owner says nothing but ``stop``; the end of
-the stream means that the owner is gone, however it went, and an owned sandbox ends with it.
+The sandbox's process sends reports (:class:`Report`). The owner sends only ``stop``. The end of the stream means that
+the owner has ended, for whatever reason; an owned sandbox ends with it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from ballonet.base.errors import BallonetError, GuestCommandError, SandboxError, error_class
 
-#: The longest line that either side reads, in bytes.
+#: The longest line that either side accepts, in bytes.
 _LINE_LIMIT = 64 * 1024
 STOP = b"stop\n"
 
@@ -46,7 +46,7 @@ class Report:
         return cls("failed", facts)
 
     def to_error(self) -> BallonetError:
-        """The error that a ``failed`` report carries, as the class that was raised on the other side."""
+        """The error in a ``failed`` report, as an instance of the class that was raised in the sandbox's process."""
         message, hint = str(self.facts.get("message")), self.facts.get("hint")
         hint = None if hint is None else str(hint)
         if self.facts.get("code") == GuestCommandError.code and isinstance(self.facts.get("errno"), int):
@@ -55,8 +55,8 @@ class Report:
         return error_class(str(self.facts.get("code")))(message, hint=hint)
 
 
-class OwnerLine:
-    """The sandbox's end of the line. Without a descriptor there is no owner, and reports go nowhere."""
+class OwnerChannel:
+    """The sandbox's end of the channel. Without a descriptor there is no owner, and reports are discarded."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
@@ -65,16 +65,16 @@ class OwnerLine:
 
     async def open(self) -> None:
         if self._fd is not None:
-            line = socket.socket(fileno=self._fd)
-            self._reader, self._writer = await asyncio.open_connection(sock=line, limit=_LINE_LIMIT)
+            channel = socket.socket(fileno=self._fd)
+            self._reader, self._writer = await asyncio.open_connection(sock=channel, limit=_LINE_LIMIT)
 
-    def tell(self, report: Report) -> None:
-        """Send a report; an owner that is gone does not matter here."""
+    def send(self, report: Report) -> None:
+        """Send a report, unless the owner has ended."""
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(report.encode())
 
     async def wait_stop(self) -> bool:
-        """Wait for the owner's word: true for ``stop``, false when the owner is gone. Never without an owner."""
+        """Wait until the owner sends ``stop`` (true) or has ended (false). Never returns if there is no owner."""
         if self._reader is None:
             await asyncio.get_running_loop().create_future()
         assert self._reader is not None
@@ -84,7 +84,7 @@ class OwnerLine:
             return False
 
     async def close(self) -> None:
-        """Send what is left, and hang up."""
+        """Send pending reports, and close the channel."""
         if self._writer is not None:
             try:
                 async with asyncio.timeout(1):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ballonet.vmm.engine import Vm
 from ballonet.vmm.qemu.command_line import EngineFds, render_command
+from ballonet.vmm.qemu.vm import QemuVm
 
 RESULTS = Path(__file__).parent / "results"
 #: The command line of this checkout.

@@ -401,7 +401,7 @@ def test_a_full_disk_half_way_is_told_and_nothing_half_written_is_used(
     small = store.resolve(layout.reference("small"))
     with pytest.raises(HostError, match=r"(?i)no space left") as caught:
         store.resolve(layout.reference("big"))
-    assert "make room on the file system of" in str(caught.value.hint)
+    assert "free up space on the file system of" in str(caught.value.hint)
     assert store.list() == [small]
     assert left_over(store) == []
     store.prune(users={small.id: ["box"]})

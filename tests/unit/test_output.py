@@ -44,7 +44,9 @@ def test_a_table_that_is_too_wide_goes_on_below_and_keeps_words_whole() -> None:
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_listings_fit_the_terminal_whole(columns: int) -> None:
     lines = screen_after([*BALLONET, "pilot", "--policy", "list"], os.environ, columns, 100)
-    assert "bursts; the default" in " ".join(" ".join(line[-45:].split()) for line in lines) or columns != 200
+    assert (
+        "bursts (the default)" in " ".join(" ".join(line[-45:].split()) for line in lines) or columns != 200
+    )
     for name in ("ballonet", "hypeman"):
         assert sum(line.split()[0] == name for line in lines if not line.startswith(" ")) == 1
 

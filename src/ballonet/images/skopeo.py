@@ -165,7 +165,7 @@ def _tree_bytes(directory: Path) -> int:
 _MEANINGS: tuple[
     tuple[str, type[ImageFetchError] | type[UnknownImageError] | type[HostError], str | None], ...
 ] = (
-    ("no space left on device", HostError, "make room on the file system of XDG_DATA_HOME"),
+    ("no space left on device", HostError, "free up space on the file system of XDG_DATA_HOME"),
     ("manifest unknown", UnknownImageError, "check the name and the tag"),
     ("name unknown", UnknownImageError, "check the name"),
     ("no such file or directory", UnknownImageError, None),

@@ -102,7 +102,7 @@ def create(
 
 
 def refresh(registry: Registry, record: Record) -> Record | None:
-    """``record`` as it is now, according to the sandbox's process; ``None`` if it ended and was removed automatically.
+    """``record`` in its current state, according to the sandbox's process; ``None`` if it ended and was removed automatically.
 
     The registry is updated, unless another run has begun meanwhile.
     """
@@ -154,7 +154,7 @@ def with_end(record: Record, end: EndNote) -> Record:
 
 
 def find(registry: Registry, name: str) -> Record:
-    """The sandbox with that name, as it is now.
+    """The sandbox with that name, in its current state.
 
     :raises UnknownSandboxError: there is none.
     :raises ConfigError: the name is not valid.

@@ -74,20 +74,21 @@ class Sandbox(SandboxCommands, SandboxLife):
     ) -> Self:
         """Register a sandbox, boot it, and return when its guest answers.
 
-        :param name: its name; or a whole configuration, and then the other settings are ignored, except ``rootfs``,
+        :param name: its name; or a whole configuration, in which case all other settings are ignored except ``rootfs``,
             ``pull``, ``weight`` and ``reserve``.
         :param settings: generated from ballonet.settings.definitions
-        :param balloon: ``True`` is one with its defaults, ``False`` none.
-        :param command: what it runs by itself; it then ends with this command. Without it the sandbox idles,
-            whatever command its image has.
-        :param env: variables of every command in the sandbox, its own and those of :meth:`exec`.
-        :param cwd: their working directory, unless they say another.
-        :param user: who they run as, unless they say so themselves: numbers, or names that the image knows.
-        :param admission: where an autopilot drives the sandboxes, start only if it finds room.
+        :param balloon: the balloon's settings; ``True``: a balloon with the defaults, ``False``: no balloon.
+        :param command: the sandbox's own command; the sandbox ends when it exits. Without it the sandbox idles, even if
+            its image has a command.
+        :param env: environment variables of all commands in the sandbox, including those of :meth:`exec`.
+        :param cwd: default working directory of these commands.
+        :param user: default user of these commands: a number, or a name that the image defines.
+        :param detached: keep the sandbox running when this program ends.
+        :param admission: if an autopilot manages the host's sandboxes, start only if it finds room.
         :raises AdmissionError: there is no room; nothing is left behind.
-        :raises NameInUseError: there is a sandbox of that name.
-        :raises ConfigError: a setting, or a pair of them, is impossible; the message names the values.
-        :raises BallonetError: it did not come up; nothing is left behind.
+        :raises NameInUseError: the name is in use.
+        :raises ConfigError: a setting, or a combination of settings, is invalid; the message names the values.
+        :raises BallonetError: the sandbox did not start; nothing is left behind.
         """
         from ballonet.lifecycle.modify import check_weight
 

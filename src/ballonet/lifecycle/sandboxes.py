@@ -102,7 +102,7 @@ def create(
 
 
 def refresh(registry: Registry, record: Record) -> Record | None:
-    """``record`` in its current state, according to the sandbox's process; ``None`` if it ended and was removed automatically.
+    """``record`` in its current state, according to the sandbox's process; ``None`` if it ended and was removed.
 
     The registry is updated, unless another run has begun meanwhile.
     """

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ballonet.vmm.engine import Vm
+from ballonet.vmm.guest_ram import create_guest_ram
 from ballonet.vmm.qemu.command_line import EngineFds, render_command
 from ballonet.vmm.qemu.vm import QemuVm
 
@@ -91,10 +92,12 @@ class BareEngine:
     def __init__(self, vm: Vm) -> None:
         assert isinstance(vm, QemuVm)
         self._pairs = [socket.socketpair() for _ in range(3)]
-        fds = EngineFds(*(far.fileno() for _, far in self._pairs))
+        self._ram = create_guest_ram(vm.spec.memory_mib)
+        qmp, agent, console = (far.fileno() for _, far in self._pairs)
+        fds = EngineFds(qmp=qmp, agent=agent, console=console, ram=self._ram)
         argv = [word for word in render_command(vm.spec, vm.engine, fds) if word != "-S"]
         self._process = subprocess.Popen(
-            argv, pass_fds=[fds.qmp, fds.agent, fds.console], stdin=subprocess.DEVNULL
+            argv, pass_fds=[fds.qmp, fds.agent, fds.console, fds.ram], stdin=subprocess.DEVNULL
         )
         self.qmp, self.agent = self._pairs[0][0], self._pairs[1][0]
         self._pairs[1][1].close()  # so that the end of QEMU shows as the end of the agent's channel
@@ -102,6 +105,7 @@ class BareEngine:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        os.close(self._ram)
         for near, far in self._pairs:
             near.close()
             far.close()

@@ -125,7 +125,7 @@ async def _unsampled(stack: AsyncExitStack) -> tuple[Vm, Clock]:
     vm = build_vm(SandboxConfig(name="unsampled", memory_mib=256, balloon_min_mib=128))
     await vm.start()
     stack.push_async_callback(vm.kill)
-    services = Services(vm, run_directory, None, AccessPolicy())
+    services = Services(vm, vm.take_agent_channel(), run_directory, None, AccessPolicy())
     stack.push_async_callback(services.close)
     await services.open_control()
     await services.boot(120, (), relief=True)

@@ -139,8 +139,8 @@ async def measure(arm: Arm, file: Path, count: int) -> dict[str, list[float]]:
     guest = prepare_guest(extra_modules=[*modules, kind])
     source, options = ("/dev/pmem0", "ro,dax=always") if arm.dax else ("/dev/vda", "ro")
 
-    def render(spec: VmSpec, engine: Engine, fds: EngineFds) -> list[str]:
-        argv = [*render_command(spec, engine, fds), *device_options(arm, file)]
+    def render(spec: VmSpec, engine: Engine, fds: EngineFds, *, restore: bool = False) -> list[str]:
+        argv = [*render_command(spec, engine, fds, restore=restore), *device_options(arm, file)]
         if arm.dax:
             argv[argv.index("-m") + 1] = f"{MEMORY_MIB}M,maxmem=1G"
             # Because of memory that may be added above 4 GiB the kernel would reserve 64 MiB for bounce buffers.

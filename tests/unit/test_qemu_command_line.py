@@ -23,7 +23,7 @@ SPEC = VmSpec(
     balloon=BalloonSpec(1024, 512, 256),
     tsc_khz=2_500_000,
 )
-FDS = EngineFds(qmp=10, agent=11, console=12)
+FDS = EngineFds(qmp=10, agent=11, console=12, ram=9)
 
 
 def rendered(spec: VmSpec, engine: Qemu = ENGINE) -> str:
@@ -39,7 +39,7 @@ def test_nothing_is_inherited_from_the_user_or_given_by_default() -> None:
 
 
 def test_guest_memory_is_a_shared_memfd_of_the_ceiling() -> None:
-    assert "memory-backend-memfd,id=ram0,size=1024M,share=on" in rendered(SPEC)
+    assert "memory-backend-file,id=ram0,size=1024M,mem-path=/proc/self/fd/9,share=on" in rendered(SPEC)
 
 
 def test_without_a_balloon_there_is_no_balloon_device() -> None:
@@ -83,7 +83,7 @@ def test_disks_are_locked_and_no_character_of_their_paths_has_a_meaning() -> Non
 
 
 def test_shared_directories_come_over_inherited_sockets_and_the_newer_transport() -> None:
-    fds = EngineFds(qmp=10, agent=11, console=12, shares=(13, 14))
+    fds = EngineFds(qmp=10, agent=11, console=12, ram=9, shares=(13, 14))
     argv = render_command(replace(SPEC, shares=("volume0", "volume1")), ENGINE, fds)
     assert "socket,id=share1,fd=14" in argv
     assert "vhost-user-fs-device,chardev=share1,tag=volume1,queue-size=1024" in argv

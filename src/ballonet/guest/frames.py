@@ -26,6 +26,8 @@ MAX_PROCESSES = 1024
 #: stack), and the rest.
 MAX_EXEC_BYTES = (2 << 20) + (64 << 10)
 MAX_PING_BYTES = 1024
+#: Random bytes in RESTORED, at least.
+MIN_SEED_BYTES = 32
 MAX_STREAM = 0xFFFF_FFFF
 
 
@@ -45,6 +47,7 @@ class FrameType(enum.IntEnum):
     TRIM = 0x0B
     SETUP = 0x0C
     EXEC_PART = 0x0D
+    RESTORED = 0x0E
     READY = 0x81
     STARTED = 0x82
     STDOUT = 0x83

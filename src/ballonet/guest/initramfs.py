@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,13 @@ DEFAULT_MODULES = ("virtio_mmio", "virtio_pci", "virtio_balloon", "virtio_consol
 
 #: The file that lists the modules to load for the agent: absolute paths, one per line, in load order.
 MODULE_LIST = "etc/ballonet/modules"
+#: The same for the drivers of devices whose content differs between sandboxes. They are loaded when a sandbox is set
+#: up, so that a guest that was saved before has seen nothing of them.
+DEVICE_MODULE_LIST = "etc/ballonet/device-modules"
+DEVICE_MODULES = ("virtio_blk", "virtio_net")
 
 # Increased when the same inputs must give another archive.
-_LAYOUT = "2"
+_LAYOUT = "3"
 
 _DIRECTORIES = (
     *("bin", "sbin", "usr/bin", "usr/sbin", "etc/ballonet", "lib/modules"),
@@ -97,7 +101,9 @@ def obtain_initramfs(
         programs = {path: _static_program(inputs.read(path), path) for path in (agent, busybox)}
         for name in INDEX_FILES:
             inputs.watch(kernel.modules_dir / name)
-        modules = ModuleTree(kernel.modules_dir, kernel.release).resolve(module_names)
+        tree = ModuleTree(kernel.modules_dir, kernel.release)
+        modules = tree.resolve(module_names)
+        early = tree.resolve([name for name in module_names if name not in DEVICE_MODULES])
         contents = [(module, read_module(inputs.watch(module.path))) for module in modules]
         archive = render(
             release=kernel.release,
@@ -106,6 +112,7 @@ def obtain_initramfs(
             applets=busybox_applets(busybox),
             scripts={_WGET: _WGET_SCRIPT} if _wget_crashes(busybox) else {},
             modules=contents,
+            late=frozenset(module.name for module in modules) - {module.name for module in early},
         )
         # The archive depends on its inputs only, so that its digest identifies them.
         name = f"initramfs-{hashlib.sha256(archive).hexdigest()[:32]}.cpio"
@@ -141,12 +148,14 @@ def render(
     applets: Sequence[str],
     modules: Sequence[tuple[Module, bytes]],
     scripts: Mapping[str, str] | None = None,
+    late: Collection[str] = (),
 ) -> bytes:
     """The content of the archive, which depends on the arguments only.
 
     :param applets: the paths of busybox's programs, such as ``usr/bin/wc``.
     :param modules: the modules with their uncompressed contents, in load order.
     :param scripts: programs that replace applets.
+    :param late: the names of the modules that are loaded when a sandbox is set up.
     """
     scripts = scripts or {}
     archive = Archive()
@@ -168,13 +177,15 @@ def render(
         archive.file(name, text.encode(), 0o755)
     for name, text in _TEXTS.items():
         archive.file(name, text.encode())
-    paths = []
+    paths: dict[str, list[str]] = {MODULE_LIST: [], DEVICE_MODULE_LIST: []}
     for module, content in modules:
         path = f"lib/modules/{release}/{module.relative}"
         archive.directories(path.rpartition("/")[0])
         archive.file(path, content)
-        paths.append(f"/{path}\n")
-    archive.file(MODULE_LIST, "".join(paths).encode())
+        paths[DEVICE_MODULE_LIST if module.name in late else MODULE_LIST].append(f"/{path}\n")
+    for name, lines in paths.items():
+        if lines or name == MODULE_LIST:
+            archive.file(name, "".join(lines).encode())
     return archive.to_bytes()
 
 

@@ -16,7 +16,13 @@ from typing import NamedTuple
 
 from ballonet.base.errors import ConfigError, GuestChannelError, GuestCommandError
 from ballonet.base.text import printable
-from ballonet.guest.frames import MAX_EXEC_BYTES, MAX_TO_GUEST_BYTES, PROTOCOL_VERSION, Frame
+from ballonet.guest.frames import (
+    MAX_EXEC_BYTES,
+    MAX_TO_GUEST_BYTES,
+    MIN_SEED_BYTES,
+    PROTOCOL_VERSION,
+    Frame,
+)
 
 _MAX_TEXT_BYTES = 512
 _MAX_FAILED_MODULES = 1024
@@ -332,6 +338,13 @@ def encode_resize(rows: int, columns: int) -> bytes:
     """:raises ConfigError: the size is out of range."""
     check_size(rows, columns)
     return _U16_U16.pack(rows, columns)
+
+
+def encode_restored(wall_ns: int, seed: bytes) -> bytes:
+    """The payload of RESTORED: nanoseconds since 1970, and random bytes."""
+    if len(seed) < MIN_SEED_BYTES:
+        raise ConfigError(f"a seed of {len(seed)} bytes is shorter than {MIN_SEED_BYTES}")
+    return wall_ns.to_bytes(8, "little") + seed
 
 
 def encode_watch(stall_us: int, window_us: int) -> bytes:

@@ -31,12 +31,13 @@ Gate = Callable[[Registry, Record], AbstractContextManager[None]]
 
 
 async def start_sandbox(
-    registry: Registry, name: str, *, detached: bool, gate: Gate | None = None
+    registry: Registry, name: str, *, detached: bool, gate: Gate | None = None, cold: bool = False
 ) -> OwnedProcess:
     """Start a registered sandbox, and return when its guest answers.
 
     :param detached: it keeps running when this program ends.
     :param gate: checks that the host has memory for it.
+    :param cold: boot it, even if there is a template to restore.
     :raises AdmissionError: the host does not; nothing was started.
     :raises StillRunningError: it is already running.
     :raises BallonetError: it did not start; the registry has the reason.
@@ -57,7 +58,11 @@ async def start_sandbox(
         _write_command(directory, record.command)
         replace_file(directory / ROW_FILE, to_json(registry.get(name)))
         options = RunOptions(
-            run_id=run_id, state_dir=directory, detached=detached, command=record.command is not None
+            run_id=run_id,
+            state_dir=directory,
+            detached=detached,
+            command=record.command is not None,
+            cold=cold,
         )
 
         def started(identity: ProcessId) -> None:

@@ -91,6 +91,7 @@ class OwnedProcess:
         if not self._ready.done():
             raise self._failure(name, await self._ended)
         self.facts = self._ready.result().facts
+        log.debug("the guest of %s is %s", name, self.facts.get("start", "ready"))
 
     async def wait(self) -> SandboxEnd:
         """Wait for its end; everything is cleaned up then."""

@@ -27,6 +27,8 @@ class RunOptions:
     detached: bool = False
     #: The state directory has a command for the sandbox to run.
     command: bool = False
+    #: Boot, even if there is a template to restore.
+    cold: bool = False
 
     def render(self) -> list[str]:
         """The command-line arguments for the sandbox's process."""
@@ -38,7 +40,8 @@ class RunOptions:
         ):
             if value is not None:
                 words += [flag, str(value)]
-        return words + ["--detached"] * self.detached + ["--run-command"] * self.command
+        flags = {"--detached": self.detached, "--run-command": self.command, "--cold": self.cold}
+        return words + [flag for flag, given in flags.items() if given]
 
 
 def take_run_options(argv: Sequence[str]) -> tuple[RunOptions, list[str]]:
@@ -50,7 +53,7 @@ def take_run_options(argv: Sequence[str]) -> tuple[RunOptions, list[str]]:
     left: list[str] = []
     words = iter(argv)
     for word in words:
-        if word in ("--detached", "--run-command"):
+        if word in ("--detached", "--run-command", "--cold"):
             taken[word] = ""
         elif word in ("--owner-fd", "--run-id", "--state-dir"):
             value = next(words, None)
@@ -70,5 +73,6 @@ def take_run_options(argv: Sequence[str]) -> tuple[RunOptions, list[str]]:
         state_dir=None if state is None else Path(state),
         detached="--detached" in taken,
         command="--run-command" in taken,
+        cold="--cold" in taken,
     )
     return options, left

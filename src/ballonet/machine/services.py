@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from ballonet.base.errors import GuestBootError, GuestError, HostError
@@ -33,11 +34,16 @@ class Services:
     """Created when the VM runs. The control socket is served at once, the agent socket when the guest has booted."""
 
     def __init__(
-        self, vm: Vm, run_directory: RunDirectory, cap: HardCap | None, policy: AccessPolicy
+        self,
+        vm: Vm,
+        channel: socket.socket,
+        run_directory: RunDirectory,
+        cap: HardCap | None,
+        policy: AccessPolicy,
     ) -> None:
         self._vm = vm
         self._run_directory = run_directory
-        self._relay = AgentRelay(vm.take_agent_channel())
+        self._relay = AgentRelay(channel)
         self._guest = GuestMemory(self._relay, vm.balloon)
         self._agents = AgentServer(self._relay, run_directory.agent)
         self._backend = MachineBackend(vm, self._guest, cap)
@@ -51,12 +57,20 @@ class Services:
         if self._control is not None:
             await self._control.start()
 
-    async def boot(self, timeout_s: float, steps: Sequence[Sequence[str]], *, relief: bool) -> None:
+    async def boot(
+        self,
+        timeout_s: float,
+        steps: Sequence[Sequence[str]],
+        *,
+        relief: bool,
+        at_ready: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Wait until the guest's agent answers, have it set up the guest, check the balloon driver, and serve the agent
         socket.
 
         :param steps: of :mod:`ballonet.machine.guest_setup`.
         :param relief: whether the guest gets memory back automatically when it stalls.
+        :param at_ready: called when the agent answers, before it sets up the guest.
         :raises GuestBootError: it did not boot; the message has the end of its console output.
         """
         try:
@@ -64,6 +78,8 @@ class Services:
         except GuestError as error:
             hint = "more memory (--memory) or the other machine type (--machine q35) may help"
             raise self._boot_error(error, hint) from error
+        if at_ready is not None:
+            await at_ready()
         try:
             if steps:
                 await self._relay.set_up(steps, timeout_s=timeout_s)

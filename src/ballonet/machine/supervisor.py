@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import importlib
 import logging
 import signal
 import time
@@ -30,6 +31,7 @@ from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
 from ballonet.machine.owner_channel import OwnerChannel, Report
 from ballonet.machine.run_directory import RunDirectory, claim_run_directory
 from ballonet.machine.run_options import RunOptions
+from ballonet.machine.vm_start import StartedVm, VmStart
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.engine import ExitReason, Vm, VmExit
 
@@ -49,8 +51,6 @@ POWEROFF_TIMEOUT_S = 5.0
 
 #: How long the engine may take to end after it has disconnected from the servers of its volumes (seconds).
 _ENGINE_END_S = 5.0
-#: How long to wait for the end of a volume's server if the engine does not start (seconds).
-_SERVER_END_S = 0.5
 #: How long the sandbox's own command may take to end when the sandbox is stopped (seconds), unless the stop has a
 #: timeout (:data:`~ballonet.machine.notes.STOP_NOTE`).
 STOP_COMMAND_S = 10.0
@@ -153,24 +153,35 @@ class Supervisor:
                 stack.push_async_callback(cap.close)
             cgroup_procs = None if cap is None else cap.procs_file
             servers = self._serve_volumes(run_directory, stack, cgroup_procs)
-            vm.launch(cgroup_procs=cgroup_procs, shares=[] if servers is None else servers.sockets)
-            stack.push_async_callback(vm.kill)
-            self._write_note(engine=ProcessId.of(vm.pid))
-            from ballonet.machine.services import Services  # loaded while the engine starts
-
-            await _start(vm, servers)
+            start = VmStart(
+                stack,
+                servers,
+                cgroup_procs=cgroup_procs,
+                cold=self._options.cold,
+                launched=self._engine_launched,
+                ending=self._ending,
+            )
+            started_vm = await start.run(vm)
+            vm = started_vm.vm
             if cap is not None and vm.balloon is not None:
                 cap.follow(vm.pid, vm.balloon)
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_engine(vm)))
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
             if servers is not None:
                 stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(vm, servers)))
-            services = Services(vm, run_directory, cap, self._policy)
+            from ballonet.machine.services import Services
+
+            services = Services(vm, started_vm.channel, run_directory, cap, self._policy)
             stack.push_async_callback(services.close)
             await services.open_control()
             steps = setup_steps(self._config, root_kind(self._config.root))
             boot = asyncio.create_task(
-                services.boot(BOOT_TIMEOUT_S, steps, relief=self._config.pressure_relief)
+                services.boot(
+                    BOOT_TIMEOUT_S,
+                    steps,
+                    relief=self._config.pressure_relief,
+                    at_ready=started_vm.at_ready,
+                )
             )
             stack.push_async_callback(_cancel, boot)
             either: set[asyncio.Future[Any]] = {boot, self._ending}
@@ -178,7 +189,7 @@ class Supervisor:
             if not self._ending.done():
                 boot.result()
                 await self._start_command(services, stack)
-                await self._report_ready(vm, run_directory, time.monotonic() - started)
+                await self._report_ready(started_vm, run_directory, time.monotonic() - started)
                 stack.push_async_callback(
                     _cancel, asyncio.create_task(self._maintain(services, run_directory))
                 )
@@ -192,6 +203,10 @@ class Supervisor:
         log.info("sandbox %s ended (%s): %s", self._config.name, ending, ended.detail)
         facts = {"reason": ended.reason, "status": ended.status, "detail": ended.detail}
         return Report("ended", {**facts, "exit_code": self._exit_code})
+
+    def _engine_launched(self, vm: Vm) -> None:
+        self._write_note(engine=ProcessId.of(vm.pid))
+        importlib.import_module("ballonet.machine.services")  # loaded while the engine starts
 
     async def _start_command(self, services: Services, stack: contextlib.AsyncExitStack) -> None:
         """Start the sandbox's own command, if it has one; the sandbox ends with it."""
@@ -271,7 +286,8 @@ class Supervisor:
             self._config.name, mib_to_bytes(vm.spec.memory_mib if balloon is None else balloon.initial_mib)
         )
 
-    async def _report_ready(self, vm: Vm, run_directory: RunDirectory, boot_s: float) -> None:
+    async def _report_ready(self, started: StartedVm, run_directory: RunDirectory, boot_s: float) -> None:
+        vm = started.vm
         facts: dict[str, Any] = {
             "control_socket": _text(run_directory.control_path),
             "ports": tuple(map(str, await vm.published_ports())),
@@ -279,7 +295,11 @@ class Supervisor:
             "started_at": time.time(),
         }
         self._write_note(ready=True, **facts)
-        facts |= {"engine_pid": vm.pid, "agent_socket": str(run_directory.agent.path)}
+        facts |= {
+            "engine_pid": vm.pid,
+            "agent_socket": str(run_directory.agent.path),
+            "start": started.source,
+        }
         self._owner.send(Report("ready", facts))
 
     def _write_note(self, **facts: Any) -> None:
@@ -361,20 +381,6 @@ class Supervisor:
             self._end(Ending.STOP)
         elif not (self._options.detached and self._note.ready):
             self._end(Ending.OWNER_GONE)
-
-
-async def _start(vm: Vm, servers: ShareServers | None) -> None:
-    """Let the VM run. If it fails because a volume's server has ended, raise that error."""
-    try:
-        await vm.start()
-    except EngineError:
-        if servers is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_SERVER_END_S):
-                    raise HostError((await servers.first_end()).detail) from None
-        raise
-    if servers is not None:
-        servers.hand_over()
 
 
 def _text(path: Path | None) -> str | None:

@@ -21,6 +21,7 @@ from ballonet.vmm.config import Accel, Machine, VmSpec
 if TYPE_CHECKING:
     from ballonet.vmm.balloon import Balloon
     from ballonet.vmm.console import Tail
+    from ballonet.vmm.saved_state import SavedState
 
 
 class ExitReason(StrEnum):
@@ -113,6 +114,11 @@ class Engine(ABC):
         """The command line for ``spec``, for a person: descriptors have the first free numbers."""
 
     @abstractmethod
+    def state_key(self, spec: VmSpec) -> str | None:
+        """Identifies the VMs that can restore each other's saved states: those that look the same to their guests and
+        run with the same engine on the same processor. ``None``: a VM of ``spec`` cannot be saved."""
+
+    @abstractmethod
     def create(self, spec: VmSpec) -> Vm:
         """A VM for ``spec``, not started."""
 
@@ -137,11 +143,19 @@ class Vm(ABC):
         """The host's end of the guest agent's port: a connected stream socket, which the caller owns from now on."""
 
     @abstractmethod
-    def launch(self, *, cgroup_procs: str | None = None, shares: Sequence[socket.socket] = ()) -> None:
+    def launch(
+        self,
+        *,
+        cgroup_procs: str | None = None,
+        shares: Sequence[socket.socket] = (),
+        state: SavedState | None = None,
+    ) -> None:
         """Start the engine, paused, and return at once: the caller may use the time until :meth:`start`.
 
         :param cgroup_procs: the ``cgroup.procs`` file of the cgroup that the engine runs in.
         :param shares: connected to the servers of the shared directories; the engine gets copies.
+        :param state: restore this state, of the same :meth:`Engine.state_key`, instead of booting. It must stay
+            open until :meth:`start` returns.
         :raises EngineError: it does not support the machine type or the accelerator.
         :raises ProcessError: it cannot be executed; nothing is left behind.
         """
@@ -151,6 +165,16 @@ class Vm(ABC):
         """Let the guest run, after :meth:`launch`. Returns as soon as it runs, long before it has booted.
 
         :raises EngineError: the engine did not start; nothing is left behind.
+        """
+
+    @abstractmethod
+    async def save(self, file: int, key: str) -> float:
+        """Stop the guest, write its state to the open, empty file ``file``, and let it run on, even if that failed.
+
+        :param key: of :meth:`Engine.state_key`.
+        :returns: how long the guest was stopped (seconds).
+        :raises EngineError: the engine could not save it.
+        :raises OSError: the file cannot be written.
         """
 
     @abstractmethod

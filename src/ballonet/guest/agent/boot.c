@@ -84,14 +84,14 @@ static void remember_failure(const char *path, int error)
 }
 
 /* One module per line: an absolute path, optionally followed by a space and parameters. Dependencies come first. */
-static void load_modules(void)
+static void load_modules(const char *list_path)
 {
-	FILE *list = fopen("/etc/ballonet/modules", "re");
+	FILE *list = fopen(list_path, "re");
 	char line[1024];
 
 	if (!list) {
 		if (errno != ENOENT)
-			remember_failure("/etc/ballonet/modules", errno);
+			remember_failure(list_path, errno);
 		return;
 	}
 	while (fgets(line, sizeof line, list)) {
@@ -189,7 +189,12 @@ void boot(void)
 		complain("cannot set the host name: %s", strerror(errno));
 	set_reserves();
 	raise_loopback();
-	load_modules();
+	load_modules("/etc/ballonet/modules");
+}
+
+void boot_load_device_drivers(void)
+{
+	load_modules("/etc/ballonet/device-modules");
 }
 
 void boot_protect_self(void)

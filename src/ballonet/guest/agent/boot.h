@@ -7,6 +7,8 @@
 
 void boot(void);
 int boot_open_port(void);
+/* Loads the drivers of the devices that SETUP uses. A machine that is saved before has not seen what is in them. */
+void boot_load_device_drivers(void);
 /* The agent must respond while everything else starves: it is never chosen by the OOM killer, never swapped out, and
  * has the highest priority. */
 void boot_protect_self(void);

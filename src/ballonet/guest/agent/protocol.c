@@ -10,6 +10,7 @@
 #include "memory.h"
 #include "process.h"
 #include "process_input.h"
+#include "restored.h"
 #include "setup.h"
 #include "wire.h"
 
@@ -43,6 +44,21 @@ static void answer_setup(uint8_t *payload, uint32_t size)
 		violation("SETUP is malformed", T_SETUP, 0);
 	put_u32(reply, (uint32_t)error);
 	channel_send(T_SETUP_DONE, 0, reply, 4 + (uint32_t)strlen((char *)reply + 4));
+}
+
+/* The host that saved the machine is gone: its requests are dropped. The one that restored it expects READY. */
+static void answer_restored(const uint8_t *payload, uint32_t size)
+{
+	if (!is_init)
+		violation("RESTORED to an agent that is not PID 1", T_RESTORED, 0);
+	if (size < 8 + MIN_SEED || size > 8 + MAX_SEED)
+		violation("RESTORED has an invalid length", T_RESTORED, 0);
+	/* Without random numbers of its own, the machine must not run. */
+	if (restored_renew(get_u64(payload), payload + 8, size - 8) != 0)
+		agent_end(END_FAILED);
+	exec_parts_drop();
+	memory_forget();
+	protocol_greet();
 }
 
 /* Frames on stream 0: about the machine as a whole. */
@@ -79,6 +95,9 @@ static void connection_frame(uint16_t type, uint8_t *payload, uint32_t size)
 		return;
 	case T_SETUP:
 		answer_setup(payload, size);
+		return;
+	case T_RESTORED:
+		answer_restored(payload, size);
 		return;
 	default:
 		violation("unknown type, or not allowed on stream 0", type, 0);

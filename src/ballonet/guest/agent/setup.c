@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "setup.h"
 #include "base.h"
+#include "boot.h"
 #include "devices.h"
 #include "new_file.h"
 #include "paths.h"
@@ -283,6 +284,7 @@ int setup_run(uint8_t *payload, uint32_t size, char text[MAX_ERROR_TEXT])
 		return is_init ? EBUSY : EPERM;
 	}
 	done = true;
+	boot_load_device_drivers();
 	while (at < end) {
 		char *words[MAX_STEP_WORDS + 1];
 		uint16_t count;

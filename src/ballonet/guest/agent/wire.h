@@ -13,6 +13,8 @@ enum {
 	 * fs/exec.c), and the rest. */
 	MAX_EXEC = 2 * 1024 * 1024 + 64 * 1024,
 	MAX_PING = 1024, /* payload of PING */
+	MIN_SEED = 32,   /* random bytes in RESTORED */
+	MAX_SEED = 512,
 	MAX_ERROR_TEXT = 512,
 	/* Every reply to a frame fits into this part of the output buffer. */
 	CONTROL_ROOM = 8 * 1024,
@@ -35,6 +37,7 @@ enum frame_type {
 	T_TRIM = 0x0b,
 	T_SETUP = 0x0c,
 	T_EXEC_PART = 0x0d,
+	T_RESTORED = 0x0e,
 	/* guest to host */
 	T_READY = 0x81,
 	T_STARTED = 0x82,

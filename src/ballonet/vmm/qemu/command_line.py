@@ -31,12 +31,17 @@ class EngineFds:
     qmp: int
     agent: int
     console: int
+    #: The memfd with the guest's RAM.
+    ram: int
     #: Connected to the servers of the shared directories.
     shares: tuple[int, ...] = field(default=(), kw_only=True)
 
 
-def render_command(spec: VmSpec, engine: Engine, fds: EngineFds) -> list[str]:
-    """The argument list that starts ``spec``, paused, with its channels on ``fds``."""
+def render_command(spec: VmSpec, engine: Engine, fds: EngineFds, *, restore: bool = False) -> list[str]:
+    """The argument list that starts ``spec``, paused, with its channels on ``fds``.
+
+    :param restore: it waits for a saved state instead of booting.
+    """
     argv = [str(engine.binary), "-name", f"{NAME_PREFIX}{spec.name},debug-threads=on"]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"]
     if engine.seccomp:
@@ -44,9 +49,13 @@ def render_command(spec: VmSpec, engine: Engine, fds: EngineFds) -> list[str]:
     argv += ["-machine", _machine(spec), "-accel", _accel(spec), "-cpu", _cpu(spec)]
     argv += ["-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M"]
     # In a shared memfd, guest RAM counts as RssShmem, separately from QEMU's own memory.
-    argv += ["-object", f"memory-backend-memfd,id=ram0,size={spec.memory_mib}M,share=on"]
-    argv += ["-kernel", str(spec.kernel), "-initrd", str(spec.initramfs)]
-    argv += ["-append", kernel_command_line(spec)]
+    ram = f"memory-backend-file,id=ram0,size={spec.memory_mib}M,mem-path=/proc/self/fd/{fds.ram},share=on"
+    argv += ["-object", ram]
+    if restore:
+        argv += ["-incoming", "defer"]
+    else:  # a restored guest has them in its RAM
+        argv += ["-kernel", str(spec.kernel), "-initrd", str(spec.initramfs)]
+        argv += ["-append", kernel_command_line(spec)]
     argv += ["-chardev", f"socket,id=console0,fd={fds.console}", "-serial", "chardev:console0"]
     argv += ["-chardev", f"socket,id=qmp0,fd={fds.qmp}", "-mon", "chardev=qmp0,mode=control"]
     argv += ["-device", _virtio("virtio-serial", spec.machine)]

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ballonet.base.errors import EngineMissingError, HostError
 from ballonet.base.paths import replace_file
-from ballonet.vmm.config import Machine, VmSpec
+from ballonet.vmm.accel import read_cpu_flags
+from ballonet.vmm.config import Accel, Machine, VmSpec
 from ballonet.vmm.engine import Engine, UserNetwork, Vm
 from ballonet.vmm.qemu.command_line import NAME_PREFIX, EngineFds, render_command
 
@@ -49,8 +50,22 @@ class Qemu(Engine):
         return any(a == "-name" and b.startswith(NAME_PREFIX) for a, b in pairwise(argv))
 
     def show_command(self, spec: VmSpec) -> list[str]:
-        fds = EngineFds(qmp=3, agent=4, console=5, shares=tuple(range(6, 6 + len(spec.shares))))
+        fds = EngineFds(qmp=3, agent=4, console=5, ram=6, shares=tuple(range(7, 7 + len(spec.shares))))
         return render_command(spec, self, fds)
+
+    def state_key(self, spec: VmSpec) -> str | None:
+        if spec.shares:
+            return None  # QEMU 7.2 cannot migrate vhost-user-fs
+        import hashlib
+
+        # What may differ: the guest sees neither the name nor the published ports, and reads its disks after a restore.
+        disks = tuple(replace(disk, path=Path("/")) for disk in spec.disks)
+        shape = replace(spec, name="", disks=disks, ports=())
+        words = [*self.show_command(shape), self.version_text]
+        words += [_identity(path) for path in (self.binary, spec.kernel, spec.initramfs)]
+        if spec.accel is Accel.KVM:
+            words += sorted(read_cpu_flags())  # the processor model "host" has those of this host
+        return hashlib.sha256("\0".join(words).encode()).hexdigest()
 
     def create(self, spec: VmSpec) -> Vm:
         from ballonet.vmm.qemu.vm import QemuVm
@@ -71,7 +86,7 @@ def _find(cache: Path, binary: Path | None) -> Qemu:
             hint = f"set BALLONET_QEMU to another binary, or unset it and {INSTALL_HINT}"
             raise EngineMissingError(f"no usable QEMU: {chosen}: {cause}", hint=hint) from error
         raise EngineMissingError(f"no usable QEMU: {error}", hint=INSTALL_HINT) from error
-    key = f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ino}"
+    key = _identity(path, facts)
     kept = cache / "engine.json"
     engine = _recall(kept, key)
     if engine is None:
@@ -79,6 +94,12 @@ def _find(cache: Path, binary: Path | None) -> Qemu:
         _remember(kept, key, engine)
     _check(engine)
     return engine
+
+
+def _identity(path: Path, facts: os.stat_result | None = None) -> str:
+    """Identifies the content of a file, without reading it."""
+    facts = path.stat() if facts is None else facts
+    return f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ino}"
 
 
 def _probe(binary: Path) -> Qemu:

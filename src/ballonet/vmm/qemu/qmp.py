@@ -52,6 +52,17 @@ class Qmp:
         except (ExecInterruptedError, StateError, ConnectionError, EOFError) as error:
             raise EngineExitedError(f"QEMU ended before it answered {command}") from error
 
+    async def send_descriptor(self, name: str, fd: int) -> None:
+        """Give QEMU a copy of ``fd``, which commands refer to as ``fd:NAME``.
+
+        :raises EngineError: QEMU did not take it.
+        """
+        try:
+            self._client.send_fd_scm(fd)
+        except (OSError, QMPError) as error:
+            raise EngineError(f"a descriptor could not be sent to QEMU: {error}") from error
+        await self.execute("getfd", fdname=name)
+
     async def close(self) -> None:
         """Close the connection, also if QEMU has ended."""
         if self._events is not None:

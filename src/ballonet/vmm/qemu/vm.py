@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ballonet.base.errors import EngineError
 from ballonet.base.process import spawn, wait_exit
@@ -17,11 +19,15 @@ from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.config import VmSpec
 from ballonet.vmm.console import Tail
 from ballonet.vmm.engine import Engine, Vm, VmExit
+from ballonet.vmm.guest_ram import create_guest_ram, fill_guest_ram
 from ballonet.vmm.qemu.balloon_device import QemuBalloonDevice, changed_actual
 from ballonet.vmm.qemu.command_line import EngineFds, render_command
 from ballonet.vmm.qemu.exit import explain_exit
 from ballonet.vmm.qemu.ports import chosen_ports
 from ballonet.vmm.qemu.qmp import Qmp
+
+if TYPE_CHECKING:
+    from ballonet.vmm.saved_state import SavedState
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +48,10 @@ class QemuVm(Vm):
         self._child: subprocess.Popen[bytes] | None = None
         self._monitor: socket.socket | None = None
         self._agent: socket.socket | None = None
+        self._ram = -1
+        self._cgroup_procs: str | None = None
+        #: Of a VM that is restored: its state, the socket for the device state, and QEMU's number of the other end.
+        self._incoming: tuple[SavedState, socket.socket, int] | None = None
         self._shutdown_reason: str | None = None
         self._stopping = False
         self._exit: asyncio.Task[VmExit] | None = None
@@ -56,23 +66,49 @@ class QemuVm(Vm):
         channel, self._agent = self._agent, None
         return channel
 
-    def launch(self, *, cgroup_procs: str | None = None, shares: Sequence[socket.socket] = ()) -> None:
+    def launch(
+        self,
+        *,
+        cgroup_procs: str | None = None,
+        shares: Sequence[socket.socket] = (),
+        state: SavedState | None = None,
+    ) -> None:
         self.engine.require(self.spec.machine, self.spec.accel)
-        pairs = [socket.socketpair() for _ in range(4)]
+        self._ram = create_guest_ram(self.spec.memory_mib)
+        try:
+            self._spawn(cgroup_procs, shares, state)
+        except BaseException:
+            self._close_ram()
+            raise
+
+    def _spawn(
+        self, cgroup_procs: str | None, shares: Sequence[socket.socket], state: SavedState | None
+    ) -> None:
+        pairs = [socket.socketpair() for _ in range(4 if state is None else 5)]
         (
             (self._monitor, qmp_far),
             (self._agent, agent_far),
             (console, console_far),
             (messages, messages_far),
+            *incoming,
         ) = pairs
-        far_ends = (qmp_far, agent_far, console_far)
-        numbers = [end.fileno() for end in far_ends]
-        share_numbers = tuple(share.fileno() for share in shares)
-        argv = render_command(self.spec, self.engine, EngineFds(*numbers, shares=share_numbers))
+        fds = EngineFds(
+            qmp=qmp_far.fileno(),
+            agent=agent_far.fileno(),
+            console=console_far.fileno(),
+            ram=self._ram,
+            shares=tuple(share.fileno() for share in shares),
+        )
+        inherited = [fds.qmp, fds.agent, fds.console, fds.ram, *fds.shares]
+        if state is not None:
+            self._cgroup_procs = cgroup_procs
+            self._incoming = (state, incoming[0][0], incoming[0][1].fileno())
+            inherited.append(self._incoming[2])
+        argv = render_command(self.spec, self.engine, fds, restore=state is not None)
         try:
             self._child = spawn(
                 argv,
-                pass_fds=[*numbers, *share_numbers],
+                pass_fds=inherited,
                 stderr=messages_far.fileno(),
                 die_with_parent=True,
                 cgroup_procs=cgroup_procs,
@@ -94,7 +130,14 @@ class QemuVm(Vm):
         assert self._monitor is not None, "the VM was started already"
         monitor, self._monitor = self._monitor, None
         try:
+            if self._incoming is not None:  # while QEMU starts
+                fill_guest_ram(self._ram, self._incoming[0], self._cgroup_procs)
             await self.qmp.connect(monitor)
+            if self._incoming is not None:
+                from ballonet.vmm.qemu.migration import restore_devices
+
+                (state, near, far), self._incoming = self._incoming, None
+                await restore_devices(self.qmp, state.device, near, far)
             if self.spec.balloon is not None:
                 device = QemuBalloonDevice(self.spec.machine, self.spec.balloon.ceiling_mib, self.qmp)
                 self.balloon = Balloon(self.spec.balloon, device, self.pid)
@@ -106,6 +149,18 @@ class QemuVm(Vm):
         except BaseException:
             await self.kill()
             raise
+
+    async def save(self, file: int, key: str) -> float:
+        from ballonet.vmm.qemu.migration import save_devices
+        from ballonet.vmm.saved_state import write_state
+
+        stopped_at = time.monotonic()
+        await self.qmp.execute("stop")
+        try:
+            write_state(file, key, self._ram, await save_devices(self.qmp))
+        finally:
+            await self.qmp.execute("cont")
+        return time.monotonic() - stopped_at
 
     async def wait(self) -> VmExit:
         assert self._exit is not None, "the VM was not started"
@@ -125,9 +180,10 @@ class QemuVm(Vm):
         await self.qmp.close()
         await self.console.stop()
         await self._messages.stop()
-        for channel in (self._monitor, self._agent):
+        for channel in (self._monitor, self._agent, None if self._incoming is None else self._incoming[1]):
             if channel is not None:
                 channel.close()
+        self._close_ram()
         return ended
 
     async def published_ports(self) -> tuple[Port, ...]:
@@ -135,6 +191,11 @@ class QemuVm(Vm):
             return self.spec.ports
         answer = await self.qmp.execute("human-monitor-command", command_line="info usernet")
         return chosen_ports(self.spec.ports, str(answer))
+
+    def _close_ram(self) -> None:
+        ram, self._ram = self._ram, -1
+        if ram >= 0:
+            os.close(ram)
 
     async def _watch(self) -> VmExit:
         assert self._child is not None

@@ -1,0 +1,163 @@
+"""Starts a VM: restored from the template of its shape if there is one, otherwise booted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ballonet.base.errors import BallonetError, EngineError, GuestError, HostError
+from ballonet.guest.restored import renew_guest
+from ballonet.machine.templates import Template, templates_dir
+from ballonet.vmm.engine import Vm
+from ballonet.vmm.saved_state import SavedState, SavedStateError
+
+if TYPE_CHECKING:
+    from ballonet.machine.shares import ShareServers
+
+log = logging.getLogger(__name__)
+
+#: How long a restored guest may take to answer (seconds), before the sandbox is booted instead.
+RESTORE_TIMEOUT_S = 20.0
+#: How long to wait for the end of a volume's server if the engine does not start (seconds).
+_SERVER_END_S = 0.5
+
+
+@dataclass(frozen=True)
+class StartedVm:
+    """A VM whose guest runs."""
+
+    vm: Vm
+    #: The channel to its agent, from which nothing was read.
+    channel: socket.socket
+    #: How it was started, for a person.
+    source: str
+    #: To be called when the agent is ready.
+    at_ready: Callable[[], Awaitable[None]] | None
+
+
+class VmStart:
+    """One start.
+
+    :param stack: ends the VM.
+    :param servers: of the volumes.
+    :param cold: boot, and neither use nor make a template.
+    :param launched: called each time an engine was launched, while it starts.
+    :param ending: the sandbox ends when this is done: a restored guest is not waited for any more.
+    """
+
+    def __init__(
+        self,
+        stack: AsyncExitStack,
+        servers: ShareServers | None,
+        *,
+        cgroup_procs: str | None,
+        cold: bool,
+        launched: Callable[[Vm], None],
+        ending: asyncio.Future[Any],
+    ) -> None:
+        self._stack = stack
+        self._servers = servers
+        self._cgroup_procs = cgroup_procs
+        self._cold = cold
+        self._launched = launched
+        self._ending = ending
+        self._why_cold = "booted"
+
+    async def run(self, vm: Vm) -> StartedVm:
+        """Start ``vm``, or another one for the same specification if it cannot be restored.
+
+        :raises BallonetError: it did not start.
+        """
+        template = None if self._cold else self._template(vm)
+        state = None if template is None else self._open(template)
+        if template is not None and state is not None:
+            with state:
+                try:
+                    return await self._restore(vm, state)
+                except (EngineError, GuestError) as error:
+                    self._why_cold = f"booted, because the guest could not be restored: {error}"
+                    log.warning("start template: %s", self._why_cold)
+                    template.discard()
+                    vm = vm.engine.create(vm.spec)
+        started = await self._boot(vm)
+        if template is None or not self._reserve(template):
+            return started
+
+        async def make() -> None:
+            await template.make(vm)
+
+        self._stack.callback(template.close)
+        return replace(started, at_ready=make)
+
+    async def _restore(self, vm: Vm, state: SavedState) -> StartedVm:
+        try:
+            started = await self._run(vm, state, "restored from a start template")
+            renewed = asyncio.create_task(renew_guest(started.channel, RESTORE_TIMEOUT_S))
+            either: set[asyncio.Future[Any]] = {renewed, self._ending}
+            try:
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if renewed.done():
+                    renewed.result()
+            finally:
+                renewed.cancel()
+        except BaseException:
+            await vm.kill()
+            raise
+        return started
+
+    async def _boot(self, vm: Vm) -> StartedVm:
+        return await self._run(vm, None, self._why_cold)
+
+    async def _run(self, vm: Vm, state: SavedState | None, source: str) -> StartedVm:
+        sockets = [] if self._servers is None else self._servers.sockets
+        vm.launch(cgroup_procs=self._cgroup_procs, shares=sockets, state=state)
+        self._stack.push_async_callback(vm.kill)
+        self._launched(vm)
+        await self._start(vm)
+        log.info("the guest is %s", source)
+        return StartedVm(vm, vm.take_agent_channel(), source, None)
+
+    async def _start(self, vm: Vm) -> None:
+        """Let the VM run. If it fails because a volume's server has ended, raise that error."""
+        servers = self._servers
+        try:
+            await vm.start()
+        except EngineError:
+            if servers is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_SERVER_END_S):
+                        raise HostError((await servers.first_end()).detail) from None
+            raise
+        if servers is not None:
+            servers.hand_over()
+
+    def _template(self, vm: Vm) -> Template | None:
+        key = vm.engine.state_key(vm.spec)
+        if key is None:
+            return None
+        try:
+            return Template(key, templates_dir())
+        except HostError as error:
+            log.warning("start template: %s", error)
+            return None
+
+    def _open(self, template: Template) -> SavedState | None:
+        try:
+            return template.open()
+        except SavedStateError as error:
+            self._why_cold = f"booted, because {error}"
+            template.discard()
+            return None
+
+    def _reserve(self, template: Template) -> bool:
+        try:
+            return template.reserve()
+        except BallonetError as error:
+            log.warning("no start template is made: %s", error)
+            return False

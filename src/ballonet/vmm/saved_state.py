@@ -1,0 +1,284 @@
+"""A saved virtual machine: its device state and its RAM at one moment, in one file.
+
+The file has a header (one line of JSON, padded to a page), the pages of RAM that are not zero, the engine's device
+state, and a table of the places of the pages. All of it is checked when the file is opened, except the content of
+RAM. The engine decides what is in the device state; see :meth:`ballonet.vmm.engine.Vm.save`.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+from zlib import crc32
+
+from ballonet.base.errors import HostError, os_hint
+
+FORMAT = 1
+PAGE = 4096
+_ZEROS = bytes(PAGE)
+#: Of the name of a file that is not complete.
+PENDING_SUFFIX = ".part"
+#: RAM is read in pieces of this size.
+_PIECE = 256 * 1024
+#: A device state has some 100 KiB; a larger one than this is no device state.
+_MAX_DEVICE_BYTES = 64 << 20
+
+
+class SavedStateError(HostError):
+    """A file is not a saved state, is damaged, or is of another virtual machine."""
+
+
+class SavedState:
+    """An open, checked file. Use it as a context manager, or :meth:`close` it."""
+
+    def __init__(self, path: Path, file: int, ram_bytes: int, device: bytes, runs: array.array[int]) -> None:
+        self.path = path
+        self.ram_bytes = ram_bytes
+        #: The engine's device state.
+        self.device = device
+        self._file = file
+        self._runs = runs
+
+    @classmethod
+    def open(cls, path: Path, key: str) -> Self:
+        """Open and check a file.
+
+        :param key: of the engine's :meth:`~ballonet.vmm.engine.Engine.state_key`.
+        :raises FileNotFoundError: there is none.
+        :raises SavedStateError: it is of another virtual machine, is damaged, or others could have written it.
+        """
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise SavedStateError(f"the saved state {path} cannot be read: {error.strerror}") from error
+        try:
+            return cls(path, file, *_read(path, file, key))
+        except BaseException as error:
+            os.close(file)
+            if isinstance(error, OSError):
+                raise SavedStateError(f"the saved state {path} cannot be read: {error.strerror}") from error
+            raise
+
+    def fill(self, ram: int) -> None:
+        """Write the pages to ``ram``, a file of :attr:`ram_bytes` zeros. What is zero stays a hole.
+
+        :raises OSError: the file is damaged, or memory is short.
+        """
+        at = PAGE
+        for place, length in _pairs(self._runs):
+            os.lseek(ram, place, os.SEEK_SET)
+            end = at + length
+            while at < end:
+                sent = os.sendfile(ram, self._file, at, end - at)
+                if sent == 0:
+                    raise OSError(f"{self.path} ended early")
+                at += sent
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+
+def write_state(file: int, key: str, ram: int, device: bytes) -> None:
+    """Write a state to the open, empty file ``file``. Does not synchronise it.
+
+    :param ram: the file with the RAM of a stopped guest.
+    :raises OSError: it cannot be written; the disk may be full.
+    """
+    runs = array.array("Q")
+    at = PAGE
+    for place, content in _nonzero(ram):
+        _write(file, content, at)
+        at += len(content)
+        if runs and runs[-2] + runs[-1] == place:
+            runs[-1] += len(content)
+        else:
+            runs.extend((place, len(content)))
+    table = _little(runs).tobytes()
+    _write(file, device, at)
+    _write(file, table, at + len(device))
+    header = {
+        "format": FORMAT,
+        "key": key,
+        "ram_bytes": os.fstat(ram).st_size,
+        "data_bytes": at - PAGE,
+        "device": [len(device), crc32(device)],
+        "runs": [len(table), crc32(table)],
+    }
+    line = json.dumps(header).encode() + b"\n"
+    assert len(line) <= PAGE, "the key is too long"
+    _write(file, line.ljust(PAGE, b"\0"), 0)
+
+
+class PendingState:
+    """A file that is being written, and gets its name when it is complete: it is whole or absent at any time.
+
+    Until then it is named with the suffix :data:`PENDING_SUFFIX`, and locked. If its writer is killed, the next one
+    uses it again. Created by :meth:`claim`.
+    """
+
+    def __init__(self, path: Path, part: Path, file: int) -> None:
+        self._path = path
+        self._part = part
+        #: The open file.
+        self.file = file
+
+    @classmethod
+    def claim(cls, path: Path) -> Self | None:
+        """Begin to write ``path``; ``None`` if another process does.
+
+        :raises HostError: it cannot be written.
+        """
+        part = path.with_name(path.name + PENDING_SUFFIX)
+        try:
+            file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        pending = cls(path, part, file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if pending._is_ours():
+                os.fchmod(file, 0o600)  # whatever the umask
+                os.ftruncate(file, 0)
+                return pending
+        except OSError:
+            pass  # locked
+        os.close(file)
+        return None
+
+    def commit(self) -> None:
+        """Synchronise it with the disk, and give it its name.
+
+        :raises HostError: the disk is full, or someone else has removed the file.
+        """
+        try:
+            os.fsync(self.file)
+            if not self._is_ours():
+                raise FileNotFoundError(errno.ENOENT, "it was removed meanwhile")
+            self._part.rename(self._path)
+            _sync_directory(self._path.parent)
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give up, unless it is committed. May be called again."""
+        file = self.file
+        if file >= 0:
+            with contextlib.suppress(OSError):
+                if self._is_ours():
+                    self._part.unlink()
+            self.file = -1
+            os.close(file)
+
+    def _is_ours(self) -> bool:
+        """Whether the name still leads to the open file."""
+        try:
+            return os.path.samestat(os.stat(self._part, follow_symlinks=False), os.fstat(self.file))  # noqa: PTH116
+        except FileNotFoundError:
+            return False
+
+
+def _unwritable(path: Path, error: OSError) -> HostError:
+    return HostError(f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path))
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _nonzero(ram: int) -> Iterator[tuple[int, bytes]]:
+    """The pages that are not zero, in pieces of one page or more."""
+    end = 0
+    while True:
+        try:
+            start = os.lseek(ram, end, os.SEEK_DATA)
+        except OSError:
+            return  # ENXIO: only a hole is left
+        end = os.lseek(ram, start, os.SEEK_HOLE)
+        for piece in range(start, end, _PIECE):
+            yield from _nonzero_in(os.pread(ram, min(_PIECE, end - piece), piece), piece)
+
+
+def _nonzero_in(content: bytes, place: int) -> Iterator[tuple[int, bytes]]:
+    first: int | None = None
+    for at in range(0, len(content), PAGE):
+        if content[at : at + PAGE] != _ZEROS:
+            first = at if first is None else first
+        elif first is not None:
+            yield place + first, content[first:at]
+            first = None
+    if first is not None:
+        yield place + first, content[first:]
+
+
+def _write(file: int, content: bytes, at: int) -> None:
+    left = memoryview(content)
+    while left:
+        written = os.pwrite(file, left, at)
+        left, at = left[written:], at + written
+
+
+def _read(path: Path, file: int, key: str) -> tuple[int, bytes, array.array[int]]:
+    """RAM size, device state and table of the file."""
+    facts = os.fstat(file)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
+        raise SavedStateError(f"the saved state {path} is not a file that only you can write")
+    try:
+        header = json.loads(os.pread(file, PAGE, 0).partition(b"\n")[0])
+        if header["format"] != FORMAT or header["key"] != key:
+            raise SavedStateError(f"the saved state {path} belongs to another virtual machine")
+        ram_bytes, data_bytes = int(header["ram_bytes"]), int(header["data_bytes"])
+        device_bytes, device_sum = map(int, header["device"])
+        table_bytes, table_sum = map(int, header["runs"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SavedStateError(f"{path} is not a saved state") from error
+    parts = (data_bytes, device_bytes, table_bytes)
+    if min(parts) < 0 or device_bytes > _MAX_DEVICE_BYTES or PAGE + sum(parts) != facts.st_size:
+        raise SavedStateError(f"the saved state {path} is truncated or damaged")
+    device = os.pread(file, device_bytes, PAGE + data_bytes)
+    table = os.pread(file, table_bytes, PAGE + data_bytes + device_bytes)
+    if (crc32(device), crc32(table)) != (device_sum, table_sum) or table_bytes % 16:
+        raise SavedStateError(f"the saved state {path} is damaged")
+    runs = array.array("Q")
+    runs.frombytes(table)
+    runs = _little(runs)
+    if sum(runs[1::2]) != data_bytes or any(at + length > ram_bytes for at, length in _pairs(runs)):
+        raise SavedStateError(f"the saved state {path} is damaged")
+    return ram_bytes, device, runs
+
+
+def _pairs(runs: array.array[int]) -> zip[tuple[int, int]]:
+    """Place and length of each run."""
+    return zip(runs[::2], runs[1::2], strict=True)
+
+
+def _little(numbers: array.array[int]) -> array.array[int]:
+    """``numbers`` in little-endian order; the same function undoes it."""
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers

@@ -126,6 +126,10 @@ def convert(tree: Path, format: str, directory: Path) -> Path:
     return file
 
 
+#: Loads the drivers that otherwise the setup of a sandbox loads.
+DRIVERS = "list=/etc/ballonet/device-modules; [ ! -e $list ] || while read module; do insmod $module; done < $list"
+
+
 async def measure(arm: Arm, file: Path, count: int) -> dict[str, list[float]]:
     if arm.dax:  # memory needs blocks of 2 MiB; the file system works on a larger device, too
         os.truncate(file, math.ceil(file.stat().st_size / (2 * MIB)) * 2 * MIB)
@@ -159,7 +163,7 @@ async def measure(arm: Arm, file: Path, count: int) -> dict[str, list[float]]:
             agent = AgentClient(vm.take_agent_channel())
             agents.append(agent)
             await agent.wait_ready(120)
-            await _run(agent, ["sh", "-c", f"mount -t {kind} -o {options} {source} /root"])
+            await _run(agent, ["sh", "-c", f"{DRIVERS}; mount -t {kind} -o {options} {source} /root"])
             for times in (cold, warm):
                 with timed(times):
                     await _run(agent, PYTHON)

@@ -1,4 +1,5 @@
-"""``ballonet prune``: cleans up after sandboxes whose processes were killed. Running sandboxes are not affected."""
+"""``ballonet prune``: cleans up after sandboxes whose processes were killed, and removes start templates. Running
+sandboxes are not affected."""
 
 from __future__ import annotations
 
@@ -19,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="kill running sandboxes that are missing from the registry, instead of registering them again",
     )
+    parser.add_argument(
+        "--templates",
+        action="store_true",
+        help="also remove all start templates; the next start of each kind of sandbox boots, and makes one again",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,6 +32,10 @@ def run(options: argparse.Namespace) -> int:
         done = asyncio.run(strays.prune(registry, force=options.force))
     done += [f"removed {name}" for name in prune_run_directories()]
     done += [f"removed cgroup {name}" for name in prune_groups(GROUP_PREFIX)]
+    if options.templates:
+        from ballonet.machine.templates import prune_templates, templates_dir
+
+        done += [f"removed start template {path.name}" for path in prune_templates(templates_dir(), most=0)]
     for line in done:
         print(line)
     if not done:

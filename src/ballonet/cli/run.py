@@ -15,6 +15,7 @@ from ballonet.cli.progress import report_progress
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
     add_admission_option,
+    add_cold_option,
     add_command_options,
     add_sandbox_options,
     add_stream_options,
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rm", action="store_true", help="with -d: remove the sandbox when it ends")
     add_admission_option(parser)
+    add_cold_option(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the command line of the engine, and start nothing"
     )
@@ -100,24 +102,28 @@ def run(options: argparse.Namespace) -> int:
             **policy,
         )
         if options.detach:
-            return asyncio.run(_start_detached(registry, config.name, options.admission))
+            return asyncio.run(_start_detached(registry, config.name, options))
         assert command is not None
         settings = Settings(command.env, command.cwd, command.user, make_cwd=True)
         joined = replace(joined_from(options, settings), timeout=timeout)
         argv = list(command.argv)
         return asyncio.run(
-            with_signals(
-                lambda signals: _run_attached(registry, config.name, argv, joined, signals, options.admission)
-            )
+            with_signals(lambda signals: _run_attached(registry, config.name, argv, joined, signals, options))
         )
 
 
-async def _start_detached(registry: Registry, name: str, admission: bool) -> int:
+async def _start_detached(registry: Registry, name: str, options: argparse.Namespace) -> int:
     from ballonet.pilot.admission_control import admission_control
 
     try:
         async with notice_if_slow(name):
-            process = await start_sandbox(registry, name, detached=True, gate=admission_control(admission))
+            process = await start_sandbox(
+                registry,
+                name,
+                detached=True,
+                gate=admission_control(options.admission),
+                cold=options.cold,
+            )
     except BaseException:
         await discard_sandbox(registry, name)
         raise
@@ -143,7 +149,7 @@ async def _run_attached(
     argv: list[str],
     joined: Joined,
     signals: SignalPasser,
-    admission: bool,
+    options: argparse.Namespace,
 ) -> int:
     """The sandbox is removed when this returns or raises."""
     from ballonet.guest.agent_client import AgentClient
@@ -152,7 +158,13 @@ async def _run_attached(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(discard_sandbox, registry, name)
         async with notice_if_slow(name):
-            sandbox = await start_sandbox(registry, name, detached=False, gate=admission_control(admission))
+            sandbox = await start_sandbox(
+                registry,
+                name,
+                detached=False,
+                gate=admission_control(options.admission),
+                cold=options.cold,
+            )
         stack.push_async_callback(sandbox.kill)
         agent = await AgentClient.connect(sandbox.agent_socket)
         stack.push_async_callback(agent.close)

@@ -65,6 +65,13 @@ def add_admission_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cold_option(parser: argparse.ArgumentParser) -> None:
+    """``--cold``, for the commands that start something."""
+    parser.add_argument(
+        "--cold", action="store_true", help="boot the guest, and neither use nor make a start template"
+    )
+
+
 def add_stream_options(parser: argparse.ArgumentParser) -> None:
     """``-i`` and ``-t``: the command's standard input and terminal."""
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input to the command")

@@ -9,7 +9,7 @@ from ballonet.base.errors import ConfigError
 from ballonet.cli.boot_notice import notice_if_slow
 from ballonet.cli.name_arguments import add_names, for_each
 from ballonet.cli.progress import report_progress
-from ballonet.cli.sandbox_options import add_admission_option
+from ballonet.cli.sandbox_options import add_admission_option, add_cold_option
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.start import start_sandbox
@@ -19,6 +19,7 @@ from ballonet.lifecycle.stop import STOP_TIMEOUT_S, stop_sandbox
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_names(parser)
     add_admission_option(parser)
+    add_cold_option(parser)
     parser.add_argument(
         "-t",
         "--timeout",
@@ -45,14 +46,22 @@ def run(options: argparse.Namespace) -> int:
                 return
             prepare_guest(report=report_progress)
             asyncio.run(
-                _start(registry, name, options.timeout if restart else None, admission=options.admission)
+                _start(
+                    registry,
+                    name,
+                    options.timeout if restart else None,
+                    admission=options.admission,
+                    cold=options.cold,
+                )
             )
             print(name)
 
         return for_each(options.names, start)
 
 
-async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *, admission: bool) -> None:
+async def _start(
+    registry: Registry, name: str, stop_timeout_s: float | None, *, admission: bool, cold: bool
+) -> None:
     from ballonet.pilot.admission_control import admission_control
 
     if stop_timeout_s is not None:
@@ -64,4 +73,5 @@ async def _start(registry: Registry, name: str, stop_timeout_s: float | None, *,
                 hint="create it again with 'ballonet run -d --rm'",
             )
     async with notice_if_slow(name):
-        (await start_sandbox(registry, name, detached=True, gate=admission_control(admission))).let_go()
+        gate = admission_control(admission)
+        (await start_sandbox(registry, name, detached=True, gate=gate, cold=cold)).let_go()

@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ballonet.base.errors import BallonetError, ConfigError, EngineError, GuestError, HostError
+from ballonet.base.errors import BallonetError, ConfigError, GuestError, HostError
 from ballonet.base.memory import mib_to_bytes
 from ballonet.base.paths import private_dir
 from ballonet.control.peers import AccessPolicy

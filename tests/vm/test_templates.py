@@ -1,0 +1,311 @@
+"""Sandboxes that start from a template: what they have of their own, and what happens if the template is not as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ballonet.base.errors import HostError
+from ballonet.base.memory import MIB
+from ballonet.base.paths import cache_dir, state_dir_of
+from ballonet.control.client import Client
+from ballonet.host.cgroup import Hierarchy, find_hierarchy
+from ballonet.host.proc import read_guest_ram_bytes
+from ballonet.lifecycle.sandboxes import MACHINE_LOG
+from ballonet.machine.templates import templates_dir
+from ballonet.sdk.sandbox import Sandbox
+from tests.unit import oci
+from tests.vm.test_balloon import touch
+
+WAIT_S = 120
+RESTORED, BOOTED = "the guest is restored from a start template", "the guest is booted"
+#: Random bytes, the clock, how long a second takes, the time since boot, and the boot's id.
+_OWN = """
+head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \\n'; echo
+date +%s
+before=$(cut -d' ' -f1 /proc/uptime); sleep 1; after=$(cut -d' ' -f1 /proc/uptime)
+echo $before $after
+cat /proc/sys/kernel/random/boot_id
+hostname
+"""
+
+
+@pytest.fixture(autouse=True)
+def templates(
+    guest: object, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """No templates at first; everything else of the cache is that of the other tests."""
+    cache = tmp_path / "cache/ballonet"
+    cache.mkdir(parents=True, mode=0o700)
+    for entry in cache_dir().iterdir():
+        if entry.name != "templates":
+            (cache / entry.name).symlink_to(entry)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
+    yield templates_dir()
+    assert list(templates_dir().glob("*.part")) == [], "nothing is left half-written"
+
+
+def how(name: str) -> str:
+    """How the sandbox was started, by the log of its process."""
+    return next(
+        line for line in (state_dir_of(name) / MACHINE_LOG).read_text().splitlines() if "the guest is" in line
+    )
+
+
+def only_template(templates: Path) -> Path:
+    """The template, when it is complete: its maker waits for the disk while the sandbox already runs."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        found = list(templates.iterdir())
+        if [path.suffix for path in found] == [".state"]:
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError(found)
+
+
+async def make_template(templates: Path, **settings: object) -> Path:
+    """Start and stop a sandbox that makes the template of its shape."""
+    async with await Sandbox.create("maker", **settings):  # type: ignore[arg-type]
+        assert BOOTED in how("maker")
+    return await asyncio.to_thread(only_template, templates)
+
+
+async def text_of(box: Sandbox, script: str) -> str:
+    done = await box.shell(script)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode()
+
+
+async def test_ten_guests_of_one_template_have_random_numbers_clocks_and_names_of_their_own(
+    templates: Path,
+) -> None:
+    template = await make_template(templates, memory="192M")
+    before = template.read_bytes()
+    seen: list[str] = []
+    boots: list[str] = []
+    for number in range(10):
+        name = f"own-{number}"
+        async with await Sandbox.create(name, memory="192M") as box:
+            assert RESTORED in how(name)
+            asked_at = time.time()
+            random, date, uptimes, boot_id, hostname = (await text_of(box, _OWN)).splitlines()
+            assert asked_at - 2 <= int(date) <= time.time() + 1
+            first, second = map(float, uptimes.split())
+            assert 0.9 <= second - first <= 10, "the monotonic clock runs"
+            assert hostname == name
+            # All pieces of 8 bytes: no two guests share any.
+            seen += [random[at : at + 16] for at in range(0, 64, 16)]
+            boots.append(boot_id)
+    assert len(set(seen)) == 40
+    assert len(set(boots)) == 10
+    assert template.read_bytes() == before
+
+
+async def test_a_restored_guest_breathes_and_gets_relief(templates: Path) -> None:
+    await make_template(templates, memory="512M", balloon_min="128M")
+    async with await Sandbox.create("breathes", memory="512M", balloon_min="128M") as box:
+        assert RESTORED in how("breathes")
+        assert box.control_socket is not None
+        async with await Client.connect(box.control_socket) as client:
+            for target in (200, 400):
+                reply = await client.set(target, wait=True, timeout_s=WAIT_S, force=True)
+                assert (reply.actual_mib, reply.state) == (target, "applied")
+            held = read_guest_ram_bytes(box.engine_pid)
+            assert held is not None
+            assert held < 200 * MIB, "the memory that was taken is the host's"
+            # Free-page reporting: what is freed leaves the host.
+            await touch(box, 100)
+            async with asyncio.timeout(WAIT_S):
+                while (read_guest_ram_bytes(box.engine_pid) or 0) > held + 50 * MIB:
+                    await asyncio.sleep(0.25)
+            stats = await client.stats()
+            assert stats.available_mib is not None
+            await client.set(160, wait=True, timeout_s=WAIT_S)
+            await touch(box, 250)  # more than it has: it stalls, and gets all of it back
+            balloon = await client.get()
+            assert balloon.target_mib == 512
+            assert "stalled" in str(balloon.detail)
+
+
+@pytest.mark.parametrize("machine", ["microvm", "q35"])
+async def test_two_images_have_one_template_and_each_guest_reads_its_own(
+    templates: Path, tmp_path: Path, machine: str
+) -> None:
+    layout = oci.Layout(tmp_path / "images")
+    contents = {"one": os.urandom(300_000), "two": os.urandom(5_000_000)}
+    for name, content in contents.items():
+        layout.add(oci.layer(oci.entry("content", content), oci.entry(f"only-{name}", b"")), name=name)
+
+    def settings(name: str) -> dict[str, object]:
+        return {"image": layout.reference(name), "memory": "192M", "disk": "64M", "machine": machine}
+
+    await make_template(templates, **settings("one"))
+    for name in ("two", "one", "two"):
+        async with await Sandbox.create(f"reads-{name}", **settings(name)) as box:  # type: ignore[arg-type]
+            assert RESTORED in how(f"reads-{name}")
+            assert await box.fs.read("/content") == contents[name]
+            names = {info.name for info in await box.fs.list("/")}
+            assert {f"only-{other}" for other in contents} & names == {f"only-{name}"}
+            await box.fs.write("/written", b"on the disk")
+    await asyncio.to_thread(only_template, templates)
+
+
+async def test_a_disk_that_has_grown_has_its_size_in_a_restored_guest(
+    templates: Path,
+) -> None:
+    box = await Sandbox.create("grows", memory="192M", disk="64M", detached=True)
+    try:
+        await text_of(box, "echo kept > /disk/note")
+        await box.stop()
+        await asyncio.to_thread(only_template, templates)
+        await box.modify(disk="256M")
+        box = await Sandbox.start("grows")
+        assert RESTORED in how("grows")
+        assert await text_of(box, "cat /disk/note") == "kept\n"
+        assert int(await text_of(box, "df -k /disk | tail -1 | awk '{print $2}'")) > 200 * 1024
+    finally:
+        await Sandbox.remove("grows", force=True)
+
+
+def memory_controller() -> Hierarchy | None:
+    try:
+        return find_hierarchy()
+    except HostError:
+        return None
+
+
+@pytest.mark.skipif(memory_controller() is None, reason="this host has no writable memory controller")
+async def test_the_hard_cap_of_a_restored_guest_counts_its_memory(templates: Path) -> None:
+    await make_template(templates, memory="512M")
+    async with await Sandbox.create("capped", memory="512M", hard_cap=True) as box:
+        assert RESTORED in how("capped")
+        held = read_guest_ram_bytes(box.engine_pid)
+        assert held is not None
+        assert held > 40 * MIB
+        assert charged_bytes(box.engine_pid) >= held
+        assert (await box.exec(["true"])).returncode == 0
+
+
+def charged_bytes(pid: int) -> int:
+    """What the memory controller counts for the cgroup of a process."""
+    hierarchy = find_hierarchy()
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for name in ("memory.usage_in_bytes", "memory.current"):
+            for base in (hierarchy.mount, Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
+                file = Path(f"{base}{path}") / name
+                if (controllers in ("", "memory")) and file.exists():
+                    return int(file.read_text())
+    raise AssertionError(f"no memory cgroup of {pid}")
+
+
+async def test_a_sandbox_with_a_volume_boots_and_so_does_one_that_is_told_to(
+    templates: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "shared").mkdir()
+    async with await Sandbox.create("shares", memory="192M", volumes=[f"{tmp_path}/shared:/shared"]):
+        assert BOOTED in how("shares")
+    assert list(templates.iterdir()) == []
+    command = [sys.executable, "-P", "-m", "ballonet", "--debug", "run", "--memory", "192M"]
+    for words, source in ((["--cold"], "booted"), ([], "booted"), ([], "restored"), (["--cold"], "booted")):
+        done = subprocess.run(
+            [*command, *words, "--", "true"], capture_output=True, text=True, timeout=WAIT_S, check=True
+        )
+        assert f"is {source}" in done.stderr
+        if words == ["--cold"]:
+            assert len(list(templates.iterdir())) == (0 if not seen_template(templates) else 1)
+        else:
+            await asyncio.to_thread(only_template, templates)
+
+
+def seen_template(templates: Path) -> bool:
+    return any(templates.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "devices", "memory"])
+async def test_a_damaged_template_leads_to_a_boot_that_replaces_it(templates: Path, damage: str) -> None:
+    template = await make_template(templates, memory="192M")
+    with template.open("r+b") as file:
+        size = template.stat().st_size
+        if damage == "truncated":
+            file.truncate(size // 2)
+        elif damage == "devices":
+            file.seek(size - 30_000)
+            file.write(bytes(1000))
+        else:
+            file.seek(4096)
+            file.write(os.urandom(size - 200_000))
+    async with await Sandbox.create("damaged", memory="192M") as box:
+        assert f"{BOOTED}, because" in how("damaged")
+        assert (await box.exec(["true"])).returncode == 0
+    await asyncio.to_thread(only_template, templates)
+    async with await Sandbox.create("again", memory="192M"):
+        assert RESTORED in how("again")
+
+
+async def test_of_many_that_start_at_once_one_makes_the_template(templates: Path) -> None:
+    names = [f"many-{number}" for number in range(4)]
+    boxes = await asyncio.gather(*(Sandbox.create(name, memory="192M") for name in names))
+    try:
+        made = [
+            name
+            for name in names
+            if "start template: saved" in (state_dir_of(name) / MACHINE_LOG).read_text()
+        ]
+        assert len(made) == 1
+        await asyncio.to_thread(only_template, templates)
+    finally:
+        await asyncio.gather(*(box.kill() for box in boxes))
+
+
+async def test_a_sandbox_that_is_killed_while_it_saves_leaves_nothing_that_is_used(templates: Path) -> None:
+    """Killed at the first sight of the file, so in the middle of writing it."""
+    words = [
+        sys.executable,
+        "-P",
+        "-m",
+        "ballonet",
+        "run",
+        "-d",
+        "--name",
+        "killed",
+        "--memory",
+        "192M",
+        "--idle",
+    ]
+    starter = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        machine = await asyncio.to_thread(when_it_saves, templates)
+        os.kill(machine, signal.SIGKILL)
+        assert await asyncio.to_thread(starter.wait, WAIT_S) != 0
+    finally:
+        starter.kill()
+        starter.wait()
+    assert [path.suffix for path in templates.iterdir()] == [".part"]
+    async with await Sandbox.create("next", memory="192M"):
+        assert BOOTED in how("next")
+    await asyncio.to_thread(only_template, templates)
+
+
+def when_it_saves(templates: Path) -> int:
+    """The process that writes a template, as soon as it has written something."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        for part in templates.glob("*.part"):
+            if part.stat().st_size > MIB:
+                for link in Path("/proc").glob("[0-9]*/fd/*"):
+                    try:
+                        if link.readlink() == part:
+                            return int(link.parts[2])
+                    except OSError:
+                        continue
+        time.sleep(0.001)
+    raise AssertionError("nothing was saved")

@@ -33,7 +33,7 @@ _PIECE = 256 * 1024
 _MAX_DEVICE_BYTES = 64 << 20
 
 
-class SavedStateError(HostError):
+class SavedStateError(Exception):
     """A file is not a saved state, is damaged, or is of another virtual machine."""
 
 

@@ -1,4 +1,4 @@
-"""Cold start to the exit of the first command: ``ballonet run -- true`` compared with bare QEMU.
+"""Cold start to the exit of the first command: ``ballonet run --cold -- true`` compared with bare QEMU.
 
 The bare arm boots the same kernel, initramfs and devices with the same engine options, implements just enough of the
 agent's protocol to run one command, and kills QEMU. Both arms are timed from outside, alternately.
@@ -36,10 +36,10 @@ def bare() -> float:
 def main() -> None:
     rounds = options_parser(__doc__, rounds=15).parse_args().rounds
     prepare_guest()
-    arms: Arms = {"bare QEMU": [], "ballonet run -- true": []}
+    arms: Arms = {"bare QEMU": [], "ballonet run --cold -- true": []}
     for _ in range(rounds):
         arms["bare QEMU"].append(bare())
-        arms["ballonet run -- true"].append(seconds(run_ballonet, "run", "--", "true"))
+        arms["ballonet run --cold -- true"].append(seconds(run_ballonet, "run", "--cold", "--", "true"))
     report("boot", arms, unit="s", base="bare QEMU", note="cold start to exit of the first command")
 
 

@@ -127,7 +127,9 @@ def convert(tree: Path, format: str, directory: Path) -> Path:
 
 
 #: Loads the drivers that otherwise the setup of a sandbox loads.
-DRIVERS = "list=/etc/ballonet/device-modules; [ ! -e $list ] || while read module; do insmod $module; done < $list"
+DRIVERS = (
+    "list=/etc/ballonet/device-modules; [ ! -e $list ] || while read module; do insmod $module; done < $list"
+)
 
 
 async def measure(arm: Arm, file: Path, count: int) -> dict[str, list[float]]:

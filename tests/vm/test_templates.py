@@ -24,6 +24,8 @@ from ballonet.lifecycle.sandboxes import MACHINE_LOG
 from ballonet.machine.templates import templates_dir
 from ballonet.sdk.creation import Balloon
 from ballonet.sdk.sandbox import Sandbox
+from ballonet.settings.config import SandboxConfig
+from ballonet.vmm.config import Machine
 from tests.unit import oci
 from tests.vm.test_balloon import touch
 
@@ -133,22 +135,26 @@ async def test_a_restored_guest_breathes_and_gets_relief(templates: Path) -> Non
             assert "stalled" in str(balloon.detail)
 
 
-@pytest.mark.parametrize("machine", ["microvm", "q35"])
+@pytest.mark.parametrize("machine", Machine)
 async def test_two_images_have_one_template_and_each_guest_reads_its_own(
-    templates: Path, tmp_path: Path, machine: str
+    templates: Path, tmp_path: Path, machine: Machine
 ) -> None:
     layout = oci.Layout(tmp_path / "images")
     contents = {"one": os.urandom(300_000), "two": os.urandom(5_000_000)}
     for name, content in contents.items():
         layout.add(oci.layer(oci.entry("content", content), oci.entry(f"only-{name}", b"")), name=name)
 
-    def settings(name: str) -> dict[str, object]:
-        return {"image": layout.reference(name), "memory": "192M", "disk": "64M", "machine": machine}
-
-    await make_template(templates, **settings("one"))
-    for name in ("two", "one", "two"):
-        async with await Sandbox.create(f"reads-{name}", **settings(name)) as box:  # type: ignore[arg-type]
-            assert RESTORED in how(f"reads-{name}")
+    for number, name in enumerate(("one", "two", "one", "two")):
+        config = SandboxConfig(
+            name=f"reads-{name}",
+            image=layout.reference(name),
+            memory_mib=192,
+            disk_mib=64,
+            machine=machine,
+        )
+        async with await Sandbox.create(config) as box:
+            assert (RESTORED if number else BOOTED) in how(f"reads-{name}")
+            await asyncio.to_thread(only_template, templates)
             assert await box.fs.read("/content") == contents[name]
             names = {info.name for info in await box.fs.list("/")}
             assert {f"only-{other}" for other in contents} & names == {f"only-{name}"}

@@ -106,13 +106,16 @@ class VmStart:
                     renewed.result()
             finally:
                 renewed.cancel()
+            log.info("the guest is %s", started.source)
         except BaseException:
             await vm.kill()
             raise
         return started
 
     async def _boot(self, vm: Vm) -> StartedVm:
-        return await self._run(vm, None, self._why_cold)
+        started = await self._run(vm, None, self._why_cold)
+        log.info("the guest is %s", started.source)
+        return started
 
     async def _run(self, vm: Vm, state: SavedState | None, source: str) -> StartedVm:
         sockets = [] if self._servers is None else self._servers.sockets
@@ -120,7 +123,6 @@ class VmStart:
         self._stack.push_async_callback(vm.kill)
         self._launched(vm)
         await self._start(vm)
-        log.info("the guest is %s", source)
         return StartedVm(vm, vm.take_agent_channel(), source, None)
 
     async def _start(self, vm: Vm) -> None:

@@ -1,8 +1,8 @@
 """Start of a sandbox to the exit of its first command, booted and from a template, compared with bare QEMU.
 
-All arms are timed from outside, alternately. The engine's own part of a restore, and what it costs this side in processor
-time, is measured in an arm without the command line: the VM is restored and runs a command in this process. The last
-report has the host memory of idle sandboxes.
+All arms are timed from outside, alternately. The engine's own part of a restore, and what it costs this side in
+processor time, is measured in an arm without the command line: the VM is restored and runs a command in this process.
+The last report has the host memory of idle sandboxes.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def idle_memory(name: str, *, cold: bool) -> tuple[float, float]:
     run_ballonet(*words)
     try:
         time.sleep(IDLE_S)
-        resident = read_resident(Sandbox.attach(name).engine_pid)
+        resident = read_resident(Sandbox.get(name).engine_pid)
         assert resident is not None
         return float(resident.guest_ram_mib), float(resident.engine_mib)
     finally:

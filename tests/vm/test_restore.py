@@ -1,105 +1,128 @@
-"""A balloon after a VM was saved and restored, at the engine's level: ballonet itself has no snapshots yet."""
+"""A VM that is saved and restored, at the engine's level: its balloon, its memory, and the engine that saved it."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Mapping
+import os
 from pathlib import Path
-from typing import Any
 
-from ballonet.base.process import spawn, wait_exit
+import pytest
+
+from ballonet.base.errors import EngineError
+from ballonet.base.memory import MIB
 from ballonet.guest.bundle import GuestBundle
 from ballonet.guest.relay import AgentRelay
-from ballonet.host.proc import read_resident
+from ballonet.guest.restored import renew_guest
+from ballonet.host.proc import read_guest_ram_bytes, read_resident
 from ballonet.machine.build import build_vm
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.balloon import Balloon
-from ballonet.vmm.qemu.balloon_device import QemuBalloonDevice, changed_actual
-from ballonet.vmm.qemu.command_line import EngineFds, render_command
-from ballonet.vmm.qemu.qmp import Qmp
-from ballonet.vmm.qemu.vm import QemuVm
+from ballonet.vmm.config import Machine
+from ballonet.vmm.engine import Vm
+from ballonet.vmm.saved_state import PendingState, SavedState
 
-CONFIG = SandboxConfig(name="saved", memory_mib=512, balloon_initial_mib=300, balloon_min_mib=128)
 WAIT_S = 60
 
 
-async def save(qmp: Qmp, path: Path) -> bytes:
-    """All that the engine has to say of its VM, through QEMU's migration to a Unix socket."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        listener.setblocking(False)
-        await qmp.execute("migrate", uri=f"unix:{path}")
-        loop = asyncio.get_running_loop()
-        connection, _ = await loop.sock_accept(listener)
-        with connection:
-            connection.setblocking(False)
-            saved = bytearray()
-            while piece := await loop.sock_recv(connection, 1 << 20):
-                saved += piece
-    assert (await qmp.execute("query-migrate"))["status"] == "completed"
-    return bytes(saved)
+def config(machine: Machine) -> SandboxConfig:
+    return SandboxConfig(
+        name="saved", memory_mib=512, balloon_initial_mib=300, balloon_min_mib=128, machine=machine
+    )
 
 
-async def test_balloon_and_statistics_work_after_a_restore(guest: GuestBundle, tmp_path: Path) -> None:
+def key_of(vm: Vm) -> str:
+    key = vm.engine.state_key(vm.spec)
+    assert key is not None
+    return key
+
+
+async def move_balloon(vm: Vm, *targets: int) -> None:
+    assert vm.balloon is not None
+    for target in targets:
+        async with asyncio.timeout(WAIT_S):
+            _, generation = await vm.balloon.set_target(target, force=True)
+            status = await vm.balloon.wait_settled(generation)
+        assert (status.actual_mib, status.state) == (target, "applied")
+
+
+async def save(vm: Vm, path: Path) -> None:
+    pending = PendingState.claim(path)
+    assert pending is not None
+    stopped_s = await vm.save(pending.file, key_of(vm))
+    assert 0 < stopped_s < WAIT_S
+    pending.commit()
+
+
+@pytest.mark.parametrize("machine", Machine)
+async def test_balloon_and_statistics_work_after_a_restore(
+    guest: GuestBundle, tmp_path: Path, machine: Machine
+) -> None:
     """As Firecracker tests of its snapshots: the size is kept, moves in both directions, and statistics refresh."""
-    vm = build_vm(CONFIG, guest=guest)
-    assert isinstance(vm, QemuVm)
+    vm = build_vm(config(machine), guest=guest)
     await vm.start()
     relay = AgentRelay(vm.take_agent_channel())
+    path = tmp_path / "one.state"
     try:
         await relay.wait_ready(120)
         assert vm.balloon is not None
         async with asyncio.timeout(WAIT_S):
             await vm.balloon.wait_settled(vm.balloon.status.generation)
-        saved = await save(vm.qmp, tmp_path / "save")
+        held = read_guest_ram_bytes(vm.pid)
+        assert held is not None
+        await save(vm, path)
+        assert path.stat().st_size < held, "pages that are zero or the host's are left out"
+        # The guest that was saved continues as if nothing had happened.
+        await relay.ping(b"still here", timeout_s=WAIT_S)
+        await move_balloon(vm, 200, 300)
     finally:
         await vm.kill()
         await relay.close()
-    pairs = [socket.socketpair() for _ in range(3)]
-    argv = render_command(vm.spec, vm.engine, EngineFds(*(far.fileno() for _, far in pairs)))
-    incoming = tmp_path / "restore"
-    engine = spawn([*argv, "-incoming", f"unix:{incoming}"], pass_fds=[far.fileno() for _, far in pairs])
-    for _, far in pairs:
-        far.close()
-    assert vm.spec.balloon is not None
-
-    def told(event: str, data: Mapping[str, Any]) -> None:
-        if (actual := changed_actual(event, data)) is not None:
-            balloon.actual_changed(actual)
-
+    vm = build_vm(config(machine), guest=guest)
     try:
-        qmp = Qmp("restored", told)
-        balloon = Balloon(
-            vm.spec.balloon, QemuBalloonDevice(vm.spec.machine, vm.spec.balloon.ceiling_mib, qmp), engine.pid
-        )
-        await qmp.connect(pairs[0][0])
-        with socket.socket(socket.AF_UNIX) as into:
-            into.setblocking(False)
-            into.connect(str(incoming))
-            await asyncio.get_running_loop().sock_sendall(into, saved)
-        async with asyncio.timeout(WAIT_S):
-            while (await qmp.execute("query-status"))["status"] == "inmigrate":
-                await asyncio.sleep(0.05)
-        assert (await qmp.execute("query-balloon"))["actual"] == 300 << 20, "what the guest had is kept"
-        await balloon.start()
-        await qmp.execute("cont")
-        for target in (200, 450, 256):
-            async with asyncio.timeout(WAIT_S):
-                _, generation = await balloon.set_target(target, force=True)
-                status = await balloon.wait_settled(generation)
-            assert (status.actual_mib, status.state) == (target, "applied")
-        statistics = await balloon.statistics(max_age_s=0)
+        with SavedState.open(path, key_of(vm)) as state:
+            vm.launch(state=state)
+            await vm.start()
+        assert vm.balloon is not None
+        assert vm.balloon.status.actual_mib == 300, "what the guest had is kept"
+        filled = read_guest_ram_bytes(vm.pid)
+        assert filled is not None
+        assert filled <= path.stat().st_size + 8 * MIB, "holes stay holes"
+        channel = vm.take_agent_channel()
+        await renew_guest(channel, WAIT_S)
+        relay = AgentRelay(channel)
+        await relay.wait_ready(WAIT_S)
+        await move_balloon(vm, 200, 450, 256)
+        statistics = await vm.balloon.statistics(max_age_s=0)
         assert statistics.total_bytes is not None
         assert statistics.available_bytes is not None
-        resident = read_resident(engine.pid)
+        resident = read_resident(vm.pid)
         assert resident is not None
         assert resident.guest_ram_mib <= 256 + 32
-        await balloon.stop()
-        await qmp.close()
     finally:
-        engine.kill()
-        await wait_exit(engine)
-        for near, _ in pairs:
-            near.close()
+        await vm.kill()
+        await relay.close()
+
+
+async def test_a_state_that_cannot_be_written_or_read_leaves_a_guest_that_runs_or_no_engine(
+    guest: GuestBundle, tmp_path: Path
+) -> None:
+    vm = build_vm(config(Machine.MICROVM), guest=guest)
+    await vm.start()
+    relay = AgentRelay(vm.take_agent_channel())
+    path = tmp_path / "one.state"
+    try:
+        await relay.wait_ready(120)
+        with Path("/dev/full").open("wb") as full, pytest.raises(OSError, match="No space"):
+            await vm.save(full.fileno(), key_of(vm))
+        await relay.ping(b"still here", timeout_s=WAIT_S)
+        await save(vm, path)  # the failure does not keep it from being saved later
+    finally:
+        await vm.kill()
+        await relay.close()
+    # Its checks pass, and its device state is nonsense to the engine.
+    with SavedState.open(path, key_of(vm)) as state:
+        state.device = os.urandom(len(state.device))
+        vm = build_vm(config(Machine.MICROVM), guest=guest)
+        vm.launch(state=state)
+        with pytest.raises(EngineError, match="QEMU did not start"):
+            await vm.start()
+    assert not Path(f"/proc/{vm.pid}").exists()

@@ -77,6 +77,7 @@ chaos: setup
 
 bench: setup
 	$(PYTHON) -m bench.boot
+	$(PYTHON) -m bench.start
 	$(PYTHON) -m bench.resize
 	$(PYTHON) -m bench.control
 	$(PYTHON) -m bench.relief

@@ -97,6 +97,12 @@ def test_another_protocol_version_is_refused_with_a_hint() -> None:
     assert caught.value.hint
 
 
+def test_a_restored_guest_gets_the_time_and_enough_random_bytes() -> None:
+    assert messages.encode_restored(258, b"r" * 32) == b"\2\1" + bytes(6) + b"r" * 32
+    with pytest.raises(ConfigError, match="seed of 31 bytes"):
+        messages.encode_restored(0, bytes(31))
+
+
 def test_text_from_the_guest_cannot_rearrange_the_terminal() -> None:
     failure = messages.decode_error(
         Frame(FrameType.ERROR, 1, b"\x02\0\0\0no\x1b[2Jsuch\nfile\xff" + b"a" * 9999)

@@ -31,7 +31,15 @@ from ballonet.guest.frames import (
     FrameDecoder,
     FrameType,
 )
-from ballonet.guest.messages import Exec, TrimFlags, encode_number, encode_resize, encode_trim, encode_watch
+from ballonet.guest.messages import (
+    Exec,
+    TrimFlags,
+    encode_number,
+    encode_resize,
+    encode_restored,
+    encode_trim,
+    encode_watch,
+)
 from tests.unit.agent_program import (
     DEADLINE_S,
     END_VIOLATION,
@@ -422,6 +430,10 @@ SLEEP = exec_frame(1, "sleep", "1000", stdin=True)
         [Frame(FrameType.WATCH_PRESSURE, 0, b"x")],
         [Frame(FrameType.TRIM, 0, b"\0" * 8 + b"\xff\0\0\0")],
         [Frame(FrameType.SHUTDOWN, 0, b"x")],
+        # Only PID 1 can have been restored.
+        [Frame(FrameType.RESTORED, 0, encode_restored(0, bytes(64)))],
+        [Frame(FrameType.RESTORED, 0, bytes(39))],
+        [Frame(FrameType.RESTORED, 1, encode_restored(0, bytes(64)))],
     ],
 )
 def test_a_host_that_breaks_the_protocol_ends_the_agent_cleanly(frames: list[Frame | bytes]) -> None:

@@ -74,6 +74,7 @@ def test_modes_and_nodes_are_what_a_system_expects() -> None:
     assert found["etc/resolv.conf"][1] == b""
     assert found["etc/passwd"][1].startswith(b"root:x:0:0:")
     assert found["etc/ballonet/modules"][1] == b""
+    assert "etc/ballonet/device-modules" not in found
 
 
 def test_same_inputs_give_the_same_bytes() -> None:
@@ -86,6 +87,22 @@ def test_same_inputs_give_the_same_bytes() -> None:
         return render(release="6.9", agent=b"a", busybox=b"b", applets=["bin/sh", "bin/ls"], modules=modules)
 
     assert build() == build()
+
+
+def test_drivers_of_disks_and_networks_are_loaded_with_the_setup() -> None:
+    modules = [
+        (Module(name, Path(f"{name}.ko"), f"{name}.ko"), b"ELF")
+        for name in ("overlay", "failover", "virtio_net")
+    ]
+    archive = render(
+        release="6.9", agent=b"a", busybox=b"b", applets=[], modules=modules, late=("failover", "virtio_net")
+    )
+    found = entries(archive)
+    assert found["etc/ballonet/modules"][1] == b"/lib/modules/6.9/overlay.ko\n"
+    assert found["etc/ballonet/device-modules"][1].split() == [
+        b"/lib/modules/6.9/failover.ko",
+        b"/lib/modules/6.9/virtio_net.ko",
+    ]
 
 
 def test_second_build_is_the_first_ones_file_until_an_input_changes(

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from ballonet.vmm.attach import Net, Port
@@ -96,3 +97,51 @@ def test_the_network_is_qemus_own_and_ports_are_bound_where_they_were_asked() ->
     forwards = "hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:0.0.0.0:0-:53"
     assert f"-netdev user,id=net0,ipv6=off,{forwards} -device virtio-net-device,netdev=net0" in command
     assert "restrict=on" in rendered(replace(SPEC, net=Net.ISOLATED))
+
+
+def test_a_restored_machine_has_the_same_devices_and_loads_no_kernel() -> None:
+    spec = replace(SPEC, disks=(DiskSpec("root", Path("/images/one"), read_only=True),), net=Net.USER)
+    booted, restored = render_command(spec, ENGINE, FDS), render_command(spec, ENGINE, FDS, restore=True)
+    assert restored[restored.index("-incoming") + 1] == "defer"
+    assert not {"-kernel", "-initrd", "-append"} & set(restored)
+    devices = [word for flag, word in pairwise(booted) if flag in ("-device", "-object", "-machine", "-cpu")]
+    assert devices == [
+        word for flag, word in pairwise(restored) if flag in ("-device", "-object", "-machine", "-cpu")
+    ]
+
+
+def test_machines_that_look_the_same_to_their_guests_restore_each_others_states(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("qemu", "kernel", "initramfs")]
+    for file in files:
+        file.write_text("first")
+    engine = replace(ENGINE, binary=files[0])
+    disks = (DiskSpec("root", Path("/images/one"), read_only=True), DiskSpec("disk", Path("/one.img")))
+    spec = replace(SPEC, kernel=files[1], initramfs=files[2], disks=disks, net=Net.USER)
+    key = engine.state_key(spec)
+    assert key is not None
+    same = [
+        replace(spec, name="other"),
+        replace(spec, disks=tuple(replace(disk, path=Path("/two")) for disk in disks)),
+        replace(spec, ports=(Port(8080, 80),)),
+        replace(spec, balloon=BalloonSpec(1024, 256, 128, guard_mib=64)),
+    ]
+    assert {engine.state_key(other) for other in same} == {key}
+    others = [
+        replace(spec, cpus=1),
+        replace(spec, memory_mib=512),
+        replace(spec, machine=Machine.Q35),
+        replace(spec, accel=Accel.KVM),
+        replace(spec, tsc_khz=2_500_001),
+        replace(spec, balloon=None),
+        replace(spec, balloon=BalloonSpec(1024, 512, 256, free_page_reporting=False)),
+        replace(spec, disks=disks[:1]),
+        replace(spec, disks=(disks[0], replace(disks[1], read_only=True))),
+        replace(spec, net=Net.NONE),
+    ]
+    keys = [engine.state_key(other) for other in others]
+    keys.append(replace(engine, version=(7, 2, 1)).state_key(spec))
+    for file in files:
+        file.write_text("another")
+        keys.append(engine.state_key(spec))
+    assert len({key, *keys}) == 1 + len(keys)
+    assert engine.state_key(replace(spec, shares=("volume0",))) is None

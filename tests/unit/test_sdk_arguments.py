@@ -82,6 +82,7 @@ def nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"reserve": None}, "reserve must be"),
         ({"detached": "no"}, "detached must be True or False, not str ('no')"),
         ({"admission": 1}, "admission must be True or False, not int (1)"),
+        ({"cold": 1}, "cold must be True or False, not int (1)"),
     ],
 )
 @pytest.mark.parametrize("face", ["async", "sync"])

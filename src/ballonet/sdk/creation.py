@@ -109,7 +109,7 @@ def command_of(prepared: Prepared, argv: Sequence[str] | None, defaults: Default
     return Command(check_words("command", argv), settings.env, settings.cwd, settings.user)
 
 
-def check_start(*, pull: object, rootfs: object, detached: object, admission: object) -> None:
+def check_start(*, pull: object, rootfs: object, detached: object, admission: object, cold: object) -> None:
     """:raises ConfigError: an argument that controls the start has the wrong type, or is impossible."""
     pulls = SETTINGS["pull"].choices
     if not isinstance(pull, str) or pull not in pulls:
@@ -117,3 +117,4 @@ def check_start(*, pull: object, rootfs: object, detached: object, admission: ob
     check_path("rootfs", rootfs)
     check_flag("detached", detached)
     check_flag("admission", admission)
+    check_flag("cold", cold)

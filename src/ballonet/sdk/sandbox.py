@@ -70,6 +70,7 @@ class Sandbox(SandboxCommands, SandboxLife):
         user: str | None = None,
         detached: bool = False,
         admission: bool = True,
+        cold: bool = False,
         **settings: Unpack[CreateSettings],
     ) -> Self:
         """Register a sandbox, boot it, and return when its guest answers.
@@ -85,6 +86,7 @@ class Sandbox(SandboxCommands, SandboxLife):
         :param user: default user of these commands: a number, or a name that the image defines.
         :param detached: keep the sandbox running when this program ends.
         :param admission: if an autopilot manages the host's sandboxes, start only if it finds room.
+        :param cold: boot the guest, and neither use nor make a start template.
         :raises AdmissionError: there is no room; nothing is left behind.
         :raises NameInUseError: the name is in use.
         :raises ConfigError: a setting, or a combination of settings, is invalid; the message names the values.
@@ -94,7 +96,7 @@ class Sandbox(SandboxCommands, SandboxLife):
 
         settings = with_defaults(settings)
         pull, rootfs = settings["pull"], settings["rootfs"]
-        check_start(pull=pull, rootfs=rootfs, detached=detached, admission=admission)
+        check_start(pull=pull, rootfs=rootfs, detached=detached, admission=admission, cold=cold)
         defaults = Defaults(*command_settings(env, cwd, user))
         if command is not None:
             command = check_words("command", command)
@@ -118,7 +120,7 @@ class Sandbox(SandboxCommands, SandboxLife):
             )
             try:
                 process = await start_sandbox(
-                    registry, record.name, detached=detached, gate=admission_control(admission)
+                    registry, record.name, detached=detached, gate=admission_control(admission), cold=cold
                 )
             except BaseException:
                 await discard_sandbox(registry, record.name)
@@ -126,10 +128,11 @@ class Sandbox(SandboxCommands, SandboxLife):
             return cls._started(registry.get(record.name), process, detached)
 
     @classmethod
-    async def start(cls, name: str, *, admission: bool = True) -> Self:
+    async def start(cls, name: str, *, admission: bool = True, cold: bool = False) -> Self:
         """Start an existing sandbox that is not running. From then on it is detached.
 
         :param admission: if an autopilot manages the host's sandboxes, start only if it finds room.
+        :param cold: boot the guest, and neither use nor make a start template.
         :raises AdmissionError: there is no room.
         :raises UnknownSandboxError: no sandbox has this name.
         :raises StillRunningError: the sandbox is already running.
@@ -137,8 +140,11 @@ class Sandbox(SandboxCommands, SandboxLife):
         from ballonet.pilot.admission_control import admission_control
 
         check_flag("admission", admission)
+        check_flag("cold", cold)
         with Registry.open() as registry:
-            process = await start_sandbox(registry, name, detached=True, gate=admission_control(admission))
+            process = await start_sandbox(
+                registry, name, detached=True, gate=admission_control(admission), cold=cold
+            )
             return cls._started(registry.get(name), process, detached=True)
 
     @classmethod

@@ -11,8 +11,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ballonet.base.errors import BallonetError, EngineError, GuestError, HostError
+from ballonet.base.errors import BallonetError, EngineError, GuestBootError, GuestError, HostError
 from ballonet.guest.restored import renew_guest
+from ballonet.host.proc import read_cpu_s
 from ballonet.machine.templates import Template, templates_dir
 from ballonet.vmm.engine import Vm
 from ballonet.vmm.saved_state import SavedState, SavedStateError
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: How long a restored guest may take to answer (seconds), before the sandbox is booted instead.
-RESTORE_TIMEOUT_S = 20.0
+#: How long a restored guest may take to answer, before the sandbox is booted instead (seconds), and how much processor
+#: time its engine may use meanwhile. It needs a tenth of a second of both, but a busy host may keep it waiting.
+RESTORE_TIMEOUT_S = 60.0
+RESTORE_CPU_S = 5.0
+#: How often the processor time is read (seconds).
+_LOOK_S = 0.5
 #: How long to wait for the end of a volume's server if the engine does not start (seconds).
 _SERVER_END_S = 0.5
 
@@ -96,20 +101,23 @@ class VmStart:
         return replace(started, at_ready=make)
 
     async def _restore(self, vm: Vm, state: SavedState) -> StartedVm:
+        """:raises EngineError, GuestError: it could not be restored; its engine has ended."""
+        started = await self._run(vm, state, "restored from a start template")
+        renewed = asyncio.create_task(renew_guest(started.channel, RESTORE_TIMEOUT_S))
+        either: set[asyncio.Future[Any]] = {renewed, self._ending}
         try:
-            started = await self._run(vm, state, "restored from a start template")
-            renewed = asyncio.create_task(renew_guest(started.channel, RESTORE_TIMEOUT_S))
-            either: set[asyncio.Future[Any]] = {renewed, self._ending}
-            try:
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-                if renewed.done():
-                    renewed.result()
-            finally:
-                renewed.cancel()
-            log.info("the guest is %s", started.source)
+            while not await _any_done(either):
+                if (read_cpu_s(vm.pid) or 0.0) > RESTORE_CPU_S:
+                    raise GuestBootError("the restored guest does not answer")
+            if renewed.done():
+                renewed.result()
         except BaseException:
+            started.channel.close()
             await vm.kill()
             raise
+        finally:
+            renewed.cancel()
+        log.info("the guest is %s", started.source)
         return started
 
     async def _boot(self, vm: Vm) -> StartedVm:
@@ -163,3 +171,9 @@ class VmStart:
         except BallonetError as error:
             log.warning("no start template is made: %s", error)
             return False
+
+
+async def _any_done(either: set[asyncio.Future[Any]]) -> bool:
+    """Whether any is done, now or soon."""
+    done, _ = await asyncio.wait(either, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+    return bool(done)

@@ -29,6 +29,7 @@ _PAYLOADS = {
     FrameType.RESIZE: messages.encode_resize(24, 80),
     FrameType.CREDIT: messages.encode_number(4096),
     FrameType.WATCH_PRESSURE: messages.encode_watch(50_000, 1_000_000),
+    FrameType.RESTORED: messages.encode_restored(1_700_000_000_000_000_000, bytes(64)),
     FrameType.TRIM: messages.encode_trim(1 << 20, messages.TrimFlags.SYNC),
     FrameType.READY: messages.encode_ready(_READY),
     FrameType.STARTED: messages.encode_number(7),

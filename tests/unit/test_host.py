@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ballonet.base.errors import HostError
+from ballonet.cli import doctor
 from ballonet.host.cgroup import Hierarchy, find_hierarchy, open_group
 from ballonet.host.proc import read_pss_bytes, read_resident
 from ballonet.host.scope import enter_scope, scope_request
@@ -205,3 +207,18 @@ def test_a_manager_that_refuses_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(HostError, match="Access denied"):
         enter_scope("box")
+
+
+def test_doctor_tries_to_make_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*words: object) -> NoReturn:
+        raise HostError("no room here", hint="elsewhere")
+
+    directory = v2_directory(tmp_path)
+    monkeypatch.setattr("ballonet.host.cgroup.find_hierarchy", refuse)
+    monkeypatch.setattr(
+        "ballonet.host.cgroup.open_group", lambda name: open_group(name, hierarchy=Hierarchy(2, directory))
+    )
+    found = doctor._hard_cap()
+    assert found[:3] == ("hard cap", "ok", f"cgroup v2 at {directory}")
+    monkeypatch.setattr("ballonet.host.cgroup.open_group", refuse)
+    assert doctor._hard_cap() == ("hard cap", "warning", "no room here", "elsewhere")

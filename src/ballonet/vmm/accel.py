@@ -7,11 +7,15 @@ used only where the processor itself shows hardware virtualisation (``vmx`` on I
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.errors import ConfigError
 from ballonet.vmm.config import Accel
 
+#: Chooses the accelerator of every sandbox that has not chosen one itself.
+VARIABLE = "BALLONET_ACCEL"
 KVM_DEVICE = Path("/dev/kvm")
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -38,9 +42,31 @@ def choose_accel(asked: Accel, *, kvm_opens: bool, cpu_flags: frozenset[str]) ->
     return AccelChoice(Accel.TCG, "this host has no hardware virtualisation")
 
 
-def detect_accel(asked: Accel = Accel.AUTO) -> AccelChoice:
-    """:func:`choose_accel` with what this host shows."""
+def detect_accel(asked: Accel = Accel.AUTO, env: Mapping[str, str] | None = None) -> AccelChoice:
+    """:func:`choose_accel` with what this host shows. ``$BALLONET_ACCEL`` decides where ``asked`` does not.
+
+    :param env: the environment to read; the process's own by default.
+    :raises ConfigError: ``$BALLONET_ACCEL`` is no accelerator.
+    """
+    said = (os.environ if env is None else env).get(VARIABLE)
+    if asked is Accel.AUTO and said:
+        if said not in list(Accel):
+            raise ConfigError(f"{VARIABLE} {said!r} is unknown", hint=f"choose one of {', '.join(Accel)}")
+        asked = Accel(said)
+        if asked is not Accel.AUTO:
+            return AccelChoice(asked, f"{VARIABLE} is set")
     return choose_accel(asked, kvm_opens=_opens_read_write(KVM_DEVICE), cpu_flags=read_cpu_flags())
+
+
+def usable_accels(has: Collection[str]) -> list[Accel]:
+    """What guests can boot with on this host, the default first.
+
+    :param has: the engine's accelerators.
+    """
+    shown = choose_accel(
+        Accel.AUTO, kvm_opens=_opens_read_write(KVM_DEVICE), cpu_flags=read_cpu_flags()
+    ).accel
+    return [accel for accel in dict.fromkeys((detect_accel().accel, shown, Accel.TCG)) if accel in has]
 
 
 def read_cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:

@@ -3,6 +3,7 @@
 #   make test    set up, then lint, types and every test, virtual machines included
 # And, once set up:
 #   make check   lint, types and the tests that need no virtual machine
+#   make machines    tests on other hosts (KVM, cgroup v2, ...), which run as guests; see tests/machines/README.md
 #   make bench   measure (minutes); see bench/README.md
 #   make chaos   make, use, kill and damage sandboxes at random for ten minutes (SEED=n replays)
 .DEFAULT_GOAL := help
@@ -14,7 +15,7 @@ SOURCES := src tests bench examples fuzz hatch_build.py
 GUEST_SOURCES := $(wildcard src/ballonet/guest/agent/*.[ch] src/ballonet/guest/agent/tsc/*.c)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup packages demo test check lint types unit registry vm bench chaos clean
+.PHONY: help setup packages demo test check lint types unit registry vm machines bench chaos clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -49,13 +50,16 @@ types: setup
 	$(PYTHON) -m mypy
 
 unit: setup
-	$(PYTEST) -q -n auto -m 'not vm and not registry'
+	$(PYTEST) -q -n auto -m 'not vm and not registry and not machines'
 
 registry: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m registry
 
 vm: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m vm --durations=10
+
+machines: setup
+	$(PYTEST) -q -m machines --durations=0
 
 chaos: setup
 	$(PYTHON) -m tests.chaos --seconds 600 $(if $(SEED),--seed $(SEED))

@@ -34,14 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--boot", action="store_true", help="boot a guest with each accelerator and move its balloon"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="boot guests too, and print versions and results as JSON, to attach to an issue; it names no directories",
+    )
     parser.epilog = "Exit status: 0 if sandboxes can run here, 1 if not."
 
 
 def run(options: argparse.Namespace) -> int:
     findings = [_judge(name, check) for name, check in _CHECKS]
-    if options.boot:
+    if options.boot or options.report:
         findings += _boots()
-    if options.json:
+    if options.report:
+        from ballonet.cli.doctor_report import report
+
+        print_json(report([finding._asdict() for finding in findings], engine=_engine_version()))
+    elif options.json:
         print_json([finding._asdict() for finding in findings])
     else:
         print_table(("CHECK", "RESULT", "DETAIL"), [finding[:3] for finding in findings])
@@ -64,6 +73,16 @@ def _engine() -> Finding:
 
     engine = find_engine(cache_dir())
     return Finding("engine", OK, f"QEMU {engine.version_text} ({engine.binary})")
+
+
+def _engine_version() -> str:
+    from ballonet.base.paths import cache_dir
+    from ballonet.vmm.engine import find_engine
+
+    try:
+        return find_engine(cache_dir()).version_text
+    except BallonetError:
+        return "none"
 
 
 def _accelerator() -> Finding:

@@ -4,6 +4,7 @@
 # And, once set up:
 #   make check   lint, types and the tests that need no virtual machine
 #   make machines    tests on other hosts (KVM, cgroup v2, ...), which run as guests; see tests/machines/README.md
+#   make tested  write what 'make machines' ran into docs/tested.md
 #   make bench   measure (minutes); see bench/README.md
 #   make chaos   make, use, kill and damage sandboxes at random for ten minutes (SEED=n replays)
 .DEFAULT_GOAL := help
@@ -15,7 +16,7 @@ SOURCES := src tests bench examples fuzz hatch_build.py
 GUEST_SOURCES := $(wildcard src/ballonet/guest/agent/*.[ch] src/ballonet/guest/agent/tsc/*.c)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup packages demo test check lint types unit registry vm machines bench chaos clean
+.PHONY: help setup packages demo test check lint types unit registry vm machines tested bench chaos clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -60,6 +61,9 @@ vm: setup
 
 machines: setup
 	$(PYTEST) -q -m machines --durations=0
+
+tested: setup
+	$(PYTHON) -m tests.machines.results
 
 chaos: setup
 	$(PYTHON) -m tests.chaos --seconds 600 $(if $(SEED),--seed $(SEED))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from tests.machines import results
 from tests.machines.catalogue import MACHINES
 from tests.machines.image import data_home
 from tests.machines.outer import NotHereError, OuterMachine
@@ -42,6 +44,7 @@ class Machines:
         self._session = session
         self._running: OuterMachine | None = None
         self._not_here: dict[str, str] = {}
+        self._runs: results.Runs = {}
 
     def get(self, name: str) -> OuterMachine:
         """The machine of that name, booted, with its selected tests running inside; skips where it cannot be had."""
@@ -54,15 +57,22 @@ class Machines:
         assert self._running is not None
         return self._running
 
+    def record(self, name: str, test: str, outcome: str) -> None:
+        """Note how a test ended, for ``docs/tested.md``."""
+        self._runs[name].outcomes[test] = outcome
+
     def close(self) -> None:
         if self._running is not None:
             self._running.close()
             self._running = None
+        place = results.last_results()
+        results.save(place, results.merge(results.load(place), self._runs))
 
     def _start(self, name: str) -> None:
         outer = self._running = OuterMachine(MACHINES[name])
         try:
             outer.start()
+            self._runs[name] = results.Run(datetime.now(UTC).date().isoformat(), dict(outer.facts()))
             outer.begin(self._selected(name))
         except NotHereError as error:
             self._not_here[name] = str(error)

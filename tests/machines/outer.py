@@ -110,9 +110,14 @@ class OuterMachine:
 
     def facts(self) -> Mapping[str, str]:
         """The versions of what the tests ran with."""
-        script = '. /etc/os-release; echo "$PRETTY_NAME"; uname -r; python3 -V; qemu-system-x86_64 --version | head -1'
-        lines = self._box.shell(script, timeout=60).stdout.decode().splitlines()
-        return dict(zip(("system", "kernel", "python", "qemu"), lines, strict=True))
+        script = '. /etc/os-release; echo "$PRETTY_NAME"; uname -r; python3 -V; qemu-system-x86_64 --version'
+        system, kernel, python, qemu, *_ = self._box.shell(script, timeout=60).stdout.decode().splitlines()
+        return {
+            "system": system,
+            "kernel": kernel,
+            "python": python.removeprefix("Python "),
+            "qemu": qemu.removeprefix("QEMU emulator version ").partition(" ")[0],
+        }
 
     def _bring(self, directory: Path, to: str) -> None:
         self._box.fs.copy_in(directory, to)

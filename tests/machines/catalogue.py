@@ -116,7 +116,28 @@ SYSTEMD = Machine(
     enter=("sh", "-c", _ENTER_SYSTEMD, "enter"),
 )
 
-MACHINES = {machine.name: machine for machine in (KVM, SYSTEMD)}
+_USER_OF_KVM = """
+useradd --create-home --shell /bin/bash alice
+chmod 666 /dev/kvm
+"""
+
+TRIXIE = Machine(
+    name="trixie",
+    suite="trixie",
+    python="3.13",
+    packages=(*BALLONET_PACKAGES, "virtiofsd", "passwd"),
+    selections=(
+        f"{INSIDE}/trixie",
+        "tests/vm/test_balloon.py::test_dirtied_memory_comes_back_to_the_host_and_can_be_used_again",
+        "tests/vm/test_balloon.py::test_the_other_machine_type_does_the_same",
+        "tests/vm/test_relief.py::test_a_stalling_guest_gets_everything_back_in_one_step",
+        "tests/vm/test_exec.py::test_bytes_of_every_value_pass_both_ways",
+        "tests/vm/test_network.py::test_a_published_port_leads_into_the_guest_from_loopback_only",
+    ),
+    script=_LOAD_KVM + _MOUNT_CGROUP2 + _USER_OF_KVM,
+)
+
+MACHINES = {machine.name: machine for machine in (KVM, SYSTEMD, TRIXIE)}
 
 
 def _tests_of(selection: str) -> Iterator[str]:

@@ -83,6 +83,7 @@ echo +memory +pids >/sys/fs/cgroup/cgroup.subtree_control
 cat >/outer/start <<'END'
 read -r pid rest </proc/self/stat
 echo $pid >/outer/init.pid
+until [ -e /outer/go ]; do sleep 0.1; done
 umount /sys/fs/cgroup
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t proc proc /proc
@@ -91,8 +92,12 @@ exec env -i container=ballonet PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/s
 END
 sh -c 'echo $$ >/sys/fs/cgroup/machine/cgroup.procs
 exec setsid unshare --fork --pid --mount --cgroup sh /outer/start' >/outer/log 2>&1 </dev/null &
+until [ -s /outer/init.pid ]; do sleep 0.1; done
+pid=$(cat /outer/init.pid)
+# A group with processes in it cannot give its controllers to others: the one that waits for systemd leaves it.
+cut -d" " -f4 /proc/$pid/stat >/sys/fs/cgroup/cgroup.procs
+touch /outer/go
 for second in $(seq 200); do
-    pid=$(cat /outer/init.pid) || true
     if nsenter -t "$pid" -m -p -C systemctl is-active -q multi-user.target 2>/outer/not-yet; then
         exit 0
     fi

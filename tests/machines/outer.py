@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import queue
+import shlex
 import subprocess
 import tarfile
 import threading
@@ -33,6 +34,10 @@ _GUEST_MODULES = (*DEFAULT_MODULES, "virtio_blk", "virtio_net", "virtiofs", "ero
 _SETUP_S = 300
 _CANNOT = 77
 _LOG_TAIL = 20_000
+_PYTEST = (
+    *("python3", "-m", "pytest", "-p", "tests.machines.inside.report", "-p", "no:cacheprovider"),
+    *("-v", "--color=no", "--timeout=840"),
+)
 
 
 class NotHereError(Exception):
@@ -130,25 +135,20 @@ class _Run:
     """One pytest inside."""
 
     def __init__(self, box: Sandbox, machine: Machine, tests: Sequence[str]) -> None:
-        # Results have descriptor 3, which is the stream of standard output; all else goes to standard error.
-        script = 'exec 3>&1 1>&2; cd "$1"; shift; exec python3 -m pytest "$@"'
-        options = ["-p", "tests.machines.inside.report", "-p", "no:cacheprovider", "-v", "--color=no"]
+        # The VM suite and the tests for machines have a pytest each: their shared fixtures are not the same.
+        groups = [[test for test in tests if test.startswith("tests/vm/") is vm] for vm in (False, True)]
         env = {
             "BALLONET_MACHINE": machine.name,
             "PYTHONPATH": PROJECT,
             "HOME": "/root",
             "LANG": "C.UTF-8",
         }
-        words = [
-            "env",
-            *(f"{name}={value}" for name, value in env.items()),
-            "sh",
-            "-c",
-            script,
-            "sh",
-            PROJECT,
-        ]
-        self._process = box.exec_stream([*machine.enter, *words, *options, "--timeout=840", *tests])
+        # Results have descriptor 3, which is the stream of standard output; all else goes to standard error.
+        script = "\n".join(
+            [f"exec 3>&1 1>&2; cd {PROJECT}"] + [shlex.join([*_PYTEST, *group]) for group in groups if group]
+        )
+        words = ["env", *(f"{name}={value}" for name, value in env.items()), "sh", "-c", script]
+        self._process = box.exec_stream([*machine.enter, *words])
         self._log = bytearray()
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._collected: list[str] = []
@@ -167,7 +167,7 @@ class _Run:
             if line is None:
                 self._ended = True
             elif "collected" in line:
-                self._collected = line["collected"]
+                self._collected += line["collected"]
             else:
                 self._results[line["test"]] = Result(line["outcome"], line["text"], line["seconds"])
         found = [result for name, result in self._results.items() if _is_of(name, test)]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import ballonet, client, guest, run_directory, sandbox
+from tests.vm.conftest import ballonet, guest, run_directory
 
-__all__ = ["ballonet", "client", "guest", "run_directory", "sandbox"]
+__all__ = ["ballonet", "guest", "run_directory"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

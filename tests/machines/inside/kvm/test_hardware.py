@@ -6,10 +6,11 @@ import asyncio
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from ballonet.control.client import Client
 from ballonet.sdk.sandbox import Sandbox
@@ -38,27 +39,30 @@ def test_a_guest_boots_with_kvm(ballonet: Call, machine: str) -> None:
     assert done.stdout.rstrip().endswith("Hypervisor detected: KVM")
 
 
-async def test_the_choice_by_itself_is_kvm(sandbox: Sandbox) -> None:
-    command = Path(f"/proc/{sandbox.engine_pid}/cmdline").read_text().split("\0")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def box(run_directory: Path) -> AsyncIterator[Sandbox]:
+    config = SandboxConfig(name="box", memory_mib=512, free_page_reporting=True, balloon_min_mib=256)
+    async with await Sandbox.create(config) as running:
+        yield running
+
+
+async def test_the_choice_by_itself_is_kvm(box: Sandbox) -> None:
+    command = Path(f"/proc/{box.engine_pid}/cmdline").read_text().split("\0")
     assert command[command.index("-accel") + 1] == "kvm"
     assert command[command.index("-cpu") + 1] == "host"
 
 
-async def test_freed_memory_leaves_the_host_by_free_page_reporting(run_directory: Path) -> None:
-    config = SandboxConfig(name="reporting", memory_mib=512, free_page_reporting=True, balloon_min_mib=256)
-    async with await Sandbox.create(config) as sandbox:
-        assert sandbox.control_socket is not None
-        async with await Client.connect(sandbox.control_socket) as client:
-            await sandbox.shell("dd if=/dev/zero of=/dev/shm/f bs=1M count=200 2>/dev/null")
-            before, _ = await held(client)
-            assert before > 200
-            await sandbox.shell("rm /dev/shm/f")
-            ends = time.monotonic() + _REPORTED_S
-            while (after := (await held(client))[0]) > before - 150:
-                assert time.monotonic() < ends, (
-                    f"guest RAM on the host went from {before} to {after} MiB only"
-                )
-                await asyncio.sleep(0.5)
+async def test_freed_memory_leaves_the_host_by_free_page_reporting(box: Sandbox) -> None:
+    assert box.control_socket is not None
+    async with await Client.connect(box.control_socket) as client:
+        await box.shell("dd if=/dev/zero of=/dev/shm/f bs=1M count=200 2>/dev/null")
+        before, _ = await held(client)
+        assert before > 200
+        await box.shell("rm /dev/shm/f")
+        ends = time.monotonic() + _REPORTED_S
+        while (after := (await held(client))[0]) > before - 150:
+            assert time.monotonic() < ends, f"guest RAM on the host went from {before} to {after} MiB only"
+            await asyncio.sleep(0.5)
 
 
 async def test_a_disk_keeps_what_was_written_over_a_restart(ballonet: Call, run_directory: Path) -> None:

@@ -39,14 +39,14 @@ def test_a_user_who_is_not_in_group_kvm_is_told_so_and_emulates() -> None:
 
 def test_the_hard_cap_of_a_plain_user_holds_by_a_scope(removed: list[tuple[str, str]]) -> None:
     removed.append((LINGERING, "capped"))
-    options = "--memory 512M --balloon-initial 256M --balloon-min 256M --no-pressure-relief --hard-cap"
+    options = "--memory 1G --balloon-initial 256M --balloon-min 256M --no-pressure-relief --hard-cap"
     login(LINGERING, f"{BALLONET} run -d --name capped {options}")
     engine = engine_pid(LINGERING, "capped")
     group = Path(f"/proc/{engine}/cgroup").read_text()
     assert f"/user@{uid(LINGERING)}.service/" in group
     unbind = "cd /sys/bus/virtio/drivers/virtio_balloon; for d in virtio*; do echo $d >unbind; done"
     login(LINGERING, f"{BALLONET} exec capped sh -c '{unbind}'")
-    touch = "dd if=/dev/zero of=/dev/null bs=450M count=1"
+    touch = "dd if=/dev/zero of=/dev/null bs=800M count=1"
     login(LINGERING, f"{BALLONET} exec capped {touch}", status=None)
     assert "host-oom" in login(LINGERING, f"{BALLONET} wait capped")
 

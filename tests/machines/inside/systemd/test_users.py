@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,16 +52,18 @@ def test_the_hard_cap_of_a_plain_user_holds_by_a_scope(removed: list[tuple[str, 
     assert "host-oom" in login(LINGERING, f"{BALLONET} wait capped")
 
 
+def pilot_runs() -> bool:
+    running: bool = json.loads(login(LINGERING, f"{BALLONET} pilot status --json"))["running"]
+    return running
+
+
 def test_the_autopilot_runs_as_a_users_service() -> None:
     place = "~/.config/systemd/user"
     unit = "ballonet-pilot.service"
     login(LINGERING, f"mkdir -p {place} && {BALLONET} pilot unit >{place}/{unit}")
     login(LINGERING, f"systemctl --user daemon-reload && systemctl --user enable --now {unit}")
     try:
-        wait_until(
-            lambda: "running" in login(LINGERING, f"{BALLONET} pilot status", status=None),
-            "the autopilot does not answer",
-        )
+        wait_until(pilot_runs, "the autopilot does not run")
         assert login(LINGERING, f"systemctl --user is-active {unit}") == "active\n"
         assert login(LINGERING, f"systemctl --user is-enabled {unit}") == "enabled\n"
     finally:

@@ -170,6 +170,8 @@ class _Run:
                 self._collected += line["collected"]
             else:
                 self._results[line["test"]] = Result(line["outcome"], line["text"], line["seconds"])
+        if broken := self._results.get(test.partition("::")[0]):
+            return broken  # the file cannot be imported
         found = [result for name, result in self._results.items() if _is_of(name, test)]
         if not found or len(found) < sum(_is_of(name, test) for name in self._collected):
             return Result("failed", "pytest ended inside before this test did", 0)

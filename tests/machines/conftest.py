@@ -44,16 +44,19 @@ class Machines:
         self._session = session
         self._running: OuterMachine | None = None
         self._not_here: dict[str, str] = {}
+        self._broken: dict[str, str] = {}
         self._runs: results.Runs = {}
 
     def get(self, name: str) -> OuterMachine:
         """The machine of that name, booted, with its selected tests running inside; skips where it cannot be had."""
         if self._running is None or self._running.machine.name != name:
             self.close()
-            if name not in self._not_here:
+            if name not in self._not_here and name not in self._broken:
                 self._start(name)
             if name in self._not_here:
                 pytest.skip(f"machine {name}: {self._not_here[name]}")
+            if name in self._broken:
+                pytest.fail(f"machine {name} did not start: {self._broken[name]}", pytrace=False)
         assert self._running is not None
         return self._running
 
@@ -78,7 +81,7 @@ class Machines:
             self._not_here[name] = str(error)
             self.close()
         except BaseException as error:
-            self._not_here[name] = f"it failed to start: {error}"
+            self._broken[name] = str(error)
             self.close()
             raise
 

@@ -20,6 +20,9 @@ class Machine:
 
     :param packages: Debian packages of its image.
     :param selections: which tests run inside: files, directories or ``FILE::TEST``, relative to the repository.
+    :param net: ``user`` for a machine that fetches packages: it is set up to reach them as this host does.
+    :param installed: ballonet can be imported by every user; without, there is a bundle to clone, ``/ballonet.bundle``.
+    :param test_s: how long a test may take inside (seconds).
     :param enter: words before a command that bring it to where the tests run.
     :param script: a shell script that makes it ready, as root. Exit status 77: this machine cannot be had here; the
         last line that it writes says why.
@@ -34,6 +37,9 @@ class Machine:
     python: str = "3.11"
     memory: str = "3G"
     cpus: int = 2
+    net: str = "none"
+    installed: bool = True
+    test_s: int = 840
 
     def tests(self) -> list[str]:
         """The tests that run inside, as ``FILE::TEST``; read from the files, without importing them."""
@@ -142,7 +148,23 @@ TRIXIE = Machine(
     script=_LOAD_KVM + _MOUNT_CGROUP2 + _USER_OF_KVM,
 )
 
-MACHINES = {machine.name: machine for machine in (KVM, SYSTEMD, TRIXIE)}
+_USER_WITH_SUDO = """
+useradd --create-home --shell /bin/bash alice
+echo "alice ALL=(ALL) NOPASSWD: ALL" >/etc/sudoers.d/alice
+chmod 666 /dev/kvm
+"""
+
+FRESH = Machine(
+    name="fresh",
+    packages=("python3", "make", "git", "sudo", "ca-certificates", "kmod", "passwd"),
+    selections=(f"{INSIDE}/fresh",),
+    script=_LOAD_KVM + _USER_WITH_SUDO,
+    net="user",
+    installed=False,
+    test_s=2400,
+)
+
+MACHINES = {machine.name: machine for machine in (KVM, SYSTEMD, TRIXIE, FRESH)}
 
 
 def _tests_of(selection: str) -> Iterator[str]:

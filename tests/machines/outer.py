@@ -26,6 +26,7 @@ from ballonet.guest.modules import INDEX_FILES, ModuleTree
 from ballonet.sync import Sandbox
 from tests.machines.catalogue import ROOT, Machine
 from tests.machines.image import obtain_image, obtain_python_packages
+from tests.machines.network import host_files
 
 #: Where the project and its Python packages are inside.
 PROJECT, PACKAGES = "/ballonet", "/packages"
@@ -37,7 +38,7 @@ _CANNOT = 77
 _LOG_TAIL = 20_000
 _PYTEST = (
     *("python3", "-m", "pytest", "-p", "tests.machines.inside.report", "-p", "no:cacheprovider"),
-    *("-v", "--color=no", "--timeout=840"),
+    *("-v", "--color=no"),
 )
 
 
@@ -80,13 +81,21 @@ class OuterMachine:
             memory=self.machine.memory,
             cpus=self.machine.cpus,
             balloon=False,
+            net=self.machine.net,
         )
         self.boot_s = time.monotonic() - started
         self._bring(packages, PACKAGES)
         self._unpack(_project())
         self._unpack(_kernel())
-        # As if it were installed: for every user, and for services.
-        self._box.fs.write("/usr/lib/python3/dist-packages/ballonet.pth", f"{PROJECT}/src\n{PACKAGES}\n")
+        if self.machine.installed:
+            # For every user, and for services.
+            lines = f"{PROJECT}/src\n{PACKAGES}\n"
+            self._box.fs.write("/usr/lib/python3/dist-packages/ballonet.pth", lines)
+        else:
+            self._box.fs.write("/ballonet.bundle", _bundle())
+        if self.machine.net == "user":
+            for path, content in host_files().items():
+                self._box.fs.write(path, content, parents=True)
         try:
             done = self._box.shell(f"set -e\n{self.machine.script}", timeout=_SETUP_S)
         except GuestChannelError as error:
@@ -146,13 +155,14 @@ class _Run:
         groups = [[test for test in tests if test.startswith("tests/vm/") is vm] for vm in (False, True)]
         env = {
             "BALLONET_MACHINE": machine.name,
-            "PYTHONPATH": PROJECT,
+            "PYTHONPATH": f"{PROJECT}/src:{PROJECT}:{PACKAGES}",
             "HOME": "/root",
             "LANG": "C.UTF-8",
         }
         # Results have descriptor 3, which is the stream of standard output; all else goes to standard error.
         script = "\n".join(
-            [f"exec 3>&1 1>&2; cd {PROJECT}"] + [shlex.join([*_PYTEST, *group]) for group in groups if group]
+            [f"exec 3>&1 1>&2; cd {PROJECT}"]
+            + [shlex.join([*_PYTEST, f"--timeout={machine.test_s}", *group]) for group in groups if group]
         )
         words = ["env", *(f"{name}={value}" for name, value in env.items()), "sh", "-c", script]
         self._process = box.exec_stream([*machine.enter, *words])
@@ -241,6 +251,12 @@ def _kernel() -> bytes:
         if path.is_file() and path.name != "modules.dep"  # depmod makes it, for those that are there
     ]
     return _tar([*files, (guest.vmlinuz, f"/boot/vmlinuz-{guest.release}")])
+
+
+def _bundle() -> bytes:
+    """The last commit, to clone from."""
+    argv = ["git", "bundle", "create", "-q", "-", "HEAD"]
+    return subprocess.run(argv, cwd=ROOT, check=True, capture_output=True).stdout
 
 
 def _tar(files: Iterator[tuple[Path, str]] | Sequence[tuple[Path, str]]) -> bytes:

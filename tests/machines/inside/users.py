@@ -12,10 +12,10 @@ BALLONET = "/usr/bin/python3 -P -m ballonet"
 WAIT_S = 400
 
 
-def login(user: str, script: str, status: int | None = 0) -> str:
+def login(user: str, script: str, status: int | None = 0, timeout_s: float = WAIT_S) -> str:
     """Run a shell script as a login of ``user``, and log out; its standard output."""
     done = subprocess.run(
-        ["su", "-l", user, "-c", script], capture_output=True, text=True, timeout=WAIT_S, check=False
+        ["su", "-l", user, "-c", script], capture_output=True, text=True, timeout=timeout_s, check=False
     )
     assert status is None or done.returncode == status, (done.returncode, done.stdout, done.stderr)
     return done.stdout

@@ -128,7 +128,9 @@ def test_a_group_that_is_not_writable_is_said(tmp_path: Path) -> None:
         find_hierarchy(proc=proc, env={}, access={directory: False})
 
 
-def test_version_2_throttles_at_the_limit_and_kills_above_it_but_never_at_once(tmp_path: Path) -> None:
+def test_version_2_throttles_while_too_much_is_held_then_kills_above_the_limit_but_never_at_once(
+    tmp_path: Path,
+) -> None:
     directory = v2_directory(tmp_path, delegated="")
     group = open_group("g", hierarchy=Hierarchy(2, directory))
     assert (directory / "cgroup.subtree_control").read_text() == "+memory"
@@ -140,6 +142,9 @@ def test_version_2_throttles_at_the_limit_and_kills_above_it_but_never_at_once(t
     current.write_text(str(400 << 20))
     assert group.set_limit(500 << 20)
     assert (directory / "g/memory.max").read_text() == str(532 << 20)
+    assert (directory / "g/memory.high").read_text() == "max", (
+        "it would crawl for minutes and never be killed"
+    )
     (directory / "g/memory.events").write_text("low 0\noom_kill 2\n")
     assert group.kills() == 2
 

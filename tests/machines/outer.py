@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ballonet.base.errors import GuestChannelError
+from ballonet.base.errors import BallonetError, GuestChannelError
 from ballonet.guest.bundle import guest_program, prepare_guest
 from ballonet.guest.initramfs import DEFAULT_MODULES
 from ballonet.guest.modules import INDEX_FILES, ModuleTree
@@ -64,6 +64,7 @@ class OuterMachine:
         self.boot_s = self.ready_s = 0.0
         self._box: Sandbox
         self._run: _Run | None = None
+        self._ending = contextlib.ExitStack()
 
     def start(self) -> None:
         """Boot, bring the project in and set up.
@@ -83,6 +84,7 @@ class OuterMachine:
             balloon=False,
             net=self.machine.net,
         )
+        self._ending.callback(self._box.close)
         self.boot_s = time.monotonic() - started
         self._bring(packages, PACKAGES)
         self._unpack(_project())
@@ -109,14 +111,12 @@ class OuterMachine:
         self.ready_s = time.monotonic() - started
 
     def close(self) -> None:
-        if self._run is not None:
-            self._run.stop()
-        with contextlib.suppress(AttributeError):
-            self._box.close()
+        self._ending.close()
 
     def begin(self, tests: Sequence[str]) -> None:
         """Run these tests inside; :meth:`result` waits for each."""
         self._run = _Run(self._box, self.machine, tests)
+        self._ending.callback(self._run.stop)
 
     def result(self, test: str, timeout_s: float) -> Result:
         """How ``test`` ended, all its parameters together."""
@@ -126,12 +126,15 @@ class OuterMachine:
     def log(self) -> str:
         """What pytest wrote inside, and the end of the machine's kernel log."""
         said = "" if self._run is None else self._run.log()
-        kernel = self._box.exec(["dmesg"], timeout=60).stdout.decode(errors="replace")
+        try:
+            kernel = self._box.exec(["dmesg"], timeout=60).stdout.decode(errors="replace")
+        except BallonetError as error:
+            kernel = f"the machine does not answer: {error}"
         return f"{said[-_LOG_TAIL:]}\n--- dmesg ---\n{kernel[-_LOG_TAIL // 4 :]}"
 
     def facts(self) -> Mapping[str, str]:
         """The versions of what the tests ran with."""
-        script = '. /etc/os-release; echo "$PRETTY_NAME"; uname -r; python3 -V; qemu-system-x86_64 --version'
+        script = '. /etc/os-release; echo "$PRETTY_NAME"; uname -r; python3 -V; qemu-system-x86_64 --version || echo none'
         system, kernel, python, qemu, *_ = self._box.shell(script, timeout=60).stdout.decode().splitlines()
         return {
             "system": system,
@@ -203,7 +206,8 @@ class _Run:
         return self._log.decode(errors="replace")
 
     def stop(self) -> None:
-        self._process.kill()
+        with contextlib.suppress(BallonetError):  # the machine may have ended
+            self._process.kill()
         self._reader.join(30)
 
     def _read(self) -> None:

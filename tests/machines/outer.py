@@ -134,7 +134,8 @@ class OuterMachine:
 
     def facts(self) -> Mapping[str, str]:
         """The versions of what the tests ran with."""
-        script = '. /etc/os-release; echo "$PRETTY_NAME"; uname -r; python3 -V; qemu-system-x86_64 --version || echo none'
+        script = '. /etc/os-release; echo "$PRETTY_NAME"; uname -r; python3 -V'
+        script += "; qemu-system-x86_64 --version || echo none"
         system, kernel, python, qemu, *_ = self._box.shell(script, timeout=60).stdout.decode().splitlines()
         return {
             "system": system,

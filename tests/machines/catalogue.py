@@ -73,6 +73,7 @@ KVM = Machine(
         "tests/vm/test_exec.py::test_bytes_of_every_value_pass_both_ways",
         "tests/vm/test_network.py::test_a_published_port_leads_into_the_guest_from_loopback_only",
         "tests/vm/test_network.py::test_an_isolated_guest_is_reached_and_reaches_nothing",
+        "tests/vm/test_doctor.py",
     ),
     script=_LOAD_KVM + _MOUNT_CGROUP2,
 )

@@ -60,7 +60,7 @@ vm: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m vm --durations=10
 
 machines: setup
-	$(PYTEST) -q -m machines --durations=0
+	$(PYTEST) -v -m machines --durations=0
 
 tested: setup
 	$(PYTHON) -m tests.machines.results

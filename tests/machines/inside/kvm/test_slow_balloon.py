@@ -1,7 +1,7 @@
 """The balloon where each page that a guest gives up costs milliseconds: KVM on an emulated processor.
 
-A guest that moves less than 15 MiB/s for 5 s counts as refusing and is not asked any more. Here every guest is that slow,
-so a target is set again until it is reached, and the steps are small. What is checked is where memory goes, not how fast.
+A guest that moves less than 15 MiB/s for 5 s counts as refusing and is not asked any more. Here every guest is that
+slow, so a target is set again until it is reached, and the steps are small. What is checked is where memory goes.
 """
 
 from __future__ import annotations

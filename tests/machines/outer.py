@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ballonet.base.errors import BallonetError, GuestChannelError
+from ballonet.base.errors import BallonetError, GuestChannelError, GuestError
 from ballonet.guest.bundle import guest_program, prepare_guest
 from ballonet.guest.initramfs import DEFAULT_MODULES
 from ballonet.guest.modules import INDEX_FILES, ModuleTree
@@ -102,9 +102,7 @@ class OuterMachine:
             done = self._box.shell(f"set -e\n{self.machine.script}", timeout=_SETUP_S)
         except GuestChannelError as error:
             end = self._box.wait()
-            raise AssertionError(
-                f"the machine ended during its script: {end.reason}: {end.detail}"
-            ) from error
+            raise GuestError(f"the machine ended during its script: {end.reason}: {end.detail}") from error
         if done.returncode == _CANNOT:
             raise NotHereError(_last(done.stdout))
         assert done.returncode == 0, f"the machine's script failed: {done.stderr.decode()}"

@@ -3,6 +3,8 @@
 #   make test    set up, then run lint, type checks and all tests, including virtual machines
 # After setup:
 #   make check   run lint, type checks and the tests that need no virtual machine
+#   make machines    run tests on other hosts (KVM, cgroup v2, …), which run as guests; see tests/machines/README.md
+#   make tested  write what 'make machines' ran into docs/tested.md
 #   make docs    build the documentation site in build/site (make docs-serve: on http://127.0.0.1:8000)
 #   make bench   run the benchmarks (minutes); see bench/README.md
 #   make chaos   create, use, kill and damage sandboxes at random for ten minutes (SEED=n replays)
@@ -19,7 +21,7 @@ GENERATED_SOURCES := $(filter-out $(GENERATED), $(wildcard build_tools/*.py src/
 	src/ballonet/guest/files.py src/ballonet/control/*.py))
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup packages demo test check lint types unit registry vm docs docs-serve bench chaos clean
+.PHONY: help setup packages demo test check lint types unit registry vm machines tested docs docs-serve bench chaos clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -58,13 +60,19 @@ types: setup
 	$(PYTHON) -m mypy
 
 unit: setup
-	$(PYTEST) -q -n auto -m 'not vm and not registry'
+	$(PYTEST) -q -n auto -m 'not vm and not registry and not machines'
 
 registry: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m registry
 
 vm: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m vm --durations=10
+
+machines: setup
+	$(PYTEST) -v -m machines --durations=0
+
+tested: setup
+	$(PYTHON) -m tests.machines.results
 
 docs: setup
 	$(PYTHON) -m scripts.build_docs

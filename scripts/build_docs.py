@@ -29,6 +29,7 @@ COLLECTED = {
     "bench/README.md": "benchmarks.md",
     "fuzz/README.md": "fuzzing.md",
     "tests/chaos/README.md": "chaos.md",
+    "tests/machines/README.md": "machines.md",
 }
 #: Directories whose files become one page, with the page's title.
 LISTED = {

@@ -106,6 +106,32 @@ def test_a_module_of_pythons_own_is_not_to_be_installed() -> None:
     assert "_lzma" in error.message
 
 
+@pytest.mark.parametrize(
+    ("module", "hint"),
+    [
+        ("zstandard", "apt-get install python3-zstandard"),
+        ("lz4.block", "apt-get install python3-lz4"),
+        ("qemu.qmp", "install ballonet into a virtual environment"),
+    ],
+)
+def test_a_python_that_belongs_to_the_distribution_is_not_for_pip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, hint: str
+) -> None:
+    (tmp_path / "EXTERNALLY-MANAGED").touch()
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    error = missing_module(
+        ModuleNotFoundError(f"No module named {module!r}", name=module), "it cannot be unpacked"
+    )
+    assert str(error.hint).startswith(hint)
+    assert "pip install" not in str(error.hint)
+    monkeypatch.setattr(sys, "prefix", "/somewhere/venv")
+    error = missing_module(
+        ModuleNotFoundError(f"No module named {module!r}", name=module), "it cannot be unpacked"
+    )
+    assert str(error.hint).startswith("pip install")
+
+
 def test_a_missing_extra_is_told(
     without: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

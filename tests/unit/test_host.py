@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ballonet.base.errors import HostError
+from ballonet.cli import doctor
 from ballonet.host.cgroup import Hierarchy, find_hierarchy, open_group
 from ballonet.host.proc import read_pss_bytes, read_resident
 from ballonet.host.scope import enter_scope, scope_request
@@ -126,7 +128,9 @@ def test_a_group_that_is_not_writable_is_said(tmp_path: Path) -> None:
         find_hierarchy(proc=proc, env={}, access={directory: False})
 
 
-def test_version_2_throttles_at_the_limit_and_kills_above_it_but_never_at_once(tmp_path: Path) -> None:
+def test_version_2_throttles_while_too_much_is_held_then_kills_above_the_limit_but_never_at_once(
+    tmp_path: Path,
+) -> None:
     directory = v2_directory(tmp_path, delegated="")
     group = open_group("g", hierarchy=Hierarchy(2, directory))
     assert (directory / "cgroup.subtree_control").read_text() == "+memory"
@@ -138,6 +142,9 @@ def test_version_2_throttles_at_the_limit_and_kills_above_it_but_never_at_once(t
     current.write_text(str(400 << 20))
     assert group.set_limit(500 << 20)
     assert (directory / "g/memory.max").read_text() == str(532 << 20)
+    assert (directory / "g/memory.high").read_text() == "max", (
+        "it would crawl for minutes and never be killed"
+    )
     (directory / "g/memory.events").write_text("low 0\noom_kill 2\n")
     assert group.kills() == 2
 
@@ -205,3 +212,18 @@ def test_a_manager_that_refuses_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(HostError, match="Access denied"):
         enter_scope("box")
+
+
+def test_doctor_tries_to_make_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*words: object) -> NoReturn:
+        raise HostError("no room here", hint="elsewhere")
+
+    directory = v2_directory(tmp_path)
+    monkeypatch.setattr("ballonet.host.cgroup.find_hierarchy", refuse)
+    monkeypatch.setattr(
+        "ballonet.host.cgroup.open_group", lambda name: open_group(name, hierarchy=Hierarchy(2, directory))
+    )
+    found = doctor._hard_cap()
+    assert found[:3] == ("hard cap", "ok", f"cgroup v2 at {directory}")
+    monkeypatch.setattr("ballonet.host.cgroup.open_group", refuse)
+    assert doctor._hard_cap() == ("hard cap", "warning", "no room here", "elsewhere")

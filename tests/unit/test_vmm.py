@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ballonet.base.errors import ConfigError, EngineMissingError
 from ballonet.base.memory import mib_to_bytes
-from ballonet.vmm.accel import choose_accel, read_cpu_flags
+from ballonet.vmm.accel import AccelChoice, choose_accel, detect_accel, read_cpu_flags, usable_accels
 from ballonet.vmm.builder import VmBuilder
 from ballonet.vmm.config import Accel, Machine
 from ballonet.vmm.default_engine import DefaultEngine
@@ -37,6 +37,29 @@ def test_kvm_needs_the_device_and_the_processor(kvm_opens: bool, flags: set[str]
 
 def test_an_explicit_accelerator_is_obeyed() -> None:
     assert choose_accel(Accel.KVM, kvm_opens=False, cpu_flags=frozenset()).accel is Accel.KVM
+
+
+def test_the_environment_chooses_for_those_who_do_not() -> None:
+    env = {"BALLONET_ACCEL": "kvm"}
+    assert detect_accel(Accel.AUTO, env) == AccelChoice(Accel.KVM, "BALLONET_ACCEL is set")
+    assert detect_accel(Accel.TCG, env).accel is Accel.TCG
+    assert detect_accel(Accel.AUTO, {"BALLONET_ACCEL": "auto"}) == detect_accel(Accel.AUTO, {})
+    assert detect_accel(Accel.AUTO, {"BALLONET_ACCEL": ""}) == detect_accel(Accel.AUTO, {})
+    with pytest.raises(ConfigError, match="BALLONET_ACCEL 'xen' is unknown") as caught:
+        detect_accel(Accel.AUTO, {"BALLONET_ACCEL": "xen"})
+    assert caught.value.hint == "choose one of auto, kvm, tcg"
+
+
+def test_usable_accelerators_are_those_of_host_and_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BALLONET_ACCEL", raising=False)
+    monkeypatch.setattr("ballonet.vmm.accel.read_cpu_flags", lambda: frozenset({"svm"}))
+    monkeypatch.setattr("ballonet.vmm.accel._opens_read_write", lambda device: True)
+    assert usable_accels(("kvm", "tcg")) == [Accel.KVM, Accel.TCG]
+    assert usable_accels(("tcg",)) == [Accel.TCG]
+    monkeypatch.setenv("BALLONET_ACCEL", "tcg")
+    assert usable_accels(("kvm", "tcg")) == [Accel.TCG, Accel.KVM]
+    monkeypatch.setattr("ballonet.vmm.accel._opens_read_write", lambda device: False)
+    assert usable_accels(("kvm", "tcg")) == [Accel.TCG]
 
 
 def test_an_unreadable_cpuinfo_has_no_flags(tmp_path: Path) -> None:

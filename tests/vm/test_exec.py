@@ -149,7 +149,7 @@ def test_a_shell_in_a_real_terminal(sandbox: Sandbox) -> None:
 def test_a_terminal_is_not_taken_where_there_is_none(sandbox: Sandbox, ballonet: Call) -> None:
     done = ballonet("exec", "-it", sandbox.name, "sh")
     assert done.returncode == 2
-    assert "-t needs a terminal" in done.stderr
+    assert "-t requires a terminal as standard input" in done.stderr
 
 
 # --- files ---

@@ -177,7 +177,7 @@ async def test_cp_follows_the_rules_of_docker_cp(bare: Sandbox, ballonet: Call, 
     assert await fs.read("/to/file") == b"a"
     cp(f"{here}/file", f"{box}:/lib")
     assert await fs.read("/usr/lib/file") == b"content"
-    refused("no 'nothing' here", "nothing", f"{box}:/to")
+    refused("'nothing' does not exist on the host", "nothing", f"{box}:/to")
     refused("must be in a sandbox", f"{box}:/to", f"{box}:/other")
     refused("must be in a sandbox", str(here), str(tmp_path))
     # Owners.

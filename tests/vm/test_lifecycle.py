@@ -149,7 +149,7 @@ def test_a_guest_out_of_memory_is_told_as_that(cli: Cli) -> None:
     eat = """BEGIN { while (1) a[i++] = sprintf("%1000s", "") }"""
     cli("run", "-d", "--name", "job", "--memory", "256M", "--", "awk", eat)
     assert cli("wait", "job").startswith("137  guest-oom")
-    assert "lack of memory" in cli.inspect("job")["end_detail"]
+    assert "killed one process because memory ran out" in cli.inspect("job")["end_detail"]
 
 
 def test_the_engine_killed_by_the_host_is_told_as_that(cli: Cli, box: str) -> None:

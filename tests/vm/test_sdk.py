@@ -187,7 +187,7 @@ def test_a_streamed_command_has_all_its_streams(root_box: SyncSandbox) -> None:
             got[name] += piece
         assert got == {"stdout": "héllo\nagain\n".encode(), "stderr": b"err\n"}
         assert process.wait().returncode == 3
-        assert repr(process) == f"<GuestProcess pid {process.pid}, ended with status 3>"
+        assert repr(process) == f"<GuestProcess pid {process.pid}, exited with status 3>"
 
 
 def test_standard_error_that_nobody_reads_does_not_stall_the_iteration(root_box: SyncSandbox) -> None:

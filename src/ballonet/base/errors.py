@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import ClassVar
 
 
@@ -323,12 +323,26 @@ def missing_module(error: ImportError, what: str) -> HostError:
     package = _PACKAGES.get(name, name)
     return HostError(
         f"{what}: the Python package {package} is not installed, or its installation is broken ({error})",
-        hint=f"pip install {package}, into the environment of {sys.executable}",
+        hint=_install_hint(name, package),
     )
+
+
+def _install_hint(name: str, package: str) -> str:
+    import sysconfig
+
+    # pip refuses to install into a Python that belongs to the distribution (PEP 668).
+    marker = Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED"
+    if sys.prefix != sys.base_prefix or not marker.exists():
+        return f"pip install {package}, into the environment of {sys.executable}"
+    if name in _DEBIAN_PACKAGES:
+        return f"apt-get install {_DEBIAN_PACKAGES[name]}"
+    return f"install ballonet into a virtual environment: {sys.executable} does not take pip's packages"
 
 
 #: PyPI names of Python modules, where the two differ.
 _PACKAGES = {"qemu": "qemu.qmp", "prometheus_client": "prometheus-client"}
+#: Debian's packages of modules, where those of every supported release will do.
+_DEBIAN_PACKAGES = {"lz4": "python3-lz4", "zstandard": "python3-zstandard"}
 
 
 def error_class(code: str) -> type[BallonetError]:

@@ -17,6 +17,7 @@ from ballonet.control.client import Client
 from ballonet.metrics.model import SandboxSample, sample_of
 from ballonet.sdk.sandbox import Sandbox, random_name
 from ballonet.settings.config import SandboxConfig
+from ballonet.vmm.config import Accel
 
 CEILING_MIB, INITIAL_MIB, FLOOR_MIB = 1024, 512, 256
 #: How much memory the demo's guest program touches before it exits: well over half of the ceiling.
@@ -55,6 +56,7 @@ _WIDTHS = (30, 9, 9, 6, 12, 17, 12, 13)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--accel", choices=list(map(str, Accel)), default="auto", help="KVM or emulation")
     parser.add_argument(
         "--plot", metavar="FILE.png", type=Path, help="also plot the memory over time (requires matplotlib)"
     )
@@ -73,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
         memory_mib=CEILING_MIB,
         balloon_initial_mib=INITIAL_MIB,
         balloon_min_mib=FLOOR_MIB,
+        accel=options.accel,
     )
     return asyncio.run(_Demo(config, options.plot).go())
 

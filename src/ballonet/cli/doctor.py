@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ballonet.base.errors import BallonetError
 from ballonet.cli.output import print_json, print_table, print_wrapped
 
+if TYPE_CHECKING:
+    from ballonet.vmm.config import Accel
+
+#: What a boot's guest is shrunk to, from 256.
+_SHRUNK_MIB = 160
 OK, WARNING, FAILED = "ok", "warning", "failed"
 
 
@@ -24,16 +30,27 @@ class Finding(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--boot", action="store_true", help="also boot a guest and change its memory")
+    parser.add_argument(
+        "--boot", action="store_true", help="also boot a guest with each accelerator and change its memory"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="boot guests as with --boot, and print versions and results as JSON for an issue, without directories",
+    )
     parser.epilog = "Exit status: 0 if this host can run sandboxes, 1 if not."
 
 
 def run(options: argparse.Namespace) -> int:
     findings = [_judge(name, check) for name, check in _CHECKS]
-    if options.boot:
-        findings.append(_judge("boot", _boot))
-    if options.json:
+    if options.boot or options.report:
+        findings += _boots()
+    if options.report:
+        from ballonet.cli.doctor_report import report
+
+        print_json(report([finding._asdict() for finding in findings], engine=_engine_version()))
+    elif options.json:
         print_json([finding._asdict() for finding in findings])
     else:
         print_table(("CHECK", "RESULT", "DETAIL"), [finding[:3] for finding in findings])
@@ -56,6 +73,16 @@ def _engine() -> Finding:
 
     engine = DefaultEngine.find(cache_dir())
     return Finding("engine", OK, f"{engine.name} {engine.version_text} ({engine.binary})")
+
+
+def _engine_version() -> str:
+    from ballonet.base.paths import cache_dir
+    from ballonet.vmm.default_engine import DefaultEngine
+
+    try:
+        return DefaultEngine.find(cache_dir()).version_text
+    except BallonetError:
+        return "none"
 
 
 def _accelerator() -> Finding:
@@ -153,13 +180,17 @@ def _pressure() -> Finding:
 
 
 def _hard_cap() -> Finding:
-    from ballonet.host.cgroup import find_hierarchy
+    from ballonet.host.cgroup import open_group
 
     try:
-        found = find_hierarchy()
+        # Made and removed: that a directory is writable does not say whether the kernel takes a group there.
+        group = open_group(f"ballonet-doctor-{os.getpid()}")
     except BallonetError as error:
         return Finding("hard cap", WARNING, error.message.splitlines()[0], error.hint)
-    return Finding("hard cap", OK, f"cgroup v{found.version} at {found.parent}")
+    parent = group.procs_file.parent.parent
+    group.remove()
+    version = 2 if (parent / "cgroup.controllers").exists() else 1
+    return Finding("hard cap", OK, f"cgroup v{version} at {parent}")
 
 
 def _disks() -> Finding:
@@ -192,19 +223,45 @@ def _optional(check: str, look: Callable[[], str]) -> Finding:
         return Finding(check, WARNING, error.message.splitlines()[0], error.hint)
 
 
-def _boot() -> Finding:
+def _boots() -> list[Finding]:
+    """A boot with each accelerator that this host has; ``boot`` is the one that sandboxes get by default."""
+    from ballonet.base.paths import cache_dir
+    from ballonet.vmm.accel import usable_accels
+    from ballonet.vmm.default_engine import DefaultEngine
+
+    try:
+        accels = usable_accels(DefaultEngine.find(cache_dir()).accelerators)
+    except BallonetError as error:
+        return [Finding("boot", FAILED, error.message.splitlines()[0], error.hint)]
+    names = ["boot", *(f"boot with {accel}" for accel in accels[1:])]
+    return [
+        _judge(name, functools.partial(_boot, name, accel)) for name, accel in zip(names, accels, strict=True)
+    ]
+
+
+def _boot(check: str, accel: Accel) -> Finding:
     import asyncio
 
     from ballonet.sdk.sandbox import Sandbox, random_name
+    from ballonet.settings.config import SandboxConfig
+
+    config = SandboxConfig(
+        name=random_name("doctor"),
+        memory_mib=256,
+        balloon_initial_mib=256,
+        balloon_min_mib=_SHRUNK_MIB,
+        accel=accel,
+    )
 
     async def prove() -> Finding:
         started = time.monotonic()
-        async with await Sandbox.create(random_name("doctor"), memory=256) as sandbox:
+        async with await Sandbox.create(config) as sandbox:
             booted = time.monotonic() - started
             done = await sandbox.exec(["uname", "-r"])
-            reply = await sandbox.balloon.set(160, wait=True, timeout_s=60)
-        detail = f"booted {done.stdout.decode().strip()} in {booted:.1f} s; shrink to 160 MiB: {reply.state}"
-        return Finding("boot", OK if reply.state == "applied" else WARNING, detail, reply.detail)
+            reply = await sandbox.balloon.set(_SHRUNK_MIB, wait=True, timeout_s=60)
+        release = done.stdout.decode().strip()
+        detail = f"{accel}: booted {release} in {booted:.1f} s; shrink to {_SHRUNK_MIB} MiB: {reply.state}"
+        return Finding(check, OK if reply.state == "applied" else WARNING, detail, reply.detail)
 
     return asyncio.run(prove())
 

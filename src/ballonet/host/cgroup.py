@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 #: Names a directory on a cgroup2 file system that is delegated to this user (cgroup-v2.rst, "Delegation").
 DELEGATED_VARIABLE = "BALLONET_CGROUP"
-#: Version 2: the distance between throttling (memory.high) and killing (memory.max), in bytes.
+#: Version 2: how far ``memory.max`` lies above the limit, in bytes.
 _HIGH_TO_MAX_BYTES = 32 << 20
 
 
@@ -199,7 +199,11 @@ class _GroupV1:
 
 
 class _GroupV2:
-    """Version 2: ``memory.high`` throttles at the limit, ``memory.max`` kills a little above it."""
+    """Version 2: ``memory.max`` kills a little above the limit.
+
+    ``memory.high`` throttles only while more than that is held. A guest that stays just above it would never be killed:
+    nothing of its memory can be reclaimed, and the engine's every page waits, its monitor's as well.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -217,6 +221,7 @@ class _GroupV2:
             if current > limit_bytes + _HIGH_TO_MAX_BYTES:
                 return False  # memory.max below the current use would kill at once
             (self._directory / "memory.max").write_text(str(limit_bytes + _HIGH_TO_MAX_BYTES))
+            (self._directory / "memory.high").write_text("max")
         except OSError as error:
             raise HostError(f"the limit of {self._directory} cannot be set: {error.strerror}") from error
         return True

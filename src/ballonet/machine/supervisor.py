@@ -242,7 +242,8 @@ class Supervisor:
         if ending is Ending.COMMAND:
             detail = f"its command ended with status {self._exit_code}"
             if oom_kills:
-                detail += f"; the guest's kernel killed {oom_kills} processes because memory ran out"
+                killed = "one process" if oom_kills == 1 else f"{oom_kills} processes"
+                detail += f"; the guest's kernel killed {killed} because memory ran out"
             ended = VmExit(ExitReason.GUEST_OOM if oom_kills else ExitReason.COMPLETED, ended.status, detail)
         elif ending is Ending.STOP and not self._force.is_set():
             ended = VmExit(ExitReason.STOPPED, ended.status, "it was stopped")

@@ -7,11 +7,15 @@ the processor has hardware virtualisation (flag ``vmx`` on Intel, ``svm`` on AMD
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.errors import ConfigError
 from ballonet.vmm.config import Accel
 
+#: Chooses the accelerator of every sandbox that has not chosen one itself.
+VARIABLE = "BALLONET_ACCEL"
 KVM_DEVICE = Path("/dev/kvm")
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -39,9 +43,31 @@ def choose_accel(requested: Accel, *, kvm_opens: bool, cpu_flags: frozenset[str]
     return AccelChoice(Accel.TCG, "this host has no hardware virtualisation")
 
 
-def detect_accel(requested: Accel = Accel.AUTO) -> AccelChoice:
-    """:func:`choose_accel` for this host."""
+def detect_accel(requested: Accel = Accel.AUTO, env: Mapping[str, str] | None = None) -> AccelChoice:
+    """:func:`choose_accel` for this host. ``$BALLONET_ACCEL`` applies where ``requested`` is ``auto``.
+
+    :param env: the environment to read; the process's own by default.
+    :raises ConfigError: ``$BALLONET_ACCEL`` is not an accelerator.
+    """
+    value = (os.environ if env is None else env).get(VARIABLE)
+    if requested is Accel.AUTO and value:
+        if value not in list(Accel):
+            raise ConfigError(f"{VARIABLE} {value!r} is unknown", hint=f"choose one of {', '.join(Accel)}")
+        requested = Accel(value)
+        if requested is not Accel.AUTO:
+            return AccelChoice(requested, f"{VARIABLE} is set")
     return choose_accel(requested, kvm_opens=_opens_read_write(KVM_DEVICE), cpu_flags=read_cpu_flags())
+
+
+def usable_accels(has: Collection[str]) -> list[Accel]:
+    """What guests can boot with on this host, the default first.
+
+    :param has: the engine's accelerators.
+    """
+    shown = choose_accel(
+        Accel.AUTO, kvm_opens=_opens_read_write(KVM_DEVICE), cpu_flags=read_cpu_flags()
+    ).accel
+    return [accel for accel in dict.fromkeys((detect_accel().accel, shown, Accel.TCG)) if accel in has]
 
 
 def read_cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:

@@ -1,0 +1,175 @@
+"""The outer machines: what is installed on each, how it is set up, and which tests run inside it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+INSIDE = "tests/machines/inside"
+
+#: What ballonet needs on Debian, with e2fsprogs for disks and procps for the tests.
+BALLONET_PACKAGES = ("python3", "qemu-system-x86", "busybox-static", "e2fsprogs", "kmod", "procps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A host that runs as a guest.
+
+    :param packages: Debian packages of its image.
+    :param selections: which tests run inside: files, directories or ``FILE::TEST``, relative to the repository.
+    :param net: ``user`` for a machine that fetches packages: it is set up to reach them as this host does.
+    :param installed: ballonet can be imported by every user; without, there is a bundle to clone, ``/ballonet.bundle``.
+    :param test_s: how long a test may take inside (seconds).
+    :param enter: words before a command that bring it to where the tests run.
+    :param script: a shell script that makes it ready, as root. Exit status 77: this machine cannot be had here; the
+        last line that it writes says why.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    selections: tuple[str, ...]
+    script: str
+    enter: tuple[str, ...] = ()
+    suite: str = "bookworm"
+    python: str = "3.11"
+    memory: str = "3G"
+    cpus: int = 2
+    net: str = "none"
+    installed: bool = True
+    test_s: int = 840
+
+    def tests(self) -> list[str]:
+        """The tests that run inside, as ``FILE::TEST``; read from the files, without importing them."""
+        return [test for selection in self.selections for test in _tests_of(selection)]
+
+
+_LOAD_KVM = """
+depmod
+if grep -qw svm /proc/cpuinfo; then
+    modprobe kvm-amd nested=0
+elif grep -qw vmx /proc/cpuinfo; then
+    modprobe kvm-intel nested=0
+else
+    echo "the processor of a guest has neither svm nor vmx here"
+    exit 77
+fi
+test -c /dev/kvm
+"""
+_MOUNT_CGROUP2 = """
+mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
+"""
+
+KVM = Machine(
+    name="kvm",
+    packages=(*BALLONET_PACKAGES, "qemu-system-common"),
+    selections=(
+        f"{INSIDE}/kvm",
+        "tests/vm/test_exec.py::test_bytes_of_every_value_pass_both_ways",
+        "tests/vm/test_balloon.py::test_statistics_are_the_guests_own",
+        "tests/vm/test_relief.py::test_a_guest_that_refuses_is_held_by_the_hard_cap_while_its_neighbour_goes_on",
+        "tests/vm/test_network.py::test_a_published_port_leads_into_the_guest_from_loopback_only",
+    ),
+    script=_LOAD_KVM + _MOUNT_CGROUP2,
+)
+
+# systemd is the first process of its own process, mount and cgroup namespaces; the agent stays the kernel's.
+# alice lingers and may use KVM, carol may use KVM and does not linger, bob may not.
+_START_SYSTEMD = """
+for user in alice bob carol; do useradd --create-home --shell /bin/bash $user; done
+usermod -aG kvm alice
+usermod -aG kvm carol
+mkdir -p /var/lib/systemd/linger /outer /sys/fs/cgroup/machine
+touch /var/lib/systemd/linger/alice
+echo +memory +pids >/sys/fs/cgroup/cgroup.subtree_control
+cat >/outer/start <<'END'
+read -r pid rest </proc/self/stat
+echo $pid >/outer/init.pid
+until [ -e /outer/go ]; do sleep 0.1; done
+umount /sys/fs/cgroup
+mount -t cgroup2 none /sys/fs/cgroup
+mount -t proc proc /proc
+mount -t tmpfs -o mode=755 tmpfs /run
+exec env -i container=ballonet PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
+END
+sh -c 'echo $$ >/sys/fs/cgroup/machine/cgroup.procs
+exec setsid unshare --fork --pid --mount --cgroup sh /outer/start' >/outer/log 2>&1 </dev/null &
+until [ -s /outer/init.pid ]; do sleep 0.1; done
+pid=$(cat /outer/init.pid)
+# A group with processes in it cannot give its controllers to others: the one that waits for systemd leaves it.
+cut -d" " -f4 /proc/$pid/stat >/sys/fs/cgroup/cgroup.procs
+touch /outer/go
+for second in $(seq 200); do
+    if nsenter -t "$pid" -m -p -C systemctl is-active -q multi-user.target 2>/outer/not-yet; then
+        exit 0
+    fi
+    sleep 1
+done
+cat /outer/log >&2
+exit 1
+"""
+_ENTER_SYSTEMD = (
+    'exec nsenter -t $(cat /outer/init.pid) -m -p -C systemd-run -q --pipe --wait --collect -- "$@"'
+)
+
+SYSTEMD = Machine(
+    name="systemd",
+    packages=(
+        *BALLONET_PACKAGES,
+        *("systemd", "systemd-sysv", "libpam-systemd", "dbus", "dbus-user-session", "udev", "passwd"),
+    ),
+    selections=(f"{INSIDE}/systemd",),
+    script=_LOAD_KVM + _MOUNT_CGROUP2 + _START_SYSTEMD,
+    enter=("sh", "-c", _ENTER_SYSTEMD, "enter"),
+)
+
+_USER_OF_KVM = """
+useradd --create-home --shell /bin/bash alice
+chmod 666 /dev/kvm
+"""
+
+TRIXIE = Machine(
+    name="trixie",
+    suite="trixie",
+    python="3.13",
+    packages=(*BALLONET_PACKAGES, "virtiofsd", "passwd"),
+    selections=(
+        f"{INSIDE}/trixie",
+        "tests/vm/test_exec.py::test_bytes_of_every_value_pass_both_ways",
+        "tests/vm/test_network.py::test_a_published_port_leads_into_the_guest_from_loopback_only",
+    ),
+    script=_LOAD_KVM + _MOUNT_CGROUP2 + _USER_OF_KVM,
+)
+
+_USER_WITH_SUDO = """
+useradd --create-home --shell /bin/bash alice
+echo "alice ALL=(ALL) NOPASSWD: ALL" >/etc/sudoers.d/alice
+chmod 666 /dev/kvm
+"""
+
+FRESH = Machine(
+    name="fresh",
+    packages=("python3", "make", "git", "sudo", "ca-certificates", "kmod", "passwd"),
+    selections=(f"{INSIDE}/fresh",),
+    script=_LOAD_KVM + _USER_WITH_SUDO,
+    net="user",
+    installed=False,
+    test_s=2400,
+)
+
+MACHINES = {machine.name: machine for machine in (KVM, SYSTEMD, TRIXIE, FRESH)}
+
+
+def _tests_of(selection: str) -> Iterator[str]:
+    path, _, test = selection.partition("::")
+    if test:
+        yield selection
+        return
+    place = ROOT / path
+    for file in sorted(place.glob("test_*.py")) if place.is_dir() else [place]:
+        tree = ast.parse(file.read_text())
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                yield f"{file.relative_to(ROOT)}::{node.name}"

@@ -219,7 +219,7 @@ async def test_a_damaged_root_is_an_error_that_names_it(debian: Sandbox, tmp_pat
     with pytest.raises(GuestBootError, match="root erofs"):
         await Sandbox.create(config)
     shutil.copyfile("/etc/passwd", damaged)
-    with pytest.raises(HostError, match="neither erofs nor squashfs"):
+    with pytest.raises(HostError, match="neither an erofs nor a squashfs file system"):
         await Sandbox.create(config)
     with Registry.open() as registry:
         assert registry.find("damaged") is None

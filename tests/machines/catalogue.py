@@ -71,6 +71,8 @@ KVM = Machine(
         "tests/vm/test_balloon.py::test_statistics_are_the_guests_own",
         "tests/vm/test_relief.py::test_a_guest_that_refuses_is_held_by_the_hard_cap_while_its_neighbour_goes_on",
         "tests/vm/test_network.py::test_a_published_port_leads_into_the_guest_from_loopback_only",
+        "tests/vm/test_restore.py::test_balloon_and_statistics_work_after_a_restore",
+        "tests/vm/test_templates.py::test_guests_of_one_template_are_their_own",
     ),
     script=_LOAD_KVM + _MOUNT_CGROUP2,
 )
@@ -139,6 +141,8 @@ TRIXIE = Machine(
         f"{INSIDE}/trixie",
         "tests/vm/test_exec.py::test_bytes_of_every_value_pass_both_ways",
         "tests/vm/test_network.py::test_a_published_port_leads_into_the_guest_from_loopback_only",
+        "tests/vm/test_restore.py::test_balloon_and_statistics_work_after_a_restore",
+        "tests/vm/test_templates.py::test_guests_of_one_template_are_their_own",
     ),
     script=_LOAD_KVM + _MOUNT_CGROUP2 + _USER_OF_KVM,
 )

@@ -20,7 +20,7 @@ from ballonet.vmm.config import Machine
 from ballonet.vmm.engine import Vm
 from ballonet.vmm.saved_state import PendingState, SavedState
 
-WAIT_S = 60
+WAIT_S = 180
 
 
 def config(machine: Machine) -> SandboxConfig:

@@ -31,7 +31,7 @@ def ram() -> Iterator[int]:
 def saved(path: Path, ram: int) -> Path:
     pending = PendingState.claim(path)
     assert pending is not None
-    write_state(pending.file, KEY, ram, DEVICE)
+    write_state(pending.file, KEY, ram, DEVICE, cpu_s=2.5)
     pending.commit()
     return path
 
@@ -46,7 +46,7 @@ def test_a_state_gives_back_what_was_saved_and_holes_stay_holes(ram: int, tmp_pa
     assert path.stat().st_size < 200_000
     filled = create_guest_ram(16)
     with SavedState.open(path, KEY) as state:
-        assert (state.ram_bytes, state.device) == (16 << 20, DEVICE)
+        assert (state.ram_bytes, state.cpu_s, state.device) == (16 << 20, 2.5, DEVICE)
         state.fill(filled)
     assert content(filled) == content(ram)
     assert os.fstat(filled).st_blocks * 512 == len(PAGES) * PAGE

@@ -56,11 +56,11 @@ class FakeVm:
     async def kill(self) -> None:
         self.kills += 1
 
-    async def save(self, file: int, key: str) -> float:
+    async def save(self, file: int, key: str, *, cpu_s: float) -> float:
         if self.world.save_error is not None:
             raise self.world.save_error
         ram = create_guest_ram(1)
-        write_state(file, key, ram, b"devices")
+        write_state(file, key, ram, b"devices", cpu_s=min(cpu_s, 0.0))
         os.close(ram)
         return 0.01
 
@@ -140,14 +140,14 @@ def test_a_template_that_the_engine_refuses_is_made_again(templates: Path) -> No
     assert start(world).source == "restored from a start template"
 
 
-@pytest.mark.parametrize("limit", ["RESTORE_TIMEOUT_S", "RESTORE_CPU_S"])
+@pytest.mark.parametrize("limit", ["RESTORE_TIMEOUT_S", "RESTORE_CPU_MIN_S"])
 def test_a_restored_guest_that_does_not_answer_is_replaced_by_a_booted_one(
     templates: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     world = FakeWorld()
     start(world)
     monkeypatch.setattr(vm_start, "_LOOK_S", 0.01)
-    monkeypatch.setattr(vm_start, limit, -1.0 if limit == "RESTORE_CPU_S" else 0.05)
+    monkeypatch.setattr(vm_start, limit, -1.0 if limit == "RESTORE_CPU_MIN_S" else 0.05)
     world.answers = False
     started = start(world)
     assert "did not answer" in started.source or "does not answer" in started.source

@@ -126,13 +126,26 @@ def counts(text: str) -> dict[str, int]:
     return {name: int(value) for name, value in (line.split() for line in text.splitlines())}
 
 
-def ram_mapping(pid: int) -> int:
-    """What the host holds of the guest's RAM, from the engine's one mapping of it (proc(5), smaps)."""
+def ram_blocks(pid: int) -> int:
+    """What the host holds of the guest's RAM: the blocks of the file that the engine has mapped, by stat(1)."""
+    mapped = next(
+        line.split()[0] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/memfd:" in line
+    )
+    start, end = (int(address, 16) for address in mapped.split("-"))
+    words = ["stat", "-L", "-c", "%b %B", f"/proc/{pid}/map_files/{start:x}-{end:x}"]
+    count, size = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    return int(count) * int(size)
+
+
+def engine_own(pid: int) -> int:
+    """The rest of the engine's memory, by its mappings (proc(5), smaps)."""
     lines = iter(Path(f"/proc/{pid}/smaps").read_text().splitlines())
-    held = 0
+    held, ram = 0, False
     for line in lines:
-        if "/memfd:" in line:
-            held += next(int(found.split()[1]) * KIB for found in lines if found.startswith("Rss:"))
+        if line.startswith("Rss:"):
+            held += 0 if ram else int(line.split()[1]) * KIB
+        elif "-" in line.split()[0]:
+            ram = "/memfd:" in line
     return held
 
 
@@ -168,8 +181,8 @@ async def test_each_figure_agrees_with_an_independent_reading(sandbox: Sandbox, 
             (told.guest_swap_free, meminfo["SwapFree"], 1),
             (told.swap_in, vmstat["pswpin"] * 4 * KIB, 1),
             (told.swap_out, vmstat["pswpout"] * 4 * KIB, 1),
-            (told.resident, kib_lines(Path(f"/proc/{sandbox.engine_pid}/status").read_text())["VmRSS"], 16),
-            (told.guest_ram, ram_mapping(sandbox.engine_pid), 16),
+            (told.resident, engine_own(sandbox.engine_pid) + ram_blocks(sandbox.engine_pid), 16),
+            (told.guest_ram, ram_blocks(sandbox.engine_pid), 16),
             (told.pss, kib_lines(Path(f"/proc/{sandbox.engine_pid}/smaps_rollup").read_text())["Pss"], None),
             (snapshot.host.total, kib_lines(Path("/proc/meminfo").read_text())["MemTotal"], 0),
         ):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ballonet.base.errors import EngineError, HostError
 from ballonet.base.paths import cache_dir, private_dir
+from ballonet.host.proc import read_cpu_s
 from ballonet.vmm.engine import Vm
 from ballonet.vmm.saved_state import PENDING_SUFFIX, PendingState, SavedState
 
@@ -72,7 +73,7 @@ class Template:
         import asyncio
 
         try:
-            stopped_s = await vm.save(self._pending.file, self._key)
+            stopped_s = await vm.save(self._pending.file, self._key, cpu_s=read_cpu_s(vm.pid) or 0.0)
         except (EngineError, OSError) as error:
             log.warning("no start template was made: %s", error)
             self.close()

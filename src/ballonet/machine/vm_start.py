@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: How long a restored guest may take to answer, before the sandbox is booted instead (seconds), and how much processor
-#: time its engine may use meanwhile. It needs a tenth of a second of both, but a busy host may keep it waiting.
+#: How long a restored guest may take to answer (seconds), before the sandbox is booted instead. It needs a tenth of a
+#: second, but a busy host may keep it waiting. Its engine may use as much processor time as the boot did, and at least
+#: this (seconds).
 RESTORE_TIMEOUT_S = 60.0
-RESTORE_CPU_S = 5.0
+RESTORE_CPU_MIN_S = 2.0
 #: How often the processor time is read (seconds).
 _LOOK_S = 0.5
 #: How long to wait for the end of a volume's server if the engine does not start (seconds).
@@ -107,7 +108,7 @@ class VmStart:
         either: set[asyncio.Future[Any]] = {renewed, self._ending}
         try:
             while not await _any_done(either):
-                if (read_cpu_s(vm.pid) or 0.0) > RESTORE_CPU_S:
+                if (read_cpu_s(vm.pid) or 0.0) > max(RESTORE_CPU_MIN_S, state.cpu_s):
                     raise GuestBootError("the restored guest does not answer")
             if renewed.done():
                 renewed.result()

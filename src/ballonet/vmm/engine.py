@@ -168,10 +168,11 @@ class Vm(ABC):
         """
 
     @abstractmethod
-    async def save(self, file: int, key: str) -> float:
+    async def save(self, file: int, key: str, *, cpu_s: float = 0.0) -> float:
         """Stop the guest, write its state to the open, empty file ``file``, and let it run on, even if that failed.
 
         :param key: of :meth:`Engine.state_key`.
+        :param cpu_s: the processor time that the engine has used; kept in the file.
         :returns: how long the guest was stopped (seconds).
         :raises EngineError: the engine could not save it.
         :raises OSError: the file cannot be written.

@@ -40,9 +40,19 @@ class SavedStateError(Exception):
 class SavedState:
     """An open, checked file. Use it as a context manager, or :meth:`close` it."""
 
-    def __init__(self, path: Path, file: int, ram_bytes: int, device: bytes, runs: array.array[int]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: int,
+        ram_bytes: int,
+        cpu_s: float,
+        device: bytes,
+        runs: array.array[int],
+    ) -> None:
         self.path = path
         self.ram_bytes = ram_bytes
+        #: The processor time that the engine had used when it was saved.
+        self.cpu_s = cpu_s
         #: The engine's device state.
         self.device = device
         self._file = file
@@ -97,10 +107,11 @@ class SavedState:
             os.close(file)
 
 
-def write_state(file: int, key: str, ram: int, device: bytes) -> None:
+def write_state(file: int, key: str, ram: int, device: bytes, *, cpu_s: float = 0.0) -> None:
     """Write a state to the open, empty file ``file``. Does not synchronise it.
 
     :param ram: the file with the RAM of a stopped guest.
+    :param cpu_s: the processor time that the engine has used.
     :raises OSError: it cannot be written; the disk may be full.
     """
     runs = array.array("Q")
@@ -119,6 +130,7 @@ def write_state(file: int, key: str, ram: int, device: bytes) -> None:
         "format": FORMAT,
         "key": key,
         "ram_bytes": os.fstat(ram).st_size,
+        "cpu_s": round(cpu_s, 3),
         "data_bytes": at - PAGE,
         "device": [len(device), crc32(device)],
         "runs": [len(table), crc32(table)],
@@ -242,8 +254,8 @@ def _write(file: int, content: bytes, at: int) -> None:
         left, at = left[written:], at + written
 
 
-def _read(path: Path, file: int, key: str) -> tuple[int, bytes, array.array[int]]:
-    """RAM size, device state and table of the file."""
+def _read(path: Path, file: int, key: str) -> tuple[int, float, bytes, array.array[int]]:
+    """RAM size, processor time, device state and table of the file."""
     facts = os.fstat(file)
     if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
         raise SavedStateError(f"the saved state {path} is not a file that only you can write")
@@ -252,6 +264,7 @@ def _read(path: Path, file: int, key: str) -> tuple[int, bytes, array.array[int]
         if header["format"] != FORMAT or header["key"] != key:
             raise SavedStateError(f"the saved state {path} belongs to another virtual machine")
         ram_bytes, data_bytes = int(header["ram_bytes"]), int(header["data_bytes"])
+        cpu_s = float(header["cpu_s"])
         device_bytes, device_sum = map(int, header["device"])
         table_bytes, table_sum = map(int, header["runs"])
     except (ValueError, KeyError, TypeError) as error:
@@ -268,7 +281,7 @@ def _read(path: Path, file: int, key: str) -> tuple[int, bytes, array.array[int]
     runs = _little(runs)
     if sum(runs[1::2]) != data_bytes or any(at + length > ram_bytes for at, length in _pairs(runs)):
         raise SavedStateError(f"the saved state {path} is damaged")
-    return ram_bytes, device, runs
+    return ram_bytes, cpu_s, device, runs
 
 
 def _pairs(runs: array.array[int]) -> zip[tuple[int, int]]:

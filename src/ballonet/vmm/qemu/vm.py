@@ -150,14 +150,14 @@ class QemuVm(Vm):
             await self.kill()
             raise
 
-    async def save(self, file: int, key: str) -> float:
+    async def save(self, file: int, key: str, *, cpu_s: float = 0.0) -> float:
         from ballonet.vmm.qemu.migration import save_devices
         from ballonet.vmm.saved_state import write_state
 
         stopped_at = time.monotonic()
         await self.qmp.execute("stop")
         try:
-            write_state(file, key, self._ram, await save_devices(self.qmp))
+            write_state(file, key, self._ram, await save_devices(self.qmp), cpu_s=cpu_s)
         finally:
             await self.qmp.execute("cont")
         return time.monotonic() - stopped_at

@@ -19,7 +19,7 @@ from ballonet.base.memory import MIB
 from ballonet.base.paths import cache_dir, state_dir_of
 from ballonet.control.client import Client
 from ballonet.host.cgroup import Hierarchy, find_hierarchy
-from ballonet.host.proc import read_guest_ram_bytes
+from ballonet.host.proc import read_guest_ram_bytes, read_words
 from ballonet.lifecycle.sandboxes import MACHINE_LOG
 from ballonet.machine.templates import templates_dir
 from ballonet.sdk.creation import Balloon
@@ -319,3 +319,66 @@ def when_it_saves(templates: Path) -> int:
                         continue
         time.sleep(0.001)
     raise AssertionError("nothing was saved")
+
+
+async def test_a_sandbox_that_is_killed_while_it_is_restored_leaves_the_template_as_it_was(
+    templates: Path,
+) -> None:
+    template = await make_template(templates, memory="192M")
+    before = template.read_bytes()
+    words = [
+        sys.executable,
+        "-P",
+        "-m",
+        "ballonet",
+        "run",
+        "-d",
+        "--name",
+        "killed",
+        "--memory",
+        "192M",
+        "--idle",
+    ]
+    starter = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        engine, machine = await asyncio.to_thread(when_it_restores, "killed")
+        os.kill(machine, signal.SIGKILL)
+        assert await asyncio.to_thread(starter.wait, WAIT_S) != 0
+    finally:
+        starter.kill()
+        starter.wait()
+    async with asyncio.timeout(WAIT_S):
+        while Path(f"/proc/{engine}/exe").exists():
+            await asyncio.sleep(0.05)
+    assert template.read_bytes() == before
+    assert list(templates.iterdir()) == [template]
+    async with await Sandbox.create("next", memory="192M"):
+        assert RESTORED in how("next")
+
+
+def when_it_restores(name: str) -> tuple[int, int]:
+    """The engine that waits for a saved state, as soon as there is one, and its sandbox's process."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        for pid in (int(entry.name) for entry in Path("/proc").glob("[0-9]*")):
+            argv = read_words(pid)
+            if "-incoming" in argv and any(word.startswith(f"guest={name},") for word in argv):
+                return pid, int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        time.sleep(0.001)
+    raise AssertionError("nothing was restored")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+async def test_a_disk_that_is_full_while_a_guest_is_saved_leaves_a_sandbox_that_runs(templates: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(templates)]
+    if subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    try:
+        async with await Sandbox.create("full", memory="192M") as box:
+            assert BOOTED in how("full")
+            log = (state_dir_of("full") / MACHINE_LOG).read_text()
+            assert "no start template was made: [Errno 28] No space left on device" in log
+            assert (await box.exec(["true"])).returncode == 0
+        assert list(templates.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(templates)], check=True)

@@ -40,7 +40,7 @@ def test_nothing_is_inherited_from_the_user_or_given_by_default() -> None:
 
 
 def test_guest_memory_is_a_shared_memfd_of_the_ceiling() -> None:
-    assert "memory-backend-file,id=ram0,size=1024M,mem-path=/proc/self/fd/9,share=on" in rendered(SPEC)
+    assert "memory-backend-file,id=ram0,mem-path=/proc/self/fd/9,size=1024M,share=on" in rendered(SPEC)
 
 
 def test_without_a_balloon_there_is_no_balloon_device() -> None:

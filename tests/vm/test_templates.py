@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.base.errors import HostError
+from ballonet.base.errors import GuestError, HostError
 from ballonet.base.memory import MIB
 from ballonet.base.paths import cache_dir, state_dir_of
 from ballonet.control.client import Client
@@ -382,3 +382,26 @@ async def test_a_disk_that_is_full_while_a_guest_is_saved_leaves_a_sandbox_that_
         assert list(templates.iterdir()) == []
     finally:
         subprocess.run(["umount", str(templates)], check=True)
+
+
+@pytest.mark.parametrize("machine", Machine)
+async def test_a_restored_guest_that_ends_itself_ends_its_sandbox_with_the_reason(
+    templates: Path, machine: Machine
+) -> None:
+    """A reset needs the firmware, or does not: in a restored machine the firmware finds no kernel."""
+    for name, key, reason in (
+        ("maker", "b", "guest-reboot"),
+        ("panics", "c", "guest-panic"),
+        ("reboots", "b", "guest-reboot"),
+        ("powers-off", "o", "guest-poweroff"),
+    ):
+        box = await Sandbox.create(SandboxConfig(name=name, memory_mib=192, machine=machine))
+        try:
+            assert (BOOTED if name == "maker" else RESTORED) in how(name)
+            await asyncio.to_thread(only_template, templates)
+            with pytest.raises(GuestError):
+                await box.shell(f"echo {key} > /proc/sysrq-trigger; sleep 1000")
+            async with asyncio.timeout(WAIT_S):
+                assert (await box.wait()).reason == reason
+        finally:
+            await box.kill()

@@ -49,7 +49,7 @@ def render_command(spec: VmSpec, engine: Engine, fds: EngineFds, *, restore: boo
     argv += ["-machine", _machine(spec), "-accel", _accel(spec), "-cpu", _cpu(spec)]
     argv += ["-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M"]
     # In a shared memfd, guest RAM counts as RssShmem, separately from QEMU's own memory.
-    ram = f"memory-backend-file,id=ram0,size={spec.memory_mib}M,mem-path=/proc/self/fd/{fds.ram},share=on"
+    ram = f"memory-backend-file,id=ram0,mem-path=/proc/self/fd/{fds.ram},size={spec.memory_mib}M,share=on"
     argv += ["-object", ram]
     if restore:
         argv += ["-incoming", "defer"]
@@ -83,6 +83,9 @@ def kernel_command_line(spec: VmSpec) -> str:
     words = ["console=ttyS0", "quiet", "panic=-1", "psi=1"]
     if spec.machine is Machine.MICROVM:
         words.append("pci=off")  # a microvm has no PCI bus: the kernel need not probe
+        # By a triple fault. Otherwise the kernel jumps to the firmware, which halts where it finds no kernel: in a
+        # restored guest.
+        words.append("reboot=t")
     if spec.accel is Accel.TCG:
         # Emulated code is not executed speculatively: mitigations only cost time.
         words.append("mitigations=off")

@@ -219,6 +219,8 @@ class _Run:
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
                     self._lines.put(json.loads(line))
+        except BallonetError as error:  # the machine ended: whoever waits for a result is told
+            self._log += f"\n{error}\n".encode()
         finally:
             self._lines.put(None)
 

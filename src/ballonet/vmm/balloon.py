@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ballonet.base.errors import EngineError, EngineExitedError
-from ballonet.base.memory import mib_to_bytes
+from ballonet.base.memory import MIB, mib_to_bytes
 from ballonet.vmm.balloon_device import BalloonDevice
 from ballonet.vmm.config import BalloonSpec, Clamped
 from ballonet.vmm.convergence import BalloonStatus, Convergence, Driver, State
@@ -127,7 +127,11 @@ class Balloon:
                 status = await self.wait_settled(self.status.generation)
         except TimeoutError:
             return f"the guest did not get its memory back within {timeout_s:g} s"
-        return None if status.state is State.APPLIED else status.detail
+        if status.state is not State.APPLIED:
+            return status.detail
+        if missed := self._convergence.squeeze_missed_bytes // MIB:
+            return f"the guest did not release the last {missed} MiB within {timeout_s / 2:g} s"
+        return None
 
     async def wait_change(self, seen_version: int) -> tuple[int, BalloonStatus]:
         """Wait until the status differs from that of ``seen_version`` (start with −1). Changes coalesce."""

@@ -25,7 +25,7 @@ _BUILD_S = 1200
 #: What the tests inside import. Their versions are those of constraints.txt.
 _PYTHON_PACKAGES = (
     *("argcomplete", "lz4", "qemu.qmp", "zstandard"),
-    *("pytest", "pytest-asyncio", "pytest-timeout"),
+    *("hypothesis", "pytest", "pytest-asyncio", "pytest-timeout"),
 )
 
 

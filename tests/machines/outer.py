@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from build_tools.generate import MODULES
+from build_tools.python_source import file_of
+
 from ballonet.base.errors import BallonetError, GuestChannelError, GuestError
 from ballonet.guest.bundle import guest_program, prepare_guest
 from ballonet.guest.initramfs import DEFAULT_MODULES
@@ -230,7 +233,7 @@ def _is_of(name: str, test: str) -> bool:
 
 
 def _project() -> bytes:
-    """The files of the repository as they are now, and the compiled programs of the guest."""
+    """The files of the repository as they are now, and what is built from them: the guest's programs, and modules."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -240,6 +243,7 @@ def _project() -> bytes:
     ).stdout.splitlines()
     agent = guest_program("agent")
     paths = [ROOT / name for name in listed] + list(agent.parent.iterdir())
+    paths += [file_of(ROOT / "src", module) for module in MODULES]
     return _tar((path, f"{PROJECT}/{path.relative_to(ROOT)}") for path in paths if path.is_file())
 
 

@@ -23,28 +23,23 @@ _LOST = (125,)
 
 
 async def kill_engine(ctx: Context) -> str:
-    ctx.kill("engine", signal.SIGKILL)
-    done = await ctx.ended()
-    if "engine-killed" not in done.text:
-        raise WrongError(f"the engine was killed, but 'wait' shows: {done}")
-    await ctx.expect({State.STOPPED})
-    return done.text.strip()
+    return await _kill(ctx, "engine", "the engine", "engine-killed")
 
 
 async def kill_supervisor(ctx: Context) -> str:
-    ctx.kill("supervisor", signal.SIGKILL)
-    done = await ctx.ended()
-    if "killed" not in done.text:
-        raise WrongError(f"the sandbox's process was killed, but 'wait' shows: {done}")
-    await ctx.expect({State.STOPPED})
-    return done.text.strip()
+    return await _kill(ctx, "supervisor", "the sandbox's process", "killed")
 
 
 async def kill_volume_server(ctx: Context) -> str:
-    ctx.kill("virtiofsd", signal.SIGKILL)
+    return await _kill(ctx, "virtiofsd", "the volume server", "volume-failed")
+
+
+async def _kill(ctx: Context, role: str, what: str, reason: str) -> str:
+    """Kill a process of a sandbox, which must end for this reason."""
+    ctx.kill(role, signal.SIGKILL)
     done = await ctx.ended()
-    if "volume-failed" not in done.text:
-        raise WrongError(f"the volume server was killed, but 'wait' shows: {done}")
+    if reason not in done.text:
+        raise WrongError(f"{what} was killed, but 'wait' shows: {done}")
     await ctx.expect({State.STOPPED})
     return done.text.strip()
 

@@ -36,7 +36,8 @@ class Machine:
     suite: str = "bookworm"
     python: str = "3.11"
     memory: str = "3G"
-    cpus: int = 2
+    # With more, QEMU 7.2's emulation now and then loses a race with the kernel's patching of its own code: a panic.
+    cpus: int = 1
     net: str = "none"
     installed: bool = True
     test_s: int = 840

@@ -87,7 +87,7 @@ class Machines:
             raise
 
     def _booted(self, name: str) -> OuterMachine:
-        """Emulated machines of two processors panic now and then while their kernel patches itself: then again."""
+        """Booted again where its guest ended: an emulated kernel panics now and then on a busy host."""
         for attempt in range(1, _ATTEMPTS + 1):
             outer = OuterMachine(MACHINES[name])
             try:

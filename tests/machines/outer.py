@@ -222,6 +222,8 @@ class _Run:
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
                     self._lines.put(json.loads(line))
+        except BallonetError as error:  # the machine ended: whoever waits for a result is told
+            self._log += f"\n{error}\n".encode()
         finally:
             self._lines.put(None)
 
@@ -231,7 +233,7 @@ def _is_of(name: str, test: str) -> bool:
 
 
 def _project() -> bytes:
-    """The files of the repository as they are now, the compiled programs of the guest, and the generated modules."""
+    """The files of the repository as they are now, and what is built from them: the guest's programs, and modules."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from ballonet.base.paths import private_dir, state_dir_of
 from ballonet.control.backend import GuestMemory, GuestPressure, HostMemory, Stats
 from ballonet.host.identity import ProcessId
@@ -69,12 +67,6 @@ class Fixed:
             for view in sandboxes
         ]
         return Decision(verdicts, (memory or 0) + 1)
-
-
-def own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """State and run directories of the test's own."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("BALLONET_RUN_DIR", str(tmp_path / "run"))
 
 
 def register(name: str, socket: Path, **config: object) -> None:

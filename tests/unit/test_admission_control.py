@@ -17,7 +17,7 @@ from ballonet.pilot import lock, state
 from ballonet.pilot.admission_control import FRESH_S, admission_checked
 from ballonet.pilot.model import HostView, SandboxView
 from ballonet.settings.config import SandboxConfig
-from tests.unit.pilot_fleet import own_directories
+from tests.unit.own_host import own_directories
 
 BUSY = SandboxView(
     name="busy",

@@ -231,3 +231,17 @@ def test_waiting_before_the_target_excuses_nothing() -> None:
     balloon.engine_waited(500, 1000)
     balloon.tick(1000 + STALL_WINDOW_S)
     assert state_of(balloon) is State.GUEST_REFUSED
+
+
+def test_a_squeeze_that_ran_out_of_time_says_what_it_did_not_reach() -> None:
+    balloon = settled_at_initial()
+    assert balloon.squeeze(mib_to_bytes(300), 20, 10)
+    balloon.observe(mib_to_bytes(420), 15)
+    balloon.tick(20)
+    assert balloon.squeeze_missed_bytes == mib_to_bytes(120)
+    balloon.observe(mib_to_bytes(512), 21)
+    assert state_of(balloon) is State.APPLIED
+    assert balloon.squeeze(mib_to_bytes(300), 40, 30)
+    balloon.observe(mib_to_bytes(300), 31)
+    balloon.observe(mib_to_bytes(512), 32)
+    assert balloon.squeeze_missed_bytes == 0

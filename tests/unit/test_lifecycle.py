@@ -23,14 +23,14 @@ from ballonet.lifecycle.stop import remove_sandbox
 from ballonet.machine.notes import EndNote, MachineNote
 from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Tmpfs
+from tests.unit.own_host import own_directories
 
 DEAD = ProcessId(1, 1, "an earlier boot")
 
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("BALLONET_RUN_DIR", str(tmp_path / "run"))
+    own_directories(tmp_path, monkeypatch)
     return Registry.open()
 
 

@@ -27,15 +27,14 @@ from ballonet.machine.notes import END_NOTE, MACHINE_NOTE, MachineNote
 from ballonet.machine.run_directory import claim_run_directory, remove_abandoned
 from ballonet.machine.run_options import RUN_VARIABLE
 from ballonet.settings.config import SandboxConfig
+from tests.unit.own_host import own_directories, sandbox_process
 
 DEAD = ProcessId(1, 1, "an earlier boot")
 
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("BALLONET_RUN_DIR", str(tmp_path / "run"))
+    own_directories(tmp_path, monkeypatch)
     return Registry.open()
 
 
@@ -177,21 +176,11 @@ def test_without_any_directory_it_says_so_and_can_be_tried_again(
 def test_a_sandboxs_own_process_is_found_by_its_command_line(registry: Registry) -> None:
     """It is not up yet, has written nothing, and its starter was killed before the registry knew it."""
     begun(registry)
-    words = ["--run-id", "run1", "--state-dir", str(state_dir_of("box")), "--name", "box"]
-    code = "import time; print(flush=True); time.sleep(600)"
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, "-m", "ballonet", "sandbox", *words], stdout=subprocess.PIPE
-    )
-    try:
-        assert child.stdout is not None
-        child.stdout.readline()
+    with sandbox_process("box") as child:
         note = living(registry.get("box"))
         assert note is not None
         assert note.process.pid == child.pid
         assert lifecycle.find(registry, "box").state is State.STARTING
-    finally:
-        child.kill()
-        child.communicate()
     assert lifecycle.find(registry, "box").state is State.STOPPED
 
 

@@ -29,6 +29,7 @@ from ballonet.metrics.history import HistoryWriter
 from ballonet.metrics.model import STALE_S, STATES, HostSample, SandboxSample, Snapshot, sample_of
 from ballonet.metrics.plotting import draw
 from ballonet.settings.config import SandboxConfig
+from tests.unit.own_host import own_directories
 
 HOST = HostSample(at=1, total=1000, available=500, committed=1500, promised=800, held=300)
 SAMPLE = SandboxSample(
@@ -114,8 +115,7 @@ def test_labels_are_escaped_and_help_is_there() -> None:
 @pytest.fixture
 def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The path of a socket that is bound and where nobody answers; the registry is the test's own."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("BALLONET_RUN_DIR", str(tmp_path / "run"))
+    own_directories(tmp_path, monkeypatch)
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tmp_path / "silent"))
         bound.listen(256)

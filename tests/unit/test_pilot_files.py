@@ -14,7 +14,7 @@ from ballonet.cli.main import main
 from ballonet.pilot import lock, state
 from ballonet.pilot.journal import Journal, read_decisions
 from ballonet.pilot.systemd_unit import render_unit
-from tests.unit.pilot_fleet import own_directories
+from tests.unit.own_host import own_directories
 
 
 @pytest.fixture(autouse=True)

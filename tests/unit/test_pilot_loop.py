@@ -16,7 +16,8 @@ from ballonet.pilot import fleet, lock, state
 from ballonet.pilot.journal import read_decisions
 from ballonet.pilot.loop import Pilot, Settings, Tick
 from ballonet.pilot.model import promisable_mib
-from tests.unit.pilot_fleet import Fixed, Guest, own_directories, running
+from tests.unit.own_host import own_directories
+from tests.unit.pilot_fleet import Fixed, Guest, running
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from ballonet.sdk.sandbox import Sandbox
 from ballonet.sdk.sync_loop import LOOP, Loop
 from ballonet.settings.config import SandboxConfig
 from ballonet.settings.flags import render_flags
+from tests.unit.own_host import own_directories
 
 RECORD = Record(name="box", created_at=1.0, flags=tuple(render_flags(SandboxConfig(name="box"))))
 FACTS: dict[str, Any] = {
@@ -46,9 +47,8 @@ class PlayedProcess:
 
 
 @pytest.fixture(autouse=True)
-def own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("XDG_STATE_HOME", "XDG_DATA_HOME", "BALLONET_RUN_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / variable))
+def on_an_empty_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_directories(tmp_path, monkeypatch)
 
 
 def owned() -> tuple[Sandbox, PlayedProcess]:

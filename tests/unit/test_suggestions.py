@@ -20,12 +20,12 @@ from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.volumes import create as create_volume
 from ballonet.settings.config import SandboxConfig
 from tests.unit.oci import Layout, entry, layer
+from tests.unit.own_host import own_directories
 
 
 @pytest.fixture(autouse=True)
-def own_directories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in ("XDG_STATE_HOME", "XDG_DATA_HOME", "BALLONET_RUN_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
+def on_an_empty_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own_directories(tmp_path, monkeypatch)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

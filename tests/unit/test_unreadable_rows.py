@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from ballonet.lifecycle.stop import remove_sandbox
 from ballonet.machine.notes import MachineNote
 from ballonet.sdk.builder import SandboxBuilder
 from ballonet.settings.named_volumes import volumes_dir
+from tests.unit.own_host import own_directories, sandbox_process
 
 #: Each damages one column.
 DAMAGES = {
@@ -40,12 +39,7 @@ FLAGS_LOST = ["flags that are no JSON", "flags that are no list", "flags of anot
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    for variable, name in (
-        ("XDG_STATE_HOME", "state"),
-        ("XDG_DATA_HOME", "data"),
-        ("BALLONET_RUN_DIR", "run"),
-    ):
-        monkeypatch.setenv(variable, str(tmp_path / name))
+    own_directories(tmp_path, monkeypatch)
     registry = Registry.open()
     lifecycle.create(registry, SandboxBuilder("good").volume("kept:/kept").build())
     lifecycle.create(registry, SandboxBuilder("bad").memory("1G").volume("vol:/vol").build())
@@ -99,22 +93,12 @@ def test_one_that_runs_is_shown_as_running(damaged: Registry, capsys: pytest.Cap
 
 
 def test_one_that_runs_without_its_note_is_found_by_its_process(damaged: Registry) -> None:
-    words = ["--run-id", "run1", "--state-dir", str(state_dir_of("bad")), "--name", "bad"]
-    code = "import time; print(flush=True); time.sleep(600)"
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, "-m", "ballonet", "sandbox", *words], stdout=subprocess.PIPE
-    )
-    try:
-        assert child.stdout is not None
-        child.stdout.readline()
+    with sandbox_process("bad") as child:
         record = lifecycle.list_sandboxes(damaged)[1]
         assert (record.name, record.state) == ("bad", State.RUNNING)
         done = asyncio.run(strays.prune(damaged))
         assert not [line for line in done if "registered" in line or "ended" in line]
         assert child.poll() is None
-    finally:
-        child.kill()
-        child.communicate()
 
 
 def test_looks_change_nothing(damaged: Registry) -> None:

@@ -12,16 +12,12 @@ from ballonet.lifecycle import volumes
 from ballonet.lifecycle.registry import Registry
 from ballonet.sdk.builder import SandboxBuilder
 from ballonet.settings import named_volumes
+from tests.unit.own_host import own_directories
 
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    for variable, name in (
-        ("XDG_STATE_HOME", "state"),
-        ("XDG_DATA_HOME", "data"),
-        ("BALLONET_RUN_DIR", "run"),
-    ):
-        monkeypatch.setenv(variable, str(tmp_path / name))
+    own_directories(tmp_path, monkeypatch)
     return Registry.open()
 
 

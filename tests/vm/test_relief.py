@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.base.errors import GuestError, HostError
+from ballonet.control.backend import TrimRequest
 from ballonet.control.client import Client
 from ballonet.host.cgroup import open_group
 from ballonet.sdk.sandbox import Sandbox
@@ -98,7 +99,7 @@ async def test_a_trim_gives_the_hosts_memory_back_without_moving_the_target(run_
             before = (await client.stats()).host.guest_ram_mib
             assert before is not None
             assert before > 500
-            result = await client.trim()
+            result = await client.trim(TrimRequest(timeout_s=WAIT_S))
             assert result.complete, result.detail
             assert result.returned_mib is not None
             assert result.returned_mib > 350

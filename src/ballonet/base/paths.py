@@ -193,14 +193,22 @@ def exclusive_if_free(lock_file: Path) -> Iterator[bool]:
         yield False
 
 
-@contextlib.contextmanager
-def _locked(lock_file: Path, operation: int) -> Iterator[None]:
+def open_lock_file(path: Path) -> int:
+    """A descriptor of a lock file, created if it is missing.
+
+    :raises HostError: it cannot be opened.
+    """
     try:
-        fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise HostError(
-            f"lock file {lock_file} cannot be opened: {error.strerror}", hint=os_hint(error, lock_file)
+            f"lock file {path} cannot be opened: {error.strerror}", hint=os_hint(error, path)
         ) from error
+
+
+@contextlib.contextmanager
+def _locked(lock_file: Path, operation: int) -> Iterator[None]:
+    fd = open_lock_file(lock_file)
     try:
         fcntl.flock(fd, operation)
         yield

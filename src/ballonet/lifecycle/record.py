@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
@@ -109,7 +108,6 @@ def unreadable_hint(name: str) -> str:
     return f"remove it: ballonet rm --force {name}"
 
 
-@functools.lru_cache(maxsize=4096)
 def flags_problem(flags: tuple[str, ...]) -> str | None:
     """Why ``flags`` are not a configuration; ``None`` if they are one."""
     try:

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from ballonet.base.errors import HostError, PilotBusyError, os_hint
-from ballonet.base.paths import private_dir, state_dir
+from ballonet.base.errors import PilotBusyError
+from ballonet.base.paths import open_lock_file, private_dir, state_dir
 from ballonet.host.identity import ProcessId
 
 _LOCK = "lock"
@@ -64,13 +64,7 @@ class PilotLock:
         """:raises PilotBusyError: another autopilot manages these sandboxes; the message says which.
         :raises HostError: the lock cannot be opened.
         """
-        path = pilot_dir() / _LOCK
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise HostError(
-                f"the lock {path} cannot be opened: {error.strerror}", hint=os_hint(error, path)
-            ) from error
+        fd = open_lock_file(pilot_dir() / _LOCK)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from ballonet.guest.agent_client import GuestProcess
     from ballonet.guest.files import GuestFiles
 
-#: The most bytes that are collected in memory of each output of a command.
-MAX_OUTPUT_BYTES = 256 << 20
-
 
 @dataclass(frozen=True)
 class ExecResult:
@@ -60,6 +57,8 @@ class SandboxCommands(SandboxState):
         :raises GuestCommandError: the command could not be started.
         :raises GuestError: the guest ended or broke the protocol, or an output was longer than 256 MiB.
         """
+        from ballonet.guest.process_output import MAX_OUTPUT_BYTES
+
         data = None if stdin is None else to_bytes("stdin", stdin)
         process = await self.exec_stream(
             argv, env=env, cwd=cwd, user=user, stdin=data is not None, timeout=timeout

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from ballonet.base.errors import ConfigError
@@ -90,8 +90,8 @@ def parse_flags(argv: Sequence[str]) -> VmConfig:
     :raises ConfigError: an unknown flag, one without its value, or a value that cannot be read.
     """
     # A SandboxConfig checks its values: the flags may have been typed by hand.
-    parse_config(argv)
-    return VmConfig(**_parse_values(argv))
+    checked = parse_config(argv)
+    return VmConfig(**{field.name: getattr(checked, field.name) for field in fields(VmConfig)})
 
 
 def parse_config(argv: Sequence[str]) -> SandboxConfig:
@@ -99,6 +99,12 @@ def parse_config(argv: Sequence[str]) -> SandboxConfig:
 
     :raises ConfigError: as :func:`parse_flags` does.
     """
+    return _parse(tuple(argv))
+
+
+@lru_cache(maxsize=4096)
+def _parse(argv: tuple[str, ...]) -> SandboxConfig:
+    """The configuration, which is kept: a look at the sandboxes needs that of each several times."""
     return SandboxConfig(**_parse_values(argv))
 
 

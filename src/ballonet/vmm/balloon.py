@@ -13,10 +13,17 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ballonet.base.errors import EngineError, EngineExitedError
-from ballonet.base.memory import mib_to_bytes
+from ballonet.base.memory import MIB, mib_to_bytes
 from ballonet.vmm.balloon_device import BalloonDevice
 from ballonet.vmm.config import BalloonSpec, Clamped
-from ballonet.vmm.convergence import BalloonStatus, Convergence, Driver, State
+from ballonet.vmm.convergence import (
+    POLL_SHARE,
+    STALL_WINDOW_S,
+    BalloonStatus,
+    Convergence,
+    Driver,
+    State,
+)
 from ballonet.vmm.guard import GuestReading
 from ballonet.vmm.processor_wait import ProcessorWait
 from ballonet.vmm.statistics import GuestStatistics
@@ -29,6 +36,10 @@ _DRIVER_CHECK_S = 1.0
 #: they have arrived (seconds).
 _STATISTICS_WAIT_S, _STATISTICS_AGAIN_S, _STATISTICS_LOOK_S = 2.0, 0.25, 0.01
 
+#: How often, while converging, the engine's waits for a processor are read (seconds): by the time that a stall is
+#: judged, actual is read no more often than this, so that the judgement has the newest figure, an event aside.
+_WAITS_READ_S = POLL_SHARE * STALL_WINDOW_S
+
 
 class Balloon:
     """The balloon of one VM. Created by :class:`~ballonet.vmm.engine.Vm`."""
@@ -36,6 +47,7 @@ class Balloon:
     def __init__(self, spec: BalloonSpec, device: BalloonDevice, engine_pid: int) -> None:
         self.spec = spec
         self._processor_wait = ProcessorWait(engine_pid)
+        self._waits_read_at = time.monotonic()
         self._device = device
         self._convergence = Convergence(spec, time.monotonic())
         self._sent: int | None = None
@@ -127,7 +139,11 @@ class Balloon:
                 status = await self.wait_settled(self.status.generation)
         except TimeoutError:
             return f"the guest did not get its memory back within {timeout_s:g} s"
-        return None if status.state is State.APPLIED else status.detail
+        if status.state is not State.APPLIED:
+            return status.detail
+        if missed := self._convergence.squeeze_missed_bytes // MIB:
+            return f"the guest did not release the last {missed} MiB within {timeout_s / 2:g} s"
+        return None
 
     async def wait_change(self, seen_version: int) -> tuple[int, BalloonStatus]:
         """Wait until the status differs from that of ``seen_version`` (start with −1). Changes coalesce."""
@@ -276,11 +292,18 @@ class Balloon:
                 await self._wake.wait()
         if wait_s is None:
             return
-        self._convergence.engine_waited(self._processor_wait.since_last(), time.monotonic())
+        self._excuse_waiting()
         self._tick()
         self._observed(await self._device.read_actual())
         if time.monotonic() - self._driver_checked_at > _DRIVER_CHECK_S:
             await self.check_driver()
+
+    def _excuse_waiting(self) -> None:
+        """Tell the state machine how long the host did not run the engine, which costs a read for each thread."""
+        now = time.monotonic()
+        if now - self._waits_read_at >= _WAITS_READ_S:
+            self._waits_read_at = now
+            self._convergence.engine_waited(self._processor_wait.since_last(), now)
 
     def _tick(self) -> None:
         before = self.status

@@ -102,6 +102,8 @@ class Convergence:
         self._reading: GuestReading | None = None
         self._reading_due = 0.0
         self._held_since: float | None = None
+        #: What the last :meth:`squeeze` did not reach before its time was over (bytes).
+        self.squeeze_missed_bytes = 0
         self._squeeze: tuple[int, float] | None = None
         self._retry_at: float | None = None
         self._retry_s = RETRY_FIRST_S
@@ -176,6 +178,7 @@ class Convergence:
         if self._state is not State.APPLIED or self._actual is None or lowest_bytes >= self._actual:
             return False
         self._squeeze = (lowest_bytes, until)
+        self.squeeze_missed_bytes = 0
         self._engine_target = lowest_bytes
         self._set_at = now
         self._enter(State.CONVERGING, now, "trimming: free memory is being taken temporarily")
@@ -246,6 +249,7 @@ class Convergence:
         """Time has passed."""
         if self._squeeze is not None:
             if now >= self._squeeze[1]:
+                self.squeeze_missed_bytes = (self._actual or 0) - self._squeeze[0]
                 self._end_squeeze(now)
         elif self._state is State.CONVERGING:
             self._watch_progress(now)

@@ -139,6 +139,18 @@ class ImageInUseError(ConfigError):
     code = "image-in-use"
 
 
+class UnknownSnapshotError(ConfigError):
+    """There is no snapshot with that name."""
+
+    code = "unknown-snapshot"
+
+
+class SnapshotInUseError(ConfigError):
+    """A program reads or writes the snapshot."""
+
+    code = "snapshot-in-use"
+
+
 class HostError(BallonetError):
     """The host lacks a program, a directory or a permission that is needed."""
 
@@ -296,6 +308,12 @@ class ImageFetchError(ImageError):
     """An image could not be fetched: its registry refused, timed out, closed the connection, or sent wrong data."""
 
     code = "image-fetch"
+
+
+class SnapshotError(BallonetError):
+    """A snapshot cannot be made, is damaged, or does not fit this host."""
+
+    code = "snapshot"
 
 
 class SandboxError(BallonetError):

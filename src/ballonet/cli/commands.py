@@ -29,6 +29,8 @@ COMMANDS = {
     "wait": Command("ballonet.cli.wait", "wait until sandboxes stop, then print their exit statuses"),
     "logs": Command("ballonet.cli.logs", "show the output of a sandbox's command"),
     "modify": Command("ballonet.cli.modify", "change a sandbox's settings, while it runs if possible"),
+    "snapshot": Command("ballonet.cli.snapshot", "save running sandboxes, and manage what was saved"),
+    "fork": Command("ballonet.cli.fork", "make copies of a running sandbox"),
     "image": Command("ballonet.cli.image", "manage images"),
     "balloon": Command("ballonet.cli.balloon", "show or change the memory of a running sandbox"),
     "volume": Command("ballonet.cli.volume", "manage named volumes"),

@@ -1,7 +1,7 @@
 """Shell completion: what the shell offers at each Tab, through argcomplete.
 
 argcomplete takes commands, options and choices from the parsers. This module adds the rest: names of sandboxes, images,
-volumes and policies, and the arguments that are files. Nothing here starts, changes or prints anything.
+volumes, snapshots and policies, and the arguments that are files. Nothing here starts, changes or prints anything.
 """
 
 from __future__ import annotations
@@ -100,6 +100,12 @@ def _volumes(**known: object) -> list[str]:
         return [volume.name for volume in list_volumes(registry)]
 
 
+def _snapshots(**known: object) -> list[str]:
+    from ballonet.lifecycle.snapshots import Snapshots
+
+    return Snapshots.open().names()
+
+
 def _volume_or_directory(prefix: str, **known: object) -> Iterator[str]:
     """A volume's name with a colon, or a directory of the host; after the guest path, the access mode."""
     if ":" in prefix:
@@ -183,6 +189,14 @@ _COMPLETERS: dict[str, Completer] = {
     "image pull references": _images,
     "image load source": FilesCompleter(),
     "volume rm names": _volumes,
+    "snapshot create sandbox": _RUNNING,
+    "snapshot rm names": _snapshots,
+    "snapshot inspect names": _snapshots,
+    "snapshot export name": _snapshots,
+    "snapshot export file": FilesCompleter(),
+    "snapshot import file": FilesCompleter(),
+    "fork sandbox": _RUNNING,
+    "--from": _snapshots,
     "pilot policy": _policies,
     "pilot unit policy": _policies,
     "simulate policy": _policies_to_compare,

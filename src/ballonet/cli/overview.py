@@ -12,6 +12,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Monitor", ("ls", "ps", "inspect", "top", "history", "plot", "metrics")),
     ("Control memory", ("balloon", "pilot", "simulate")),
     ("Images and volumes", ("image", "volume")),
+    ("Saved states", ("snapshot", "fork")),
     ("Other", ("completion", "version")),
 )
 

@@ -123,6 +123,30 @@ class Engine(ABC):
         """A VM for ``spec``, not started."""
 
 
+class DiskCopy(ABC):
+    """A copy of a disk of a running guest. Call :meth:`prepare`, then :meth:`take` while the guest is stopped, then
+    :meth:`finish`; always :meth:`close`. Each raises :class:`EngineError` if the engine refuses it, or ``OSError`` if
+    the copy cannot be written."""
+
+    @abstractmethod
+    async def prepare(self) -> None:
+        """Copy the disk as far as possible, while the guest runs."""
+
+    @abstractmethod
+    async def take(self) -> None:
+        """Define the moment. The guest is stopped; it may continue when this returns.
+
+        It must be called before the state of the devices is saved."""
+
+    @abstractmethod
+    async def finish(self) -> None:
+        """Wait until the copy is complete and on the host's disk."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give up, unless it is finished. May be called again."""
+
+
 class Vm(ABC):
     """One virtual machine. Call :meth:`start`, :meth:`take_agent_channel`, use :attr:`balloon`, then :meth:`kill`."""
 
@@ -176,6 +200,13 @@ class Vm(ABC):
         :returns: how long the guest was stopped (seconds).
         :raises EngineError: the engine could not save it.
         :raises OSError: the file cannot be written.
+        """
+
+    @abstractmethod
+    def copy_disk(self, serial: str, target: int) -> DiskCopy:
+        """Prepare a copy of a disk as it is at the moment of a :meth:`save`. One at a time.
+
+        :param target: the empty file for the copy, open for reading and writing.
         """
 
     @abstractmethod

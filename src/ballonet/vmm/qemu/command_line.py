@@ -123,10 +123,15 @@ def _virtio(device: str, machine: Machine) -> str:
     return f"{device}-device" if machine is Machine.MICROVM else f"{device}-pci"
 
 
+def disk_node(serial: str) -> str:
+    """QEMU's name of a disk."""
+    return f"disk-{serial}"
+
+
 def _disk(disk: DiskSpec, machine: Machine) -> list[str]:
     """A raw file, locked while QEMU runs, so that no other QEMU writes to it. In JSON no character of a path is special
     (docs/interop/qmp-spec, BlockdevOptions)."""
-    node = f"disk-{disk.serial}"
+    node = disk_node(disk.serial)
     file = {"driver": "file", "filename": str(disk.path), "locking": "on"}
     block = {"driver": "raw", "node-name": node, "read-only": disk.read_only, "file": file}
     if not disk.read_only:

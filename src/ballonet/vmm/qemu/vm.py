@@ -18,10 +18,10 @@ from ballonet.vmm.attach import Port
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.config import VmSpec
 from ballonet.vmm.console import Tail
-from ballonet.vmm.engine import Engine, Vm, VmExit
+from ballonet.vmm.engine import DiskCopy, Engine, Vm, VmExit
 from ballonet.vmm.guest_ram import create_guest_ram, fill_guest_ram
 from ballonet.vmm.qemu.balloon_device import QemuBalloonDevice, changed_actual
-from ballonet.vmm.qemu.command_line import EngineFds, render_command
+from ballonet.vmm.qemu.command_line import EngineFds, disk_node, render_command
 from ballonet.vmm.qemu.exit import explain_exit
 from ballonet.vmm.qemu.ports import chosen_ports
 from ballonet.vmm.qemu.qmp import Qmp
@@ -161,6 +161,12 @@ class QemuVm(Vm):
         finally:
             await self.qmp.execute("cont")
         return time.monotonic() - stopped_at
+
+    def copy_disk(self, serial: str, target: int) -> DiskCopy:
+        from ballonet.vmm.qemu.disk_copy import QemuDiskCopy
+
+        path = next(disk.path for disk in self.spec.disks if disk.serial == serial)
+        return QemuDiskCopy(self.qmp, disk_node(serial), path, target)
 
     async def wait(self) -> VmExit:
         assert self._exit is not None, "the VM was not started"

@@ -82,8 +82,6 @@ class SnapshotFacts:
     defaults: Defaults | None = None
     #: Its own command was running, and goes on in each sandbox that is restored.
     command_runs: bool = False
-    #: The streams of its command, for the process that restores it.
-    streams: dict[str, Any] | None = None
     weight: int = 100
     reserve_mib: int = 0
     platform: Platform
@@ -224,7 +222,6 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
     ),
     "defaults": _optional(_record(Defaults, env=_env, cwd=_optional(_any_text), user=_optional(_text))),
     "command_runs": _flag,
-    "streams": _optional(_object),
     "weight": _whole,
     "reserve_mib": _whole,
     "platform": _record(

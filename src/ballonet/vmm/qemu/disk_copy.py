@@ -1,9 +1,10 @@
 """A copy of a disk at one moment, while the guest runs before and after it.
 
 Where the file system shares blocks, the copy is made at that moment (reflink). Elsewhere the disk is copied while the
-guest runs, and QEMU records in a dirty bitmap what the guest writes meanwhile. At the moment itself, a backup job copies
-these parts (docs/interop/live-block-operations.rst, docs/interop/bitmaps.rst). The guest does not run then, because a
-migration would make the disks inactive under the job, and because a job that cannot write fails the guest's writes.
+guest runs, and QEMU records in a dirty bitmap what the guest writes meanwhile. At the moment itself, a backup job
+copies these parts (docs/interop/live-block-operations.rst, docs/interop/bitmaps.rst). The guest does not run then,
+because a migration would make the disks inactive under the job, and because a job that cannot write fails the guest's
+writes.
 """
 
 from __future__ import annotations

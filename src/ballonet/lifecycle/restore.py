@@ -1,0 +1,242 @@
+"""Makes sandboxes from snapshots, and forks of running sandboxes.
+
+A sandbox is registered, gets its own disk and the saved state, and is then an ordinary paused one, which is resumed.
+If the program is killed before that, the sandbox has failed; afterwards it is paused. Nothing of it is half there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ballonet.base.errors import ConfigError, HostError, SnapshotError, os_hint
+from ballonet.base.file_copy import copy_file, new_private_file
+from ballonet.base.paths import state_dir_of, sync_directory
+from ballonet.host.identity import ProcessId
+from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.record import Command, Record, State
+from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.snapshot_facts import SnapshotFacts
+from ballonet.lifecycle.snapshot_platform import check_platform
+from ballonet.lifecycle.snapshots import Snapshot, Snapshots
+from ballonet.lifecycle.start import Gate, start_sandbox
+from ballonet.lifecycle.stop import discard_sandbox
+from ballonet.machine.disk import DISK_FILE
+from ballonet.machine.paused_file import PAUSED_FILE
+from ballonet.settings.config import SandboxConfig
+from ballonet.vmm.attach import Net, Port
+from ballonet.vmm.config import Accel
+from ballonet.vmm.saved_state import SavedStateError, amend_state
+
+if TYPE_CHECKING:
+    from ballonet.images.image import Image
+    from ballonet.machine.launch import OwnedProcess
+
+# asyncio is imported where it is used: importing this module stays fast.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What a sandbox made from a snapshot has of its own; ``None``: as the saved one."""
+
+    name: str
+    #: Nothing is published unless it is given here: two sandboxes cannot publish one port.
+    ports: tuple[Port, ...] = ()
+    weight: int | None = None
+    reserve_mib: int | None = None
+    #: Its own command, if that of the saved one does not run.
+    command: Command | None = None
+    auto_remove: bool = False
+
+
+@dataclass(frozen=True)
+class SavedFiles:
+    """The files of a snapshot, or of a fork that is being made."""
+
+    facts: SnapshotFacts
+    state: Path
+    disk: Path
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> SavedFiles:
+        """:raises SnapshotError: it cannot be read."""
+        return cls(snapshot.readable(), snapshot.state_path, snapshot.disk_path)
+
+
+def check_changes(facts: SnapshotFacts, changes: Changes) -> SandboxConfig:
+    """The configuration of the sandbox that is to be made. Its accelerator is the one with which it was saved.
+
+    :raises ConfigError: a change is impossible.
+    """
+    old = facts.config
+    if changes.ports and old.net is Net.NONE:
+        raise ConfigError(
+            f"port {changes.ports[0]} cannot be published: the saved sandbox {facts.sandbox!r} has no network",
+            hint="create a sandbox with --net user or --net isolated, and save that",
+        )
+    if changes.command is not None and facts.command_runs:
+        raise ConfigError(
+            f"the command of the saved sandbox {facts.sandbox!r} goes on running, so that there cannot be another one",
+            hint="leave the command out, and use 'ballonet exec' afterwards",
+        )
+    return replace(
+        old,
+        name=changes.name,
+        image=facts.image,
+        ports=changes.ports,
+        balloon_control_socket=None,
+        balloon_initial_mib=old.balloon_initial_mib or (old.memory_mib if old.has_balloon else None),
+        balloon_allow_users=(),
+        balloon_allow_groups=(),
+        balloon_observe_users=(),
+        balloon_observe_groups=(),
+        accel=Accel(facts.platform.accelerator),
+    )
+
+
+def register(registry: Registry, saved: SavedFiles, changes: Changes) -> Record:
+    """Register a sandbox that is made from ``saved``, and give it its files: it is paused then.
+
+    :raises NameInUseError: the name is in use.
+    :raises BallonetError: that failed; nothing is left behind.
+    """
+    facts = saved.facts
+    config = check_changes(facts, changes)
+    command = facts.command if facts.command_runs else changes.command
+    record = lifecycle.create(
+        registry,
+        config,
+        image=_image(facts),
+        command=command,
+        defaults=facts.defaults,
+        auto_remove=changes.auto_remove,
+        weight=facts.weight if changes.weight is None else changes.weight,
+        reserve_mib=facts.reserve_mib if changes.reserve_mib is None else changes.reserve_mib,
+    )
+    run_id = os.urandom(8).hex()
+    try:
+        # As a start: if this program is killed, the sandbox does not stay as one that was created.
+        registry.begin_run(record.name, run_id, ProcessId.current())
+        _place(saved, config, state_dir_of(record.name))
+        registry.update(record.name, if_run=run_id, state=State.PAUSED)
+    except BaseException:
+        lifecycle.forget(registry, registry.get(record.name))
+        raise
+    return registry.get(record.name)
+
+
+async def restore_sandbox(
+    registry: Registry,
+    saved: SavedFiles,
+    changes: Changes,
+    *,
+    detached: bool,
+    gate: Gate | None = None,
+) -> OwnedProcess:
+    """Make a sandbox from ``saved``, and return when its guest runs.
+
+    :raises BallonetError: that failed; nothing is left behind.
+    """
+    import asyncio
+
+    record = await asyncio.to_thread(_register_in_thread, registry.path.parent, saved, changes)
+    try:
+        return await start_sandbox(registry, record.name, detached=detached, gate=gate)
+    except BaseException:
+        await discard_sandbox(registry, record.name)
+        raise
+
+
+def _register_in_thread(directory: Path, saved: SavedFiles, changes: Changes) -> Record:
+    with Registry.open(directory) as registry:  # a connection works in one thread only
+        return register(registry, saved, changes)
+
+
+@contextlib.contextmanager
+def opened_snapshot(name: str, store: Snapshots | None = None):  # type: ignore[no-untyped-def]
+    """The files of a snapshot that this host can restore; it is not removed during the ``with`` block."""
+    with (Snapshots.open() if store is None else store).using(name) as snapshot:
+        saved = SavedFiles.of(snapshot)
+        check_platform(f"snapshot {name!r}", saved.facts)
+        yield saved
+
+
+def _image(facts: SnapshotFacts) -> Image | None:
+    if facts.image_id is None:
+        return None
+    from ballonet.images.store import ImageStore
+
+    return ImageStore.open().find(facts.image_id)
+
+
+def _place(saved: SavedFiles, config: SandboxConfig, directory: Path) -> None:
+    """Give a sandbox its disk and the saved state: the state last, because it makes the sandbox a paused one."""
+    from ballonet.machine.saved_sandbox import read_saved
+
+    try:
+        notes = read_saved(saved.state)
+        if config.disk_mib is not None:
+            disk = directory / DISK_FILE
+            _copy(saved.disk, disk)
+            assert notes.disk is not None
+            os.utime(disk, ns=(notes.disk[1], notes.disk[1]))  # as the saved state knows it
+        state = directory / PAUSED_FILE
+        key = _key_here(config, directory)
+        if key == saved.facts.state_key and _linked(saved.state, state):
+            return
+        part = state.with_name(f".{state.name}.new")
+        part.unlink(missing_ok=True)
+        _copy(saved.state, part)
+        amend_state(part, key=key)
+        part.rename(state)
+        sync_directory(directory)
+    except SavedStateError as error:
+        raise SnapshotError(f"the snapshot is damaged: {error}") from error
+    except OSError as error:
+        raise HostError(
+            f"the files of sandbox {config.name!r} cannot be written to {directory}: {error.strerror}",
+            hint=os_hint(error, directory),
+        ) from error
+
+
+def _key_here(config: SandboxConfig, directory: Path) -> str:
+    """The key of a VM of this configuration. Other files of the same engine have another one."""
+    from ballonet.machine.build import build_vm
+
+    vm = build_vm(config, disk=None if config.disk_mib is None else directory / DISK_FILE)
+    key = vm.engine.state_key(vm.spec)
+    assert key is not None
+    return key
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Give the file a second name, which is removed when the guest runs. Nothing writes to it."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        return False  # another file system, or one without links
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    here = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        there = new_private_file(target)
+        try:
+            copy_file(here, there)
+            os.fsync(there)
+        finally:
+            os.close(there)
+    finally:
+        os.close(here)
+
+
+def distinct(names: Sequence[str]) -> None:
+    """:raises ConfigError: a name is there twice."""
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            raise ConfigError(f"the name {name!r} is given twice", hint="each sandbox needs a name of its own")

@@ -193,6 +193,12 @@ class BalloonError(EngineError):
     code = "balloon"
 
 
+class ResumeError(BallonetError):
+    """A paused sandbox cannot be resumed here. Its saved state was not changed."""
+
+    code = "resume"
+
+
 class GuestError(BallonetError):
     """The guest failed to boot, or failed to carry out a request."""
 
@@ -209,6 +215,12 @@ class GuestChannelError(GuestError):
     """The guest violated the agent protocol, or the channel to it closed. The channel can no longer be used."""
 
     code = "guest-channel"
+
+
+class GuestPausedError(GuestChannelError):
+    """The sandbox was paused, which ended what its clients had started. It can be resumed."""
+
+    code = "guest-paused"
 
 
 class GuestCommandError(GuestError):

@@ -20,6 +20,8 @@ COMMANDS = {
     "start": Command("ballonet.cli.start", "start one or more sandboxes"),
     "stop": Command("ballonet.cli.stop", "stop one or more sandboxes"),
     "restart": Command("ballonet.cli.start", "restart one or more sandboxes"),
+    "pause": Command("ballonet.cli.pause", "save one or more sandboxes to disk, so that they take no memory"),
+    "resume": Command("ballonet.cli.resume", "resume one or more paused sandboxes"),
     "rm": Command("ballonet.cli.rm", "remove one or more sandboxes, with their logs and disks"),
     "ls": Command("ballonet.cli.ls", "list all sandboxes"),
     "ps": Command("ballonet.cli.ls", "list running sandboxes"),

@@ -12,12 +12,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 from ballonet.base.errors import ConfigError, GuestChannelError, GuestError
 from ballonet.base.forked import keep_from_children
-from ballonet.guest import messages
+from ballonet.guest import manage, messages
 from ballonet.guest.channel import AgentChannel
+from ballonet.guest.channel_stream import StreamAccount
 from ballonet.guest.frames import MAX_PING_BYTES, Frame, FrameType
 from ballonet.guest.guest_process import GuestProcess, start_process
 from ballonet.guest.messages import ExitStatus, Ready, TrimFlags
@@ -227,6 +228,29 @@ class AgentClient:
     async def shutdown(self) -> None:
         """Tell the guest to kill all processes and power off. Does not wait for it (see :meth:`wait_lost`)."""
         self._channel.send_now(Frame(FrameType.SHUTDOWN, 0))
+
+    async def suspend(self, *, timeout_s: float) -> None:
+        """Have the agent fall silent before the guest is saved: see :meth:`AgentChannel.suspend`."""
+        await self._channel.suspend(timeout_s)
+
+    def resume(self) -> None:
+        """Let the agent continue, after :meth:`suspend` or a restore."""
+        self._channel.resume()
+
+    def adopt(self, account: StreamAccount) -> GuestProcess:
+        """Continue a process of a restored guest, before :meth:`resume`. It has no standard input."""
+        state = ProcessState()
+        state.pid = account.pid
+        return GuestProcess(state, self._channel.adopt(account, state))
+
+    async def manage(self, do: str, *, timeout_s: float | None = None, **arguments: object) -> dict[str, Any]:
+        """Ask the sandbox's process to do something. Only on a relay's socket.
+
+        :raises BallonetError: it was not done, and why.
+        """
+        payload = manage.encode_request(do, arguments)
+        reply = await self._channel.request(FrameType.MANAGE, payload, FrameType.MANAGED, timeout_s)
+        return manage.decode_reply(reply.payload)
 
     @property
     def lost(self) -> GuestChannelError | None:

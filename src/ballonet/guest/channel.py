@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable
 
 from ballonet.base.errors import GuestBootError, GuestChannelError, GuestCommandError, GuestError
-from ballonet.guest import messages
-from ballonet.guest.channel_stream import ChannelStream, StreamOwner
+from ballonet.guest import manage, messages
+from ballonet.guest.channel_stream import ChannelStream, StreamAccount, StreamOwner
 from ballonet.guest.frames import (
     FROM_GUEST,
     MAX_PROCESSES,
@@ -62,11 +62,15 @@ class AgentChannel:
             FrameType.TRIM_DONE: deque(),
             FrameType.WATCHING: deque(),
             FrameType.SETUP_DONE: deque(),
+            FrameType.SUSPENDED: deque(),
+            FrameType.MANAGED: deque(),
         }
         self._ready_or_lost = asyncio.Event()
         self._lost_callbacks: set[Callable[[], None]] = set()
         self._sending = asyncio.Lock()
         self._sending_exec = asyncio.Lock()
+        #: While the guest is suspended: the small frames that wait. Others wait for the locks.
+        self._held: list[Frame] | None = None
         self._task = asyncio.get_running_loop().create_task(self._read(), name="agent channel")
 
     async def wait_ready(self, timeout_s: float | None) -> messages.Ready:
@@ -167,11 +171,72 @@ class AgentChannel:
         :raises GuestChannelError: the channel has ended. It ends if the guest does not read such frames.
         """
         writer = self._live_writer()
+        if self._held is not None:
+            self._held.append(frame)
+            return
         writer.write(frame.encode())
         unsent = writer.transport.get_write_buffer_size()
         if unsent > _MAX_UNSENT_BYTES:
             self._lose(GuestChannelError(f"the guest does not read: {unsent} bytes are unsent"))
             raise self._lost_error()
+
+    @property
+    def streams(self) -> int:
+        """The number of processes that are running."""
+        return len(self._streams)
+
+    async def suspend(self, timeout_s: float) -> None:
+        """Have the agent send nothing more, and send nothing more to it: on return, nothing is under way in either
+        direction. Calls wait until :meth:`resume`, which must follow, also if this fails, unless the guest ends.
+
+        :raises GuestError: the agent did not answer in time.
+        """
+        assert self._held is None, "the guest is suspended already"
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._sending_exec.acquire()
+                try:
+                    await self._sending.acquire()
+                except BaseException:
+                    self._sending_exec.release()
+                    raise
+                waiting: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+                self._replies[FrameType.SUSPENDED].append(waiting)
+                self._live_writer()
+                self.send_now(Frame(FrameType.SUSPEND, 0))
+                self._held = []
+                await waiting
+        except TimeoutError:
+            raise GuestError(f"the guest did not fall silent within {timeout_s:g} s") from None
+
+    def resume(self) -> None:
+        """Let the agent continue, after :meth:`suspend` or a restore. It ends the processes of all streams that this
+        channel does not have. Does nothing if the guest is not suspended."""
+        held, self._held = self._held, None
+        try:
+            self.send_now(Frame(FrameType.RESUME, 0, b"".join(map(messages.encode_number, self._streams))))
+            for frame in held or ():
+                self.send_now(frame)
+            for stream in self._streams.values():
+                stream.grant()
+        finally:
+            if held is not None:
+                self._sending.release()
+                self._sending_exec.release()
+
+    def held_credit(self, number: int) -> int:
+        """Bytes of credit for a stream that wait because the guest is suspended."""
+        held = (
+            frame for frame in self._held or () if (frame.kind, frame.stream) == (FrameType.CREDIT, number)
+        )
+        return sum(map(messages.decode_number, held))
+
+    def adopt(self, account: StreamAccount, owner: StreamOwner) -> ChannelStream:
+        """Continue a stream of a restored guest, before :meth:`resume`."""
+        stream = ChannelStream(self, account.number, messages.ExecShape(tty=False, stdin=False), owner)
+        stream.restore(account)
+        self._streams[account.number] = stream
+        return stream
 
     def call_when_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call ``callback`` once when the channel ends (immediately if it has ended). Returns a function that cancels
@@ -263,6 +328,8 @@ class AgentChannel:
         if frame.kind == FrameType.PRESSURE and self.on_pressure is not None:
             self.on_pressure(frame)
             return
+        if frame.kind == FrameType.PAUSED:
+            raise manage.decode_paused(frame.payload)
         waiting = self._replies.get(frame.kind)
         if not waiting:
             raise GuestChannelError(f"{frame.kind.name} frame without a request")
@@ -286,7 +353,7 @@ class AgentChannel:
     def _lost_error(self) -> GuestChannelError:
         # A new exception for each caller: a shared one would collect all their tracebacks.
         assert self.lost is not None
-        return GuestChannelError(self.lost.message, hint=self.lost.hint)
+        return type(self.lost)(self.lost.message, hint=self.lost.hint)
 
     def _lose(self, error: GuestChannelError) -> None:
         if self.lost is not None:

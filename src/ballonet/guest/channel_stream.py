@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from ballonet.base.errors import GuestChannelError
@@ -18,6 +19,18 @@ log = logging.getLogger(__name__)
 
 #: Consumed output is acknowledged in steps of this size: 16 bytes of credit per 64 KiB of output.
 _GRANT_STEP_BYTES = WINDOW_BYTES // 4
+
+
+@dataclass(frozen=True)
+class StreamAccount:
+    """What a saved guest's agent knows of a stream, for the channel of a restored one. It has no standard input and
+    no terminal."""
+
+    number: int
+    #: Process ID in the guest.
+    pid: int
+    #: Bytes of output that were received, and that the agent does not know to be consumed.
+    outstanding: int
 
 
 class StreamOwner(Protocol):
@@ -40,6 +53,9 @@ class FrameSender(Protocol):
 
     def send_now(self, frame: Frame) -> None:
         """Send a small frame without waiting."""
+
+    def held_credit(self, number: int) -> int:
+        """Bytes of credit for a stream that wait because the guest is suspended."""
 
 
 class ChannelStream:
@@ -65,6 +81,16 @@ class ChannelStream:
         self._stdin_open = shape.stdin
         self._unread = 0  # output passed to the owner and not consumed yet
         self._ungranted = 0  # consumed, but not acknowledged to the guest yet
+
+    def account(self, pid: int) -> StreamAccount:
+        """The account of this stream, for a restored copy of the suspended guest."""
+        unknown = self._unread + self._ungranted + self._channel.held_credit(self.number)
+        return StreamAccount(self.number, pid, unknown)
+
+    def restore(self, account: StreamAccount) -> None:
+        """Take over the accounts of the stream in a restored guest: what was received is consumed."""
+        self._started = True
+        self._ungranted = account.outstanding
 
     async def send_stdin(self, data: bytes) -> None:
         """Send up to ``stdin_room`` bytes of standard input. Waits while the guest is slow to read."""
@@ -97,6 +123,10 @@ class ChannelStream:
             raise GuestChannelError(f"credit for {size} bytes, but only {self._unread} wait to be consumed")
         self._unread -= size
         self._ungranted += size
+        self.grant()
+
+    def grant(self) -> None:
+        """Acknowledge what was consumed, once it is worth a frame."""
         if self._ungranted >= _GRANT_STEP_BYTES and not self.ended and self._channel.lost is None:
             payload = messages.encode_number(self._ungranted)
             self._ungranted = 0

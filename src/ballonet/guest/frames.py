@@ -48,6 +48,9 @@ class FrameType(enum.IntEnum):
     SETUP = 0x0C
     EXEC_PART = 0x0D
     RESTORED = 0x0E
+    SUSPEND = 0x0F
+    RESUME = 0x10
+    MANAGE = 0x11
     READY = 0x81
     STARTED = 0x82
     STDOUT = 0x83
@@ -61,6 +64,9 @@ class FrameType(enum.IntEnum):
     TRIM_DONE = 0x8B
     WATCHING = 0x8C
     SETUP_DONE = 0x8D
+    SUSPENDED = 0x8E
+    MANAGED = 0x8F
+    PAUSED = 0x90
 
 
 #: What the guest may send, and what a local client may send.
@@ -76,6 +82,7 @@ FROM_LOCAL_CLIENT = frozenset(
         FrameType.RESIZE,
         FrameType.CREDIT,
         FrameType.PING,
+        FrameType.MANAGE,
     }
 )
 

@@ -14,7 +14,7 @@ from typing import Self
 from ballonet.base.arguments import check_number, to_bytes, wrong_type
 from ballonet.base.errors import CommandTimeoutError, GuestChannelError, GuestCommandError, GuestError
 from ballonet.guest import messages
-from ballonet.guest.channel_stream import ChannelStream
+from ballonet.guest.channel_stream import ChannelStream, StreamAccount
 from ballonet.guest.frames import FrameType
 from ballonet.guest.process_output import OutputReader, merged
 from ballonet.guest.process_state import ProcessState
@@ -75,6 +75,10 @@ class GuestProcess:
     def running(self) -> bool:
         """Whether it may still produce output or an exit status."""
         return not self._state.over
+
+    def account(self) -> StreamAccount:
+        """What a restored copy of the suspended guest needs to continue it: see :meth:`AgentClient.adopt`."""
+        return self._stream.account(self.pid)
 
     @property
     def held_bytes(self) -> int:

@@ -74,7 +74,7 @@ class ProcessState:
         if self.given_up is not None:
             raise self.given_up()
         if self.lost is not None:
-            raise GuestChannelError(self.lost.message, hint=self.lost.hint)
+            raise type(self.lost)(self.lost.message, hint=self.lost.hint)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []

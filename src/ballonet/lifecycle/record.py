@@ -18,6 +18,8 @@ class State(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     STOPPED = "stopped"
+    #: Its guest is saved, with its processes, and has no process on the host.
+    PAUSED = "paused"
     #: It did not start.
     FAILED = "failed"
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ballonet.base.errors import ConfigError, NameInUseError, NotRunningError, RegistryError
 from ballonet.base.paths import private_dir, state_dir_of
@@ -23,6 +23,7 @@ from ballonet.lifecycle.liveness import living, machines
 from ballonet.lifecycle.record import Command, Defaults, Record, State, unreadable_hint
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import EndNote, MachineNote
+from ballonet.machine.paused_file import paused_bytes
 from ballonet.settings.config import SandboxConfig, check_name
 from ballonet.settings.flags import parse_config, render_flags
 
@@ -116,9 +117,12 @@ def refresh(registry: Registry, record: Record) -> Record | None:
             return replace(record, state=State.RUNNING, started_at=note.started_at)
         return record
     end = EndNote.read(state_dir_of(record.name))
-    if end is None or end.run_id != record.run_id:
-        if record.state is State.STARTING and record.starter is not None and record.starter.alive():
-            return record
+    of_this_run = end is not None and end.run_id == record.run_id
+    if not of_this_run and _is_being_started(record):
+        return record
+    if paused_bytes(state_dir_of(record.name)) is not None:
+        return _now_paused(registry, record, end if of_this_run else None)
+    if end is None or not of_this_run:
         end = EndNote(
             run_id=record.run_id or "",
             reason="killed",
@@ -140,6 +144,23 @@ def refresh(registry: Registry, record: Record) -> Record | None:
         exit_code=end.exit_code,
     )
     return changed
+
+
+def _is_being_started(record: Record) -> bool:
+    return record.state is State.STARTING and record.starter is not None and record.starter.alive()
+
+
+def _now_paused(registry: Registry, record: Record, end: EndNote | None) -> Record:
+    """Its process has ended, and its guest is saved: it was paused, or its resume failed."""
+    sweep(record)
+    changes: dict[str, Any] = {
+        "state": State.PAUSED,
+        "ended_at": time.time() if end is None else end.ended_at,
+        "end_reason": "paused",
+        "end_detail": None if end is None or end.reason == "paused" else end.detail,
+    }
+    registry.update(record.name, if_run=record.run_id, **changes)
+    return replace(record, **changes)
 
 
 def with_end(record: Record, end: EndNote) -> Record:

@@ -6,7 +6,9 @@ import contextlib
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ballonet.base.errors import (
     HostError,
@@ -18,10 +20,11 @@ from ballonet.base.errors import (
 from ballonet.base.paths import private_dir, state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.lifecycle.liveness import living, machines
-from ballonet.lifecycle.record import Record
+from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.sandboxes import find, forget, refresh, remove_files, with_end
 from ballonet.machine.notes import EndNote, write_stop_seconds
+from ballonet.machine.paused_file import discard_paused
 
 # asyncio is imported where it is used: importing this module stays fast.
 
@@ -34,9 +37,12 @@ _FORCED_S = 30.0
 async def stop_sandbox(registry: Registry, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> Record | None:
     """Stop a sandbox gracefully, and kill it after ``timeout_s`` (0: at once; negative: never). Returns its record.
 
-    A sandbox that is not running is not changed. ``None``: it was removed automatically.
+    A sandbox that is not running is not changed, except that a paused one loses its processes. ``None``: it was removed
+    automatically.
     """
     record = find(registry, name)
+    if record.state is State.PAUSED:
+        return _discard_memory(registry, record)
     note = living(record)
     if note is None:
         return record
@@ -45,6 +51,21 @@ async def stop_sandbox(registry: Registry, name: str, *, timeout_s: float = STOP
         # It ends with its sandbox's process, but slightly later.
         await kill(note.engine)
     return refresh(registry, record)
+
+
+def _discard_memory(registry: Registry, record: Record) -> Record | None:
+    """Stop a paused sandbox."""
+    if record.auto_remove:
+        forget(registry, record)
+        return None
+    detail = "it was stopped while it was paused: its processes were discarded"
+    changes: dict[str, Any] = {"state": State.STOPPED, "end_reason": "stopped", "end_detail": detail}
+    if not registry.update(record.name, if_run=record.run_id, **changes):
+        raise StillRunningError(
+            f"sandbox {record.name!r} was resumed meanwhile", hint=f"try again: ballonet stop {record.name}"
+        )
+    discard_paused(state_dir_of(record.name))
+    return replace(record, **changes)
 
 
 async def end_process(process: ProcessId, state: Path | None = None, timeout_s: float = 0) -> None:
@@ -66,10 +87,10 @@ async def end_process(process: ProcessId, state: Path | None = None, timeout_s: 
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)  # in case it was stopped with SIGSTOP
         # A graceful stop takes a few seconds after the command has ended.
-        if not limit or not await _ended(pidfd, limit):
+        if not limit or not await process_ended(pidfd, limit):
             signal.pidfd_send_signal(pidfd, signal.SIGUSR1)
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-            if not await _ended(pidfd, _FORCED_S):
+            if not await process_ended(pidfd, _FORCED_S):
                 await kill(process)
     except ProcessLookupError:
         pass  # it has ended meanwhile
@@ -87,7 +108,7 @@ async def kill(process: ProcessId) -> None:
         return
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        if not await _ended(pidfd, _FORCED_S):
+        if not await process_ended(pidfd, _FORCED_S):
             raise SandboxError(f"process {process.pid} cannot be killed")
     except ProcessLookupError:
         pass
@@ -107,7 +128,7 @@ async def wait_end(registry: Registry, name: str) -> Record | None:
             await asyncio.sleep(0.1)  # it is about to start, or has just ended
         else:
             try:
-                await _ended(pidfd, None)
+                await process_ended(pidfd, None)
             finally:
                 os.close(pidfd)
         end = EndNote.read(state_dir_of(name))
@@ -160,7 +181,7 @@ async def discard_sandbox(registry: Registry, name: str) -> None:
         await remove_sandbox(registry, name, force=True)
 
 
-async def _ended(pidfd: int, timeout_s: float | None) -> bool:
+async def process_ended(pidfd: int, timeout_s: float | None) -> bool:
     """Wait for the end of a process; returns whether it ended in time."""
     import asyncio
 

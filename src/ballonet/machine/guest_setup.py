@@ -55,7 +55,7 @@ def setup_steps(config: VmConfig, root_kind: str | None) -> list[list[str]]:
     if root_kind is None and config.disk_mib is not None:
         mounts[DISK_TARGET] = ["disk", DISK_SERIAL, DISK_TARGET]
     steps += [mounts[target] for target in parents_first(list(mounts))]
-    return steps + _identity(config.name, config.net)
+    return steps + identity_steps(config.name, config.net)
 
 
 def root_kind(root: Path | None) -> str | None:
@@ -86,7 +86,7 @@ def _volume_step(tag: str, target: str, read_only: bool) -> list[str]:
     return ["volume", tag, target, "ro" if read_only else "rw"]
 
 
-def _identity(name: str, net: Net) -> list[list[str]]:
+def identity_steps(name: str, net: Net) -> list[list[str]]:
     """Host name, name resolution and network. As in Docker, they replace the image's files."""
     hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     steps = [["hostname", name], ["file", "/etc/hostname", f"{name}\n"]]

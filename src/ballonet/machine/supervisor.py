@@ -15,20 +15,22 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ballonet.base.errors import BallonetError, ConfigError, GuestError, HostError
-from ballonet.base.memory import mib_to_bytes
+from ballonet.base.errors import BallonetError, GuestError, HostError
 from ballonet.base.paths import private_dir
 from ballonet.control.peers import AccessPolicy
 from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
+from ballonet.machine.ending import Ending
 from ballonet.machine.guest_setup import root_kind, setup_steps
-from ballonet.machine.hardcap import HardCap
+from ballonet.machine.live_save import LiveSave
 from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
 from ballonet.machine.owner_channel import OwnerChannel, Report
+from ballonet.machine.paused_file import discard_paused
+from ballonet.machine.requests import Requests
+from ballonet.machine.resources import hard_cap, serve_volumes, writable_disk
 from ballonet.machine.run_directory import RunDirectory, claim_run_directory
 from ballonet.machine.run_options import RunOptions
 from ballonet.machine.vm_start import StartedVm, VmStart
@@ -37,6 +39,7 @@ from ballonet.vmm.engine import ExitReason, Vm, VmExit
 
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
+    from ballonet.machine.resuming import PausedSandbox
     from ballonet.machine.services import Services
     from ballonet.machine.shares import ShareServers
 
@@ -58,18 +61,6 @@ STOP_COMMAND_S = 10.0
 _UPKEEP_S = 2.0
 
 
-class Ending(StrEnum):
-    """Why the sandbox ends."""
-
-    STOP = "stop"
-    #: Stop without asking the guest.
-    FORCE = "force"
-    OWNER_GONE = "owner-gone"
-    GUEST = "guest"
-    COMMAND = "command"
-    VOLUME = "volume"
-
-
 class Supervisor:
     """Runs one sandbox until it ends. Create it inside a running event loop."""
 
@@ -89,6 +80,7 @@ class Supervisor:
         self._exit_code: int | None = None
         self._command: MainCommand | None = None
         self._volume_failure = ""
+        self._requests: Requests | None = None
         self._force = asyncio.Event()
         self._policy = AccessPolicy(
             allow_users=frozenset(config.balloon_allow_users),
@@ -142,22 +134,31 @@ class Supervisor:
 
     async def _live(self, run_directory: RunDirectory) -> Report:
         started = time.monotonic()
-        vm = build_vm(self._config, disk=self._disk())
-        if self._config.ports:
-            from ballonet.machine.ports import check_ports_free
-
-            check_ports_free(self._config.ports)
         async with contextlib.AsyncExitStack() as stack:
-            cap = self._hard_cap(vm)
+            config, saved, least_bytes = self._config, None, 0
+            if self._options.resume:
+                from ballonet.machine.resuming import open_paused
+
+                saved = stack.enter_context(open_paused(config, self._state_dir))
+                config, least_bytes = saved.config, saved.data_bytes
+            vm = build_vm(config, disk=writable_disk(config, self._options.state_dir))
+            if saved is not None:
+                saved.prepare(vm)
+            elif config.ports:
+                from ballonet.machine.ports import check_ports_free
+
+                check_ports_free(config.ports)
+            cap = hard_cap(config, vm, least_bytes)
             if cap is not None:
                 stack.push_async_callback(cap.close)
             cgroup_procs = None if cap is None else cap.procs_file
-            servers = self._serve_volumes(run_directory, stack, cgroup_procs)
+            servers = serve_volumes(config, run_directory, stack, cgroup_procs)
             start = VmStart(
                 stack,
                 servers,
                 cgroup_procs=cgroup_procs,
                 cold=self._options.cold,
+                saved=None if saved is None else saved.state,
                 launched=self._engine_launched,
                 ending=self._ending,
             )
@@ -174,28 +175,41 @@ class Supervisor:
             services = Services(vm, started_vm.channel, run_directory, cap, self._policy)
             stack.push_async_callback(services.close)
             await services.open_control()
-            steps = setup_steps(self._config, root_kind(self._config.root))
-            boot = asyncio.create_task(
-                services.boot(
-                    BOOT_TIMEOUT_S,
-                    steps,
-                    relief=self._config.pressure_relief,
-                    at_ready=started_vm.at_ready,
+            if saved is None:
+                steps = setup_steps(config, root_kind(config.root))
+                booting = services.boot(
+                    BOOT_TIMEOUT_S, steps, relief=config.pressure_relief, at_ready=started_vm.at_ready
                 )
-            )
+            else:
+                await self._run_command(services, stack, saved)
+                booting = services.resume(BOOT_TIMEOUT_S, saved.steps, relief=config.pressure_relief)
+            boot = asyncio.create_task(booting)
             stack.push_async_callback(_cancel, boot)
             either: set[asyncio.Future[Any]] = {boot, self._ending}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not self._ending.done():
                 boot.result()
-                await self._start_command(services, stack)
+                if saved is None:
+                    await self._run_command(services, stack, None)
+                else:
+                    saved.running()
                 await self._report_ready(started_vm, run_directory, time.monotonic() - started)
                 stack.push_async_callback(
                     _cancel, asyncio.create_task(self._maintain(services, run_directory))
                 )
                 if self._options.run_id is not None and self._options.state_dir is not None:
                     services.keep_history(self._config.name, self._options.run_id, self._options.state_dir)
+                if self._options.state_dir is not None:
+                    self._requests = Requests(
+                        LiveSave(
+                            config.name, vm, services, self._command, self._state_dir, lambda: self._note
+                        ),
+                        self._ending.done,
+                    )
+                    services.agent.manager = self._requests.carry_out
             ending = await self._ending
+            if self._requests is not None and ending is not Ending.FORCE:
+                await self._requests.settle()
             ended = await self._shut_down(ending, vm, services)
             if cap is not None and cap.kills():
                 detail = f"the host killed it because it exceeded its hard cap of {cap.limit_mib} MiB"
@@ -208,16 +222,20 @@ class Supervisor:
         self._write_note(engine=ProcessId.of(vm.pid))
         importlib.import_module("ballonet.machine.services")  # loaded while the engine starts
 
-    async def _start_command(self, services: Services, stack: contextlib.AsyncExitStack) -> None:
-        """Start the sandbox's own command, if it has one; the sandbox ends with it."""
+    async def _run_command(
+        self, services: Services, stack: contextlib.AsyncExitStack, saved: PausedSandbox | None
+    ) -> None:
+        """Start the sandbox's own command, or continue that of a saved one; the sandbox ends with it."""
         if not self._options.command:
             return
-        assert self._options.state_dir is not None
         from ballonet.machine.command import MainCommand
 
-        self._command = command = MainCommand(services.agent, self._options.state_dir)
+        self._command = command = MainCommand(services.agent, self._state_dir)
         stack.callback(command.close)
-        await command.start()
+        if saved is None:
+            await command.start()
+        elif saved.notes.command is not None:
+            command.adopt(saved.notes.command)
         stack.push_async_callback(_cancel, asyncio.create_task(self._watch_command(command)))
 
     async def _watch_command(self, command: MainCommand) -> None:
@@ -227,6 +245,11 @@ class Supervisor:
 
     async def _shut_down(self, ending: Ending, vm: Vm, services: Services) -> VmExit:
         """End the VM as ``ending`` requires; returns how it ended."""
+        if self._requests is not None and self._requests.paused:
+            ended = await vm.kill()
+            if ending is Ending.GUEST:
+                return VmExit(ExitReason.PAUSED, ended.status, "it was paused")
+            discard_paused(self._state_dir)  # it was to end meanwhile
         if ending is Ending.GUEST:
             return await vm.wait()
         oom_kills = await services.oom_kills() if self._exit_code == 128 + signal.SIGKILL else 0
@@ -258,35 +281,6 @@ class Supervisor:
             await self._command.terminate(read_stop_seconds(self._options.state_dir, STOP_COMMAND_S))
         await services.power_off(POWEROFF_TIMEOUT_S)
 
-    def _serve_volumes(
-        self, run_directory: RunDirectory, stack: contextlib.AsyncExitStack, cgroup_procs: str | None
-    ) -> ShareServers | None:
-        if not self._config.volumes:
-            return None
-        from ballonet.machine.shares import ShareServers
-
-        servers = ShareServers()
-        stack.push_async_callback(servers.close)
-        servers.start(self._config.volumes, run_directory.path, cgroup_procs=cgroup_procs)
-        return servers
-
-    def _disk(self) -> Path | None:
-        if self._config.disk_mib is None:
-            return None
-        if self._options.state_dir is None:
-            raise ConfigError("ballonet sandbox: a disk requires --state-dir")
-        from ballonet.machine.disk import obtain_disk
-
-        return obtain_disk(self._options.state_dir, self._config.disk_mib)
-
-    def _hard_cap(self, vm: Vm) -> HardCap | None:
-        if not self._config.hard_cap:
-            return None
-        balloon = vm.spec.balloon
-        return HardCap(
-            self._config.name, mib_to_bytes(vm.spec.memory_mib if balloon is None else balloon.initial_mib)
-        )
-
     async def _report_ready(self, started: StartedVm, run_directory: RunDirectory, boot_s: float) -> None:
         vm = started.vm
         facts: dict[str, Any] = {
@@ -302,6 +296,11 @@ class Supervisor:
             "start": started.source,
         }
         self._owner.send(Report("ready", facts))
+
+    @property
+    def _state_dir(self) -> Path:
+        assert self._options.state_dir is not None
+        return self._options.state_dir
 
     def _write_note(self, **facts: Any) -> None:
         """Update the note with new facts.

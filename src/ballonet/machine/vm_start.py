@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 #: this (seconds).
 RESTORE_TIMEOUT_S = 60.0
 RESTORE_CPU_MIN_S = 2.0
+#: How a saved sandbox was started.
+RESUMED = "resumed"
 #: How often the processor time is read (seconds).
 _LOOK_S = 0.5
 #: How long to wait for the end of a volume's server if the engine does not start (seconds).
@@ -53,6 +56,7 @@ class VmStart:
     :param stack: ends the VM.
     :param servers: of the volumes.
     :param cold: boot, and neither use nor make a template.
+    :param saved: restore this sandbox; it is not booted if that fails.
     :param launched: called each time an engine was launched, while it starts.
     :param ending: the sandbox ends when this is done: a restored guest is not waited for any more.
     """
@@ -64,6 +68,7 @@ class VmStart:
         *,
         cgroup_procs: str | None,
         cold: bool,
+        saved: SavedState | None = None,
         launched: Callable[[Vm], None],
         ending: asyncio.Future[Any],
     ) -> None:
@@ -71,6 +76,7 @@ class VmStart:
         self._servers = servers
         self._cgroup_procs = cgroup_procs
         self._cold = cold
+        self._saved = saved
         self._launched = launched
         self._ending = ending
         self._why_cold = "booted"
@@ -80,12 +86,15 @@ class VmStart:
 
         :raises BallonetError: it did not start.
         """
+        if self._saved is not None:
+            return await self._restore(vm, self._saved, RESUMED, math.inf)
         template = None if self._cold else self._template(vm)
         state = None if template is None else self._open(template)
         if template is not None and state is not None:
             with state:
                 try:
-                    return await self._restore(vm, state)
+                    least_s = max(RESTORE_CPU_MIN_S, state.cpu_s)
+                    return await self._restore(vm, state, "restored from a start template", least_s)
                 except (EngineError, GuestError) as error:
                     self._why_cold = f"booted, because the guest could not be restored: {error}"
                     log.warning("start template: %s", self._why_cold)
@@ -101,14 +110,14 @@ class VmStart:
         self._stack.callback(template.close)
         return replace(started, at_ready=make)
 
-    async def _restore(self, vm: Vm, state: SavedState) -> StartedVm:
+    async def _restore(self, vm: Vm, state: SavedState, source: str, most_cpu_s: float) -> StartedVm:
         """:raises EngineError, GuestError: it could not be restored; its engine has ended."""
-        started = await self._run(vm, state, "restored from a start template")
+        started = await self._run(vm, state, source)
         renewed = asyncio.create_task(renew_guest(started.channel, RESTORE_TIMEOUT_S))
         either: set[asyncio.Future[Any]] = {renewed, self._ending}
         try:
             while not await _any_done(either):
-                if (read_cpu_s(vm.pid) or 0.0) > max(RESTORE_CPU_MIN_S, state.cpu_s):
+                if (read_cpu_s(vm.pid) or 0.0) > most_cpu_s:
                     raise GuestBootError("the restored guest does not answer")
             if renewed.done():
                 renewed.result()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +28,8 @@ class ExitReason(StrEnum):
     """Why a VM ended."""
 
     STOPPED = "stopped"
+    #: It was saved, and can be resumed.
+    PAUSED = "paused"
     #: The sandbox's own command ended.
     COMPLETED = "completed"
     #: The guest's kernel killed the sandbox's own command because memory ran out, or panicked for that reason.
@@ -76,6 +78,11 @@ class Engine(ABC):
     accelerators: tuple[str, ...]
     #: It can confine itself with seccomp(2).
     seccomp: bool
+
+    @property
+    def title(self) -> str:
+        """Its name and version."""
+        return f"{self.name} {self.version_text}"
 
     @property
     def version_text(self) -> str:
@@ -156,6 +163,8 @@ class Vm(ABC):
     console: Tail
     #: Present from :meth:`start` on if the specification has a balloon.
     balloon: Balloon | None
+    #: The first target of the balloon, if it is not the initial one, and its limit (MiB).
+    first_target: tuple[int, int | None] | None = None
 
     @property
     @abstractmethod
@@ -192,11 +201,22 @@ class Vm(ABC):
         """
 
     @abstractmethod
-    async def save(self, file: int, key: str, *, cpu_s: float = 0.0) -> float:
+    async def save(
+        self,
+        file: int,
+        key: str,
+        *,
+        cpu_s: float = 0.0,
+        notes: Callable[[], bytes] | None = None,
+        then: Callable[[], Awaitable[None]] | None = None,
+    ) -> float:
         """Stop the guest, write its state to the open, empty file ``file``, and let it run on, even if that failed.
+        While the guest is stopped, its disks do not change, and have everything that it has written.
 
         :param key: of :meth:`Engine.state_key`.
         :param cpu_s: the processor time that the engine has used; kept in the file.
+        :param notes: called when the guest is stopped: what else is to be kept in the file.
+        :param then: called when the state is written, before the guest runs on. It may also :meth:`kill` the VM.
         :returns: how long the guest was stopped (seconds).
         :raises EngineError: the engine could not save it.
         :raises OSError: the file cannot be written.

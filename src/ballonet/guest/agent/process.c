@@ -276,6 +276,25 @@ void processes_ready(const struct pollfd *ready)
 	}
 }
 
+static bool is_listed(uint32_t stream, const uint8_t *streams, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		if (get_u32(streams + 4 * i) == stream)
+			return true;
+	return false;
+}
+
+void processes_keep(const uint8_t *streams, uint32_t count)
+{
+	for (int i = used - 1; i >= 0; i--) {
+		if (table[i].stream == 0 || is_listed(table[i].stream, streams, count))
+			continue;
+		process_signal(&table[i], SIGKILL);
+		/* The child is reaped like an orphan. */
+		release(&table[i]);
+	}
+}
+
 void processes_kill_all(void)
 {
 	family_kill_all();

@@ -9,11 +9,12 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ballonet.base.errors import EngineError
 from ballonet.base.process import spawn, wait_exit
+from ballonet.base.threads import in_thread
 from ballonet.vmm.attach import Port
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.config import VmSpec
@@ -141,7 +142,7 @@ class QemuVm(Vm):
             if self.spec.balloon is not None:
                 device = QemuBalloonDevice(self.spec.machine, self.spec.balloon.ceiling_mib, self.qmp)
                 self.balloon = Balloon(self.spec.balloon, device, self.pid)
-                await self.balloon.start()
+                await self.balloon.start(self.first_target)
             await self.qmp.execute("cont")
         except EngineError as error:
             ended = await self.kill()
@@ -150,16 +151,31 @@ class QemuVm(Vm):
             await self.kill()
             raise
 
-    async def save(self, file: int, key: str, *, cpu_s: float = 0.0) -> float:
+    async def save(
+        self,
+        file: int,
+        key: str,
+        *,
+        cpu_s: float = 0.0,
+        notes: Callable[[], bytes] | None = None,
+        then: Callable[[], Awaitable[None]] | None = None,
+    ) -> float:
         from ballonet.vmm.qemu.migration import save_devices
         from ballonet.vmm.saved_state import write_state
 
         stopped_at = time.monotonic()
-        await self.qmp.execute("stop")
+        await self.qmp.execute("stop")  # also writes all caches of the disks
         try:
-            write_state(file, key, self._ram, await save_devices(self.qmp), cpu_s=cpu_s)
+            device = await save_devices(self.qmp)
+            noted = b"" if notes is None else notes()
+            facts: dict[str, Any] = {"cpu_s": cpu_s, "engine": self.engine.title, "notes": noted}
+            # In a thread: with much memory it takes long.
+            await in_thread(lambda: write_state(file, key, self._ram, device, **facts))
+            if then is not None:
+                await then()
         finally:
-            await self.qmp.execute("cont")
+            if self._exit is not None and not self._exit.done():
+                await self.qmp.execute("cont")
         return time.monotonic() - stopped_at
 
     def copy_disk(self, serial: str, target: int) -> DiskCopy:

@@ -1,0 +1,60 @@
+"""Pauses running sandboxes. :func:`ballonet.lifecycle.start.start_sandbox` resumes them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ballonet.base.errors import GuestChannelError, SandboxError
+from ballonet.lifecycle.record import Record, State
+from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.sandboxes import find, find_running, refresh
+from ballonet.lifecycle.stop import process_ended
+
+# asyncio and the agent's client are imported where they are used: importing this module stays fast.
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A sandbox that was paused: the size of its saved state, and how long that took."""
+
+    record: Record
+    size_bytes: int
+    seconds: float
+
+
+async def pause_sandbox(registry: Registry, name: str, *, force: bool = False) -> Paused | None:
+    """Pause a running sandbox, and return when nothing of it is in memory. ``None``: it is paused already.
+
+    :param force: even if commands of clients are running in it, which that ends.
+    :raises StillRunningError: such commands are running; the sandbox was not changed.
+    :raises NotRunningError: it is not running.
+    :raises BallonetError: it could not be paused; it runs on, unless its process has ended.
+    """
+    from ballonet.guest.agent_client import AgentClient
+
+    if find(registry, name).state is State.PAUSED:
+        return None
+    record, note = find_running(registry, name)
+    pidfd = note.process.open()
+    facts = {}
+    try:
+        agent = await AgentClient.connect(note.agent_socket)
+        try:
+            await agent.wait_ready()
+            facts = await agent.manage("pause", force=force)
+        except GuestChannelError:
+            if note.process.alive():
+                raise
+        finally:
+            await agent.close()
+        if pidfd is not None:
+            await process_ended(pidfd, None)
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+    now = refresh(registry, record)
+    if now is None or now.state is not State.PAUSED:
+        why = "it was removed" if now is None else now.end_detail or f"it is {now.state}"
+        raise SandboxError(f"sandbox {name!r} was not paused: it ended meanwhile: {why}")
+    return Paused(now, int(facts.get("bytes", 0)), float(facts.get("seconds", 0)))

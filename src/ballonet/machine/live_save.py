@@ -1,0 +1,123 @@
+"""Saves a running sandbox: its guest's memory and devices, and what is needed to continue its own command elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ballonet.base.errors import ConfigError, GuestError, GuestPausedError, SandboxError
+from ballonet.host.proc import read_cpu_s
+from ballonet.machine.saved_sandbox import SavedSandbox, disk_facts
+from ballonet.vmm.engine import Vm
+
+if TYPE_CHECKING:
+    from ballonet.machine.command import MainCommand
+    from ballonet.machine.notes import MachineNote
+    from ballonet.machine.services import Services
+
+#: How long the agent may take to fall silent (seconds). It has a high priority, but a client may not read its output.
+SUSPEND_TIMEOUT_S = 10.0
+
+
+class LiveSave:
+    """Saves one running sandbox.
+
+    :param command: its own command, if it has one.
+    :param note: the sandbox's current note.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vm: Vm,
+        services: Services,
+        command: MainCommand | None,
+        state_dir: Path,
+        note: Callable[[], MachineNote],
+    ) -> None:
+        self.name = name
+        self.vm = vm
+        self.services = services
+        self.command = command
+        self.state_dir = state_dir
+        self._note = note
+
+    def check(self) -> str:
+        """The key under which it is saved.
+
+        :raises ConfigError: a sandbox like this one cannot be saved.
+        """
+        key = self.vm.engine.state_key(self.vm.spec)
+        if key is None:
+            raise ConfigError(
+                f"sandbox {self.name!r} cannot be saved because it has volumes: {self.vm.engine.title} "
+                "cannot save virtiofs devices",
+                hint="use a sandbox without volumes (-v), and copy files with 'ballonet cp'",
+            )
+        return key
+
+    @property
+    def clients(self) -> int:
+        """How many commands of clients are running."""
+        own = self.command is not None and self.command.running
+        return max(0, self.services.agent.processes - own)
+
+    async def save(
+        self,
+        file: int,
+        *,
+        target: tuple[int, int | None] | None = None,
+        then: Callable[[], Awaitable[None]] | None = None,
+    ) -> float:
+        """Write the state to the open, empty file ``file``. The guest, with the commands of clients, runs on, unless
+        ``then`` ends the VM.
+
+        :param target: target and limit of the balloon that a restored guest gets (MiB); by default the current ones.
+        :param then: called while the guest is stopped and the file is complete: its disk has the same moment.
+        :returns: how long the guest was stopped (seconds).
+        :raises ConfigError: it cannot be saved.
+        :raises GuestError: the guest does not answer, or ends.
+        :raises EngineError: the engine could not save it.
+        :raises OSError: the file cannot be written.
+        """
+        key = self.check()
+        agent = self.services.agent
+        try:
+            await agent.suspend(timeout_s=SUSPEND_TIMEOUT_S)
+            account = None if self.command is None else await self.command.account()
+            if self.command is not None and account is None:
+                raise SandboxError(f"the command of sandbox {self.name!r} has ended")
+
+            def notes() -> bytes:
+                note, status = self._note(), None if self.vm.balloon is None else self.vm.balloon.status
+                now = None if status is None else (status.target_mib, status.limit_mib)
+                first = target or now or (None, None)
+                earlier = self.services.earlier
+                return SavedSandbox(
+                    name=self.name,
+                    flags=note.flags,
+                    saved_at=time.time(),
+                    ports=note.ports,
+                    command=account,
+                    target_mib=first[0],
+                    limit_mib=first[1],
+                    disk=disk_facts(self.state_dir),
+                    earlier=None if earlier is None else asdict(earlier),
+                ).encode()
+
+            cpu_s = read_cpu_s(self.vm.pid) or 0.0
+            return await self.vm.save(file, key, cpu_s=cpu_s, notes=notes, then=then)
+        finally:
+            with contextlib.suppress(GuestError):  # the guest has ended
+                agent.resume()
+
+
+def paused_error(name: str) -> GuestPausedError:
+    """For clients of a sandbox that is paused."""
+    return GuestPausedError(
+        f"sandbox {name!r} was paused", hint=f"the next command wakes it: ballonet exec {name} …"
+    )

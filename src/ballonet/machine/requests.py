@@ -1,0 +1,58 @@
+"""Requests of the sandbox's owner to its process (MANAGE, on the agent socket): pause it.
+
+They are not on the control socket, which others may be allowed to use and a sandbox without a balloon does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ballonet.base.errors import ConfigError
+from ballonet.machine.live_save import LiveSave
+
+if TYPE_CHECKING:
+    from ballonet.machine.pausing import Pausing
+
+# What carries a request out is loaded with the first one.
+
+
+class Requests:
+    """Carries out requests to one sandbox.
+
+    :param ending: whether the sandbox ends.
+    """
+
+    def __init__(self, live: LiveSave, ending: Callable[[], bool]) -> None:
+        self._live = live
+        self._ending = ending
+        self._pausing: Pausing | None = None
+
+    async def carry_out(self, do: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one request; returns the facts of the reply.
+
+        :raises BallonetError: it failed, or is unknown.
+        """
+        if do == "pause":
+            return await self._pause(force=arguments.get("force") is True)
+        raise ConfigError(
+            f"sandbox {self._live.name!r} does not know the request {do!r}"[:200],
+            hint="it was started by another version of ballonet: restart it",
+        )
+
+    @property
+    def paused(self) -> bool:
+        """Whether the guest was saved, and its engine ended."""
+        return self._pausing is not None and self._pausing.done
+
+    async def settle(self) -> None:
+        """Wait until no request is being carried out that must not be interrupted."""
+        if self._pausing is not None:
+            await self._pausing.settle()
+
+    async def _pause(self, *, force: bool) -> dict[str, Any]:
+        if self._pausing is None:
+            from ballonet.machine.pausing import Pausing
+
+            self._pausing = Pausing(self._live, self._ending)
+        return await self._pausing.pause(force=force)

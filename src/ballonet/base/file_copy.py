@@ -106,15 +106,3 @@ def new_private_file(path: str | os.PathLike[str]) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     os.fchmod(fd, 0o600)
     return fd
-
-
-def sync_directory(path: str | os.PathLike[str]) -> None:
-    """Wait until the entries of a directory are on disk (fsync(2)).
-
-    :raises OSError: that failed.
-    """
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ballonet.base.errors import ConfigError, GuestChannelError, SandboxError
 from ballonet.base.paths import state_dir_of
@@ -17,6 +19,7 @@ from ballonet.cli.sandbox_options import (
     add_admission_option,
     add_cold_option,
     add_command_options,
+    add_from_option,
     add_sandbox_options,
     add_stream_options,
     add_timeout_option,
@@ -35,6 +38,9 @@ from ballonet.lifecycle.stop import discard_sandbox
 from ballonet.machine.guest_files import guest_for
 from ballonet.settings.config import SandboxConfig
 
+if TYPE_CHECKING:
+    from ballonet.machine.launch import OwnedProcess
+
 #: How long to wait for the sandbox's end, which gives the reason, after the channel to the command is lost (seconds).
 _END_S = 15.0
 
@@ -52,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rm", action="store_true", help="with -d: remove the sandbox when it ends")
     add_admission_option(parser)
     add_cold_option(parser)
+    add_from_option(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the command line of the engine, and start nothing"
     )
@@ -64,7 +71,14 @@ def run(options: argparse.Namespace) -> int:
 
     if options.detach and (options.tty or options.interactive):
         raise ConfigError("-d cannot be combined with -i or -t", hint="use 'ballonet exec -it' afterwards")
-    if not (options.detach or options.image or options.rootfs or options.dry_run or argv_from(options)):
+    if not (
+        options.detach
+        or options.from_snapshot
+        or options.image
+        or options.rootfs
+        or options.dry_run
+        or argv_from(options)
+    ):
         raise ConfigError("no command was given", hint="for example: ballonet run -- uname -a")
     if options.idle and not options.detach:
         raise ConfigError("--idle needs -d: without it, 'run' ends with its command")
@@ -75,6 +89,10 @@ def run(options: argparse.Namespace) -> int:
             hint="use 'ballonet stop', or 'timeout' in the guest",
         )
     check_streams(options)
+    if options.from_snapshot is not None:
+        from ballonet.cli.run_restored import run_restored
+
+        return run_restored(options)
     policy = policy_from(options)
     defaults = defaults_from(options)
     prepared = prepared_from(options, default_name=random_name("run"))
@@ -107,8 +125,17 @@ def run(options: argparse.Namespace) -> int:
         settings = Settings(command.env, command.cwd, command.user, make_cwd=True)
         joined = replace(joined_from(options, settings), timeout=timeout)
         argv = list(command.argv)
+
+        async def start_attached() -> OwnedProcess:
+            from ballonet.pilot.admission_control import admission_control
+
+            gate = admission_control(options.admission)
+            return await start_sandbox(registry, config.name, detached=False, gate=gate, cold=options.cold)
+
         return asyncio.run(
-            with_signals(lambda signals: _run_attached(registry, config.name, argv, joined, signals, options))
+            with_signals(
+                lambda signals: run_attached(registry, config.name, argv, joined, signals, start_attached)
+            )
         )
 
 
@@ -143,28 +170,21 @@ def _print_engine_command(config: SandboxConfig) -> int:
     return 0
 
 
-async def _run_attached(
+async def run_attached(
     registry: Registry,
     name: str,
     argv: list[str],
     joined: Joined,
     signals: SignalPasser,
-    options: argparse.Namespace,
+    start: Callable[[], Awaitable[OwnedProcess]],
 ) -> int:
-    """The sandbox is removed when this returns or raises."""
+    """Run a command in the sandbox that ``start`` starts, which is removed when this returns or raises."""
     from ballonet.guest.agent_client import AgentClient
-    from ballonet.pilot.admission_control import admission_control
 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(discard_sandbox, registry, name)
         async with notice_if_slow(name):
-            sandbox = await start_sandbox(
-                registry,
-                name,
-                detached=False,
-                gate=admission_control(options.admission),
-                cold=options.cold,
-            )
+            sandbox = await start()
         stack.push_async_callback(sandbox.kill)
         agent = await AgentClient.connect(sandbox.agent_socket)
         stack.push_async_callback(agent.close)

@@ -72,6 +72,17 @@ def add_cold_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_from_option(parser: argparse.ArgumentParser) -> None:
+    """``--from``, for ``run``."""
+    parser.add_argument(
+        "--from",
+        dest="from_snapshot",
+        metavar="SNAPSHOT",
+        help="continue from a snapshot instead of booting; only the name, published ports, weight, reserve and target "
+        "(--balloon-initial) can differ from the saved sandbox",
+    )
+
+
 def add_stream_options(parser: argparse.ArgumentParser) -> None:
     """``-i`` and ``-t``: the command's standard input and terminal."""
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input to the command")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.base.errors import ConfigError, HostError, SnapshotError, os_hint
+from ballonet.base.errors import BallonetError, ConfigError, HostError, NameInUseError, SnapshotError, os_hint
 from ballonet.base.file_copy import copy_file, new_private_file
 from ballonet.base.paths import state_dir_of, sync_directory
 from ballonet.host.identity import ProcessId
@@ -27,7 +27,7 @@ from ballonet.lifecycle.start import Gate, start_sandbox
 from ballonet.lifecycle.stop import discard_sandbox
 from ballonet.machine.disk import DISK_FILE
 from ballonet.machine.paused_file import PAUSED_FILE
-from ballonet.settings.config import SandboxConfig
+from ballonet.settings.config import SandboxConfig, check_name
 from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.config import Accel
 from ballonet.vmm.saved_state import SavedStateError, amend_state
@@ -110,7 +110,7 @@ def register(registry: Registry, saved: SavedFiles, changes: Changes) -> Record:
     record = lifecycle.create(
         registry,
         config,
-        image=_image(facts),
+        image=image_of_facts(facts),
         command=command,
         defaults=facts.defaults,
         auto_remove=changes.auto_remove,
@@ -136,19 +136,37 @@ async def restore_sandbox(
     *,
     detached: bool,
     gate: Gate | None = None,
+    target_mib: int | None = None,
 ) -> OwnedProcess:
     """Make a sandbox from ``saved``, and return when its guest runs.
 
+    :param target_mib: the target of its balloon, which its guest follows after that; by default that of the saved one.
     :raises BallonetError: that failed; nothing is left behind.
     """
     import asyncio
 
     record = await asyncio.to_thread(_register_in_thread, registry.path.parent, saved, changes)
+    process = None
     try:
-        return await start_sandbox(registry, record.name, detached=detached, gate=gate)
+        process = await start_sandbox(registry, record.name, detached=detached, gate=gate)
+        if target_mib is not None:
+            await _set_target(process, record.name, target_mib)
     except BaseException:
+        if process is not None:
+            await process.kill()
         await discard_sandbox(registry, record.name)
         raise
+    return process
+
+
+async def _set_target(process: OwnedProcess, name: str, target_mib: int) -> None:
+    from ballonet.control.client import Client
+
+    socket = process.facts["control_socket"]
+    if socket is None:
+        raise ConfigError(f"sandbox {name!r} has no target: the saved sandbox has no balloon")
+    async with await Client.connect(socket) as client:
+        await client.set(target_mib)
 
 
 def _register_in_thread(directory: Path, saved: SavedFiles, changes: Changes) -> Record:
@@ -157,7 +175,7 @@ def _register_in_thread(directory: Path, saved: SavedFiles, changes: Changes) ->
 
 
 @contextlib.contextmanager
-def opened_snapshot(name: str, store: Snapshots | None = None):  # type: ignore[no-untyped-def]
+def opened_snapshot(name: str, store: Snapshots | None = None) -> Iterator[SavedFiles]:
     """The files of a snapshot that this host can restore; it is not removed during the ``with`` block."""
     with (Snapshots.open() if store is None else store).using(name) as snapshot:
         saved = SavedFiles.of(snapshot)
@@ -165,7 +183,11 @@ def opened_snapshot(name: str, store: Snapshots | None = None):  # type: ignore[
         yield saved
 
 
-def _image(facts: SnapshotFacts) -> Image | None:
+def image_of_facts(facts: SnapshotFacts) -> Image | None:
+    """The image of the saved sandbox's root.
+
+    :raises BallonetError: it does not exist any more.
+    """
     if facts.image_id is None:
         return None
     from ballonet.images.store import ImageStore
@@ -235,8 +257,75 @@ def _copy(source: Path, target: Path) -> None:
         os.close(here)
 
 
-def distinct(names: Sequence[str]) -> None:
-    """:raises ConfigError: a name is there twice."""
+async def fork_sandbox(
+    registry: Registry,
+    sandbox: str,
+    forks: Sequence[Changes],
+    *,
+    detached: bool,
+    gate: Gate | None = None,
+) -> list[OwnedProcess | BallonetError]:
+    """Save a running sandbox once, and make a sandbox for each of ``forks``; returns the process or the error of each.
+
+    :raises BallonetError: none was made; the sandbox runs on.
+    """
+    import asyncio
+
+    async with saved_for_forks(registry, sandbox, [fork.name for fork in forks]) as saved:
+        for fork in forks:
+            check_changes(saved.facts, fork)
+        starts = [
+            asyncio.create_task(_fork(registry, saved, fork, detached=detached, gate=gate)) for fork in forks
+        ]
+        try:
+            return [await start for start in starts]
+        except BaseException:  # cancelled: forks that are not ready yet are removed
+            for start in starts:
+                start.cancel()
+            await asyncio.wait(starts)
+            raise
+
+
+async def _fork(
+    registry: Registry, saved: SavedFiles, fork: Changes, *, detached: bool, gate: Gate | None
+) -> OwnedProcess | BallonetError:
+    try:
+        return await restore_sandbox(registry, saved, fork, detached=detached, gate=gate)
+    except BallonetError as error:
+        return error
+
+
+@contextlib.asynccontextmanager
+async def saved_for_forks(
+    registry: Registry, sandbox: str, names: Sequence[str], store: Snapshots | None = None
+) -> AsyncIterator[SavedFiles]:
+    """Save a running sandbox once, for forks with these names. The files are removed at the end of the block; the forks
+    have their own then.
+
+    :raises NameInUseError: there is a sandbox with one of the names.
+    :raises BallonetError: the sandbox cannot be saved; it runs on.
+    """
+    from ballonet.lifecycle.snapshot_save import save_sandbox
+
+    check_new_names(registry, names)
+    with (Snapshots.open() if store is None else store).making() as made:
+        facts = await save_sandbox(registry, sandbox, made)
+        yield SavedFiles(facts, made.state_path, made.disk_path)
+
+
+def check_new_names(registry: Registry, names: Sequence[str]) -> None:
+    """:raises ConfigError: a name is not valid, or is there twice.
+    :raises NameInUseError: there is a sandbox with one of the names.
+    """
     for at, name in enumerate(names):
+        check_name(name)
         if name in names[:at]:
-            raise ConfigError(f"the name {name!r} is given twice", hint="each sandbox needs a name of its own")
+            raise ConfigError(
+                f"the name {name!r} is given twice", hint="each sandbox needs a name of its own"
+            )
+        found = registry.find(name)
+        if found is not None and lifecycle.refresh(registry, found) is not None:
+            raise NameInUseError(
+                f"there is a sandbox named {name!r} already",
+                hint=f"choose another name, or remove that sandbox: ballonet rm {name}",
+            )

@@ -26,8 +26,8 @@ from ballonet.base.errors import (
     UnknownSnapshotError,
     os_hint,
 )
-from ballonet.base.file_copy import sync_directory, write_at
-from ballonet.base.paths import data_dir, private_dir
+from ballonet.base.file_copy import write_at
+from ballonet.base.paths import data_dir, private_dir, sync_directory
 from ballonet.base.suggest import hint_for
 from ballonet.base.text import printable
 from ballonet.lifecycle.snapshot_facts import SnapshotFacts

@@ -108,7 +108,7 @@ def _paused_flags(record: Record) -> tuple[str, ...]:
             f"sandbox {record.name!r} cannot be resumed: {error}",
             hint=f"boot it instead, which discards its processes: ballonet start --cold {record.name}",
         ) from error
-    return saved.flags if saved.name == record.name else record.flags
+    return saved.flags if saved.flags and saved.name == record.name else record.flags
 
 
 def _write_command(directory: Path, command: Command | None) -> None:

@@ -71,12 +71,16 @@ class LiveSave:
         file: int,
         *,
         target: tuple[int, int | None] | None = None,
+        for_another: bool = False,
+        first: Callable[[], Awaitable[None]] | None = None,
         then: Callable[[], Awaitable[None]] | None = None,
     ) -> float:
         """Write the state to the open, empty file ``file``. The guest, with the commands of clients, runs on, unless
         ``then`` ends the VM.
 
         :param target: target and limit of the balloon that a restored guest gets (MiB); by default the current ones.
+        :param for_another: another sandbox is to be made of it, with ports and a configuration of its own.
+        :param first: called when the guest is stopped, before anything is saved.
         :param then: called while the guest is stopped and the file is complete: its disk has the same moment.
         :returns: how long the guest was stopped (seconds).
         :raises ConfigError: it cannot be saved.
@@ -95,22 +99,22 @@ class LiveSave:
             def notes() -> bytes:
                 note, status = self._note(), None if self.vm.balloon is None else self.vm.balloon.status
                 now = None if status is None else (status.target_mib, status.limit_mib)
-                first = target or now or (None, None)
-                earlier = self.services.earlier
+                restored = target or now or (None, None)
+                earlier = None if for_another else self.services.earlier
                 return SavedSandbox(
                     name=self.name,
-                    flags=note.flags,
+                    flags=() if for_another else note.flags,
                     saved_at=time.time(),
-                    ports=note.ports,
+                    ports=() if for_another else note.ports,
                     command=account,
-                    target_mib=first[0],
-                    limit_mib=first[1],
+                    target_mib=restored[0],
+                    limit_mib=restored[1],
                     disk=disk_facts(self.state_dir),
                     earlier=None if earlier is None else asdict(earlier),
                 ).encode()
 
             cpu_s = read_cpu_s(self.vm.pid) or 0.0
-            return await self.vm.save(file, key, cpu_s=cpu_s, notes=notes, then=then)
+            return await self.vm.save(file, key, cpu_s=cpu_s, notes=notes, first=first, then=then)
         finally:
             with contextlib.suppress(GuestError):  # the guest has ended
                 agent.resume()

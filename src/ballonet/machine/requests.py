@@ -1,4 +1,5 @@
-"""Requests of the sandbox's owner to its process (MANAGE, on the agent socket): pause it.
+"""Requests of the sandbox's owner to its process (MANAGE, on the agent socket): pause it, save it for
+a snapshot.
 
 They are not on the control socket, which others may be allowed to use and a sandbox without a balloon does not have.
 """
@@ -6,6 +7,7 @@ They are not on the control socket, which others may be allowed to use and a san
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ballonet.base.errors import ConfigError
@@ -13,6 +15,7 @@ from ballonet.machine.live_save import LiveSave
 
 if TYPE_CHECKING:
     from ballonet.machine.pausing import Pausing
+    from ballonet.machine.snapshotting import Snapshotting
 
 # What carries a request out is loaded with the first one.
 
@@ -27,6 +30,7 @@ class Requests:
         self._live = live
         self._ending = ending
         self._pausing: Pausing | None = None
+        self._snapshotting: Snapshotting | None = None
 
     async def carry_out(self, do: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request; returns the facts of the reply.
@@ -35,6 +39,8 @@ class Requests:
         """
         if do == "pause":
             return await self._pause(force=arguments.get("force") is True)
+        if do == "snapshot":
+            return await self._snapshot(arguments)
         raise ConfigError(
             f"sandbox {self._live.name!r} does not know the request {do!r}"[:200],
             hint="it was started by another version of ballonet: restart it",
@@ -49,6 +55,16 @@ class Requests:
         """Wait until no request is being carried out that must not be interrupted."""
         if self._pausing is not None:
             await self._pausing.settle()
+
+    async def _snapshot(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        paths = [arguments.get(name) for name in ("state", "disk")]
+        if not all(isinstance(path, str) and path.startswith("/") for path in paths):
+            raise ConfigError("the request 'snapshot' needs two absolute paths")
+        if self._snapshotting is None:
+            from ballonet.machine.snapshotting import Snapshotting
+
+            self._snapshotting = Snapshotting(self._live)
+        return await self._snapshotting.save(*map(Path, map(str, paths)))
 
     async def _pause(self, *, force: bool) -> dict[str, Any]:
         if self._pausing is None:

@@ -19,7 +19,7 @@ class SavedSandbox:
     """What is noted about a saved sandbox."""
 
     name: str
-    #: The flags with which it ran.
+    #: The flags with which it ran; none if another sandbox is to be made of it.
     flags: tuple[str, ...]
     #: Unix time.
     saved_at: float

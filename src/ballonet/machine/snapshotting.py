@@ -31,7 +31,9 @@ class Snapshotting:
         :raises BallonetError: that failed; the sandbox runs on.
         """
         if self._busy:
-            raise BusyError(f"a snapshot of sandbox {self._live.name!r} is being made already", hint="try again later")
+            raise BusyError(
+                f"a snapshot of sandbox {self._live.name!r} is being made already", hint="try again later"
+            )
         self._busy = True
         try:
             return await self._save(state_path, disk_path)

@@ -181,7 +181,8 @@ class Supervisor:
                     BOOT_TIMEOUT_S, steps, relief=config.pressure_relief, at_ready=started_vm.at_ready
                 )
             else:
-                await self._run_command(services, stack, saved)
+                if saved.notes.command is not None:
+                    await self._run_command(services, stack, saved)
                 booting = services.resume(BOOT_TIMEOUT_S, saved.steps, relief=config.pressure_relief)
             boot = asyncio.create_task(booting)
             stack.push_async_callback(_cancel, boot)
@@ -189,10 +190,10 @@ class Supervisor:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not self._ending.done():
                 boot.result()
-                if saved is None:
-                    await self._run_command(services, stack, None)
-                else:
+                if saved is not None:
                     saved.running()
+                if saved is None or saved.notes.command is None:
+                    await self._run_command(services, stack, None)
                 await self._report_ready(started_vm, run_directory, time.monotonic() - started)
                 stack.push_async_callback(
                     _cancel, asyncio.create_task(self._maintain(services, run_directory))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -262,7 +261,7 @@ class Pool:
             raise self._failure
 
     def _check_open(self) -> asyncio.Condition:
-        if self._closed or self._changed is None and self._filler is not None:
+        if self._closed or (self._changed is None and self._filler is not None):
             raise SandboxClosedError("the pool is closed", hint="use it in its 'with' block")
         if self._changed is None:
             return asyncio.Condition()

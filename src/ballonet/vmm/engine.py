@@ -208,6 +208,7 @@ class Vm(ABC):
         *,
         cpu_s: float = 0.0,
         notes: Callable[[], bytes] | None = None,
+        first: Callable[[], Awaitable[None]] | None = None,
         then: Callable[[], Awaitable[None]] | None = None,
     ) -> float:
         """Stop the guest, write its state to the open, empty file ``file``, and let it run on, even if that failed.
@@ -215,6 +216,7 @@ class Vm(ABC):
 
         :param key: of :meth:`Engine.state_key`.
         :param cpu_s: the processor time that the engine has used; kept in the file.
+        :param first: called when the guest is stopped, before anything is saved.
         :param notes: called when the guest is stopped: what else is to be kept in the file.
         :param then: called when the state is written, before the guest runs on. It may also :meth:`kill` the VM.
         :returns: how long the guest was stopped (seconds).

@@ -152,9 +152,32 @@ def write_state(
         "runs": [len(table), crc32(table)],
         "notes": [len(notes), crc32(notes)],
     }
-    line = json.dumps(header).encode() + b"\n"
+    _write(file, _header(header), 0)
+
+
+def amend_state(path: Path, *, key: str | None = None, notes: bytes | None = None) -> None:
+    """Change the key or the notes of a saved state that nobody uses.
+
+    :raises SavedStateError: it is damaged. :raises OSError: it cannot be written.
+    """
+    SavedState.open(path, None).close()
+    with path.open("r+b", buffering=0) as file:
+        header = json.loads(os.pread(file.fileno(), PAGE, 0).partition(b"\n")[0])
+        if key is not None:
+            header["key"] = key
+        if notes is not None:
+            end = PAGE + sum(int(header[part][0]) for part in ("device", "runs")) + int(header["data_bytes"])
+            _write(file.fileno(), notes, end)
+            os.ftruncate(file.fileno(), end + len(notes))
+            header["notes"] = [len(notes), crc32(notes)]
+        _write(file.fileno(), _header(header), 0)
+        os.fsync(file.fileno())
+
+
+def _header(facts: dict[str, object]) -> bytes:
+    line = json.dumps(facts).encode() + b"\n"
     assert len(line) <= PAGE, "the key is too long"
-    _write(file, line.ljust(PAGE, b"\0"), 0)
+    return line.ljust(PAGE, b"\0")
 
 
 class PendingState:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ballonet.base.errors import EngineError, EngineExitedError
 from ballonet.base.file_copy import copy_data, reflink
+from ballonet.base.threads import in_thread
 from ballonet.vmm.engine import DiskCopy
 from ballonet.vmm.qemu.qmp import Qmp
 
@@ -52,14 +53,15 @@ class QemuDiskCopy(DiskCopy):
     async def prepare(self) -> None:
         self._file = os.open(self._source, os.O_RDONLY | os.O_CLOEXEC)
         # What has been written reaches the disk now, and not while the guest is stopped.
-        await asyncio.to_thread(os.fdatasync, self._file)
+        source, target = self._file, self._target
+        await in_thread(lambda: os.fdatasync(source))
         if reflink(self._file, self._target):
             return  # it is made again at the moment itself
         await self._qmp.execute(
             "block-dirty-bitmap-add", node=self._node, name=_BITMAP, granularity=_GRANULARITY
         )
         self._has_bitmap = True
-        await asyncio.to_thread(copy_data, self._file, self._target)
+        await in_thread(lambda: copy_data(source, target))
         await self._qmp.add_descriptor(_FDSET, self._target)
         self._has_fdset = True
         file = {"driver": "file", "filename": f"/dev/fdset/{_FDSET}", "locking": "off"}
@@ -78,7 +80,7 @@ class QemuDiskCopy(DiskCopy):
             reflink(self._file, self._target)
 
     async def finish(self) -> None:
-        await asyncio.to_thread(os.fsync, self._target)
+        await in_thread(lambda: os.fsync(self._target))
 
     async def close(self) -> None:
         with contextlib.suppress(EngineExitedError):

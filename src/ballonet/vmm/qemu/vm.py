@@ -158,6 +158,7 @@ class QemuVm(Vm):
         *,
         cpu_s: float = 0.0,
         notes: Callable[[], bytes] | None = None,
+        first: Callable[[], Awaitable[None]] | None = None,
         then: Callable[[], Awaitable[None]] | None = None,
     ) -> float:
         from ballonet.vmm.qemu.migration import save_devices
@@ -166,6 +167,8 @@ class QemuVm(Vm):
         stopped_at = time.monotonic()
         await self.qmp.execute("stop")  # also writes all caches of the disks
         try:
+            if first is not None:
+                await first()
             device = await save_devices(self.qmp)
             noted = b"" if notes is None else notes()
             facts: dict[str, Any] = {"cpu_s": cpu_s, "engine": self.engine.title, "notes": noted}

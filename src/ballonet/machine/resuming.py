@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ballonet.base.errors import BindError, ResumeError
-from ballonet.machine.guest_setup import identity_steps
+from ballonet.machine.guest_setup import naming_steps
 from ballonet.machine.paused_file import PAUSED_FILE, begin_resume, discard_paused
 from ballonet.machine.ports import check_ports_free
 from ballonet.machine.saved_sandbox import SavedSandbox, disk_facts
@@ -36,9 +36,7 @@ class PausedSandbox:
     @property
     def steps(self) -> list[list[str]]:
         """The steps that name the guest anew, if it has another name now."""
-        return (
-            [] if self.notes.name == self.config.name else identity_steps(self.config.name, self.config.net)
-        )
+        return [] if self.notes.name == self.config.name else naming_steps(self.config.name, self.config.net)
 
     def prepare(self, vm: Vm) -> None:
         """Check that ``vm`` can take over the state, and note that its guest will run.

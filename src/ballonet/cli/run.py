@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ballonet.base.errors import ConfigError, GuestChannelError, SandboxError
+from ballonet.base.errors import ConfigError
 from ballonet.base.paths import state_dir_of
-from ballonet.cli.attach import Joined, SignalPasser, check_streams, joined_from, run_joined, with_signals
+from ballonet.cli.attach import check_streams, joined_from, with_signals
 from ballonet.cli.boot_notice import notice_if_slow
 from ballonet.cli.progress import report_progress
+from ballonet.cli.run_attached import run_attached
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
     add_admission_option,
@@ -40,9 +39,6 @@ from ballonet.settings.config import SandboxConfig
 
 if TYPE_CHECKING:
     from ballonet.machine.launch import OwnedProcess
-
-#: How long to wait for the sandbox's end, which gives the reason, after the channel to the command is lost (seconds).
-_END_S = 15.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,33 +164,3 @@ def _print_engine_command(config: SandboxConfig) -> int:
     vm = build_vm(config, guest=guest_for(config, report=report_progress), disk=disk)
     print(show_command(vm.engine.show_command(vm.spec)))
     return 0
-
-
-async def run_attached(
-    registry: Registry,
-    name: str,
-    argv: list[str],
-    joined: Joined,
-    signals: SignalPasser,
-    start: Callable[[], Awaitable[OwnedProcess]],
-) -> int:
-    """Run a command in the sandbox that ``start`` starts, which is removed when this returns or raises."""
-    from ballonet.guest.agent_client import AgentClient
-
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(discard_sandbox, registry, name)
-        async with notice_if_slow(name):
-            sandbox = await start()
-        stack.push_async_callback(sandbox.kill)
-        agent = await AgentClient.connect(sandbox.agent_socket)
-        stack.push_async_callback(agent.close)
-        try:
-            return await run_joined(agent, argv, joined, signals)
-        except GuestChannelError as error:
-            try:
-                async with asyncio.timeout(_END_S):
-                    end = await sandbox.wait()
-            except TimeoutError:
-                raise error from None  # the sandbox runs, but its guest does not answer
-            raise SandboxError(f"the sandbox ended before its command: {end.detail}") from error
-    raise AssertionError("unreachable")

@@ -12,7 +12,7 @@ from ballonet.base.errors import ConfigError
 from ballonet.base.memory import to_mib
 from ballonet.cli.attach import joined_from, with_signals
 from ballonet.cli.boot_notice import notice_if_slow
-from ballonet.cli.run import run_attached
+from ballonet.cli.run_attached import run_attached
 from ballonet.cli.sandbox_options import argv_from, defaults_from, timeout_from
 from ballonet.lifecycle.image_settings import Settings, settings_for
 from ballonet.lifecycle.record import Command, Defaults

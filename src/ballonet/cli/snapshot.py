@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from ballonet.base.errors import ConfigError, HostError, os_hint
+from ballonet.base.errors import ConfigError
 from ballonet.cli.name_arguments import for_each
 from ballonet.cli.output import iso_time, print_json, print_table, show_age, show_size
 from ballonet.lifecycle.snapshots import Snapshot, Snapshots
@@ -109,7 +109,7 @@ def _rm(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from ballonet.lifecycle.snapshot_transfer import export_snapshot
+    from ballonet.lifecycle.snapshot_transfer import export_snapshot, whole_file
 
     store = Snapshots.open()
     size = store.get(options.name).held_bytes
@@ -122,7 +122,7 @@ def _export(options: argparse.Namespace) -> int:
             with open(1, "wb", closefd=False) as out:
                 export_snapshot(store, options.name, out, progress)
             return 0
-        with _new_file(Path(options.file)) as out:
+        with whole_file(Path(options.file)) as out:
             export_snapshot(store, options.name, out, progress)
     return 0
 
@@ -186,26 +186,6 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         "ballonet": facts.ballonet,
         "config": asdict(facts.config) | {"image": facts.image},
     }
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """The file to write: whole or unchanged."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path)) from error
-    try:
-        with os.fdopen(fd, "wb") as out:
-            yield out
-            out.flush()
-            os.fsync(fd)
-        part.rename(path)
-    except OSError as error:
-        raise HostError(f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path)) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -95,6 +95,30 @@ def import_snapshot(
     return store.get(chosen)
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """The file ``path``, open for writing: whole at the end of the ``with`` block, or as it was.
+
+    :raises ConfigError: it cannot be created.
+    :raises HostError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path)) from error
+    try:
+        with os.fdopen(fd, "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(fd)
+        part.rename(path)
+    except OSError as error:
+        raise HostError(f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _portable(facts: SnapshotFacts) -> SnapshotFacts:
     """The facts without what belongs to this host: paths, users and published ports."""
     config = replace(

@@ -88,7 +88,6 @@ class Pool:
             common = {"env": env, "cwd": cwd, "user": user, "admission": admission}
             self._start = self._creating(settings, balloon, common)
         self._waiting: deque[Sandbox] = deque()
-        self._starting = 0
         self._failure: BallonetError | None = None
         self._changed: asyncio.Condition | None = None
         self._filler: asyncio.Task[None] | None = None
@@ -105,7 +104,8 @@ class Pool:
 
     async def open(self) -> Self:
         """Begin to start sandboxes, in the background. Entering the ``async with`` block does this."""
-        self._check_open()
+        if self._closed:
+            self._opened()
         if self._filler is None:
             self._changed = asyncio.Condition()
             self._filler = asyncio.create_task(self._fill(), name="pool")
@@ -133,10 +133,10 @@ class Pool:
         :raises BallonetError: a start has failed.
         :raises TimeoutError: they were not ready in time.
         """
-        changed = self._check_open()
+        changed = self._opened()
         async with asyncio.timeout(timeout_s), changed:
             while len(self._waiting) < self._size:
-                self._check_open()
+                self._opened()
                 self._raise_failure()
                 await changed.wait()
 
@@ -160,12 +160,12 @@ class Pool:
         await self.close()
 
     async def _next(self) -> Sandbox:
-        changed = self._check_open()
+        changed = self._opened()
         async with changed:
             while not self._waiting:
                 self._raise_failure()
                 await changed.wait()
-                self._check_open()
+                self._opened()
             box = self._waiting.popleft()
             changed.notify_all()
         return box
@@ -194,9 +194,9 @@ class Pool:
         try:
             while True:
                 async with self._changed:
-                    while len(self._waiting) + len(starts) >= self._size or len(starts) >= _AT_ONCE:
+                    while True:
                         starts = {start for start in starts if not start.done()}
-                        if len(self._waiting) + len(starts) < self._size and len(starts) < _AT_ONCE:
+                        if len(starts) < min(_AT_ONCE, self._size - len(self._waiting)):
                             break
                         await self._changed.wait()
                     failed = self._failure is not None
@@ -220,7 +220,7 @@ class Pool:
         try:
             box = await self._start(random_name(self._prefix))
             if self._taken_mib is not None:
-                await box.balloon.get()  # connects, so that take() need not
+                await box.balloon.get()  # connects, so that take() does not wait for that
         except BallonetError as error:
             log.info("a sandbox of the pool was not started: %s", error)
             failure = error
@@ -254,15 +254,30 @@ class Pool:
         return create
 
     def _restoring(self, snapshot: str, admission: bool) -> Callable[[str], Awaitable[Sandbox]]:
-        raise NotImplementedError
+        """A function that restores a sandbox, and moves its balloon to the floor."""
+
+        async def restore(name: str) -> Sandbox:
+            box = await Sandbox.restore(snapshot, name, admission=admission)
+            try:
+                if box.config.has_balloon:
+                    state = await box.balloon.get()
+                    self._taken_mib = state.target_mib
+                    await box.balloon.set(state.floor_mib, wait=True)
+            except BaseException:
+                await box.close()
+                raise
+            return box
+
+        return restore
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
 
-    def _check_open(self) -> asyncio.Condition:
-        if self._closed or (self._changed is None and self._filler is not None):
+    def _opened(self) -> asyncio.Condition:
+        """:raises SandboxClosedError: the pool is closed, or not open yet."""
+        if self._closed:
             raise SandboxClosedError("the pool is closed", hint="use it in its 'with' block")
         if self._changed is None:
-            return asyncio.Condition()
+            raise SandboxClosedError("the pool is not open yet", hint="async with Pool(…) as pool: …")
         return self._changed

@@ -126,7 +126,13 @@ def run(options: argparse.Namespace) -> int:
             from ballonet.pilot.admission_control import admission_control
 
             gate = admission_control(options.admission)
-            return await start_sandbox(registry, config.name, detached=False, gate=gate, cold=options.cold)
+            try:
+                return await start_sandbox(
+                    registry, config.name, detached=False, gate=gate, cold=options.cold
+                )
+            except BaseException:
+                await discard_sandbox(registry, config.name)
+                raise
 
         return asyncio.run(
             with_signals(

@@ -28,13 +28,16 @@ async def run_attached(
     signals: SignalPasser,
     start: Callable[[], Awaitable[OwnedProcess]],
 ) -> int:
-    """Run a command in the sandbox that ``start`` starts, which is removed when this returns or raises."""
+    """Run a command in the sandbox that ``start`` starts, which is removed when this returns or raises.
+
+    :param start: removes the sandbox itself if it fails.
+    """
     from ballonet.guest.agent_client import AgentClient
 
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(discard_sandbox, registry, name)
         async with notice_if_slow(name):
             sandbox = await start()
+        stack.push_async_callback(discard_sandbox, registry, name)
         stack.push_async_callback(sandbox.kill)
         agent = await AgentClient.connect(sandbox.agent_socket)
         stack.push_async_callback(agent.close)

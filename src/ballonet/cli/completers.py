@@ -56,10 +56,14 @@ def _completer_for(command: str, action: argparse.Action) -> Completer | None:
     return None
 
 
-def _sandboxes(*, running: bool | None = None) -> Completer:
+#: The states of sandboxes that have processes, on the host or saved.
+_ALIVE = ("starting", "running", "paused")
+
+
+def _sandboxes(*states: str) -> Completer:
     """Completes names of sandboxes, except those already on the command line.
 
-    :param running: offer only running sandboxes, only those that do not run, or (``None``) all.
+    :param states: offer only sandboxes in these states; none: all.
     """
 
     def names(parsed_args: argparse.Namespace, **known: object) -> list[str]:
@@ -72,7 +76,7 @@ def _sandboxes(*, running: bool | None = None) -> Completer:
         return [
             record.name
             for record in records
-            if running in (None, record.state.lives) and record.name not in given
+            if record.name not in given and (not states or record.state in states)
         ]
 
     return names
@@ -123,7 +127,7 @@ def _copied(prefix: str, parsed_args: argparse.Namespace, **known: object) -> It
     if ":" in prefix:
         return
     if "/" not in prefix:
-        yield from (f"{name}:" for name in _sandboxes(running=True)(parsed_args=parsed_args))
+        yield from (f"{name}:" for name in _sandboxes(*_ALIVE)(parsed_args=parsed_args))
     yield from FilesCompleter()(prefix)
 
 
@@ -164,17 +168,20 @@ def _commands(parsed_args: argparse.Namespace, **known: object) -> list[str]:
     ]
 
 
-_ALL, _RUNNING, _ENDED = _sandboxes(), _sandboxes(running=True), _sandboxes(running=False)
+_ALL, _RUNNING = _sandboxes(), _sandboxes("starting", "running")
+_NOT_ENDED, _NOT_RUNNING = _sandboxes(*_ALIVE), _sandboxes("created", "paused", "stopped", "failed")
 #: Keys: the command and the argument's ``dest``, or an option.
 _COMPLETERS: dict[str, Completer] = {
-    "start names": _ENDED,
-    "stop names": _RUNNING,
-    "wait names": _RUNNING,
+    "start names": _NOT_RUNNING,
+    "stop names": _NOT_ENDED,
+    "pause names": _RUNNING,
+    "resume names": _sandboxes("paused"),
+    "wait names": _NOT_ENDED,
     "restart names": _ALL,
     "rm names": _ALL,
     "inspect names": _ALL,
     "plot names": _ALL,
-    "exec name": _RUNNING,
+    "exec name": _NOT_ENDED,
     "logs name": _ALL,
     "modify name": _ALL,
     "history name": _ALL,

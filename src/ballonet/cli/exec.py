@@ -1,4 +1,4 @@
-"""``ballonet exec``: run a command in a running sandbox."""
+"""``ballonet exec``: run a command in a running sandbox; a paused one is resumed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ballonet.cli.sandbox_options import (
 )
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import image_of, inherited_settings
+from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
 
 
@@ -37,10 +38,20 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("no command was given", hint=f"for example: ballonet exec {options.name} uname -a")
     said, timeout = defaults_from(options), timeout_from(options)
     with Registry.open() as registry:
+        record = lifecycle.find(registry, options.name)
+        if record.state in (State.PAUSED, State.STARTING):  # which may be a resume
+            _wake(registry, options.name)
         record, note = lifecycle.find_running(registry, options.name)
     settings = inherited_settings(record, image_of(record), said.env, said.cwd, said.user)
     joined = replace(joined_from(options, settings), timeout=timeout)
     return asyncio.run(with_signals(lambda signals: _exec(note.agent_socket, argv, joined, signals)))
+
+
+def _wake(registry: Registry, name: str) -> None:
+    from ballonet.lifecycle.wake import find_awake
+    from ballonet.pilot.admission_control import admission_control
+
+    asyncio.run(find_awake(registry, name, gate=admission_control(True)))
 
 
 async def _exec(agent_socket: Path, argv: list[str], joined: Joined, signals: SignalPasser) -> int:

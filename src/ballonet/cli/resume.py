@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from ballonet.base.errors import NotRunningError
 from ballonet.cli.boot_notice import notice_if_slow
 from ballonet.cli.name_arguments import add_names, for_each
 from ballonet.cli.sandbox_options import add_admission_option
 from ballonet.lifecycle import sandboxes as lifecycle
-from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.start import start_sandbox
 
@@ -26,11 +24,6 @@ def run(options: argparse.Namespace) -> int:
         def resume(name: str) -> None:
             record = lifecycle.find(registry, name)
             if not record.state.lives:
-                if record.state is not State.PAUSED:
-                    raise NotRunningError(
-                        f"sandbox {name!r} is {record.state}, not paused",
-                        hint=f"start it: ballonet start {name}",
-                    )
                 asyncio.run(_resume(registry, name, admission=options.admission))
             print(name)  # already running is no error, as with 'start'
 
@@ -42,4 +35,4 @@ async def _resume(registry: Registry, name: str, *, admission: bool) -> None:
 
     async with notice_if_slow(name):
         gate = admission_control(admission)
-        (await start_sandbox(registry, name, detached=True, gate=gate)).let_go()
+        (await start_sandbox(registry, name, detached=True, gate=gate, only_resume=True)).let_go()

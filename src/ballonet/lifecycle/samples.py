@@ -63,7 +63,8 @@ def collect(
         records = lifecycle.list_sandboxes(registry)
     samples = read_samples(records, deadline_s=deadline_s, overall_s=overall_s, guest_age_s=guest_age_s)
     samples = [
-        _with_totals(sample) if sample.state in ("stopped", "failed") else sample for sample in samples
+        _with_totals(sample) if sample.state in ("paused", "stopped", "failed") else sample
+        for sample in samples
     ]
     return Snapshot(read_host(samples), samples)
 

@@ -23,7 +23,7 @@ from ballonet.lifecycle.liveness import living, machines
 from ballonet.lifecycle.record import Command, Defaults, Record, State, unreadable_hint
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import EndNote, MachineNote
-from ballonet.machine.paused_file import paused_bytes
+from ballonet.machine.paused_file import paused_bytes, remove_partial
 from ballonet.settings.config import SandboxConfig, check_name
 from ballonet.settings.flags import parse_config, render_flags
 
@@ -194,9 +194,10 @@ def find_running(registry: Registry, name: str) -> tuple[Record, MachineNote]:
     if note is None or not note.ready:
         detail = f": {record.end_detail}" if record.end_detail else ""
         booting = record.state is State.STARTING or (note is not None and not note.ready)
+        verb = "resume" if record.state is State.PAUSED else "start"
         raise NotRunningError(
             f"sandbox {name!r} is {record.state}{detail}",
-            hint="it is booting: try again later" if booting else f"start it: ballonet start {name}",
+            hint="it is booting: try again later" if booting else f"{verb} it: ballonet {verb} {name}",
         )
     return record, note
 
@@ -279,7 +280,8 @@ def remove_files(path: Path) -> None:
 
 
 def sweep(record: Record) -> None:
-    """Remove the run directory of a run that has ended."""
+    """Remove the run directory of a run that has ended, and a saved state that is not complete."""
+    remove_partial(state_dir_of(record.name))
     if record.run_dir is not None:
         from ballonet.machine.run_directory import remove_abandoned
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.base.errors import BallonetError, ResumeError, StillRunningError
+from ballonet.base.errors import BallonetError, NotRunningError, ResumeError, StillRunningError
 from ballonet.base.paths import private_dir, replace_file, sandbox_dir_path, state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.lifecycle.record import Command, Record, State
@@ -32,14 +32,22 @@ Gate = Callable[[Registry, Record], AbstractContextManager[None]]
 
 
 async def start_sandbox(
-    registry: Registry, name: str, *, detached: bool, gate: Gate | None = None, cold: bool = False
+    registry: Registry,
+    name: str,
+    *,
+    detached: bool,
+    gate: Gate | None = None,
+    cold: bool = False,
+    only_resume: bool = False,
 ) -> OwnedProcess:
     """Start a registered sandbox, or resume a paused one, and return when its guest answers.
 
     :param detached: it keeps running when this program ends.
     :param gate: checks that the host has memory for it.
     :param cold: boot it, even if there is a template to restore, or if it is paused: that discards its processes.
+    :param only_resume: only if it is paused.
     :raises AdmissionError: the host does not; nothing was started.
+    :raises NotRunningError: with ``only_resume``, it is not paused.
     :raises StillRunningError: it is already running.
     :raises ResumeError: it is paused, and cannot be resumed here; it stays paused.
     :raises BallonetError: it did not start; the registry has the reason.
@@ -48,6 +56,10 @@ async def start_sandbox(
 
     record = find(registry, name)
     resume = record.state is State.PAUSED and not cold
+    if only_resume and not resume and not record.state.lives:
+        raise NotRunningError(
+            f"sandbox {name!r} is {record.state}, not paused", hint=f"start it: ballonet start {name}"
+        )
     flags = _paused_flags(record) if resume else record.flags
     run_id = os.urandom(8).hex()
     with contextlib.nullcontext() if gate is None or record.state.lives else gate(registry, record):

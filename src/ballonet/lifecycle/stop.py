@@ -32,6 +32,8 @@ from ballonet.machine.paused_file import discard_paused
 STOP_TIMEOUT_S = 10.0
 #: How long a process may take to end after it was killed (seconds).
 _FORCED_S = 30.0
+#: How often a paused sandbox is looked at while its end is awaited (seconds).
+_PAUSED_LOOK_S = 0.5
 
 
 async def stop_sandbox(registry: Registry, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> Record | None:
@@ -117,11 +119,18 @@ async def kill(process: ProcessId) -> None:
 
 
 async def wait_end(registry: Registry, name: str) -> Record | None:
-    """Wait until a running sandbox has ended; returns its record (``None``: it was removed automatically)."""
+    """Wait until a running or paused sandbox has ended; returns its record (``None``: it was removed automatically)."""
     import asyncio
 
     record = find(registry, name)
-    while record.state.lives:
+    while record.state.lives or record.state is State.PAUSED:
+        if record.state is State.PAUSED:
+            await asyncio.sleep(_PAUSED_LOOK_S)  # it may be resumed
+            try:
+                record = find(registry, name)
+            except UnknownSandboxError:
+                return None
+            continue
         note = living(record)
         pidfd = None if note is None else note.process.open()
         if pidfd is None:

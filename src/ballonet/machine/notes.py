@@ -40,6 +40,8 @@ class MachineNote:
     run_dir: str = ""
     #: Whether the guest has booted.
     ready: bool = False
+    #: Whether it was resumed, or is being resumed.
+    resumed: bool = False
     #: The flags with which it was started: the running configuration.
     flags: tuple[str, ...] = ()
     control_socket: str | None = None

@@ -17,6 +17,8 @@ from ballonet.host.identity import boot_id
 
 #: In the state directory: the saved state of a paused sandbox.
 PAUSED_FILE = "paused.state"
+#: Of the name of a file that is not complete.
+PENDING_SUFFIX = ".part"
 #: In the state directory: a guest is being resumed, and its disk may change. Has the host's boot.
 RESUMING_NOTE = "resuming"
 
@@ -38,6 +40,11 @@ def paused_bytes(directory: Path) -> int | None:
     return size
 
 
+def is_saved(directory: Path) -> bool:
+    """Whether there is a saved state, usable or not."""
+    return (directory / PAUSED_FILE).exists()
+
+
 def _survived(directory: Path, path: Path) -> bool:
     """Whether the state is usable although a resume has begun, and did not end."""
     from ballonet.machine.saved_sandbox import disk_facts, read_saved
@@ -49,6 +56,12 @@ def _survived(directory: Path, path: Path) -> bool:
         return same_boot and read_saved(path).disk == disk_facts(directory)
     except (OSError, SavedStateError):
         return False
+
+
+def remove_partial(directory: Path) -> None:
+    """Remove what a process that was killed while it paused its sandbox has left."""
+    with contextlib.suppress(OSError):
+        (directory / (PAUSED_FILE + PENDING_SUFFIX)).unlink()
 
 
 def begin_resume(directory: Path) -> None:

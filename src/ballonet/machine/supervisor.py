@@ -75,7 +75,10 @@ class Supervisor:
         self._owner = owner
         self._options = options or RunOptions()
         self._note = MachineNote(
-            run_id=self._options.run_id or "", process=ProcessId.current(), flags=tuple(flags)
+            run_id=self._options.run_id or "",
+            process=ProcessId.current(),
+            flags=tuple(flags),
+            resumed=self._options.resume,
         )
         self._exit_code: int | None = None
         self._command: MainCommand | None = None

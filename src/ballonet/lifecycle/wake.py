@@ -1,0 +1,70 @@
+"""Finds a running sandbox for a command, and resumes it if it is paused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from ballonet.base.errors import NotRunningError, StillRunningError
+from ballonet.base.paths import state_dir_of
+from ballonet.lifecycle.record import Record, State
+from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.sandboxes import find, find_running
+from ballonet.lifecycle.start import Gate, start_sandbox
+from ballonet.machine.notes import MachineNote
+from ballonet.machine.paused_file import is_saved
+
+if TYPE_CHECKING:
+    from ballonet.machine.launch import OwnedProcess
+
+#: How often another program's resume is looked at (seconds).
+_LOOK_S = 0.05
+
+
+async def wake(
+    registry: Registry, name: str, *, detached: bool = True, gate: Gate | None = None
+) -> OwnedProcess | None:
+    """Resume a paused sandbox. If another program resumes it, wait until it has. Does nothing to one that is not
+    paused.
+
+    :returns: the sandbox's process, if this call has started it.
+    :raises ResumeError: it cannot be resumed here; it stays paused.
+    :raises AdmissionError: the host has no memory for it.
+    :raises BallonetError: it could not be resumed.
+    """
+    while True:
+        record = find(registry, name)
+        if is_being_resumed(record):
+            await asyncio.sleep(_LOOK_S)  # the registry has no notifications
+        elif record.state is not State.PAUSED:
+            return None
+        else:
+            with contextlib.suppress(StillRunningError):  # another program was faster
+                return await start_sandbox(registry, name, detached=detached, gate=gate, only_resume=True)
+
+
+def is_being_resumed(record: Record) -> bool:
+    """Whether a program is resuming the sandbox."""
+    if record.state is not State.STARTING:
+        return False
+    directory = state_dir_of(record.name)
+    note = MachineNote.read(directory)
+    return (note is not None and note.run_id == record.run_id and note.resumed) or is_saved(directory)
+
+
+async def find_awake(
+    registry: Registry, name: str, *, gate: Gate | None = None
+) -> tuple[Record, MachineNote]:
+    """The sandbox with that name, and its note, as :func:`~ballonet.lifecycle.sandboxes.find_running`; resumed first if
+    it is paused, or as soon as it is."""
+    while True:
+        started = await wake(registry, name, gate=gate)
+        if started is not None:
+            started.let_go()
+        try:
+            return find_running(registry, name)
+        except NotRunningError:
+            record = find(registry, name)
+            if record.state is not State.PAUSED and not is_being_resumed(record):
+                raise

@@ -13,24 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.base.errors import BallonetError, ConfigError, HostError, NameInUseError, SnapshotError, os_hint
-from ballonet.base.file_copy import copy_file, new_private_file
-from ballonet.base.paths import state_dir_of, sync_directory
+from ballonet.base.errors import BallonetError, ConfigError, NameInUseError
+from ballonet.base.paths import state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.record import Command, Record, State
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.saved_files import place
 from ballonet.lifecycle.snapshot_facts import SnapshotFacts
 from ballonet.lifecycle.snapshot_platform import check_platform
 from ballonet.lifecycle.snapshots import Snapshot, Snapshots
 from ballonet.lifecycle.start import Gate, start_sandbox
 from ballonet.lifecycle.stop import discard_sandbox
-from ballonet.machine.disk import DISK_FILE
-from ballonet.machine.paused_file import PAUSED_FILE
 from ballonet.settings.config import SandboxConfig, check_name
 from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.config import Accel
-from ballonet.vmm.saved_state import SavedStateError, amend_state
 
 if TYPE_CHECKING:
     from ballonet.images.image import Image
@@ -121,7 +118,7 @@ def register(registry: Registry, saved: SavedFiles, changes: Changes) -> Record:
     try:
         # As a start: if this program is killed, the sandbox does not stay as one that was created.
         registry.begin_run(record.name, run_id, ProcessId.current())
-        _place(saved, config, state_dir_of(record.name))
+        place(saved.state, facts.state_key, saved.disk, config, state_dir_of(record.name))
         registry.update(record.name, if_run=run_id, state=State.PAUSED)
     except BaseException:
         lifecycle.forget(registry, registry.get(record.name))
@@ -193,68 +190,6 @@ def image_of_facts(facts: SnapshotFacts) -> Image | None:
     from ballonet.images.store import ImageStore
 
     return ImageStore.open().find(facts.image_id)
-
-
-def _place(saved: SavedFiles, config: SandboxConfig, directory: Path) -> None:
-    """Give a sandbox its disk and the saved state: the state last, because it makes the sandbox a paused one."""
-    from ballonet.machine.saved_sandbox import read_saved
-
-    try:
-        notes = read_saved(saved.state)
-        if config.disk_mib is not None:
-            disk = directory / DISK_FILE
-            _copy(saved.disk, disk)
-            assert notes.disk is not None
-            os.utime(disk, ns=(notes.disk[1], notes.disk[1]))  # as the saved state knows it
-        state = directory / PAUSED_FILE
-        key = _key_here(config, directory)
-        if key == saved.facts.state_key and _linked(saved.state, state):
-            return
-        part = state.with_name(f".{state.name}.new")
-        part.unlink(missing_ok=True)
-        _copy(saved.state, part)
-        amend_state(part, key=key)
-        part.rename(state)
-        sync_directory(directory)
-    except SavedStateError as error:
-        raise SnapshotError(f"the snapshot is damaged: {error}") from error
-    except OSError as error:
-        raise HostError(
-            f"the files of sandbox {config.name!r} cannot be written to {directory}: {error.strerror}",
-            hint=os_hint(error, directory),
-        ) from error
-
-
-def _key_here(config: SandboxConfig, directory: Path) -> str:
-    """The key of a VM of this configuration. Other files of the same engine have another one."""
-    from ballonet.machine.build import build_vm
-
-    vm = build_vm(config, disk=None if config.disk_mib is None else directory / DISK_FILE)
-    key = vm.engine.state_key(vm.spec)
-    assert key is not None
-    return key
-
-
-def _linked(source: Path, target: Path) -> bool:
-    """Give the file a second name, which is removed when the guest runs. Nothing writes to it."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        return False  # another file system, or one without links
-    return True
-
-
-def _copy(source: Path, target: Path) -> None:
-    here = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        there = new_private_file(target)
-        try:
-            copy_file(here, there)
-            os.fsync(there)
-        finally:
-            os.close(there)
-    finally:
-        os.close(here)
 
 
 async def fork_sandbox(

@@ -1,4 +1,4 @@
-"""Makes a snapshot of a running sandbox, or of a paused one."""
+"""Makes a snapshot of a running or paused sandbox."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ballonet.base.errors import ConfigError, SnapshotError
+from ballonet.base.paths import state_dir_of
+from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
-from ballonet.lifecycle.sandboxes import config_of, find_running
+from ballonet.lifecycle.sandboxes import config_of, find, find_running
+from ballonet.lifecycle.saved_files import copy_paused
 from ballonet.lifecycle.snapshot_facts import SnapshotFacts
 from ballonet.lifecycle.snapshot_platform import platform_here
 from ballonet.lifecycle.snapshots import NewSnapshot, Snapshot, Snapshots
+from ballonet.lifecycle.start import paused_flags
 from ballonet.machine.notes import MachineNote
+from ballonet.settings.config import SandboxConfig
 from ballonet.settings.flags import render_flags
 from ballonet.version import __version__
 from ballonet.vmm.accel import detect_accel
@@ -28,10 +33,10 @@ def default_name(sandbox: str, now: float | None = None) -> str:
 async def create_snapshot(
     registry: Registry, sandbox: str, name: str | None = None, *, store: Snapshots | None = None
 ) -> Snapshot:
-    """Save a running sandbox, which runs on, as a snapshot.
+    """Save a sandbox as a snapshot. A running one runs on; a paused one stays paused.
 
     :param name: by default that of the sandbox, and the time.
-    :raises NotRunningError: the sandbox is not running.
+    :raises NotRunningError: the sandbox is neither running nor paused.
     :raises NameInUseError: there is a snapshot with that name.
     :raises ConfigError: the sandbox cannot be saved: it has volumes.
     :raises BallonetError: it could not be saved. It runs on, and nothing is left.
@@ -46,16 +51,25 @@ async def create_snapshot(
 
 
 async def save_sandbox(registry: Registry, sandbox: str, made: NewSnapshot) -> SnapshotFacts:
-    """Save a running sandbox in the directory of ``made``, with its description."""
-    record, note = find_running(registry, sandbox)
-    config = config_of(record, note.flags)
+    """Save a running or paused sandbox in the directory of ``made``, with its description."""
+    import asyncio
+
+    record, note = find(registry, sandbox), None
+    if record.state is State.PAUSED:
+        config = config_of(record, paused_flags(record))
+    else:
+        record, note = find_running(registry, sandbox)
+        config = config_of(record, note.flags)
     if config.volumes:
         raise ConfigError(
             f"sandbox {sandbox!r} cannot be saved because it has volumes: QEMU cannot save virtiofs devices",
             hint="use a sandbox without volumes (-v), and copy files with 'ballonet cp'",
         )
     platform = platform_here(detect_accel(config.accel).accel, config.machine)
-    found = await _ask(note, made)
+    if note is not None:
+        found = await _ask(note, made)
+    else:
+        found = await asyncio.to_thread(_copy, record.name, config, made)
     facts = SnapshotFacts(
         created_at=time.time(),
         sandbox=record.name,
@@ -75,6 +89,12 @@ async def save_sandbox(registry: Registry, sandbox: str, made: NewSnapshot) -> S
     )
     made.write_facts(facts)
     return facts
+
+
+def _copy(name: str, config: SandboxConfig, made: NewSnapshot) -> dict[str, Any]:
+    """Copy what is saved of a paused sandbox."""
+    key, command_runs = copy_paused(name, config, state_dir_of(name), made.state_path, made.disk_path)
+    return {"state_key": key, "command_runs": command_runs, "resident_bytes": None, "stopped_s": 0.0}
 
 
 async def _ask(note: MachineNote, made: NewSnapshot) -> dict[str, Any]:

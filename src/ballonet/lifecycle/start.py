@@ -60,7 +60,7 @@ async def start_sandbox(
         raise NotRunningError(
             f"sandbox {name!r} is {record.state}, not paused", hint=f"start it: ballonet start {name}"
         )
-    flags = _paused_flags(record) if resume else record.flags
+    flags = paused_flags(record) if resume else record.flags
     run_id = os.urandom(8).hex()
     with contextlib.nullcontext() if gate is None or record.state.lives else gate(registry, record):
         begun = registry.begin_run(name, run_id, ProcessId.current(), run_dir=sandbox_dir_path(name))
@@ -105,7 +105,7 @@ async def start_sandbox(
     return process
 
 
-def _paused_flags(record: Record) -> tuple[str, ...]:
+def paused_flags(record: Record) -> tuple[str, ...]:
     """The flags with which a paused sandbox ran: changes of its settings wait until it boots again.
 
     :raises ResumeError: they cannot be read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
@@ -45,6 +46,7 @@ class LiveSave:
         self.command = command
         self.state_dir = state_dir
         self._note = note
+        self._turn = asyncio.Lock()
 
     def check(self) -> str:
         """The key under which it is saved.
@@ -88,6 +90,17 @@ class LiveSave:
         :raises EngineError: the engine could not save it.
         :raises OSError: the file cannot be written.
         """
+        async with self._turn:
+            return await self._save(file, target, for_another, first, then)
+
+    async def _save(
+        self,
+        file: int,
+        target: tuple[int, int | None] | None,
+        for_another: bool,
+        first: Callable[[], Awaitable[None]] | None,
+        then: Callable[[], Awaitable[None]] | None,
+    ) -> float:
         key = self.check()
         agent = self.services.agent
         try:

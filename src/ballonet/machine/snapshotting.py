@@ -5,12 +5,13 @@ The guest is stopped while its memory is written. Its disk is copied before, as 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
-from ballonet.base.errors import BusyError, HostError, os_hint
+from ballonet.base.errors import HostError, os_hint
 from ballonet.base.file_copy import new_private_file
 from ballonet.base.threads import in_thread
 from ballonet.host.proc import read_guest_ram_bytes
@@ -19,32 +20,26 @@ from ballonet.machine.live_save import LiveSave
 
 
 class Snapshotting:
-    """Makes snapshots of one sandbox, one at a time."""
+    """Makes snapshots of one sandbox, one after the other."""
 
     def __init__(self, live: LiveSave) -> None:
         self._live = live
-        self._busy = False
+        self._turn = asyncio.Lock()
 
     async def save(self, state_path: Path, disk_path: Path) -> dict[str, Any]:
         """Save the guest and its disk in new files; returns what the snapshot's description needs.
 
         :raises BallonetError: that failed; the sandbox runs on.
         """
-        if self._busy:
-            raise BusyError(
-                f"a snapshot of sandbox {self._live.name!r} is being made already", hint="try again later"
-            )
-        self._busy = True
         try:
-            return await self._save(state_path, disk_path)
+            async with self._turn:
+                return await self._save(state_path, disk_path)
         except OSError as error:
             where = error.filename or state_path.parent
             raise HostError(
                 f"the snapshot of sandbox {self._live.name!r} cannot be written to {where}: {error.strerror}",
                 hint=os_hint(error, state_path),
             ) from error
-        finally:
-            self._busy = False
 
     async def _save(self, state_path: Path, disk_path: Path) -> dict[str, Any]:
         live = self._live

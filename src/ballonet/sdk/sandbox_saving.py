@@ -32,7 +32,7 @@ class SandboxSaving(SandboxState):
         from ballonet.lifecycle.snapshot_save import create_snapshot
 
         check_text("name", name)
-        self._check_running()
+        self._check_usable()
         with Registry.open() as registry:
             return await create_snapshot(registry, self.name, name)
 
@@ -68,7 +68,7 @@ class SandboxSaving(SandboxState):
             raise ConfigError(
                 f"port {fixed[0]} cannot be published by {len(names)} copies", hint="use host port 0"
             )
-        self._check_running()
+        self._check_usable()
         changes = [Changes(name=name, ports=published, auto_remove=not detached) for name in names]
         with Registry.open() as registry:
             gate = admission_control(admission)

@@ -201,7 +201,8 @@ class Supervisor:
                     _cancel, asyncio.create_task(self._maintain(services, run_directory))
                 )
                 if self._options.run_id is not None and self._options.state_dir is not None:
-                    services.keep_history(self._config.name, self._options.run_id, self._options.state_dir)
+                    earlier = None if saved is None else saved.earlier
+                    services.keep_history(config.name, self._options.run_id, self._state_dir, earlier)
                 if self._options.state_dir is not None:
                     self._requests = Requests(
                         LiveSave(

@@ -62,7 +62,7 @@ async def pause_sandbox(registry: Registry, name: str, *, force: bool = False) -
     try:
         agent = await AgentClient.connect(note.agent_socket)
         try:
-            await agent.wait_ready()
+            await agent.wait_ready(_ANSWER_S)
             facts = await agent.manage("pause", force=force)
         except GuestChannelError:
             if note.process.alive():

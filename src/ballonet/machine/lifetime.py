@@ -37,6 +37,7 @@ class Lifetime:
     :param ran_s: how long it had run before it was resumed (seconds).
     :param pause: pauses it.
     :param stop: ends it, with a reason for a person.
+    :param clock: monotonic seconds.
     """
 
     def __init__(
@@ -47,18 +48,22 @@ class Lifetime:
         *,
         pause: Callable[[], Awaitable[object]],
         stop: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self._clock = clock
+        self._sleep = sleep
         self._live = live
         self._pause = pause
         self._stop = stop
-        self._began = time.monotonic() - ran_s
+        self._began = self._clock() - ran_s
         self._watching: asyncio.Task[None] | None = None
         self.set(config)
 
     @property
     def ran_s(self) -> float:
         """How long it has run, without the time while it was paused (seconds)."""
-        return time.monotonic() - self._began
+        return self._clock() - self._began
 
     def set(self, config: VmConfig) -> None:
         """Use the limits of ``config`` from now on."""
@@ -70,7 +75,7 @@ class Lifetime:
 
     def touch(self) -> None:
         """The sandbox is used: it is idle from now on at the earliest."""
-        self._used_at = time.monotonic()
+        self._used_at = self._clock()
 
     async def close(self) -> None:
         """Stop watching."""
@@ -79,7 +84,7 @@ class Lifetime:
             await asyncio.wait({self._watching})
 
     async def _watch(self) -> None:
-        seen_cpu_s, seen_at = read_cpu_s(self._live.vm.pid), time.monotonic()
+        seen_cpu_s, seen_at = read_cpu_s(self._live.vm.pid), self._clock()
         seen_opened = self._live.services.agent.opened
         while True:
             ttl_s, idle_s = self._config.ttl_s, self._config.idle_timeout_s
@@ -88,10 +93,10 @@ class Lifetime:
             if ttl_s is not None and self.ran_s >= ttl_s:
                 self._stop(f"it had run for {show_duration(ttl_s)}, its time to live")
                 return
-            await asyncio.sleep(self._wait_s(ttl_s, idle_s))
+            await self._sleep(self._wait_s(ttl_s, idle_s))
             cpu_s, now, opened = (
                 read_cpu_s(self._live.vm.pid),
-                time.monotonic(),
+                self._clock(),
                 self._live.services.agent.opened,
             )
             share = (

@@ -372,3 +372,62 @@ async def test_a_disk_that_is_full_half_way_leaves_a_sandbox_that_runs(name: str
         await Sandbox.remove(name, force=True)
     finally:
         subprocess.run(["umount", "-l", str(sandboxes)], check=True)
+
+
+def ended_with(name: str) -> tuple[str, str]:
+    row = listed(name)
+    return str(row["state"]), str(row["end_detail"])
+
+
+async def test_a_sandbox_that_is_idle_is_paused_and_one_that_is_used_is_not(name: str) -> None:
+    box = await Sandbox.create(name, memory="192M", idle_timeout="2s", detached=True)
+    async with await box.exec_stream(["cat"], stdin=True) as used:
+        for _ in range(3):  # longer than the timeout, with a command that waits
+            await asyncio.sleep(1.5)
+            assert listed(name)["state"] == "running"
+        await used.close_stdin()
+    await asyncio.to_thread(wait_until, lambda: listed(name)["state"] == "paused", "it is paused", WAIT_S)
+    assert (await box.exec(["hostname"])).stdout == f"{name}\n".encode()
+    changes = await box.modify(on_idle="stop", idle_timeout="3s")
+    assert {(change.setting, change.state) for change in changes} == {
+        ("idle_timeout", "done"),
+        ("on_idle", "done"),
+    }
+    await box.touch()
+    await asyncio.to_thread(wait_until, lambda: listed(name)["state"] != "running", "it is stopped", WAIT_S)
+    assert ended_with(name) == ("stopped", "it was stopped: it was idle for 3s")
+
+
+async def test_a_busy_guest_is_not_idle(name: str) -> None:
+    busy = ["sh", "-c", "while true; do :; done"]
+    box = await Sandbox.create(name, memory="192M", command=busy, idle_timeout="2s", detached=True)
+    await asyncio.sleep(6)
+    assert listed(name)["state"] == "running"
+    await box.modify(idle_timeout=0)
+    assert box.record().flags.count("--idle-timeout-s") == 0
+
+
+async def test_the_time_to_live_goes_on_after_a_resume_without_the_time_asleep(name: str) -> None:
+    box = await Sandbox.create(name, memory="192M", ttl="1h", detached=True)
+    await box.pause()
+    await box.modify(ttl="4s")  # of a paused one: its processes keep their settings, but not this limit
+    await asyncio.sleep(5)
+    await box.resume()
+    assert listed(name)["state"] == "running"
+    await asyncio.to_thread(wait_until, lambda: listed(name)["state"] != "running", "it ends", WAIT_S)
+    assert ended_with(name) == ("stopped", "it was stopped: it had run for 4s, its time to live")
+
+
+async def test_an_open_connection_keeps_a_sandbox_awake(name: str) -> None:
+    serve = ["sh", "-c", "while true; do nc -l -p 80 -e cat; done"]
+    box = await Sandbox.create(
+        name, memory="192M", command=serve, ports=["0:80"], idle_timeout="2s", detached=True
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", box.ports[0].host)
+    for _ in range(3):
+        writer.write(b"still here\n")
+        assert await reader.readline() == b"still here\n"
+        await asyncio.sleep(2.5)
+        assert listed(name)["state"] == "running"
+    writer.close()
+    await asyncio.to_thread(wait_until, lambda: listed(name)["state"] == "paused", "it is paused", WAIT_S)

@@ -22,6 +22,7 @@ COMMANDS = {
     "restart": Command("ballonet.cli.start", "restart one or more sandboxes"),
     "pause": Command("ballonet.cli.pause", "save one or more sandboxes to disk, so that they take no memory"),
     "resume": Command("ballonet.cli.resume", "resume one or more paused sandboxes"),
+    "touch": Command("ballonet.cli.touch", "restart the idle timeout of one or more sandboxes"),
     "rm": Command("ballonet.cli.rm", "remove one or more sandboxes, with their logs and disks"),
     "ls": Command("ballonet.cli.ls", "list all sandboxes"),
     "ps": Command("ballonet.cli.ls", "list running sandboxes"),

@@ -9,7 +9,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Getting started", ("run", "doctor", "demo", "help")),
     (
         "Manage sandboxes",
-        ("create", "start", "stop", "restart", "pause", "resume", "rm", "modify", "wait", "prune"),
+        ("create", "start", "stop", "restart", "pause", "resume", "touch", "rm", "modify", "wait", "prune"),
     ),
     ("Work in a sandbox", ("exec", "cp", "logs")),
     ("Monitor", ("ls", "ps", "inspect", "top", "history", "plot", "metrics")),

@@ -55,7 +55,8 @@ class AgentChannel:
         self._writer: asyncio.StreamWriter | None = None if isinstance(stream, socket.socket) else stream[1]
         self._decoder = FrameDecoder(FROM_GUEST, MAX_TO_HOST_BYTES)
         self._streams: dict[int, ChannelStream] = {}
-        self._last_number = 0
+        #: The number of the last stream that was opened.
+        self.last_number = 0
         self._replies: dict[FrameType, deque[asyncio.Future[Frame]]] = {
             FrameType.PONG: deque(),
             FrameType.STATS: deque(),
@@ -339,9 +340,9 @@ class AgentChannel:
 
     def _free_number(self) -> int:
         while True:
-            self._last_number = self._last_number % MAX_STREAM + 1
-            if self._last_number not in self._streams:
-                return self._last_number
+            self.last_number = self.last_number % MAX_STREAM + 1
+            if self.last_number not in self._streams:
+                return self.last_number
 
     def _live_writer(self) -> asyncio.StreamWriter:
         if self.lost is not None:

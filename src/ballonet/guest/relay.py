@@ -63,6 +63,11 @@ class AgentRelay(AgentClient):
         """How many processes are running that the host has started."""
         return self._channel.streams
 
+    @property
+    def opened(self) -> int:
+        """Changes whenever a process is started."""
+        return self._channel.last_number
+
     def dismiss(self, why: GuestPausedError) -> None:
         """Disconnect the clients, which ends their processes, and refuse new ones until :attr:`paused` is unset again.
         Clients whose request to the sandbox's process is being carried out stay."""

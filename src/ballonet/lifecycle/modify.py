@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ballonet.base.errors import BallonetError, ConfigError, NotRunningError, SettingError, quoted
@@ -19,7 +20,7 @@ from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
 from ballonet.settings.config import SandboxConfig
 from ballonet.settings.definitions import CONFIGURED, ModifySettings, settings_in
-from ballonet.settings.flags import render_flags
+from ballonet.settings.flags import LIFETIME_FIELDS, render_flags
 from ballonet.settings.names import PARAMETERS
 from ballonet.settings.setting import LIVE, NEXT_START, Setting
 from ballonet.settings.values import field_value
@@ -32,6 +33,7 @@ _FIELDS = sorted(
 )
 NAMES = tuple(dict.fromkeys(setting.name for setting in (*_FIELDS, *settings_in(ModifySettings))))
 TARGET = "memory_target"
+_LIFETIME = frozenset(setting.name for setting in _FIELDS if setting.field in LIFETIME_FIELDS)
 
 #: How long a plan waits for the guest to follow a target (seconds).
 _SETTLE_S = 30.0
@@ -59,6 +61,10 @@ class Plan:
     row: Mapping[str, Any]
     target_mib: int | None = None
     control_socket: str | None = None
+    #: The socket on which the sandbox's process takes new limits of its lifetime, if it runs.
+    agent_socket: Path | None = None
+    #: Those limits.
+    lifetime: Mapping[str, Any] | None = None
 
 
 def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str, Any]) -> Plan:
@@ -114,7 +120,12 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
                 hint="--balloon-initial sets the memory at boot",
             )
         changes.append(Change(TARGET, None, target, LIVE))
-    return Plan(record, tuple(changes), row, target, None if note is None else note.control_socket)
+    lifetime = None
+    if any(setting.field in LIFETIME_FIELDS for setting in changed):
+        lifetime = {name: getattr(new, name) for name in LIFETIME_FIELDS}
+    socket = None if note is None else note.control_socket
+    agent = None if note is None else note.agent_socket
+    return Plan(record, tuple(changes), row, target, socket, agent, lifetime)
 
 
 def _changed(old: SandboxConfig, fields: dict[str, Any]) -> SandboxConfig:
@@ -155,6 +166,8 @@ async def apply_plan(registry: Registry, plan: Plan) -> Sequence[Change]:
     for change in plan.changes:
         if change.setting == TARGET:
             done.append(await _move(plan, change))
+        elif change.when == LIVE and change.setting in _LIFETIME:
+            done.append(await _limit(plan, change))
         else:
             done.append(replace(change, state="done" if change.when == LIVE else "saved"))
     return done
@@ -169,6 +182,24 @@ def check_weight(weight: object) -> int:
 
 def _shown(value: object) -> object:
     return ", ".join(map(str, value)) or None if isinstance(value, tuple) else value
+
+
+async def _limit(plan: Plan, change: Change) -> Change:
+    """Give the sandbox's process its new limits."""
+    from ballonet.guest.agent_client import AgentClient
+
+    if plan.lifetime is None or plan.agent_socket is None:
+        return replace(change, state="saved")
+    try:
+        agent = await AgentClient.connect(plan.agent_socket)
+        try:
+            await agent.wait_ready(_SETTLE_S)
+            await agent.manage("lifetime", timeout_s=_SETTLE_S, **plan.lifetime)
+        finally:
+            await agent.close()
+    except BallonetError as error:
+        return replace(change, state="failed", detail=error.message)
+    return replace(change, state="done")
 
 
 async def _move(plan: Plan, change: Change) -> Change:

@@ -14,6 +14,10 @@ from ballonet.lifecycle.stop import process_ended
 # asyncio and the agent's client are imported where they are used: importing this module stays fast.
 
 
+#: How long a sandbox's process may take to answer (seconds).
+_ANSWER_S = 10.0
+
+
 @dataclass(frozen=True)
 class Paused:
     """A sandbox that was paused: the size of its saved state, and how long that took."""
@@ -21,6 +25,23 @@ class Paused:
     record: Record
     size_bytes: int
     seconds: float
+
+
+async def touch_sandbox(registry: Registry, name: str) -> None:
+    """Count a running sandbox as used now: its idle timeout begins again.
+
+    :raises NotRunningError: it is not running.
+    :raises GuestError: its process does not answer.
+    """
+    from ballonet.guest.agent_client import AgentClient
+
+    _, note = find_running(registry, name)
+    agent = await AgentClient.connect(note.agent_socket)
+    try:
+        await agent.wait_ready(_ANSWER_S)
+        await agent.manage("touch", timeout_s=_ANSWER_S)
+    finally:
+        await agent.close()
 
 
 async def pause_sandbox(registry: Registry, name: str, *, force: bool = False) -> Paused | None:
@@ -41,7 +62,7 @@ async def pause_sandbox(registry: Registry, name: str, *, force: bool = False) -
     try:
         agent = await AgentClient.connect(note.agent_socket)
         try:
-            await agent.wait_ready()
+            await agent.wait_ready(_ANSWER_S)
             facts = await agent.manage("pause", force=force)
         except GuestChannelError:
             if note.process.alive():

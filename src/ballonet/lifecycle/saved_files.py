@@ -64,7 +64,7 @@ def copy_paused(
         with SavedState.open(directory / PAUSED_FILE, key) as saved:
             notes = SavedSandbox.decode(saved)
         copy_whole(directory / PAUSED_FILE, state)
-        amend_state(state, notes=replace(notes, flags=(), ports=(), earlier=None).encode())
+        amend_state(state, notes=replace(notes, flags=(), ports=(), earlier=None, ran_s=0.0).encode())
         if config.disk_mib is not None:
             copy_whole(directory / DISK_FILE, disk)
     return key, notes.command is not None

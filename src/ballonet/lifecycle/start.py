@@ -22,6 +22,7 @@ from ballonet.lifecycle.sandboxes import MACHINE_LOG, ROW_FILE, config_of, ensur
 from ballonet.machine.notes import COMMAND_FILE
 from ballonet.machine.paused_file import PAUSED_FILE, discard_paused, paused_bytes
 from ballonet.machine.run_options import RunOptions
+from ballonet.settings.flags import parse_config, with_lifetime
 
 if TYPE_CHECKING:
     from ballonet.machine.launch import OwnedProcess
@@ -120,7 +121,9 @@ def paused_flags(record: Record) -> tuple[str, ...]:
             f"sandbox {record.name!r} cannot be resumed: {error}",
             hint=f"boot it instead, which discards its processes: ballonet start --cold {record.name}",
         ) from error
-    return saved.flags if saved.flags and saved.name == record.name else record.flags
+    if saved.name != record.name or not saved.flags:
+        return record.flags
+    return with_lifetime(saved.flags, parse_config(record.flags))  # its limits may have changed meanwhile
 
 
 def _write_command(directory: Path, command: Command | None) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ballonet.base.errors import BindError, ResumeError
+from ballonet.control.backend import EarlierTotals
 from ballonet.machine.guest_setup import naming_steps
 from ballonet.machine.paused_file import PAUSED_FILE, begin_resume, discard_paused
 from ballonet.machine.ports import check_ports_free
@@ -37,6 +38,11 @@ class PausedSandbox:
     def steps(self) -> list[list[str]]:
         """The steps that name the guest anew, if it has another name now."""
         return [] if self.notes.name == self.config.name else naming_steps(self.config.name, self.config.net)
+
+    @property
+    def earlier(self) -> EarlierTotals | None:
+        """The totals of the runs before the one that was saved, if they are known."""
+        return None if self.notes.earlier is None else EarlierTotals(**self.notes.earlier)
 
     def prepare(self, vm: Vm) -> None:
         """Check that ``vm`` can take over the state, and note that its guest will run.

@@ -32,6 +32,8 @@ class SavedSandbox:
     limit_mib: int | None = None
     #: Size and modification time (ns) of its disk, if it has one: see :func:`disk_facts`.
     disk: tuple[int, int] | None = None
+    #: How long it had run (seconds).
+    ran_s: float = 0.0
     #: The totals of runs before the one that was saved.
     earlier: dict[str, int] | None = None
 

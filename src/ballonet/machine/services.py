@@ -128,10 +128,15 @@ class Services:
         if self._control is not None:
             self._control.repair_socket()
 
-    def keep_history(self, name: str, run_id: str, state_dir: Path) -> None:
-        """Start writing samples of the sandbox to its state directory."""
+    def keep_history(
+        self, name: str, run_id: str, state_dir: Path, resumed: EarlierTotals | None = None
+    ) -> None:
+        """Start writing samples of the sandbox to its state directory.
+
+        :param resumed: the earlier totals of a resumed sandbox.
+        """
         try:
-            self._sampler = Sampler(name, run_id, state_dir, self._backend)
+            self._sampler = Sampler(name, run_id, state_dir, self._backend, resumed)
         except HostError as error:
             log.warning("no history: %s", error)
             return

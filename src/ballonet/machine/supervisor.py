@@ -14,31 +14,30 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ballonet.base.errors import BallonetError, GuestError, HostError
-from ballonet.base.paths import private_dir
 from ballonet.control.peers import AccessPolicy
 from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
 from ballonet.machine.ending import Ending
 from ballonet.machine.guest_setup import root_kind, setup_steps
-from ballonet.machine.live_save import LiveSave
-from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
+from ballonet.machine.notes import MachineNote, read_stop_seconds
 from ballonet.machine.owner_channel import OwnerChannel, Report
 from ballonet.machine.paused_file import discard_paused
-from ballonet.machine.requests import Requests
 from ballonet.machine.resources import hard_cap, serve_volumes, writable_disk
 from ballonet.machine.run_directory import RunDirectory, claim_run_directory
+from ballonet.machine.run_notes import RunNotes
 from ballonet.machine.run_options import RunOptions
 from ballonet.machine.vm_start import StartedVm, VmStart
+from ballonet.settings.flags import with_lifetime
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.engine import ExitReason, Vm, VmExit
 
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
+    from ballonet.machine.requests import Requests
     from ballonet.machine.resuming import PausedSandbox
     from ballonet.machine.services import Services
     from ballonet.machine.shares import ShareServers
@@ -57,8 +56,6 @@ _ENGINE_END_S = 5.0
 #: How long the sandbox's own command may take to end when the sandbox is stopped (seconds), unless the stop has a
 #: timeout (:data:`~ballonet.machine.notes.STOP_NOTE`).
 STOP_COMMAND_S = 10.0
-#: How often the sandbox checks that its sockets and its note exist (seconds).
-_UPKEEP_S = 2.0
 
 
 class Supervisor:
@@ -74,15 +71,19 @@ class Supervisor:
         self._config = config
         self._owner = owner
         self._options = options or RunOptions()
-        self._note = MachineNote(
-            run_id=self._options.run_id or "",
-            process=ProcessId.current(),
-            flags=tuple(flags),
-            resumed=self._options.resume,
+        self._notes = RunNotes(
+            MachineNote(
+                run_id=self._options.run_id or "",
+                process=ProcessId.current(),
+                flags=tuple(flags),
+                resumed=self._options.resume,
+            ),
+            None if self._options.run_id is None else self._options.state_dir,
         )
         self._exit_code: int | None = None
         self._command: MainCommand | None = None
         self._volume_failure = ""
+        self._stop_detail = "it was stopped"
         self._requests: Requests | None = None
         self._force = asyncio.Event()
         self._policy = AccessPolicy(
@@ -109,7 +110,7 @@ class Supervisor:
                 state_dir=self._options.state_dir,
             )
             try:
-                self._write_note(
+                self._notes.write(
                     run_dir=str(run_directory.path), control_socket=_text(run_directory.control_path)
                 )
                 try:
@@ -122,9 +123,9 @@ class Supervisor:
                         if error.errno == errno.EMFILE
                         else None,
                     ) from error
-                self._note_end(report)
+                self._notes.write_end(report, self._exit_code)
             except BallonetError as error:
-                self._note_end(Report.failed(error))
+                self._notes.write_end(Report.failed(error), self._exit_code)
                 raise
             finally:
                 run_directory.release()
@@ -199,21 +200,16 @@ class Supervisor:
                     await self._run_command(services, stack, None)
                 await self._report_ready(started_vm, run_directory, time.monotonic() - started)
                 stack.push_async_callback(
-                    _cancel, asyncio.create_task(self._maintain(services, run_directory))
+                    _cancel, asyncio.create_task(self._notes.maintain(services, run_directory))
                 )
                 if self._options.run_id is not None and self._options.state_dir is not None:
-                    services.keep_history(self._config.name, self._options.run_id, self._options.state_dir)
+                    earlier = None if saved is None else saved.earlier
+                    services.keep_history(config.name, self._options.run_id, self._state_dir, earlier)
                 if self._options.state_dir is not None:
-                    self._requests = Requests(
-                        LiveSave(
-                            config.name, vm, services, self._command, self._state_dir, lambda: self._note
-                        ),
-                        self._ending.done,
-                    )
-                    services.agent.manager = self._requests.carry_out
+                    self._serve_requests(vm, services, 0.0 if saved is None else saved.notes.ran_s)
             ending = await self._ending
-            if self._requests is not None and ending is not Ending.FORCE:
-                await self._requests.settle()
+            if self._requests is not None:
+                await self._requests.close(wait=ending is not Ending.FORCE)
             ended = await self._shut_down(ending, vm, services)
             if cap is not None and cap.kills():
                 detail = f"the host killed it because it exceeded its hard cap of {cap.limit_mib} MiB"
@@ -222,9 +218,27 @@ class Supervisor:
         facts = {"reason": ended.reason, "status": ended.status, "detail": ended.detail}
         return Report("ended", {**facts, "exit_code": self._exit_code})
 
+    def _serve_requests(self, vm: Vm, services: Services, ran_s: float) -> None:
+        """Carry out requests to this process, and keep to the limits of its lifetime."""
+        from ballonet.machine.live_save import LiveSave
+        from ballonet.machine.requests import Requests
+
+        config = self._config
+        live = LiveSave(config.name, vm, services, self._command, self._state_dir, lambda: self._notes.note)
+        self._requests = Requests(live, self._ending.done, config, self._modified, self._stop, ran_s)
+        services.agent.manager = self._requests.carry_out
+
+    def _modified(self, config: VmConfig) -> None:
+        self._notes.write(flags=with_lifetime(self._notes.note.flags, config))
+
+    def _stop(self, why: str) -> None:
+        self._stop_detail = f"it was stopped: {why}"
+        self._end(Ending.STOP)
+
     def _engine_launched(self, vm: Vm) -> None:
-        self._write_note(engine=ProcessId.of(vm.pid))
-        importlib.import_module("ballonet.machine.services")  # loaded while the engine starts
+        self._notes.write(engine=ProcessId.of(vm.pid))
+        for module in ("services", "requests"):  # loaded while the engine starts
+            importlib.import_module(f"ballonet.machine.{module}")
 
     async def _run_command(
         self, services: Services, stack: contextlib.AsyncExitStack, saved: PausedSandbox | None
@@ -273,7 +287,7 @@ class Supervisor:
                 detail += f"; the guest's kernel killed {killed} because memory ran out"
             ended = VmExit(ExitReason.GUEST_OOM if oom_kills else ExitReason.COMPLETED, ended.status, detail)
         elif ending is Ending.STOP and not self._force.is_set():
-            ended = VmExit(ExitReason.STOPPED, ended.status, "it was stopped")
+            ended = VmExit(ExitReason.STOPPED, ended.status, self._stop_detail)
         else:
             why = "because its owner has ended" if ending is Ending.OWNER_GONE else "on request"
             ended = VmExit(ExitReason.STOPPED, ended.status, f"it was killed {why}")
@@ -293,7 +307,7 @@ class Supervisor:
             "boot_s": round(boot_s, 3),
             "started_at": time.time(),
         }
-        self._write_note(ready=True, **facts)
+        self._notes.write(ready=True, **facts)
         facts |= {
             "engine_pid": vm.pid,
             "agent_socket": str(run_directory.agent.path),
@@ -305,58 +319,6 @@ class Supervisor:
     def _state_dir(self) -> Path:
         assert self._options.state_dir is not None
         return self._options.state_dir
-
-    def _write_note(self, **facts: Any) -> None:
-        """Update the note with new facts.
-
-        :raises HostError: it cannot be written.
-        """
-        self._note = replace(self._note, **facts)
-        if self._options.run_id is not None and self._options.state_dir is not None:
-            self._note.write(self._options.state_dir)
-
-    async def _maintain(self, services: Services, run_directory: RunDirectory) -> None:
-        """Restore the sandbox's sockets and note if they are removed."""
-        logged = ""
-        while True:
-            await asyncio.sleep(_UPKEEP_S)
-            try:
-                if not run_directory.intact():
-                    await services.repair()
-                facts: dict[str, Any] = {
-                    "run_dir": str(run_directory.path),
-                    "control_socket": _text(run_directory.control_path),
-                }
-                if replace(self._note, **facts) != self._note or not self._note_is_there():
-                    self._write_note(**facts)
-            except BallonetError as error:
-                if error.message != logged:  # once, not every two seconds
-                    log.error("%s", error)
-                logged = error.message
-
-    def _note_is_there(self) -> bool:
-        directory = self._options.state_dir
-        if self._options.run_id is None or directory is None:
-            return True
-        if not directory.is_dir():
-            private_dir(directory)
-        return MachineNote.read(directory) == self._note
-
-    def _note_end(self, report: Report) -> None:
-        """Write the end note, for the registry."""
-        if self._options.run_id is None or self._options.state_dir is None:
-            return
-        failed = report.event == "failed"
-        note = EndNote(
-            run_id=self._options.run_id,
-            reason="failed" if failed else str(report.facts["reason"]),
-            detail=str(report.facts["message" if failed else "detail"]),
-            exit_code=self._exit_code,
-        )
-        try:
-            note.write(self._options.state_dir)
-        except BallonetError as error:  # a full disk must not keep the sandbox from ending
-            log.error("the end note cannot be written: %s", error)
 
     def _end(self, ending: Ending) -> None:
         """End the sandbox. Only the first call counts, except that ``FORCE`` always applies."""
@@ -383,7 +345,7 @@ class Supervisor:
     async def _watch_owner(self) -> None:
         if await self._owner.wait_stop():
             self._end(Ending.STOP)
-        elif not (self._options.detached and self._note.ready):
+        elif not (self._options.detached and self._notes.note.ready):
             self._end(Ending.OWNER_GONE)
 
 

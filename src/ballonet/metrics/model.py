@@ -22,7 +22,7 @@ STALE_GUEST = "the guest has stopped reporting"
 STALE_S = 120.0
 NO_BALLOON = "it has no balloon"
 #: The states of a sandbox, as :class:`ballonet.lifecycle.record.State` has them.
-STATES = ("created", "starting", "running", "paused", "stopped", "failed")
+STATES = ("created", "starting", "running", "stopped", "paused", "failed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

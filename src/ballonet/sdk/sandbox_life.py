@@ -55,6 +55,17 @@ class SandboxLife(SandboxState):
         self._note_paused()
         await self._hang_up()
 
+    async def touch(self) -> None:
+        """Count the sandbox as used now: its idle timeout begins again. Commands do that, too.
+
+        :raises NotRunningError: it is not running.
+        """
+        from ballonet.lifecycle.pause import touch_sandbox
+
+        self._check_usable()
+        with Registry.open() as registry:
+            await touch_sandbox(registry, self.name)
+
     async def resume(self, *, admission: bool = True) -> None:
         """Resume the sandbox if it is paused.
 

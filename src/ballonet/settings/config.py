@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ballonet.base.arguments import check_flag, check_items, check_text, wrong_type
+from ballonet.base.duration import MAX_SECONDS
 from ballonet.base.errors import ConfigError, SettingError, escaped, quoted
 from ballonet.base.memory import MAX_MIB
 from ballonet.base.paths import MAX_SOCKET_PATH_BYTES
 from ballonet.settings.field_types import field_types
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume, check_target
-from ballonet.vmm.config import DISK_TARGET, VmConfig
+from ballonet.vmm.config import DISK_TARGET, OnIdle, VmConfig
 
 #: Names are safe as file names, host names and metric label values.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -69,6 +70,7 @@ class SandboxConfig(VmConfig):
         self._check_root()
         self._check_mounts()
         self._check_network()
+        self._check_lifetime()
 
     def _check_types(self) -> None:
         """Lists become tuples, and text becomes the choice that it names."""
@@ -145,6 +147,17 @@ class SandboxConfig(VmConfig):
             if key in taken and port.host != 0:
                 raise SettingError(f"{{}} {port}: {port.address}:{port.host} is published twice", "port")
             taken.add(key)
+
+    def _check_lifetime(self) -> None:
+        for field in ("ttl_s", "idle_timeout_s"):
+            if getattr(self, field) is not None:
+                _check_int(field, getattr(self, field), 1, MAX_SECONDS, unit=" s")
+        if self.idle_timeout_s is not None and self.on_idle is OnIdle.PAUSE and self.volumes:
+            raise SettingError(
+                f"{{}} {self.idle_timeout_s} s cannot pause a sandbox with volumes, which cannot be saved",
+                "idle_timeout_s",
+                hint="stop it instead (on idle: stop), or leave out the volumes",
+            )
 
     def _check_balloon(self) -> None:
         ceiling, initial, floor = self.memory_mib, self.balloon_initial_mib, self.balloon_min_mib

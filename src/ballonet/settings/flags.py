@@ -7,7 +7,7 @@ exactly as it did before the feature existed. Registries keep these flags: a nam
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -82,6 +82,20 @@ def render_flags(config: SandboxConfig) -> list[str]:
             for item in value if flag.repeated else (value,):
                 rendered += [flag.name, _render(item)]
     return rendered
+
+
+#: The fields that limit how long a sandbox runs, which may change while it runs.
+LIFETIME_FIELDS = ("ttl_s", "idle_timeout_s", "on_idle")
+
+
+def with_lifetime(argv: Sequence[str], of: VmConfig) -> tuple[str, ...]:
+    """The flags ``argv`` with the limits of ``of``.
+
+    :raises ConfigError: as :func:`parse_config`.
+    """
+    return tuple(
+        render_flags(replace(parse_config(argv), **{name: getattr(of, name) for name in LIFETIME_FIELDS}))
+    )
 
 
 def parse_flags(argv: Sequence[str]) -> VmConfig:

@@ -29,6 +29,13 @@ class Accel(StrEnum):
     TCG = "tcg"
 
 
+class OnIdle(StrEnum):
+    """What happens to a sandbox that was idle for its timeout."""
+
+    PAUSE = "pause"
+    STOP = "stop"
+
+
 @dataclass(frozen=True, kw_only=True)
 class VmConfig:
     """The requested virtual machine of a sandbox. All sizes are MiB of guest-visible memory.
@@ -73,6 +80,11 @@ class VmConfig:
     tmpfs: tuple[Tmpfs, ...] = ()
     net: Net = Net.NONE
     ports: tuple[Port, ...] = ()
+    #: The sandbox is stopped when it has run for so long (seconds); the time while it is paused does not count.
+    ttl_s: int | None = None
+    #: When it was idle for so long (seconds), it is paused or stopped.
+    idle_timeout_s: int | None = None
+    on_idle: OnIdle = OnIdle.PAUSE
 
     @property
     def has_balloon(self) -> bool:

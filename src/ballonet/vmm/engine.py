@@ -240,5 +240,12 @@ class Vm(ABC):
         """End the VM now, without asking the guest, and wait until it is gone. May be called again."""
 
     @abstractmethod
+    async def open_connections(self) -> int:
+        """How many TCP connections through its network are open.
+
+        :raises EngineError: the engine does not answer.
+        """
+
+    @abstractmethod
     async def published_ports(self) -> tuple[Port, ...]:
         """The published ports of a running VM, with the host ports that the kernel chose."""

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import mmap
 import os
 import stat
 import sys
@@ -254,9 +255,11 @@ def _unwritable(path: Path, error: OSError) -> HostError:
     return HostError(f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path))
 
 
-def _nonzero(ram: int) -> Iterator[tuple[int, bytes]]:
+def _nonzero(ram: int) -> Iterator[tuple[int, memoryview]]:
     """The pages that are not zero, in pieces of one page or more."""
     end = 0
+    # Mapped: a copy of each page would double the time for which the guest is stopped.
+    mapped = memoryview(mmap.mmap(ram, os.fstat(ram).st_size, prot=mmap.PROT_READ))
     while True:
         try:
             start = os.lseek(ram, end, os.SEEK_DATA)
@@ -264,10 +267,10 @@ def _nonzero(ram: int) -> Iterator[tuple[int, bytes]]:
             return  # ENXIO: only a hole is left
         end = os.lseek(ram, start, os.SEEK_HOLE)
         for piece in range(start, end, _PIECE):
-            yield from _nonzero_in(os.pread(ram, min(_PIECE, end - piece), piece), piece)
+            yield from _nonzero_in(mapped[piece : min(end, piece + _PIECE)], piece)
 
 
-def _nonzero_in(content: bytes, place: int) -> Iterator[tuple[int, bytes]]:
+def _nonzero_in(content: memoryview, place: int) -> Iterator[tuple[int, memoryview]]:
     first: int | None = None
     for at in range(0, len(content), PAGE):
         if content[at : at + PAGE] != _ZEROS:
@@ -279,7 +282,7 @@ def _nonzero_in(content: bytes, place: int) -> Iterator[tuple[int, bytes]]:
         yield place + first, content[first:]
 
 
-def _write(file: int, content: bytes, at: int) -> None:
+def _write(file: int, content: bytes | memoryview, at: int) -> None:
     left = memoryview(content)
     while left:
         written = os.pwrite(file, left, at)

@@ -24,7 +24,7 @@ from ballonet.vmm.guest_ram import create_guest_ram, fill_guest_ram
 from ballonet.vmm.qemu.balloon_device import QemuBalloonDevice, changed_actual
 from ballonet.vmm.qemu.command_line import EngineFds, disk_node, render_command
 from ballonet.vmm.qemu.exit import explain_exit
-from ballonet.vmm.qemu.ports import chosen_ports
+from ballonet.vmm.qemu.ports import chosen_ports, count_connections
 from ballonet.vmm.qemu.qmp import Qmp
 
 if TYPE_CHECKING:
@@ -210,6 +210,10 @@ class QemuVm(Vm):
                 channel.close()
         self._close_ram()
         return ended
+
+    async def open_connections(self) -> int:
+        answer = await self.qmp.execute("human-monitor-command", command_line="info usernet")
+        return count_connections(str(answer))
 
     async def published_ports(self) -> tuple[Port, ...]:
         if all(port.host != 0 for port in self.spec.ports):

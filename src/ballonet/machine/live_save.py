@@ -106,6 +106,8 @@ class LiveSave:
     ) -> float:
         key = self.check()
         agent = self.services.agent
+        if for_another:  # a sandbox that is paused does not run on: it need not be quick
+            await self.vm.prepare_save(file)
         try:
             await agent.suspend(timeout_s=SUSPEND_TIMEOUT_S)
             account = None if self.command is None else await self.command.account()

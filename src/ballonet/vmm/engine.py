@@ -201,6 +201,14 @@ class Vm(ABC):
         """
 
     @abstractmethod
+    async def prepare_save(self, file: int) -> None:
+        """Write the memory to the open, empty file ``file`` while the guest runs, which shortens the stop of the
+        :meth:`save` that must follow.
+
+        :raises OSError: the file cannot be written.
+        """
+
+    @abstractmethod
     async def save(
         self,
         file: int,
@@ -211,8 +219,8 @@ class Vm(ABC):
         first: Callable[[], Awaitable[None]] | None = None,
         then: Callable[[], Awaitable[None]] | None = None,
     ) -> float:
-        """Stop the guest, write its state to the open, empty file ``file``, and let it run on, even if that failed.
-        While the guest is stopped, its disks do not change, and have everything that it has written.
+        """Stop the guest, write its state to the open file ``file``, which is empty or prepared, and let it run on,
+        even if that failed. While the guest is stopped, its disks do not change, and have everything that it has written.
 
         :param key: of :meth:`Engine.state_key`.
         :param cpu_s: the processor time that the engine has used; kept in the file.

@@ -119,19 +119,45 @@ class SavedState:
             os.close(file)
 
 
+def map_ram(ram: int) -> memoryview:
+    """The RAM of a guest, for :func:`write_state`: a copy of each page would double the time of a save."""
+    return memoryview(mmap.mmap(ram, os.fstat(ram).st_size, prot=mmap.PROT_READ))
+
+
+def prepare_file(file: int, ram: int, mapped: memoryview) -> None:
+    """Write the RAM of a running guest to ``file``, so that the host's kernel has the memory for both when
+    :func:`write_state` replaces that.
+
+    :raises OSError: it cannot be written; the disk may be full.
+    """
+    at = PAGE
+    for _, content in _nonzero(ram, mapped):
+        _write(file, content, at)
+        at += len(content)
+
+
 def write_state(
-    file: int, key: str, ram: int, device: bytes, *, cpu_s: float = 0.0, engine: str = "", notes: bytes = b""
+    file: int,
+    key: str,
+    ram: int,
+    device: bytes,
+    *,
+    cpu_s: float = 0.0,
+    engine: str = "",
+    notes: bytes = b"",
+    mapped: memoryview | None = None,
 ) -> None:
-    """Write a state to the open, empty file ``file``. Does not synchronise it.
+    """Write a state to the open file ``file``, which is empty or prepared. Does not synchronise it.
 
     :param ram: the file with the RAM of a stopped guest.
+    :param mapped: of :func:`map_ram`.
     :param cpu_s: the processor time that the engine has used.
     :param engine: its name and version.
     :raises OSError: it cannot be written; the disk may be full.
     """
     runs = array.array("Q")
     at = PAGE
-    for place, content in _nonzero(ram):
+    for place, content in _nonzero(ram, map_ram(ram) if mapped is None else mapped):
         _write(file, content, at)
         at += len(content)
         if runs and runs[-2] + runs[-1] == place:
@@ -142,6 +168,8 @@ def write_state(
     _write(file, device, at)
     _write(file, table, at + len(device))
     _write(file, notes, at + len(device) + len(table))
+    if os.fstat(file).st_size > (end := at + len(device) + len(table) + len(notes)):
+        os.ftruncate(file, end)
     header = {
         "format": FORMAT,
         "key": key,
@@ -255,11 +283,9 @@ def _unwritable(path: Path, error: OSError) -> HostError:
     return HostError(f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path))
 
 
-def _nonzero(ram: int) -> Iterator[tuple[int, memoryview]]:
+def _nonzero(ram: int, mapped: memoryview) -> Iterator[tuple[int, memoryview]]:
     """The pages that are not zero, in pieces of one page or more."""
     end = 0
-    # Mapped: a copy of each page would double the time for which the guest is stopped.
-    mapped = memoryview(mmap.mmap(ram, os.fstat(ram).st_size, prot=mmap.PROT_READ))
     while True:
         try:
             start = os.lseek(ram, end, os.SEEK_DATA)

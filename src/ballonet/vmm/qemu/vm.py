@@ -50,6 +50,8 @@ class QemuVm(Vm):
         self._monitor: socket.socket | None = None
         self._agent: socket.socket | None = None
         self._ram = -1
+        #: Of :meth:`prepare_save`.
+        self._mapped: memoryview | None = None
         self._cgroup_procs: str | None = None
         #: Of a VM that is restored: its state, the socket for the device state, and QEMU's number of the other end.
         self._incoming: tuple[SavedState, socket.socket, int] | None = None
@@ -151,6 +153,12 @@ class QemuVm(Vm):
             await self.kill()
             raise
 
+    async def prepare_save(self, file: int) -> None:
+        from ballonet.vmm.saved_state import map_ram, prepare_file
+
+        self._mapped = mapped = map_ram(self._ram)
+        await in_thread(lambda: prepare_file(file, self._ram, mapped))
+
     async def save(
         self,
         file: int,
@@ -162,8 +170,9 @@ class QemuVm(Vm):
         then: Callable[[], Awaitable[None]] | None = None,
     ) -> float:
         from ballonet.vmm.qemu.migration import save_devices
-        from ballonet.vmm.saved_state import write_state
+        from ballonet.vmm.saved_state import map_ram, write_state
 
+        mapped, self._mapped = self._mapped or map_ram(self._ram), None
         stopped_at = time.monotonic()
         await self.qmp.execute("stop")  # also writes all caches of the disks
         try:
@@ -171,7 +180,12 @@ class QemuVm(Vm):
                 await first()
             device = await save_devices(self.qmp)
             noted = b"" if notes is None else notes()
-            facts: dict[str, Any] = {"cpu_s": cpu_s, "engine": self.engine.title, "notes": noted}
+            facts: dict[str, Any] = {
+                "cpu_s": cpu_s,
+                "engine": self.engine.title,
+                "notes": noted,
+                "mapped": mapped,
+            }
             # In a thread: with much memory it takes long.
             await in_thread(lambda: write_state(file, key, self._ram, device, **facts))
             if then is not None:

@@ -220,7 +220,8 @@ class Vm(ABC):
         then: Callable[[], Awaitable[None]] | None = None,
     ) -> float:
         """Stop the guest, write its state to the open file ``file``, which is empty or prepared, and let it run on,
-        even if that failed. While the guest is stopped, its disks do not change, and have everything that it has written.
+        even if that failed. While the guest is stopped, its disks do not change, and have everything that it has
+        written.
 
         :param key: of :meth:`Engine.state_key`.
         :param cpu_s: the processor time that the engine has used; kept in the file.

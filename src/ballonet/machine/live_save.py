@@ -16,7 +16,6 @@ from ballonet.vmm.engine import Vm
 
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
-    from ballonet.machine.lifetime import Lifetime
     from ballonet.machine.notes import MachineNote
     from ballonet.machine.services import Services
 
@@ -46,8 +45,8 @@ class LiveSave:
         self.command = command
         self.state_dir = state_dir
         self._note = note
-        #: Knows how long it has run.
-        self.lifetime: Lifetime | None = None
+        #: How long it has run (seconds).
+        self.ran_s: Callable[[], float] = lambda: 0.0
 
     def check(self) -> str:
         """The key under which it is saved.
@@ -110,7 +109,7 @@ class LiveSave:
                     limit_mib=first[1],
                     disk=disk_facts(self.state_dir),
                     earlier=None if earlier is None else asdict(earlier),
-                    ran_s=0.0 if self.lifetime is None else round(self.lifetime.ran_s, 3),
+                    ran_s=round(self.ran_s(), 3),
                 ).encode()
 
             cpu_s = read_cpu_s(self.vm.pid) or 0.0

@@ -71,7 +71,7 @@ async def taken_over(ours: socket.socket, client: AgentClient, *accounts: Stream
     while other._channel._writer is None:
         await asyncio.sleep(0)
     processes = [other.adopt(account) for account in accounts]
-    other.resume()
+    other.resume(restored=True)
     return (other, *processes)
 
 

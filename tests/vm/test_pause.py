@@ -150,7 +150,8 @@ async def test_a_paused_sandbox_is_shown_and_the_next_command_wakes_it(name: str
     # Two at once: one resumes it, the other waits.
     both = [subprocess.Popen([*CLI, "exec", name, "hostname"], stdout=subprocess.PIPE) for _ in range(2)]
     for one in both:
-        assert await asyncio.to_thread(one.communicate, timeout=WAIT_S) == (f"{name}\n".encode(), None)
+        out, _ = await asyncio.to_thread(one.communicate, timeout=WAIT_S)
+        assert out == f"{name}\n".encode()
 
 
 async def test_commands_of_clients_keep_a_sandbox_awake_unless_forced(name: str) -> None:
@@ -431,3 +432,22 @@ async def test_an_open_connection_keeps_a_sandbox_awake(name: str) -> None:
         assert listed(name)["state"] == "running"
     writer.close()
     await asyncio.to_thread(wait_until, lambda: listed(name)["state"] == "paused", "it is paused", WAIT_S)
+
+
+async def test_commands_and_pauses_at_the_same_time_do_not_disturb_each_other(name: str) -> None:
+    box = await Sandbox.create(name, memory="192M", command=COUNTER, detached=True)
+    words = [*CLI, "exec", name, "hostname"]
+    for _ in range(2):
+        pausing = subprocess.Popen(
+            [*CLI, "pause", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        runs = []
+        while pausing.poll() is None:
+            runs.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+            assert (await box.exec(["hostname"])).stdout == f"{name}\n".encode()
+            await asyncio.sleep(0.2)
+        for one in runs:
+            out, err = await asyncio.to_thread(one.communicate, timeout=WAIT_S)
+            assert (one.returncode, out) == (0, f"{name}\n".encode()), err
+    numbers = await asyncio.to_thread(counts_on, name)
+    assert numbers == list(range(len(numbers)))

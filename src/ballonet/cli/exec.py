@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ballonet.base.errors import ConfigError
+from ballonet.base.errors import ConfigError, GuestChannelError, GuestPausedError
 from ballonet.cli.attach import Joined, SignalPasser, joined_from, run_joined, with_signals
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
@@ -20,8 +23,14 @@ from ballonet.cli.sandbox_options import (
 )
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import image_of, inherited_settings
-from ballonet.lifecycle.record import State
+from ballonet.lifecycle.record import Defaults, State
 from ballonet.lifecycle.registry import Registry
+
+if TYPE_CHECKING:
+    from ballonet.sdk.timeouts import Timeout
+
+#: How often a sandbox that is being paused is tried again (seconds).
+_PAUSING_LOOK_S = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +46,14 @@ def run(options: argparse.Namespace) -> int:
     if not argv:
         raise ConfigError("no command was given", hint=f"for example: ballonet exec {options.name} uname -a")
     said, timeout = defaults_from(options), timeout_from(options)
+    while True:
+        with contextlib.suppress(_PausedMeanwhileError):
+            return _run(options, argv, said, timeout)
+        time.sleep(_PAUSING_LOOK_S)
+
+
+def _run(options: argparse.Namespace, argv: list[str], said: Defaults, timeout: Timeout | None) -> int:
+    """:raises _PausedMeanwhileError: to be tried again."""
     with Registry.open() as registry:
         record = lifecycle.find(registry, options.name)
         if record.state in (State.PAUSED, State.STARTING):  # which may be a resume
@@ -44,7 +61,13 @@ def run(options: argparse.Namespace) -> int:
         record, note = lifecycle.find_running(registry, options.name)
     settings = inherited_settings(record, image_of(record), said.env, said.cwd, said.user)
     joined = replace(joined_from(options, settings), timeout=timeout)
-    return asyncio.run(with_signals(lambda signals: _exec(note.agent_socket, argv, joined, signals)))
+    return asyncio.run(
+        with_signals(lambda signals: _exec(options.name, note.agent_socket, argv, joined, signals))
+    )
+
+
+class _PausedMeanwhileError(Exception):
+    """The sandbox is being paused, and the command was not started."""
 
 
 def _wake(registry: Registry, name: str) -> None:
@@ -54,11 +77,21 @@ def _wake(registry: Registry, name: str) -> None:
     asyncio.run(find_awake(registry, name, gate=admission_control(True)))
 
 
-async def _exec(agent_socket: Path, argv: list[str], joined: Joined, signals: SignalPasser) -> int:
+async def _exec(name: str, agent_socket: Path, argv: list[str], joined: Joined, signals: SignalPasser) -> int:
     from ballonet.guest.agent_client import AgentClient
 
-    agent = await AgentClient.connect(agent_socket)
     try:
-        return await run_joined(agent, argv, joined, signals)
-    finally:
-        await agent.close()
+        agent = await AgentClient.connect(agent_socket)
+        try:
+            return await run_joined(agent, argv, joined, signals)
+        finally:
+            await agent.close()
+    except GuestPausedError:
+        if signals.process is not None:
+            raise
+        raise _PausedMeanwhileError from None
+    except GuestChannelError:
+        with Registry.open() as registry:
+            if signals.process is not None or lifecycle.find(registry, name).state is not State.PAUSED:
+                raise
+        raise _PausedMeanwhileError from None

@@ -233,9 +233,9 @@ class AgentClient:
         """Have the agent fall silent before the guest is saved: see :meth:`AgentChannel.suspend`."""
         await self._channel.suspend(timeout_s)
 
-    def resume(self) -> None:
-        """Let the agent continue, after :meth:`suspend` or a restore."""
-        self._channel.resume()
+    def resume(self, *, restored: bool = False) -> None:
+        """Let the agent continue: see :meth:`AgentChannel.resume`."""
+        self._channel.resume(restored=restored)
 
     def adopt(self, account: StreamAccount) -> GuestProcess:
         """Continue a process of a restored guest, before :meth:`resume`. It has no standard input."""

@@ -210,9 +210,13 @@ class AgentChannel:
         except TimeoutError:
             raise GuestError(f"the guest did not fall silent within {timeout_s:g} s") from None
 
-    def resume(self) -> None:
-        """Let the agent continue, after :meth:`suspend` or a restore. It ends the processes of all streams that this
-        channel does not have. Does nothing if the guest is not suspended."""
+    def resume(self, *, restored: bool = False) -> None:
+        """Let the agent continue. It ends the processes of all streams that this channel does not have.
+
+        Does nothing if the guest was not suspended by :meth:`suspend`, unless it was ``restored``.
+        """
+        if self._held is None and not restored:
+            return
         held, self._held = self._held, None
         try:
             self.send_now(Frame(FrameType.RESUME, 0, b"".join(map(messages.encode_number, self._streams))))

@@ -17,7 +17,6 @@ from ballonet.vmm.engine import Vm
 
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
-    from ballonet.machine.lifetime import Lifetime
     from ballonet.machine.notes import MachineNote
     from ballonet.machine.services import Services
 
@@ -47,8 +46,8 @@ class LiveSave:
         self.command = command
         self.state_dir = state_dir
         self._note = note
-        #: Knows how long it has run.
-        self.lifetime: Lifetime | None = None
+        #: How long it has run (seconds).
+        self.ran_s: Callable[[], float] = lambda: 0.0
         self._turn = asyncio.Lock()
 
     def check(self) -> str:
@@ -129,7 +128,7 @@ class LiveSave:
                     limit_mib=restored[1],
                     disk=disk_facts(self.state_dir),
                     earlier=None if earlier is None else asdict(earlier),
-                    ran_s=0.0 if self.lifetime is None or for_another else round(self.lifetime.ran_s, 3),
+                    ran_s=0.0 if for_another else round(self.ran_s(), 3),
                 ).encode()
 
             cpu_s = read_cpu_s(self.vm.pid) or 0.0

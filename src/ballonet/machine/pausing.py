@@ -16,7 +16,7 @@ from ballonet.base.memory import bytes_to_mib
 from ballonet.base.threads import in_thread
 from ballonet.control.backend import TrimRequest
 from ballonet.machine.live_save import LiveSave, paused_error
-from ballonet.machine.paused_file import PAUSED_FILE
+from ballonet.machine.paused_file import PAUSED_FILE, discard_paused
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.guard import GUARD_MIN_MIB
 from ballonet.vmm.saved_state import PendingState
@@ -83,7 +83,12 @@ class Pausing:
             async def then() -> None:
                 if self._ending():
                     raise SandboxError(f"sandbox {live.name!r} was not paused: it is ending")
-                await in_thread(pending.commit)
+                try:
+                    await in_thread(pending.commit)
+                except BaseException:
+                    # It may have its name. The guest, which runs on, must never be combined with it.
+                    discard_paused(live.state_dir)
+                    raise
                 self.done = True
                 await live.vm.kill()
 

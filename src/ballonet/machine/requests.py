@@ -44,9 +44,8 @@ class Requests:
         self._modified = modified
         self._pausing: Pausing | None = None
         self._snapshotting: Snapshotting | None = None
-        self.lifetime = live.lifetime = Lifetime(
-            live, config, ran_s, pause=lambda: self._pause(force=False), stop=stop
-        )
+        self.lifetime = Lifetime(live, config, ran_s, pause=lambda: self._pause(force=False), stop=stop)
+        live.ran_s = lambda: self.lifetime.ran_s
 
     async def carry_out(self, do: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request; returns the facts of the reply.

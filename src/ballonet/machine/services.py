@@ -98,7 +98,7 @@ class Services:
         ready = await self._relay.wait_ready(timeout_s)
         if steps:
             await self._relay.set_up(steps, timeout_s=timeout_s)
-        self._relay.resume()
+        self._relay.resume(restored=True)
         await self._relay.ping(timeout_s=timeout_s)
         await self._begin(ready, relief=relief)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ballonet.base.errors import NotRunningError, SandboxClosedError
+from ballonet.base.errors import GuestChannelError, NotRunningError, SandboxClosedError
 from ballonet.base.forked import never_destroy
 from ballonet.base.paths import sandbox_dir_path
 from ballonet.lifecycle import sandboxes as lifecycle
@@ -203,13 +203,16 @@ class SandboxState:
     async def _new_agent(self) -> AgentClient:
         from ballonet.guest.agent_client import AgentClient
 
-        self._check_usable()
-        with Registry.open() as registry:
-            asleep = lifecycle.find(registry, self.name).state in (State.PAUSED, State.STARTING)
-        if asleep:
-            await self._wake()
-        self._check_running()
-        return await AgentClient.connect(self.agent_socket)
+        while True:
+            self._check_usable()
+            if self.record().state in (State.PAUSED, State.STARTING):
+                await self._wake()
+            self._check_running()
+            try:
+                return await AgentClient.connect(self.agent_socket)
+            except GuestChannelError:
+                if self.record().state is not State.PAUSED:  # meanwhile
+                    raise
 
     async def _wake(self, *, admission: bool = True) -> None:
         """Resume the sandbox if it is paused."""

@@ -191,7 +191,7 @@ class QemuVm(Vm):
             if then is not None:
                 await then()
         finally:
-            if self._exit is not None and not self._exit.done():
+            if not self._stopping and self._exit is not None and not self._exit.done():
                 await self.qmp.execute("cont")
         return time.monotonic() - stopped_at
 

@@ -140,18 +140,26 @@ async def restore_sandbox(
     :param target_mib: the target of its balloon, which its guest follows after that; by default that of the saved one.
     :raises BallonetError: that failed; nothing is left behind.
     """
-    import asyncio
+    from ballonet.base.threads import in_thread
 
-    record = await asyncio.to_thread(_register_in_thread, registry.path.parent, saved, changes)
-    process = None
+    name, made, process = changes.name, False, None
+
+    def make() -> None:
+        nonlocal made
+        with Registry.open(registry.path.parent) as own:  # a connection works in one thread only
+            register(own, saved, changes)
+        made = True
+
     try:
-        process = await start_sandbox(registry, record.name, detached=detached, gate=gate)
+        await in_thread(make)  # copying a disk may take long
+        process = await start_sandbox(registry, name, detached=detached, gate=gate)
         if target_mib is not None:
-            await _set_target(process, record.name, target_mib)
+            await _set_target(process, name, target_mib)
     except BaseException:
         if process is not None:
             await process.kill()
-        await discard_sandbox(registry, record.name)
+        if made:  # otherwise the name may be that of another sandbox
+            await discard_sandbox(registry, name)
         raise
     return process
 
@@ -164,11 +172,6 @@ async def _set_target(process: OwnedProcess, name: str, target_mib: int) -> None
         raise ConfigError(f"sandbox {name!r} has no target: the saved sandbox has no balloon")
     async with await Client.connect(socket) as client:
         await client.set(target_mib)
-
-
-def _register_in_thread(directory: Path, saved: SavedFiles, changes: Changes) -> Record:
-    with Registry.open(directory) as registry:  # a connection works in one thread only
-        return register(registry, saved, changes)
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ async def create_snapshot(
 
 async def save_sandbox(registry: Registry, sandbox: str, made: NewSnapshot) -> SnapshotFacts:
     """Save a running or paused sandbox in the directory of ``made``, with its description."""
-    import asyncio
+    from ballonet.base.threads import in_thread
 
     record, note = find(registry, sandbox), None
     if record.state is State.PAUSED:
@@ -69,7 +69,7 @@ async def save_sandbox(registry: Registry, sandbox: str, made: NewSnapshot) -> S
     if note is not None:
         found = await _ask(note, made)
     else:
-        found = await asyncio.to_thread(_copy, record.name, config, made)
+        found = await in_thread(lambda: _copy(record.name, config, made))
     facts = SnapshotFacts(
         created_at=time.time(),
         sandbox=record.name,

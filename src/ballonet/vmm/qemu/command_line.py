@@ -20,8 +20,8 @@ BALLOON_ID = "balloon0"
 NETWORK_ID = "net0"
 #: Name of the virtio-serial port on which the guest's agent listens.
 AGENT_PORT = "org.ballonet.agent.0"
-#: The firmware of a microvm. QEMU's own default is SeaBIOS, which boots no kernel when option ROMs are off: it waits for
-#: ever. Debian 12's QEMU has qboot under the default's name, Debian 13's has not.
+#: The firmware of a microvm. QEMU's default is SeaBIOS, which waits for ever: it cannot boot a kernel when option ROMs
+#: are off. Debian 12 has qboot under the default's name; Debian 13, like QEMU itself, has SeaBIOS.
 MICROVM_FIRMWARE = "qboot.rom"
 #: Size of the translation cache for emulation in MiB. QEMU's default may be an eighth of the host's memory.
 TRANSLATION_CACHE_MIB = 64

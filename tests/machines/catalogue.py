@@ -162,7 +162,7 @@ QEMU10 = Machine(
         "tests/vm/test_network.py",
         "tests/vm/test_relief.py",
         "tests/vm/test_volumes.py",
-        "tests/vm/test_liveness.py",
+        "tests/vm/test_firmware.py",
     ),
     test_s=600,
 )

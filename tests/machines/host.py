@@ -38,8 +38,8 @@ class HostMachine:
         try:
             self._engine = str(obtain_engine(self.machine.suite))
         except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "stderr", None) or str(error)
-            raise NotHereError(f"its QEMU cannot be fetched here: {said.strip().splitlines()[-1]}") from error
+            said = (getattr(error, "stderr", None) or "").strip() or str(error)
+            raise NotHereError(f"its QEMU cannot be fetched here: {said.splitlines()[-1]}") from error
 
     def close(self) -> None:
         if self._run is not None:

@@ -49,9 +49,12 @@ def test_two_engines_have_templates_of_their_own_in_one_cache(
         assert done.returncode == 0, done.stderr
         return BOOTED if BOOTED in done.stderr else RESTORED if RESTORED in done.stderr else done.stderr
 
-    engines = [Path(os.environ["BALLONET_QEMU"]), Path(shutil.which("qemu-system-x86_64") or "none")]
+    own = shutil.which("qemu-system-x86_64")
+    assert own is not None
+    engines = [Path(os.environ["BALLONET_QEMU"]), Path(own)]
     versions = {DefaultEngine.find(own_cache.parent, binary=engine).version for engine in engines}
-    assert len(versions) == 2
+    if len(versions) < 2:
+        pytest.skip("this host's own QEMU has the same version")
     for expected in (BOOTED, RESTORED):
         for engine in engines:
             monkeypatch.setenv("BALLONET_QEMU", str(engine))

@@ -20,6 +20,9 @@ BALLOON_ID = "balloon0"
 NETWORK_ID = "net0"
 #: Name of the virtio-serial port on which the guest's agent listens.
 AGENT_PORT = "org.ballonet.agent.0"
+#: The firmware of a microvm. QEMU's default is SeaBIOS, which waits for ever: it cannot boot a kernel when option ROMs
+#: are off. Debian 12 has qboot under the default's name; Debian 13, like QEMU itself, has SeaBIOS.
+MICROVM_FIRMWARE = "qboot.rom"
 #: Size of the translation cache for emulation in MiB. QEMU's default may be an eighth of the host's memory.
 TRANSLATION_CACHE_MIB = 64
 
@@ -47,6 +50,8 @@ def render_command(spec: VmSpec, engine: Engine, fds: EngineFds, *, restore: boo
     if engine.seccomp:
         argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     argv += ["-machine", _machine(spec), "-accel", _accel(spec), "-cpu", _cpu(spec)]
+    if spec.machine is Machine.MICROVM:
+        argv += ["-bios", MICROVM_FIRMWARE]
     argv += ["-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M"]
     # In a shared memfd, guest RAM counts as RssShmem, separately from QEMU's own memory.
     ram = f"memory-backend-file,id=ram0,mem-path=/proc/self/fd/{fds.ram},size={spec.memory_mib}M,share=on"

@@ -23,7 +23,7 @@ from ballonet.vmm.engine import DiskCopy, Engine, Vm, VmExit
 from ballonet.vmm.guest_ram import create_guest_ram, fill_guest_ram
 from ballonet.vmm.qemu.balloon_device import QemuBalloonDevice, changed_actual
 from ballonet.vmm.qemu.command_line import EngineFds, disk_node, render_command
-from ballonet.vmm.qemu.exit import explain_exit
+from ballonet.vmm.qemu.exit import explain_exit, start_hint
 from ballonet.vmm.qemu.ports import chosen_ports, count_connections
 from ballonet.vmm.qemu.qmp import Qmp
 
@@ -148,7 +148,8 @@ class QemuVm(Vm):
             await self.qmp.execute("cont")
         except EngineError as error:
             ended = await self.kill()
-            raise EngineError(f"QEMU did not start: {ended.detail or error.message}") from error
+            cause = ended.detail or error.message
+            raise EngineError(f"QEMU did not start: {cause}", hint=start_hint(cause)) from error
         except BaseException:
             await self.kill()
             raise

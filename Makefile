@@ -69,8 +69,9 @@ registry: setup
 vm: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m vm --durations=10
 
+# Two machines at a time: each has one processor.
 machines: setup
-	$(PYTEST) -v -m machines --durations=0
+	$(PYTEST) -v -m machines -n 2 --dist loadgroup --durations=0
 
 tested: setup
 	$(PYTHON) -m tests.machines.results

@@ -1,4 +1,4 @@
-"""Outer machines for the tests, one at a time: hosts that run as ballonet's own guests."""
+"""Outer machines for the tests, one at a time in each process: hosts that run as ballonet's own guests."""
 
 from __future__ import annotations
 
@@ -74,8 +74,7 @@ class Machines:
         if self._running is not None:
             self._running.close()
             self._running = None
-        place = results.last_results()
-        results.save(place, results.merge(results.load(place), self._runs))
+        results.add(results.last_results(), self._runs)
 
     def _start(self, name: str) -> None:
         try:

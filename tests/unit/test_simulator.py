@@ -16,8 +16,9 @@ from ballonet.pilot.policies.catalog import POLICIES
 from ballonet.pilot.policies.reporting import Reporting
 from ballonet.pilot.policies.static import Static
 from ballonet.pilot.simulator.compare import compare
-from ballonet.pilot.simulator.guest import Guest, GuestSpec, Physics
+from ballonet.pilot.simulator.guest import Guest, GuestSpec
 from ballonet.pilot.simulator.oracle import Oracle
+from ballonet.pilot.simulator.physics import Physics
 from ballonet.pilot.simulator.recorded import OPTIONAL, REQUIRED, from_samples, read_trace
 from ballonet.pilot.simulator.scenarios import SCENARIOS, host_for
 from ballonet.pilot.simulator.simulation import simulate
@@ -166,9 +167,9 @@ def test_on_the_fleets_shape_ours_meets_its_goals(seed: int) -> None:
     reporting = arms["reporting"].outcome
     assert ours.footprint_of_static <= 0.55
     assert ours.outcome.footprint_gib_min <= 0.85 * reporting.footprint_gib_min
-    assert ours.peak_of_static <= 0.63
+    assert ours.peak_of_static <= 0.65
     assert ours.footprint_of_oracle <= 1.2
-    assert ours.slowdown <= 0.03
+    assert ours.outcome.slowdown <= reporting.slowdown + 0.005
     assert (ours.outcome.guest_oom_kills, ours.outcome.host_oom, ours.outcome.violations) == (0, 0, [])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import living
@@ -73,11 +73,15 @@ class Fleet:
                 self._leave(task)
         return failed
 
-    def trim(self, amounts: Mapping[str, int]) -> None:
-        """Have guests drop caches (MiB), without waiting: the result shows in their memory."""
+    def trim(self, amounts: Mapping[str, int], gentle: Collection[str] = ()) -> None:
+        """Have guests drop caches (MiB), without waiting: the result shows in their memory.
+
+        :param gentle: the sandboxes whose guests do so only while they are idle.
+        """
         for name, mib in amounts.items():
             if name in self._clients:
-                self._leave(asyncio.create_task(self._clients[name].trim(mib), name=f"trim {name}"))
+                trim = self._clients[name].trim(mib, gentle=name in gentle)
+                self._leave(asyncio.create_task(trim, name=f"trim {name}"))
 
     def _leave(self, task: asyncio.Task[str | None]) -> None:
         """Let the task finish in the background, or until :meth:`close`."""

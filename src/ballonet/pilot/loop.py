@@ -154,7 +154,7 @@ class Pilot:
         trims = {verdict.sandbox: verdict.trim_mib for verdict in verdicts if verdict.trim_mib > 0}
         errors: Mapping[str, str] = {}
         if not self._settings.dry_run:
-            self._fleet.trim(trims)
+            self._fleet.trim(trims, {verdict.sandbox for verdict in verdicts if verdict.gentle})
             errors = await self._fleet.apply(moves)
         for name, error in errors.items():
             self._say_once(name, f"sandbox {name}: the target could not be set: {error}")
@@ -177,7 +177,7 @@ class Pilot:
                 grows = verdict.target_mib is not None and verdict.target_mib > targets[name]
                 if violation.sandbox == name or (violation.sandbox is None and grows):
                     verdicts[name] = verdict._replace(
-                        target_mib=None, reason=f"not applied: {violation.message}"
+                        target_mib=None, trim_mib=0, reason=f"not applied: {violation.message}"
                     )
         return list(verdicts.values())
 
@@ -206,6 +206,7 @@ class Pilot:
                 "old_mib": views[verdict.sandbox].target_mib,
                 "target_mib": verdict.target_mib,
                 "trim_mib": verdict.trim_mib,
+                "gentle": verdict.gentle,
                 "reason": verdict.reason,
                 "error": tick.errors.get(verdict.sandbox),
                 "problem": views[verdict.sandbox].problem,
@@ -223,6 +224,7 @@ class Pilot:
                     "paused": tick.paused,
                     "notes": list(tick.notes),
                     "host": tick.host._asdict(),
+                    "price": tick.host.price,
                     "sandboxes": [view._asdict() for view in tick.sandboxes],
                     "moved": dict(tick.moved),
                 }
@@ -254,4 +256,5 @@ def _inputs(host: HostView, view: SandboxView, verdict: Verdict) -> dict[str, In
     """All inputs of a verdict: what was observed, and what the policy adds."""
     seen: dict[str, Input] = view._asdict()
     del seen["name"]
-    return {**seen, **{f"host_{name}": value for name, value in host._asdict().items()}, **verdict.inputs}
+    seen |= {f"host_{name}": value for name, value in host._asdict().items()}
+    return {**seen, "host_price": host.price, **verdict.inputs}

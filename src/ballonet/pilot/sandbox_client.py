@@ -101,6 +101,9 @@ class SandboxClient:
             refault_mib=guest.refault_mib,
             age_s=max(0.0, time.time() - member.started_at),
             problem=problem,
+            guest_inactive_mib=guest.inactive_caches_mib,
+            engine_cpu_s=balloon.engine_cpu_s,
+            engine_io_mib=balloon.engine_io_mib,
         )
 
     async def set(self, target_mib: int) -> str | None:
@@ -118,8 +121,11 @@ class SandboxClient:
         self._moves = True
         return None
 
-    async def trim(self, mib: int) -> str | None:
-        """Have the guest drop this much of its clean caches, which takes time; the reason in words if that failed."""
+    async def trim(self, mib: int, *, gentle: bool) -> str | None:
+        """Have the guest drop this much of its clean caches, which takes time; the reason in words if that failed.
+
+        :param gentle: only while it is idle, at the lowest priority.
+        """
         from ballonet.control.backend import TrimRequest
         from ballonet.control.client import Client
 
@@ -127,7 +133,9 @@ class SandboxClient:
         if not caches:
             return "it does not report its caches"
         # At most 99 %: dropping everything would write back dirty pages first, which nobody requested.
-        request = TrimRequest(min(99, 100 * mib // caches), compact=True, inflate=False, timeout_s=_TRIM_S)
+        request = TrimRequest(
+            min(99, 100 * mib // caches), compact=True, inflate=False, timeout_s=_TRIM_S, gentle=gentle
+        )
         try:
             # On a separate connection, so that the queries of the next ticks do not wait for it.
             async with await Client.connect(self.member.control_socket) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from ballonet.base.errors import StreamError
+from ballonet.cli.main import main as cli
+from ballonet.cli.pilot import _opening
 from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
 from ballonet.pilot import fleet, lock, sandbox_client, state
@@ -56,6 +59,25 @@ async def test_a_budget_is_the_host_that_the_policy_sees(tmp_path: Path) -> None
         await one_tick(policy, budget_mib=2000, reserve_mib=100)
     host = policy.seen[0][0]
     assert (host.total_mib, host.available_mib, host.reserve_mib) == (2000, 1100, 100)
+
+
+async def test_its_first_line_says_what_it_manages_within_which_limits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guests = {"box": Guest(resident_mib=400)}
+    guests["box"].change(engine_cpu_s=3.0)
+    async with running(tmp_path, guests):
+        tick = await one_tick(Fixed({}), budget_mib=2000, reserve_mib=100, only=("b*",))
+    line = _opening("fixed", Settings(only=("b*",), budget_mib=2000), tick)
+    assert line.startswith(
+        "policy fixed manages 1 sandbox (box) whose names match b*, with a budget of 2000 MiB, 100 of"
+    )
+    assert line.endswith("1600 MiB available, price 0.00: guests at work lose nothing")
+    assert cli(["pilot", "status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["last"]["price"] == 0
+    assert cli(["pilot", "explain", "box", "--json"]) == 0
+    inputs = json.loads(capsys.readouterr().out)["inputs"]
+    assert (inputs["host_price"], inputs["engine_cpu_s"]) == (0, 3.0)
 
 
 async def test_a_budget_that_is_overdrawn_shows_by_how_much(tmp_path: Path) -> None:

@@ -38,6 +38,18 @@ def price_of(available_mib: int | None, reserve_mib: int, total_mib: int) -> flo
     return 1.0 - min(1.0, max(0.0, ease))
 
 
+def describe_price(price: float) -> str:
+    """The price for a person."""
+    meaning = (
+        "guests at work lose nothing"
+        if price == 0
+        else "waste is taken from all guests alike"
+        if price == 1
+        else "the more the host fills, the more is taken from guests at work"
+    )
+    return f"price {price:.2f}: {meaning}"
+
+
 def is_idle(price: float, quiet_s: float | None) -> bool:
     """Whether a guest counts as idle.
 

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -145,7 +146,8 @@ static int trim_gently(uint64_t bytes, bool compact)
 	uint64_t began = uptime_ms();
 	int error;
 
-	if (sched_setscheduler(0, SCHED_IDLE, &lowest) < 0)
+	/* musl has this call only for threads. */
+	if (syscall(SYS_sched_setscheduler, 0, SCHED_IDLE, &lowest) < 0)
 		return errno;
 	since = look();
 	while (bytes > 0) {

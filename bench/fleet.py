@@ -26,6 +26,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from ballonet.base.memory import mib_to_bytes
 from ballonet.host.load import tasks_per_processor
@@ -42,6 +43,13 @@ PARALLEL = 2 * (os.cpu_count() or 1)
 DEFAULT_ARMS = ("static", "reporting", "proxmox", "vm0", "hypeman", "ballonet")
 _GIB_MIN = mib_to_bytes(1024) * 60
 _WORK = Path(__file__).with_name("fleet_work.py")
+
+
+class Root(NamedTuple):
+    """The guests' root: an image, or a file or directory."""
+
+    image: str | None
+    rootfs: str | None
 
 
 @dataclass
@@ -78,12 +86,12 @@ class Result:
         }
 
 
-async def run_arm(arm: str, fleet: Sequence[Member], image: str, scale: float) -> Result:
+async def run_arm(arm: str, fleet: Sequence[Member], root: Root, scale: float) -> Result:
     result = Result(arm)
     made: dict[str, Sandbox] = {}
     pilot = None
     try:
-        await start_all(arm, fleet, image, made)
+        await start_all(arm, fleet, root, made)
         if arm not in ("static", "reporting"):
             pilot = start_pilot(arm, len(fleet))
         sampling = asyncio.create_task(sample(made, result))
@@ -103,7 +111,7 @@ async def run_arm(arm: str, fleet: Sequence[Member], image: str, scale: float) -
     return result
 
 
-async def start_all(arm: str, fleet: Sequence[Member], image: str, made: dict[str, Sandbox]) -> None:
+async def start_all(arm: str, fleet: Sequence[Member], root: Root, made: dict[str, Sandbox]) -> None:
     """Start all guests of one arm, which is not measured."""
     balloon: Balloon | bool = arm != "static" and Balloon(min="128M")
     room = asyncio.Semaphore(PARALLEL)
@@ -111,7 +119,12 @@ async def start_all(arm: str, fleet: Sequence[Member], image: str, made: dict[st
     async def start(member: Member) -> None:
         async with room:
             box = await Sandbox.create(
-                f"fleet-{member.name}", image=image, memory=CEILING_MIB, balloon=balloon, admission=False
+                f"fleet-{member.name}",
+                image=root.image,
+                rootfs=root.rootfs,
+                memory=CEILING_MIB,
+                balloon=balloon,
+                admission=False,
             )
             made[member.name] = box
             await box.fs.write("/root/fleet_work.py", _WORK.read_bytes())
@@ -147,13 +160,13 @@ async def work(member: Member, box: Sandbox, scale: float, result: Result) -> No
             result.failed.append(f"{member.name}/{number} {job['job']}: {job['failed']}")
 
 
-async def measure(count: int, arms: Sequence[str], rounds: int, image: str, scale: float) -> None:
+async def measure(count: int, arms: Sequence[str], rounds: int, root: Root, scale: float) -> None:
     fleet = members(count)
     done: list[dict[str, Result]] = []
     for number in range(rounds):
         results = {}
         for arm in order(arms, number):
-            results[arm] = await run_arm(arm, fleet, image, scale)
+            results[arm] = await run_arm(arm, fleet, root, scale)
             shown = ", ".join(f"{name} {value:.2f}" for name, value in results[arm].summary().items())
             print(f"{count} VMs, round {number + 1}, {arm}: {shown}", flush=True)
         done.append(results)
@@ -180,15 +193,18 @@ def main() -> None:
     parser.add_argument("--arms", default=",".join(DEFAULT_ARMS), help="comma-separated, in this order")
     parser.add_argument("--sizes", default="4,7", help="numbers of VMs, comma-separated (default: 4,7)")
     parser.add_argument("--image", default="bench-debian", help="a local image of a Debian root with python3")
+    parser.add_argument("--rootfs", help="a file or directory with such a root, instead of an image")
     parser.add_argument(
         "--short", action="store_true", help="timelines of 45 s instead of 150, for a first look"
     )
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     arms = options.arms.split(",")
+    root = Root(options.image if options.rootfs is None else None, options.rootfs)
+    scale = SHORT if options.short else 1.0
     with private_directories("fleet"):
         for count in map(int, options.sizes.split(",")):
-            asyncio.run(measure(count, arms, options.rounds, options.image, SHORT if options.short else 1.0))
+            asyncio.run(measure(count, arms, options.rounds, root, scale))
 
 
 if __name__ == "__main__":

@@ -205,19 +205,19 @@ def test_with_the_same_past_a_fuller_host_never_takes_less(
 def test_a_guest_at_work_keeps_its_caches_while_there_is_plenty_and_loses_them_at_the_reserve() -> None:
     reader = sandbox(guest_ram_mib=720, guest_caches_mib=420, guest_available_mib=724, guest_free_mib=304)
 
-    def dropped(price: float, seconds: int = 60) -> list[int]:
+    def dropped(price: float, seconds: int = 60) -> list[tuple[int, int]]:
         policy, memory, asked = Ballonet(), None, []
         for second in range(seconds):
             view = works(reader, float(second))
             decision = policy.decide(at_price(price, at_s=float(second)), [view], memory)
             memory = decision.memory
-            asked.append(decision.verdicts[0].trim_mib)
-        return [mib for mib in asked if mib]
+            asked.append((second, decision.verdicts[0].trim_mib))
+        return [(second, mib) for second, mib in asked if mib]
 
     assert dropped(0.0) == []
-    half = dropped(0.5)
-    assert half and max(half) == 210
-    assert dropped(1.0)[0] == 420
+    # A quarter of them after four times as long.
+    assert dropped(0.5)[0] == (5, 105)
+    assert dropped(1.0)[0] == (2, 420)
 
 
 def test_an_idle_guest_drops_its_caches_gently_while_there_is_plenty_and_is_left_alone_for_a_while_then() -> (

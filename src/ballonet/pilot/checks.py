@@ -22,7 +22,7 @@ from ballonet.pilot.limits import (
     totals,
 )
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict, promise_limit_mib
-from ballonet.pilot.price import is_idle, kept_mib
+from ballonet.pilot.price import is_idle, kept_mib, share_of_work
 
 #: All rules. ``promise`` concerns all sandboxes together, the others a single one.
 RULES = ("verdict", "range", "problem", "pressure", "price", "step", "promise")
@@ -215,7 +215,7 @@ def check_decision(
 def _beyond_price(view: SandboxView, verdict: Verdict, price: float, kept_mib: int | None) -> list[Violation]:
     """What a guest at work would lose beyond what the price allows."""
     found = []
-    target, most = verdict.target_mib, price * (view.guest_caches_mib or 0)
+    target, most = verdict.target_mib, share_of_work(price) * (view.guest_caches_mib or 0)
     if verdict.trim_mib > most:
         message = (
             f"{view.name} is at work and should drop {verdict.trim_mib} MiB of caches; at price {price:.2f}, "

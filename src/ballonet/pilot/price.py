@@ -10,13 +10,14 @@ What is taken from a guest depends on the price and on whether the guest is idle
 ============================  =============================  ==========================
                               a guest at work                an idle guest
 ============================  =============================  ==========================
-how long waste is tolerated   patience / price (0: forever)  patience
-caches to drop at once        price x idle caches            inactive caches, later all
-the most that a target loses  price x what is above least    a step (``limits.step_mib``)
+how long waste is tolerated   patience / price² (0: always)  patience
+caches to drop at once        price² x idle caches           inactive caches, later all
+the most that a target loses  price² x what is above least   a step (``limits.step_mib``)
 idle means                    -                              quiet for 5 s x (1 - price)
 ============================  =============================  ==========================
 
-At price 1 both columns are the same, and all idle caches are dropped at once. A higher price never takes less.
+At price 1 both columns are the same, and all idle caches are dropped at once. A higher price never takes less. Because
+of the square, idle guests give first: at price 0.3, one at work loses less than a tenth of what it would at price 1.
 """
 
 from __future__ import annotations
@@ -58,11 +59,16 @@ def is_idle(price: float, quiet_s: float | None) -> bool:
     return quiet_s is not None and quiet_s >= QUIET_S * (1 - price)
 
 
+def share_of_work(price: float) -> float:
+    """The share that a guest at work loses of what an idle one would."""
+    return max(price * price, 1e-9) if price > 0 else 0.0
+
+
 def patience(price: float, idle: bool) -> float:
     """How long waste is tolerated, in multiples of the time at price 1."""
     if idle:
         return 1.0
-    return 1.0 / price if price > 0 else float("inf")
+    return 1.0 / share_of_work(price) if price > 0 else float("inf")
 
 
 def caches_to_drop(price: float, quiet_s: float | None, caches_mib: float, inactive_mib: int | None) -> float:
@@ -71,7 +77,7 @@ def caches_to_drop(price: float, quiet_s: float | None, caches_mib: float, inact
     :param caches_mib: caches that it did not prove to need.
     :param inactive_mib: the part of its caches that its kernel would reclaim first; ``None``: unknown.
     """
-    drop = price * caches_mib
+    drop = share_of_work(price) * caches_mib
     if quiet_s is not None and is_idle(price, quiet_s):
         every = inactive_mib is None or quiet_s >= ACTIVE_CACHES_S * (1 - price)
         drop = max(drop, caches_mib if every else min(caches_mib, float(inactive_mib or 0)))
@@ -79,8 +85,8 @@ def caches_to_drop(price: float, quiet_s: float | None, caches_mib: float, inact
 
 
 def kept_mib(price: float, idle: bool, least_mib: int, target_mib: int) -> int:
-    """The lowest target of a guest now: one at work loses the price's share of what it has above ``least_mib``."""
+    """The lowest target of a guest now: one at work loses a share of what it has above ``least_mib``."""
     if idle or target_mib <= least_mib:
         return least_mib
     # Rounded up: at a low price nothing is taken rather than too much.
-    return target_mib - int(price * (target_mib - least_mib))
+    return target_mib - int(share_of_work(price) * (target_mib - least_mib))

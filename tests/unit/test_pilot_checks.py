@@ -10,9 +10,9 @@ import pytest
 from ballonet.pilot.checks import RULES, Violation, check_decision, problem_of, remember
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
 from ballonet.pilot.policies.ballonet import Ballonet
-from ballonet.pilot.simulator.guest import GuestSpec
 from ballonet.pilot.simulator.scenarios import host_for
 from ballonet.pilot.simulator.simulation import simulate
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.trace import Point, Trace
 from tests.unit.policy_inputs import host, sandbox
 

@@ -15,9 +15,9 @@ from ballonet.pilot.limits import dead_band_mib
 from ballonet.pilot.model import Decision, HostView, SandboxView, promisable_mib
 from ballonet.pilot.policies.ballonet import Ballonet
 from ballonet.pilot.policies.shares import divide
-from ballonet.pilot.simulator.guest import GuestSpec
 from ballonet.pilot.simulator.scenarios import host_for
 from ballonet.pilot.simulator.simulation import simulate
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.trace import Point, Trace
 from tests.unit.policy_inputs import host, sandbox
 

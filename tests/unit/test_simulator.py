@@ -16,12 +16,13 @@ from ballonet.pilot.policies.catalog import POLICIES
 from ballonet.pilot.policies.reporting import Reporting
 from ballonet.pilot.policies.static import Static
 from ballonet.pilot.simulator.compare import compare
-from ballonet.pilot.simulator.guest import Guest, GuestSpec
+from ballonet.pilot.simulator.guest import Guest
 from ballonet.pilot.simulator.oracle import Oracle
 from ballonet.pilot.simulator.physics import Physics
 from ballonet.pilot.simulator.recorded import OPTIONAL, REQUIRED, from_samples, read_trace
 from ballonet.pilot.simulator.scenarios import SCENARIOS, host_for
 from ballonet.pilot.simulator.simulation import Outcome, simulate
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.trace import Point, Trace
 from ballonet.pilot.simulator.workloads import burst
 

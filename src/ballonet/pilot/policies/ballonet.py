@@ -23,8 +23,9 @@ from ballonet.pilot.model import (
     promisable_mib,
     promise_limit_mib,
 )
+from ballonet.pilot.policies.guest_state import GuestState, Tuning, guard_mib
 from ballonet.pilot.policies.shares import divide
-from ballonet.pilot.policies.working_set import Assessment, GuestState, Tuning, assess, guard_mib
+from ballonet.pilot.policies.working_set import Assessment, assess
 from ballonet.pilot.price import is_idle, kept_mib
 
 

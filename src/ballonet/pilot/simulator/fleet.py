@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from ballonet.pilot.simulator.guest import GuestSpec
 from ballonet.pilot.simulator.physics import EMULATION
 from ballonet.pilot.simulator.simulation import Scenario
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.trace import Point, Trace
 
 CEILING_MIB = 768

@@ -6,36 +6,12 @@ For speed this uses plain floats in one object with slots and few calls: a simul
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from ballonet.pilot.model import SandboxView
-from ballonet.pilot.simulator.behaviour import Behaviour, Kind
+from ballonet.pilot.simulator.behaviour import Kind
 from ballonet.pilot.simulator.physics import Physics
-from ballonet.pilot.simulator.trace import Trace
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.vmm.convergence import STALL_RATE_MIB_S, STALL_WINDOW_S
 from ballonet.vmm.guard import default_guard_mib
-
-
-@dataclass(frozen=True)
-class GuestSpec:
-    """One sandbox of a scenario."""
-
-    name: str
-    ceiling_mib: int
-    trace: Trace
-    floor_mib: int
-    weight: int = 100
-    reserve_mib: int = 0
-    initial_mib: int | None = None
-    behaviour: Behaviour = field(default_factory=Behaviour)
-    #: Caches at the start, of files read once; and the size of those files, which are replaced when they are written or
-    #: read again. ``None``: always other files.
-    caches_mib: float = 0.0
-    files_mib: float | None = None
-    relief: bool = True
-    deflate_on_oom: bool = True
-    #: The sandbox's guard; ``None``: the default.
-    guard_mib: int | None = None
 
 
 class Guest:
@@ -114,8 +90,8 @@ class Guest:
             self.window
         ) = 0.0
         self.starving_s = self.oom_deflated = 0.0
-        #: Processor time and disk transfers of the engine; the time that the work's own page faults on the host still
-        #: take, and that others in the guest still take from the work; caches that a gentle trim has still to drop.
+        #: Of the engine: processor time and transfers. Time that is still to be lost: by the work's page faults on the
+        #: host, and to others in the guest. What a gentle trim has still to drop.
         self.cpu_s = self.io_mib = self.debt_s = self.other_s = self.drop_left = 0.0
         self.kills = 0
         self.relieved = False
@@ -242,10 +218,8 @@ class Guest:
                 taken = self.other_s if self.other_s < dt else dt
                 self.other_s -= taken
                 self.lost_s += taken * physics.contention
-            if self.debt_s > 0.0:
-                self.lost_s += self.debt_s
-                self.debt_s = 0.0
-            self.lost_s += cost if cost < dt else dt
+            self.lost_s += self.debt_s + (cost if cost < dt else dt)
+            self.debt_s = 0.0
         else:
             self.debt_s = 0.0
             if self.other_s > 0.0:
@@ -281,12 +255,12 @@ class Guest:
         if self.is_busy:
             self.drop_left = 0.0  # the agent ends it
             return
-        physics = self.physics
-        mib = min(self.drop_left, physics.trim_mib_s * physics.gentle_share * dt)
+        # Compaction, too, runs only while the work rests, so that it costs the work nothing.
+        share = self.physics.gentle_share
+        mib = min(self.drop_left, self.physics.trim_mib_s * share * dt)
         self._drop(mib)
         self.drop_left -= mib
-        # Compaction, too, runs only while the work rests, so that it costs the work nothing.
-        self.cpu_s += physics.gentle_share * dt
+        self.cpu_s += share * dt
 
     def _drop(self, mib: float) -> None:
         once = min(mib, self.once)
@@ -416,8 +390,7 @@ class Guest:
         self.io_mib += size
         files = self.spec.files_mib
         if files is not None and self.once + size > files:
-            old = min(self.once, self.once + size - files)
-            self.once -= old
+            self.once -= (old := min(self.once, self.once + size - files))
             self.loose += old
         room = self.free - self.physics.watermark_mib
         if room > 0.0:

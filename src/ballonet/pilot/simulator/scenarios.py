@@ -8,8 +8,8 @@ from random import Random
 
 from ballonet.pilot.simulator import workloads
 from ballonet.pilot.simulator.fleet import fleet_scenario
-from ballonet.pilot.simulator.guest import GuestSpec
 from ballonet.pilot.simulator.simulation import Scenario
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.squeezed_scenarios import SITUATIONS, situation_scenario
 from ballonet.pilot.simulator.trace import Trace
 

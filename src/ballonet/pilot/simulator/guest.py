@@ -215,8 +215,7 @@ class Guest:
             cost += stalled
             if self.other_s > 0.0:
                 # Both get half of the processor: the work takes twice as long, or longer, because of common locks.
-                taken = self.other_s if self.other_s < dt else dt
-                self.other_s -= taken
+                self.other_s -= (taken := self.other_s if self.other_s < dt else dt)
                 self.lost_s += taken * physics.contention
             self.lost_s += self.debt_s + (cost if cost < dt else dt)
             self.debt_s = 0.0
@@ -256,11 +255,13 @@ class Guest:
             self.drop_left = 0.0  # the agent ends it
             return
         # Compaction, too, runs only while the work rests, so that it costs the work nothing.
-        share = self.physics.gentle_share
-        mib = min(self.drop_left, self.physics.trim_mib_s * share * dt)
+        self.cpu_s += self.physics.gentle_share * dt
+        mib = min(self.drop_left, self.physics.trim_mib_s * self.physics.gentle_share * dt)
         self._drop(mib)
         self.drop_left -= mib
-        self.cpu_s += share * dt
+        if self.drop_left <= 0.0:
+            self.loose += (joined := self.fragments * self.physics.compacted)
+            self.fragments -= joined
 
     def _drop(self, mib: float) -> None:
         once = min(mib, self.once)

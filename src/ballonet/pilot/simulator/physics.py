@@ -49,6 +49,9 @@ class Physics:
     fragmented: float = 0.25
     #: The same share of dropped caches.
     trim_fragmented: float = 0.25
+    #: The share of small free blocks that compaction of an idle guest joins to blocks that can be reported. Measured:
+    #: of 261 MiB on the host, 101 remained; the guest used 94.
+    compacted: float = 0.9
     #: A guest that cannot reclaim anything kills a process after this time; with deflate-on-oom its balloon gives back
     #: this much per second instead.
     oom_after_s: float = 0.2

@@ -202,7 +202,8 @@ class AgentClient:
         drop its caches. Only one trim may run at a time.
 
         :returns: the statistics afterwards, and the errno of the first step that failed (0: none; EAGAIN: less could
-            be reclaimed; ETIMEDOUT: it was ended after 30 s).
+            be reclaimed; ETIMEDOUT: it was ended after 30 s, a gentle one after 8 s; EBUSY: a gentle one ended because
+            the guest went to work).
         :raises GuestError: a trim is running, or no reply in time.
         """
         payload = messages.encode_trim(size_bytes, flags)

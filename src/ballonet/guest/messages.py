@@ -41,6 +41,9 @@ class TrimFlags(enum.IntFlag):
     COMPACT = 2
     #: Write dirty pages to disk first, so that they can be dropped, too.
     SYNC = 4
+    #: Reclaim in slices at the lowest priority, and end when other processes of the guest are at work. Caches are never
+    #: dropped in another way.
+    GENTLE = 8
 
 
 class Features(enum.IntFlag):

@@ -94,6 +94,16 @@ def read_cpu_s(pid: int, *, proc: Path = PROC) -> float | None:
         return None
 
 
+def read_io_bytes(pid: int, *, proc: Path = PROC) -> int | None:
+    """Bytes that process ``pid`` has read and written, in the page cache or on a device (``rchar`` and ``wchar`` of
+    proc_pid_io(5)); ``None`` if it has ended, or belongs to another user."""
+    try:
+        lines = (proc / str(pid) / "io").read_text().splitlines()
+        return int(lines[0].removeprefix("rchar: ")) + int(lines[1].removeprefix("wchar: "))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def read_kib_fields(path: Path) -> dict[str, int]:
     """The values of ``Name:   123 kB`` lines of a file in /proc, in bytes."""
     fields: dict[str, int] = {}

@@ -5,10 +5,10 @@
 #include "channel.h"
 #include "end.h"
 #include "family.h"
-#include "memory.h"
 #include "process_input.h"
 #include "process_output.h"
 #include "spawn.h"
+#include "trim.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -167,7 +167,7 @@ void processes_reap(void)
 
 		if (pid <= 0)
 			return;
-		if (memory_reaped(pid, status))
+		if (trim_reaped(pid, status))
 			continue;
 		for (int i = 0; i < used; i++) {
 			if (table[i].stream != 0 && table[i].pid == pid) {

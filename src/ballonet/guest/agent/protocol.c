@@ -12,6 +12,7 @@
 #include "process_input.h"
 #include "restored.h"
 #include "setup.h"
+#include "trim.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -115,11 +116,11 @@ static void connection_frame(uint16_t type, uint8_t *payload, uint32_t size)
 	case T_TRIM:
 		if (size != 12)
 			violation("TRIM is not 12 bytes long", type, 0);
-		if (get_u32(payload + 8) & ~(uint32_t)(TRIM_DROP_CACHES | TRIM_COMPACT | TRIM_SYNC))
+		if (get_u32(payload + 8) & ~(uint32_t)(TRIM_DROP_CACHES | TRIM_COMPACT | TRIM_SYNC | TRIM_GENTLE))
 			violation("TRIM has unknown flags", type, 0);
-		if (memory_trimming())
+		if (trim_running())
 			violation("TRIM before the reply to the last one", type, 0);
-		memory_trim(get_u64(payload), get_u32(payload + 8));
+		trim_start(get_u64(payload), get_u32(payload + 8));
 		return;
 	case T_SETUP:
 		answer_setup(payload, size);

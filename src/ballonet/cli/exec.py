@@ -7,10 +7,9 @@ import asyncio
 import contextlib
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.base.errors import ConfigError, GuestChannelError, GuestPausedError
+from ballonet.base.errors import ConfigError, GuestChannelError
 from ballonet.cli.attach import Joined, SignalPasser, joined_from, run_joined, with_signals
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
@@ -25,6 +24,7 @@ from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import image_of, inherited_settings
 from ballonet.lifecycle.record import Defaults, State
 from ballonet.lifecycle.registry import Registry
+from ballonet.machine.notes import MachineNote
 
 if TYPE_CHECKING:
     from ballonet.sdk.timeouts import Timeout
@@ -61,9 +61,7 @@ def _run(options: argparse.Namespace, argv: list[str], said: Defaults, timeout: 
         record, note = lifecycle.find_running(registry, options.name)
     settings = inherited_settings(record, image_of(record), said.env, said.cwd, said.user)
     joined = replace(joined_from(options, settings), timeout=timeout)
-    return asyncio.run(
-        with_signals(lambda signals: _exec(options.name, note.agent_socket, argv, joined, signals))
-    )
+    return asyncio.run(with_signals(lambda signals: _exec(options.name, note, argv, joined, signals)))
 
 
 class _PausedMeanwhileError(Exception):
@@ -77,21 +75,19 @@ def _wake(registry: Registry, name: str) -> None:
     asyncio.run(find_awake(registry, name, gate=admission_control(True)))
 
 
-async def _exec(name: str, agent_socket: Path, argv: list[str], joined: Joined, signals: SignalPasser) -> int:
+async def _exec(name: str, note: MachineNote, argv: list[str], joined: Joined, signals: SignalPasser) -> int:
     from ballonet.guest.agent_client import AgentClient
 
     try:
-        agent = await AgentClient.connect(agent_socket)
+        agent = await AgentClient.connect(note.agent_socket)
         try:
             return await run_joined(agent, argv, joined, signals)
         finally:
             await agent.close()
-    except GuestPausedError:
-        if signals.process is not None:
-            raise
-        raise _PausedMeanwhileError from None
     except GuestChannelError:
+        from ballonet.lifecycle.wake import was_paused
+
         with Registry.open() as registry:
-            if signals.process is not None or lifecycle.find(registry, name).state is not State.PAUSED:
+            if signals.process is not None or not await was_paused(registry, name, note.process.pid):
                 raise
         raise _PausedMeanwhileError from None

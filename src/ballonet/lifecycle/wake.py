@@ -6,7 +6,13 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from ballonet.base.errors import NotRunningError, StillRunningError
+from ballonet.base.errors import (
+    GuestChannelError,
+    GuestError,
+    GuestPausedError,
+    NotRunningError,
+    StillRunningError,
+)
 from ballonet.base.paths import state_dir_of
 from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
@@ -20,6 +26,8 @@ if TYPE_CHECKING:
 
 #: How often another program's resume is looked at (seconds).
 _LOOK_S = 0.05
+#: How long a sandbox may take to answer (seconds).
+_ANSWER_S = 10.0
 
 
 async def wake(
@@ -68,3 +76,38 @@ async def find_awake(
             record = find(registry, name)
             if record.state is not State.PAUSED and not is_being_resumed(record):
                 raise
+
+
+async def was_paused(registry: Registry, name: str, pid: int) -> bool:
+    """Whether a connection to a sandbox's process broke because the sandbox was paused, or is being paused.
+
+    :param pid: of that process.
+    """
+    from ballonet.guest.agent_client import AgentClient
+
+    while True:
+        record = find(registry, name)
+        if record.state is State.PAUSED or is_being_resumed(record):
+            return True
+        try:
+            _, note = find_running(registry, name)
+        except NotRunningError:
+            if find(registry, name).state is State.PAUSED:
+                continue
+            return False
+        if note.process.pid != pid:
+            return note.resumed
+        try:
+            agent = await AgentClient.connect(note.agent_socket)
+        except GuestChannelError:
+            return find(registry, name).state is State.PAUSED
+        try:
+            await agent.wait_ready(_ANSWER_S)
+            await agent.ping(timeout_s=_ANSWER_S)
+        except GuestPausedError:
+            return True
+        except GuestError:
+            return find(registry, name).state is State.PAUSED
+        finally:
+            await agent.close()
+        return False

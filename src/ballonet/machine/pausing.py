@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 #: How long the guest may take to give up caches and free memory, and then to reach the floor (seconds).
 _TRIM_S = 10.0
-_SHRINK_S = 10.0
+_SHRINK_S = 5.0
 
 
 class Pausing:

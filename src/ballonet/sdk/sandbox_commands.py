@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ballonet.base.arguments import check_flag, check_number, check_words, to_bytes, wrong_type
-from ballonet.base.errors import GuestPausedError
+from ballonet.base.errors import GuestChannelError
 from ballonet.lifecycle.image_settings import image_of, inherited_settings
 from ballonet.sdk.creation import command_settings
 from ballonet.sdk.sandbox_state import SandboxState
@@ -126,6 +126,7 @@ class SandboxCommands(SandboxState):
         async def start() -> GuestProcess:
             while True:
                 agent = await self._connect_agent()
+                pid = self.pid
                 try:
                     return await agent.exec(
                         words,
@@ -138,7 +139,9 @@ class SandboxCommands(SandboxState):
                         rows=rows,
                         cols=cols,
                     )
-                except GuestPausedError:  # at this moment: it is resumed as soon as it is paused
-                    await asyncio.sleep(_PAUSING_LOOK_S)
+                except GuestChannelError:
+                    if not await self._was_paused(pid):
+                        raise
+                    await asyncio.sleep(_PAUSING_LOOK_S)  # it is resumed as soon as it is paused
 
         return await start_within(limit, start())

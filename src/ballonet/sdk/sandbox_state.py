@@ -211,8 +211,15 @@ class SandboxState:
             try:
                 return await AgentClient.connect(self.agent_socket)
             except GuestChannelError:
-                if self.record().state is not State.PAUSED:  # meanwhile
+                if not await self._was_paused(self._process_pid):
                     raise
+
+    async def _was_paused(self, pid: int) -> bool:
+        """Whether a connection to the process ``pid`` broke because the sandbox was paused, or is being paused."""
+        from ballonet.lifecycle.wake import was_paused
+
+        with Registry.open() as registry:
+            return await was_paused(registry, self.name, pid)
 
     async def _wake(self, *, admission: bool = True) -> None:
         """Resume the sandbox if it is paused."""

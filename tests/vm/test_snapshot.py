@@ -22,6 +22,7 @@ from ballonet.base.memory import MIB
 from ballonet.base.paths import state_dir_of
 from ballonet.control.client import Client
 from ballonet.host.proc import read_guest_ram_bytes
+from ballonet.lifecycle.record import State
 from ballonet.lifecycle.snapshots import Snapshots
 from ballonet.sdk.creation import Balloon
 from ballonet.sdk.sandbox import Sandbox
@@ -178,6 +179,27 @@ async def test_the_command_goes_on_in_a_sandbox_from_a_snapshot_and_in_the_saved
     # After its end nothing of it is left, and its name can be used.
     async with await Sandbox.restore("again", "counting") as box:
         assert await text_of(box, "hostname") == "counting"
+
+
+async def test_a_paused_sandbox_is_saved_and_stays_paused(store: Snapshots) -> None:
+    async with await Sandbox.create(
+        "asleep", memory="256M", disk="256M", command=["sh", "-c", _COUNT]
+    ) as box:
+        await text_of(box, "echo kept > /disk/file; echo kept > /run/file")
+        await asyncio.gather(box.snapshot("first"), box.snapshot("second"))  # one after the other
+        await box.pause()
+        saved_at = len(lines_of("asleep"))
+        await box.snapshot("sleeping")
+        (fork,) = await box.fork("woken")
+        async with fork:
+            assert await text_of(fork, "cat /disk/file /run/file; hostname") == "kept\nkept\nwoken"
+            await wait_for(lambda: len(lines_of("woken")) >= 2)
+            assert lines_of("woken")[0] == saved_at + 1
+        assert box.record().state is State.PAUSED
+        assert await text_of(box, "cat /disk/file /run/file; hostname") == "kept\nkept\nasleep"
+    assert store.names() == ["first", "second", "sleeping"]
+    async with await Sandbox.restore("sleeping", "again") as box:
+        assert await text_of(box, "cat /disk/file") == "kept"
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ CALLS = {
     "pause": (["pause", "box"], 2),
     "resume": (["resume", "box"], 2),
     "touch": (["touch", "box"], 2),
+    "fork": (["fork", "box", "new"], 2),
+    "snapshot": (["snapshot", "ls"], 0),
     "rm": (["rm", "box"], 0),
     "ls": (["ls"], 0),
     "ps": (["ps", "--json"], 0),
@@ -64,7 +66,7 @@ CALLS = {
     "demo": (["demo", "--help"], 0),
 }
 #: Those that print nothing to standard output here.
-SILENT = {"start", "restart", "pause", "resume", "touch", "exec", "cp", "balloon", "plot"}
+SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "exec", "cp", "balloon", "plot"}
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ from ballonet.lifecycle.registry import Registry
 from ballonet.vmm.attach import Port
 
 _EPILOG = """\
-The sandbox is stopped for some milliseconds and keeps running. Each fork continues its processes with memory, disk,
-random numbers and a host name of its own. Network connections do not survive in a fork, and commands of 'exec' are
-ended there. A fork publishes no ports unless -p is given; with several forks the host port must be 0."""
+The sandbox is stopped for some milliseconds and keeps running. Each fork
+continues its processes with memory, disk, random numbers and a host name of
+its own. Network connections do not survive in a fork, and commands of 'exec'
+are ended there. A fork publishes no ports unless -p is given; with several
+forks the host port must be 0."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

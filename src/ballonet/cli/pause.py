@@ -9,8 +9,9 @@ from ballonet.cli.name_arguments import add_names, for_each
 from ballonet.lifecycle.registry import Registry
 
 _EPILOG = """\
-A paused sandbox takes no memory, only disk space. 'ballonet resume' and the next 'ballonet exec' continue its
-processes where they were. 'ballonet stop' discards them. Network connections do not survive."""
+A paused sandbox takes no memory, only disk space. 'ballonet resume' and the
+next 'ballonet exec' continue its processes where they were. 'ballonet stop'
+discards them. Network connections do not survive."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,7 +29,7 @@ columns:
   GUEST    host memory used by the guest's RAM
   ENGINE   host memory used by the engine itself
   AGE      time since the start, or since the creation if it does not run
-  DETAIL   of a paused sandbox: what it takes on disk, and in memory once resumed"""
+  DETAIL   of a paused sandbox: its size on disk, and in memory once resumed"""
 _SIZES = ("ceiling_mib", "target_mib", "actual_mib", "guest_ram_mib", "engine_mib")
 
 

@@ -14,9 +14,9 @@ import termios
 import tty
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ConfigError, StreamError
 from ballonet.cli.stdin_reader import check_stdin, read_stdin
 from ballonet.cli.stdout_writer import write_stdout

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from dataclasses import asdict
 from pathlib import Path
 
+from ballonet.base.dataclass import asdict
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import parse_size
 from ballonet.base.paths import sandbox_dir_path

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError
 from ballonet.cli.attach import Joined, SignalPasser, joined_from, run_joined, with_signals
 from ballonet.cli.sandbox_options import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError, GuestChannelError, SandboxError
 from ballonet.base.paths import state_dir_of
 from ballonet.cli.attach import Joined, SignalPasser, check_streams, joined_from, run_joined, with_signals

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import GuestChannelError
 
 PROTOCOL_VERSION = 2

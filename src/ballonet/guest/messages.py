@@ -11,9 +11,9 @@ import enum
 import errno
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ConfigError, GuestChannelError, GuestCommandError
 from ballonet.base.text import printable
 from ballonet.guest.frames import (

@@ -7,10 +7,10 @@ image's; user and working directory are the image's unless others are given.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ballonet.base.dataclass import dataclass, field, replace
 from ballonet.base.errors import ConfigError
 from ballonet.images.users import check_user
 from ballonet.lifecycle.record import Command, Record

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError
 from ballonet.base.paths import sandbox_dir_path, state_dir_of
 from ballonet.host.identity import ProcessId

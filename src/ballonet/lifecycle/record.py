@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from ballonet.base.dataclass import Field, dataclass, field, fields
 from ballonet.base.errors import BallonetError
 from ballonet.host.identity import ProcessId
 from ballonet.settings.flags import parse_config

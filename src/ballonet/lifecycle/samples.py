@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import BallonetError, HostError
 from ballonet.base.memory import mib_to_bytes
 from ballonet.base.paths import state_dir_of

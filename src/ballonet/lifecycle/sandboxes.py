@@ -12,10 +12,10 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError, NameInUseError, NotRunningError, RegistryError
 from ballonet.base.paths import private_dir, state_dir_of
 from ballonet.images.users import check_user

@@ -10,10 +10,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError, HostError, SandboxError
 from ballonet.base.forked import keep_from_children
 from ballonet.base.process import spawn, wait_exit

@@ -14,11 +14,11 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import BallonetError, ConfigError, GuestError, HostError
 from ballonet.base.memory import mib_to_bytes
 from ballonet.base.paths import private_dir

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from ballonet.base.arguments import (
     check_words,
     wrong_type,
 )
+from ballonet.base.dataclass import dataclass, fields
 from ballonet.base.errors import ConfigError
 from ballonet.images.users import check_user
 from ballonet.lifecycle.image_settings import Prepared

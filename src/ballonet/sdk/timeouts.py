@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from ballonet.base.arguments import check_seconds
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import CommandTimeoutError, ConfigError
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from ballonet.base.arguments import check_flag, check_items, check_text, wrong_type
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ConfigError, SettingError, escaped, quoted
 from ballonet.base.memory import MAX_MIB
 from ballonet.base.paths import MAX_SOCKET_PATH_BYTES

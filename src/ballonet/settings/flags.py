@@ -7,10 +7,10 @@ exactly as it did before the feature existed. Registries keep these flags: a nam
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from typing import Any
 
+from ballonet.base.dataclass import dataclass, fields
 from ballonet.base.errors import ConfigError
 from ballonet.settings.config import SandboxConfig
 from ballonet.settings.field_types import FieldType, field_types

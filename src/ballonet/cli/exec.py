@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-from pathlib import Path
 
 from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError
-from ballonet.cli.attach import Joined, SignalPasser, joined_from, run_joined, with_signals
+from ballonet.cli.attach import joined_from, run_joined
+from ballonet.cli.caught_signals import CaughtSignals
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
     add_command_options,
@@ -40,14 +39,5 @@ def run(options: argparse.Namespace) -> int:
         record, note = lifecycle.find_running(registry, options.name)
     settings = inherited_settings(record, image_of(record), said.env, said.cwd, said.user)
     joined = replace(joined_from(options, settings), timeout=timeout)
-    return asyncio.run(with_signals(lambda signals: _exec(note.agent_socket, argv, joined, signals)))
-
-
-async def _exec(agent_socket: Path, argv: list[str], joined: Joined, signals: SignalPasser) -> int:
-    from ballonet.guest.agent_client import AgentClient
-
-    agent = await AgentClient.connect(agent_socket)
-    try:
-        return await run_joined(agent, argv, joined, signals)
-    finally:
-        await agent.close()
+    with CaughtSignals() as signals:
+        return run_joined(note.agent_socket, argv, joined, signals)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError, GuestChannelError, SandboxError
 from ballonet.base.paths import state_dir_of
-from ballonet.cli.attach import Joined, SignalPasser, check_streams, joined_from, run_joined, with_signals
+from ballonet.cli.attach import Joined, check_streams, joined_from, run_joined
 from ballonet.cli.boot_notice import notice_if_slow
+from ballonet.cli.caught_signals import CaughtSignals, SignalledError
 from ballonet.cli.progress import report_progress
 from ballonet.cli.sandbox_options import (
     EXIT_STATUSES,
@@ -34,6 +36,9 @@ from ballonet.lifecycle.start import start_sandbox
 from ballonet.lifecycle.stop import discard_sandbox
 from ballonet.machine.guest_files import guest_for
 from ballonet.settings.config import SandboxConfig
+
+if TYPE_CHECKING:
+    from ballonet.machine.launch import OwnedProcess, SandboxEnd
 
 #: How long to wait for the sandbox's end, which gives the reason, after the channel to the command is lost (seconds).
 _END_S = 15.0
@@ -106,24 +111,27 @@ def run(options: argparse.Namespace) -> int:
         assert command is not None
         settings = Settings(command.env, command.cwd, command.user, make_cwd=True)
         joined = replace(joined_from(options, settings), timeout=timeout)
-        argv = list(command.argv)
-        return asyncio.run(
-            with_signals(lambda signals: _run_attached(registry, config.name, argv, joined, signals, options))
+        return _run_attached(registry, config.name, command.argv, joined, options)
+
+
+async def _start(
+    registry: Registry, name: str, options: argparse.Namespace, *, detached: bool
+) -> OwnedProcess:
+    from ballonet.pilot.admission_control import admission_control
+
+    async with notice_if_slow(name):
+        return await start_sandbox(
+            registry,
+            name,
+            detached=detached,
+            gate=admission_control(options.admission),
+            cold=options.cold,
         )
 
 
 async def _start_detached(registry: Registry, name: str, options: argparse.Namespace) -> int:
-    from ballonet.pilot.admission_control import admission_control
-
     try:
-        async with notice_if_slow(name):
-            process = await start_sandbox(
-                registry,
-                name,
-                detached=True,
-                gate=admission_control(options.admission),
-                cold=options.cold,
-            )
+        process = await _start(registry, name, options, detached=True)
     except BaseException:
         await discard_sandbox(registry, name)
         raise
@@ -143,38 +151,32 @@ def _print_engine_command(config: SandboxConfig) -> int:
     return 0
 
 
-async def _run_attached(
-    registry: Registry,
-    name: str,
-    argv: list[str],
-    joined: Joined,
-    signals: SignalPasser,
-    options: argparse.Namespace,
+def _run_attached(
+    registry: Registry, name: str, argv: Sequence[str], joined: Joined, options: argparse.Namespace
 ) -> int:
     """The sandbox is removed when this returns or raises."""
-    from ballonet.guest.agent_client import AgentClient
-    from ballonet.pilot.admission_control import admission_control
-
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(discard_sandbox, registry, name)
-        async with notice_if_slow(name):
-            sandbox = await start_sandbox(
-                registry,
-                name,
-                detached=False,
-                gate=admission_control(options.admission),
-                cold=options.cold,
-            )
-        stack.push_async_callback(sandbox.kill)
-        agent = await AgentClient.connect(sandbox.agent_socket)
-        stack.push_async_callback(agent.close)
+    with CaughtSignals() as signals, asyncio.Runner() as runner:
         try:
-            return await run_joined(agent, argv, joined, signals)
-        except GuestChannelError as error:
+            starting = _start(registry, name, options, detached=False)
+            sandbox = runner.run(signals.unless_signalled(starting))
             try:
-                async with asyncio.timeout(_END_S):
-                    end = await sandbox.wait()
-            except TimeoutError:
-                raise error from None  # the sandbox runs, but its guest does not answer
-            raise SandboxError(f"the sandbox ended before its command: {end.detail}") from error
-    raise AssertionError("unreachable")
+                return run_joined(sandbox.agent_socket, argv, joined, signals)
+            except GuestChannelError as error:
+                end = runner.run(signals.unless_signalled(_end_of(sandbox)))
+                if end is None:
+                    raise  # the sandbox runs, but its guest does not answer
+                raise SandboxError(f"the sandbox ended before its command: {end.detail}") from error
+            finally:
+                runner.run(sandbox.kill())
+        except SignalledError as signalled:
+            return 128 + signalled.number
+        finally:
+            runner.run(discard_sandbox(registry, name))
+
+
+async def _end_of(sandbox: OwnedProcess) -> SandboxEnd | None:
+    try:
+        async with asyncio.timeout(_END_S):
+            return await sandbox.wait()
+    except TimeoutError:
+        return None

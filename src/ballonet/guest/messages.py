@@ -24,6 +24,8 @@ from ballonet.guest.frames import (
     Frame,
 )
 
+#: Environment of every command, unless the caller sets the variable.
+DEFAULT_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _MAX_TEXT_BYTES = 512
 _MAX_FAILED_MODULES = 1024
 #: READY has a few KiB at most. An invalid byte of text takes three bytes when READY is passed on to local clients, and

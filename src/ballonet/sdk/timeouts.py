@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Self
@@ -87,6 +86,8 @@ async def start_within(
     """
     if timeout is None:
         return await starting
+    import asyncio
+
     began = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout(max(timeout.seconds - spent_s, 0)):

@@ -6,7 +6,6 @@ is logged at debug level. Errors name the program, its exit status and the end o
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -207,6 +206,8 @@ def _before_exec(
 
 async def wait_exit(child: subprocess.Popen[bytes]) -> int:
     """Wait for ``child`` without a thread and without polling (pidfd_open(2)); its status, or minus the signal."""
+    import asyncio  # not loaded by commands that wait for nothing
+
     loop = asyncio.get_running_loop()
     if (status := child.poll()) is not None:
         return status

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from ballonet.cli.sandbox_options import (
+from ballonet.cli.command_options import (
     add_command_options,
-    add_sandbox_options,
-    command_from,
     defaults_from,
-    policy_from,
-    prepared_from,
 )
+from ballonet.cli.sandbox_options import add_sandbox_options, command_from, policy_from, prepared_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError
 from ballonet.cli.attach import joined_from, run_joined
 from ballonet.cli.caught_signals import CaughtSignals
-from ballonet.cli.sandbox_options import (
+from ballonet.cli.command_options import (
     EXIT_STATUSES,
     add_command_options,
     add_stream_options,

@@ -13,22 +13,19 @@ from ballonet.base.paths import state_dir_of
 from ballonet.cli.attach import Joined, check_streams, joined_from, run_joined
 from ballonet.cli.boot_notice import notice_if_slow
 from ballonet.cli.caught_signals import CaughtSignals, SignalledError
-from ballonet.cli.progress import report_progress
-from ballonet.cli.sandbox_options import (
+from ballonet.cli.command_options import (
     EXIT_STATUSES,
     add_admission_option,
     add_cold_option,
     add_command_options,
-    add_sandbox_options,
     add_stream_options,
     add_timeout_option,
     argv_from,
-    command_from,
     defaults_from,
-    policy_from,
-    prepared_from,
     timeout_from,
 )
+from ballonet.cli.progress import report_progress
+from ballonet.cli.sandbox_options import add_sandbox_options, command_from, policy_from, prepared_from
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import Settings
 from ballonet.lifecycle.registry import Registry

@@ -14,7 +14,6 @@ from ballonet.base.dataclass import dataclass, field, replace
 from ballonet.base.errors import ConfigError
 from ballonet.images.users import check_user
 from ballonet.lifecycle.record import Command, Record
-from ballonet.machine.disk import DEFAULT_DISK_MIB
 from ballonet.settings.config import SandboxConfig
 
 if TYPE_CHECKING:
@@ -108,6 +107,8 @@ def prepare(
     else:
         assert config.image is not None
         image = store.resolve(config.image, pull=pull, report=report)
+    from ballonet.machine.disk import DEFAULT_DISK_MIB
+
     disk_mib = DEFAULT_DISK_MIB if config.disk_mib is None else config.disk_mib
     return Prepared(replace(config, root=image.root, disk_mib=disk_mib), image)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -254,6 +253,8 @@ def remove_files(path: Path) -> None:
         if not path.is_dir() or path.is_symlink():
             path.unlink()
             return
+    import shutil  # with its modules for archives, it takes longer to load than most commands need
+
     shutil.rmtree(path, ignore_errors=True)
 
 

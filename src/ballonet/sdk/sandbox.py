@@ -23,11 +23,11 @@ from ballonet.lifecycle.start import start_sandbox
 from ballonet.lifecycle.stop import discard_sandbox, remove_sandbox
 from ballonet.machine.launch import OwnedProcess, SandboxEnd
 from ballonet.sdk.builder import SandboxBuilder
+from ballonet.sdk.command_settings import command_settings
 from ballonet.sdk.creation import (
     Balloon,
     check_start,
     command_of,
-    command_settings,
     configuration,
     with_defaults,
 )

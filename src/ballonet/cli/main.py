@@ -20,7 +20,6 @@ try:
         missing_module,
         os_hint,
     )
-    from ballonet.cli.commands import build_parser
 except KeyboardInterrupt:  # Ctrl-C during the imports: no traceback
     raise SystemExit(130) from None
 
@@ -33,6 +32,8 @@ EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
 EXIT_TIMEOUT = 124
 #: A shell's status for a program that SIGINT or SIGPIPE killed.
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
+#: Commands that start a sandbox, and options with which they do not: see :mod:`ballonet.machine.prepared_process`.
+_STARTING, _NOT_STARTING = ("run", "start"), frozenset({"-h", "--help", "--dry-run"})
 #: After a command's timeout, how long to wait until standard error accepts the message (seconds).
 _LAST_WORD_S = 0.5
 
@@ -82,6 +83,20 @@ def _main(argv: Sequence[str] | None) -> int:
         return machine_main(words[1:])
     if argv is not None:
         return _guarded(words)
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command in _STARTING and _NOT_STARTING.isdisjoint(words) and "_ARGCOMPLETE" not in os.environ:
+        from ballonet.machine.launch import prepare
+        from ballonet.machine.prepared_process import discard_prepared
+
+        prepare()
+        try:
+            return _run_program(words)
+        finally:
+            discard_prepared()
+    return _run_program(words)
+
+
+def _run_program(words: list[str]) -> int:
     from ballonet.cli import standard_streams
 
     standard_streams.take_over()
@@ -142,6 +157,8 @@ def _of_the_host(error: Exception) -> BallonetError | None:
 
 
 def _dispatch(words: list[str]) -> int:
+    from ballonet.cli.commands import build_parser
+
     parser = build_parser(next((word for word in words if not word.startswith("-")), None))
     options = parser.parse_args(words)
     level = logging.DEBUG if options.debug else logging.WARNING

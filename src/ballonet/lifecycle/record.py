@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from enum import StrEnum
 from typing import Any
 
@@ -98,9 +99,10 @@ class Record:
         return Defaults(self.command.env, self.command.cwd, self.command.user)
 
 
-def stored_fields() -> list[Field[Any]]:
+@functools.cache
+def stored_fields() -> tuple[Field[Any], ...]:
     """The fields of :class:`Record` that are columns of the registry."""
-    return [field for field in fields(Record) if field.name != "unreadable"]
+    return tuple(field for field in fields(Record) if field.name != "unreadable")
 
 
 def unreadable_hint(name: str) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ballonet.base.arguments import check_flag, check_items, check_text, wrong_type
 from ballonet.base.dataclass import dataclass
@@ -69,6 +69,12 @@ class SandboxConfig(VmConfig):
         self._check_root()
         self._check_mounts()
         self._check_network()
+
+    def named(self, name: str) -> Self:
+        """This configuration with another valid name; nothing is checked again."""
+        config = object.__new__(type(self))
+        config.__dict__.update(self.__dict__, name=name)
+        return config
 
     def _check_types(self) -> None:
         """Lists become tuples, and text becomes the choice that it names."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import time
 from pathlib import Path
 
@@ -74,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     path = find_control_socket(options.sandbox)
     if options.action == "watch":
+        import asyncio  # the other actions do not need it
+
         try:
             return asyncio.run(_watch(path, options.json))
         except KeyboardInterrupt:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from ballonet.lifecycle import sandboxes as lifecycle
     from ballonet.lifecycle.registry import Registry
-    from ballonet.sdk.sandbox import random_name
+    from ballonet.sdk.random_name import random_name
 
     policy = policy_from(options)
     prepared = prepared_from(options, default_name=random_name())

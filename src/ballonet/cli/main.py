@@ -72,6 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in words if not word.startswith("-")), None)
+    if argv is None and command in (*_STARTING, "sandbox"):
+        from ballonet.base.lean_asyncio import load_asyncio
+
+        load_asyncio()
     if words and words[0] == "sandbox":
         try:
             from ballonet.machine.main import (
@@ -83,7 +88,6 @@ def _main(argv: Sequence[str] | None) -> int:
         return machine_main(words[1:])
     if argv is not None:
         return _guarded(words)
-    command = next((word for word in words if not word.startswith("-")), None)
     if command in _STARTING and _NOT_STARTING.isdisjoint(words) and "_ARGCOMPLETE" not in os.environ:
         from ballonet.machine.launch import prepare
         from ballonet.machine.prepared_process import discard_prepared

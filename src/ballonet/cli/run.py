@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ballonet.sdk.sandbox import random_name
+    from ballonet.sdk.random_name import random_name
 
     if options.detach and (options.tty or options.interactive):
         raise ConfigError("-d cannot be combined with -i or -t", hint="use 'ballonet exec -it' afterwards")

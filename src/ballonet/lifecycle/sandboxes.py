@@ -249,10 +249,14 @@ def aside(directory: Path) -> Path:
 
 def remove_files(path: Path) -> None:
     """Remove a state directory as far as possible, without following links."""
-    with contextlib.suppress(OSError):
+    try:
         if not path.is_dir() or path.is_symlink():
             path.unlink()
             return
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass
     import shutil  # with its modules for archives, it takes longer to load than most commands need
 
     shutil.rmtree(path, ignore_errors=True)

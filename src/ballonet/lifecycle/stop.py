@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import select
 import signal
+import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ballonet.base.errors import (
     HostError,
@@ -24,6 +28,8 @@ from ballonet.lifecycle.sandboxes import find, forget, refresh, remove_files, wi
 from ballonet.machine.notes import EndNote, write_stop_seconds
 
 # asyncio is imported where it is used: importing this module stays fast.
+
+_T = TypeVar("_T")
 
 #: Default timeout of a graceful stop before the sandbox is killed (seconds), as in Docker.
 STOP_TIMEOUT_S = 10.0
@@ -160,10 +166,25 @@ async def discard_sandbox(registry: Registry, name: str) -> None:
         await remove_sandbox(registry, name, force=True)
 
 
+def run_blocking(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run :func:`stop_sandbox` or :func:`remove_sandbox` without an event loop, which takes long to load. Waiting for a
+    process then blocks."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+    raise AssertionError("it waits for something other than a process")
+
+
 async def _ended(pidfd: int, timeout_s: float | None) -> bool:
     """Wait for the end of a process; returns whether it ended in time."""
+    if "asyncio" not in sys.modules:
+        return _ended_blocking(pidfd, timeout_s)
     import asyncio
 
+    if asyncio._get_running_loop() is None:
+        return _ended_blocking(pidfd, timeout_s)
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     loop.add_reader(pidfd, over.set)
@@ -175,3 +196,9 @@ async def _ended(pidfd: int, timeout_s: float | None) -> bool:
     finally:
         loop.remove_reader(pidfd)
     return True
+
+
+def _ended_blocking(pidfd: int, timeout_s: float | None) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None or math.isinf(timeout_s) else timeout_s * 1000))

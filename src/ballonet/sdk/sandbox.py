@@ -7,7 +7,6 @@ files), ``sandbox_life.py`` (its end), and this one (create, find, change).
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
@@ -31,6 +30,7 @@ from ballonet.sdk.creation import (
     configuration,
     with_defaults,
 )
+from ballonet.sdk.random_name import random_name
 from ballonet.sdk.sandbox_commands import ExecResult, SandboxCommands
 from ballonet.sdk.sandbox_life import SandboxLife
 from ballonet.sdk.signatures import takes_settings
@@ -42,11 +42,6 @@ if TYPE_CHECKING:
     from ballonet.lifecycle.modify import Change, Plan
 
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
-
-
-def random_name(prefix: str = "box") -> str:
-    """A name that is almost certainly not in use."""
-    return f"{prefix}-{os.urandom(4).hex()}"  # the module secrets would slow every import
 
 
 class Sandbox(SandboxCommands, SandboxLife):

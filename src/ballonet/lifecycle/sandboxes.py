@@ -257,6 +257,14 @@ def remove_files(path: Path) -> None:
         return
     except OSError:
         pass
+    try:  # most have only files
+        for entry in os.scandir(path):
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)  # noqa: PTH108  # not a Path
+        path.rmdir()
+        return
+    except OSError:
+        pass
     import shutil  # with its modules for archives, it takes longer to load than most commands need
 
     shutil.rmtree(path, ignore_errors=True)

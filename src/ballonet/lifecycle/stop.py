@@ -162,6 +162,9 @@ async def _remove_damaged(registry: Registry, name: str) -> None:
 
 async def discard_sandbox(registry: Registry, name: str) -> None:
     """Remove a sandbox, running or not, if it exists."""
+    with contextlib.suppress(RegistryError):  # of a row that cannot be read
+        if registry.find(name) is None:  # before an error is made, with suggestions for the name
+            return
     with contextlib.suppress(UnknownSandboxError):
         await remove_sandbox(registry, name, force=True)
 

@@ -1,12 +1,12 @@
 """Processor time of ballonet's own processes in each command, compared with another checkout.
 
-Measured is user and system time from the kernel (wait4), without the engine's: wall time depends on what else the machine
-does. In every round each command runs once from each checkout, one after the other; the report also has the least of all
-rounds, which noise can only increase. Bytecode is cached for both. The last report has the private memory of a detached
-sandbox's own process, in which nothing but a start from each checkout differs.
+User and system time are the kernel's figures (wait4), without the engine's: wall time depends on what else the machine
+does. In every round, each command runs once from each checkout. The report has the median, and the least of all rounds,
+which noise can only increase. Bytecode is cached for both. The last report is the private memory of the process of a
+detached sandbox, after its command has returned.
 
-Without another checkout, only this one is measured. For an earlier commit: ``git worktree add ../before COMMIT``, then
-``cp`` of the built files is not needed: ``python hatch_build.py`` in that directory builds them.
+Without another checkout, only this one is measured. For an earlier commit: ``git worktree add ../before COMMIT``, and
+``python hatch_build.py`` in that directory.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def measure(checkouts: list[Checkout], rounds: int) -> None:
             at.run("rm", "-f", f"idle-{at.name}")
     base = checkouts[-1].name
     for command, arms in found.items():
-        name = command.partition(" ")[0] if command != "balloon set" else "balloon"
+        name = command.partition(" ")[0].rstrip(",")
         least = ", ".join(f"{arm} {min(values):.0f}" for arm, values in arms.items())
         report(f"own-{name}", arms, unit="ms", base=base, note=f"{command}; least: {least}")
     report("own-memory", memory, unit="MiB", base=base, note="private memory of the sandbox's own process")

@@ -89,9 +89,11 @@ def _main(argv: Sequence[str] | None) -> int:
     if argv is not None:
         return _guarded(words)
     if command in _STARTING and _NOT_STARTING.isdisjoint(words) and "_ARGCOMPLETE" not in os.environ:
+        from ballonet.cli import standard_streams
         from ballonet.machine.launch import prepare
         from ballonet.machine.prepared_process import discard_prepared
 
+        standard_streams.open_missing()  # else the child's connection would get one of these numbers
         prepare()
         try:
             return _run_program(words)

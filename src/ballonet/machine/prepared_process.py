@@ -41,14 +41,18 @@ class ForkedChild:
 
     def send_signal(self, sig: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, sig)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, sig)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
     def _reap(self, flags: int) -> int | None:
         if self._status is None:
-            pid, status = os.waitpid(self.pid, flags)
+            try:
+                pid, status = os.waitpid(self.pid, flags)
+            except ChildProcessError:  # this program ignores SIGCHLD: the kernel has reaped it
+                pid, status = self.pid, 0
             if pid != 0:
                 self._status = os.waitstatus_to_exitcode(status)
         return self._status
@@ -127,6 +131,33 @@ def discard_prepared() -> None:
 
 
 def _run_child(line: int) -> NoReturn:
+    """Wait for what to run, and run it. If it cannot, the parent starts another interpreter."""
+    try:
+        _become_independent(line)
+        from ballonet.machine.main import main
+
+        words, env = _wait_begin(line)
+    except BaseException:
+        os._exit(1)
+    try:
+        from ballonet.host.process_words import show_words
+
+        shown = show_words(words, env)
+    except Exception:  # /proc is not what it should be
+        shown = False
+    if not shown:
+        os.set_inheritable(line, True)
+        os.execve(words[0], words, env)  # noqa: S606  # the same command line in another interpreter
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    os.environ.update(env)
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the working directory, which may belong to another user
+    raise SystemExit(main(words[words.index("sandbox") + 1 :]))
+
+
+def _become_independent(line: int) -> None:
+    """A session of its own, /dev/null as standard streams, and no descriptor of the parent but ``line``."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
@@ -135,20 +166,6 @@ def _run_child(line: int) -> NoReturn:
         if int(name) > 2 and int(name) != line:
             with contextlib.suppress(OSError):  # one of them was that of the list itself
                 os.close(int(name))
-    from ballonet.machine.main import main
-
-    words, env = _wait_begin(line)
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    from ballonet.host.process_words import show_words
-
-    if not show_words(words, env):
-        os.set_inheritable(line, True)
-        os.execve(words[0], words, env)  # noqa: S606  # the same command line in another interpreter
-    os.environ.update(env)
-    if not sys.flags.safe_path:
-        del sys.path[0]
-    raise SystemExit(main(words[words.index("sandbox") + 1 :]))
 
 
 def _wait_begin(line: int) -> tuple[list[str], dict[str, str]]:

@@ -89,17 +89,24 @@ def _main(argv: Sequence[str] | None) -> int:
     if argv is not None:
         return _guarded(words)
     if command in _STARTING and _NOT_STARTING.isdisjoint(words) and "_ARGCOMPLETE" not in os.environ:
+        return _run_forked(words)
+    return _run_program(words)
+
+
+def _run_forked(words: list[str]) -> int:
+    """Fork the process of the sandbox that the command will start, and run the command."""
+    try:
         from ballonet.cli import standard_streams
         from ballonet.machine.launch import prepare
         from ballonet.machine.prepared_process import discard_prepared
-
-        standard_streams.open_missing()  # else the child's connection would get one of these numbers
-        prepare()
-        try:
-            return _run_program(words)
-        finally:
-            discard_prepared()
-    return _run_program(words)
+    except ImportError:
+        return _run_program(words)  # which reports it
+    standard_streams.open_missing()  # else the child's connection would get one of these numbers
+    prepare()
+    try:
+        return _run_program(words)
+    finally:
+        discard_prepared()
 
 
 def _run_program(words: list[str]) -> int:

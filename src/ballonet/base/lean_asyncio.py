@@ -1,7 +1,7 @@
-"""Loads asyncio without TLS, for ballonet's own programs: nothing in them uses it.
+"""Loads asyncio without TLS, for commands that start a sandbox: nothing in them uses it.
 
-OpenSSL is a seventh of the processor time of loading asyncio, and memory in every sandbox's process. asyncio works
-without the module, as in a Python that was built without OpenSSL. A program that uses the SDK is not touched.
+The module ssl is a seventh of the processor time of loading asyncio, which works without it, as in a Python that was
+built without OpenSSL. A program that uses the SDK is not touched.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
-    if argv is None and command in (*_STARTING, "sandbox"):
+    if argv is None and command in _STARTING:
         from ballonet.base.lean_asyncio import load_asyncio
 
         load_asyncio()

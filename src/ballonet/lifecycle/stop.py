@@ -163,7 +163,9 @@ async def _remove_damaged(registry: Registry, name: str) -> None:
 async def discard_sandbox(registry: Registry, name: str) -> None:
     """Remove a sandbox, running or not, if it exists."""
     with contextlib.suppress(RegistryError):  # of a row that cannot be read
-        if registry.find(name) is None:  # before an error is made, with suggestions for the name
+        record = registry.find(name)
+        # Without the error of find(), which looks for similar names.
+        if record is None or refresh(registry, record) is None:
             return
     with contextlib.suppress(UnknownSandboxError):
         await remove_sandbox(registry, name, force=True)

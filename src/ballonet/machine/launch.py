@@ -24,6 +24,15 @@ from ballonet.machine.run_options import RUN_VARIABLE, RunOptions
 
 log = logging.getLogger(__name__)
 
+#: What the command line and the sandbox's process both load, apart from what this module loads.
+_COMMON = (
+    "ballonet.settings.flags",
+    "ballonet.machine.run_directory",
+    "ballonet.machine.guest_files",
+    "ballonet.guest.process_state",
+    "ballonet.guest.channel_stream",
+    "ballonet.vmm.default_engine",
+)
 #: How long the sandbox's process may take to end after a request (seconds).
 _END_TIMEOUT_S = 30.0
 
@@ -173,7 +182,8 @@ def prepare() -> None:
 
     For a command line, at its very beginning: see :mod:`ballonet.machine.prepared_process`.
     """
-    importlib.import_module("ballonet.settings.flags")  # both processes need it
+    for module in _COMMON:
+        importlib.import_module(module)
     prepare_process()
 
 

@@ -87,7 +87,7 @@ def private_mib(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 
-def measure(checkouts: list[Checkout], rounds: int) -> None:
+def measure(checkouts: list[Checkout], rounds: int, only: str) -> None:
     commands: dict[str, Callable[[Checkout], float]] = {
         "run -- true": lambda at: at.run("run", "--", "true"),
         "exec": lambda at: at.run("exec", "own-share", "true"),
@@ -99,6 +99,7 @@ def measure(checkouts: list[Checkout], rounds: int) -> None:
         "stop": lambda at: at.run("stop", "-t", "0", f"created-{at.name}"),
         "rm": lambda at: at.run("rm", f"created-{at.name}"),
     }
+    commands = {name: run for name, run in commands.items() if name.startswith(only)}
     found: dict[str, Arms] = {command: {at.name: [] for at in checkouts} for command in commands}
     memory: Arms = {at.name: [] for at in checkouts}
     for number in range(rounds + 1):  # the first one writes bytecode
@@ -125,6 +126,9 @@ def measure(checkouts: list[Checkout], rounds: int) -> None:
 def main() -> None:
     parser = options_parser(__doc__, rounds=9)
     parser.add_argument("other", nargs="?", type=Path, help="root of another checkout")
+    parser.add_argument(
+        "--only", default="", metavar="COMMAND", help="measure only commands that begin like this"
+    )
     options = parser.parse_args()
     cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     with private_directories("own-share"), tempfile.TemporaryDirectory() as directory:
@@ -137,7 +141,7 @@ def main() -> None:
             for number in range(ROWS - 1):
                 lifecycle.create(registry, SandboxConfig(name=f"row-{number}", balloon_min_mib=128))
         try:
-            measure(checkouts, options.rounds)
+            measure(checkouts, options.rounds, options.only)
         finally:
             for name in (
                 "own-share",

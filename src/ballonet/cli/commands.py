@@ -52,16 +52,21 @@ COMMANDS = {
 }
 
 
-def build_parser(wanted: str | None) -> Parser:
-    """The parser for every command line. Only the options of the command ``wanted`` are added, so that no other
-    command's module is imported."""
+def build_parser(wanted: str | None, *, others: bool = False) -> Parser:
+    """The parser for the command line of the command ``wanted``; no other command's module is imported.
+
+    :param wanted: ``None``, or an unknown command: all commands, without their options.
+    :param others: include the other commands, without their options.
+    """
     parser = _Root(prog="ballonet", add_help=True)
     parser.add_argument("--version", action="version", version=f"ballonet {__version__}")
     parser.add_argument(
         "--debug", action="store_true", help="log each step, including the programs that are started"
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser, prog=parser.prog)
     for name, command in COMMANDS.items():
+        if wanted in COMMANDS and name != wanted and not others:
+            continue
         sub = commands.add_parser(
             name, help=command.help, description=command.help[0].upper() + command.help[1:] + "."
         )

@@ -26,7 +26,7 @@ def complete() -> None:
     line, point = os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", "0")
     typed = split_line(line, int(point))[3][1:]
     wanted = next((word for word in typed if not word.startswith("-")), None)
-    parser = build_parser(wanted)
+    parser = build_parser(wanted, others=True)
     _attach(parser, [])
     # Options are offered only after a dash, and nothing for values that cannot be listed, such as sizes.
     argcomplete.autocomplete(parser, always_complete_options=False, default_completer=SuppressCompleter())

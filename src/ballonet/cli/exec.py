@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ballonet.base.errors import ConfigError, GuestChannelError
-from ballonet.cli.attach import Joined, SignalPasser, joined_from, run_joined, with_signals
-from ballonet.cli.sandbox_options import (
+from ballonet.base.dataclass import replace
+from ballonet.base.errors import ConfigError
+from ballonet.cli.attach import Joined, NotStartedError, joined_from, run_joined
+from ballonet.cli.caught_signals import CaughtSignals
+from ballonet.cli.command_options import (
     EXIT_STATUSES,
     add_command_options,
     add_stream_options,
@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace, argv: list[str], said: Defaults, timeout: 
         record, note = lifecycle.find_running(registry, options.name)
     settings = inherited_settings(record, image_of(record), said.env, said.cwd, said.user)
     joined = replace(joined_from(options, settings), timeout=timeout)
-    return asyncio.run(with_signals(lambda signals: _exec(options.name, note, argv, joined, signals)))
+    return _exec(options.name, note, argv, joined)
 
 
 class _PausedMeanwhileError(Exception):
@@ -69,25 +69,24 @@ class _PausedMeanwhileError(Exception):
 
 
 def _wake(registry: Registry, name: str) -> None:
+    import asyncio
+
     from ballonet.lifecycle.wake import find_awake
     from ballonet.pilot.admission_control import admission_control
 
     asyncio.run(find_awake(registry, name, gate=admission_control(True)))
 
 
-async def _exec(name: str, note: MachineNote, argv: list[str], joined: Joined, signals: SignalPasser) -> int:
-    from ballonet.guest.agent_client import AgentClient
-
+def _exec(name: str, note: MachineNote, argv: list[str], joined: Joined) -> int:
     try:
-        agent = await AgentClient.connect(note.agent_socket)
-        try:
-            return await run_joined(agent, argv, joined, signals)
-        finally:
-            await agent.close()
-    except GuestChannelError:
+        with CaughtSignals() as signals:
+            return run_joined(note.agent_socket, argv, joined, signals)
+    except NotStartedError as error:
+        import asyncio
+
         from ballonet.lifecycle.wake import was_paused
 
         with Registry.open() as registry:
-            if signals.process is not None or not await was_paused(registry, name, note.process.pid):
-                raise
+            if not asyncio.run(was_paused(registry, name, note.process.pid)):
+                raise error.cause from None
         raise _PausedMeanwhileError from None

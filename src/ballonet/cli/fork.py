@@ -6,7 +6,7 @@ import argparse
 import asyncio
 
 from ballonet.base.errors import BallonetError, ConfigError
-from ballonet.cli.sandbox_options import add_admission_option
+from ballonet.cli.command_options import add_admission_option
 from ballonet.lifecycle.registry import Registry
 from ballonet.vmm.attach import Port
 

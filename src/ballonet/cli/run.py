@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError
 from ballonet.base.paths import state_dir_of
-from ballonet.cli.attach import check_streams, joined_from, with_signals
+from ballonet.cli.attach import check_streams, joined_from
 from ballonet.cli.boot_notice import notice_if_slow
-from ballonet.cli.progress import report_progress
-from ballonet.cli.run_attached import run_attached
-from ballonet.cli.sandbox_options import (
+from ballonet.cli.command_options import (
     EXIT_STATUSES,
     add_admission_option,
     add_cold_option,
     add_command_options,
     add_from_option,
-    add_sandbox_options,
     add_stream_options,
     add_timeout_option,
     argv_from,
-    command_from,
     defaults_from,
-    policy_from,
-    prepared_from,
     timeout_from,
 )
+from ballonet.cli.progress import report_progress
+from ballonet.cli.run_attached import run_attached
+from ballonet.cli.sandbox_options import add_sandbox_options, command_from, policy_from, prepared_from
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import Settings
 from ballonet.lifecycle.registry import Registry
@@ -63,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ballonet.sdk.sandbox import random_name
+    from ballonet.sdk.random_name import random_name
 
     if options.detach and (options.tty or options.interactive):
         raise ConfigError("-d cannot be combined with -i or -t", hint="use 'ballonet exec -it' afterwards")
@@ -120,39 +117,35 @@ def run(options: argparse.Namespace) -> int:
         assert command is not None
         settings = Settings(command.env, command.cwd, command.user, make_cwd=True)
         joined = replace(joined_from(options, settings), timeout=timeout)
-        argv = list(command.argv)
 
-        async def start_attached() -> OwnedProcess:
-            from ballonet.pilot.admission_control import admission_control
-
-            gate = admission_control(options.admission)
+        async def start() -> OwnedProcess:
             try:
-                return await start_sandbox(
-                    registry, config.name, detached=False, gate=gate, cold=options.cold
-                )
+                return await _start(registry, config.name, options, detached=False)
             except BaseException:
                 await discard_sandbox(registry, config.name)
                 raise
 
-        return asyncio.run(
-            with_signals(
-                lambda signals: run_attached(registry, config.name, argv, joined, signals, start_attached)
-            )
-        )
+        return run_attached(registry, config.name, command.argv, joined, start)
+
+
+async def _start(
+    registry: Registry, name: str, options: argparse.Namespace, *, detached: bool
+) -> OwnedProcess:
+    from ballonet.pilot.admission_control import admission_control
+
+    return await start_sandbox(
+        registry,
+        name,
+        detached=detached,
+        gate=admission_control(options.admission),
+        cold=options.cold,
+    )
 
 
 async def _start_detached(registry: Registry, name: str, options: argparse.Namespace) -> int:
-    from ballonet.pilot.admission_control import admission_control
-
     try:
         async with notice_if_slow(name):
-            process = await start_sandbox(
-                registry,
-                name,
-                detached=True,
-                gate=admission_control(options.admission),
-                cold=options.cold,
-            )
+            process = await _start(registry, name, options, detached=True)
     except BaseException:
         await discard_sandbox(registry, name)
         raise

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import to_mib
-from ballonet.cli.attach import joined_from, with_signals
+from ballonet.cli.attach import joined_from
 from ballonet.cli.boot_notice import notice_if_slow
+from ballonet.cli.command_options import argv_from, defaults_from, timeout_from
 from ballonet.cli.run_attached import run_attached
-from ballonet.cli.sandbox_options import argv_from, defaults_from, timeout_from
 from ballonet.lifecycle.image_settings import Settings, settings_for
 from ballonet.lifecycle.record import Command, Defaults
 from ballonet.lifecycle.registry import Registry
@@ -38,7 +38,7 @@ _BOOT = {"cold": "--cold", "no_balloon": "--no-balloon", "entrypoint": "--entryp
 
 
 def run_restored(options: argparse.Namespace) -> int:
-    from ballonet.sdk.sandbox import random_name
+    from ballonet.sdk.random_name import random_name
 
     _check_options(options)
     name = random_name("run") if options.name is None else options.name
@@ -77,9 +77,7 @@ def run_restored(options: argparse.Namespace) -> int:
             asyncio.run(_start_detached(name, start))
             return 0
         joined = replace(joined_from(options, settings), timeout=timeout_from(options))
-        return asyncio.run(
-            with_signals(lambda signals: run_attached(registry, name, argv, joined, signals, start))
-        )
+        return run_attached(registry, name, argv, joined, start)
 
 
 async def _start_detached(name: str, start: Callable[[], Awaitable[OwnedProcess]]) -> None:

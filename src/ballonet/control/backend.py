@@ -7,9 +7,9 @@ on the socket (see ``docs/control-protocol.md``). ``None`` always means *unknown
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.memory import MAX_MIB
 from ballonet.base.target import Clamp, clamp_target
 from ballonet.control.wire import Range

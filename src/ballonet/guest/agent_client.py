@@ -16,21 +16,19 @@ from typing import Any, Self
 
 from ballonet.base.errors import ConfigError, GuestChannelError, GuestError
 from ballonet.base.forked import keep_from_children
-from ballonet.guest import manage, messages
+from ballonet.guest import channel_errors, manage, messages
+from ballonet.guest.awaited_state import AwaitedState
 from ballonet.guest.channel import AgentChannel
 from ballonet.guest.channel_stream import StreamAccount
 from ballonet.guest.frames import MAX_PING_BYTES, Frame, FrameType
 from ballonet.guest.guest_process import GuestProcess, start_process
 from ballonet.guest.messages import ExitStatus, Ready, TrimFlags
-from ballonet.guest.process_state import ProcessState
 from ballonet.guest.report import GuestReport, parse_report
 
 __all__ = ["AgentClient", "ExitStatus", "GuestProcess", "GuestReport", "Ready", "TrimFlags"]
 
 log = logging.getLogger(__name__)
 
-#: Environment of every command, unless the caller sets the variable.
-DEFAULT_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _ANSWER_S = 10.0
 #: The agent ends a trim after 30 s.
 _TRIM_S = 60.0
@@ -87,9 +85,7 @@ class AgentClient:
         try:
             reader, writer = await asyncio.open_unix_connection(os.fspath(path))
         except OSError as error:
-            raise GuestChannelError(
-                f"cannot connect to the guest's agent at {os.fspath(path)}: {error.strerror}"
-            ) from error
+            raise channel_errors.no_connection(os.fspath(path), error) from error
         keep_from_children(writer.transport)
         return cls(reader, writer)
 
@@ -131,7 +127,7 @@ class AgentClient:
         """
         request = messages.Exec(
             argv=argv,
-            env={**DEFAULT_ENVIRONMENT, **(env or {})},
+            env={**messages.DEFAULT_ENVIRONMENT, **(env or {})},
             cwd=cwd or "",
             user=user or "",
             make_cwd=make_cwd,
@@ -142,7 +138,7 @@ class AgentClient:
             columns=cols,
         )
         payload = request.encode()
-        state = ProcessState()
+        state = AwaitedState()
         stream = await self._channel.open_stream(payload, messages.ExecShape(tty, stdin), state)
         return await start_process(state, stream, argv[0])
 
@@ -240,7 +236,7 @@ class AgentClient:
 
     def adopt(self, account: StreamAccount) -> GuestProcess:
         """Continue a process of a restored guest, before :meth:`resume`. It has no standard input."""
-        state = ProcessState()
+        state = AwaitedState()
         state.pid = account.pid
         return GuestProcess(state, self._channel.adopt(account, state))
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ballonet.base.errors import GuestBootError, GuestChannelError, GuestCommandError, GuestError
-from ballonet.guest import manage, messages
+from ballonet.guest import channel_errors, manage, messages
 from ballonet.guest.channel_stream import ChannelStream, StreamAccount, StreamOwner
 from ballonet.guest.frames import (
     FROM_GUEST,
@@ -23,6 +23,7 @@ from ballonet.guest.frames import (
     MAX_STREAM,
     MAX_TO_GUEST_BYTES,
     MAX_TO_HOST_BYTES,
+    MAX_UNSENT_BYTES,
     Frame,
     FrameDecoder,
     FrameType,
@@ -30,8 +31,6 @@ from ballonet.guest.frames import (
 
 log = logging.getLogger(__name__)
 
-#: Small frames are sent without waiting for the guest to read. With this much unsent, it is not reading at all.
-_MAX_UNSENT_BYTES = 4 << 20
 #: Unanswered requests of one kind, including those whose caller no longer waits.
 _MAX_REQUESTS = 1024
 _READ_BYTES = 64 << 10
@@ -153,7 +152,7 @@ class AgentChannel:
             try:
                 await writer.drain()
             except OSError as error:
-                self._lose(_broken(error))
+                self._lose(channel_errors.broken(error))
             self._live_writer()
             if before is None or before():
                 writer.write(frame.encode())
@@ -177,8 +176,8 @@ class AgentChannel:
             return
         writer.write(frame.encode())
         unsent = writer.transport.get_write_buffer_size()
-        if unsent > _MAX_UNSENT_BYTES:
-            self._lose(GuestChannelError(f"the guest does not read: {unsent} bytes are unsent"))
+        if unsent > MAX_UNSENT_BYTES:
+            self._lose(channel_errors.not_reading(unsent))
             raise self._lost_error()
 
     @property
@@ -285,9 +284,7 @@ class AgentChannel:
                 data = await reader.read(_READ_BYTES)
                 if not data:
                     self._decoder.finish()
-                    raise GuestChannelError(
-                        "the guest closed the channel: it was shut down, or its engine exited"
-                    )
+                    raise channel_errors.closed_by_guest()
                 for frame in self._decoder.feed(data):
                     self._dispatch(frame)
                     if self.lost is not None:
@@ -295,7 +292,7 @@ class AgentChannel:
         except GuestChannelError as error:
             self._lose(error)
         except OSError as error:
-            self._lose(_broken(error))
+            self._lose(channel_errors.broken(error))
         except asyncio.CancelledError:
             self._lose(_closed())
             raise
@@ -313,7 +310,7 @@ class AgentChannel:
     def _dispatch(self, frame: Frame) -> None:
         if self.ready is None:
             if frame.kind != FrameType.READY or frame.stream != 0:
-                raise GuestChannelError(f"the guest's first frame is {frame.kind.name}, not READY")
+                raise channel_errors.not_ready_first(frame)
             self.ready = messages.decode_ready(frame)
             self._ready_or_lost.set()
         elif frame.stream == 0:
@@ -321,9 +318,7 @@ class AgentChannel:
         else:
             stream = self._streams.get(frame.stream)
             if stream is None:
-                raise GuestChannelError(
-                    f"{frame.kind.name} frame on stream {frame.stream}, which does not exist"
-                )
+                raise channel_errors.unknown_stream(frame)
             stream.feed(frame)
             if stream.ended:
                 self._streams.pop(frame.stream, None)
@@ -337,7 +332,7 @@ class AgentChannel:
             raise manage.decode_paused(frame.payload)
         waiting = self._replies.get(frame.kind)
         if not waiting:
-            raise GuestChannelError(f"{frame.kind.name} frame without a request")
+            raise channel_errors.without_request(frame)
         future = waiting.popleft()
         if not future.done():
             future.set_result(frame)
@@ -387,7 +382,3 @@ class AgentChannel:
 
 def _closed() -> GuestChannelError:
     return GuestChannelError("the channel to the guest was closed on this side")
-
-
-def _broken(error: OSError) -> GuestChannelError:
-    return GuestChannelError(f"the channel to the guest broke: {error}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import GuestChannelError
 
 PROTOCOL_VERSION = 2
@@ -26,6 +26,8 @@ MAX_PROCESSES = 1024
 #: stack), and the rest.
 MAX_EXEC_BYTES = (2 << 20) + (64 << 10)
 MAX_PING_BYTES = 1024
+#: Small frames are sent without waiting for the guest to read. With this much unsent, it is not reading at all.
+MAX_UNSENT_BYTES = 4 << 20
 #: Random bytes in RESTORED, at least.
 MIN_SEED_BYTES = 32
 MAX_STREAM = 0xFFFF_FFFF

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from ballonet.base.dataclass import dataclass, fields
 
 #: A report has about 500 bytes; more than this is ignored.
 _MAX_TEXT_BYTES = 16 << 10

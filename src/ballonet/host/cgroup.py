@@ -11,10 +11,10 @@ import errno
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import HostError
 
 log = logging.getLogger(__name__)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.memory import bytes_to_mib, kib_to_bytes
 
 PROC = Path("/proc")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from ballonet.base.dataclass import dataclass, field
 from ballonet.base.errors import ConfigError, ImageError, ImageFetchError, ImageInUseError, UnknownImageError
 from ballonet.base.memory import MIB, bytes_to_mib
 from ballonet.base.paths import data_dir

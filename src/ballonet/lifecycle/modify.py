@@ -7,10 +7,10 @@ A change is ``live`` (made at once), ``next start`` (it matters at boot only, or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError, ConfigError, NotRunningError, SettingError, quoted
 from ballonet.base.memory import to_mib
 from ballonet.base.suggest import hint_for

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import NameInUseError, RegistryError
 from ballonet.base.paths import state_dir
 from ballonet.lifecycle import sandboxes as lifecycle

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError, NameInUseError, NotRunningError, RegistryError
 from ballonet.base.paths import private_dir, state_dir_of
 from ballonet.images.users import check_user
@@ -272,10 +271,24 @@ def aside(directory: Path) -> Path:
 
 def remove_files(path: Path) -> None:
     """Remove a state directory as far as possible, without following links."""
-    with contextlib.suppress(OSError):
+    try:
         if not path.is_dir() or path.is_symlink():
             path.unlink()
             return
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass
+    try:  # most have only files
+        for entry in os.scandir(path):
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)  # noqa: PTH108  # not a Path
+        path.rmdir()
+        return
+    except OSError:
+        pass
+    import shutil  # with its modules for archives, it takes longer to load than most commands need
+
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -9,10 +9,10 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import BallonetError, NotRunningError, ResumeError, StillRunningError
 from ballonet.base.paths import private_dir, replace_file, sandbox_dir_path, state_dir_of
 from ballonet.host.identity import ProcessId

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import select
 import signal
-from dataclasses import replace
+import sys
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import (
     HostError,
     RegistryError,
@@ -27,6 +30,8 @@ from ballonet.machine.notes import EndNote, write_stop_seconds
 from ballonet.machine.paused_file import discard_paused
 
 # asyncio is imported where it is used: importing this module stays fast.
+
+_T = TypeVar("_T")
 
 #: Default timeout of a graceful stop before the sandbox is killed (seconds), as in Docker.
 STOP_TIMEOUT_S = 10.0
@@ -186,14 +191,34 @@ async def _remove_damaged(registry: Registry, name: str) -> None:
 
 async def discard_sandbox(registry: Registry, name: str) -> None:
     """Remove a sandbox, running or not, if it exists."""
+    with contextlib.suppress(RegistryError):  # of a row that cannot be read
+        record = registry.find(name)
+        # Without the error of find(), which looks for similar names.
+        if record is None or refresh(registry, record) is None:
+            return
     with contextlib.suppress(UnknownSandboxError):
         await remove_sandbox(registry, name, force=True)
 
 
+def run_blocking(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run :func:`stop_sandbox` or :func:`remove_sandbox` without an event loop, which takes long to load. Waiting for a
+    process then blocks."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+    raise AssertionError("it waits for something other than a process")
+
+
 async def process_ended(pidfd: int, timeout_s: float | None) -> bool:
     """Wait for the end of a process; returns whether it ended in time."""
+    if "asyncio" not in sys.modules:
+        return _ended_blocking(pidfd, timeout_s)
     import asyncio
 
+    if asyncio._get_running_loop() is None:
+        return _ended_blocking(pidfd, timeout_s)
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     loop.add_reader(pidfd, over.set)
@@ -205,3 +230,9 @@ async def process_ended(pidfd: int, timeout_s: float | None) -> bool:
     finally:
         loop.remove_reader(pidfd)
     return True
+
+
+def _ended_blocking(pidfd: int, timeout_s: float | None) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None or math.isinf(timeout_s) else timeout_s * 1000))

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
+from ballonet.base.dataclass import asdict, dataclass, fields
 from ballonet.base.paths import replace_file
 from ballonet.host.identity import ProcessId
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ConfigError
 
 #: In the environment of a sandbox's process and its children: the id of the run, a space, and the state directory of

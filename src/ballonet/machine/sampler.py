@@ -12,10 +12,10 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import HostError
 from ballonet.base.memory import MIB, bytes_to_mib
 from ballonet.control.backend import EarlierTotals, Stats

@@ -9,9 +9,9 @@ import math
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError, EngineError, GuestBootError, GuestError, HostError
 from ballonet.guest.restored import renew_guest
 from ballonet.host.proc import read_cpu_s

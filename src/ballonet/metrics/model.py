@@ -7,9 +7,9 @@ has the meaning, unit and source of each number. Keep this module small: each sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.dataclass import dataclass, field, replace
 from ballonet.base.memory import mib_to_bytes
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import Any, Self, Unpack
 from ballonet.base.arguments import check_flag, check_seconds, check_text, wrong_type
 from ballonet.base.errors import BallonetError, ConfigError, SandboxClosedError
 from ballonet.sdk.creation import Balloon, configuration, with_defaults
-from ballonet.sdk.sandbox import Sandbox, random_name
+from ballonet.sdk.random_name import random_name
+from ballonet.sdk.sandbox import Sandbox
 from ballonet.sdk.signatures import takes_settings
 from ballonet.settings.config import check_name
 from ballonet.settings.definitions import CreateSettings

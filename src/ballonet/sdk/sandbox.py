@@ -8,7 +8,6 @@ change).
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
@@ -24,14 +23,15 @@ from ballonet.lifecycle.start import start_sandbox
 from ballonet.lifecycle.stop import discard_sandbox, remove_sandbox
 from ballonet.machine.launch import SandboxEnd
 from ballonet.sdk.builder import SandboxBuilder
+from ballonet.sdk.command_settings import command_settings
 from ballonet.sdk.creation import (
     Balloon,
     check_start,
     command_of,
-    command_settings,
     configuration,
     with_defaults,
 )
+from ballonet.sdk.random_name import random_name
 from ballonet.sdk.sandbox_commands import ExecResult, SandboxCommands
 from ballonet.sdk.sandbox_life import SandboxLife
 from ballonet.sdk.sandbox_saving import SandboxSaving
@@ -44,11 +44,6 @@ if TYPE_CHECKING:
     from ballonet.lifecycle.modify import Change, Plan
 
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
-
-
-def random_name(prefix: str = "box") -> str:
-    """A name that is almost certainly not in use."""
-    return f"{prefix}-{os.urandom(4).hex()}"  # the module secrets would slow every import
 
 
 class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ballonet.base.arguments import check_flag, check_number, check_words, to_bytes, wrong_type
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import GuestChannelError
 from ballonet.lifecycle.image_settings import image_of, inherited_settings
-from ballonet.sdk.creation import command_settings
+from ballonet.sdk.command_settings import command_settings
 from ballonet.sdk.sandbox_state import SandboxState
 from ballonet.sdk.timeouts import Timeout, start_within
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ballonet.base.arguments import check_flag, check_items, check_text, wrong_type
+from ballonet.base.dataclass import dataclass
 from ballonet.base.duration import MAX_SECONDS
 from ballonet.base.errors import ConfigError, SettingError, escaped, quoted
 from ballonet.base.memory import MAX_MIB
@@ -71,6 +71,12 @@ class SandboxConfig(VmConfig):
         self._check_mounts()
         self._check_network()
         self._check_lifetime()
+
+    def named(self, name: str) -> Self:
+        """This configuration with another valid name; nothing is checked again."""
+        config = object.__new__(type(self))
+        config.__dict__.update(self.__dict__, name=name)
+        return config
 
     def _check_types(self) -> None:
         """Lists become tuples, and text becomes the choice that it names."""

@@ -6,10 +6,10 @@ Pure data. :class:`VmConfig` is the requested configuration; :class:`~ballonet.v
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.target import Clamp, clamp_target
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import EngineMissingError
 from ballonet.vmm.attach import Port
 from ballonet.vmm.config import Accel, Machine, VmSpec

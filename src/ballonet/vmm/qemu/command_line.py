@@ -6,8 +6,8 @@ The options are documented in QEMU (``qemu-system-x86_64 -help``, docs/system/i3
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 
+from ballonet.base.dataclass import dataclass, field
 from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
 from ballonet.vmm.engine import Engine

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
+from ballonet.base.dataclass import replace
 from ballonet.vmm.attach import Port
 
 #: All addresses of the host, which the monitor shows as an asterisk.

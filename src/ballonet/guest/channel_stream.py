@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import GuestChannelError
 from ballonet.guest import messages
 from ballonet.guest.frames import WINDOW_BYTES, Frame, FrameType

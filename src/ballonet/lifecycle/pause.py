@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import GuestChannelError, SandboxError
 from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError, ConfigError, NameInUseError
 from ballonet.base.paths import state_dir_of
 from ballonet.host.identity import ProcessId

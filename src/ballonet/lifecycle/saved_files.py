@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import HostError, SnapshotError, StillRunningError, os_hint
 from ballonet.base.file_copy import copy_file, new_private_file
 from ballonet.base.paths import exclusive_if_free, sync_directory

@@ -19,9 +19,9 @@ import os
 import sys
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import BinaryIO
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import SnapshotError
 from ballonet.base.file_copy import data_ranges, write_at
 from ballonet.base.memory import mib_to_bytes

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ballonet.base.dataclass import asdict, dataclass, fields
 from ballonet.base.errors import ConfigError, SnapshotError
 from ballonet.base.memory import mib_to_bytes
 from ballonet.base.text import printable

@@ -6,10 +6,10 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError, HostError, ImageError, SnapshotError, os_hint
 from ballonet.base.file_copy import new_private_file
 from ballonet.lifecycle.snapshot_archive import Progress, ReadArchive, read_archive, write_archive

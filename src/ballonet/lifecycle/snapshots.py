@@ -13,10 +13,10 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import (
     BallonetError,
     HostError,

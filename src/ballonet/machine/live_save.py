@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ballonet.base.dataclass import asdict
 from ballonet.base.errors import ConfigError, GuestError, GuestPausedError, SandboxError
 from ballonet.host.proc import read_cpu_s
 from ballonet.machine.saved_sandbox import SavedSandbox, disk_facts

@@ -7,10 +7,10 @@ They are not on the control socket, which others may be allowed to use and a san
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError
 from ballonet.machine.lifetime import Lifetime
 from ballonet.machine.live_save import LiveSave

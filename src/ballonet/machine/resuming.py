@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BindError, ResumeError
 from ballonet.control.backend import EarlierTotals
 from ballonet.machine.guest_setup import naming_steps

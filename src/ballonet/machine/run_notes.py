@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import BallonetError
 from ballonet.base.paths import private_dir
 from ballonet.machine.notes import EndNote, MachineNote

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from ballonet.base.dataclass import asdict, dataclass
 from ballonet.guest.channel_stream import StreamAccount
 from ballonet.machine.disk import DISK_FILE
 from ballonet.vmm.saved_state import SavedState, SavedStateError

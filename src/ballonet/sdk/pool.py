@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any, Self, Unpack
 
 from ballonet.base.arguments import check_flag, check_seconds, check_text, wrong_type
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import BallonetError, ConfigError, SandboxClosedError
 from ballonet.sdk.creation import Balloon, configuration, with_defaults
 from ballonet.sdk.random_name import random_name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -419,12 +420,24 @@ async def test_the_time_to_live_goes_on_after_a_resume_without_the_time_asleep(n
     assert ended_with(name) == ("stopped", "it was stopped: it had run for 4s, its time to live")
 
 
+async def until_served(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to a program in the guest that returns what it gets; it may not listen yet."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"hello\n")
+            with contextlib.suppress(ConnectionResetError):
+                if await reader.readline() == b"hello\n":
+                    return reader, writer
+            writer.close()
+
+
 async def test_an_open_connection_keeps_a_sandbox_awake(name: str) -> None:
     serve = ["sh", "-c", "while true; do nc -l -p 80 -e cat; done"]
     box = await Sandbox.create(
         name, memory="192M", command=serve, ports=["0:80"], idle_timeout="2s", detached=True
     )
-    reader, writer = await asyncio.open_connection("127.0.0.1", box.ports[0].host)
+    reader, writer = await until_served(box.ports[0].host)
     for _ in range(3):
         writer.write(b"still here\n")
         assert await reader.readline() == b"still here\n"

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ballonet.base.dataclass import replace
-from ballonet.base.errors import ConfigError
+from ballonet.base.errors import ConfigError, GuestPausedError, NotRunningError
 from ballonet.cli.attach import Joined, NotStartedError, joined_from, run_joined
 from ballonet.cli.caught_signals import CaughtSignals
 from ballonet.cli.command_options import (
@@ -22,7 +22,7 @@ from ballonet.cli.command_options import (
 )
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import image_of, inherited_settings
-from ballonet.lifecycle.record import Defaults, State
+from ballonet.lifecycle.record import Defaults, Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
 
@@ -55,10 +55,10 @@ def run(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace, argv: list[str], said: Defaults, timeout: Timeout | None) -> int:
     """:raises _PausedMeanwhileError: to be tried again."""
     with Registry.open() as registry:
-        record = lifecycle.find(registry, options.name)
-        if record.state in (State.PAUSED, State.STARTING):  # which may be a resume
-            _wake(registry, options.name)
-        record, note = lifecycle.find_running(registry, options.name)
+        try:
+            record, note = lifecycle.find_running(registry, options.name)
+        except NotRunningError:
+            record, note = _awake(registry, options.name)
     settings = inherited_settings(record, image_of(record), said.env, said.cwd, said.user)
     joined = replace(joined_from(options, settings), timeout=timeout)
     return _exec(options.name, note, argv, joined)
@@ -68,13 +68,14 @@ class _PausedMeanwhileError(Exception):
     """The sandbox is being paused, and the command was not started."""
 
 
-def _wake(registry: Registry, name: str) -> None:
+def _awake(registry: Registry, name: str) -> tuple[Record, MachineNote]:
+    """:raises NotRunningError: it is not paused, nor being resumed."""
     import asyncio
 
     from ballonet.lifecycle.wake import find_awake
     from ballonet.pilot.admission_control import admission_control
 
-    asyncio.run(find_awake(registry, name, gate=admission_control(True)))
+    return asyncio.run(find_awake(registry, name, gate=admission_control(True)))
 
 
 def _exec(name: str, note: MachineNote, argv: list[str], joined: Joined) -> int:
@@ -87,6 +88,7 @@ def _exec(name: str, note: MachineNote, argv: list[str], joined: Joined) -> int:
         from ballonet.lifecycle.wake import was_paused
 
         with Registry.open() as registry:
-            if not asyncio.run(was_paused(registry, name, note.process.pid)):
+            paused = isinstance(error.cause, GuestPausedError)
+            if not paused and not asyncio.run(was_paused(registry, name, note.process.pid)):
                 raise error.cause from None
         raise _PausedMeanwhileError from None

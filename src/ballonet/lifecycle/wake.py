@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from ballonet.base.errors import (
@@ -22,9 +23,10 @@ from ballonet.machine.notes import MachineNote
 from ballonet.machine.paused_file import is_saved
 
 if TYPE_CHECKING:
+    from ballonet.guest.messages import Ready
     from ballonet.machine.launch import OwnedProcess
 
-#: How often another program's resume is looked at (seconds).
+#: How often another program's pause or resume is looked at (seconds).
 _LOOK_S = 0.05
 #: How long a sandbox may take to answer (seconds).
 _ANSWER_S = 10.0
@@ -57,8 +59,9 @@ def is_being_resumed(record: Record) -> bool:
     if record.state is not State.STARTING:
         return False
     directory = state_dir_of(record.name)
-    note = MachineNote.read(directory)
-    return (note is not None and note.run_id == record.run_id and note.resumed) or is_saved(directory)
+    # In this order: the note is written before the saved state is removed.
+    saved, note = is_saved(directory), MachineNote.read(directory)
+    return saved or (note is not None and note.run_id == record.run_id and note.resumed)
 
 
 async def find_awake(
@@ -73,8 +76,8 @@ async def find_awake(
         try:
             return find_running(registry, name)
         except NotRunningError:
-            record = find(registry, name)
-            if record.state is not State.PAUSED and not is_being_resumed(record):
+            record = find(registry, name)  # which may have changed since
+            if not (record.state in (State.PAUSED, State.RUNNING) or is_being_resumed(record)):
                 raise
 
 
@@ -83,31 +86,43 @@ async def was_paused(registry: Registry, name: str, pid: int) -> bool:
 
     :param pid: of that process.
     """
-    from ballonet.guest.agent_client import AgentClient
-
-    while True:
+    gives_up_at = time.monotonic() + _ANSWER_S
+    while time.monotonic() < gives_up_at:
         record = find(registry, name)
         if record.state is State.PAUSED or is_being_resumed(record):
             return True
         try:
             _, note = find_running(registry, name)
         except NotRunningError:
-            if find(registry, name).state is State.PAUSED:
-                continue
-            return False
-        if note.process.pid != pid:
-            return note.resumed
-        try:
-            agent = await AgentClient.connect(note.agent_socket)
-        except GuestChannelError:
-            return find(registry, name).state is State.PAUSED
-        try:
-            await agent.wait_ready(_ANSWER_S)
-            await agent.ping(timeout_s=_ANSWER_S)
-        except GuestPausedError:
-            return True
-        except GuestError:
-            return find(registry, name).state is State.PAUSED
-        finally:
-            await agent.close()
-        return False
+            if find(registry, name).state in (State.STOPPED, State.FAILED):
+                return False
+        else:
+            if note.process.pid != pid:
+                return note.resumed
+            # A process that has saved its sandbox is about to end.
+            if not is_saved(state_dir_of(name)):
+                answer = await _answer(note)
+                if answer is not None:
+                    return isinstance(answer, GuestPausedError)
+        await asyncio.sleep(_LOOK_S)  # the registry has no notifications
+    return False
+
+
+async def _answer(note: MachineNote) -> Ready | GuestPausedError | None:
+    """How a sandbox's process answers a new client; ``None`` if it does not: it may be about to end."""
+    from ballonet.guest.agent_client import AgentClient
+
+    try:
+        agent = await AgentClient.connect(note.agent_socket)
+    except GuestChannelError:
+        return None
+    try:
+        ready = await agent.wait_ready(_ANSWER_S)
+        await agent.ping(timeout_s=_ANSWER_S)
+        return ready
+    except GuestPausedError as error:
+        return error
+    except GuestError:
+        return None
+    finally:
+        await agent.close()

@@ -139,8 +139,8 @@ class SandboxCommands(SandboxState):
                         rows=rows,
                         cols=cols,
                     )
-                except GuestChannelError:
-                    if not await self._was_paused(pid):
+                except GuestChannelError as error:
+                    if not await self._was_paused(pid, error):
                         raise
                     await asyncio.sleep(_PAUSING_LOOK_S)  # it is resumed as soon as it is paused
 

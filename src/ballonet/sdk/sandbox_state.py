@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ballonet.base.errors import GuestChannelError, NotRunningError, SandboxClosedError
+from ballonet.base.errors import GuestChannelError, GuestPausedError, NotRunningError, SandboxClosedError
 from ballonet.base.forked import never_destroy
 from ballonet.base.paths import sandbox_dir_path
 from ballonet.lifecycle import sandboxes as lifecycle
@@ -204,20 +204,34 @@ class SandboxState:
         from ballonet.guest.agent_client import AgentClient
 
         while True:
-            self._check_usable()
-            if self.record().state in (State.PAUSED, State.STARTING):
-                await self._wake()
-            self._check_running()
+            try:
+                self._check_running()
+            except NotRunningError:
+                if not await self._woken():
+                    raise
+                continue
             try:
                 return await AgentClient.connect(self.agent_socket)
-            except GuestChannelError:
-                if not await self._was_paused(self._process_pid):
+            except GuestChannelError as error:
+                if not await self._was_paused(self._process_pid, error):
                     raise
 
-    async def _was_paused(self, pid: int) -> bool:
+    async def _woken(self) -> bool:
+        """Whether a sandbox that was not running is now, perhaps because this resumed it."""
+        from ballonet.lifecycle.wake import is_being_resumed
+
+        record = self.record()
+        if record.state is State.PAUSED or is_being_resumed(record):
+            await self._wake()
+            return True
+        return record.state is State.RUNNING
+
+    async def _was_paused(self, pid: int, error: GuestChannelError) -> bool:
         """Whether a connection to the process ``pid`` broke because the sandbox was paused, or is being paused."""
         from ballonet.lifecycle.wake import was_paused
 
+        if isinstance(error, GuestPausedError):
+            return True
         with Registry.open() as registry:
             return await was_paused(registry, self.name, pid)
 

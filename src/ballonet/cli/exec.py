@@ -22,7 +22,7 @@ from ballonet.cli.command_options import (
 )
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import image_of, inherited_settings
-from ballonet.lifecycle.record import Defaults, Record
+from ballonet.lifecycle.record import Defaults, Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
 
@@ -58,6 +58,8 @@ def _run(options: argparse.Namespace, argv: list[str], said: Defaults, timeout: 
         try:
             record, note = lifecycle.find_running(registry, options.name)
         except NotRunningError:
+            if lifecycle.find(registry, options.name).state in (State.CREATED, State.STOPPED, State.FAILED):
+                raise
             record, note = _awake(registry, options.name)
     settings = inherited_settings(record, image_of(record), said.env, said.cwd, said.user)
     joined = replace(joined_from(options, settings), timeout=timeout)

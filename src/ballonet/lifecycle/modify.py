@@ -17,7 +17,7 @@ from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
-from ballonet.settings.config import SandboxConfig
+from ballonet.settings.config import NEED_NETWORK, SandboxConfig
 from ballonet.settings.definitions import CONFIGURED, ModifySettings, settings_in
 from ballonet.settings.flags import render_flags
 from ballonet.settings.names import PARAMETERS
@@ -119,7 +119,7 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
 
 def _changed(old: SandboxConfig, fields: dict[str, Any]) -> SandboxConfig:
     """``old`` with other values of some fields, and of those that depend on them."""
-    if fields.get("ports") and old.net is Net.NONE:
+    if old.net is Net.NONE and any(fields.get(name) for name in NEED_NETWORK):
         fields.setdefault("net", Net.USER)
     if old.balloon_initial_mib == old.memory_mib and "memory_mib" in fields:
         fields.setdefault(

@@ -32,11 +32,13 @@ from ballonet.machine.owner_channel import OwnerChannel, Report
 from ballonet.machine.run_directory import RunDirectory, claim_run_directory
 from ballonet.machine.run_options import RunOptions
 from ballonet.machine.vm_start import StartedVm, VmStart
+from ballonet.vmm.attach import Net
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.engine import ExitReason, Vm, VmExit
 
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
+    from ballonet.machine.network import GuestNetwork
     from ballonet.machine.services import Services
     from ballonet.machine.shares import ShareServers
 
@@ -153,11 +155,13 @@ class Supervisor:
                 stack.push_async_callback(cap.close)
             cgroup_procs = None if cap is None else cap.procs_file
             servers = self._serve_volumes(run_directory, stack, cgroup_procs)
+            network = self._open_network(run_directory, stack, cgroup_procs)
             start = VmStart(
                 stack,
                 servers,
                 cgroup_procs=cgroup_procs,
                 cold=self._options.cold,
+                network=network,
                 launched=self._engine_launched,
                 ending=self._ending,
             )
@@ -169,6 +173,9 @@ class Supervisor:
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
             if servers is not None:
                 stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(vm, servers)))
+            if network is not None:
+                network.hand_over()
+                stack.push_async_callback(_cancel, asyncio.create_task(network.watch()))
             from ballonet.machine.services import Services
 
             services = Services(vm, started_vm.channel, run_directory, cap, self._policy)
@@ -189,7 +196,8 @@ class Supervisor:
             if not self._ending.done():
                 boot.result()
                 await self._start_command(services, stack)
-                await self._report_ready(started_vm, run_directory, time.monotonic() - started)
+                boot_s = time.monotonic() - started
+                await self._report_ready(started_vm, network, run_directory, boot_s)
                 stack.push_async_callback(
                     _cancel, asyncio.create_task(self._maintain(services, run_directory))
                 )
@@ -270,6 +278,18 @@ class Supervisor:
         servers.start(self._config.volumes, run_directory.path, cgroup_procs=cgroup_procs)
         return servers
 
+    def _open_network(
+        self, run_directory: RunDirectory, stack: contextlib.AsyncExitStack, cgroup_procs: str | None
+    ) -> GuestNetwork | None:
+        if self._config.net is not Net.USER:
+            return None
+        from ballonet.machine.network import GuestNetwork
+
+        network = GuestNetwork(self._config, run_directory.path, cgroup_procs)
+        stack.push_async_callback(network.close)
+        network.open()
+        return network
+
     def _disk(self) -> Path | None:
         if self._config.disk_mib is None:
             return None
@@ -287,11 +307,14 @@ class Supervisor:
             self._config.name, mib_to_bytes(vm.spec.memory_mib if balloon is None else balloon.initial_mib)
         )
 
-    async def _report_ready(self, started: StartedVm, run_directory: RunDirectory, boot_s: float) -> None:
+    async def _report_ready(
+        self, started: StartedVm, network: GuestNetwork | None, run_directory: RunDirectory, boot_s: float
+    ) -> None:
         vm = started.vm
+        ports = await vm.published_ports() if network is None else network.ports
         facts: dict[str, Any] = {
             "control_socket": _text(run_directory.control_path),
-            "ports": tuple(map(str, await vm.published_ports())),
+            "ports": tuple(map(str, ports)),
             "boot_s": round(boot_s, 3),
             "started_at": time.time(),
         }

@@ -19,6 +19,7 @@ from ballonet.vmm.engine import Vm
 from ballonet.vmm.saved_state import SavedState, SavedStateError
 
 if TYPE_CHECKING:
+    from ballonet.machine.network import GuestNetwork
     from ballonet.machine.shares import ShareServers
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class VmStart:
 
     :param stack: ends the VM.
     :param servers: of the volumes.
+    :param network: of the guest; it is connected before the guest runs.
     :param cold: boot, and neither use nor make a template.
     :param launched: called each time an engine was launched, while it starts.
     :param ending: the sandbox ends when this is done: a restored guest is not waited for any more.
@@ -64,6 +66,7 @@ class VmStart:
         *,
         cgroup_procs: str | None,
         cold: bool,
+        network: GuestNetwork | None = None,
         launched: Callable[[Vm], None],
         ending: asyncio.Future[Any],
     ) -> None:
@@ -71,6 +74,7 @@ class VmStart:
         self._servers = servers
         self._cgroup_procs = cgroup_procs
         self._cold = cold
+        self._network = network
         self._launched = launched
         self._ending = ending
         self._why_cold = "booted"
@@ -128,9 +132,13 @@ class VmStart:
 
     async def _run(self, vm: Vm, state: SavedState | None, source: str) -> StartedVm:
         sockets = [] if self._servers is None else self._servers.sockets
-        vm.launch(cgroup_procs=self._cgroup_procs, shares=sockets, state=state)
+        network = self._network
+        link = None if network is None else network.link()
+        vm.launch(cgroup_procs=self._cgroup_procs, shares=sockets, link=link, state=state)
         self._stack.push_async_callback(vm.kill)
         self._launched(vm)
+        if network is not None:
+            await network.connect()
         await self._start(vm)
         return StartedVm(vm, vm.take_agent_channel(), source, None)
 

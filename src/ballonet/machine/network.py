@@ -1,0 +1,202 @@
+"""The network ``user`` of one sandbox: a network namespace of its own, a packet filter in it, and a connection to the
+host's network.
+
+The guest's interface is one end of a link whose other end is in the namespace; the engine has only that link, and no
+network of its own. What leaves the namespace, the kernel decides with the rules of
+:mod:`ballonet.machine.net_filter`; slirp4netns then makes ordinary connections of this user on the host
+(:mod:`ballonet.machine.uplink`). The namespace ends with the last process and descriptor that refer to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from ballonet.base.errors import BallonetError, HostError
+from ballonet.base.ipv4 import Block
+from ballonet.base.process import find_program, spawn, wait_exit
+from ballonet.host.addresses import AddressChanges, own_addresses
+from ballonet.host.netns import Interface, Namespace, empty_network
+from ballonet.host.slirp4netns import find_slirp4netns
+from ballonet.machine.net_filter import (
+    GUEST_INTERFACE,
+    LOG_GROUP,
+    Addresses,
+    FilterRules,
+    render_filter,
+    render_own,
+)
+from ballonet.machine.uplink import Uplink
+from ballonet.vmm.attach import Port
+from ballonet.vmm.config import VmConfig
+from ballonet.vmm.default_engine import DefaultEngine
+from ballonet.vmm.engine import NetworkLink
+
+log = logging.getLogger(__name__)
+
+_HINT = "install it: apt-get install nftables; without it, the networks isolated and none work"
+_USER = DefaultEngine.user_network
+_ADDRESSES = Addresses(_USER.guest, _USER.gateway, _USER.name_server)
+_MTU = 1500
+#: How long to wait before a failed connection to the host's network is made again (seconds).
+_RETRY_S = 1.0
+
+
+class GuestNetwork:
+    """Call :meth:`open`, then :meth:`connect` before the guest runs, then :meth:`watch`, then :meth:`close`."""
+
+    def __init__(self, config: VmConfig, directory: Path, cgroup_procs: str | None) -> None:
+        self._rules = FilterRules(
+            allow=config.net_allow,
+            deny=config.net_deny,
+            host_ports=config.net_allow_host,
+            ports=config.ports,
+        )
+        self._directory = directory
+        self._cgroup_procs = cgroup_procs
+        self._namespace = Namespace(
+            Interface(GUEST_INTERFACE, (_ADDRESSES.gateway, _ADDRESSES.name_server), 24, _MTU), LOG_GROUP
+        )
+        self._number = 1
+        self._own: tuple[Block, ...] = ()
+        self._changes: AddressChanges | None = None
+        self._filter: asyncio.Task[None] | None = None
+        self._uplink: Uplink | None = None
+        #: The published ports, with the host ports that were chosen.
+        self.ports: tuple[Port, ...] = ()
+
+    def link(self) -> NetworkLink:
+        """The engine's end, until :meth:`hand_over`."""
+        return NetworkLink(self._namespace.guest_end, empty_network())
+
+    def open(self) -> None:
+        """Make the namespace. Its filter is loaded meanwhile.
+
+        :raises HostError: it cannot be made, or a program is not installed.
+        """
+        find_slirp4netns()
+        self._changes = AddressChanges()  # before the addresses are read: no change is missed
+        self._own = own_addresses()
+        text = render_filter(self._rules, _ADDRESSES, self._own, number=self._number)
+        child, errors = self._start_nft(text, self._namespace.in_child)
+        try:
+            self._namespace.receive()
+        except HostError:
+            child.wait()
+            os.close(errors)
+            raise
+        self._filter = asyncio.create_task(self._loaded(child, errors), name="packet filter")
+
+    async def connect(self) -> None:
+        """Wait until the filter is in force, connect the namespace, and publish the ports. May be called again.
+
+        :raises HostError: it cannot be connected.
+        :raises BindError: a port cannot be published.
+        """
+        assert self._filter is not None, "the network was not opened"
+        await asyncio.shield(self._filter)
+        if self._uplink is None:
+            await self._connect()
+
+    async def _connect(self) -> None:
+        self._uplink = await Uplink.start(
+            self._namespace,
+            self._directory,
+            host_loopback=bool(self._rules.host_ports),
+            cgroup_procs=self._cgroup_procs,
+        )
+        self.ports = await self._uplink.publish(self.ports or self._rules.ports)
+
+    def hand_over(self) -> None:
+        """Close this process's copy of the engine's end: the engine runs."""
+        self._namespace.close_guest_end()
+
+    async def watch(self) -> None:
+        """Keep the connection and the host's own addresses up to date."""
+        assert self._changes is not None
+        changes = self._changes
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        loop.add_reader(changes.fileno(), changed.set)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._keep_connected())
+                both.create_task(self._keep_closed(changed, changes))
+        finally:
+            loop.remove_reader(changes.fileno())
+
+    async def _keep_connected(self) -> None:
+        while True:
+            if self._uplink is not None:
+                log.error("the guest has no network: %s; it is connected again", await self._uplink.wait())
+                await self._uplink.close()
+                self._uplink = None
+            try:
+                await self._connect()
+                log.info("the guest's network is connected again")
+            except BallonetError as error:
+                log.error("%s", error)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _keep_closed(self, changed: asyncio.Event, changes: AddressChanges) -> None:
+        while True:
+            await changed.wait()
+            changed.clear()
+            changes.drain()
+            if (own := own_addresses()) == self._own:
+                continue
+            try:
+                await self._loaded(*self._start_nft(render_own(own), self._namespace.enter))
+                self._own = own
+            except BallonetError as error:
+                log.error("the host's addresses have changed: %s", error)
+                await asyncio.sleep(_RETRY_S)
+                changed.set()
+
+    async def close(self) -> None:
+        if self._filter is not None:
+            with contextlib.suppress(HostError):
+                await self._filter
+        if self._uplink is not None:
+            await self._uplink.close()
+        if self._changes is not None:
+            self._changes.close()
+        self._namespace.close()
+
+    def _start_nft(self, text: str, in_child: Callable[[], None]) -> tuple[subprocess.Popen[bytes], int]:
+        """Start ``nft`` with this input in the namespace; returns the child and the file of its messages."""
+        nft = find_program("nft", hint=_HINT)
+        commands, errors = os.memfd_create("commands"), os.memfd_create("errors")
+        try:
+            os.write(commands, text.encode())
+            os.lseek(commands, 0, os.SEEK_SET)
+            child = spawn(
+                [nft, "-f", "-"], stdin=commands, stderr=errors, in_child=in_child, die_with_parent=True
+            )
+        except BaseException:
+            os.close(errors)
+            raise
+        finally:
+            os.close(commands)
+        return child, errors
+
+    async def _loaded(self, child: subprocess.Popen[bytes], errors: int) -> None:
+        """Wait until ``nft`` has done its work.
+
+        :raises HostError: it failed; the old rules are in force, or no packet passes if there are none.
+        """
+        try:
+            status = await wait_exit(child)
+            said = os.pread(errors, 2000, 0).decode(errors="replace").strip()
+        finally:
+            os.close(errors)
+        if status != 0:
+            raise HostError(
+                f"the packet filter of the guest's network cannot be set up: {said or f'status {status}'}",
+                hint="it needs a kernel with nftables (nf_tables, nft_ct, nft_nat, nft_reject, nfnetlink_log)",
+            )

@@ -28,6 +28,9 @@ _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU = 0x8914, 0x8916, 0x89
 _IFF_UP = 1
 _TUN = "/dev/net/tun"
 _NETFILTER = 12  # NETLINK_NETFILTER, linux/netlink.h
+_CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN, _CAPABILITY_VERSION_3 = 10, 12, 0x20080522  # linux/capability.h
+_PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2  # linux/prctl.h
+_NOBODY = 65534
 _IPV6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
 
 _HINTS = {
@@ -118,13 +121,26 @@ class Namespace:
 
     def enter_user(self) -> None:
         """For a child between fork and exec: become root of the namespace's user namespace, if it has one."""
-        if os.stat(f"/proc/self/fd/{self._user}").st_ino != os.stat("/proc/self/ns/user").st_ino:  # noqa: PTH116
+        if self._has_user_namespace():
             self._setns(self._user, _CLONE_NEWUSER)
 
     def enter(self) -> None:
         """For a child between fork and exec: enter it, as root of its user namespace."""
         self.enter_user()
         self._setns(self._net, _CLONE_NEWNET)
+
+    def enter_as_server(self) -> None:
+        """For a child between fork and exec: enter it as a user without rights on the host, who may use its ports and
+        its packet filter."""
+        if self._has_user_namespace():
+            self.enter()
+            return
+        self._setns(self._net, _CLONE_NEWNET)
+        if os.geteuid() == 0:
+            _become_nobody(self._libc, _CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN)
+
+    def _has_user_namespace(self) -> bool:
+        return os.stat(f"/proc/self/fd/{self._user}").st_ino != os.stat("/proc/self/ns/user").st_ino  # noqa: PTH116
 
     def close_guest_end(self) -> None:
         """Close the guest's end: the engine has a copy."""
@@ -183,6 +199,26 @@ def unshare(libc: ctypes.CDLL, *, as_root: bool = True) -> None:
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{0 if as_root else user} {user} 1")
     _write("/proc/self/gid_map", f"{0 if as_root else group} {group} 1")
+
+
+def _become_nobody(libc: ctypes.CDLL, *capabilities: int) -> None:
+    """Change to the user nobody, who keeps only these capabilities, in the programs that it executes as well
+    (capabilities(7))."""
+    bits = sum(1 << number for number in capabilities)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    data = struct.pack("=6I", bits, bits, bits, 0, 0, 0)
+    _check(libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    os.setgroups([])
+    os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+    os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    _check(libc.capset(header, data))
+    for number in capabilities:
+        _check(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _write(path: str, text: str) -> None:

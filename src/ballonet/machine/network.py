@@ -23,6 +23,8 @@ from ballonet.base.process import find_program, spawn, wait_exit
 from ballonet.host.addresses import AddressChanges, own_addresses
 from ballonet.host.netns import Interface, Namespace, empty_network
 from ballonet.host.slirp4netns import find_slirp4netns
+from ballonet.machine.name_rules import render_names
+from ballonet.machine.name_server import NameServer, find_name_server
 from ballonet.machine.net_filter import (
     GUEST_INTERFACE,
     LOG_GROUP,
@@ -67,6 +69,7 @@ class GuestNetwork:
         self._changes: AddressChanges | None = None
         self._filter: asyncio.Task[None] | None = None
         self._uplink: Uplink | None = None
+        self._names: NameServer | None = None
         #: The published ports, with the host ports that were chosen.
         self.ports: tuple[Port, ...] = ()
 
@@ -80,6 +83,8 @@ class GuestNetwork:
         :raises HostError: it cannot be made, or a program is not installed.
         """
         find_slirp4netns()
+        if self._rules.resolves_names:
+            find_name_server()
         self._changes = AddressChanges()  # before the addresses are read: no change is missed
         self._own = own_addresses()
         text = render_filter(self._rules, _ADDRESSES, self._own, number=self._number)
@@ -102,6 +107,15 @@ class GuestNetwork:
         await asyncio.shield(self._filter)
         if self._uplink is None:
             await self._connect()
+        if self._names is None and self._rules.resolves_names:
+            await self._serve_names()
+
+    async def _serve_names(self) -> None:
+        configuration = render_names(self._rules, _ADDRESSES.name_server)
+        self._names = await NameServer.start(configuration, self._namespace, self._asked, self._cgroup_procs)
+
+    def _asked(self, name: str, kind: str, forwarded: bool) -> None:
+        pass
 
     async def _connect(self) -> None:
         self._uplink = await Uplink.start(
@@ -124,9 +138,10 @@ class GuestNetwork:
         changed = asyncio.Event()
         loop.add_reader(changes.fileno(), changed.set)
         try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._keep_connected())
-                both.create_task(self._keep_closed(changed, changes))
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_connected())
+                tasks.create_task(self._keep_resolving())
+                tasks.create_task(self._keep_closed(changed, changes))
         finally:
             loop.remove_reader(changes.fileno())
 
@@ -142,6 +157,18 @@ class GuestNetwork:
             except BallonetError as error:
                 log.error("%s", error)
                 await asyncio.sleep(_RETRY_S)
+
+    async def _keep_resolving(self) -> None:
+        while self._rules.resolves_names:
+            if self._names is not None:
+                log.error("the guest resolves no names: %s; it is started again", await self._names.wait())
+                await self._names.close()
+                self._names = None
+            try:
+                await self._serve_names()
+            except BallonetError as error:
+                log.error("%s", error)
+            await asyncio.sleep(_RETRY_S)
 
     async def _keep_closed(self, changed: asyncio.Event, changes: AddressChanges) -> None:
         while True:
@@ -162,6 +189,8 @@ class GuestNetwork:
         if self._filter is not None:
             with contextlib.suppress(HostError):
                 await self._filter
+        if self._names is not None:
+            await self._names.close()
         if self._uplink is not None:
             await self._uplink.close()
         if self._changes is not None:

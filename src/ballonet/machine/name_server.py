@@ -21,7 +21,7 @@ _START_S = 30.0
 _MAX_LINE = 2048
 #: How many queries may be without a result: the oldest is forgotten.
 _MOST_PENDING = 256
-#: dnsmasq: 3 10.0.2.15/40000 query[A] example.org from 10.0.2.15
+#: Nov 26 21:33:39 dnsmasq[241]: 3 10.0.2.15/40000 query[A] example.org from 10.0.2.15
 _LINE = re.compile(r"dnsmasq\[\d+\]: (?:(?P<number>\d+) \S+ )?(?P<text>.*)")
 _QUERY = re.compile(r"query\[(?P<type>[^]]+)\] (?P<name>\S+) from ")
 
@@ -32,9 +32,14 @@ Asked = Callable[[str, str, bool], None]
 class NameServer:
     """One running dnsmasq, a child of this process. It ends with this process, whatever the reason."""
 
-    def __init__(self, child: subprocess.Popen[bytes], lines: asyncio.StreamReader, asked: Asked) -> None:
+    def __init__(
+        self,
+        child: subprocess.Popen[bytes],
+        messages: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        asked: Asked,
+    ) -> None:
         self._child = child
-        self._lines = lines
+        self._lines, self._writer = messages
         self._asked = asked
         self._last = ""
         self._pending: dict[str, tuple[str, str]] = {}
@@ -70,8 +75,7 @@ class NameServer:
         finally:
             os.close(commands)
             far.close()
-        lines, _ = await asyncio.open_connection(sock=near, limit=_MAX_LINE)
-        server = cls(child, lines, asked)
+        server = cls(child, await asyncio.open_connection(sock=near, limit=_MAX_LINE), asked)
         try:
             async with asyncio.timeout(_START_S):
                 while "started, version" not in (line := await server._line()):
@@ -102,6 +106,7 @@ class NameServer:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait({self._reading})
+        self._writer.close()
 
     async def _line(self) -> str:
         """The next line; ``""`` at the end."""
@@ -123,7 +128,7 @@ class NameServer:
                 self._took(line)
 
     def _took(self, line: str) -> None:
-        match = _LINE.match(line)
+        match = _LINE.search(line)
         if match is None or match["number"] is None:
             return
         number, text = match["number"], match["text"]

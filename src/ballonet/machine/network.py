@@ -33,6 +33,7 @@ from ballonet.machine.net_filter import (
     render_filter,
     render_own,
 )
+from ballonet.machine.network_log import NetworkLog
 from ballonet.machine.uplink import Uplink
 from ballonet.vmm.attach import Port
 from ballonet.vmm.config import VmConfig
@@ -52,7 +53,9 @@ _RETRY_S = 1.0
 class GuestNetwork:
     """Call :meth:`open`, then :meth:`connect` before the guest runs, then :meth:`watch`, then :meth:`close`."""
 
-    def __init__(self, config: VmConfig, directory: Path, cgroup_procs: str | None) -> None:
+    def __init__(
+        self, config: VmConfig, directory: Path, *, state_dir: Path | None, cgroup_procs: str | None
+    ) -> None:
         self._rules = FilterRules(
             allow=config.net_allow,
             deny=config.net_deny,
@@ -64,6 +67,7 @@ class GuestNetwork:
         self._namespace = Namespace(
             Interface(GUEST_INTERFACE, (_ADDRESSES.gateway, _ADDRESSES.name_server), 24, _MTU), LOG_GROUP
         )
+        self._log = NetworkLog(state_dir)
         self._number = 1
         self._own: tuple[Block, ...] = ()
         self._changes: AddressChanges | None = None
@@ -95,6 +99,8 @@ class GuestNetwork:
             child.wait()
             os.close(errors)
             raise
+        assert self._namespace.log is not None
+        self._log.follow(self._namespace.log)
         self._filter = asyncio.create_task(self._loaded(child, errors), name="packet filter")
 
     async def connect(self) -> None:
@@ -115,7 +121,7 @@ class GuestNetwork:
         self._names = await NameServer.start(configuration, self._namespace, self._asked, self._cgroup_procs)
 
     def _asked(self, name: str, kind: str, forwarded: bool) -> None:
-        pass
+        self._log.add("name", name=name, type=kind, forwarded=forwarded)
 
     async def _connect(self) -> None:
         self._uplink = await Uplink.start(
@@ -148,7 +154,7 @@ class GuestNetwork:
     async def _keep_connected(self) -> None:
         while True:
             if self._uplink is not None:
-                log.error("the guest has no network: %s; it is connected again", await self._uplink.wait())
+                self._failed("the guest has no network", await self._uplink.wait())
                 await self._uplink.close()
                 self._uplink = None
             try:
@@ -161,7 +167,7 @@ class GuestNetwork:
     async def _keep_resolving(self) -> None:
         while self._rules.resolves_names:
             if self._names is not None:
-                log.error("the guest resolves no names: %s; it is started again", await self._names.wait())
+                self._failed("the guest resolves no names", await self._names.wait())
                 await self._names.close()
                 self._names = None
             try:
@@ -169,6 +175,10 @@ class GuestNetwork:
             except BallonetError as error:
                 log.error("%s", error)
             await asyncio.sleep(_RETRY_S)
+
+    def _failed(self, what: str, why: str) -> None:
+        log.error("%s: %s; it is started again", what, why)
+        self._log.add("failed", detail=f"{what}: {why}")
 
     async def _keep_closed(self, changed: asyncio.Event, changes: AddressChanges) -> None:
         while True:
@@ -193,6 +203,7 @@ class GuestNetwork:
             await self._names.close()
         if self._uplink is not None:
             await self._uplink.close()
+        self._log.close()
         if self._changes is not None:
             self._changes.close()
         self._namespace.close()

@@ -14,22 +14,21 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ballonet.base.errors import BallonetError, ConfigError, GuestError, HostError
 from ballonet.base.memory import mib_to_bytes
-from ballonet.base.paths import private_dir
 from ballonet.control.peers import AccessPolicy
 from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
 from ballonet.machine.guest_setup import root_kind, setup_steps
 from ballonet.machine.hardcap import HardCap
-from ballonet.machine.notes import EndNote, MachineNote, read_stop_seconds
+from ballonet.machine.notes import read_stop_seconds
 from ballonet.machine.owner_channel import OwnerChannel, Report
 from ballonet.machine.run_directory import RunDirectory, claim_run_directory
+from ballonet.machine.run_note import RunNote
 from ballonet.machine.run_options import RunOptions
 from ballonet.machine.vm_start import StartedVm, VmStart
 from ballonet.vmm.attach import Net
@@ -85,9 +84,7 @@ class Supervisor:
         self._config = config
         self._owner = owner
         self._options = options or RunOptions()
-        self._note = MachineNote(
-            run_id=self._options.run_id or "", process=ProcessId.current(), flags=tuple(flags)
-        )
+        self._note = RunNote(self._options, flags)
         self._exit_code: int | None = None
         self._command: MainCommand | None = None
         self._volume_failure = ""
@@ -116,7 +113,7 @@ class Supervisor:
                 state_dir=self._options.state_dir,
             )
             try:
-                self._write_note(
+                self._note.write(
                     run_dir=str(run_directory.path), control_socket=_text(run_directory.control_path)
                 )
                 try:
@@ -129,9 +126,9 @@ class Supervisor:
                         if error.errno == errno.EMFILE
                         else None,
                     ) from error
-                self._note_end(report)
+                self._note.end(report, self._exit_code)
             except BallonetError as error:
-                self._note_end(Report.failed(error))
+                self._note.end(Report.failed(error), self._exit_code)
                 raise
             finally:
                 run_directory.release()
@@ -213,7 +210,7 @@ class Supervisor:
         return Report("ended", {**facts, "exit_code": self._exit_code})
 
     def _engine_launched(self, vm: Vm) -> None:
-        self._write_note(engine=ProcessId.of(vm.pid))
+        self._note.write(engine=ProcessId.of(vm.pid))
         importlib.import_module("ballonet.machine.services")  # loaded while the engine starts
 
     async def _start_command(self, services: Services, stack: contextlib.AsyncExitStack) -> None:
@@ -285,7 +282,9 @@ class Supervisor:
             return None
         from ballonet.machine.network import GuestNetwork
 
-        network = GuestNetwork(self._config, run_directory.path, cgroup_procs)
+        network = GuestNetwork(
+            self._config, run_directory.path, state_dir=self._options.state_dir, cgroup_procs=cgroup_procs
+        )
         stack.push_async_callback(network.close)
         network.open()
         return network
@@ -318,22 +317,13 @@ class Supervisor:
             "boot_s": round(boot_s, 3),
             "started_at": time.time(),
         }
-        self._write_note(ready=True, **facts)
+        self._note.write(ready=True, **facts)
         facts |= {
             "engine_pid": vm.pid,
             "agent_socket": str(run_directory.agent.path),
             "start": started.source,
         }
         self._owner.send(Report("ready", facts))
-
-    def _write_note(self, **facts: Any) -> None:
-        """Update the note with new facts.
-
-        :raises HostError: it cannot be written.
-        """
-        self._note = replace(self._note, **facts)
-        if self._options.run_id is not None and self._options.state_dir is not None:
-            self._note.write(self._options.state_dir)
 
     async def _maintain(self, services: Services, run_directory: RunDirectory) -> None:
         """Restore the sandbox's sockets and note if they are removed."""
@@ -347,36 +337,11 @@ class Supervisor:
                     "run_dir": str(run_directory.path),
                     "control_socket": _text(run_directory.control_path),
                 }
-                if replace(self._note, **facts) != self._note or not self._note_is_there():
-                    self._write_note(**facts)
+                self._note.keep(**facts)
             except BallonetError as error:
                 if error.message != logged:  # once, not every two seconds
                     log.error("%s", error)
                 logged = error.message
-
-    def _note_is_there(self) -> bool:
-        directory = self._options.state_dir
-        if self._options.run_id is None or directory is None:
-            return True
-        if not directory.is_dir():
-            private_dir(directory)
-        return MachineNote.read(directory) == self._note
-
-    def _note_end(self, report: Report) -> None:
-        """Write the end note, for the registry."""
-        if self._options.run_id is None or self._options.state_dir is None:
-            return
-        failed = report.event == "failed"
-        note = EndNote(
-            run_id=self._options.run_id,
-            reason="failed" if failed else str(report.facts["reason"]),
-            detail=str(report.facts["message" if failed else "detail"]),
-            exit_code=self._exit_code,
-        )
-        try:
-            note.write(self._options.state_dir)
-        except BallonetError as error:  # a full disk must not keep the sandbox from ending
-            log.error("the end note cannot be written: %s", error)
 
     def _end(self, ending: Ending) -> None:
         """End the sandbox. Only the first call counts, except that ``FORCE`` always applies."""

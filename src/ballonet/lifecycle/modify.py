@@ -12,7 +12,9 @@ from typing import Any
 
 from ballonet.base.errors import BallonetError, ConfigError, NotRunningError, SettingError, quoted
 from ballonet.base.memory import to_mib
+from ballonet.base.paths import state_dir_of
 from ballonet.base.suggest import hint_for
+from ballonet.host.identity import ProcessId
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
@@ -21,7 +23,7 @@ from ballonet.settings.config import NEED_NETWORK, SandboxConfig
 from ballonet.settings.definitions import CONFIGURED, ModifySettings, settings_in
 from ballonet.settings.flags import render_flags
 from ballonet.settings.names import PARAMETERS
-from ballonet.settings.setting import LIVE, NEXT_START, Setting
+from ballonet.settings.setting import LIVE, NEXT_START, REQUIRES_RESTART, Setting
 from ballonet.settings.values import field_value
 from ballonet.vmm.attach import Net
 
@@ -32,6 +34,7 @@ _FIELDS = sorted(
 )
 NAMES = tuple(dict.fromkeys(setting.name for setting in (*_FIELDS, *settings_in(ModifySettings))))
 TARGET = "memory_target"
+NETWORK_RULES = ("net_allow", "net_deny")
 
 #: How long a plan waits for the guest to follow a target (seconds).
 _SETTLE_S = 30.0
@@ -59,6 +62,8 @@ class Plan:
     row: Mapping[str, Any]
     target_mib: int | None = None
     control_socket: str | None = None
+    #: The sandbox's process, if it runs with rules that change.
+    network: ProcessId | None = None
 
 
 def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str, Any]) -> Plan:
@@ -114,7 +119,15 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
                 hint="--balloon-initial sets the memory at boot",
             )
         changes.append(Change(TARGET, None, target, LIVE))
-    return Plan(record, tuple(changes), row, target, None if note is None else note.control_socket)
+    network = any(change.setting in NETWORK_RULES and change.when == LIVE for change in changes)
+    return Plan(
+        record,
+        tuple(changes),
+        row,
+        target,
+        None if note is None else note.control_socket,
+        note.process if note is not None and network else None,
+    )
 
 
 def _changed(old: SandboxConfig, fields: dict[str, Any]) -> SandboxConfig:
@@ -138,6 +151,8 @@ def _changed(old: SandboxConfig, fields: dict[str, Any]) -> SandboxConfig:
 def _takes_effect(setting: Setting, running: SandboxConfig | None, new: SandboxConfig) -> str:
     if running is None or setting.takes_effect == NEXT_START:
         return NEXT_START
+    if setting.name in NETWORK_RULES and not running.net is new.net is Net.USER:
+        return REQUIRES_RESTART
     same = getattr(running, setting.field) == getattr(new, setting.field)
     return LIVE if same else setting.takes_effect
 
@@ -152,9 +167,12 @@ async def apply_plan(registry: Registry, plan: Plan) -> Sequence[Change]:
     if plan.row:
         registry.update(plan.record.name, **plan.row)
     done = []
+    failure = await _change_network(plan)
     for change in plan.changes:
         if change.setting == TARGET:
             done.append(await _move(plan, change))
+        elif failure is not None and change.setting in NETWORK_RULES and change.when == LIVE:
+            done.append(replace(change, state="failed", detail=failure))
         else:
             done.append(replace(change, state="done" if change.when == LIVE else "saved"))
     return done
@@ -169,6 +187,20 @@ def check_weight(weight: object) -> int:
 
 def _shown(value: object) -> object:
     return ", ".join(map(str, value)) or None if isinstance(value, tuple) else value
+
+
+async def _change_network(plan: Plan) -> str | None:
+    """Put changed rules of the network in force; returns what went wrong."""
+    if plan.network is None:
+        return None
+    from ballonet.lifecycle.network_change import change_network
+
+    try:
+        return await change_network(
+            plan.network, state_dir_of(plan.record.name), lifecycle.config_of(plan.record, plan.row["flags"])
+        )
+    except BallonetError as error:
+        return error.message
 
 
 async def _move(plan: Plan, change: Change) -> Change:

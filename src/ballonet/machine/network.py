@@ -15,6 +15,7 @@ import logging
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ballonet.base.errors import BallonetError, HostError
@@ -33,12 +34,16 @@ from ballonet.machine.net_filter import (
     render_filter,
     render_own,
 )
+from ballonet.machine.network_change import NetworkChange
 from ballonet.machine.network_log import NetworkLog
+from ballonet.machine.run_note import RunNote
 from ballonet.machine.uplink import Uplink
+from ballonet.settings.flags import parse_config, render_flags
 from ballonet.vmm.attach import Port
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.default_engine import DefaultEngine
 from ballonet.vmm.engine import NetworkLink
+from ballonet.vmm.net_rules import NetRule
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +79,7 @@ class GuestNetwork:
         self._filter: asyncio.Task[None] | None = None
         self._uplink: Uplink | None = None
         self._names: NameServer | None = None
+        self._resolving: asyncio.Task[None] | None = None
         #: The published ports, with the host ports that were chosen.
         self.ports: tuple[Port, ...] = ()
 
@@ -132,6 +138,29 @@ class GuestNetwork:
         )
         self.ports = await self._uplink.publish(self.ports or self._rules.ports)
 
+    async def change(self, allow: tuple[NetRule, ...], deny: tuple[NetRule, ...]) -> None:
+        """Put other rules in force. Connections that they do not allow end with their next packet.
+
+        :raises HostError: they cannot be put in force, and the old ones stay; or no name is resolved now.
+        """
+        assert self._filter is not None, "the network was not opened"
+        old, rules = self._rules, replace(self._rules, allow=allow, deny=deny)
+        if rules.resolves_names:
+            find_name_server()
+        text = render_filter(rules, _ADDRESSES, self._own, number=self._number + 1, old=old)
+        await self._loaded(*self._start_nft(text, self._namespace.enter))
+        self._rules, self._number = rules, self._number + 1
+        self._log.add("rules", allow=list(map(str, allow)), deny=list(map(str, deny)))
+        await _cancel(self._resolving)
+        if self._names is not None:
+            await self._names.close()
+            self._names = None
+        try:
+            if rules.resolves_names:
+                await self._serve_names()
+        finally:
+            self._resolving = asyncio.create_task(self._keep_resolving(), name="name server")
+
     def hand_over(self) -> None:
         """Close this process's copy of the engine's end: the engine runs."""
         self._namespace.close_guest_end()
@@ -144,11 +173,12 @@ class GuestNetwork:
         changed = asyncio.Event()
         loop.add_reader(changes.fileno(), changed.set)
         try:
+            self._resolving = asyncio.create_task(self._keep_resolving(), name="name server")
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_connected())
-                tasks.create_task(self._keep_resolving())
                 tasks.create_task(self._keep_closed(changed, changes))
         finally:
+            await _cancel(self._resolving)
             loop.remove_reader(changes.fileno())
 
     async def _keep_connected(self) -> None:
@@ -240,3 +270,26 @@ class GuestNetwork:
                 f"the packet filter of the guest's network cannot be set up: {said or f'status {status}'}",
                 hint="it needs a kernel with nftables (nf_tables, nft_ct, nft_nat, nft_reject, nfnetlink_log)",
             )
+
+
+async def change_rules(network: GuestNetwork, note: RunNote, directory: Path) -> None:
+    """Carry out the request in ``directory``, answer it, and note the new configuration."""
+    change = NetworkChange.read(directory)
+    if change is None:
+        return
+    error = None
+    try:
+        await network.change(change.allow, change.deny)
+        config = replace(parse_config(note.flags), net_allow=change.allow, net_deny=change.deny)
+        note.write(flags=tuple(render_flags(config)))
+    except BallonetError as problem:
+        error = str(problem)
+        log.error("the network's rules cannot be changed: %s", error)
+    with contextlib.suppress(HostError):  # a full disk: the other program gives up waiting
+        change.answer(directory, error)
+
+
+async def _cancel(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})

@@ -29,6 +29,11 @@ class RunNote:
     def ready(self) -> bool:
         return self._note.ready
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Those of the running configuration."""
+        return self._note.flags
+
     def write(self, **facts: Any) -> None:
         """Update the note with new facts.
 

@@ -22,6 +22,7 @@ from ballonet.base.errors import BallonetError, ConfigError, GuestError, HostErr
 from ballonet.base.memory import mib_to_bytes
 from ballonet.control.peers import AccessPolicy
 from ballonet.host.identity import ProcessId
+from ballonet.machine import network_change
 from ballonet.machine.build import build_vm
 from ballonet.machine.guest_setup import root_kind, setup_steps
 from ballonet.machine.hardcap import HardCap
@@ -89,6 +90,7 @@ class Supervisor:
         self._command: MainCommand | None = None
         self._volume_failure = ""
         self._force = asyncio.Event()
+        self._network_change = asyncio.Event()
         self._policy = AccessPolicy(
             allow_users=frozenset(config.balloon_allow_users),
             allow_groups=frozenset(config.balloon_allow_groups),
@@ -103,6 +105,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._end, Ending.STOP)
         loop.add_signal_handler(signal.SIGUSR1, self._end, Ending.FORCE)
+        loop.add_signal_handler(network_change.SIGNAL, self._network_change.set)
         await self._owner.open()
         try:
             run_directory = claim_run_directory(
@@ -173,6 +176,7 @@ class Supervisor:
             if network is not None:
                 network.hand_over()
                 stack.push_async_callback(_cancel, asyncio.create_task(network.watch()))
+                stack.push_async_callback(_cancel, asyncio.create_task(self._change_network(network)))
             from ballonet.machine.services import Services
 
             services = Services(vm, started_vm.channel, run_directory, cap, self._policy)
@@ -288,6 +292,16 @@ class Supervisor:
         stack.push_async_callback(network.close)
         network.open()
         return network
+
+    async def _change_network(self, network: GuestNetwork) -> None:
+        """Carry out the requests to change the network's rules."""
+        from ballonet.machine.network import change_rules
+
+        while True:
+            await self._network_change.wait()
+            self._network_change.clear()
+            if self._options.state_dir is not None:
+                await change_rules(network, self._note, self._options.state_dir)
 
     def _disk(self) -> Path | None:
         if self._config.disk_mib is None:

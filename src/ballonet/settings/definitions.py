@@ -250,6 +250,7 @@ class Network(TypedDict, Generic[Unset], total=False):
         Setting(
             "allow connections to this name, *.name, address or block of addresses, and nothing that is not allowed",
             (),
+            takes_effect=LIVE,
             metavar="HOST[:PORT][/tcp|udp]",
         ),
     ]
@@ -258,6 +259,7 @@ class Network(TypedDict, Generic[Unset], total=False):
         Setting(
             "deny connections to this name, *.name, address or block of addresses, even if they are allowed",
             (),
+            takes_effect=LIVE,
             metavar="HOST[:PORT][/tcp|udp]",
         ),
     ]

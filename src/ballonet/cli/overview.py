@@ -9,7 +9,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Getting started", ("run", "doctor", "demo", "help")),
     ("Manage sandboxes", ("create", "start", "stop", "restart", "rm", "modify", "wait", "prune")),
     ("Work in a sandbox", ("exec", "cp", "logs")),
-    ("Monitor", ("ls", "ps", "inspect", "top", "history", "plot", "metrics")),
+    ("Monitor", ("ls", "ps", "inspect", "top", "history", "plot", "metrics", "net")),
     ("Control memory", ("balloon", "pilot", "simulate")),
     ("Images and volumes", ("image", "volume")),
     ("Other", ("completion", "version")),

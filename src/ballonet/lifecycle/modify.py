@@ -193,12 +193,13 @@ async def _change_network(plan: Plan) -> str | None:
     """Put changed rules of the network in force; returns what went wrong."""
     if plan.network is None:
         return None
-    from ballonet.lifecycle.network_change import change_network
+    from ballonet.lifecycle.network import ask_network
+    from ballonet.machine.network_request import NewRules
 
+    config = lifecycle.config_of(plan.record, plan.row["flags"])
+    rules = NewRules(config.net_allow, config.net_deny)
     try:
-        return await change_network(
-            plan.network, state_dir_of(plan.record.name), lifecycle.config_of(plan.record, plan.row["flags"])
-        )
+        return (await ask_network(plan.network, state_dir_of(plan.record.name), rules)).error
     except BallonetError as error:
         return error.message
 

@@ -10,8 +10,10 @@ the number: each connection is checked again with its next packet, whoever sends
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 from ballonet.base.ipv4 import Block
@@ -139,6 +141,32 @@ def render_filter(
     for chain, body in _chains(rules, addresses, number):
         lines += [f" chain {chain} {{", *(f"  {line}" for line in body), " }"]
     return "\n".join([*lines, "}", ""])
+
+
+def read_counters(listing: bytes, rules: FilterRules) -> dict[str, Any]:
+    """The counters in the output of ``nft -j list counters``: connections, except where bytes are named."""
+    found = {
+        entry["counter"]["name"]: entry["counter"]
+        for entry in json.loads(listing)["nftables"]
+        if "counter" in entry
+    }
+
+    def count(name: str, what: str = "packets") -> int:
+        return int(found.get(name, {}).get(what, 0))
+
+    actions = (("allow", rules.allow), ("deny", rules.deny))
+    return {
+        "allowed": count(counter_name("allowed")),
+        "refused": {REFUSALS[word]: count(counter_name(word)) for word in REFUSALS},
+        "rules": [
+            {"action": action, "rule": str(rule), "connections": count(counter_name(rule))}
+            for action, of in actions
+            for rule in of
+        ],
+        "queries": count(counter_name("queries")),
+        "sent_bytes": count(counter_name("sent"), "bytes"),
+        "received_bytes": count(counter_name("received"), "bytes"),
+    }
 
 
 def render_own(own: Iterable[Block]) -> str:

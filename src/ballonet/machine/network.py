@@ -14,9 +14,10 @@ import contextlib
 import logging
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ballonet.base.errors import BallonetError, HostError
 from ballonet.base.ipv4 import Block
@@ -31,14 +32,12 @@ from ballonet.machine.net_filter import (
     LOG_GROUP,
     Addresses,
     FilterRules,
+    read_counters,
     render_filter,
     render_own,
 )
-from ballonet.machine.network_change import NetworkChange
 from ballonet.machine.network_log import NetworkLog
-from ballonet.machine.run_note import RunNote
 from ballonet.machine.uplink import Uplink
-from ballonet.settings.flags import parse_config, render_flags
 from ballonet.vmm.attach import Port
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.default_engine import DefaultEngine
@@ -161,6 +160,20 @@ class GuestNetwork:
         finally:
             self._resolving = asyncio.create_task(self._keep_resolving(), name="name server")
 
+    async def counters(self) -> Mapping[str, Any]:
+        """What the filter has counted.
+
+        :raises HostError: it cannot be read.
+        """
+        output = os.memfd_create("counters")
+        try:
+            await self._loaded(
+                *self._start_nft("", self._namespace.enter, ["-j", "list", "counters"], output)
+            )
+            return read_counters(os.pread(output, os.fstat(output).st_size, 0), self._rules)
+        finally:
+            os.close(output)
+
     def hand_over(self) -> None:
         """Close this process's copy of the engine's end: the engine runs."""
         self._namespace.close_guest_end()
@@ -238,15 +251,26 @@ class GuestNetwork:
             self._changes.close()
         self._namespace.close()
 
-    def _start_nft(self, text: str, in_child: Callable[[], None]) -> tuple[subprocess.Popen[bytes], int]:
+    def _start_nft(
+        self,
+        text: str,
+        in_child: Callable[[], None],
+        words: Sequence[str] = ("-f", "-"),
+        output: int = subprocess.DEVNULL,
+    ) -> tuple[subprocess.Popen[bytes], int]:
         """Start ``nft`` with this input in the namespace; returns the child and the file of its messages."""
-        nft = find_program("nft", hint=_HINT)
+        nft = find_nft()
         commands, errors = os.memfd_create("commands"), os.memfd_create("errors")
         try:
             os.write(commands, text.encode())
             os.lseek(commands, 0, os.SEEK_SET)
             child = spawn(
-                [nft, "-f", "-"], stdin=commands, stderr=errors, in_child=in_child, die_with_parent=True
+                [nft, *words],
+                stdin=commands,
+                stdout=output,
+                stderr=errors,
+                in_child=in_child,
+                die_with_parent=True,
             )
         except BaseException:
             os.close(errors)
@@ -272,21 +296,9 @@ class GuestNetwork:
             )
 
 
-async def change_rules(network: GuestNetwork, note: RunNote, directory: Path) -> None:
-    """Carry out the request in ``directory``, answer it, and note the new configuration."""
-    change = NetworkChange.read(directory)
-    if change is None:
-        return
-    error = None
-    try:
-        await network.change(change.allow, change.deny)
-        config = replace(parse_config(note.flags), net_allow=change.allow, net_deny=change.deny)
-        note.write(flags=tuple(render_flags(config)))
-    except BallonetError as problem:
-        error = str(problem)
-        log.error("the network's rules cannot be changed: %s", error)
-    with contextlib.suppress(HostError):  # a full disk: the other program gives up waiting
-        change.answer(directory, error)
+def find_nft() -> Path:
+    """:raises HostError: it is not installed."""
+    return find_program("nft", hint=_HINT)
 
 
 async def _cancel(task: asyncio.Task[None] | None) -> None:

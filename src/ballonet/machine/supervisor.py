@@ -22,7 +22,7 @@ from ballonet.base.errors import BallonetError, ConfigError, GuestError, HostErr
 from ballonet.base.memory import mib_to_bytes
 from ballonet.control.peers import AccessPolicy
 from ballonet.host.identity import ProcessId
-from ballonet.machine import network_change
+from ballonet.machine import network_request
 from ballonet.machine.build import build_vm
 from ballonet.machine.guest_setup import root_kind, setup_steps
 from ballonet.machine.hardcap import HardCap
@@ -90,7 +90,7 @@ class Supervisor:
         self._command: MainCommand | None = None
         self._volume_failure = ""
         self._force = asyncio.Event()
-        self._network_change = asyncio.Event()
+        self._network_request = asyncio.Event()
         self._policy = AccessPolicy(
             allow_users=frozenset(config.balloon_allow_users),
             allow_groups=frozenset(config.balloon_allow_groups),
@@ -105,7 +105,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._end, Ending.STOP)
         loop.add_signal_handler(signal.SIGUSR1, self._end, Ending.FORCE)
-        loop.add_signal_handler(network_change.SIGNAL, self._network_change.set)
+        loop.add_signal_handler(network_request.SIGNAL, self._network_request.set)
         await self._owner.open()
         try:
             run_directory = claim_run_directory(
@@ -176,7 +176,7 @@ class Supervisor:
             if network is not None:
                 network.hand_over()
                 stack.push_async_callback(_cancel, asyncio.create_task(network.watch()))
-                stack.push_async_callback(_cancel, asyncio.create_task(self._change_network(network)))
+                stack.push_async_callback(_cancel, asyncio.create_task(self._answer_requests(network)))
             from ballonet.machine.services import Services
 
             services = Services(vm, started_vm.channel, run_directory, cap, self._policy)
@@ -293,15 +293,14 @@ class Supervisor:
         network.open()
         return network
 
-    async def _change_network(self, network: GuestNetwork) -> None:
-        """Carry out the requests to change the network's rules."""
-        from ballonet.machine.network import change_rules
+    async def _answer_requests(self, network: GuestNetwork) -> None:
+        from ballonet.machine.network_requests import answer_request
 
         while True:
-            await self._network_change.wait()
-            self._network_change.clear()
+            await self._network_request.wait()
+            self._network_request.clear()
             if self._options.state_dir is not None:
-                await change_rules(network, self._note, self._options.state_dir)
+                await answer_request(network, self._note, self._options.state_dir)
 
     def _disk(self) -> Path | None:
         if self._config.disk_mib is None:

@@ -117,20 +117,24 @@ def test_rules_without_the_network_are_an_error() -> None:
             SandboxConfig(name="box", net=net, net_allow_host=(HostPort(80),))
 
 
+def filter_text(of: FilterRules, number: int = 1, old: FilterRules | None = None) -> str:
+    """The only input for a few rules."""
+    (text,) = render_filter(of, ADDRESSES, OWN, number=number, old=old)
+    return text
+
+
 def test_only_a_rule_inside_a_private_network_opens_a_part_of_it() -> None:
-    text = render_filter(
-        rules("10.1.0.0/16", "0.0.0.0/0:443", "a.test", "public:80"), ADDRESSES, OWN, number=1
-    )
+    text = filter_text(rules("10.1.0.0/16", "0.0.0.0/0:443", "a.test", "public:80"))
     decisions = [line.strip() for line in text.splitlines() if "goto accepted" in line]
     guarded = ["!= @private" in line for line in decisions]
     assert guarded == [False, True, True, True]
 
 
 def test_the_hosts_addresses_are_refused_before_any_rule() -> None:
-    text = render_filter(rules("203.0.113.0/24", deny=("9.9.9.9",)), ADDRESSES, OWN, number=1)
-    order = [text.index(f"@{name} goto") for name in ("own", "closed")]
-    order += [text.index(text_of) for text_of in ("daddr 9.9.9.9", "daddr 203.0.113.0/24", "@private goto")]
+    text = filter_text(rules("203.0.113.0/24", deny=("9.9.9.9",)))
+    order = [text.index(line) for line in ("@own goto", "@closed goto", "jump rules_1_0", "@private goto")]
     assert order == sorted(order)
+    assert text.index("daddr 9.9.9.9") < text.index("daddr 203.0.113.0/24")
 
 
 nft = pytest.mark.skipif(
@@ -168,30 +172,33 @@ def test_the_kernel_takes_the_rules_and_their_successors() -> None:
         ports=(Port(0, 80), Port(0, 53, protocol="udp")),
     )
     new = replace(rules("a.test:443", "1.1.1.1"), host_ports=old.host_ports, ports=old.ports)
-    first = render_filter(old, ADDRESSES, OWN, number=1)
-    second = render_filter(new, ADDRESSES, (), number=2, old=old)
+    first, second = filter_text(old), filter_text(new, 2, old)
+    third = filter_text(FilterRules(), 3, new)
     kept, dropped = (set_name(NetRule.parse(text)) for text in ("a.test", "*.b.test"))
     address = f"add element inet ballonet {kept} {{ 192.0.2.77 }}"
-    last = load(
-        first,
-        address,
-        second,
-        render_own(OWN),
-        render_filter(FilterRules(), ADDRESSES, OWN, number=3, old=new),
-    )
-    assert kept not in last
     middle = load(first, address, second, render_own(OWN))
     assert "192.0.2.77" in middle  # what was resolved stays open
     assert dropped not in middle
     assert "ct mark set 0x00000002" in middle
     assert "0x00000001" not in middle
+    assert "rules_1_" not in middle
     assert "203.0.113.1" in middle
+    assert kept not in load(first, address, second, third)
 
 
 @nft
-def test_a_thousand_rules_are_loaded() -> None:
+def test_a_thousand_rules_are_loaded_and_replaced_by_others() -> None:
+    """More than a plain user may load at once."""
     many = rules(*(f"10.{number // 256}.{number % 256}.0/24:443" for number in range(1000)))
-    assert load(render_filter(many, ADDRESSES, OWN, number=1)).count("10.3.") == 1000 - 3 * 256
+    texts = render_filter(many, ADDRESSES, OWN, number=1)
+    assert load(*texts).count("10.3.") == 1000 - 3 * 256
+    names = rules(*(f"n{number}.test:443" for number in range(1000)))
+    others = render_filter(names, ADDRESSES, OWN, number=2, old=many)
+    loaded = load(*texts, *others)
+    assert "10.3." not in loaded
+    assert loaded.count("@name_") == 1000
+    # A preparation that was not completed is repeated.
+    assert load(*texts, *others[:3], *others).count("@name_") == 1000
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,13 @@ MAX_CONNECTIONS = 800
 #: How long an address stays allowed after a name was resolved to it.
 _NAME_TIMEOUT = "6h"
 _MAX_ADDRESSES = 16384
+#: How many rules fit into one input: a plain user's may have some 200 KiB (net.core.wmem_default).
+_PART = 150
 #: The longest packet with a query, and how many a second.
 _MAX_QUERY_BYTES = 220
 _MAX_QUERIES = 50
 
+EVERYTHING = Block(0, 0)
 #: Never open to a guest, whatever the rules say (RFC 6890): this network, loopback, link-local with the metadata of
 #: clouds, protocol assignments, benchmarks, multicast, reserved.
 CLOSED = tuple(
@@ -115,32 +118,108 @@ def render_filter(
     *,
     number: int,
     old: FilterRules | None = None,
-) -> str:
-    """Input of ``nft -f``, which replaces the filter in one step.
+) -> list[str]:
+    """Inputs of ``nft -f``. The last one puts the rules in force, in one step. With many rules, those before it
+    prepare some of the rules: the kernel limits the size of one input.
 
     :param own: the host's own addresses.
-    :param number: of these rules; another one each time.
-    :param old: the rules that it replaces.
+    :param number: of these rules: one more than that of ``old``, the rules that they replace.
     """
-    lines = [f"add table inet {TABLE}", f"flush table inet {TABLE}"]
-    kept = {set_name(rule) for rule in rules.names}
-    lines += [
-        f"delete set inet {TABLE} {name}"
-        for name in sorted({set_name(rule) for rule in (old.names if old else ())} - kept)
+    first, *others = _parts(rules)
+    return [
+        *(_prepared(part, number, place) for place, part in enumerate(others, start=1)),
+        _final(rules, addresses, own, number, old, first),
     ]
-    lines += [f"table inet {TABLE} {{"]
-    lines += [f" set own {{ type ipv4_addr; flags interval; auto-merge; {_elements(own)} }}"]
-    lines += [f" set closed {{ type ipv4_addr; flags interval; {_elements(CLOSED)} }}"]
-    lines += [f" set private {{ type ipv4_addr; flags interval; {_elements(PRIVATE)} }}"]
-    lines += [
+
+
+def _parts(rules: FilterRules) -> list[list[tuple[NetRule, str]]]:
+    """The rules that are not built in, in order, each with its line."""
+    lines = [
+        (rule, f"{_match(rule)} counter name {counter_name(rule)} goto refuse_denied")
+        for rule in rules.deny
+        if rule.name is None
+    ]
+    for rule in rules.allow:
+        # Only a rule for addresses inside a private block opens some of it: not 0.0.0.0/0, nor a name.
+        block = rule.block
+        opens = block is not None and any(block.within(private) for private in PRIVATE)
+        guard = "" if opens else "ct original ip daddr != @private "
+        lines.append((rule, f"{guard}{_match(rule)} counter name {counter_name(rule)} goto accepted"))
+    return [lines[at : at + _PART] for at in range(0, max(len(lines), 1), _PART)]
+
+
+def _part_chain(number: int, place: int) -> str:
+    return f"rules_{number}_{place}"
+
+
+def _part_lines(part: list[tuple[NetRule, str]], number: int, place: int) -> list[str]:
+    """The sets, the counters and the chain of a part."""
+    names = dict.fromkeys(set_name(rule) for rule, line in part if rule.name is not None)
+    sets = [
         f" set {name} {{ type ipv4_addr; flags timeout; timeout {_NAME_TIMEOUT}; size {_MAX_ADDRESSES}; }}"
-        for name in sorted(kept)
+        for name in names
     ]
-    for counter in _counters(rules):
-        lines += [f" counter {counter} {{ }}"]
-    for chain, body in _chains(rules, addresses, number):
-        lines += [f" chain {chain} {{", *(f"  {line}" for line in body), " }"]
+    counters = [f" counter {name} {{ }}" for name in dict.fromkeys(counter_name(rule) for rule, _ in part)]
+    return [*sets, *counters, *_chain(_part_chain(number, place), [line for _, line in part])]
+
+
+def _prepared(part: list[tuple[NetRule, str]], number: int, place: int) -> str:
+    chain = _part_chain(number, place)
+    return "\n".join(
+        [
+            f"add table inet {TABLE}",
+            f"add chain inet {TABLE} {chain}",
+            f"flush chain inet {TABLE} {chain}",  # of an attempt that failed
+            f"table inet {TABLE} {{",
+            *_static_sets(()),
+            " chain accepted { }",
+            " chain refuse_denied { }",
+            *_part_lines(part, number, place),
+            "}",
+            "",
+        ]
+    )
+
+
+def _final(
+    rules: FilterRules,
+    addresses: Addresses,
+    own: Iterable[Block],
+    number: int,
+    old: FilterRules | None,
+    first: list[tuple[NetRule, str]],
+) -> str:
+    chains = dict(_chains(rules, addresses, number))
+    lines = [f"table inet {TABLE} {{"]
+    for chain, body in (*chains.items(), (_part_chain(number, 0), [])):
+        lines += _chain(chain, body[:1] if body and body[0].startswith("type ") else [])
+    lines.append("}")
+    lines += [f"flush chain inet {TABLE} {chain}" for chain in (*chains, _part_chain(number, 0))]
+    if old is not None:
+        lines += [
+            f"delete chain inet {TABLE} {_part_chain(number - 1, at)}" for at in range(len(_parts(old)))
+        ]
+        unused = {set_name(rule) for rule in old.names} - {set_name(rule) for rule in rules.names}
+        lines += [f"delete set inet {TABLE} {name}" for name in sorted(unused)]
+    lines += [f"table inet {TABLE} {{", *_static_sets(own)]
+    built_in = (*REFUSALS, "allowed", "sent", "received", "queries")
+    lines += [f" counter {counter_name(word)} {{ }}" for word in built_in]
+    lines += _part_lines(first, number, 0)
+    for chain, body in chains.items():
+        lines += _chain(chain, body)
     return "\n".join([*lines, "}", ""])
+
+
+def _static_sets(own: Iterable[Block]) -> list[str]:
+    return [
+        f" set own {{ type ipv4_addr; flags interval; auto-merge; {_elements(own)} }}",
+        f" set closed {{ type ipv4_addr; flags interval; {_elements(CLOSED)} }}",
+        f" set private {{ type ipv4_addr; flags interval; {_elements(PRIVATE)} }}",
+    ]
+
+
+def _chain(name: str, body: Iterable[str]) -> list[str]:
+    return [f" chain {name} {{", *(f"  {line}" for line in body), " }"]
 
 
 def read_counters(listing: bytes, rules: FilterRules) -> dict[str, Any]:
@@ -156,7 +235,7 @@ def read_counters(listing: bytes, rules: FilterRules) -> dict[str, Any]:
 
     actions = (("allow", rules.allow), ("deny", rules.deny))
     return {
-        "allowed": count(counter_name("allowed")),
+        "allowed": sum(map(count, {counter_name("allowed"), *map(counter_name, rules.allow)})),
         "refused": {REFUSALS[word]: count(counter_name(word)) for word in REFUSALS},
         "rules": [
             {"action": action, "rule": str(rule), "connections": count(counter_name(rule))}
@@ -181,11 +260,6 @@ def _elements(blocks: Iterable[Block]) -> str:
     return f"elements = {{ {elements} }};" if elements else ""
 
 
-def _counters(rules: FilterRules) -> list[str]:
-    built_in = [counter_name(word) for word in (*REFUSALS, "allowed", "sent", "received", "queries")]
-    return list(dict.fromkeys([*built_in, *map(counter_name, (*rules.deny, *rules.allow))]))
-
-
 def _chains(rules: FilterRules, addresses: Addresses, number: int) -> Iterator[tuple[str, list[str]]]:
     yield "spoofed", list(_spoofed(addresses))
     yield "destinations", list(_destinations(rules, addresses))
@@ -202,7 +276,7 @@ def _chains(rules: FilterRules, addresses: Addresses, number: int) -> Iterator[t
     yield "refuse", ["meta l4proto tcp reject with tcp reset", "reject with icmpx admin-prohibited"]
     yield "queries", list(_queries())
     yield "accepted", [f"ct mark set {number} accept"]
-    yield "decide", list(_decisions(rules, addresses))
+    yield "decide", list(_decisions(rules, addresses, number))
     yield "forwarded", list(_forwarded(number))
     yield "received", list(_received(rules, addresses))
     yield "sent", list(_sent(rules))
@@ -248,7 +322,7 @@ def _forwarded(number: int) -> Iterator[str]:
     yield "goto decide"
 
 
-def _decisions(rules: FilterRules, addresses: Addresses) -> Iterator[str]:
+def _decisions(rules: FilterRules, addresses: Addresses, number: int) -> Iterator[str]:
     """The first rule that matches a connection decides."""
     # A connection to a published port comes from the host; all others are the guest's.
     for inner, published in inner_ports(rules.ports):
@@ -268,20 +342,8 @@ def _decisions(rules: FilterRules, addresses: Addresses) -> Iterator[str]:
         )
     yield f"{to} @own goto refuse_host"
     yield f"{to} @closed goto refuse_closed"
-    for rule in rules.deny:
-        if rule.name is not None:
-            continue
-        yield from (
-            f"{match} counter name {counter_name(rule)} goto refuse_denied" for match in _matches(rule)
-        )
-    for rule in rules.allow:
-        # Only a rule for addresses inside a private block opens some of it: not 0.0.0.0/0, nor a name.
-        block = rule.block
-        opens = block is not None and any(block.within(private) for private in PRIVATE)
-        guard = "" if opens else f"{to} != @private "
-        for match in _matches(rule):
-            counters = "".join(f"counter name {counter_name(of)} " for of in (rule, "allowed"))
-            yield f"{guard}{match} {counters}goto accepted"
+    for place in range(len(_parts(rules))):
+        yield f"jump {_part_chain(number, place)}"
     yield f"{to} @private goto refuse_private"
     if rules.allow:
         yield "goto refuse_other"
@@ -289,17 +351,18 @@ def _decisions(rules: FilterRules, addresses: Addresses) -> Iterator[str]:
         yield f"counter name {counter_name('allowed')} goto accepted"
 
 
-def _matches(rule: NetRule) -> list[str]:
-    """The conditions of a rule, one for each protocol."""
+def _match(rule: NetRule) -> str:
+    """The conditions of a rule, as short as they can be: the kernel limits the size of a change."""
     to = "ct original ip daddr"
     if rule.name is not None:
-        where = f"{to} @{set_name(rule)}"
+        where = f"{to} @{set_name(rule)} "
     else:
-        where = f"{to} {'0.0.0.0/0' if rule.host == PUBLIC else rule.block}"
-    if rule.ports is not None:
-        protocols = f"{{ {rule.protocol or 'tcp, udp'} }}"
-        return [f"{where} meta l4proto {protocols} ct original proto-dst {rule.ports[0]}-{rule.ports[1]}"]
-    return [where if rule.protocol is None else f"{where} meta l4proto {rule.protocol}"]
+        where = "" if rule.host == PUBLIC or rule.block == EVERYTHING else f"{to} {rule.block} "
+    if rule.ports is None:
+        return where if rule.protocol is None else f"{where}meta l4proto {rule.protocol}"
+    first, last = rule.ports
+    protocol = rule.protocol or "{ tcp, udp }"
+    return f"{where}meta l4proto {protocol} ct original proto-dst {first if first == last else f'{first}-{last}'}"
 
 
 def _received(rules: FilterRules, addresses: Addresses) -> Iterator[str]:

@@ -96,8 +96,8 @@ class GuestNetwork:
             find_name_server()
         self._changes = AddressChanges()  # before the addresses are read: no change is missed
         self._own = own_addresses()
-        text = render_filter(self._rules, _ADDRESSES, self._own, number=self._number)
-        child, errors = self._start_nft(text, self._namespace.in_child)
+        first, *others = render_filter(self._rules, _ADDRESSES, self._own, number=self._number)
+        child, errors = self._start_nft(first, self._namespace.in_child)
         try:
             self._namespace.receive()
         except HostError:
@@ -106,7 +106,7 @@ class GuestNetwork:
             raise
         assert self._namespace.log is not None
         self._log.follow(self._namespace.log)
-        self._filter = asyncio.create_task(self._loaded(child, errors), name="packet filter")
+        self._filter = asyncio.create_task(self._load(others, (child, errors)), name="packet filter")
 
     async def connect(self) -> None:
         """Wait until the filter is in force, connect the namespace, and publish the ports. May be called again.
@@ -146,8 +146,7 @@ class GuestNetwork:
         old, rules = self._rules, replace(self._rules, allow=allow, deny=deny)
         if rules.resolves_names:
             find_name_server()
-        text = render_filter(rules, _ADDRESSES, self._own, number=self._number + 1, old=old)
-        await self._loaded(*self._start_nft(text, self._namespace.enter))
+        await self._load(render_filter(rules, _ADDRESSES, self._own, number=self._number + 1, old=old))
         self._rules, self._number = rules, self._number + 1
         self._log.add("rules", allow=list(map(str, allow)), deny=list(map(str, deny)))
         await _cancel(self._resolving)
@@ -231,7 +230,7 @@ class GuestNetwork:
             if (own := own_addresses()) == self._own:
                 continue
             try:
-                await self._loaded(*self._start_nft(render_own(own), self._namespace.enter))
+                await self._load([render_own(own)])
                 self._own = own
             except BallonetError as error:
                 log.error("the host's addresses have changed: %s", error)
@@ -278,6 +277,19 @@ class GuestNetwork:
         finally:
             os.close(commands)
         return child, errors
+
+    async def _load(
+        self, texts: Sequence[str], first: tuple[subprocess.Popen[bytes], int] | None = None
+    ) -> None:
+        """Load inputs of ``nft`` one after the other.
+
+        :param first: an ``nft`` that was started before.
+        :raises HostError: one failed.
+        """
+        if first is not None:
+            await self._loaded(*first)
+        for text in texts:
+            await self._loaded(*self._start_nft(text, self._namespace.enter))
 
     async def _loaded(self, child: subprocess.Popen[bytes], errors: int) -> None:
         """Wait until ``nft`` has done its work.

@@ -28,45 +28,53 @@ def world(guest: object, run_directory: Path, tmp_path_factory: pytest.TempPathF
         yield made
 
 
-#: Tries "udp ADDRESS PORT", "from SOURCE ADDRESS PORT" (TCP) or "raw SOURCE ADDRESS" (an ICMP echo request with a
-#: header of its own), and prints "answer" if there was one.
+#: For each line of its input, "udp ADDRESS PORT", "from SOURCE ADDRESS PORT" (TCP) or "raw SOURCE ADDRESS" (an ICMP echo
+#: request with a header of its own), tries that, and prints "answer" if there was one; all at once.
 _PROBE = """
-import socket, struct, sys
-kind, *words = sys.argv[1:]
+import socket, struct, sys, threading
 def checksum(data):
     total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
     while total >> 16: total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
-try:
+def tried(kind, *words):
     if kind == "udp":
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.settimeout(2)
+            probe.settimeout(4)
             probe.connect((words[0], int(words[1])))
             probe.send(b"hello")
-            print(probe.recv(100).decode().strip())
-    elif kind == "from":
-        with socket.create_connection((words[1], int(words[2])), 3, (words[0], 0)) as probe:
+            return probe.recv(100).decode().strip()
+    if kind == "from":
+        source = "" if words[0] == "any" else words[0]
+        with socket.create_connection((words[1], int(words[2])), 4, (source, 0)) as probe:
             probe.sendall(b"hello\\n")
-            print("answer", probe.recv(100).decode().strip())
-    else:
-        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as probe:
-            body = struct.pack("!BBHHH", 8, 0, 0, 7, 1) + b"12345678"
-            body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
-            source, target = map(socket.inet_aton, words)
-            head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, 1, 0, source, target)
-            answers = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-            answers.settimeout(2)
-            probe.sendto(head + body, (words[1], 0))
-            while True:
-                packet = answers.recv(1000)
-                if packet[12:16] == target and packet[20] == 0:
-                    print("answer")
-                    break
-                if packet[20] == 3:
-                    print("refused")
-                    break
-except OSError as error:
-    print(error)
+            return "answer " + probe.recv(100).decode().strip()
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as probe,
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as answers,
+    ):
+        body = struct.pack("!BBHHH", 8, 0, 0, 7, 1) + b"12345678"
+        body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+        source, target = map(socket.inet_aton, words)
+        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, 1, 0, source, target)
+        answers.settimeout(4)
+        probe.sendto(head + body, (words[1], 0))
+        while True:
+            packet = answers.recv(1000)
+            if packet[12:16] == target and packet[20] == 0:
+                return "answer"
+            if packet[20] == 3 and packet[28 + 16 : 28 + 20] == target:
+                return "refused"
+lines = sys.stdin.read().splitlines()
+said = {}
+def attempt(number):
+    try:
+        said[number] = tried(*lines[number].split())
+    except OSError as error:
+        said[number] = str(error)
+threads = [threading.Thread(target=attempt, args=[number]) for number in range(len(lines))]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+for number in range(len(lines)): print(said[number])
 """
 
 
@@ -119,36 +127,39 @@ def connect(world: World, name: str, address: str, port: int) -> str:
     return world.guest(name, f"echo hello | nc -w 5 {address} {port}", check=False)
 
 
-def probe(world: World, *tries: str) -> list[str]:
+def probe(world: World, *tries: str) -> dict[str, str]:
     """What each try of the program in ``plain`` says."""
-    return world.guest("plain", "; ".join(f"python3 /probe.py {words}" for words in tries)).splitlines()
+    command = (sys.executable, "-P", "-m", "ballonet", "exec", "-i", "plain", "--", "python3", "/probe.py")
+    answers = world.run(*command, stdin="\n".join(tries)).stdout.splitlines()
+    return dict(zip(tries, answers, strict=True))
+
+
+def answered(said: dict[str, str]) -> list[str]:
+    """The tries that were answered."""
+    return [words for words, answer in said.items() if "answer" in answer]
 
 
 def test_public_addresses_are_reached(world: World, plain: str) -> None:
-    answers = probe(world, f"from 0.0.0.0 {PUBLIC} 80", "from 0.0.0.0 allowed.test 443", f"udp {PUBLIC} 80")
-    assert answers == [f"answer {PUBLIC}", f"answer {PUBLIC}", "answer"]
+    said = probe(world, f"from any {PUBLIC} 80", "from any allowed.test 443", f"udp {PUBLIC} 80")
+    assert list(said.values()) == [f"answer {PUBLIC}", f"answer {PUBLIC}", "answer"]
 
 
 def test_the_host_the_metadata_and_private_networks_are_refused_at_once(world: World, plain: str) -> None:
     far, host = world.log("far"), world.log("host")
     gateways = ("10.0.2.2", "10.0.2.3", "192.0.0.2", "192.0.0.100")
     here = ("127.0.0.1", "127.1", "2130706433", "0177.0.0.1", "0", "::ffff:127.0.0.1", "::1")
-    for address in (*HOST, *gateways, *here, "::ffff:203.0.113.1"):
-        (said,) = probe(world, f"from '' {address} 8080")
-        assert REFUSED in said, address
-    for address in (METADATA, *PRIVATE):
-        tcp, udp, raw = probe(
-            world, f"from 0.0.0.0 {address} 443", f"udp {address} 80", f"raw 10.0.2.15 {address}"
-        )
-        assert REFUSED in tcp, address
-        assert "answer" not in udp
-        assert raw == "refused", address
-    for address in (*HOST, "10.0.2.2", "192.0.0.2"):
-        (said,) = probe(world, f"udp {address} 8080")
-        assert "answer" not in said
-    for address in ("0.0.0.0", "203.0.113.255", "255.255.255.255", "224.0.0.1", "fd00:ec2::254", "fe80::1"):
-        (said,) = probe(world, f"from '' {address} 80")
-        assert "answer" not in said
+    tcp = [f"from any {address} 8080" for address in (*HOST, *gateways, *here, f"::ffff:{HOST[0]}")]
+    tcp += [f"from any {address} 443" for address in (METADATA, *PRIVATE)]
+    udp = [f"udp {address} 8080" for address in (*HOST, *gateways)]
+    udp += [f"udp {address} 80" for address in (METADATA, *PRIVATE)]
+    odd = ("0.0.0.0", "203.0.113.255", "255.255.255.255", "224.0.0.1", "fd00:ec2::254", "fe80::1")
+    said = probe(world, *tcp, *udp, *(f"from any {address} 80" for address in odd))
+    assert answered(said) == []
+    assert [words for words in tcp if REFUSED not in said[words]] == []
+    # One after the other: each reads the answers to all.
+    for address in (METADATA, *PRIVATE, *HOST):
+        words = f"raw 10.0.2.15 {address}"
+        assert probe(world, words) == {words: "refused"}
     assert (world.log("far"), world.log("host")) == (far, host)
 
 
@@ -158,32 +169,34 @@ def test_another_source_gateway_or_mac_changes_nothing(world: World, plain: str)
     sources = ("192.0.0.100", "10.0.2.77")
     tries = [f"from {source} {address} 80" for source in sources for address in (PUBLIC, METADATA, HOST[0])]
     tries += ["from 192.0.0.100 192.0.0.2 8080", f"raw 127.0.0.1 {METADATA}", f"raw 203.0.113.1 {PUBLIC}"]
-    assert not [said for said in probe(world, *tries) if "answer" in said]
+    assert answered(probe(world, *tries)) == []
     world.guest(
         plain,
         "ip addr del 192.0.0.100/24 dev eth0; ip addr del 10.0.2.77/24 dev eth0; ip link set eth0 down;"
         "ip link set eth0 address 02:00:00:00:00:09; ip link set eth0 up; ip route replace default via 10.0.2.3;"
         "ip -6 addr add fd00::15/64 dev eth0; ip -6 route add default via fe80::1 dev eth0",
     )
-    tries = [f"from '' {address} 80" for address in (METADATA, *PRIVATE, *HOST, "fd00::2")]
-    assert not [said for said in probe(world, *tries) if "answer" in said]
+    tries = [f"from any {address} 80" for address in (METADATA, *PRIVATE, *HOST, "fd00::2")]
+    assert answered(probe(world, *tries)) == []
     assert (world.log("far"), world.log("host")) == (far, host)
     world.guest(plain, "ip route replace default via 10.0.2.2")
-    assert probe(world, f"from '' {PUBLIC} 80") == [f"answer {PUBLIC}"]
+    words = f"from any {PUBLIC} 80"
+    assert probe(world, words) == {words: f"answer {PUBLIC}"}
 
 
 def test_an_address_that_the_host_gets_later_is_closed(world: World, plain: str) -> None:
     """The host gets an address that was reached before, on another interface."""
-    assert probe(world, f"from '' {OTHER_PUBLIC} 80") == [f"answer {OTHER_PUBLIC}"]
+    words = f"from any {OTHER_PUBLIC} 80"
+    assert probe(world, words) == {words: f"answer {OTHER_PUBLIC}"}
     world.run("ip", "addr", "add", f"{OTHER_PUBLIC}/32", "dev", "lo")
     try:
         log = state_dir_of(plain) / "network.jsonl"
         deadline = time.monotonic() + 20
         while f'"rule": "host", "address": "{OTHER_PUBLIC}"' not in log.read_text():
             assert time.monotonic() < deadline
-            probe(world, f"from '' {OTHER_PUBLIC} 443")
-        for port in (80, 8080):
-            assert REFUSED in probe(world, f"from '' {OTHER_PUBLIC} {port}")[0]
+            probe(world, f"from any {OTHER_PUBLIC} 443")
+        said = probe(world, *(f"from any {OTHER_PUBLIC} {port}" for port in (80, 8080)))
+        assert all(REFUSED in answer for answer in said.values())
     finally:
         world.run("ip", "addr", "del", f"{OTHER_PUBLIC}/32", "dev", "lo")
 

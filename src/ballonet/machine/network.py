@@ -129,10 +129,13 @@ class GuestNetwork:
         self._log.add("name", name=name, type=kind, forwarded=forwarded)
 
     async def _connect(self) -> None:
+        # Otherwise the host's loopback is closed there as well as by the filter. But answers of a published UDP port
+        # would be lost with it.
+        loopback = bool(self._rules.host_ports) or any(port.protocol == "udp" for port in self._rules.ports)
         self._uplink = await Uplink.start(
             self._namespace,
             self._directory,
-            host_loopback=bool(self._rules.host_ports),
+            host_loopback=loopback,
             cgroup_procs=self._cgroup_procs,
         )
         self.ports = await self._uplink.publish(self.ports or self._rules.ports)

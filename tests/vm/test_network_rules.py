@@ -28,8 +28,8 @@ def world(guest: object, run_directory: Path, tmp_path_factory: pytest.TempPathF
         yield made
 
 
-#: For each line of its input, "udp ADDRESS PORT", "from SOURCE ADDRESS PORT" (TCP) or "raw SOURCE ADDRESS" (an ICMP echo
-#: request with a header of its own), tries that, and prints "answer" if there was one; all at once.
+#: For each line of its input, "udp ADDRESS PORT", "from SOURCE ADDRESS PORT" (TCP) or "raw SOURCE ADDRESS" (an ICMP
+#: echo request with a header of its own), tries that, and prints "answer" if there was one; all at once.
 _PROBE = """
 import socket, struct, sys, threading
 def checksum(data):

@@ -91,9 +91,7 @@ class GuestNetwork:
 
         :raises HostError: it cannot be made, or a program is not installed.
         """
-        find_slirp4netns()
-        if self._rules.resolves_names:
-            find_name_server()
+        check_network_programs(names=self._rules.resolves_names)
         self._changes = AddressChanges()  # before the addresses are read: no change is missed
         self._own = own_addresses()
         first, *others = render_filter(self._rules, _ADDRESSES, self._own, number=self._number)
@@ -309,6 +307,14 @@ class GuestNetwork:
                 f"the packet filter of the guest's network cannot be set up: {said or f'status {status}'}",
                 hint="it needs a kernel with nftables (nf_tables, nft_ct, nft_nat, nft_reject, nfnetlink_log)",
             )
+
+
+def check_network_programs(*, names: bool) -> None:
+    """:raises HostError: a program is missing that a network needs; ``names``: with rules."""
+    find_nft()
+    find_slirp4netns()
+    if names:
+        find_name_server()
 
 
 def find_nft() -> Path:

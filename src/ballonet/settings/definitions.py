@@ -251,7 +251,7 @@ class Network(TypedDict, Generic[Unset], total=False):
             "allow connections to this name, *.name, address or block of addresses, and nothing that is not allowed",
             (),
             takes_effect=LIVE,
-            metavar="HOST[:PORT][/tcp|udp]",
+            metavar="HOST[:PORT][/PROTOCOL]",
         ),
     ]
     net_deny: Annotated[
@@ -260,7 +260,7 @@ class Network(TypedDict, Generic[Unset], total=False):
             "deny connections to this name, *.name, address or block of addresses, even if they are allowed",
             (),
             takes_effect=LIVE,
-            metavar="HOST[:PORT][/tcp|udp]",
+            metavar="HOST[:PORT][/PROTOCOL]",
         ),
     ]
     net_allow_host: Annotated[

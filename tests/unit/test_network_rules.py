@@ -8,12 +8,13 @@ import socket
 import struct
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet.base.errors import ConfigError
+from ballonet.base.errors import ConfigError, HostError
 from ballonet.base.ipv4 import Block
 from ballonet.machine.name_rules import render_names
 from ballonet.machine.net_filter import (
@@ -25,7 +26,9 @@ from ballonet.machine.net_filter import (
     render_own,
     set_name,
 )
-from ballonet.machine.network_log import refused_connections
+from ballonet.machine.network import check_network_programs
+from ballonet.machine.network_log import MAX_BYTES, NetworkLog, refused_connections
+from ballonet.machine.network_request import Answer, NetworkRequest, NewRules
 from ballonet.settings.config import SandboxConfig
 from ballonet.settings.flags import parse_config, render_flags
 from ballonet.vmm.attach import Net, Port
@@ -282,3 +285,51 @@ def test_any_packet_of_a_guest_is_survived(payload: bytes) -> None:
     for facts in refused_connections(packet_message(payload, os.urandom(3))):
         json.dumps(facts)
     list(refused_connections(payload))
+
+
+def test_a_missing_program_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ballonet.base.process._EXTRA_PATH", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for program, package in (
+        ("nft", "nftables"),
+        ("slirp4netns", "slirp4netns"),
+        ("dnsmasq", "dnsmasq-base"),
+    ):
+        with pytest.raises(HostError, match=f"^{program} is not installed") as failed:
+            check_network_programs(names=True)
+        assert f"apt-get install {package}" in str(failed.value.hint)
+        (tmp_path / program).write_text("")
+        (tmp_path / program).chmod(0o755)
+    check_network_programs(names=True)
+
+
+def test_requests_and_answers_survive_a_damaged_file(tmp_path: Path) -> None:
+    request = NetworkRequest("a1", NewRules((NetRule("a.test", (443, 443)),), (NetRule("9.9.9.9"),)))
+    request.write(tmp_path)
+    assert NetworkRequest.read(tmp_path) == request
+    assert request.answered(tmp_path) is None
+    request.answer(tmp_path, Answer(None, {"sent_bytes": 1}))
+    assert request.answered(tmp_path) == Answer(None, {"sent_bytes": 1})
+    assert NetworkRequest("a2", None).answered(tmp_path) is None
+    for damaged in ("", "[]", "{}", '{"id": 1, "rules": [["a b"], []]}', '{"id": "x", "rules": 7}', "\udcff"):
+        (tmp_path / "network-request.json").write_text(damaged, errors="surrogateescape")
+        (tmp_path / "network-answer.json").write_text(damaged, errors="surrogateescape")
+        assert NetworkRequest.read(tmp_path) is None
+        assert request.answered(tmp_path) is None
+
+
+def test_the_log_has_a_limited_size_and_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("ballonet.machine.network_log.time.time", lambda: now[0])
+    log = NetworkLog(tmp_path)
+    for number in range(1000):
+        log.add("name", name=f"n{number}.test")
+    lines = [json.loads(line) for line in (tmp_path / "network.jsonl").read_text().splitlines()]
+    assert len(lines) == 200
+    assert lines[-1]["event"] == "more"
+    for _ in range(300):
+        now[0] += 11
+        for number in range(100):
+            log.add("name", name=f"n{number}." + "x" * 200)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2 * MAX_BYTES + 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["network.1.jsonl", "network.jsonl"]

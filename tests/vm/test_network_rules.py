@@ -243,6 +243,9 @@ def test_the_engine_has_no_network_of_its_own(world: World, plain: str) -> None:
     reach = "import socket; socket.create_connection(('203.0.113.1', 8080), 5)"
     done = world.run("python3", "-c", reach, at=engine, check=False)
     assert "Network is unreachable" in done.stderr
+    status = Path(f"/proc/{engine}/status").read_text()
+    sets = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Cap"))
+    assert all(int(sets[name], 16) in (0, 1 << 1) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb"))
 
 
 def test_a_port_of_the_hosts_loopback_is_open_if_allowed_and_no_other(world: World) -> None:

@@ -28,7 +28,14 @@ _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU = 0x8914, 0x8916, 0x89
 _IFF_UP = 1
 _TUN = "/dev/net/tun"
 _NETFILTER = 12  # NETLINK_NETFILTER, linux/netlink.h
-_CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN, _CAPABILITY_VERSION_3 = 10, 12, 0x20080522  # linux/capability.h
+_CAP_DAC_OVERRIDE, _CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN, _MOST_CAPABILITIES = (
+    1,
+    10,
+    12,
+    64,
+)  # linux/capability.h
+_CAPABILITY_VERSION_3 = 0x20080522
+_PR_CAPBSET_DROP = 24
 _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2  # linux/prctl.h
 _NOBODY = 65534
 _IPV6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
@@ -177,10 +184,17 @@ class Namespace:
 
 
 def empty_network() -> Callable[[], None]:
-    """A function to be called in a child between fork and exec: it loses the network, and all other network namespaces.
-    What it inherits goes on working."""
+    """A function to be called in a child between fork and exec. It loses the network, and root loses what would let it
+    enter another network namespace: of the capabilities, only CAP_DAC_OVERRIDE is left. What it inherits goes on
+    working."""
     libc = ctypes.CDLL(None, use_errno=True)
-    return lambda: unshare(libc, as_root=False)
+
+    def in_child() -> None:
+        unshare(libc, as_root=False)
+        for capability in set(range(_MOST_CAPABILITIES)) - {_CAP_DAC_OVERRIDE}:
+            libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails for numbers without a capability
+
+    return in_child
 
 
 def unshare(libc: ctypes.CDLL, *, as_root: bool = True) -> None:

@@ -373,7 +373,7 @@ def _received(rules: FilterRules, addresses: Addresses) -> Iterator[str]:
     if rules.resolves_names:
         yield f"iifname {GUEST_INTERFACE} meta length > {_MAX_QUERY_BYTES} goto refuse_names"
     yield "ct state established,related accept"
-    yield f"ip daddr {addresses.gateway} icmp type echo-request accept"
+    yield f"ip daddr {addresses.gateway} icmp type echo-request limit rate 20/second accept"
     if rules.resolves_names:
         server = f"iifname {GUEST_INTERFACE} ip daddr {addresses.name_server} meta l4proto {{ tcp, udp }}"
         yield f"{server} th dport 53 goto queries"

@@ -27,14 +27,16 @@ GATEWAY = "10.0.2.2"
 BYTES = 48 << 20
 ROUND_TRIPS = 300
 
-#: An engine that has QEMU's own network instead of the link that ballonet gives it, and the host's network.
+#: An engine that has QEMU's own network instead of the link that ballonet gives it.
 _SLIRP = r"""#!{python}
 import os, re, sys
 words = [re.sub(r"^tap,id=net0,fd=\d+$", "user,id=net0,ipv6=off", word) for word in sys.argv[1:]]
-if words != sys.argv[1:]:
-    import ctypes
-    ctypes.CDLL(None).setns(os.open("/proc/{pid}/ns/net", os.O_RDONLY), 0)
 os.execv("{qemu}", ["{qemu}", *words])
+"""
+#: Read by the sandbox's process at its start: its engine keeps the host's network.
+_KEEP_NETWORK = """
+import ballonet.host.netns
+ballonet.host.netns.empty_network = lambda: None
 """
 
 
@@ -118,13 +120,16 @@ def main() -> None:
     with private_directories("net"), tempfile.TemporaryDirectory() as directory:
         qemu = find_program("qemu-system-x86_64", hint="install QEMU")
         wrapper = Path(directory, "qemu-system-x86_64")
-        wrapper.write_text(_SLIRP.format(python=sys.executable, pid=os.getpid(), qemu=qemu))
+        wrapper.write_text(_SLIRP.format(python=sys.executable, qemu=qemu))
         wrapper.chmod(0o755)
+        Path(directory, "sitecustomize.py").write_text(_KEEP_NETWORK)
+        path = os.environ.get("PYTHONPATH", "")
         host = [f"{service.port}"]
         boxes = {}
-        os.environ["BALLONET_QEMU"] = str(wrapper)
+        os.environ |= {"BALLONET_QEMU": str(wrapper), "PYTHONPATH": f"{directory}:{path}"}
         boxes["QEMU's own"] = Sandbox.create("slirp", net="user")
         del os.environ["BALLONET_QEMU"]
+        os.environ["PYTHONPATH"] = path
         for name, count in (("no rule", 0), ("10 rules", 10), ("1,000 rules", 1000)):
             boxes[name] = Sandbox.create(f"rules{count}", net_allow_host=host, net_allow=rules(count))
         try:

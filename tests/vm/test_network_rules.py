@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -433,8 +434,26 @@ def test_the_death_of_a_part_closes_the_network_is_told_and_repaired(
 def test_the_log_has_what_was_refused_and_asked_for(world: World, ruled: str) -> None:
     connect(world, ruled, METADATA, 80)
     world.guest(ruled, "nslookup -type=a forbidden.test; nslookup -type=a allowed.test", check=False)
-    lines = [json.loads(line) for line in (state_dir_of(ruled) / "network.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in world.ballonet("net", "log", ruled).stdout.splitlines()]
     facts = [{key: line[key] for key in line if key != "time"} for line in lines]
     assert {"event": "refused", "rule": "closed", "address": METADATA, "protocol": "tcp", "port": 80} in facts
     assert {"event": "name", "name": "forbidden.test", "type": "A", "forwarded": False} in facts
     assert {"event": "name", "name": "allowed.test", "type": "A", "forwarded": True} in facts
+
+
+def test_the_counters_tell_how_often_each_rule_decided(world: World, ruled: str) -> None:
+    def counters() -> dict[str, Any]:
+        found = json.loads(world.ballonet("net", "stats", "--json", ruled).stdout)
+        assert isinstance(found, dict)
+        return found
+
+    before = counters()
+    connect(world, ruled, METADATA, 80)
+    world.guest(ruled, "wget -qO- http://allowed.test/")
+    after = counters()
+    closed = next(reason for reason in before["refused"] if "cloud metadata" in reason)
+    assert after["refused"][closed] == before["refused"][closed] + 1
+    (rule,) = (number for number, of in enumerate(after["rules"]) if of["rule"] == "allowed.test:80")
+    assert after["rules"][rule]["connections"] == before["rules"][rule]["connections"] + 1
+    assert after["sent_bytes"] > before["sent_bytes"]
+    assert "allow allowed.test:80" in world.ballonet("net", "stats", ruled).stdout

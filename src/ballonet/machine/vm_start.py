@@ -53,7 +53,7 @@ class VmStart:
 
     :param stack: ends the VM.
     :param servers: of the volumes.
-    :param network: of the guest; it is connected before the guest runs.
+    :param network: of the guest; it is connected while the engine starts.
     :param cold: boot, and neither use nor make a template.
     :param launched: called each time an engine was launched, while it starts.
     :param ending: the sandbox ends when this is done: a restored guest is not waited for any more.
@@ -137,10 +137,22 @@ class VmStart:
         vm.launch(cgroup_procs=self._cgroup_procs, shares=sockets, link=link, state=state)
         self._stack.push_async_callback(vm.kill)
         self._launched(vm)
-        if network is not None:
-            await network.connect()
-        await self._start(vm)
+        if network is None:
+            await self._start(vm)
+        else:
+            await self._start_connected(vm, network)
         return StartedVm(vm, vm.take_agent_channel(), source, None)
+
+    async def _start_connected(self, vm: Vm, network: GuestNetwork) -> None:
+        """Let the VM run and connect its network meanwhile: a guest that is faster reaches nothing yet."""
+        connecting = asyncio.create_task(network.connect())
+        try:
+            await self._start(vm)
+        finally:
+            await asyncio.wait({connecting})
+            failure = connecting.exception()
+        if failure is not None:
+            raise failure
 
     async def _start(self, vm: Vm) -> None:
         """Let the VM run. If it fails because a volume's server has ended, raise that error."""

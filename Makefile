@@ -100,6 +100,7 @@ bench: setup
 	$(PYTHON) -m bench.burst
 	$(PYTHON) -m bench.image
 	$(PYTHON) -m bench.metrics
+	$(PYTHON) -m bench.net
 
 clean:
 	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin $(GENERATED)

@@ -10,8 +10,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 INSIDE = "tests/machines/inside"
 
+#: For --net user.
+NETWORK_PACKAGES = ("slirp4netns", "nftables", "dnsmasq-base")
 #: What ballonet needs on Debian, with e2fsprogs for disks and procps for the tests.
-BALLONET_PACKAGES = ("python3", "qemu-system-x86", "busybox-static", "e2fsprogs", "kmod", "procps")
+BALLONET_PACKAGES = (
+    "python3",
+    "qemu-system-x86",
+    "busybox-static",
+    "e2fsprogs",
+    "kmod",
+    "procps",
+    *NETWORK_PACKAGES,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

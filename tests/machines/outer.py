@@ -31,7 +31,14 @@ PROJECT, PACKAGES = "/ballonet", "/packages"
 _PYTHONPATH = f"{PROJECT}/src:{PROJECT}:{PACKAGES}"
 _KVM_MODULES = ("kvm_amd", "kvm_intel")
 #: What sandboxes with every kind of device need, and those of the outer machine.
-_GUEST_MODULES = (*DEFAULT_MODULES, "virtio_blk", "virtio_net", "virtiofs", "erofs", "overlay")
+_NETWORK_MODULES = (
+    *("tun", "nf_tables", "nft_ct", "nft_nat", "nft_masq", "nft_chain_nat", "nft_reject_inet"),
+    *("nft_limit", "nft_log", "nft_connlimit", "nfnetlink_log"),
+)
+_GUEST_MODULES = (
+    *(*DEFAULT_MODULES, "virtio_blk", "virtio_net", "virtiofs", "erofs", "overlay"),
+    *_NETWORK_MODULES,
+)
 _SETUP_S = 300
 _CANNOT = 77
 _LOG_TAIL = 20_000

@@ -22,7 +22,7 @@ from ballonet.lifecycle.start import start_sandbox
 from ballonet.lifecycle.stop import remove_sandbox
 from ballonet.machine.notes import EndNote, MachineNote
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.attach import Tmpfs
+from ballonet.vmm.attach import Net, Tmpfs
 from tests.unit.own_host import own_directories
 
 DEAD = ProcessId(1, 1, "an earlier boot")
@@ -245,6 +245,24 @@ async def test_a_clamped_target_shows_what_was_requested(
     process = replace(note(ProcessId.current(), ready=True, flags=record.flags), control_socket="/x.sock")
     (change,) = await apply_plan(registry, plan_changes(record, process, {"memory_target": requested}))
     assert (change.old, change.state, change.detail) == (400, "applied", said)
+
+
+def test_rules_of_the_network_change_at_once_where_it_has_some(registry: Registry) -> None:
+    lifecycle.create(registry, SandboxConfig(name="box", net=Net.USER))
+    record = registry.get("box")
+    running = MachineNote(run_id="run1", process=ProcessId.current(), flags=record.flags)
+    without = replace(running, flags=("--name", "box"))
+    for note_, when in ((running, "live"), (without, "requires restart"), (None, "next start")):
+        plan = plan_changes(record, note_, {"net_allow": ["pypi.org:443"], "net_deny": ["9.9.9.9"]})
+        assert [(change.setting, change.when) for change in plan.changes] == [
+            ("net_allow", when),
+            ("net_deny", when),
+        ]
+        assert (plan.network is not None) == (when == "live")
+    plan = plan_changes(record, running, {"net_allow": ["pypi.org"], "net_allow_host": ["80"]})
+    assert [change.when for change in plan.changes] == ["live", "requires restart"]
+    with pytest.raises(ConfigError, match=r"net_deny '127\.1' is not an IPv4 address"):
+        plan_changes(record, running, {"net_deny": ["127.1"]})
 
 
 def test_what_is_attached_changes_as_whole_lists_and_with_a_restart(registry: Registry) -> None:

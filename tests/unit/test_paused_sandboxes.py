@@ -221,7 +221,8 @@ class World:
         async def open_connections() -> int:
             return int(self.connections)
 
-        self.vm = SimpleNamespace(pid=1, open_connections=open_connections)
+        self.vm = SimpleNamespace(pid=1)
+        self.open_connections = open_connections
         self.services = SimpleNamespace(agent=self)
         life = Lifetime(
             cast(Any, self),

@@ -24,7 +24,7 @@ SPEC = VmSpec(
     balloon=BalloonSpec(1024, 512, 256),
     tsc_khz=2_500_000,
 )
-FDS = EngineFds(qmp=10, agent=11, console=12, ram=9)
+FDS = EngineFds(qmp=10, agent=11, console=12, ram=9, tap=13)
 
 
 def rendered(spec: VmSpec, engine: Qemu = ENGINE) -> str:
@@ -97,12 +97,19 @@ def test_shared_directories_come_over_inherited_sockets_and_the_newer_transport(
     assert "virtio-mmio.force-legacy=off" in argv
 
 
-def test_the_network_is_qemus_own_and_ports_are_bound_where_they_were_asked() -> None:
+def test_an_isolated_network_is_qemus_own_and_ports_are_bound_where_they_were_asked() -> None:
     ports = (Port(8080, 80), Port(0, 53, "0.0.0.0", "udp"))
-    command = rendered(replace(SPEC, net=Net.USER, ports=ports))
+    command = rendered(replace(SPEC, net=Net.ISOLATED, ports=ports))
     forwards = "hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:0.0.0.0:0-:53"
-    assert f"-netdev user,id=net0,ipv6=off,{forwards} -device virtio-net-device,netdev=net0" in command
-    assert "restrict=on" in rendered(replace(SPEC, net=Net.ISOLATED))
+    words = f"-netdev user,id=net0,ipv6=off,restrict=on,{forwards} -device virtio-net-device,netdev=net0"
+    assert words in command
+
+
+def test_the_user_network_is_a_link_without_anything_of_the_engines_own() -> None:
+    command = rendered(replace(SPEC, net=Net.USER, ports=(Port(8080, 80),)))
+    assert "-netdev tap,id=net0,fd=13 -device virtio-net-device,netdev=net0" in command
+    assert "user," not in command
+    assert "hostfwd" not in command
 
 
 def test_a_restored_machine_has_the_same_devices_and_loads_no_kernel() -> None:

@@ -14,6 +14,7 @@ from scripts.settings_table import PAGE, renewed
 
 from ballonet.cli.commands import build_parser
 from ballonet.cli.parser import all_actions
+from ballonet.lifecycle.modify import NETWORK_RULES
 from ballonet.machine.disk import DEFAULT_DISK_MIB
 from ballonet.sdk import sync
 from ballonet.sdk.builder import SandboxBuilder
@@ -93,8 +94,8 @@ def test_modify_has_an_option_for_each_of_its_settings() -> None:
 
 def test_what_is_no_field_takes_effect_at_once_and_so_do_limits_of_the_lifetime() -> None:
     for name in ModifySettings.__annotations__:
-        at_once = name not in CONFIGURED or SETTINGS[name].field in LIFETIME_FIELDS
-        assert (SETTINGS[name].takes_effect == LIVE) == at_once, name
+        live = name not in CONFIGURED or name in NETWORK_RULES or SETTINGS[name].field in LIFETIME_FIELDS
+        assert (SETTINGS[name].takes_effect == LIVE) == live, name
 
 
 def test_the_flags_that_registries_keep_have_their_names_forms_and_order() -> None:

@@ -37,6 +37,7 @@ COMMANDS = {
     "image": Command("ballonet.cli.image", "manage images"),
     "balloon": Command("ballonet.cli.balloon", "show or change the memory of a running sandbox"),
     "volume": Command("ballonet.cli.volume", "manage named volumes"),
+    "net": Command("ballonet.cli.net", "show what a sandbox's network has allowed and refused"),
     "metrics": Command("ballonet.cli.metrics", "export memory metrics for Prometheus"),
     "history": Command("ballonet.cli.history", "show a sandbox's memory usage over time"),
     "plot": Command("ballonet.cli.plot", "plot the memory usage of sandboxes over time"),

@@ -186,6 +186,8 @@ _COMPLETERS: dict[str, Completer] = {
     "logs name": _ALL,
     "modify name": _ALL,
     "history name": _ALL,
+    "net log name": _ALL,
+    "net stats name": _RUNNING,
     "pilot explain name": _ALL,
     **{f"balloon {action} sandbox": _RUNNING for action in ("get", "set", "watch", "stats", "limit", "trim")},
     "cp source": _copied,

@@ -215,10 +215,26 @@ def _volumes() -> Finding:
     return Finding("volumes", WARNING, detail, hint)
 
 
+def _network() -> Finding:
+    from ballonet.host.slirp4netns import find_slirp4netns
+    from ballonet.machine.name_server import find_name_server
+    from ballonet.machine.network import find_nft
+
+    programs = [str(find_slirp4netns().binary), str(find_nft()), find_name_server()]
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        hint = "--net user needs it; udev makes it with mode 666"
+        return Finding("network", WARNING, "/dev/net/tun cannot be opened", hint)
+    return Finding("network", OK, ", ".join(programs))
+
+
 def _optional(check: str, look: Callable[[], str]) -> Finding:
-    """A check of something that only some sandboxes need: a failure is a warning."""
+    return _or_warning(check, lambda: Finding(check, OK, look()))
+
+
+def _or_warning(check: str, look: Callable[[], Finding]) -> Finding:
+    """Of something that only some sandboxes need: a failure is a warning."""
     try:
-        return Finding(check, OK, look())
+        return look()
     except BallonetError as error:
         return Finding(check, WARNING, error.message.splitlines()[0], error.hint)
 
@@ -278,4 +294,5 @@ _CHECKS: tuple[tuple[str, Callable[[], Finding]], ...] = (
     ("hard cap", _hard_cap),
     ("disks", _disks),
     ("volumes", _volumes),
+    ("network", lambda: _or_warning("network", _network)),
 )

@@ -11,6 +11,7 @@ from ballonet.base.errors import ConfigError, NameInUseError
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.settings.config import SandboxConfig
+from ballonet.vmm.attach import Net
 
 
 def check_early(config: SandboxConfig, options: argparse.Namespace) -> None:
@@ -84,6 +85,10 @@ def _check_programs(config: SandboxConfig) -> None:
         from ballonet.machine.disk import find_mke2fs
 
         find_mke2fs()
+    if config.net is Net.USER:
+        from ballonet.machine.network import check_network_programs
+
+        check_network_programs(names=bool(config.net_allow or config.net_deny))
 
 
 def _warn_of_cpus(cpus: int) -> None:

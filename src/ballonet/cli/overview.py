@@ -12,7 +12,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("create", "start", "stop", "restart", "pause", "resume", "touch", "rm", "modify", "wait", "prune"),
     ),
     ("Work in a sandbox", ("exec", "cp", "logs")),
-    ("Monitor", ("ls", "ps", "inspect", "top", "history", "plot", "metrics")),
+    ("Monitor", ("ls", "ps", "inspect", "top", "history", "plot", "metrics", "net")),
     ("Control memory", ("balloon", "pilot", "simulate")),
     ("Images and volumes", ("image", "volume")),
     ("Saved states", ("snapshot", "fork")),

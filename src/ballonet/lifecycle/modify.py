@@ -13,16 +13,18 @@ from typing import Any
 from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError, ConfigError, NotRunningError, SettingError, quoted
 from ballonet.base.memory import to_mib
+from ballonet.base.paths import state_dir_of
 from ballonet.base.suggest import hint_for
+from ballonet.host.identity import ProcessId
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
-from ballonet.settings.config import SandboxConfig
+from ballonet.settings.config import NEED_NETWORK, SandboxConfig
 from ballonet.settings.definitions import CONFIGURED, ModifySettings, settings_in
 from ballonet.settings.flags import LIFETIME_FIELDS, render_flags
 from ballonet.settings.names import PARAMETERS
-from ballonet.settings.setting import LIVE, NEXT_START, Setting
+from ballonet.settings.setting import LIVE, NEXT_START, REQUIRES_RESTART, Setting
 from ballonet.settings.values import field_value
 from ballonet.vmm.attach import Net
 
@@ -34,6 +36,7 @@ _FIELDS = sorted(
 NAMES = tuple(dict.fromkeys(setting.name for setting in (*_FIELDS, *settings_in(ModifySettings))))
 TARGET = "memory_target"
 _LIFETIME = frozenset(setting.name for setting in _FIELDS if setting.field in LIFETIME_FIELDS)
+NETWORK_RULES = ("net_allow", "net_deny")
 
 #: How long a plan waits for the guest to follow a target (seconds).
 _SETTLE_S = 30.0
@@ -65,6 +68,8 @@ class Plan:
     agent_socket: Path | None = None
     #: Those limits.
     lifetime: Mapping[str, Any] | None = None
+    #: The sandbox's process, if it runs with rules that change.
+    network: ProcessId | None = None
 
 
 def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str, Any]) -> Plan:
@@ -125,12 +130,14 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
         lifetime = {name: getattr(new, name) for name in LIFETIME_FIELDS}
     socket = None if note is None else note.control_socket
     agent = None if note is None else note.agent_socket
-    return Plan(record, tuple(changes), row, target, socket, agent, lifetime)
+    rules = any(change.setting in NETWORK_RULES and change.when == LIVE for change in changes)
+    network = note.process if note is not None and rules else None
+    return Plan(record, tuple(changes), row, target, socket, agent, lifetime, network)
 
 
 def _changed(old: SandboxConfig, fields: dict[str, Any]) -> SandboxConfig:
     """``old`` with other values of some fields, and of those that depend on them."""
-    if fields.get("ports") and old.net is Net.NONE:
+    if old.net is Net.NONE and any(fields.get(name) for name in NEED_NETWORK):
         fields.setdefault("net", Net.USER)
     if old.balloon_initial_mib == old.memory_mib and "memory_mib" in fields:
         fields.setdefault(
@@ -149,6 +156,8 @@ def _changed(old: SandboxConfig, fields: dict[str, Any]) -> SandboxConfig:
 def _takes_effect(setting: Setting, running: SandboxConfig | None, new: SandboxConfig) -> str:
     if running is None or setting.takes_effect == NEXT_START:
         return NEXT_START
+    if setting.name in NETWORK_RULES and not running.net is new.net is Net.USER:
+        return REQUIRES_RESTART
     same = getattr(running, setting.field) == getattr(new, setting.field)
     return LIVE if same else setting.takes_effect
 
@@ -163,11 +172,14 @@ async def apply_plan(registry: Registry, plan: Plan) -> Sequence[Change]:
     if plan.row:
         registry.update(plan.record.name, **plan.row)
     done = []
+    failure = await _change_network(plan)
     for change in plan.changes:
         if change.setting == TARGET:
             done.append(await _move(plan, change))
         elif change.when == LIVE and change.setting in _LIFETIME:
             done.append(await _limit(plan, change))
+        elif failure is not None and change.setting in NETWORK_RULES and change.when == LIVE:
+            done.append(replace(change, state="failed", detail=failure))
         else:
             done.append(replace(change, state="done" if change.when == LIVE else "saved"))
     return done
@@ -200,6 +212,21 @@ async def _limit(plan: Plan, change: Change) -> Change:
     except BallonetError as error:
         return replace(change, state="failed", detail=error.message)
     return replace(change, state="done")
+
+
+async def _change_network(plan: Plan) -> str | None:
+    """Put changed rules of the network in force; returns what went wrong."""
+    if plan.network is None:
+        return None
+    from ballonet.lifecycle.network import ask_network
+    from ballonet.machine.network_request import NewRules
+
+    config = lifecycle.config_of(plan.record, plan.row["flags"])
+    rules = NewRules(config.net_allow, config.net_deny)
+    try:
+        return (await ask_network(plan.network, state_dir_of(plan.record.name), rules)).error
+    except BallonetError as error:
+        return error.message
 
 
 async def _move(plan: Plan, change: Change) -> Change:

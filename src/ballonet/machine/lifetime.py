@@ -118,7 +118,7 @@ class Lifetime:
         if self._config.net is Net.NONE:
             return False
         try:
-            return await self._live.vm.open_connections() > 0
+            return await self._live.open_connections() > 0
         except EngineError:
             return True  # it ends
 

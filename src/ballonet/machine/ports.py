@@ -1,4 +1,4 @@
-"""Whether the host ports that a sandbox publishes are free."""
+"""Finds out which ports of the host are free."""
 
 from __future__ import annotations
 
@@ -23,12 +23,25 @@ def check_ports_free(ports: Sequence[Port]) -> None:
     :raises BindError: one of them cannot be bound.
     """
     for port in ports:
-        try:
-            with socket.socket(socket.AF_INET, _KINDS[port.protocol]) as probe:
-                if port.protocol == "tcp":  # like the engine: a port in TIME_WAIT is free
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((port.address, port.host))
-        except OSError as error:
-            hint = _HINTS.get(error.errno or 0)
-            where = f"{port.address}:{port.host}/{port.protocol}"
-            raise BindError(f"port {where} cannot be published: {error.strerror}", hint=hint) from error
+        _bind(port)
+
+
+def free_port(port: Port) -> int:
+    """A port of the host that is free at the address of ``port``, unless another program binds it meanwhile.
+
+    :raises BindError: none can be bound.
+    """
+    return _bind(port)
+
+
+def _bind(port: Port) -> int:
+    try:
+        with socket.socket(socket.AF_INET, _KINDS[port.protocol]) as probe:
+            if port.protocol == "tcp":  # like the engine: a port in TIME_WAIT is free
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((port.address, port.host))
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0)
+        where = f"{port.address}:{port.host}/{port.protocol}"
+        raise BindError(f"port {where} cannot be published: {error.strerror}", hint=hint) from error

@@ -1,4 +1,5 @@
-"""What a sandbox needs on the host before its engine starts: its disk, its hard cap, the servers of its volumes."""
+"""What a sandbox needs on the host before its engine starts: its disk, its hard cap, its network, the
+servers of its volumes."""
 
 from __future__ import annotations
 
@@ -10,10 +11,12 @@ from ballonet.base.errors import ConfigError
 from ballonet.base.memory import mib_to_bytes
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.run_directory import RunDirectory
+from ballonet.vmm.attach import Net
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.engine import Vm
 
 if TYPE_CHECKING:
+    from ballonet.machine.network import GuestNetwork
     from ballonet.machine.shares import ShareServers
 
 
@@ -57,3 +60,21 @@ def serve_volumes(
     stack.push_async_callback(servers.close)
     servers.start(config.volumes, run_directory.path, cgroup_procs=cgroup_procs)
     return servers
+
+
+def open_network(
+    config: VmConfig,
+    run_directory: RunDirectory,
+    stack: contextlib.AsyncExitStack,
+    state_dir: Path | None,
+    cgroup_procs: str | None,
+) -> GuestNetwork | None:
+    """Make the sandbox's network, if it has one that reaches the host's; ``stack`` ends it."""
+    if config.net is not Net.USER:
+        return None
+    from ballonet.machine.network import GuestNetwork
+
+    network = GuestNetwork(config, run_directory.path, state_dir=state_dir, cgroup_procs=cgroup_procs)
+    stack.push_async_callback(network.close)
+    network.open()
+    return network

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 from ballonet.base.errors import BallonetError, GuestError, HostError
 from ballonet.control.peers import AccessPolicy
 from ballonet.host.identity import ProcessId
+from ballonet.machine import network_request
 from ballonet.machine.build import build_vm
 from ballonet.machine.ending import Ending
 from ballonet.machine.guest_setup import root_kind, setup_steps
 from ballonet.machine.notes import MachineNote, read_stop_seconds
 from ballonet.machine.owner_channel import OwnerChannel, Report
 from ballonet.machine.paused_file import discard_paused
-from ballonet.machine.resources import hard_cap, serve_volumes, writable_disk
+from ballonet.machine.resources import hard_cap, open_network, serve_volumes, writable_disk
 from ballonet.machine.run_directory import RunDirectory, claim_run_directory
 from ballonet.machine.run_notes import RunNotes
 from ballonet.machine.run_options import RunOptions
@@ -37,6 +38,7 @@ from ballonet.vmm.engine import ExitReason, Vm, VmExit
 
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
+    from ballonet.machine.network import GuestNetwork
     from ballonet.machine.requests import Requests
     from ballonet.machine.resuming import PausedSandbox
     from ballonet.machine.services import Services
@@ -86,6 +88,7 @@ class Supervisor:
         self._stop_detail = "it was stopped"
         self._requests: Requests | None = None
         self._force = asyncio.Event()
+        self._network_request = asyncio.Event()
         self._policy = AccessPolicy(
             allow_users=frozenset(config.balloon_allow_users),
             allow_groups=frozenset(config.balloon_allow_groups),
@@ -100,6 +103,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._end, Ending.STOP)
         loop.add_signal_handler(signal.SIGUSR1, self._end, Ending.FORCE)
+        loop.add_signal_handler(network_request.SIGNAL, self._network_request.set)
         await self._owner.open()
         try:
             run_directory = claim_run_directory(
@@ -157,12 +161,14 @@ class Supervisor:
                 stack.push_async_callback(cap.close)
             cgroup_procs = None if cap is None else cap.procs_file
             servers = serve_volumes(config, run_directory, stack, cgroup_procs)
+            network = open_network(config, run_directory, stack, self._options.state_dir, cgroup_procs)
             start = VmStart(
                 stack,
                 servers,
                 cgroup_procs=cgroup_procs,
                 cold=self._options.cold,
                 saved=None if saved is None else saved.state,
+                network=network,
                 launched=self._engine_launched,
                 ending=self._ending,
             )
@@ -174,6 +180,10 @@ class Supervisor:
             stack.push_async_callback(_cancel, asyncio.create_task(self._watch_owner()))
             if servers is not None:
                 stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(vm, servers)))
+            if network is not None:
+                network.hand_over()
+                stack.push_async_callback(_cancel, asyncio.create_task(network.watch()))
+                stack.push_async_callback(_cancel, asyncio.create_task(self._answer_requests(network)))
             from ballonet.machine.services import Services
 
             services = Services(vm, started_vm.channel, run_directory, cap, self._policy)
@@ -198,7 +208,8 @@ class Supervisor:
                     saved.running()
                 if saved is None or saved.notes.command is None:
                     await self._run_command(services, stack, None)
-                await self._report_ready(started_vm, run_directory, time.monotonic() - started)
+                boot_s = time.monotonic() - started
+                await self._report_ready(started_vm, network, run_directory, boot_s)
                 stack.push_async_callback(
                     _cancel, asyncio.create_task(self._notes.maintain(services, run_directory))
                 )
@@ -206,7 +217,7 @@ class Supervisor:
                     earlier = None if saved is None else saved.earlier
                     services.keep_history(config.name, self._options.run_id, self._state_dir, earlier)
                 if self._options.state_dir is not None:
-                    self._serve_requests(vm, services, 0.0 if saved is None else saved.notes.ran_s)
+                    self._serve_requests(vm, services, network, 0.0 if saved is None else saved.notes.ran_s)
             ending = await self._ending
             if self._requests is not None:
                 await self._requests.close(wait=ending is not Ending.FORCE)
@@ -218,13 +229,15 @@ class Supervisor:
         facts = {"reason": ended.reason, "status": ended.status, "detail": ended.detail}
         return Report("ended", {**facts, "exit_code": self._exit_code})
 
-    def _serve_requests(self, vm: Vm, services: Services, ran_s: float) -> None:
+    def _serve_requests(self, vm: Vm, services: Services, network: GuestNetwork | None, ran_s: float) -> None:
         """Carry out requests to this process, and keep to the limits of its lifetime."""
         from ballonet.machine.live_save import LiveSave
         from ballonet.machine.requests import Requests
 
         config = self._config
         live = LiveSave(config.name, vm, services, self._command, self._state_dir, lambda: self._notes.note)
+        if network is not None:
+            live.open_connections = network.open_connections
         self._requests = Requests(live, self._ending.done, config, self._modified, self._stop, ran_s)
         services.agent.manager = self._requests.carry_out
 
@@ -299,11 +312,23 @@ class Supervisor:
             await self._command.terminate(read_stop_seconds(self._options.state_dir, STOP_COMMAND_S))
         await services.power_off(POWEROFF_TIMEOUT_S)
 
-    async def _report_ready(self, started: StartedVm, run_directory: RunDirectory, boot_s: float) -> None:
+    async def _answer_requests(self, network: GuestNetwork) -> None:
+        from ballonet.machine.network_requests import answer_request
+
+        while True:
+            await self._network_request.wait()
+            self._network_request.clear()
+            if self._options.state_dir is not None:
+                await answer_request(network, self._notes, self._options.state_dir)
+
+    async def _report_ready(
+        self, started: StartedVm, network: GuestNetwork | None, run_directory: RunDirectory, boot_s: float
+    ) -> None:
         vm = started.vm
+        ports = await vm.published_ports() if network is None else network.ports
         facts: dict[str, Any] = {
             "control_socket": _text(run_directory.control_path),
-            "ports": tuple(map(str, await vm.published_ports())),
+            "ports": tuple(map(str, ports)),
             "boot_s": round(boot_s, 3),
             "started_at": time.time(),
         }

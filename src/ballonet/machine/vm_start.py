@@ -20,6 +20,7 @@ from ballonet.vmm.engine import Vm
 from ballonet.vmm.saved_state import SavedState, SavedStateError
 
 if TYPE_CHECKING:
+    from ballonet.machine.network import GuestNetwork
     from ballonet.machine.shares import ShareServers
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class VmStart:
 
     :param stack: ends the VM.
     :param servers: of the volumes.
+    :param network: of the guest; it is connected while the engine starts.
     :param cold: boot, and neither use nor make a template.
     :param saved: restore this sandbox; it is not booted if that fails.
     :param launched: called each time an engine was launched, while it starts.
@@ -69,6 +71,7 @@ class VmStart:
         cgroup_procs: str | None,
         cold: bool,
         saved: SavedState | None = None,
+        network: GuestNetwork | None = None,
         launched: Callable[[Vm], None],
         ending: asyncio.Future[Any],
     ) -> None:
@@ -77,6 +80,7 @@ class VmStart:
         self._cgroup_procs = cgroup_procs
         self._cold = cold
         self._saved = saved
+        self._network = network
         self._launched = launched
         self._ending = ending
         self._why_cold = "booted"
@@ -137,11 +141,27 @@ class VmStart:
 
     async def _run(self, vm: Vm, state: SavedState | None, source: str) -> StartedVm:
         sockets = [] if self._servers is None else self._servers.sockets
-        vm.launch(cgroup_procs=self._cgroup_procs, shares=sockets, state=state)
+        network = self._network
+        link = None if network is None else network.link()
+        vm.launch(cgroup_procs=self._cgroup_procs, shares=sockets, link=link, state=state)
         self._stack.push_async_callback(vm.kill)
         self._launched(vm)
-        await self._start(vm)
+        if network is None:
+            await self._start(vm)
+        else:
+            await self._start_connected(vm, network)
         return StartedVm(vm, vm.take_agent_channel(), source, None)
+
+    async def _start_connected(self, vm: Vm, network: GuestNetwork) -> None:
+        """Let the VM run and connect its network meanwhile: a guest that is faster reaches nothing yet."""
+        connecting = asyncio.create_task(network.connect())
+        try:
+            await self._start(vm)
+        finally:
+            await asyncio.wait({connecting})
+            failure = connecting.exception()
+        if failure is not None:
+            raise failure
 
     async def _start(self, vm: Vm) -> None:
         """Let the VM run. If it fails because a volume's server has ended, raise that error."""

@@ -9,12 +9,13 @@ from typing import Any, Self, Unpack
 from ballonet.base.errors import SettingError
 from ballonet.base.memory import Size
 from ballonet.sdk.signatures import takes_settings
-from ballonet.settings.config import SandboxConfig
+from ballonet.settings.config import NEED_NETWORK, SandboxConfig
 from ballonet.settings.definitions import SETTINGS, BuilderSettings
 from ballonet.settings.names import PARAMETERS
 from ballonet.settings.values import field_value
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine
+from ballonet.vmm.net_rules import HostPort, NetRule
 
 
 class SandboxBuilder:
@@ -120,6 +121,18 @@ class SandboxBuilder:
         unless another is chosen."""
         return self._add("ports", ports)
 
+    def net_allow(self, *rules: str | NetRule) -> Self:
+        """Allow connections to ``HOST[:PORT[-PORT]][/tcp|udp|icmp]``, and to nothing that is not allowed."""
+        return self._add("net_allow", rules)
+
+    def net_deny(self, *rules: str | NetRule) -> Self:
+        """Deny connections to ``HOST[:PORT[-PORT]][/tcp|udp|icmp]``, even if they are allowed."""
+        return self._add("net_deny", rules)
+
+    def net_allow_host(self, *ports: str | HostPort) -> Self:
+        """Let the guest reach ports of the host's loopback, at the gateway's address: ``PORT[/tcp|udp]``."""
+        return self._add("net_allow_host", ports)
+
     def confidential(self, on: bool = True) -> Self:
         """Whether the guest's memory is encrypted; not supported yet."""
         self._fields["confidential"] = on
@@ -150,7 +163,7 @@ class SandboxBuilder:
                 self._fields[SETTINGS[name].field] = field_value(SETTINGS[name], value)
         except SettingError as error:
             raise error.named(PARAMETERS) from None
-        if settings.get("ports"):
+        if any(settings.get(name) for name in NEED_NETWORK):
             self._fields.setdefault("net", Net.USER)
         return self
 

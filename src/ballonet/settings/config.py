@@ -21,6 +21,7 @@ from ballonet.base.paths import MAX_SOCKET_PATH_BYTES
 from ballonet.settings.field_types import field_types
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume, check_target
 from ballonet.vmm.config import DISK_TARGET, OnIdle, VmConfig
+from ballonet.vmm.net_rules import HostPort, NetRule
 
 #: Names are safe as file names, host names and metric label values.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -45,7 +46,13 @@ _PARTS: dict[type, dict[str, type]] = {
     Volume: {"source": Path, "target": str, "read_only": bool},
     Tmpfs: {"target": str},
     Port: {"host": int, "guest": int, "address": str, "protocol": str},
+    NetRule: {"host": str},
+    HostPort: {"port": int, "protocol": str},
 }
+#: The fields of what the network "user" may reach.
+REACHABLE = ("net_allow", "net_deny", "net_allow_host")
+#: The fields that need a network: with any of these, the default is "user".
+NEED_NETWORK = ("ports", "net_allow", "net_allow_host")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +150,18 @@ class SandboxConfig(VmConfig):
                 "port",
                 hint=f"choose the network {Net.USER} or {Net.ISOLATED}",
             )
+        for field in REACHABLE:
+            for item in getattr(self, field):
+                if self.net is not Net.USER:
+                    raise SettingError(
+                        f"{{}} {item} has no effect with the network {self.net}",
+                        field,
+                        hint=f"choose the network {Net.USER}",
+                    )
+                try:
+                    item.check()
+                except ValueError as error:
+                    raise SettingError(f"{{}} {quoted(str(item))} {escaped(str(error))}", field) from error
         taken = set()
         for port in self.ports:
             try:

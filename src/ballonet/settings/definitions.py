@@ -19,6 +19,7 @@ from ballonet.base.memory import Size
 from ballonet.settings.setting import GROUP_ID, LIVE, MIB, NEXT_START, SECONDS, USER_ID, Setting, declared
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.config import DISK_TARGET, Accel, Machine, OnIdle
+from ballonet.vmm.net_rules import HostPort, NetRule
 
 Unset = TypeVar("Unset")
 
@@ -256,9 +257,9 @@ class Network(TypedDict, Generic[Unset], total=False):
     net: Annotated[
         Net | str | None,
         Setting(
-            "network access of the guest: none; user, whatever the host can reach; isolated, only its published ports "
-            "from the host",
-            default_text="none, or user with published ports",
+            "network access of the guest: none; user, public addresses and what is allowed, not the host; "
+            "isolated, only its published ports from the host",
+            default_text="none, or user with published ports or rules",
             modify_help="network access of the guest",
         ),
     ]
@@ -271,6 +272,32 @@ class Network(TypedDict, Generic[Unset], total=False):
             option="--publish",
             short="-p",
             metavar="[ADDRESS:]HOST:GUEST[/udp]",
+        ),
+    ]
+    net_allow: Annotated[
+        Sequence[str | NetRule] | Unset,
+        Setting(
+            "allow connections to this name, *.name, address or block of addresses, and nothing that is not allowed",
+            (),
+            takes_effect=LIVE,
+            metavar="HOST[:PORT][/PROTOCOL]",
+        ),
+    ]
+    net_deny: Annotated[
+        Sequence[str | NetRule] | Unset,
+        Setting(
+            "deny connections to this name, *.name, address or block of addresses, even if they are allowed",
+            (),
+            takes_effect=LIVE,
+            metavar="HOST[:PORT][/PROTOCOL]",
+        ),
+    ]
+    net_allow_host: Annotated[
+        Sequence[str | HostPort] | Unset,
+        Setting(
+            "let the guest reach this port of the host's loopback, at the gateway's address",
+            (),
+            metavar="PORT[/udp]",
         ),
     ]
 

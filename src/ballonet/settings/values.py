@@ -14,9 +14,12 @@ from ballonet.base.memory import parse_size
 from ballonet.settings.named_volumes import parse_volume
 from ballonet.settings.setting import Setting
 from ballonet.vmm.attach import Port, Tmpfs, Volume
+from ballonet.vmm.net_rules import HostPort, NetRule
 
 #: What an item of a list is called in messages.
 ITEM_NAMES: dict[Any, str] = {Volume: "volume", Tmpfs: "tmpfs", Port: "port"}
+#: Of these, an item is called as its setting is.
+_NAMED_AS_SETTING = (NetRule, HostPort)
 
 
 def field_value(setting: Setting, value: Any) -> Any:
@@ -58,13 +61,13 @@ def read_items(setting: Setting, items: Sequence[Any]) -> tuple[Any, ...]:
     """
     kind = setting.item
     checked = check_items(setting.name, items)
-    if kind not in ITEM_NAMES:
+    if kind not in ITEM_NAMES and kind not in _NAMED_AS_SETTING:
         return checked
-    return tuple(item if isinstance(item, kind) else _read(kind, item) for item in checked)
+    what = ITEM_NAMES.get(kind, setting.field)
+    return tuple(item if isinstance(item, kind) else _read(kind, what, item) for item in checked)
 
 
-def _read(kind: type[Volume | Tmpfs | Port], item: object) -> object:
-    what = ITEM_NAMES[kind]
+def _read(kind: type[Volume | Tmpfs | Port | NetRule | HostPort], what: str, item: object) -> object:
     if not isinstance(item, str):
         raise wrong_type(what, "text", item)
     if kind is Volume:

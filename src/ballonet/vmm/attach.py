@@ -29,7 +29,7 @@ class Net(StrEnum):
 
     #: No network interface.
     NONE = "none"
-    #: It reaches what the host can reach, including the host's loopback interface through the gateway's address.
+    #: It reaches what the host can reach, but not the host itself nor private networks, unless they are allowed.
     USER = "user"
     #: It reaches nothing; only published ports can be reached from the host.
     ISOLATED = "isolated"

@@ -12,6 +12,7 @@ from pathlib import Path
 from ballonet.base.dataclass import dataclass
 from ballonet.base.target import Clamp, clamp_target
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
+from ballonet.vmm.net_rules import HostPort, NetRule
 
 
 class Machine(StrEnum):
@@ -80,6 +81,12 @@ class VmConfig:
     tmpfs: tuple[Tmpfs, ...] = ()
     net: Net = Net.NONE
     ports: tuple[Port, ...] = ()
+    #: What the guest may reach with the network "user"; if there is any, nothing else.
+    net_allow: tuple[NetRule, ...] = ()
+    #: What it may not reach, even if it is allowed.
+    net_deny: tuple[NetRule, ...] = ()
+    #: Ports of the host's loopback that it may reach.
+    net_allow_host: tuple[HostPort, ...] = ()
     #: The sandbox is stopped when it has run for so long (seconds); the time while it is paused does not count.
     ttl_s: int | None = None
     #: When it was idle for so long (seconds), it is paused or stopped.

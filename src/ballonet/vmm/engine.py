@@ -55,12 +55,22 @@ class VmExit:
 
 @dataclass(frozen=True)
 class UserNetwork:
-    """The addresses in a guest's network, which the engine provides without privileges on the host."""
+    """The addresses in a guest's network."""
 
     guest: str
     netmask: str
     gateway: str
     name_server: str
+
+
+@dataclass(frozen=True)
+class NetworkLink:
+    """The engine's end of a guest's network."""
+
+    #: The descriptor of a tap device (Documentation/networking/tuntap).
+    tap: int
+    #: To be called in the engine's process before it is executed: it takes away every other network.
+    confine: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -181,12 +191,14 @@ class Vm(ABC):
         *,
         cgroup_procs: str | None = None,
         shares: Sequence[socket.socket] = (),
+        link: NetworkLink | None = None,
         state: SavedState | None = None,
     ) -> None:
         """Start the engine, paused, and return at once: the caller may use the time until :meth:`start`.
 
         :param cgroup_procs: the ``cgroup.procs`` file of the cgroup that the engine runs in.
         :param shares: connected to the servers of the shared directories; the engine gets copies.
+        :param link: of the guest's network, if that is :attr:`~ballonet.vmm.attach.Net.USER`; the engine gets a copy.
         :param state: restore this state, of the same :meth:`Engine.state_key`, instead of booting. It must stay
             open until :meth:`start` returns.
         :raises EngineError: it does not support the machine type or the accelerator.
@@ -257,4 +269,4 @@ class Vm(ABC):
 
     @abstractmethod
     async def published_ports(self) -> tuple[Port, ...]:
-        """The published ports of a running VM, with the host ports that the kernel chose."""
+        """The published ports of a running VM that the engine publishes, with the host ports that the kernel chose."""

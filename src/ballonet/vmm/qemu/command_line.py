@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from ballonet.base.dataclass import dataclass, field
-from ballonet.vmm.attach import Net, Port
+from ballonet.vmm.attach import Net
 from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
 from ballonet.vmm.engine import Engine
 
@@ -38,6 +38,8 @@ class EngineFds:
     ram: int
     #: Connected to the servers of the shared directories.
     shares: tuple[int, ...] = field(default=(), kw_only=True)
+    #: The tap device of the network "user".
+    tap: int | None = field(default=None, kw_only=True)
 
 
 def render_command(spec: VmSpec, engine: Engine, fds: EngineFds, *, restore: bool = False) -> list[str]:
@@ -78,7 +80,7 @@ def render_command(spec: VmSpec, engine: Engine, fds: EngineFds, *, restore: boo
         device = _virtio("vhost-user-fs", spec.machine)
         argv += ["-device", f"{device},chardev=share{number},tag={tag},queue-size=1024"]
     if spec.net is not Net.NONE:
-        argv += ["-netdev", _network(spec.net, spec.ports)]
+        argv += ["-netdev", _network(spec, fds.tap)]
         argv += ["-device", f"{_virtio('virtio-net', spec.machine)},netdev={NETWORK_ID}"]
     return argv
 
@@ -148,12 +150,13 @@ def _disk(disk: DiskSpec, machine: Machine) -> list[str]:
     return ["-blockdev", json.dumps(block), "-device", device]
 
 
-def _network(net: Net, ports: tuple[Port, ...]) -> str:
-    """QEMU's user-mode network, which needs no privileges and no interface on the host (docs/system/devices/net)."""
-    words = ["user", f"id={NETWORK_ID}", "ipv6=off"]
-    if net is Net.ISOLATED:
-        words.append("restrict=on")
-    words += [f"hostfwd={port.protocol}:{port.address}:{port.host}-:{port.guest}" for port in ports]
+def _network(spec: VmSpec, tap: int | None) -> str:
+    """A tap device, or QEMU's user-mode network without a way out (docs/system/devices/net)."""
+    if spec.net is Net.USER:
+        assert tap is not None, "the network has no link"
+        return f"tap,id={NETWORK_ID},fd={tap}"
+    words = ["user", f"id={NETWORK_ID}", "ipv6=off", "restrict=on"]
+    words += [f"hostfwd={port.protocol}:{port.address}:{port.host}-:{port.guest}" for port in spec.ports]
     return ",".join(words)
 
 

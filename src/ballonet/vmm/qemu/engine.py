@@ -17,6 +17,7 @@ from ballonet.base.dataclass import asdict, dataclass, replace
 from ballonet.base.errors import EngineMissingError, HostError
 from ballonet.base.paths import replace_file
 from ballonet.vmm.accel import read_cpu_flags
+from ballonet.vmm.attach import Net
 from ballonet.vmm.config import Accel, Machine, VmSpec
 from ballonet.vmm.engine import Engine, UserNetwork, Vm
 from ballonet.vmm.qemu.command_line import NAME_PREFIX, EngineFds, render_command
@@ -37,7 +38,7 @@ class Qemu(Engine):
     """A QEMU binary and its capabilities."""
 
     name = "QEMU"
-    #: QEMU's documentation, docs/system/devices/net: "10.0.2.0/24".
+    #: Those of QEMU's own network (docs/system/devices/net): "10.0.2.0/24".
     user_network = UserNetwork("10.0.2.15", "255.255.255.0", "10.0.2.2", "10.0.2.3")
 
     @classmethod
@@ -50,7 +51,9 @@ class Qemu(Engine):
         return any(a == "-name" and b.startswith(NAME_PREFIX) for a, b in pairwise(argv))
 
     def show_command(self, spec: VmSpec) -> list[str]:
-        fds = EngineFds(qmp=3, agent=4, console=5, ram=6, shares=tuple(range(7, 7 + len(spec.shares))))
+        shares = tuple(range(7, 7 + len(spec.shares)))
+        tap = 7 + len(shares) if spec.net is Net.USER else None
+        fds = EngineFds(qmp=3, agent=4, console=5, ram=6, shares=shares, tap=tap)
         return render_command(spec, self, fds)
 
     def state_key(self, spec: VmSpec) -> str | None:

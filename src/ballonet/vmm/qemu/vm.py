@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from ballonet.base.errors import EngineError
 from ballonet.base.process import spawn, wait_exit
 from ballonet.base.threads import in_thread
-from ballonet.vmm.attach import Port
+from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.config import VmSpec
 from ballonet.vmm.console import Tail
-from ballonet.vmm.engine import DiskCopy, Engine, Vm, VmExit
+from ballonet.vmm.engine import DiskCopy, Engine, NetworkLink, Vm, VmExit
 from ballonet.vmm.guest_ram import create_guest_ram, fill_guest_ram
 from ballonet.vmm.qemu.balloon_device import QemuBalloonDevice, changed_actual
 from ballonet.vmm.qemu.command_line import EngineFds, disk_node, render_command
@@ -74,18 +74,23 @@ class QemuVm(Vm):
         *,
         cgroup_procs: str | None = None,
         shares: Sequence[socket.socket] = (),
+        link: NetworkLink | None = None,
         state: SavedState | None = None,
     ) -> None:
         self.engine.require(self.spec.machine, self.spec.accel)
         self._ram = create_guest_ram(self.spec.memory_mib)
         try:
-            self._spawn(cgroup_procs, shares, state)
+            self._spawn(cgroup_procs, shares, link, state)
         except BaseException:
             self._close_ram()
             raise
 
     def _spawn(
-        self, cgroup_procs: str | None, shares: Sequence[socket.socket], state: SavedState | None
+        self,
+        cgroup_procs: str | None,
+        shares: Sequence[socket.socket],
+        link: NetworkLink | None,
+        state: SavedState | None,
     ) -> None:
         pairs = [socket.socketpair() for _ in range(4 if state is None else 5)]
         (
@@ -101,8 +106,11 @@ class QemuVm(Vm):
             console=console_far.fileno(),
             ram=self._ram,
             shares=tuple(share.fileno() for share in shares),
+            tap=None if link is None else link.tap,
         )
         inherited = [fds.qmp, fds.agent, fds.console, fds.ram, *fds.shares]
+        if link is not None:
+            inherited.append(link.tap)
         if state is not None:
             self._cgroup_procs = cgroup_procs
             self._incoming = (state, incoming[0][0], incoming[0][1].fileno())
@@ -115,6 +123,7 @@ class QemuVm(Vm):
                 stderr=messages_far.fileno(),
                 die_with_parent=True,
                 cgroup_procs=cgroup_procs,
+                in_child=None if link is None else link.confine,
             )
         except BaseException:
             for near, _ in pairs:
@@ -231,7 +240,7 @@ class QemuVm(Vm):
         return count_connections(str(answer))
 
     async def published_ports(self) -> tuple[Port, ...]:
-        if all(port.host != 0 for port in self.spec.ports):
+        if self.spec.net is not Net.ISOLATED or all(port.host != 0 for port in self.spec.ports):
             return self.spec.ports
         answer = await self.qmp.execute("human-monitor-command", command_line="info usernet")
         return chosen_ports(self.spec.ports, str(answer))

@@ -1,0 +1,459 @@
+"""What a guest with ``--net user`` reaches, among networks that the tests make (:mod:`tests.vm.network_world`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ballonet.base.paths import state_dir_of
+from ballonet.base.process import find_program
+from tests.vm.network_world import HOST, METADATA, OTHER_PUBLIC, PRIVATE, PUBLIC, World, network_world
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes the networks around the host")
+#: What the kernel of a guest says when a connection is refused at once.
+REFUSED = "Connection refused"
+
+
+@pytest.fixture(scope="module")
+def world(guest: object, run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with network_world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+#: For each line of its input, "udp ADDRESS PORT", "from SOURCE ADDRESS PORT" (TCP) or "raw SOURCE ADDRESS" (an ICMP
+#: echo request with a header of its own), tries that, and prints "answer" if there was one; all at once.
+_PROBE = """
+import socket, struct, sys, threading
+def checksum(data):
+    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
+    while total >> 16: total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+def tried(kind, *words):
+    if kind == "udp":
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.settimeout(4)
+            probe.connect((words[0], int(words[1])))
+            probe.send(b"hello")
+            return probe.recv(100).decode().strip()
+    if kind == "from":
+        source = "" if words[0] == "any" else words[0]
+        with socket.create_connection((words[1], int(words[2])), 4, (source, 0)) as probe:
+            probe.sendall(b"hello\\n")
+            return "answer " + probe.recv(100).decode().strip()
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as probe,
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as answers,
+    ):
+        body = struct.pack("!BBHHH", 8, 0, 0, 7, 1) + b"12345678"
+        body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+        source, target = map(socket.inet_aton, words)
+        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, 1, 0, source, target)
+        answers.settimeout(4)
+        probe.sendto(head + body, (words[1], 0))
+        while True:
+            packet = answers.recv(1000)
+            if packet[12:16] == target and packet[20] == 0:
+                return "answer"
+            if packet[20] == 3 and packet[28 + 16 : 28 + 20] == target:
+                return "refused"
+lines = sys.stdin.read().splitlines()
+said = {}
+def attempt(number):
+    try:
+        said[number] = tried(*lines[number].split())
+    except OSError as error:
+        said[number] = str(error)
+threads = [threading.Thread(target=attempt, args=[number]) for number in range(len(lines))]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+for number in range(len(lines)): print(said[number])
+"""
+
+
+@pytest.fixture(scope="module")
+def plain(world: World, debian_image: str) -> Iterator[str]:
+    """A sandbox with ``--net user`` and nothing else, and the program above."""
+    words = ("--image", debian_image, "--net", "user", "-p", "0:9000", "-p", "0:9000/udp", "--idle")
+    world.ballonet("run", "-d", "--name", "plain", *words)
+    world.run(
+        sys.executable,
+        "-P",
+        "-m",
+        "ballonet",
+        "exec",
+        "-i",
+        "plain",
+        "--",
+        "sh",
+        "-c",
+        "cat > /probe.py",
+        stdin=_PROBE,
+    )
+    world.ballonet(
+        "cp", str(find_program("busybox", hint="apt-get install busybox-static")), "plain:/bin/busybox"
+    )
+    world.guest("plain", "ln -s busybox /bin/ip")
+    yield "plain"
+    world.ballonet("rm", "--force", "plain")
+
+
+@pytest.fixture(scope="module")
+def ruled(world: World) -> Iterator[str]:
+    """A sandbox with rules for names."""
+    rules = (
+        "allowed.test:80",
+        "*.below.test",
+        "rebound.test",
+        "metadata.test",
+        "local.test",
+        "hosts-own.test",
+    )
+    words = [word for rule in rules for word in ("--net-allow", rule)]
+    world.ballonet("run", "-d", "--name", "ruled", *words, "--idle")
+    yield "ruled"
+    world.ballonet("rm", "--force", "ruled")
+
+
+def connect(world: World, name: str, address: str, port: int) -> str:
+    """What a connection from a guest says: an answer, or why there is none."""
+    return world.guest(name, f"echo hello | nc -w 5 {address} {port}", check=False)
+
+
+def probe(world: World, *tries: str) -> dict[str, str]:
+    """What each try of the program in ``plain`` says."""
+    command = (sys.executable, "-P", "-m", "ballonet", "exec", "-i", "plain", "--", "python3", "/probe.py")
+    answers = world.run(*command, stdin="\n".join(tries)).stdout.splitlines()
+    return dict(zip(tries, answers, strict=True))
+
+
+def answered(said: dict[str, str]) -> list[str]:
+    """The tries that were answered."""
+    return [words for words, answer in said.items() if "answer" in answer]
+
+
+def test_public_addresses_are_reached(world: World, plain: str) -> None:
+    said = probe(world, f"from any {PUBLIC} 80", "from any allowed.test 443", f"udp {PUBLIC} 80")
+    assert list(said.values()) == [f"answer {PUBLIC}", f"answer {PUBLIC}", "answer"]
+
+
+def test_the_host_the_metadata_and_private_networks_are_refused_at_once(world: World, plain: str) -> None:
+    far, host = world.log("far"), world.log("host")
+    gateways = ("10.0.2.2", "10.0.2.3", "192.0.0.2", "192.0.0.100")
+    here = ("127.0.0.1", "127.1", "2130706433", "0177.0.0.1", "0", "::ffff:127.0.0.1", "::1")
+    tcp = [f"from any {address} 8080" for address in (*HOST, *gateways, *here, f"::ffff:{HOST[0]}")]
+    tcp += [f"from any {address} 443" for address in (METADATA, *PRIVATE)]
+    udp = [f"udp {address} 8080" for address in (*HOST, *gateways)]
+    udp += [f"udp {address} 80" for address in (METADATA, *PRIVATE)]
+    odd = ("0.0.0.0", "203.0.113.255", "255.255.255.255", "224.0.0.1", "fd00:ec2::254", "fe80::1")
+    said = probe(world, *tcp, *udp, *(f"from any {address} 80" for address in odd))
+    assert answered(said) == []
+    assert [words for words in tcp if REFUSED not in said[words]] == []
+    # One after the other: each reads the answers to all.
+    for address in (METADATA, *PRIVATE, *HOST):
+        words = f"raw 10.0.2.15 {address}"
+        assert probe(world, words) == {words: "refused"}
+    assert (world.log("far"), world.log("host")) == (far, host)
+
+
+def test_another_source_gateway_or_mac_changes_nothing(world: World, plain: str) -> None:
+    far, host = world.log("far"), world.log("host")
+    world.guest(plain, "ip addr add 192.0.0.100/24 dev eth0; ip addr add 10.0.2.77/24 dev eth0")
+    sources = ("192.0.0.100", "10.0.2.77")
+    tries = [f"from {source} {address} 80" for source in sources for address in (PUBLIC, METADATA, HOST[0])]
+    tries += ["from 192.0.0.100 192.0.0.2 8080", f"raw 127.0.0.1 {METADATA}", f"raw 203.0.113.1 {PUBLIC}"]
+    assert answered(probe(world, *tries)) == []
+    world.guest(
+        plain,
+        "ip addr del 192.0.0.100/24 dev eth0; ip addr del 10.0.2.77/24 dev eth0; ip link set eth0 down;"
+        "ip link set eth0 address 02:00:00:00:00:09; ip link set eth0 up; ip route replace default via 10.0.2.3;"
+        "ip -6 addr add fd00::15/64 dev eth0; ip -6 route add default via fe80::1 dev eth0",
+    )
+    tries = [f"from any {address} 80" for address in (METADATA, *PRIVATE, *HOST, "fd00::2")]
+    assert answered(probe(world, *tries)) == []
+    assert (world.log("far"), world.log("host")) == (far, host)
+    world.guest(plain, "ip route replace default via 10.0.2.2")
+    words = f"from any {PUBLIC} 80"
+    assert probe(world, words) == {words: f"answer {PUBLIC}"}
+
+
+def test_an_address_that_the_host_gets_later_is_closed(world: World, plain: str) -> None:
+    """The host gets an address that was reached before, on another interface."""
+    words = f"from any {OTHER_PUBLIC} 80"
+    assert probe(world, words) == {words: f"answer {OTHER_PUBLIC}"}
+    world.run("ip", "addr", "add", f"{OTHER_PUBLIC}/32", "dev", "lo")
+    try:
+        log = state_dir_of(plain) / "network.jsonl"
+        deadline = time.monotonic() + 20
+        while f'"rule": "host", "address": "{OTHER_PUBLIC}"' not in log.read_text():
+            assert time.monotonic() < deadline
+            probe(world, f"from any {OTHER_PUBLIC} 443")
+        said = probe(world, *(f"from any {OTHER_PUBLIC} {port}" for port in (80, 8080)))
+        assert all(REFUSED in answer for answer in said.values())
+    finally:
+        world.run("ip", "addr", "del", f"{OTHER_PUBLIC}/32", "dev", "lo")
+
+
+_ECHO = """
+import socket, sys
+tcp = socket.create_server(("", 9000))
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind(("", 9000))
+print("listens", flush=True)
+connection, _ = tcp.accept()
+connection.sendall(connection.recv(100).upper())
+data, client = udp.recvfrom(100)
+udp.sendto(data.upper(), client)
+"""
+_CLIENT = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 20) as tcp:
+    tcp.sendall(b"stream")
+    print(tcp.recv(100).decode())
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+    udp.settimeout(20)
+    udp.connect(("127.0.0.1", int(sys.argv[2])))
+    udp.send(b"datagram")
+    print(udp.recv(100).decode())
+"""
+
+
+def test_published_ports_lead_into_the_guest_and_back(world: World, plain: str) -> None:
+    echo = f"python3 -c '{_ECHO}' > /echo 2>&1 < /dev/null & until grep -q listens /echo; do sleep 0.1; done"
+    world.guest(plain, echo)
+    published = [str(port) for port in world.inspect(plain)["ports"]]  # type: ignore[attr-defined]
+    assert [port.rpartition(":")[2] for port in published] == ["9000/tcp", "9000/udp"]
+    hosts = [port.split(":")[1] for port in published]
+    assert world.run(sys.executable, "-c", _CLIENT, *hosts).stdout == "STREAM\nDATAGRAM\n"
+
+
+def test_the_engine_has_no_network_of_its_own(world: World, plain: str) -> None:
+    """A program in the engine's place opens no connection, and does not get into the sandbox's namespace."""
+    engine = int(str(world.inspect(plain)["engine_pid"]))
+    links = world.run("ip", "-brief", "link", at=engine).stdout.split()
+    assert links[0] == "lo"
+    assert "UP" not in links
+    reach = "import socket; socket.create_connection(('203.0.113.1', 8080), 5)"
+    done = world.run("python3", "-c", reach, at=engine, check=False)
+    assert "Network is unreachable" in done.stderr
+    status = Path(f"/proc/{engine}/status").read_text()
+    sets = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Cap"))
+    assert all(int(sets[name], 16) in (0, 1 << 1) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb"))
+
+
+def test_a_port_of_the_hosts_loopback_is_open_if_allowed_and_no_other(world: World) -> None:
+    world.ballonet(
+        "run", "-d", "--name", "local", "--net-allow-host", "8080", "--net-allow-host", "8080/udp", "--idle"
+    )
+    try:
+        assert connect(world, "local", "10.0.2.2", 8080) == "127.0.0.1\n"
+        for address, port in (("10.0.2.2", 53), (HOST[0], 8080), ("192.0.0.2", 8080)):
+            assert REFUSED in connect(world, "local", address, port)
+        assert world.inspect("local")["running"]["net_allow_host"] == [  # type: ignore[index]
+            {"port": 8080, "protocol": "tcp"},
+            {"port": 8080, "protocol": "udp"},
+        ]
+    finally:
+        world.ballonet("rm", "--force", "local")
+
+
+def test_only_allowed_names_are_resolved_whatever_their_spelling(world: World, ruled: str) -> None:
+    asked = world.log("names")
+    for name in ("allowed.test", "ALLOWED.Test", "allowed.test.", "deep.below.test"):
+        assert "Address: 5.5.5." in world.guest(ruled, f"nslookup -type=a {name}"), name
+    before = world.log("names")
+    assert len(before) > len(asked)
+    data = "x" * 60
+    for name in ("forbidden.test", "sub.allowed.test", "below.test", "notbelow.test", f"{data}.example.test"):
+        said = world.guest(ruled, f"nslookup -type=a {name}", check=False)
+        assert "Address: 5.5.5" not in said, name
+        assert "REFUSED" in said or "NXDOMAIN" in said, name
+    for kind in ("txt", "null", "mx", "any"):
+        world.guest(ruled, f"nslookup -type={kind} {data}.forbidden.test", check=False)
+    assert world.log("names") == before
+    # A long name below an allowed one.
+    world.guest(ruled, f"nslookup -type=txt {data}.{data}.{data}.below.test", check=False)
+    assert world.log("names") == before
+
+
+def test_names_open_their_addresses_and_ports_only(world: World, ruled: str) -> None:
+    assert world.guest(ruled, "wget -qO- http://allowed.test/") == f"{PUBLIC}\n"
+    assert REFUSED in connect(world, ruled, "allowed.test", 443)
+    assert connect(world, ruled, "deep.below.test", 443) == f"{OTHER_PUBLIC}\n"
+    assert REFUSED in connect(world, ruled, "5.5.5.9", 80)
+
+
+def test_a_name_does_not_open_a_closed_address(world: World, ruled: str) -> None:
+    far, host = world.log("far"), world.log("host")
+    for name in ("rebound.test", "local.test", "metadata.test", "hosts-own.test"):
+        world.guest(ruled, f"nslookup -type=a {name}", check=False)
+        assert connect(world, ruled, name, 80) not in ("10.1.2.3\n", f"{METADATA}\n"), name
+    for address in (PRIVATE[0], METADATA):
+        assert REFUSED in connect(world, ruled, address, 80)
+    assert REFUSED in connect(world, ruled, HOST[0], 8080)
+    assert (world.log("far"), world.log("host")) == (far, host)
+
+
+def test_other_resolvers_are_closed(world: World, ruled: str) -> None:
+    for address, port in ((OTHER_PUBLIC, 53), ("192.0.0.3", 53), ("203.0.113.1", 53)):
+        assert "Address: 5.5.5" not in world.guest(
+            ruled, f"nslookup -type=a allowed.test {address}", check=False
+        )
+        assert REFUSED in connect(world, ruled, address, port)
+
+
+def test_rules_for_addresses_open_a_private_network_and_nothing_else(world: World) -> None:
+    words = (
+        "--net-allow",
+        "10.1.0.0/16:80/tcp",
+        "--net-allow",
+        "0.0.0.0/0:443",
+        "--net-deny",
+        f"{OTHER_PUBLIC}/32",
+    )
+    world.ballonet("run", "-d", "--name", "blocks", *words, "--idle")
+    try:
+        assert connect(world, "blocks", "10.1.2.3", 80) == "10.1.2.3\n"
+        assert connect(world, "blocks", PUBLIC, 443) == f"{PUBLIC}\n"
+        for address, port in (
+            ("10.1.2.3", 443), (PRIVATE[1], 443), (METADATA, 443), (PUBLIC, 80), (OTHER_PUBLIC, 443), (HOST[0], 443),
+        ):  # fmt: skip
+            assert REFUSED in connect(world, "blocks", address, port), (address, port)
+    finally:
+        world.ballonet("rm", "--force", "blocks")
+
+
+def test_rules_change_at_run_time_and_end_connections_that_they_do_not_allow(world: World) -> None:
+    world.ballonet("run", "-d", "--name", "changed", "--net-allow", f"{PUBLIC}:80", "--idle")
+    try:
+        # A connection that only receives, and one that stays allowed.
+        script = f"(echo hello; sleep 1000) | nc {PUBLIC} 80 > /out; echo ended > /end"
+        world.guest(
+            "changed", f"({script}) >/dev/null </dev/null & while ! grep -q {PUBLIC} /out; do sleep 0.1; done"
+        )
+        assert REFUSED in connect(world, "changed", OTHER_PUBLIC, 443)
+        shown = world.ballonet("modify", "changed", "--net-allow", "deep.below.test:443").stdout
+        assert "live" in shown
+        assert "done" in shown
+        assert REFUSED in connect(world, "changed", PUBLIC, 80)
+        assert connect(world, "changed", "deep.below.test", 443) == f"{OTHER_PUBLIC}\n"
+        inspected = world.inspect("changed")
+        assert inspected["pending"] == {}
+        assert [rule["host"] for rule in inspected["running"]["net_allow"]] == ["deep.below.test"]  # type: ignore[index]
+        world.ballonet("modify", "changed", "--net-allow", "")
+        assert connect(world, "changed", PUBLIC, 80) == f"{PUBLIC}\n"
+        assert world.guest("changed", "wget -qO- http://forbidden.test/") == f"{PUBLIC}\n"
+    finally:
+        world.ballonet("rm", "--force", "changed")
+
+
+def test_a_connection_ends_when_it_is_no_longer_allowed(world: World) -> None:
+    world.ballonet("run", "-d", "--name", "ending", "--net-allow", f"{PUBLIC}:80", "--idle")
+    try:
+        talk = f"while sleep 0.2; do echo hello; done | nc {PUBLIC} 80 > /out; echo ended > /end"
+        world.guest(
+            "ending", f"({talk}) >/dev/null </dev/null & until grep -q {PUBLIC} /out; do sleep 0.1; done"
+        )
+        world.ballonet("modify", "ending", "--net-allow", f"{OTHER_PUBLIC}:80")
+        # nc may find out with its next write only.
+        world.guest(
+            "ending",
+            "until [ -e /end ]; do sleep 0.1; done; wc -l < /out > /before; sleep 1; wc -l < /out > /after",
+        )
+        world.guest("ending", "cmp /before /after")
+    finally:
+        world.ballonet("rm", "--force", "ending")
+
+
+def processes_of(supervisor: int) -> list[int]:
+    done = subprocess.run(["pgrep", "-P", str(supervisor)], capture_output=True, text=True, check=True)
+    return list(map(int, done.stdout.split()))
+
+
+def gone(pid: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def supervisor_of(name: str) -> int:
+    return int(json.loads((state_dir_of(name) / "machine.json").read_text())["process"][0])
+
+
+def test_nothing_is_left_of_a_killed_sandbox(world: World) -> None:
+    world.ballonet("run", "-d", "--name", "killed", "--net-allow", "allowed.test", "-p", "0:80", "--idle")
+    supervisor = supervisor_of("killed")
+    children = processes_of(supervisor)
+    names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in children}
+    assert {"slirp4netns", "dnsmasq"} < names
+    namespaces = {Path(f"/proc/{pid}/ns/net").readlink() for pid in children}
+    os.kill(supervisor, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while not all(map(gone, children)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    left = subprocess.run(
+        ["lsns", "-t", "net", "-n", "-o", "NS"], capture_output=True, text=True, check=True
+    ).stdout
+    own = Path(f"/proc/{world.host}/ns/net").readlink()
+    for namespace in namespaces - {own}:
+        assert str(namespace)[5:-1] not in left.split()
+    world.ballonet("rm", "--force", "killed")
+
+
+@pytest.mark.parametrize("part", ["slirp4netns", "dnsmasq"])
+def test_the_death_of_a_part_closes_the_network_is_told_and_repaired(
+    world: World, ruled: str, part: str
+) -> None:
+    supervisor = supervisor_of(ruled)
+    (pid,) = (p for p in processes_of(supervisor) if Path(f"/proc/{p}/comm").read_text().strip() == part)
+    os.kill(pid, signal.SIGKILL)
+    log = state_dir_of(ruled) / "network.jsonl"
+    deadline = time.monotonic() + 60
+    while not (
+        log.exists() and any('"failed"' in line and part in line for line in log.read_text().splitlines())
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert PRIVATE[0] not in connect(world, ruled, PRIVATE[0], 80).splitlines()
+    while world.guest(ruled, "wget -qO- http://allowed.test/", check=False) != f"{PUBLIC}\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert REFUSED in connect(world, ruled, PRIVATE[0], 80)
+
+
+def test_the_log_has_what_was_refused_and_asked_for(world: World, ruled: str) -> None:
+    connect(world, ruled, METADATA, 80)
+    world.guest(ruled, "nslookup -type=a forbidden.test; nslookup -type=a allowed.test", check=False)
+    lines = [json.loads(line) for line in world.ballonet("net", "log", ruled).stdout.splitlines()]
+    facts = [{key: line[key] for key in line if key != "time"} for line in lines]
+    assert {"event": "refused", "rule": "closed", "address": METADATA, "protocol": "tcp", "port": 80} in facts
+    assert {"event": "name", "name": "forbidden.test", "type": "A", "forwarded": False} in facts
+    assert {"event": "name", "name": "allowed.test", "type": "A", "forwarded": True} in facts
+
+
+def test_the_counters_tell_how_often_each_rule_decided(world: World, ruled: str) -> None:
+    def counters() -> dict[str, Any]:
+        found = json.loads(world.ballonet("net", "stats", "--json", ruled).stdout)
+        assert isinstance(found, dict)
+        return found
+
+    before = counters()
+    connect(world, ruled, METADATA, 80)
+    world.guest(ruled, "wget -qO- http://allowed.test/")
+    after = counters()
+    closed = next(reason for reason in before["refused"] if "cloud metadata" in reason)
+    assert after["refused"][closed] == before["refused"][closed] + 1
+    (rule,) = (number for number, of in enumerate(after["rules"]) if of["rule"] == "allowed.test:80")
+    assert after["rules"][rule]["connections"] == before["rules"][rule]["connections"] + 1
+    assert after["sent_bytes"] > before["sent_bytes"]
+    assert "allow allowed.test:80" in world.ballonet("net", "stats", ruled).stdout

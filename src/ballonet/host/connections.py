@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -14,8 +15,11 @@ _STATE, _INODE = 3, 9
 def count_connections(pid: int, *, proc: Path = PROC) -> int | None:
     """How many established TCP connections a process has; ``None`` if that cannot be read, or it has ended."""
     directory = proc / str(pid)
+    links: list[str] = []
     try:
-        links = [str(entry.readlink()) for entry in (directory / "fd").iterdir()]
+        for entry in (directory / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since
+                links.append(str(entry.readlink()))
         lines = [
             line
             for name in ("tcp", "tcp6")

@@ -457,3 +457,27 @@ def test_the_counters_tell_how_often_each_rule_decided(world: World, ruled: str)
     assert after["rules"][rule]["connections"] == before["rules"][rule]["connections"] + 1
     assert after["sent_bytes"] > before["sent_bytes"]
     assert "allow allowed.test:80" in world.ballonet("net", "stats", ruled).stdout
+
+
+def check_rules(world: World, name: str) -> None:
+    """A sandbox with the rules of ``ruled`` has a network, and no other."""
+    assert world.guest(name, "wget -qO- http://allowed.test/") == f"{PUBLIC}\n"
+    assert REFUSED in connect(world, name, "allowed.test", 443)
+    for address in (PRIVATE[0], METADATA):
+        assert REFUSED in connect(world, name, address, 80)
+
+
+def test_the_rules_are_in_force_after_a_pause_and_in_forks(world: World, ruled: str) -> None:
+    check_rules(world, ruled)
+    children = processes_of(supervisor_of(ruled))
+    world.ballonet("pause", ruled)
+    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+    world.ballonet("resume", ruled)
+    check_rules(world, ruled)
+    world.ballonet("fork", ruled, "fork-a", "fork-b")
+    try:
+        for name in (ruled, "fork-a", "fork-b"):
+            check_rules(world, name)
+    finally:
+        world.ballonet("rm", "--force", "fork-a", "fork-b")
+    check_rules(world, ruled)

@@ -25,7 +25,9 @@ _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _IFREQ = struct.Struct("16s24s")  # linux/if.h
 _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU = 0x8914, 0x8916, 0x891C, 0x8922  # linux/sockios.h
+_SIOCSIFHWADDR = 0x8924
 _IFF_UP = 1
+_ARPHRD_ETHER = 1  # linux/if_arp.h
 _TUN = "/dev/net/tun"
 _NETFILTER = 12  # NETLINK_NETFILTER, linux/netlink.h
 _CAP_DAC_OVERRIDE, _CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN, _MOST_CAPABILITIES = (
@@ -58,6 +60,8 @@ class Interface:
     addresses: tuple[str, ...]
     prefix: int
     mtu: int
+    #: Its hardware address. A restored guest remembers it, and would not find another one for half a minute.
+    mac: bytes
 
 
 class Namespace:
@@ -175,6 +179,7 @@ class Namespace:
         mask = ((0xFFFFFFFF << (32 - of.prefix)) & 0xFFFFFFFF).to_bytes(4)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             fcntl.ioctl(control, _SIOCSIFFLAGS, _ifreq("lo", struct.pack("H", _IFF_UP)))
+            fcntl.ioctl(control, _SIOCSIFHWADDR, _ifreq(of.name, struct.pack("H6s", _ARPHRD_ETHER, of.mac)))
             fcntl.ioctl(control, _SIOCSIFMTU, _ifreq(of.name, struct.pack("i", of.mtu)))
             for number, address in enumerate(of.addresses):
                 label = f"{of.name}:{number}" if number else of.name

@@ -51,6 +51,8 @@ _HINT = "install it: apt-get install nftables; without it, the networks isolated
 _USER = DefaultEngine.user_network
 _ADDRESSES = Addresses(_USER.guest, _USER.gateway, _USER.name_server)
 _MTU = 1500
+#: The gateway's hardware address, the same in all sandboxes: locally administered, and not the guest's.
+_MAC = bytes.fromhex("52550a000202")
 #: How long to wait before a failed connection to the host's network is made again (seconds).
 _RETRY_S = 1.0
 
@@ -70,7 +72,8 @@ class GuestNetwork:
         self._directory = directory
         self._cgroup_procs = cgroup_procs
         self._namespace = Namespace(
-            Interface(GUEST_INTERFACE, (_ADDRESSES.gateway, _ADDRESSES.name_server), 24, _MTU), LOG_GROUP
+            Interface(GUEST_INTERFACE, (_ADDRESSES.gateway, _ADDRESSES.name_server), 24, _MTU, _MAC),
+            LOG_GROUP,
         )
         self._log = NetworkLog(state_dir)
         self._number = 1

@@ -40,6 +40,7 @@ CALLS = {
     "touch": (["touch", "box"], 2),
     "fork": (["fork", "box", "new"], 2),
     "snapshot": (["snapshot", "ls"], 0),
+    "net": (["net", "stats", "box"], 2),
     "rm": (["rm", "box"], 0),
     "ls": (["ls"], 0),
     "ps": (["ps", "--json"], 0),
@@ -66,7 +67,7 @@ CALLS = {
     "demo": (["demo", "--help"], 0),
 }
 #: Those that print nothing to standard output here.
-SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "exec", "cp", "balloon", "plot"}
+SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "net", "exec", "cp", "balloon", "plot"}
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from ballonet.lifecycle.registry import Registry
 from ballonet.machine.build import build_vm
 from ballonet.sdk.sandbox import Balloon, Sandbox
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.attach import Port, Tmpfs
+from ballonet.vmm.attach import Net, Port, Tmpfs
 from ballonet.vmm.config import Machine
 from tests.unit import oci
 from tests.vm.processes import guest_ram_mib, wait_until
@@ -166,7 +166,7 @@ async def test_what_is_deleted_leaves_the_hosts_file(debian: Sandbox) -> None:
 
 
 async def test_no_second_engine_gets_the_disk(debian: Sandbox) -> None:
-    vm = build_vm(replace(debian.config, volumes=(), ports=()), disk=disk_of(debian))
+    vm = build_vm(replace(debian.config, volumes=(), ports=(), net=Net.NONE), disk=disk_of(debian))
     with pytest.raises(EngineError, match='Failed to get "write" lock'):
         await vm.start()
 

@@ -17,10 +17,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ballonet.sdk.sync import Sandbox
-
 from ballonet.base.process import find_program
 from ballonet.host.proc import PROC
+from ballonet.sdk.sync import Sandbox
 from bench.common import Arms, options_parser, private_directories, report, run_ballonet, seconds
 
 GATEWAY = "10.0.2.2"

@@ -20,10 +20,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ballonet.sdk.sync import Sandbox
-
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
+from ballonet.sdk.sync import Sandbox
 from ballonet.settings.config import SandboxConfig
 from bench.common import Arms, options_parser, private_directories, report
 

@@ -14,13 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from ballonet.sdk.sync import Sandbox
-
 from ballonet.guest.agent_client import AgentClient
 from ballonet.guest.bundle import prepare_guest
 from ballonet.guest.restored import renew_guest
 from ballonet.host.proc import read_resident
 from ballonet.machine.build import build_vm
+from ballonet.sdk.sync import Sandbox
 from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.saved_state import PendingState, SavedState
 from bench.boot import bare

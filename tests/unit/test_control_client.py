@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ballonet.control.sync_client import SyncClient
 
 import ballonet.control
 from ballonet.base.errors import ControlError, ControlRefusedError
@@ -23,6 +22,7 @@ from ballonet.control.backend import TrimRequest
 from ballonet.control.client import Client
 from ballonet.control.client_blocking import send_plain
 from ballonet.control.connection import Limits
+from ballonet.control.sync_client import SyncClient
 from tests.unit.fake_backend import FakeBackend, serving
 
 

@@ -13,12 +13,12 @@ import pytest
 
 pytest.importorskip("hatchling")
 import hatch_build
-from ballonet.control.sync_client import SyncClient
 from build_tools.generate import targets
 from build_tools.python_source import Imports, Source, wrapped
 from build_tools.sync_sdk import SdkClass, plain_doc
 
 from ballonet.control.client import Client
+from ballonet.control.sync_client import SyncClient
 
 ROOT = Path(__file__).parents[2]
 GENERATED = targets(ROOT / "src")

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ballonet.sdk.sync import Sandbox as SyncSandbox
 
 from ballonet.base.errors import ConfigError, NameInUseError, NotRunningError
 from ballonet.base.paths import state_dir_of
 from ballonet.lifecycle.registry import Registry
 from ballonet.sdk.sandbox import Balloon, Sandbox
+from ballonet.sdk.sync import Sandbox as SyncSandbox
 from tests.vm.processes import alive, descendants, wait_until
 
 

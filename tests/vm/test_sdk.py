@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ballonet.sdk.sync import Sandbox as SyncSandbox
 
 from ballonet.base.errors import (
     CommandTimeoutError,
@@ -25,6 +24,7 @@ from ballonet.base.errors import (
 )
 from ballonet.lifecycle.registry import Registry
 from ballonet.sdk.sandbox import Sandbox
+from ballonet.sdk.sync import Sandbox as SyncSandbox
 from tests.vm.processes import alive, wait_until
 
 

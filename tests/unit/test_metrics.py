@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,9 @@ from ballonet.cli.plot import in_force
 from ballonet.control.backend import EarlierTotals, GuestMemory, GuestPressure, HostMemory, Stats
 from ballonet.host.identity import ProcessId
 from ballonet.lifecycle import sandboxes as lifecycle
-from ballonet.lifecycle.record import State
+from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
-from ballonet.lifecycle.samples import collect, history_path
+from ballonet.lifecycle.samples import collect, history_path, read_samples
 from ballonet.machine.notes import MachineNote
 from ballonet.metrics.columns import COLUMNS, host_row, row, write_csv
 from ballonet.metrics.exposition import Counters, Exporter
@@ -178,6 +179,17 @@ def test_a_guest_that_has_stopped_reporting_is_unknown_and_what_it_counted_stays
     assert (told.guest_available, told.pressure_some_avg10) == (None, None)
     assert (told.major_faults, told.oom_kills, told.pressure_some_us) == (17, 3, 9)
     assert told.guest_age_s == STALE_S + 1
+
+
+def test_a_process_that_ends_after_the_look_at_the_registry_is_told(silent: str) -> None:
+    left = subprocess.Popen(["true"])
+    process = ProcessId.of(left.pid)
+    left.wait()
+    gone = Record(
+        name="gone", created_at=1, flags=("--memory=64",), state=State.RUNNING, run_id="run1", process=process
+    )
+    (told,) = read_samples([gone])
+    assert told.unknown == dict.fromkeys(("balloon", "host", "pss", "guest"), "its process has just ended")
 
 
 def test_a_sandbox_without_a_balloon_has_what_its_history_says(silent: str) -> None:

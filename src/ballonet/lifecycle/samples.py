@@ -20,6 +20,7 @@ from ballonet.host.memory import read_host_memory
 from ballonet.host.proc import read_resident
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import living
+from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.metrics.model import (
     NO_BALLOON,
@@ -36,7 +37,6 @@ from ballonet.settings.flags import parse_config
 if TYPE_CHECKING:
     from ballonet.control.ask import Answer
     from ballonet.control.backend import BalloonSnapshot
-    from ballonet.lifecycle.record import Record
     from ballonet.machine.notes import MachineNote
 
 #: Timeout for one sandbox (seconds).
@@ -114,7 +114,11 @@ def _sample(record: Record, note: MachineNote | None, answer: Answer | None) -> 
 
 
 def _not_running(record: Record) -> SandboxSample:
-    why = f"it is {record.state}" if record.unreadable is None else lifecycle.UNREADABLE
+    if record.unreadable is not None:
+        why = lifecycle.UNREADABLE
+    else:
+        # One that was running when the registry was read has ended since, or is being started again.
+        why = "its process has just ended" if record.state is State.RUNNING else f"it is {record.state}"
     return SandboxSample(
         name=record.name,
         state=record.state.value,

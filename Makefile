@@ -3,7 +3,8 @@
 #   make test    set up, then run lint, type checks and all tests, including virtual machines
 # After setup:
 #   make check   run lint, type checks and the tests that need no virtual machine
-#   make machines    run tests on other hosts (KVM, cgroup v2, …), which run as guests; see tests/machines/README.md
+#   make machines    run tests on other hosts (KVM, cgroup v2, …), which run as guests, and with another QEMU;
+#                see tests/machines/README.md
 #   make tested  write what 'make machines' ran into docs/tested.md
 #   make docs    build the documentation site in build/site (make docs-serve: on http://127.0.0.1:8000)
 #   make bench   run the benchmarks (minutes); see bench/README.md
@@ -68,8 +69,9 @@ registry: setup
 vm: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m vm --durations=10
 
+# Two machines at a time: each has one processor.
 machines: setup
-	$(PYTEST) -v -m machines --durations=0
+	$(PYTEST) -v -m machines -n 2 --dist loadgroup --durations=0
 
 tested: setup
 	$(PYTHON) -m tests.machines.results

@@ -1,40 +1,55 @@
 """A host full of sandboxes under several policies: the memory that they use, and the slowdown of their work.
 
-Seven real VMs with ceilings of 768 MiB run staggered work (builds, programs that allocate and free, file reading, idle
+Real VMs with ceilings of 768 MiB run staggered work (builds, programs that allocate and free, file reading, idle
 phases; see :mod:`bench.fleet_work`). All arms use the same host, image and work:
 
 - ``static``: no balloon, no free-page reporting;
 - ``reporting``: free-page reporting only;
 - others: ``ballonet pilot --policy NAME`` with a budget below the sum of the ceilings.
 
-The footprint is guest RAM held by the host (RssShmem of the engines), integrated over time; the engines' own memory,
-which is the same in all arms, is listed separately. The slowdown is the sum of the durations of all jobs relative to
-static in the same run. The image is a Debian root with python3 (``ballonet image build-debian``).
+Sizes: 4 VMs leave processors of a machine with two cores to spare, 7 saturate them; larger machines take more, such as
+``--sizes 56`` on 16 cores. With more than 7, the timelines start in groups, 3 s apart.
+
+The footprint is guest RAM held by the host, integrated over time; the engines' own memory, which is the same in all
+arms, is listed separately. Work is compared job by job in pairs within each round (:mod:`bench.paired`); the order of
+the arms is reversed in every other round. The intervals are 95 %. With one round they say nothing about the differences
+between rounds: take three or more. The image is a Debian root with python3 (``ballonet image build-debian``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from ballonet.base.memory import mib_to_bytes
-from ballonet.host.proc import read_resident
+from ballonet.host.load import tasks_per_processor
+from ballonet.host.proc import read_cpu_s, read_resident
 from ballonet.sdk.sandbox import Balloon, Sandbox
 from bench.common import BALLONET, RESULTS, options_parser, private_directories
-from bench.fleet_work import LENGTH_S, TIMELINES
+from bench.fleet_plan import CEILING_MIB, SHORT, Member, budget_mib, members
+from bench.fleet_report import print_size
+from bench.paired import order
 
-CEILING_MIB = 768
-#: Budget for all engines together: 0.6 of the ceilings, as in the simulator, and what the engines need under emulation
-#: (about 145 MiB each with a disk).
-BUDGET_MIB = 4240
 SAMPLE_S = 0.25
-DEFAULT_ARMS = ("static", "reporting", "proxmox", "vm0", "ballonet")
+#: Boots and requests at the same time.
+PARALLEL = 2 * (os.cpu_count() or 1)
+DEFAULT_ARMS = ("static", "reporting", "proxmox", "vm0", "hypeman", "ballonet")
 _GIB_MIN = mib_to_bytes(1024) * 60
+_WORK = Path(__file__).with_name("fleet_work.py")
+
+
+class Root(NamedTuple):
+    """The guests' root: an image, or a file or directory."""
+
+    image: str | None
+    rootfs: str | None
 
 
 @dataclass
@@ -46,10 +61,13 @@ class Result:
     guest_ram: list[int] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
     at: list[float] = field(default_factory=list)
-    #: Durations by ``ROLE/number job`` (seconds).
+    #: Durations by ``GUEST/number job`` (seconds).
     jobs: dict[str, float] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     oom_kills: int = 0
+    #: Processor time of the autopilot (seconds), and tasks for each processor of the host at the end.
+    pilot_cpu_s: float = 0.0
+    load: float = 0.0
 
     def gib_minutes(self, values: Sequence[int]) -> float:
         steps = zip(values, self.at, self.at[1:], strict=False)
@@ -59,56 +77,68 @@ class Result:
         return {
             "footprint GiB·min": self.gib_minutes(self.guest_ram),
             "with engines GiB·min": self.gib_minutes(self.resident),
-            "peak MiB": max(self.guest_ram) / mib_to_bytes(1),
+            "peak MiB": max(self.guest_ram, default=0) / mib_to_bytes(1),
             "work s": sum(self.jobs.values()),
             "oom kills": self.oom_kills,
             "failed jobs": len(self.failed),
+            "pilot s": self.pilot_cpu_s,
+            "load": self.load,
         }
 
 
-async def run_arm(arm: str, image: str) -> Result:
+async def run_arm(arm: str, fleet: Sequence[Member], root: Root, scale: float) -> Result:
     result = Result(arm)
-    sandboxes = await start_all(arm, image)
+    made: dict[str, Sandbox] = {}
     pilot = None
     try:
+        await start_all(arm, fleet, root, made)
         if arm not in ("static", "reporting"):
-            pilot = start_pilot(arm)
-        sampling = asyncio.create_task(sample(sandboxes, result))
-        await asyncio.gather(*(work(role, box, result) for role, box in sandboxes.items()))
+            pilot = start_pilot(arm, len(fleet))
+        sampling = asyncio.create_task(sample(made, result))
+        await asyncio.gather(*(work(member, made[member.name], scale, result) for member in fleet))
         sampling.cancel()
+        result.load = tasks_per_processor()
+        if pilot is not None:
+            result.pilot_cpu_s = read_cpu_s(pilot.pid) or 0.0
         if arm != "static":
-            stats = await asyncio.gather(*(box.metrics() for box in sandboxes.values()))
+            stats = await asyncio.gather(*(box.metrics() for box in made.values()))
             result.oom_kills = sum(each.oom_kills or 0 for each in stats)
     finally:
         if pilot is not None:
             pilot.terminate()
             pilot.wait()
-        await asyncio.gather(*(box.kill() for box in sandboxes.values()))
+        await asyncio.gather(*(box.kill() for box in made.values()))
     return result
 
 
-async def start_all(arm: str, image: str) -> dict[str, Sandbox]:
-    balloon: Balloon | bool = arm != "static"
-    if balloon:
-        balloon = Balloon(min="128M")
-    made = {}
-    for role in TIMELINES:  # one after the other: boots are not measured
-        made[role] = await Sandbox.create(
-            f"fleet-{role}", image=image, memory=CEILING_MIB, balloon=balloon, admission=False
-        )
-        await made[role].fs.write(
-            "/root/fleet_work.py", Path(__file__).with_name("fleet_work.py").read_bytes()
-        )
-    return made
+async def start_all(arm: str, fleet: Sequence[Member], root: Root, made: dict[str, Sandbox]) -> None:
+    """Start all guests of one arm, which is not measured."""
+    balloon: Balloon | bool = arm != "static" and Balloon(min="128M")
+    room = asyncio.Semaphore(PARALLEL)
+
+    async def start(member: Member) -> None:
+        async with room:
+            box = await Sandbox.create(
+                f"fleet-{member.name}",
+                image=root.image,
+                rootfs=root.rootfs,
+                memory=CEILING_MIB,
+                balloon=balloon,
+                admission=False,
+            )
+            made[member.name] = box
+            await box.fs.write("/root/fleet_work.py", _WORK.read_bytes())
+
+    await asyncio.gather(*map(start, fleet))
 
 
-def start_pilot(policy: str) -> subprocess.Popen[bytes]:
-    argv = [*BALLONET, "pilot", "--policy", policy, "--budget", f"{BUDGET_MIB}M"]
-    with (RESULTS / f"fleet-pilot-{policy}.log").open("wb") as log:
+def start_pilot(policy: str, count: int) -> subprocess.Popen[bytes]:
+    argv = [*BALLONET, "pilot", "--policy", policy, "--budget", f"{budget_mib(count)}M"]
+    with (RESULTS / f"fleet-{count}-pilot-{policy}.log").open("wb") as log:
         return subprocess.Popen(argv, stdout=log, stderr=log)
 
 
-async def sample(sandboxes: dict[str, Sandbox], result: Result) -> None:
+async def sample(sandboxes: Mapping[str, Sandbox], result: Result) -> None:
     began = time.monotonic()
     while True:
         held = [read_resident(box.engine_pid) for box in sandboxes.values()]
@@ -118,79 +148,63 @@ async def sample(sandboxes: dict[str, Sandbox], result: Result) -> None:
         await asyncio.sleep(SAMPLE_S)
 
 
-async def work(role: str, box: Sandbox, result: Result) -> None:
-    done = await box.exec(["python3", "/root/fleet_work.py", role])
+async def work(member: Member, box: Sandbox, scale: float, result: Result) -> None:
+    await asyncio.sleep(member.delay_s)
+    done = await box.exec(["python3", "/root/fleet_work.py", member.role, str(scale)])
     if done.returncode != 0:
-        result.failed.append(f"{role}: status {done.returncode}: {done.stderr[-500:]!r}")
+        result.failed.append(f"{member.name}: status {done.returncode}: {done.stderr[-500:]!r}")
     for number, line in enumerate(done.stdout.splitlines()):
         job = json.loads(line)
-        result.jobs[f"{role}/{number} {job['job']}"] = job["took"]
+        result.jobs[f"{member.name}/{number} {job['job']}"] = job["took"]
         if job["failed"]:
-            result.failed.append(f"{role}/{number} {job['job']}: {job['failed']}")
+            result.failed.append(f"{member.name}/{number} {job['job']}: {job['failed']}")
 
 
-def report(rounds: list[dict[str, Result]], arms: Sequence[str]) -> None:
-    """Print the results of each arm, relative to static and to reporting."""
-    print(
-        f"\nfleet ({len(TIMELINES)} VMs of {CEILING_MIB} MiB, budget {BUDGET_MIB} MiB, {LENGTH_S} s, "
-        f"{len(rounds)} rounds; means of all rounds)"
-    )
-    print(
-        f"  {'arm':<10} {'GiB·min':>8} {'× static':>9} {'× report.':>9} {'peak MiB':>9} {'× static':>9} {'work s':>8}"
-        f" {'slowdown':>9} {'oom':>4} {'failed':>6}"
-    )
-    table = {}
-    for arm in arms:
-        mean = average([round_[arm].summary() for round_ in rounds])
-        table[arm] = mean
-    for arm, mean in table.items():
-        base, report = table.get("static", mean), table.get("reporting", mean)
-        print(
-            f"  {arm:<10} {mean['footprint GiB·min']:8.2f} {mean['footprint GiB·min'] / base['footprint GiB·min']:9.3f}"
-            f" {mean['footprint GiB·min'] / report['footprint GiB·min']:9.3f} {mean['peak MiB']:9.0f}"
-            f" {mean['peak MiB'] / base['peak MiB']:9.3f} {mean['work s']:8.1f}"
-            f" {100 * (mean['work s'] / base['work s'] - 1):8.1f}% {mean['oom kills']:4.0f} {mean['failed jobs']:6.0f}"
+async def measure(count: int, arms: Sequence[str], rounds: int, root: Root, scale: float) -> None:
+    fleet = members(count)
+    done: list[dict[str, Result]] = []
+    for number in range(rounds):
+        results = {}
+        for arm in order(arms, number):
+            results[arm] = await run_arm(arm, fleet, root, scale)
+            shown = ", ".join(f"{name} {value:.2f}" for name, value in results[arm].summary().items())
+            print(f"{count} VMs, round {number + 1}, {arm}: {shown}", flush=True)
+        done.append(results)
+        # After each round: a long run that is interrupted keeps what it has measured.
+        document = [{arm: vars(result) for arm, result in round_.items()} for round_ in done]
+        (RESULTS / f"fleet-{count}.json").write_text(
+            json.dumps({"vms": count, "budget_mib": budget_mib(count), "scale": scale, "rounds": document})
+            + "\n"
         )
-    RESULTS.mkdir(exist_ok=True)
-    document = {
-        "rounds": [{arm: vars(result) for arm, result in round_.items()} for round_ in rounds],
-        "means": table,
-    }
-    (RESULTS / "fleet.json").write_text(json.dumps(document) + "\n")
-    for round_ in rounds:
+    print_size(
+        count,
+        arms,
+        [{arm: result.summary() for arm, result in round_.items()} for round_ in done],
+        [{arm: result.jobs for arm, result in round_.items()} for round_ in done],
+    )
+    for round_ in done:
         for arm, result in round_.items():
             for line in result.failed:
                 print(f"  {arm}: failed: {line}")
 
 
-def average(summaries: list[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(each[name] for each in summaries) / len(summaries) for name in summaries[0]}
-
-
-async def measure(arms: Sequence[str], rounds: int, image: str) -> None:
-    done: list[dict[str, Result]] = []
-    for number in range(rounds):
-        results = {}
-        # Reverse the order in every other round, so that a machine that becomes slower affects all arms.
-        for arm in arms if number % 2 == 0 else list(reversed(arms)):
-            results[arm] = await run_arm(arm, image)
-            print(
-                f"round {number + 1} {arm}: "
-                + ", ".join(f"{k} {v:.2f}" for k, v in results[arm].summary().items()),
-                flush=True,
-            )
-        done.append(results)
-    report(done, arms)
-
-
 def main() -> None:
-    parser = options_parser(__doc__, rounds=1)
+    parser = options_parser(__doc__, rounds=3)
     parser.add_argument("--arms", default=",".join(DEFAULT_ARMS), help="comma-separated, in this order")
+    parser.add_argument("--sizes", default="4,7", help="numbers of VMs, comma-separated (default: 4,7)")
     parser.add_argument("--image", default="bench-debian", help="a local image of a Debian root with python3")
+    parser.add_argument("--rootfs", help="a file or directory with such a root, instead of an image")
+    parser.add_argument(
+        "--short", action="store_true", help="timelines of 45 s instead of 150, for a first look"
+    )
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
+    arms = options.arms.split(",")
+    root = Root(options.image if options.rootfs is None else None, options.rootfs)
+    scale = SHORT if options.short else 1.0
     with private_directories("fleet"):
-        asyncio.run(measure(options.arms.split(","), options.rounds, options.image))
+        for count in map(int, options.sizes.split(",")):
+            asyncio.run(measure(count, arms, options.rounds, root, scale))
 
 
 if __name__ == "__main__":

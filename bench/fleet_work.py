@@ -1,7 +1,8 @@
 """The work of the guests of :mod:`bench.fleet`: a timeline of timed jobs. Runs in a guest that has only Python.
 
-``python3 fleet_work.py ROLE`` prints one JSON object per job, ``{"job": …, "at": …, "took": …}``. Times are seconds
-since the start of the program. A job that is late because the previous one took long starts immediately.
+``python3 fleet_work.py ROLE [SCALE]`` prints one JSON object per job, ``{"job": …, "at": …, "took": …}``. Times are
+seconds since the start of the program; SCALE multiplies the start times of the jobs. A job that is late because the
+previous one took long starts immediately.
 """
 
 from __future__ import annotations
@@ -128,8 +129,9 @@ TIMELINES: dict[str, list[tuple[float, Callable[[], None]]]] = {
 
 def main() -> None:
     began = time.monotonic()
+    scale = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
     for at, job in TIMELINES[sys.argv[1]]:
-        time.sleep(max(0.0, began + at - time.monotonic()))
+        time.sleep(max(0.0, began + at * scale - time.monotonic()))
         start = time.monotonic()
         try:
             job()
@@ -140,7 +142,7 @@ def main() -> None:
         print(
             json.dumps({"job": job.__name__, "at": start - began, "took": took, "failed": failed}), flush=True
         )
-    time.sleep(max(0.0, began + LENGTH_S - time.monotonic()))
+    time.sleep(max(0.0, began + LENGTH_S * scale - time.monotonic()))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,11 @@ _HELPERS = "ballonet.sdk.sync_calls"
 #: Functions that stand in for a method; they get the async object.
 INSTEAD = {("Sandbox", "close"): "close_sandbox"}
 #: Functions that undo a call which was interrupted after it had succeeded; they get its result.
-UNDO = {("Sandbox", "create"): "undo_create"}
+UNDO = {
+    ("Sandbox", "create"): "undo_create",
+    ("Sandbox", "restore"): "undo_create",
+    ("Sandbox", "fork"): "undo_fork",
+}
 EXPORTS = ("Balloon", "ExecResult", "GuestProcess", "Sandbox", "SandboxEnd")
 
 SDK_DOC = '''"""The SDK without asyncio: the same calls, each of which returns when it is done.
@@ -112,6 +116,8 @@ class SdkClass:
         before, after = ("" if returned == "None" else "return "), ""
         if returned in ("Self", *FACES, *BY_HAND):
             before, after = f"return {'cls' if returned == 'Self' else returned}(", ")"
+        if returned == "Sequence[Self]":
+            before, after = "return [type(self)(each) for each in ", "]"
         if key in INSTEAD:
             self._imports.add(_HELPERS, INSTEAD[key])
             return [f"        {before}{INSTEAD[key]}(self._inner){after}"]

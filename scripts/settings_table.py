@@ -44,7 +44,8 @@ def _row(setting: Setting) -> tuple[str, ...]:
 
 
 def _option(setting: Setting) -> str:
-    form = setting.metavar or ("SIZE" if setting.kind == "size" else "\\|".join(setting.choices))
+    metavar = {"size": "SIZE", "duration": "TIME"}.get(setting.kind)
+    form = setting.metavar or metavar or "\\|".join(setting.choices)
     if not form and setting.kind != "switch":
         form = setting.name.upper()
     short = f"`{setting.short}`, " if setting.short else ""

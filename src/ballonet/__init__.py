@@ -15,34 +15,43 @@ if TYPE_CHECKING:
     from ballonet.base.errors import BallonetError as BallonetError
     from ballonet.sdk.builder import SandboxBuilder as SandboxBuilder
     from ballonet.sdk.creation import Balloon as Balloon
+    from ballonet.sdk.pool import Pool as AsyncPool
     from ballonet.sdk.sandbox import ExecResult as ExecResult
     from ballonet.sdk.sandbox import Sandbox as AsyncSandbox
     from ballonet.sdk.sandbox import SandboxEnd as SandboxEnd
+    from ballonet.sdk.snapshots import Snapshots as Snapshots
     from ballonet.sdk.sync import Sandbox as Sandbox
+    from ballonet.sdk.sync_pool import Pool as Pool
     from ballonet.settings.config import SandboxConfig as SandboxConfig
 
 __all__ = [
+    "AsyncPool",
     "AsyncSandbox",
     "BallonetError",
     "Balloon",
     "ExecResult",
+    "Pool",
     "Sandbox",
     "SandboxBuilder",
     "SandboxConfig",
     "SandboxEnd",
+    "Snapshots",
     "__version__",
 ]
 
 #: What a program holds: where each name is, and what it is called there.
 _PLACES = {
+    "AsyncPool": ("ballonet.sdk.pool", "Pool"),
     "AsyncSandbox": ("ballonet.sdk.sandbox", "Sandbox"),
     "Balloon": ("ballonet.sdk.creation", "Balloon"),
     "BallonetError": ("ballonet.base.errors", "BallonetError"),
     "ExecResult": ("ballonet.sdk.sandbox", "ExecResult"),
+    "Pool": ("ballonet.sdk.sync_pool", "Pool"),
     "Sandbox": ("ballonet.sdk.sync", "Sandbox"),
     "SandboxBuilder": ("ballonet.sdk.builder", "SandboxBuilder"),
     "SandboxConfig": ("ballonet.settings.config", "SandboxConfig"),
     "SandboxEnd": ("ballonet.sdk.sandbox", "SandboxEnd"),
+    "Snapshots": ("ballonet.sdk.snapshots", "Snapshots"),
 }
 
 

@@ -1,7 +1,5 @@
 """``python -m ballonet``."""
 
-import sys
+from ballonet.cli.main import program
 
-from ballonet.cli.main import main
-
-sys.exit(main())
+program()

@@ -1,4 +1,4 @@
-"""The outer machines: what is installed on each, how it is set up, and which tests run inside it."""
+"""The machines: what is installed on each, how it is set up, and which tests run inside it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ BALLONET_PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A host that runs as a guest.
+    """A host that runs as a guest, or this host with another engine.
 
+    :param on_host: this host with the QEMU of the Debian release ``suite``: there is no image, and no script.
     :param packages: Debian packages of its image.
     :param selections: which tests run inside: files, directories or ``FILE::TEST``, relative to the repository.
     :param net: ``user`` for a machine that fetches packages: it is set up to reach them as this host does.
@@ -39,9 +40,10 @@ class Machine:
     """
 
     name: str
-    packages: tuple[str, ...]
+    packages: tuple[str, ...] = ()
     selections: tuple[str, ...]
-    script: str
+    script: str = ""
+    on_host: bool = False
     enter: tuple[str, ...] = ()
     suite: str = "bookworm"
     python: str = "3.11"
@@ -156,6 +158,25 @@ TRIXIE = Machine(
     script=_LOAD_KVM + _MOUNT_CGROUP2 + _USER_OF_KVM,
 )
 
+#: Debian 13's engine without a guest around it: what depends on the engine is tested at the speed of the VM suite.
+QEMU10 = Machine(
+    name="qemu10",
+    on_host=True,
+    suite="trixie",
+    selections=(
+        f"{INSIDE}/qemu10",
+        "tests/vm/test_exec.py",
+        "tests/vm/test_balloon.py",
+        "tests/vm/test_templates.py",
+        "tests/vm/test_restore.py",
+        "tests/vm/test_network.py",
+        "tests/vm/test_relief.py",
+        "tests/vm/test_volumes.py",
+        "tests/vm/test_firmware.py",
+    ),
+    test_s=600,
+)
+
 _USER_WITH_SUDO = """
 useradd --create-home --shell /bin/bash alice
 echo "alice ALL=(ALL) NOPASSWD: ALL" >/etc/sudoers.d/alice
@@ -172,7 +193,8 @@ FRESH = Machine(
     test_s=2400,
 )
 
-MACHINES = {machine.name: machine for machine in (KVM, SYSTEMD, TRIXIE, FRESH)}
+#: The longest first: two run at a time.
+MACHINES = {machine.name: machine for machine in (FRESH, KVM, SYSTEMD, TRIXIE, QEMU10)}
 
 
 def _tests_of(selection: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Outer machines for the tests, one at a time: hosts that run as ballonet's own guests."""
+"""Outer machines for the tests, one at a time in each process: hosts that run as ballonet's own guests."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 from ballonet.base.errors import GuestError
 from tests.machines import results
 from tests.machines.catalogue import MACHINES
+from tests.machines.host import HostMachine
 from tests.machines.image import data_home
-from tests.machines.outer import NotHereError, OuterMachine
+from tests.machines.inner import NotHereError
+from tests.machines.outer import OuterMachine
 
 # Those tests run inside a machine, where this variable is set.
 if "BALLONET_MACHINE" not in os.environ:
@@ -46,12 +48,12 @@ class Machines:
 
     def __init__(self, session: pytest.Session) -> None:
         self._session = session
-        self._running: OuterMachine | None = None
+        self._running: OuterMachine | HostMachine | None = None
         self._not_here: dict[str, str] = {}
         self._broken: dict[str, str] = {}
         self._runs: results.Runs = {}
 
-    def get(self, name: str) -> OuterMachine:
+    def get(self, name: str) -> OuterMachine | HostMachine:
         """The machine of that name, booted, with its selected tests running inside; skips where it cannot be had."""
         if self._running is None or self._running.machine.name != name:
             self.close()
@@ -72,8 +74,7 @@ class Machines:
         if self._running is not None:
             self._running.close()
             self._running = None
-        place = results.last_results()
-        results.save(place, results.merge(results.load(place), self._runs))
+        results.add(results.last_results(), self._runs)
 
     def _start(self, name: str) -> None:
         try:
@@ -86,10 +87,11 @@ class Machines:
             self._broken[name] = str(error)
             raise
 
-    def _booted(self, name: str) -> OuterMachine:
+    def _booted(self, name: str) -> OuterMachine | HostMachine:
         """Booted again where its guest ended: an emulated kernel panics now and then on a busy host."""
         for attempt in range(1, _ATTEMPTS + 1):
-            outer = OuterMachine(MACHINES[name])
+            machine = MACHINES[name]
+            outer = HostMachine(machine) if machine.on_host else OuterMachine(machine)
             try:
                 outer.start()
             except BaseException as error:

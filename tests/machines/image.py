@@ -40,9 +40,9 @@ def obtain_image(machine: Machine) -> str:
     :raises CalledProcessError: it cannot be built; ``stderr`` says why.
     """
     repository = f"ballonet-machine/{machine.name}"
-    sources = {Path(path).name: Path(path).read_text() for path in _sources(machine.suite)}
+    sources = {Path(path).name: text for path, text in sources_of(machine.suite).items()}
     recipe = [_VERSION, machine.suite, sorted(machine.packages), sources]
-    reference = f"{repository}:{_digest(recipe)}"
+    reference = f"{repository}:{digest(recipe)}"
     with exclusive(cache_dir() / "test-data.lock"):
         store = ImageStore.open()
         try:
@@ -50,11 +50,11 @@ def obtain_image(machine: Machine) -> str:
         except UnknownImageError:
             words = ["image", "build-debian", "--suite", machine.suite, "--tag", reference]
             words += ["--include", ",".join(machine.packages)]
-            _run([sys.executable, "-P", "-m", "ballonet", *words])
+            run([sys.executable, "-P", "-m", "ballonet", *words])
             old = [name for image in store.list() for name in image.names if f"{repository}:" in name]
             for name in old:
                 if not name.endswith(reference):
-                    _run([sys.executable, "-P", "-m", "ballonet", "image", "rm", name])
+                    run([sys.executable, "-P", "-m", "ballonet", "image", "rm", name])
     return reference
 
 
@@ -66,7 +66,7 @@ def obtain_python_packages(machine: Machine) -> Path:
     constraints = ROOT / "constraints.txt"
     recipe = [_VERSION, machine.python, _PYTHON_PACKAGES, constraints.read_text()]
     places = private_dir(cache_dir() / "machines")
-    final = places / f"python{machine.python}-{_digest(recipe)}"
+    final = places / f"python{machine.python}-{digest(recipe)}"
     with exclusive(places / "lock"):
         if not final.is_dir():
             for old in places.glob(f"python{machine.python}-*"):
@@ -74,14 +74,24 @@ def obtain_python_packages(machine: Machine) -> Path:
             making = places / f"python{machine.python}-making"
             argv = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(making)]
             argv += ["--python-version", machine.python, "--only-binary=:all:", "-c", str(constraints)]
-            _run([*argv, *_PYTHON_PACKAGES])
+            run([*argv, *_PYTHON_PACKAGES])
             making.rename(final)
     return final
 
 
-def _digest(recipe: object) -> str:
+def sources_of(suite: str) -> dict[str, str]:
+    """The host's package sources for a Debian release: the content of each file by its path."""
+    return {path: Path(path).read_text() for path in _sources(suite)}
+
+
+def digest(recipe: object) -> str:
+    """A name for what is made by that recipe."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _run(argv: list[str]) -> None:
+def run(argv: list[str]) -> None:
+    """Run a program that fetches or unpacks packages.
+
+    :raises CalledProcessError: it failed; ``stderr`` says why.
+    """
     subprocess.run(argv, check=True, capture_output=True, text=True, timeout=_BUILD_S, env=os.environ.copy())

@@ -7,17 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import queue
-import shlex
 import subprocess
 import tarfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from build_tools.generate import MODULES
 from build_tools.python_source import file_of
@@ -29,10 +23,12 @@ from ballonet.guest.modules import INDEX_FILES, ModuleTree
 from ballonet.sync import Sandbox
 from tests.machines.catalogue import ROOT, Machine
 from tests.machines.image import obtain_image, obtain_python_packages
+from tests.machines.inner import InnerRun, NotHereError, Place, Result
 from tests.machines.network import host_files
 
 #: Where the project and its Python packages are inside.
 PROJECT, PACKAGES = "/ballonet", "/packages"
+_PYTHONPATH = f"{PROJECT}/src:{PROJECT}:{PACKAGES}"
 _KVM_MODULES = ("kvm_amd", "kvm_intel")
 #: What sandboxes with every kind of device need, and those of the outer machine.
 _NETWORK_MODULES = (
@@ -46,23 +42,6 @@ _GUEST_MODULES = (
 _SETUP_S = 300
 _CANNOT = 77
 _LOG_TAIL = 20_000
-_PYTEST = (
-    *("python3", "-m", "pytest", "-p", "tests.machines.inside.report", "-p", "no:cacheprovider"),
-    *("-v", "--color=no"),
-)
-
-
-class NotHereError(Exception):
-    """This host cannot run the machine; the message says why."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a test ended inside: ``passed``, ``failed`` or ``skipped``, with pytest's own text."""
-
-    outcome: str
-    text: str
-    seconds: float
 
 
 class OuterMachine:
@@ -73,7 +52,7 @@ class OuterMachine:
         #: How long it took to boot, and until it was ready (seconds).
         self.boot_s = self.ready_s = 0.0
         self._box: Sandbox
-        self._run: _Run | None = None
+        self._run: InnerRun | None = None
         self._ending = contextlib.ExitStack()
 
     def start(self) -> None:
@@ -123,7 +102,8 @@ class OuterMachine:
 
     def begin(self, tests: Sequence[str]) -> None:
         """Run these tests inside; :meth:`result` waits for each."""
-        self._run = _Run(self._box, self.machine, tests)
+        place = Place(PROJECT, "python3", {"PYTHONPATH": _PYTHONPATH, "HOME": "/root", "LANG": "C.UTF-8"})
+        self._run = InnerRun(self._box.exec_stream, self.machine, tests, place)
         self._ending.callback(self._run.stop)
 
     def result(self, test: str, timeout_s: float) -> Result:
@@ -157,86 +137,6 @@ class OuterMachine:
 
     def _unpack(self, tar: bytes) -> None:
         self._box.fs.unpack_stream(iter([tar]), "/")
-
-
-class _Run:
-    """One pytest inside."""
-
-    def __init__(self, box: Sandbox, machine: Machine, tests: Sequence[str]) -> None:
-        # The VM suite and the tests for machines have a pytest each: their shared fixtures are not the same.
-        groups = [[test for test in tests if test.startswith("tests/vm/") is vm] for vm in (False, True)]
-        env = {
-            "BALLONET_MACHINE": machine.name,
-            "PYTHONPATH": f"{PROJECT}/src:{PROJECT}:{PACKAGES}",
-            "HOME": "/root",
-            "LANG": "C.UTF-8",
-        }
-        # Results have descriptor 3, which is the stream of standard output; all else goes to standard error.
-        script = "\n".join(
-            [f"exec 3>&1 1>&2; cd {PROJECT}"]
-            + [shlex.join([*_PYTEST, f"--timeout={machine.test_s}", *group]) for group in groups if group]
-        )
-        words = ["env", *(f"{name}={value}" for name, value in env.items()), "sh", "-c", script]
-        self._process = box.exec_stream([*machine.enter, *words])
-        self._log = bytearray()
-        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self._collected: list[str] = []
-        self._results: dict[str, Result] = {}
-        self._ended = False
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def result(self, test: str, timeout_s: float) -> Result:
-        ends = time.monotonic() + timeout_s
-        while not self._is_done(test):
-            try:
-                line = self._lines.get(timeout=max(0, ends - time.monotonic()))
-            except queue.Empty:
-                return Result("failed", f"no result within {timeout_s:g} s", timeout_s)
-            if line is None:
-                self._ended = True
-            elif "collected" in line:
-                self._collected += line["collected"]
-            else:
-                self._results[line["test"]] = Result(line["outcome"], line["text"], line["seconds"])
-        if broken := self._results.get(test.partition("::")[0]):
-            return broken  # the file cannot be imported
-        found = [result for name, result in self._results.items() if _is_of(name, test)]
-        if not found or len(found) < sum(_is_of(name, test) for name in self._collected):
-            return Result("failed", "pytest ended inside before this test did", 0)
-        worst = next((r for o in ("failed", "skipped") for r in found if r.outcome == o), found[0])
-        return Result(worst.outcome, worst.text, sum(result.seconds for result in found))
-
-    def _is_done(self, test: str) -> bool:
-        wanted = [name for name in self._collected if _is_of(name, test)]
-        return self._ended or (bool(wanted) and all(name in self._results for name in wanted))
-
-    def log(self) -> str:
-        return self._log.decode(errors="replace")
-
-    def stop(self) -> None:
-        with contextlib.suppress(BallonetError):  # the machine may have ended
-            self._process.kill()
-        self._reader.join(30)
-
-    def _read(self) -> None:
-        rest = b""
-        try:
-            for stream, piece in self._process.events():
-                if stream == "stderr":
-                    self._log += piece
-                    continue
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    self._lines.put(json.loads(line))
-        except BallonetError as error:  # the machine ended: whoever waits for a result is told
-            self._log += f"\n{error}\n".encode()
-        finally:
-            self._lines.put(None)
-
-
-def _is_of(name: str, test: str) -> bool:
-    return name == test or name.startswith(f"{test}[")
 
 
 def _project() -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ballonet.base.paths import cache_dir, private_dir, replace_file
+from ballonet.base.paths import cache_dir, exclusive, private_dir, replace_file
 from tests.machines.catalogue import MACHINES, ROOT, Machine
 
 KEPT, PAGE = ROOT / "docs/tested.json", ROOT / "docs/tested.md"
@@ -48,6 +48,12 @@ def load(path: Path) -> Runs:
 def save(path: Path, runs: Mapping[str, Run]) -> None:
     document = {name: asdict(run) for name, run in sorted(runs.items())}
     replace_file(path, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def add(path: Path, runs: Mapping[str, Run]) -> None:
+    """Merge ``runs`` into the file. Several processes may do so at once."""
+    with exclusive(path.with_suffix(".lock")):
+        save(path, merge(load(path), runs))
 
 
 def merge(older: Mapping[str, Run], newer: Mapping[str, Run]) -> Runs:

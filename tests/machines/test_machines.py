@@ -15,7 +15,12 @@ _MORE_S = 200
 
 def _cases() -> list[object]:
     return [
-        pytest.param(name, test, id=f"{name}-{test.rpartition('/')[2]}")
+        pytest.param(
+            name,
+            test,
+            id=f"{name}-{test.rpartition('/')[2]}",
+            marks=pytest.mark.xdist_group(f"machine-{name}"),
+        )
         for name, machine in MACHINES.items()
         for test in machine.tests()
     ]

@@ -35,6 +35,11 @@ CALLS = {
     "start": (["start", "nobody"], 2),
     "stop": (["stop", "box"], 0),
     "restart": (["restart", "nobody"], 2),
+    "pause": (["pause", "box"], 2),
+    "resume": (["resume", "box"], 2),
+    "touch": (["touch", "box"], 2),
+    "fork": (["fork", "box", "new"], 2),
+    "snapshot": (["snapshot", "ls"], 0),
     "rm": (["rm", "box"], 0),
     "ls": (["ls"], 0),
     "ps": (["ps", "--json"], 0),
@@ -61,7 +66,7 @@ CALLS = {
     "demo": (["demo", "--help"], 0),
 }
 #: Those that print nothing to standard output here.
-SILENT = {"start", "restart", "exec", "cp", "balloon", "plot"}
+SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "exec", "cp", "balloon", "plot"}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ballonet.base.errors import HostError
 from ballonet.cli import doctor
+from ballonet.host import cgroup
 from ballonet.host.cgroup import Hierarchy, find_hierarchy, open_group
 from ballonet.host.proc import read_pss_bytes, read_resident
 from ballonet.host.scope import enter_scope, scope_request
@@ -227,3 +228,15 @@ def test_doctor_tries_to_make_a_group(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found[:3] == ("hard cap", "ok", f"cgroup v2 at {directory}")
     monkeypatch.setattr("ballonet.host.cgroup.open_group", refuse)
     assert doctor._hard_cap() == ("hard cap", "warning", "no room here", "elsewhere")
+
+
+def test_prune_leaves_the_empty_group_of_a_sandbox_that_is_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroup, "find_hierarchy", lambda: cgroup.Hierarchy(1, tmp_path))
+    monkeypatch.setattr(cgroup, "_mounts", lambda path: {})
+    lock = cgroup._make_locked(tmp_path / "ballonet-starting")
+    (tmp_path / "ballonet-left").mkdir()
+    assert cgroup.prune_groups("ballonet-") == ["ballonet-left"]
+    os.close(lock)
+    assert cgroup.prune_groups("ballonet-") == ["ballonet-starting"]

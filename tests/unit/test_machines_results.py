@@ -8,11 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from ballonet.sync import Sandbox
 from tests.machines.catalogue import KVM, ROOT
-from tests.machines.outer import _Run
+from tests.machines.host import HostProcess
+from tests.machines.inner import InnerRun, Place
 
 _TESTS = """
 import pytest
@@ -72,17 +72,14 @@ class _Process:
         yield "stderr", b"some log"
         yield "stdout", self._said[middle:]
 
-
-class _Box:
-    def __init__(self, lines: list[dict[str, Any]]) -> None:
-        self._lines = lines
-
-    def exec_stream(self, argv: list[str]) -> _Process:
-        return _Process(self._lines)
+    def kill(self) -> None: ...
 
 
-def run_of(lines: list[dict[str, Any]], tests: list[str]) -> _Run:
-    return _Run(cast(Sandbox, _Box(lines)), KVM, tests)
+PLACE = Place("/ballonet", "python3", {})
+
+
+def run_of(lines: list[dict[str, Any]], tests: list[str]) -> InnerRun:
+    return InnerRun(lambda _: _Process(lines), KVM, tests, PLACE)
 
 
 def test_each_result_is_reported_with_its_cause(tmp_path: Path) -> None:
@@ -125,16 +122,28 @@ def test_an_end_before_a_test_is_told() -> None:
 def test_the_two_suites_have_a_pytest_each() -> None:
     started: list[list[str]] = []
 
-    class Box(_Box):
-        def exec_stream(self, argv: list[str]) -> _Process:
-            started.append(argv)
-            return _Process([])
+    def start(argv: list[str]) -> _Process:
+        started.append(argv)
+        return _Process([])
 
-    _Run(
-        cast(Sandbox, Box([])), KVM, ["tests/vm/test_a.py::test_a", "tests/machines/inside/kvm/b.py::test_b"]
-    )
+    InnerRun(start, KVM, ["tests/vm/test_a.py::test_a", "tests/machines/inside/kvm/b.py::test_b"], PLACE)
     script = started[0][-1].splitlines()
     assert [line.split()[-1] for line in script[1:]] == [
         "tests/machines/inside/kvm/b.py::test_b",
         "tests/vm/test_a.py::test_a",
     ]
+
+
+def test_a_command_on_this_host_gives_both_its_streams() -> None:
+    said = {"stdout": b"", "stderr": b""}
+    for stream, piece in HostProcess(["sh", "-c", "echo out; echo err >&2"]).events():
+        said[stream] += piece
+    assert said == {"stdout": b"out\n", "stderr": b"err\n"}
+
+
+def test_a_command_on_this_host_ends_with_all_that_it_started() -> None:
+    process = HostProcess(["sh", "-c", "trap '' INT; echo $$; sleep 1000 & wait; sleep 1000"])
+    events = process.events()
+    assert next(events)[0] == "stdout"
+    process.kill()
+    assert list(events) == []  # both streams have ended: nothing holds them any more

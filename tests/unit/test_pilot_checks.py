@@ -10,9 +10,9 @@ import pytest
 from ballonet.pilot.checks import RULES, Violation, check_decision, problem_of, remember
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
 from ballonet.pilot.policies.ballonet import Ballonet
-from ballonet.pilot.simulator.guest import GuestSpec
 from ballonet.pilot.simulator.scenarios import host_for
 from ballonet.pilot.simulator.simulation import simulate
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.trace import Point, Trace
 from tests.unit.policy_inputs import host, sandbox
 
@@ -84,6 +84,15 @@ def promises_everything(
     ]
 
 
+def drops_caches_of_guests_at_work(
+    host: HostView, views: Sequence[SandboxView], verdicts: list[Verdict]
+) -> list[Verdict]:
+    return [
+        verdict._replace(trim_mib=view.guest_caches_mib or 0)
+        for view, verdict in zip(views, verdicts, strict=True)
+    ]
+
+
 def violations(fault: Fault) -> list[Violation]:
     """What the checks say of our policy with ``fault``, over two minutes of four guests, one without a driver."""
     trace = Trace(
@@ -127,6 +136,7 @@ FAULTS: list[tuple[Fault, str]] = [
     (goes_above_the_ceiling, "range"),
     (moves_the_driverless, "problem"),
     (takes_from_the_needy, "pressure"),
+    (drops_caches_of_guests_at_work, "price"),
     (inflates_everything_at_once, "step"),
     (promises_everything, "promise"),
 ]

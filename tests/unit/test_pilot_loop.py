@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ballonet.base.errors import StreamError
+from ballonet.cli.main import main as cli
+from ballonet.cli.pilot import _opening
 from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
-from ballonet.pilot import fleet, lock, state
+from ballonet.pilot import fleet, lock, sandbox_client, state
 from ballonet.pilot.journal import read_decisions
 from ballonet.pilot.loop import Pilot, Settings, Tick
-from ballonet.pilot.model import promisable_mib
+from ballonet.pilot.model import Decision, HostView, SandboxView, promisable_mib
 from tests.unit.own_host import own_directories
 from tests.unit.pilot_fleet import Fixed, Guest, running
 
@@ -56,6 +61,25 @@ async def test_a_budget_is_the_host_that_the_policy_sees(tmp_path: Path) -> None
     assert (host.total_mib, host.available_mib, host.reserve_mib) == (2000, 1100, 100)
 
 
+async def test_its_first_line_says_what_it_manages_within_which_limits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guests = {"box": Guest(resident_mib=400)}
+    guests["box"].change(engine_cpu_s=3.0)
+    async with running(tmp_path, guests):
+        tick = await one_tick(Fixed({}), budget_mib=2000, reserve_mib=100, only=("b*",))
+    line = _opening("fixed", Settings(only=("b*",), budget_mib=2000), tick)
+    assert line.startswith(
+        "policy fixed manages 1 sandbox (box) whose names match b*, with a budget of 2000 MiB, 100 of"
+    )
+    assert line.endswith("1600 MiB available, price 0.00: guests at work lose nothing")
+    assert cli(["pilot", "status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["last"]["price"] == 0
+    assert cli(["pilot", "explain", "box", "--json"]) == 0
+    inputs = json.loads(capsys.readouterr().out)["inputs"]
+    assert (inputs["host_price"], inputs["engine_cpu_s"]) == (0, 3.0)
+
+
 async def test_a_budget_that_is_overdrawn_shows_by_how_much(tmp_path: Path) -> None:
     policy = Fixed({})
     async with running(tmp_path, {"a": Guest(resident_mib=500)}):
@@ -84,6 +108,64 @@ async def test_one_stuck_socket_delays_nobody_after_the_first_tick(tmp_path: Pat
     # Not a speed: the first tick waits for the stuck one until its deadline, later ones do not wait for it at all.
     assert took[1] < fleet.TICK_DEADLINE_S
     assert took[2] < fleet.TICK_DEADLINE_S
+
+
+async def test_a_sandbox_that_is_slow_to_answer_is_managed_by_its_last_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    guest = Guest()
+    guest.change(engine_cpu_s=3.0, engine_io_mib=7)
+    monkeypatch.setattr(fleet, "TICK_DEADLINE_S", 0.01)
+    async with running(tmp_path, {"slow": guest}), asyncio.timeout(60):
+        pilot = Pilot(Fixed({}), Settings())
+        with caplog.at_level(logging.WARNING):
+            while (first := (await pilot.tick()).sandboxes[0]).problem is not None:
+                pass
+            caplog.clear()
+            guest.stall = asyncio.Event()
+            monkeypatch.setattr(fleet, "tasks_per_processor", lambda: 1e6)
+            late = [(await pilot.tick()).sandboxes[0] for _ in range(3)][-1]
+            monkeypatch.setattr(fleet, "tasks_per_processor", lambda: 1.0)
+            monkeypatch.setattr(sandbox_client, "ANSWER_S", 0.0)
+            gone = [(await pilot.tick()).sandboxes[0] for _ in range(3)][-1]
+            guest.stall.set()
+            monkeypatch.setattr(sandbox_client, "ANSWER_S", 2.0)
+            while (await pilot.tick()).sandboxes[0].problem is not None:
+                pass
+        await pilot.close()
+    assert first.engine_cpu_s == 3.0
+    # Its old processor time does not make it look idle.
+    assert (late.problem, late.guest_available_mib, late.engine_cpu_s) == (None, 300, None)
+    assert "has not answered for" in str(gone.problem)
+    assert [line.partition(":")[0] for line in caplog.messages] == [
+        "sandbox slow is left alone",
+        "sandbox slow is managed again",
+    ]
+
+
+async def test_a_message_is_not_repeated_when_only_its_numbers_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Noisy(Fixed):
+        def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: object) -> Decision:
+            decision = super().decide(host, sandboxes, memory)
+            number = len(self.seen)
+            return decision._replace(notes=[f"{number} MiB too much", f"{number} sandboxes are left alone"])
+
+    guest = Guest()
+    async with running(tmp_path, {"old": guest}):
+        pilot = Pilot(Noisy({}), Settings())
+        with caplog.at_level(logging.WARNING):
+            for age_s in (20.0, 30.0, 40.0):
+                fresh = guest.reading
+                guest.reading = replace(fresh, guest=replace(fresh.guest, age_s=age_s))
+                await pilot.tick()
+        await pilot.close()
+    assert [line.partition(":")[0] for line in caplog.messages] == [
+        "sandbox old is left alone",
+        "1 MiB too much",
+        "1 sandboxes are left alone",
+    ]
 
 
 async def test_a_missing_figure_is_loud_once_and_its_sandbox_is_left_alone(

@@ -15,14 +15,19 @@ from ballonet.pilot.limits import dead_band_mib
 from ballonet.pilot.model import Decision, HostView, SandboxView, promisable_mib
 from ballonet.pilot.policies.ballonet import Ballonet
 from ballonet.pilot.policies.shares import divide
-from ballonet.pilot.simulator.guest import GuestSpec
 from ballonet.pilot.simulator.scenarios import host_for
 from ballonet.pilot.simulator.simulation import simulate
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.trace import Point, Trace
 from tests.unit.policy_inputs import host, sandbox
 
 #: Ticks of a second after which nothing moves any more while nothing changes.
 CONVERGED_S = 120
+
+
+def at_reserve() -> Ballonet:
+    """The policy at price 1, at which guests at work lose waste like idle ones, on a host with memory to promise."""
+    return Ballonet(fixed_price=1.0)
 
 
 def after(views: Sequence[SandboxView], decision: Decision) -> list[SandboxView]:
@@ -54,7 +59,7 @@ def retargeted(views: Sequence[SandboxView], decision: Decision) -> list[Sandbox
 
 
 def run(views: Sequence[SandboxView], seconds: int, *, available: int = 4096) -> list[SandboxView]:
-    policy, memory = Ballonet(), None
+    policy, memory = at_reserve(), None
     for second in range(seconds):
         decision = policy.decide(host(second, available_mib=available), views, memory)
         memory = decision.memory
@@ -74,7 +79,7 @@ def test_caches_that_nobody_reads_again_go_back_to_the_host() -> None:
 
 
 def test_idle_caches_are_dropped_by_the_guest_itself_and_no_balloon_moves() -> None:
-    policy, memory = Ballonet(), None
+    policy, memory = at_reserve(), None
     reader = sandbox(guest_ram_mib=720, guest_caches_mib=420, guest_available_mib=724, guest_free_mib=304)
     asked = []
     for second in range(5):
@@ -95,7 +100,7 @@ def test_idle_caches_are_dropped_by_the_guest_itself_and_no_balloon_moves() -> N
 
 
 def test_a_guest_that_does_not_drop_its_caches_has_them_taken_by_the_balloon() -> None:
-    policy, memory = Ballonet(), None
+    policy, memory = at_reserve(), None
     view = sandbox(guest_ram_mib=1000, guest_caches_mib=690, guest_available_mib=724, guest_free_mib=34)
     trims = 0
     for second in range(60):
@@ -109,7 +114,7 @@ def test_a_guest_that_does_not_drop_its_caches_has_them_taken_by_the_balloon() -
 
 
 def test_one_that_has_to_grow_gets_room_with_it_and_nobody_else_is_moved_for_that() -> None:
-    policy = Ballonet()
+    policy = at_reserve()
     low = sandbox(
         "low", target_mib=402, actual_mib=402, guest_available_mib=102, guest_free_mib=90, guest_ram_mib=300
     )
@@ -127,7 +132,7 @@ def test_a_guest_that_holds_only_what_it_uses_is_left_its_room() -> None:
 
 
 def test_use_is_followed_up_at_once_and_down_slowly() -> None:
-    policy = Ballonet()
+    policy = at_reserve()
     small = sandbox(target_mib=512, actual_mib=512, guest_available_mib=212, guest_free_mib=12)
     memory = policy.decide(host(0), [small], None).memory
     grown = small._replace(guest_available_mib=60, guest_free_mib=30, guest_caches_mib=30, guest_ram_mib=480)
@@ -139,7 +144,7 @@ def test_use_is_followed_up_at_once_and_down_slowly() -> None:
 
 
 def test_a_guest_under_pressure_gets_everything_back_in_one_step() -> None:
-    policy = Ballonet()
+    policy = at_reserve()
     view = sandbox(target_mib=400, actual_mib=400, guest_available_mib=90, guest_free_mib=20)
     memory = policy.decide(host(0), [view], None).memory
     verdict = policy.decide(host(1), [view._replace(pressure_some_us=60_000)], memory).verdicts[0]
@@ -148,7 +153,7 @@ def test_a_guest_under_pressure_gets_everything_back_in_one_step() -> None:
 
 
 def test_others_pay_first_when_a_guest_under_pressure_needs_what_they_hold() -> None:
-    policy = Ballonet()
+    policy = at_reserve()
     needy = sandbox(
         "needy", target_mib=400, actual_mib=400, guest_available_mib=20, guest_free_mib=5, guest_ram_mib=400
     )
@@ -167,7 +172,7 @@ def test_others_pay_first_when_a_guest_under_pressure_needs_what_they_hold() -> 
 
 
 def test_what_others_needed_of_late_does_not_keep_a_guest_under_pressure_from_its_memory() -> None:
-    policy, memory = Ballonet(), None
+    policy, memory = at_reserve(), None
     busy = [
         sandbox(f"busy-{n}", guest_available_mib=300, guest_free_mib=280, guest_caches_mib=20) for n in "ab"
     ]
@@ -182,7 +187,7 @@ def test_what_others_needed_of_late_does_not_keep_a_guest_under_pressure_from_it
 
 
 def test_stalls_while_its_own_balloon_drops_caches_are_no_pressure() -> None:
-    policy = Ballonet()
+    policy = at_reserve()
     shrinking = sandbox(target_mib=500, state="converging", guest_caches_mib=600, guest_free_mib=100)
     memory = policy.decide(host(0), [shrinking], None).memory
     done = shrinking._replace(
@@ -200,7 +205,7 @@ def test_stalls_while_its_own_balloon_drops_caches_are_no_pressure() -> None:
 
 
 def test_a_target_that_the_sandbox_raised_itself_counts_as_pressure() -> None:
-    policy = Ballonet()
+    policy = at_reserve()
     view = sandbox(target_mib=400, actual_mib=400, guest_available_mib=90, guest_free_mib=20)
     memory = policy.decide(host(0), [view], None).memory
     raised = view._replace(target_mib=1024)
@@ -210,7 +215,7 @@ def test_a_target_that_the_sandbox_raised_itself_counts_as_pressure() -> None:
 
 
 def test_a_target_that_was_never_set_is_not_taken_for_one_that_was_raised() -> None:
-    policy, memory = Ballonet(), None
+    policy, memory = at_reserve(), None
     wasteful = sandbox(guest_ram_mib=1000, guest_caches_mib=690, guest_available_mib=724, guest_free_mib=34)
     for second in range(12):  # a dry run: nothing of what it decides is done
         decision = policy.decide(host(second), [wasteful], memory)
@@ -219,7 +224,7 @@ def test_a_target_that_was_never_set_is_not_taken_for_one_that_was_raised() -> N
 
 
 def test_nothing_is_taken_for_a_while_after_pressure() -> None:
-    policy = Ballonet()
+    policy = at_reserve()
     view = sandbox(guest_ram_mib=1000, guest_caches_mib=700, guest_free_mib=24)
     memory = policy.decide(host(0), [view], None).memory
     memory = policy.decide(host(1), [view._replace(pressure_some_us=60_000)], memory).memory
@@ -235,7 +240,7 @@ def test_a_level_of_caches_that_hurt_is_kept_and_tried_again_much_later() -> Non
     caches: list[tuple[float, int]] = []
     outcome = simulate(
         scenario,
-        Ballonet(),
+        at_reserve(),
         watch=lambda tick, views, _: caches.append((tick.at_s, views[0].guest_caches_mib or 0)),
     )
     settled = [mib for at, mib in caches if at > 120]
@@ -247,14 +252,14 @@ def test_a_level_of_caches_that_hurt_is_kept_and_tried_again_much_later() -> Non
 def test_a_balloon_that_does_not_follow_is_left_out_and_counts_as_what_it_has(state: str) -> None:
     stuck = sandbox("stuck", state=state, target_mib=300, actual_mib=1024, guest_ram_mib=1000)
     other = sandbox("other", guest_ram_mib=1000)
-    decision = Ballonet().decide(host(available_mib=0, reserve_mib=300), [stuck, other], None)
+    decision = at_reserve().decide(host(available_mib=0, reserve_mib=300), [stuck, other], None)
     assert decision.verdicts[0].target_mib is None
     assert state in decision.verdicts[0].reason
     assert decision.verdicts[1].target_mib == 2000 - 300 - 1024 - dead_band_mib(1024)
 
 
 def test_one_that_refused_is_asked_again_much_later_without_counting_on_it() -> None:
-    policy, memory = Ballonet(), None
+    policy, memory = at_reserve(), None
     views = [sandbox("a", guest_ram_mib=1000), sandbox("b", guest_ram_mib=1000)]
     asked = []
     for second in range(100):
@@ -281,29 +286,29 @@ def test_one_that_refused_is_asked_again_much_later_without_counting_on_it() -> 
     ],
 )
 def test_a_missing_input_leaves_that_sandbox_alone_and_says_so(changes: dict[str, Any], words: str) -> None:
-    decision = Ballonet().decide(host(), [sandbox(**changes), sandbox("b")], None)
+    decision = at_reserve().decide(host(), [sandbox(**changes), sandbox("b")], None)
     assert decision.verdicts[0].target_mib is None
     assert words in decision.verdicts[0].reason
     assert decision.verdicts[1].sandbox == "b"
 
 
 def test_no_target_changes_while_available_memory_is_unknown_and_a_note_says_so() -> None:
-    decision = Ballonet().decide(host(available_mib=None), [sandbox(guest_ram_mib=1000)], None)
+    decision = at_reserve().decide(host(available_mib=None), [sandbox(guest_ram_mib=1000)], None)
     assert [verdict.target_mib for verdict in decision.verdicts] == [None]
     assert decision.notes == ["left alone: the host does not report its available memory"]
 
 
 def test_floors_that_cannot_all_be_kept_are_said() -> None:
     views = [sandbox(str(n), reserve_mib=900, guest_ram_mib=900) for n in range(3)]
-    decision = Ballonet().decide(host(available_mib=0, reserve_mib=0), views, None)
+    decision = at_reserve().decide(host(available_mib=0, reserve_mib=0), views, None)
     assert decision.notes == []
-    decision = Ballonet().decide(host(available_mib=0, reserve_mib=100), views, None)
+    decision = at_reserve().decide(host(available_mib=0, reserve_mib=100), views, None)
     assert "100 MiB too much" in decision.notes[0]
     assert [verdict.target_mib for verdict in decision.verdicts] == [900, 900, 900]
 
 
 def test_a_shrink_that_the_guard_stopped_is_asked_for_again_once_there_is_enough_to_spare() -> None:
-    policy, memory = Ballonet(), None
+    policy, memory = at_reserve(), None
     view = sandbox(
         target_mib=300, actual_mib=900, guest_available_mib=102, guest_free_mib=2, state="guest-floor"
     )
@@ -316,7 +321,7 @@ def test_a_shrink_that_the_guard_stopped_is_asked_for_again_once_there_is_enough
 
 
 def test_every_verdict_has_a_reason_and_all_inputs() -> None:
-    decision = Ballonet().decide(host(), [sandbox(), sandbox("b", problem="it is gone")], None)
+    decision = at_reserve().decide(host(), [sandbox(), sandbox("b", problem="it is gone")], None)
     for verdict in decision.verdicts:
         assert verdict.reason
         assert set(SandboxView._fields) - {"name"} <= set(verdict.inputs)
@@ -329,7 +334,7 @@ def test_the_first_steps_after_a_start_are_small() -> None:
         sandbox(ceiling_mib=8192, target_mib=8192, actual_mib=8192, guest_ram_mib=8000, guest_caches_mib=0)
     ]
     views = [views[0]._replace(guest_available_mib=7500, guest_free_mib=7500, guest_total_mib=8000)]
-    policy, memory, taken = Ballonet(), None, []
+    policy, memory, taken = at_reserve(), None, []
     for second in range(18):
         decision = policy.decide(host(second, available_mib=30_000, total_mib=40_000), views, memory)
         memory = decision.memory

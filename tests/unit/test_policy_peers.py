@@ -13,8 +13,8 @@ from ballonet.base.errors import ConfigError
 from ballonet.pilot.checks import check_decision
 from ballonet.pilot.model import Decision, HostView, Policy, SandboxView
 from ballonet.pilot.policies.catalog import POLICIES, make_policy
-from ballonet.pilot.simulator.guest import GuestSpec
 from ballonet.pilot.simulator.simulation import ENGINE_MIB, Outcome, Scenario, simulate
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.trace import Point, Trace
 from tests.unit.policy_inputs import host, sandbox
 

@@ -43,6 +43,12 @@ def test_guest_memory_is_a_shared_memfd_of_the_ceiling() -> None:
     assert "memory-backend-file,id=ram0,mem-path=/proc/self/fd/9,size=1024M,share=on" in rendered(SPEC)
 
 
+def test_a_microvm_has_a_firmware_that_boots_a_kernel_without_option_roms() -> None:
+    assert "x-option-roms=off" in rendered(SPEC)
+    assert "-bios qboot.rom" in rendered(SPEC)
+    assert "-bios" not in rendered(replace(SPEC, machine=Machine.Q35))
+
+
 def test_without_a_balloon_there_is_no_balloon_device() -> None:
     assert "virtio-balloon" in rendered(SPEC)
     assert "virtio-balloon" not in rendered(replace(SPEC, balloon=None))

@@ -12,6 +12,7 @@ from ballonet.machine.run_options import RunOptions, take_run_options
     [
         RunOptions(),
         RunOptions(cold=True),
+        RunOptions(state_dir=Path("/s"), resume=True),
         RunOptions(owner_fd=5, run_id="1f", state_dir=Path("/s"), detached=True, command=True, cold=True),
     ],
 )

@@ -31,7 +31,7 @@ def ram() -> Iterator[int]:
 def saved(path: Path, ram: int) -> Path:
     pending = PendingState.claim(path)
     assert pending is not None
-    write_state(pending.file, KEY, ram, DEVICE, cpu_s=2.5)
+    write_state(pending.file, KEY, ram, DEVICE, cpu_s=2.5, engine="QEMU 7.2.22", notes=b"notes")
     pending.commit()
     return path
 
@@ -70,7 +70,7 @@ def test_a_file_is_private_whatever_the_umask(ram: int, tmp_path: Path) -> None:
         (lambda file: os.pwrite(file, b"\xff", os.fstat(file).st_size - 1), "damaged"),
         (lambda file: os.pwrite(file, b"\xff\xfe", 5 * PAGE + 9), "damaged"),
         (lambda file: os.pwrite(file, b"ELF", 0), "not a saved state"),
-        (lambda file: os.pwrite(file, b'{"format": 2', 0), "another virtual machine"),
+        (lambda file: os.pwrite(file, b'{"format": 9', 0), "another version of ballonet"),
         (lambda file: os.pwrite(file, b"[]" + b"\n", 0), "not a saved state"),
         (lambda file: os.fchmod(file, 0o622), "only you can write"),
     ],
@@ -89,6 +89,10 @@ def test_a_state_of_another_machine_and_a_link_are_refused(ram: int, tmp_path: P
     path = saved(tmp_path / "one.state", ram)
     with pytest.raises(SavedStateError, match="another virtual machine"):
         SavedState.open(path, "other")
+    with pytest.raises(SavedStateError, match=r"made with QEMU 7\.2\.22, .*: here is QEMU 10\.0\.3"):
+        SavedState.open(path, "other", "QEMU 10.0.3")
+    with SavedState.open(path, None) as state:
+        assert state.notes == b"notes", "they can be read without the key"
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(SavedStateError):
         SavedState.open(tmp_path / "link", KEY)

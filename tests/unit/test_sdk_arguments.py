@@ -311,7 +311,7 @@ FACES = [
     (GuestProcess, sync.GuestProcess),
 ]
 #: What only the loop's side needs, and what only the other side has.
-ASYNC_ONLY = {"expire", "wait_expired", "running"}
+ASYNC_ONLY = {"expire", "wait_expired", "running", "account"}
 SYNC_ONLY: dict[type, set[str]] = {
     sync.GuestProcess: {"stdin", "close"},
     sync.Sandbox: {"boot_s"},  # an attribute there

@@ -31,7 +31,7 @@ from ballonet.settings.definitions import (
     ModifySettings,
 )
 from ballonet.settings.field_types import field_types
-from ballonet.settings.flags import flags
+from ballonet.settings.flags import LIFETIME_FIELDS, flags
 from ballonet.settings.setting import LIVE
 
 FIELDS = {field.name: field for field in fields(SandboxConfig)}
@@ -92,10 +92,11 @@ def test_modify_has_an_option_for_each_of_its_settings() -> None:
     assert {SETTINGS[name].option for name in ModifySettings.__annotations__} <= known
 
 
-def test_what_is_no_field_takes_effect_at_once() -> None:
+def test_what_is_no_field_takes_effect_at_once_and_so_do_limits_of_the_lifetime() -> None:
     for name in ModifySettings.__annotations__:
-        live = name not in CONFIGURED or name in NETWORK_RULES
-        assert (SETTINGS[name].takes_effect == LIVE) == live, name
+        field = SETTINGS[name].field
+        at_once = name not in CONFIGURED or name in NETWORK_RULES or field in LIFETIME_FIELDS
+        assert (SETTINGS[name].takes_effect == LIVE) == at_once, name
 
 
 def test_the_flags_that_registries_keep_have_their_names_forms_and_order() -> None:
@@ -123,6 +124,9 @@ def test_the_flags_that_registries_keep_have_their_names_forms_and_order() -> No
         ("--tmpfs", "tmpfs", True),
         ("--net", "net", False),
         ("--publish", "ports", True),
+        ("--ttl-s", "ttl_s", False),
+        ("--idle-timeout-s", "idle_timeout_s", False),
+        ("--on-idle", "on_idle", False),
     ]
     found = [(flag.name, flag.field, flag.repeated) for flag in flags()]
     assert [each for each in found if each in kept] == kept
@@ -132,7 +136,7 @@ def test_the_flags_that_registries_keep_have_their_names_forms_and_order() -> No
 def test_signatures_are_whole(face: Any) -> None:
     create, modify = inspect.signature(face.create).parameters, inspect.signature(face.modify).parameters
     assert set(create) == {
-        *("name", "balloon", "command", "env", "cwd", "user", "detached", "admission"),
+        *("name", "balloon", "command", "env", "cwd", "user", "detached", "admission", "cold"),
         *CreateSettings.__annotations__,
     }
     assert (create["memory"].default, create["memory"].annotation) == (512, int | str)

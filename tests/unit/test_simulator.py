@@ -16,11 +16,13 @@ from ballonet.pilot.policies.catalog import POLICIES
 from ballonet.pilot.policies.reporting import Reporting
 from ballonet.pilot.policies.static import Static
 from ballonet.pilot.simulator.compare import compare
-from ballonet.pilot.simulator.guest import Guest, GuestSpec, Physics
+from ballonet.pilot.simulator.guest import Guest
 from ballonet.pilot.simulator.oracle import Oracle
+from ballonet.pilot.simulator.physics import Physics
 from ballonet.pilot.simulator.recorded import OPTIONAL, REQUIRED, from_samples, read_trace
 from ballonet.pilot.simulator.scenarios import SCENARIOS, host_for
-from ballonet.pilot.simulator.simulation import simulate
+from ballonet.pilot.simulator.simulation import Outcome, simulate
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.trace import Point, Trace
 from ballonet.pilot.simulator.workloads import burst
 
@@ -159,16 +161,16 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
 
 
 @pytest.mark.parametrize("seed", [11, 12])
-def test_on_the_fleets_shape_ours_meets_its_goals(seed: int) -> None:
+def test_on_a_mixed_fleet_ours_takes_far_less_than_reporting_and_loses_little_more(seed: int) -> None:
     print(f"seed {seed}")
     arms = {arm.outcome.policy: arm for arm in compare(SCENARIOS["mixed"](seed), ["reporting", "ballonet"])}
     ours = arms["ballonet"]
     reporting = arms["reporting"].outcome
-    assert ours.footprint_of_static <= 0.55
+    assert ours.footprint_of_static <= 0.6
     assert ours.outcome.footprint_gib_min <= 0.85 * reporting.footprint_gib_min
-    assert ours.peak_of_static <= 0.63
-    assert ours.footprint_of_oracle <= 1.2
-    assert ours.slowdown <= 0.03
+    assert ours.peak_of_static <= 0.67
+    assert ours.footprint_of_oracle <= 1.25
+    assert ours.outcome.slowdown <= reporting.slowdown + 0.005
     assert (ours.outcome.guest_oom_kills, ours.outcome.host_oom, ours.outcome.violations) == (0, 0, [])
 
 
@@ -291,3 +293,39 @@ def test_a_trace_must_go_forward() -> None:
 def test_a_scenario_is_made_of_its_seed_alone() -> None:
     for make in SCENARIOS.values():
         assert [g.trace.points for g in make(3).guests] == [g.trace.points for g in make(3).guests]
+
+
+def test_the_fleets_scenario_comes_to_what_was_measured_with_the_earlier_rule() -> None:
+    """56 real VMs: reporting took 1.083 times as long as static, and 37.6 of 67.2 GiB·min; the earlier rule, which is
+    price 1 all the time, 1.302 times as long and 28.7 GiB·min."""
+    scenario = SCENARIOS["fleet"](1)
+    static = simulate(scenario, Static(), reporting=False, check=False)
+    reporting = simulate(scenario, Reporting(), check=False)
+    earlier = simulate(scenario, Ballonet(fixed_price=1.0), check=False)
+    now = simulate(scenario, Ballonet())
+
+    def work(outcome: Outcome) -> float:
+        return (1 + outcome.slowdown) / (1 + static.slowdown)
+
+    assert work(reporting) == pytest.approx(1.083, abs=0.02)
+    assert work(earlier) == pytest.approx(1.302, abs=0.02)
+    assert reporting.footprint_gib_min / static.footprint_gib_min == pytest.approx(37.6 / 67.2, rel=0.2)
+    assert earlier.footprint_gib_min / static.footprint_gib_min == pytest.approx(28.7 / 67.2, rel=0.2)
+    assert work(now) <= 1.02 * work(reporting)
+    assert now.footprint_gib_min <= 0.75 * reporting.footprint_gib_min
+    assert now.violations == []
+
+
+def test_a_gentle_trim_ends_when_the_work_begins_and_costs_it_next_to_nothing() -> None:
+    points = Point(0.0, 50.0, read_mib_s=100.0), Point(3.0, 50.0, busy=False), Point(20.0, 50.0)
+    trimmed, at_once = guest(*points), guest(*points)
+    go(trimmed, 19.8), go(at_once, 19.8)
+    lost = trimmed.lost_s
+    trimmed.trim(300.0, gentle=True)
+    at_once.trim(300.0)
+    go(trimmed, 5.0, 19.8), go(at_once, 5.0, 19.8)
+    assert 230 < trimmed.once < 300
+    # Only the report of the dropped pages takes a moment.
+    assert trimmed.lost_s - lost < 0.02
+    assert at_once.lost_s - lost > 0.2
+    assert trimmed.drop_left == 0

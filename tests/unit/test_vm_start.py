@@ -56,7 +56,7 @@ class FakeVm:
     async def kill(self) -> None:
         self.kills += 1
 
-    async def save(self, file: int, key: str, *, cpu_s: float) -> float:
+    async def save(self, file: int, key: str, *, cpu_s: float, **others: object) -> float:
         if self.world.save_error is not None:
             raise self.world.save_error
         ram = create_guest_ram(1)

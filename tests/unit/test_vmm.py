@@ -1,6 +1,7 @@
 """The engine's edges that need no VM: probing, choosing the accelerator, explaining an end, statistics."""
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ballonet.vmm.builder import VmBuilder
 from ballonet.vmm.config import Accel, Machine
 from ballonet.vmm.default_engine import DefaultEngine
 from ballonet.vmm.engine import ExitReason
-from ballonet.vmm.qemu.exit import explain_exit
+from ballonet.vmm.qemu.exit import explain_exit, start_hint
 from ballonet.vmm.qemu.statistics import UNKNOWN, parse_statistics
 
 
@@ -131,6 +132,18 @@ def test_an_end_is_explained(
     status: int, reason: str | None, stopping: bool, console: str, expected: ExitReason
 ) -> None:
     assert explain_exit(status, reason, stopping, console, "last words").reason is expected
+
+
+@pytest.mark.parametrize("machine", list(Machine))
+def test_missing_firmware_is_recognised_in_what_the_real_engine_says(
+    tmp_path: Path, machine: Machine
+) -> None:
+    program = str(DefaultEngine.find(tmp_path).binary)
+    argv = [program, "-nodefaults", "-display", "none", "-S", "-machine", machine, "-bios", "no-such.rom"]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "firmware" in str(start_hint(ended.stderr))
+    assert start_hint("last words") is None
 
 
 def test_statistics_that_the_guest_never_told_are_unknown() -> None:

@@ -30,6 +30,8 @@ if pid == 0:
     os._exit(0)
 print(os.waitpid(pid, 0)[1], group.kills() > 0)
 print(prune_groups("ballonet-"), directory.exists())
+os.close(group._lock)  # as if its owner had ended
+print(prune_groups("ballonet-"), directory.exists())
 EOF
 """
 
@@ -43,9 +45,10 @@ async def test_root_gets_a_group_beside_a_leaf_that_has_other_processes(
     ) as box:
         done = await box.shell(_SCRIPT)
         assert done.returncode == 0, done.stderr.decode()
-        place, killed, pruned = done.stdout.decode().splitlines()
+        place, killed, kept, pruned = done.stdout.decode().splitlines()
     path, limit = place.split()
     assert path in ("/sys/fs/cgroup/a/ballonet-test", "/sys/fs/cgroup/ballonet-test")
     assert int(limit) == (64 << 20) + (32 << 20)
     assert killed == "9 True", "the limit is the kernel's"
+    assert kept == "[] True"
     assert pruned == "['ballonet-test'] False"

@@ -12,8 +12,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
+from ballonet.control.backend import TrimRequest
 from ballonet.control.client import Client
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.config import SandboxConfig
@@ -185,3 +187,72 @@ async def test_caches_that_nobody_reads_again_are_dropped_by_the_guest_and_leave
             tick = await pilot.wait_tick(lambda tick: view(tick, "fly-cache")["guest_ram_mib"] < before - 150)
         # Its room stays: a burst finds the memory there.
         assert view(tick, "fly-cache")["target_mib"] == 512
+
+
+async def wrote_a_file(name: str) -> Sandbox:
+    """A sandbox whose page cache has a file that nobody reads again."""
+    config = SandboxConfig(
+        name=name, memory_mib=384, balloon_initial_mib=384, balloon_min_mib=128, disk_mib=512
+    )
+    box = await Sandbox.create(config)
+    done = await box.shell("dd if=/dev/zero of=/disk/once bs=1M count=160 && sync")
+    assert done.returncode == 0, done.stderr
+    return box
+
+
+async def trims_of(box: Sandbox) -> tuple[int, int, int]:
+    """By the guest's own account: trims that it has started, what they reclaimed, and its caches (MiB)."""
+    assert box.control_socket is not None
+    async with await Client.connect(box.control_socket) as client:
+        guest = (await client.stats()).guest
+    assert guest.trims is not None and guest.trimmed_mib is not None and guest.disk_caches_mib is not None
+    return guest.trims, guest.trimmed_mib, guest.disk_caches_mib
+
+
+async def test_a_guest_at_work_is_never_trimmed_while_the_host_has_plenty_and_an_idle_one_is(
+    run_directory: Path,
+) -> None:
+    async with await wrote_a_file("fly-work") as at_work, await wrote_a_file("fly-idle") as idle:
+        cached = (await trims_of(at_work))[2]
+        assert cached >= 150
+        work = await at_work.exec_stream(["/bin/sh", "-c", "while :; do :; done"])
+        trimmed: list[str] = []
+
+        def seen(tick: dict[str, Any], name: str, at_most_mib: int) -> bool:
+            trimmed.extend(tick["trimmed"])
+            return int(view(tick, name)["guest_caches_mib"] or 0) < at_most_mib
+
+        async with piloting() as pilot:
+            tick = await pilot.wait_tick(lambda tick: seen(tick, "fly-idle", cached - 100))
+            if tick["price"] != 0:
+                pytest.skip(f"this host is short of memory: price {tick['price']}")
+            assert "fly-work" not in trimmed
+            assert view(tick, "fly-work")["target_mib"] == 384
+            trims, reclaimed, _ = await trims_of(idle)
+            assert trims >= 1
+            assert reclaimed >= 100
+            trims, _, caches = await trims_of(at_work)
+            assert trims == 0
+            assert caches >= cached - 8
+            # The same guest is trimmed when its work is done.
+            await work.kill()
+            await pilot.wait_tick(lambda tick: seen(tick, "fly-work", cached - 100))
+        assert "fly-work" in trimmed
+        assert (await trims_of(at_work))[1] >= 100
+
+
+async def test_a_gentle_trim_ends_when_the_guest_goes_to_work(run_directory: Path) -> None:
+    async with await wrote_a_file("gentle") as box:
+        assert box.control_socket is not None
+        work = await box.exec_stream(["/bin/sh", "-c", "while :; do :; done"])
+        async with await Client.connect(box.control_socket) as client:
+            request = TrimRequest(caches_percent=90, inflate=False, gentle=True)
+            stopped = await client.trim(request)
+            assert stopped.complete is False
+            assert "it went to work" in (stopped.detail or "")
+            assert stopped.reclaimed_mib is not None and stopped.reclaimed_mib < 100
+            await work.kill()
+            assert await work.wait() is not None
+            done = await client.trim(request)
+        assert done.reclaimed_mib is not None and done.reclaimed_mib >= 60, done
+        assert stopped.reclaimed_mib < done.reclaimed_mib

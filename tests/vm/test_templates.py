@@ -249,7 +249,9 @@ async def test_a_damaged_template_leads_to_a_boot_that_replaces_it(templates: Pa
             file.truncate(size // 2)
         elif damage == "devices":
             file.seek(size - 30_000)
-            file.write(bytes(1000))
+            inverted = bytes(byte ^ 0xFF for byte in file.read(1000))  # zeros may be what is there
+            file.seek(size - 30_000)
+            file.write(inverted)
         else:
             file.seek(4096)
             file.write(os.urandom(size - 200_000))

@@ -139,6 +139,18 @@ class ImageInUseError(ConfigError):
     code = "image-in-use"
 
 
+class UnknownSnapshotError(ConfigError):
+    """There is no snapshot with that name."""
+
+    code = "unknown-snapshot"
+
+
+class SnapshotInUseError(ConfigError):
+    """A program reads or writes the snapshot."""
+
+    code = "snapshot-in-use"
+
+
 class HostError(BallonetError):
     """The host lacks a program, a directory or a permission that is needed."""
 
@@ -181,6 +193,12 @@ class BalloonError(EngineError):
     code = "balloon"
 
 
+class ResumeError(BallonetError):
+    """A paused sandbox cannot be resumed here. Its saved state was not changed."""
+
+    code = "resume"
+
+
 class GuestError(BallonetError):
     """The guest failed to boot, or failed to carry out a request."""
 
@@ -197,6 +215,12 @@ class GuestChannelError(GuestError):
     """The guest violated the agent protocol, or the channel to it closed. The channel can no longer be used."""
 
     code = "guest-channel"
+
+
+class GuestPausedError(GuestChannelError):
+    """The sandbox was paused, which ended what its clients had started. It can be resumed."""
+
+    code = "guest-paused"
 
 
 class GuestCommandError(GuestError):
@@ -296,6 +320,12 @@ class ImageFetchError(ImageError):
     """An image could not be fetched: its registry refused, timed out, closed the connection, or sent wrong data."""
 
     code = "image-fetch"
+
+
+class SnapshotError(BallonetError):
+    """A snapshot cannot be made, is damaged, or does not fit this host."""
+
+    code = "snapshot"
 
 
 class SandboxError(BallonetError):

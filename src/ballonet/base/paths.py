@@ -164,6 +164,15 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool
         raise HostError(f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path)) from error
 
 
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
 @contextlib.contextmanager
 def exclusive(lock_file: Path) -> Iterator[None]:
     """Hold an exclusive lock on ``lock_file``, among threads and processes, during the ``with`` block.

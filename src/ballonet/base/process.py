@@ -6,7 +6,6 @@ is logged at debug level. Errors name the program, its exit status and the end o
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -15,6 +14,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from ballonet.base.errors import HostError, ProcessError, os_hint
 
@@ -205,8 +205,25 @@ def _before_exec(
     return in_child
 
 
-async def wait_exit(child: subprocess.Popen[bytes]) -> int:
+class Child(Protocol):
+    """What a program needs of a child process: the part of :class:`subprocess.Popen` that is used."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+async def wait_exit(child: Child) -> int:
     """Wait for ``child`` without a thread and without polling (pidfd_open(2)); its status, or minus the signal."""
+    import asyncio  # not loaded by commands that wait for nothing
+
     loop = asyncio.get_running_loop()
     if (status := child.poll()) is not None:
         return status

@@ -1,37 +1,45 @@
-"""Attaches a guest command to this process's standard streams, signals and terminal."""
+"""Attaches a guest command to this process's standard streams, signals and terminal.
+
+Without asyncio, which takes longer to load than a short command runs.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import struct
 import sys
 import termios
+import time
 import tty
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ballonet.base.errors import ConfigError, StreamError
-from ballonet.cli.stdin_reader import check_stdin, read_stdin
-from ballonet.cli.stdout_writer import write_stdout
+from ballonet.base.dataclass import dataclass
+from ballonet.base.errors import ConfigError, GuestChannelError, StreamError
+from ballonet.cli.caught_signals import ENDING, CaughtSignals, SignalledError
+from ballonet.cli.stdin_reader import check_stdin, read_ready
+from ballonet.cli.stdout_writer import ByteWriter
+from ballonet.guest import messages
+from ballonet.guest.frames import FrameType
+from ballonet.guest.polled_process import PolledProcess
+from ballonet.sdk.timeouts import GRACE_S, Timeout
 
 if TYPE_CHECKING:
-    from ballonet.guest.agent_client import AgentClient, GuestProcess
     from ballonet.lifecycle.image_settings import Settings
-    from ballonet.sdk.timeouts import Timeout
 
 #: How long the command may run on after a signal was forwarded to it (seconds).
 SIGNAL_GRACE_S = 10.0
 #: After the command's ``--timeout``, how long writing its remaining output may take, in seconds: the exit must not wait
 #: for a reader that has stopped.
 LAST_OUTPUT_S = 0.5
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_PIECE_BYTES = 64 << 10
 
 
 def check_terminal(wanted: bool) -> None:
@@ -59,6 +67,14 @@ def terminal_size() -> tuple[int, int]:
     return rows or 24, cols or 80
 
 
+class NotStartedError(GuestChannelError):
+    """The connection to the guest was lost before the command was started."""
+
+    def __init__(self, cause: GuestChannelError) -> None:
+        super().__init__(cause.message, hint=cause.hint)
+        self.cause = cause
+
+
 @dataclass(frozen=True)
 class Joined:
     """How a guest command is run and attached to the standard streams."""
@@ -78,154 +94,243 @@ def joined_from(options: argparse.Namespace, settings: Settings) -> Joined:
     return Joined(settings, options.interactive, options.tty)
 
 
-class SignalPasser:
-    """Catches signals and forwards them to the command. Must be created while the event loop runs."""
+def run_joined(agent_socket: Path, argv: Sequence[str], joined: Joined, signals: CaughtSignals) -> int:
+    """Run a guest command, attached to the standard streams, and return its exit status; 128+n if signal n made it
+    necessary to kill it.
 
-    def __init__(self) -> None:
-        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-        self.process: GuestProcess | None = None
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self._signals.put_nowait, number)
-
-    async def wait_give_up(self) -> signal.Signals:
-        """Forward signals until the command should be killed, and return the first signal: on the second signal, after
-        a grace period, or immediately if no command runs yet."""
-        first = await self._signals.get()
-        if self.process is None:
-            return first
-        await self.process.send_signal(first)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SIGNAL_GRACE_S):
-                await self._signals.get()
-        return first
-
-
-async def with_signals(work: Callable[[SignalPasser], Coroutine[Any, Any, int]]) -> int:
-    """Run ``work`` and return its exit status; 128+n if signal n made it necessary to cancel it."""
-    signals = SignalPasser()
-    working = asyncio.create_task(work(signals))
-    giving_up = asyncio.create_task(signals.wait_give_up())
-    await asyncio.wait({working, giving_up}, return_when=asyncio.FIRST_COMPLETED)
-    if working.done():
-        giving_up.cancel()
-        return working.result()
-    working.cancel()
-    await asyncio.wait({working})
-    return 128 + giving_up.result()
-
-
-async def run_joined(agent: AgentClient, argv: Sequence[str], joined: Joined, signals: SignalPasser) -> int:
-    """Run a guest command, attached to the standard streams, and return its exit status.
+    With a terminal, its size follows the local one. With standard input, too, the local terminal is switched to raw
+    mode, so that the command gets every key; without, Ctrl-C still interrupts this process.
 
     :raises GuestCommandError: the command cannot be started.
     :raises CommandTimeoutError: the command was killed at its ``--timeout``, or its output was not read until then.
-    :raises GuestError: the connection to the guest was lost.
+    :raises NotStartedError: the connection to the guest was lost before the command was started.
+    :raises GuestError: it was lost afterwards.
     """
-    from ballonet.sdk.timeouts import start_within
-
-    env = dict(joined.settings.env)
+    env = {**messages.DEFAULT_ENVIRONMENT, **joined.settings.env}
     if joined.terminal:
         env.setdefault("TERM", os.environ.get("TERM", "linux"))
     rows, cols = terminal_size() if joined.terminal else (24, 80)
-    starting = agent.exec(
-        argv,
+    request = messages.Exec(
+        argv=argv,
         env=env,
-        cwd=joined.settings.cwd,
-        user=joined.settings.user,
+        cwd=joined.settings.cwd or "",
+        user=joined.settings.user or "",
         make_cwd=joined.settings.make_cwd,
         tty=joined.terminal,
         rows=rows,
-        cols=cols,
+        columns=cols,
         stdin=joined.stdin,
     )
-    process = await start_within(joined.timeout, starting)
-    async with process:
-        signals.process = process
-        status, complete = await attach(process, stdin=joined.stdin, terminal=joined.terminal)
-        if joined.timeout is not None and not complete:
-            raise joined.timeout.unread_error()
-        return status
-
-
-async def attach(process: GuestProcess, *, stdin: bool, terminal: bool) -> tuple[int, bool]:
-    """Copy the command's streams until it exits. Returns its exit status, and whether all of its output was written.
-
-    :param terminal: the command has a terminal, whose size follows the local one. With ``stdin`` the local terminal is
-        switched to raw mode, so that the command gets every key; without, Ctrl-C still interrupts this process.
-    :raises GuestError: the connection to the guest was lost.
-    """
-    with _joined_terminal(process, raw=stdin) if terminal else contextlib.nullcontext():
-        feeding = asyncio.create_task(_feed(process)) if stdin else None
+    try:
+        connected = PolledProcess.connect(agent_socket, request)
+    except GuestChannelError as error:
+        raise NotStartedError(error) from error
+    with contextlib.closing(connected) as process:
         try:
-            complete = await _copy_outputs(process)
-            return (await process.wait()).returncode, complete
-        finally:
-            if feeding is not None:
-                feeding.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await feeding
+            return _Attached(process, joined, signals).run()
+        except GuestChannelError as error:
+            if process.state.pid is None:
+                raise NotStartedError(error) from error
+            raise
+
+
+class _Output:
+    """One output of the command, copied to a standard stream. A slow local reader slows the command down; if the reader
+    goes away, the command is killed."""
+
+    def __init__(self, process: PolledProcess, kind: FrameType, fd: int) -> None:
+        self._process = process
+        self._kind = kind
+        self._fd = fd
+        self._writer: ByteWriter | None = None
+        self._unwritten = memoryview(b"")
+
+    @property
+    def waits(self) -> bool:
+        """Whether the local reader must read before more can be written."""
+        return bool(self._unwritten)
+
+    def fileno(self) -> int:
+        assert self._writer is not None
+        return self._writer.fileno()
+
+    def copy(self) -> bool:
+        """Copy what can be copied now; returns whether the output is at its end.
+
+        :raises BrokenPipeError: the local reader is gone.
+        :raises StreamError: the stream cannot be written.
+        """
+        while self._unwritten or self._take():
+            if self._writer is None:
+                self._writer = ByteWriter(self._fd)
+            try:
+                self._unwritten = self._unwritten[self._writer.write_some(self._unwritten) :]
+            except BlockingIOError:
+                return False
+        return self._process.state.over
+
+    def _take(self) -> bool:
+        self._unwritten = memoryview(self._process.take_output(self._kind, _PIECE_BYTES))
+        return bool(self._unwritten)
+
+
+class _Attached:
+    """The command while it runs: one loop waits for everything that may happen."""
+
+    def __init__(self, process: PolledProcess, joined: Joined, signals: CaughtSignals) -> None:
+        self._process = process
+        self._joined = joined
+        self._signals = signals
+        self._first_signal: signal.Signals | None = None
+        self._outputs = [_Output(process, FrameType.STDOUT, 1), _Output(process, FrameType.STDERR, 2)]
+        #: Standard input that was read and not sent; ``None``: nothing more is read.
+        self._input: bytes | None = b"" if joined.stdin else None
+        now = time.monotonic()
+        self._expires_at = None if joined.timeout is None else now + joined.timeout.seconds
+        #: When the guest must have reported the end of a command that was killed at its timeout.
+        self._killed_by: float | None = None
+        #: When the command is killed because of a signal, and when the rest of its output is dropped.
+        self._gives_up_at: float | None = None
+        self._drops_at: float | None = None
+
+    def run(self) -> int:
+        """See :func:`run_joined`."""
+        try:
+            self._start()
+            with _terminal(raw=self._joined.stdin) if self._joined.terminal else contextlib.nullcontext():
+                complete = self._copy()
+        except SignalledError as signalled:
+            return 128 + signalled.number
+        state = self._process.state
+        state.check_alive()
+        assert state.exit is not None
+        if self._joined.timeout is not None and not complete:
+            raise self._joined.timeout.unread_error()
+        return state.exit.returncode
+
+    def _start(self) -> None:
+        while not self._process.running:
+            self._wait([self._expires_at])
+            for number in self._signals.take():
+                if number in ENDING:
+                    raise SignalledError(number)
+            if self._joined.timeout is not None and _reached(self._expires_at) and not self._process.running:
+                raise self._joined.timeout.error()
+
+    def _copy(self) -> bool:
+        """Copy the streams until both outputs end. False: the command's ``--timeout`` passed before all of its output
+        was read, and the rest is dropped."""
+        state = self._process.state
+        while True:
+            ended = [output.copy() for output in self._outputs]
+            if any(ended):
+                state.check_alive()
+            if all(ended):
+                return True
+            self._feed()
+            self._expire()
+            if _reached(self._drops_at):
+                return False
+            if not state.over or any(output.waits for output in self._outputs):  # it may be given up just now
+                self._wait([self._next_expiry(), self._gives_up_at, self._drops_at])
+            self._forward_signals()
+
+    def _wait(self, deadlines: Sequence[float | None]) -> None:
+        """Wait until something happens, or for the next of ``deadlines``; handle what the guest sent."""
+        process = self._process
+        poll = select.poll()
+        poll.register(self._signals, select.POLLIN)
+        if process.lost is None:
+            poll.register(process, select.POLLIN | (select.POLLOUT if process.unsent else 0))
+        for output in self._outputs:
+            if output.waits:
+                poll.register(output, select.POLLOUT)
+        if self._input == b"" and process.wants_stdin and process.state.pid is not None:
+            poll.register(0, select.POLLIN)
+        now = time.monotonic()
+        left = [max(deadline - now, 0) for deadline in deadlines if deadline is not None]
+        # One millisecond more: poll(2) rounds down, and would return a little too early.
+        ready = dict(poll.poll(min(left) * 1000 + 1 if left else None))
+        if (events := ready.get(process.fileno(), 0)) & select.POLLOUT:
+            process.flush()
+        if events & ~select.POLLOUT:
+            process.receive()
+        if 0 in ready:
+            self._read_input()
+
+    def _read_input(self) -> None:
+        """Read standard input. A read error is printed and ends the command's input."""
+        try:
+            self._input = read_ready()
+        except BlockingIOError:  # another program has set O_NONBLOCK
+            return
+        except StreamError as error:
+            from ballonet.cli.main import print_error
+
+            print_error(error)
+            self._input = b""
+        if not self._input:
+            self._input = None
+            with suppress(GuestChannelError):
+                self._process.close_stdin()
+
+    def _feed(self) -> None:
+        with suppress(GuestChannelError):
+            while self._input and self._process.wants_stdin:
+                self._input = self._input[self._process.write_stdin(self._input) :]
+
+    def _expire(self) -> None:
+        """Kill the command at its timeout; drop the rest of its output a little later."""
+        state, timeout = self._process.state, self._joined.timeout
+        if timeout is None or not _reached(self._expires_at):
+            return
+        if state.over:
+            if self._drops_at is None:
+                self._drops_at = time.monotonic() + LAST_OUTPUT_S
+        elif self._killed_by is None:
+            self._killed_by = time.monotonic() + GRACE_S
+            self._process.give_up(timeout.error())
+        elif _reached(self._killed_by):
+            self._process.abandon()
+
+    def _next_expiry(self) -> float | None:
+        """When :meth:`_expire` has to be called next; after the end of the command, ``_drops_at`` counts."""
+        if self._drops_at is not None:
+            return None
+        return self._expires_at if self._killed_by is None or self._process.state.over else self._killed_by
+
+    def _forward_signals(self) -> None:
+        """Forward the first signal; kill the command at the second one, or after a grace period."""
+        for number in self._signals.take():
+            if number == signal.SIGWINCH:
+                if self._joined.terminal:
+                    with suppress(GuestChannelError):
+                        self._process.resize(*terminal_size())
+            elif self._first_signal is not None:
+                raise SignalledError(self._first_signal)
+            else:
+                self._first_signal = number
+                self._gives_up_at = time.monotonic() + SIGNAL_GRACE_S
+                self._process.send_signal(number)
+        if self._first_signal is not None and _reached(self._gives_up_at):
+            raise SignalledError(self._first_signal)
+
+
+def _reached(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline
 
 
 @contextlib.contextmanager
-def _joined_terminal(process: GuestProcess, *, raw: bool) -> Iterator[None]:
-    """Keep the size of the command's terminal equal to the local one's during the block.
+def _terminal(*, raw: bool) -> Iterator[None]:
+    """Restore the local terminal's settings after the block.
 
-    :param raw: switch the local terminal to raw mode during the block.
+    :param raw: switch it to raw mode during the block.
     """
-    loop = asyncio.get_running_loop()
     saved = termios.tcgetattr(0)
-    resizing: set[asyncio.Task[None]] = set()
-
-    def resized() -> None:
-        task = asyncio.create_task(process.resize(*terminal_size()))
-        resizing.add(task)
-        task.add_done_callback(resizing.discard)
-
-    loop.add_signal_handler(signal.SIGWINCH, resized)
     try:
         if raw:
             tty.setraw(0)
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGWINCH)
         sys.stdout.flush()
         termios.tcsetattr(0, termios.TCSADRAIN, saved)
-
-
-async def _copy_outputs(process: GuestProcess) -> bool:
-    """Copy standard output and standard error until both end. False: the command's ``--timeout`` passed before all of
-    it was read, and the rest is dropped."""
-    copying = asyncio.gather(_copy(process.stdout, 1), _copy(process.stderr, 2))
-    expiring = asyncio.create_task(process.wait_expired())
-    try:
-        either: set[asyncio.Future[Any]] = {copying, expiring}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not copying.done():
-            await asyncio.wait({copying}, timeout=LAST_OUTPUT_S)
-        complete = copying.done()
-        if complete:
-            await copying
-        return complete
-    finally:
-        expiring.cancel()
-        copying.cancel()
-        await asyncio.gather(expiring, copying, return_exceptions=True)
-
-
-async def _copy(stream: AsyncIterable[bytes], fd: int) -> None:
-    """Copy one output. A slow local reader slows the command down; if the reader goes away, the command is killed."""
-    async for chunk in stream:
-        await write_stdout(chunk, fd)
-
-
-async def _feed(process: GuestProcess) -> None:
-    """Copy standard input to the command until it ends. A read error is printed and ends the command's input, too."""
-    from ballonet.cli.main import print_error
-
-    try:
-        while chunk := await read_stdin():
-            await process.write_stdin(chunk)
-    except StreamError as error:
-        print_error(error)
-    await process.close_stdin()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import time
-from dataclasses import asdict
 from pathlib import Path
 
+from ballonet.base.dataclass import asdict
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import parse_size
 from ballonet.base.paths import sandbox_dir_path
@@ -74,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     path = find_control_socket(options.sandbox)
     if options.action == "watch":
+        import asyncio  # the other actions do not need it
+
         try:
             return asyncio.run(_watch(path, options.json))
         except KeyboardInterrupt:

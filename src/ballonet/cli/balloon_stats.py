@@ -19,6 +19,8 @@ def describe_stats(stats: Stats) -> dict[str, Facts]:
             "free": _mib(guest.free_mib),
             "available": _mib(guest.available_mib),
             "page cache": _mib(guest.disk_caches_mib),
+            "inactive page cache": _mib(guest.inactive_caches_mib),
+            "trimmed": _trimmed(guest.trims, guest.trimmed_mib),
             "refaulted": _since_boot(guest.refault_mib),
             "swap": _swap(guest.swap_total_mib, guest.swap_free_mib),
             "swapped in": _since_boot(guest.swap_in_mib),
@@ -49,6 +51,10 @@ def _mib(value: int | None) -> str:
 
 def _since_boot(value: int | None) -> str:
     return "unknown" if value is None else f"{value} MiB since boot"
+
+
+def _trimmed(trims: int | None, mib: int | None) -> str:
+    return "unknown" if trims is None or mib is None else f"{mib} MiB in {trims} trims since boot"
 
 
 def _count(value: int | None) -> str:

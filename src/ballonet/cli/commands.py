@@ -20,6 +20,9 @@ COMMANDS = {
     "start": Command("ballonet.cli.start", "start one or more sandboxes"),
     "stop": Command("ballonet.cli.stop", "stop one or more sandboxes"),
     "restart": Command("ballonet.cli.start", "restart one or more sandboxes"),
+    "pause": Command("ballonet.cli.pause", "save one or more sandboxes to disk, so that they take no memory"),
+    "resume": Command("ballonet.cli.resume", "resume one or more paused sandboxes"),
+    "touch": Command("ballonet.cli.touch", "restart the idle timeout of one or more sandboxes"),
     "rm": Command("ballonet.cli.rm", "remove one or more sandboxes, with their logs and disks"),
     "ls": Command("ballonet.cli.ls", "list all sandboxes"),
     "ps": Command("ballonet.cli.ls", "list running sandboxes"),
@@ -29,6 +32,8 @@ COMMANDS = {
     "wait": Command("ballonet.cli.wait", "wait until sandboxes stop, then print their exit statuses"),
     "logs": Command("ballonet.cli.logs", "show the output of a sandbox's command"),
     "modify": Command("ballonet.cli.modify", "change a sandbox's settings, while it runs if possible"),
+    "snapshot": Command("ballonet.cli.snapshot", "save running sandboxes, and manage what was saved"),
+    "fork": Command("ballonet.cli.fork", "make copies of a running sandbox"),
     "image": Command("ballonet.cli.image", "manage images"),
     "balloon": Command("ballonet.cli.balloon", "show or change the memory of a running sandbox"),
     "volume": Command("ballonet.cli.volume", "manage named volumes"),
@@ -48,16 +53,21 @@ COMMANDS = {
 }
 
 
-def build_parser(wanted: str | None) -> Parser:
-    """The parser for every command line. Only the options of the command ``wanted`` are added, so that no other
-    command's module is imported."""
+def build_parser(wanted: str | None, *, others: bool = False) -> Parser:
+    """The parser for the command line of the command ``wanted``; no other command's module is imported.
+
+    :param wanted: ``None``, or an unknown command: all commands, without their options.
+    :param others: include the other commands, without their options.
+    """
     parser = _Root(prog="ballonet", add_help=True)
     parser.add_argument("--version", action="version", version=f"ballonet {__version__}")
     parser.add_argument(
         "--debug", action="store_true", help="log each step, including the programs that are started"
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser, prog=parser.prog)
     for name, command in COMMANDS.items():
+        if wanted in COMMANDS and name != wanted and not others:
+            continue
         sub = commands.add_parser(
             name, help=command.help, description=command.help[0].upper() + command.help[1:] + "."
         )

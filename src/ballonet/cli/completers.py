@@ -1,7 +1,7 @@
 """Shell completion: what the shell offers at each Tab, through argcomplete.
 
 argcomplete takes commands, options and choices from the parsers. This module adds the rest: names of sandboxes, images,
-volumes and policies, and the arguments that are files. Nothing here starts, changes or prints anything.
+volumes, snapshots and policies, and the arguments that are files. Nothing here starts, changes or prints anything.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def complete() -> None:
     line, point = os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", "0")
     typed = split_line(line, int(point))[3][1:]
     wanted = next((word for word in typed if not word.startswith("-")), None)
-    parser = build_parser(wanted)
+    parser = build_parser(wanted, others=True)
     _attach(parser, [])
     # Options are offered only after a dash, and nothing for values that cannot be listed, such as sizes.
     argcomplete.autocomplete(parser, always_complete_options=False, default_completer=SuppressCompleter())
@@ -56,10 +56,14 @@ def _completer_for(command: str, action: argparse.Action) -> Completer | None:
     return None
 
 
-def _sandboxes(*, running: bool | None = None) -> Completer:
+#: The states of sandboxes that have processes, on the host or saved.
+_ALIVE = ("starting", "running", "paused")
+
+
+def _sandboxes(*states: str) -> Completer:
     """Completes names of sandboxes, except those already on the command line.
 
-    :param running: offer only running sandboxes, only those that do not run, or (``None``) all.
+    :param states: offer only sandboxes in these states; none: all.
     """
 
     def names(parsed_args: argparse.Namespace, **known: object) -> list[str]:
@@ -72,7 +76,7 @@ def _sandboxes(*, running: bool | None = None) -> Completer:
         return [
             record.name
             for record in records
-            if running in (None, record.state.lives) and record.name not in given
+            if record.name not in given and (not states or record.state in states)
         ]
 
     return names
@@ -100,6 +104,12 @@ def _volumes(**known: object) -> list[str]:
         return [volume.name for volume in list_volumes(registry)]
 
 
+def _snapshots(**known: object) -> list[str]:
+    from ballonet.lifecycle.snapshots import Snapshots
+
+    return Snapshots.open().names()
+
+
 def _volume_or_directory(prefix: str, **known: object) -> Iterator[str]:
     """A volume's name with a colon, or a directory of the host; after the guest path, the access mode."""
     if ":" in prefix:
@@ -117,7 +127,7 @@ def _copied(prefix: str, parsed_args: argparse.Namespace, **known: object) -> It
     if ":" in prefix:
         return
     if "/" not in prefix:
-        yield from (f"{name}:" for name in _sandboxes(running=True)(parsed_args=parsed_args))
+        yield from (f"{name}:" for name in _sandboxes(*_ALIVE)(parsed_args=parsed_args))
     yield from FilesCompleter()(prefix)
 
 
@@ -158,17 +168,21 @@ def _commands(parsed_args: argparse.Namespace, **known: object) -> list[str]:
     ]
 
 
-_ALL, _RUNNING, _ENDED = _sandboxes(), _sandboxes(running=True), _sandboxes(running=False)
+_ALL, _RUNNING = _sandboxes(), _sandboxes("starting", "running")
+_NOT_ENDED, _NOT_RUNNING = _sandboxes(*_ALIVE), _sandboxes("created", "paused", "stopped", "failed")
 #: Keys: the command and the argument's ``dest``, or an option.
 _COMPLETERS: dict[str, Completer] = {
-    "start names": _ENDED,
-    "stop names": _RUNNING,
-    "wait names": _RUNNING,
+    "start names": _NOT_RUNNING,
+    "stop names": _NOT_ENDED,
+    "pause names": _RUNNING,
+    "touch names": _RUNNING,
+    "resume names": _sandboxes("paused"),
+    "wait names": _NOT_ENDED,
     "restart names": _ALL,
     "rm names": _ALL,
     "inspect names": _ALL,
     "plot names": _ALL,
-    "exec name": _RUNNING,
+    "exec name": _NOT_ENDED,
     "logs name": _ALL,
     "modify name": _ALL,
     "history name": _ALL,
@@ -185,6 +199,14 @@ _COMPLETERS: dict[str, Completer] = {
     "image pull references": _images,
     "image load source": FilesCompleter(),
     "volume rm names": _volumes,
+    "snapshot create sandbox": _RUNNING,
+    "snapshot rm names": _snapshots,
+    "snapshot inspect names": _snapshots,
+    "snapshot export name": _snapshots,
+    "snapshot export file": FilesCompleter(),
+    "snapshot import file": FilesCompleter(),
+    "fork sandbox": _RUNNING,
+    "--from": _snapshots,
     "pilot policy": _policies,
     "pilot unit policy": _policies,
     "simulate policy": _policies_to_compare,

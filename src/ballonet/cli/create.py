@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from ballonet.cli.sandbox_options import (
+from ballonet.cli.command_options import (
     add_command_options,
-    add_sandbox_options,
-    command_from,
     defaults_from,
-    policy_from,
-    prepared_from,
 )
+from ballonet.cli.sandbox_options import add_sandbox_options, command_from, policy_from, prepared_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from ballonet.lifecycle import sandboxes as lifecycle
     from ballonet.lifecycle.registry import Registry
-    from ballonet.sdk.sandbox import random_name
+    from ballonet.sdk.random_name import random_name
 
     policy = policy_from(options)
     prepared = prepared_from(options, default_name=random_name())

@@ -7,9 +7,9 @@ import asyncio
 import sys
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import GuestError, HostError
 from ballonet.cli.progress import report_progress
 from ballonet.control.backend import BalloonSnapshot, Stats

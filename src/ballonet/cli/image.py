@@ -41,9 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_limit_options(load)
     remove = action("rm", "remove image names; an image is deleted with its last name")
     remove.add_argument("references", metavar="IMAGE", nargs="+", help="name or ID of an image")
-    prune = action("prune", "remove unnamed images that no sandbox uses, and leftovers of interrupted pulls")
+    prune = action(
+        "prune", "remove unnamed images that no sandbox or snapshot uses, and leftovers of interrupted pulls"
+    )
     prune.add_argument(
-        "-a", "--all", action="store_true", help="also remove named images that no sandbox uses"
+        "-a", "--all", action="store_true", help="also remove named images that no sandbox or snapshot uses"
     )
     tag = action("tag", "add a name to an image")
     tag.add_argument("reference", metavar="IMAGE", help="name or ID of an image")
@@ -127,11 +129,12 @@ def open_store(options: argparse.Namespace) -> Iterator[tuple[ImageStore, Callab
 
 
 def image_users() -> dict[str, list[str]]:
-    """The names of the sandboxes that use an image, by image ID."""
+    """The names of the sandboxes, and as "snapshot NAME" of the snapshots, that use an image, by image ID."""
     from ballonet.images.image import image_id_of
     from ballonet.lifecycle import sandboxes as lifecycle
     from ballonet.lifecycle.liveness import machines
     from ballonet.lifecycle.registry import Registry
+    from ballonet.lifecycle.snapshots import Snapshots
     from ballonet.settings.flags import parse_config
 
     users: dict[str, list[str]] = {}
@@ -145,6 +148,8 @@ def image_users() -> dict[str, list[str]]:
         names = [] if root is None else users.setdefault(image_id_of(root), [])
         if machine.name not in names:
             names.append(machine.name)
+    for image_id, snapshots in Snapshots.open().image_users().items():
+        users.setdefault(image_id, []).extend(f"snapshot {name}" for name in snapshots)
     return users
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from typing import Any
 
+from ballonet.base.dataclass import asdict
 from ballonet.base.errors import BallonetError
 from ballonet.base.paths import state_dir_of
 from ballonet.cli.ls import describe

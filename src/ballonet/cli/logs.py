@@ -13,6 +13,7 @@ from ballonet.base.paths import state_dir_of
 from ballonet.cli.log_reader import LogReader, last_line_offset
 from ballonet.cli.standard_streams import write_all
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.output_log import Entry, parse_timestamp
 
@@ -166,7 +167,7 @@ class _Printer:
 def _lives(registry: Registry, name: str) -> bool:
     record = registry.find(name)
     now = None if record is None else lifecycle.refresh(registry, record)
-    return now is not None and now.state.lives
+    return now is not None and (now.state.lives or now.state is State.PAUSED)
 
 
 def _print_file(path: Path, tail: int | None) -> None:

@@ -6,12 +6,14 @@ import argparse
 from typing import Any
 
 from ballonet.base.memory import bytes_to_mib
+from ballonet.base.paths import state_dir_of
 from ballonet.cli.output import iso_time, print_json, print_table, show_age
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import living
-from ballonet.lifecycle.record import Record
+from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.samples import read_samples
+from ballonet.machine.paused_file import paused_bytes
 from ballonet.metrics.model import SandboxSample
 
 #: How long to wait for a sandbox's control socket before its row is shown without sizes (seconds).
@@ -26,7 +28,8 @@ columns:
   ACTUAL   current memory of the guest
   GUEST    host memory used by the guest's RAM
   ENGINE   host memory used by the engine itself
-  AGE      time since the start, or since the creation if it does not run"""
+  AGE      time since the start, or since the creation if it does not run
+  DETAIL   of a paused sandbox: its size on disk, and in memory once resumed"""
 _SIZES = ("ceiling_mib", "target_mib", "actual_mib", "guest_ram_mib", "engine_mib")
 
 
@@ -72,6 +75,7 @@ def describe(records: list[Record]) -> list[tuple[dict[str, Any], SandboxSample]
 
 def _row(record: Record, sample: SandboxSample) -> dict[str, Any]:
     note = living(record)
+    paused = record.state is State.PAUSED
     return {
         "name": record.name,
         "state": record.state.value,
@@ -86,6 +90,8 @@ def _row(record: Record, sample: SandboxSample) -> dict[str, Any]:
         "resident_mib": _mib(sample.resident),
         "guest_ram_mib": _mib(sample.guest_ram),
         "engine_mib": _mib(sample.overhead),
+        #: What a paused sandbox takes on disk now, and about that in memory when it is resumed.
+        "saved_mib": _mib(paused_bytes(state_dir_of(record.name))) if paused else None,
         "weight": record.weight,
         "reserve_mib": record.reserve_mib,
         "created_at": iso_time(record.created_at),
@@ -98,6 +104,9 @@ def _row(record: Record, sample: SandboxSample) -> dict[str, Any]:
 
 
 def _detail(row: dict[str, Any]) -> str | None:
+    if row["state"] == State.PAUSED:
+        size = None if row["saved_mib"] is None else f"{row['saved_mib']}M saved"
+        return ": ".join(filter(None, (size, row["end_detail"]))) or None
     if row["state"] in ("stopped", "failed") or row["end_reason"] == "unreadable":
         detail = row["end_detail"] or row["end_reason"]
         return None if detail is None else detail.splitlines()[0][:80]

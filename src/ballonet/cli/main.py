@@ -8,6 +8,7 @@ try:
     import os
     import sys
     from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
     from ballonet.base.errors import (
         BallonetError,
@@ -20,7 +21,6 @@ try:
         missing_module,
         os_hint,
     )
-    from ballonet.cli.commands import build_parser
 except KeyboardInterrupt:  # Ctrl-C during the imports: no traceback
     raise SystemExit(130) from None
 
@@ -33,6 +33,8 @@ EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
 EXIT_TIMEOUT = 124
 #: A shell's status for a program that SIGINT or SIGPIPE killed.
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
+#: Commands that start a sandbox, and options with which they do not: see :mod:`ballonet.machine.prepared_process`.
+_STARTING, _NOT_STARTING = ("run", "start"), frozenset({"-h", "--help", "--dry-run"})
 #: After a command's timeout, how long to wait until standard error accepts the message (seconds).
 _LAST_WORD_S = 0.5
 
@@ -69,8 +71,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+def program() -> NoReturn:
+    """The program ``ballonet``: :func:`main`, and the end of the process.
+
+    Python would free every object first, which is a sixth of the processor time of a command.
+    """
+    try:
+        status = main()
+    except SystemExit as end:  # of the process that was forked for a sandbox
+        status = end.code if isinstance(end.code, int) else EXIT_FAILED
+    threading = sys.modules.get("threading")
+    if threading is None or threading.active_count() == 1:
+        import atexit
+
+        atexit._run_exitfuncs()
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        except Exception:
+            sys.exit(status)  # Python reports it
+        os._exit(status)
+    sys.exit(status)
+
+
 def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in words if not word.startswith("-")), None)
+    if argv is None and command in _STARTING:
+        from ballonet.base.lean_asyncio import load_asyncio
+
+        load_asyncio()
     if words and words[0] == "sandbox":
         try:
             from ballonet.machine.main import (
@@ -82,6 +112,28 @@ def _main(argv: Sequence[str] | None) -> int:
         return machine_main(words[1:])
     if argv is not None:
         return _guarded(words)
+    if command in _STARTING and _NOT_STARTING.isdisjoint(words) and "_ARGCOMPLETE" not in os.environ:
+        return _run_forked(words)
+    return _run_program(words)
+
+
+def _run_forked(words: list[str]) -> int:
+    """Fork the process of the sandbox that the command will start, and run the command."""
+    try:
+        from ballonet.cli import standard_streams
+        from ballonet.machine.launch import prepare
+        from ballonet.machine.prepared_process import discard_prepared
+    except ImportError:
+        return _run_program(words)  # which reports it
+    standard_streams.open_missing()  # else the child's connection would get one of these numbers
+    prepare()
+    try:
+        return _run_program(words)
+    finally:
+        discard_prepared()
+
+
+def _run_program(words: list[str]) -> int:
     from ballonet.cli import standard_streams
 
     standard_streams.take_over()
@@ -142,6 +194,8 @@ def _of_the_host(error: Exception) -> BallonetError | None:
 
 
 def _dispatch(words: list[str]) -> int:
+    from ballonet.cli.commands import build_parser
+
     parser = build_parser(next((word for word in words if not word.startswith("-")), None))
     options = parser.parse_args(words)
     level = logging.DEBUG if options.debug else logging.WARNING

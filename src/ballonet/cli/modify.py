@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from dataclasses import asdict
 
+from ballonet.base.dataclass import asdict
 from ballonet.cli.output import print_json, print_table
 from ballonet.cli.setting_options import add_modified_settings, modified_settings
 from ballonet.lifecycle import sandboxes as lifecycle

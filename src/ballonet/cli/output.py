@@ -17,7 +17,7 @@ from ballonet.base.text import printable
 
 #: A number, a size or an age; columns of these are aligned to the right.
 _NUMBER = re.compile(r"[+-]?[\d.,]+ ?(?:%|[KMGT](?:i?B)?|B|s|m|h|d)?")
-_STATE_COLOURS = {"running": "32", "starting": "33", "failed": "31"}
+_STATE_COLOURS = {"running": "32", "starting": "33", "paused": "36", "failed": "31"}
 #: Columns of text are not made narrower than this to fit a terminal, nor than their longest word: names stay whole.
 _MIN_WIDTH = 12
 #: Longer words of the last column, such as paths, are broken; shorter ones only if the table would not fit otherwise.

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 #: The groups in the order in which a new user needs them. Each command is in exactly one group.
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Getting started", ("run", "doctor", "demo", "help")),
-    ("Manage sandboxes", ("create", "start", "stop", "restart", "rm", "modify", "wait", "prune")),
+    (
+        "Manage sandboxes",
+        ("create", "start", "stop", "restart", "pause", "resume", "touch", "rm", "modify", "wait", "prune"),
+    ),
     ("Work in a sandbox", ("exec", "cp", "logs")),
     ("Monitor", ("ls", "ps", "inspect", "top", "history", "plot", "metrics", "net")),
     ("Control memory", ("balloon", "pilot", "simulate")),
     ("Images and volumes", ("image", "volume")),
+    ("Saved states", ("snapshot", "fork")),
     ("Other", ("completion", "version")),
 )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
@@ -47,6 +48,12 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             self._refuse(unknown[0])
         return parsed, unknown
+
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        # argparse makes one for each argument, and would load shutil for the width.
+        make: Any = self.formatter_class  # declared without its width
+        formatter: argparse.HelpFormatter = make(prog=self.prog, width=_terminal_columns() - 2)
+        return formatter
 
     def error(self, message: str) -> NoReturn:
         """:raises ConfigError: always, with argparse's message reworded."""
@@ -140,6 +147,20 @@ def all_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 def _subcommands(parser: argparse.ArgumentParser) -> argparse.Action | None:
     return next((act for act in parser._actions if isinstance(act, argparse._SubParsersAction)), None)
+
+
+def _terminal_columns() -> int:
+    """As :func:`shutil.get_terminal_size` finds out."""
+    try:
+        columns = int(os.environ["COLUMNS"])
+    except (KeyError, ValueError):
+        columns = 0
+    if columns <= 0:
+        try:
+            columns = os.get_terminal_size(1).columns
+        except OSError:
+            columns = 0
+    return columns if columns > 0 else 80
 
 
 def _name_of(action: argparse.Action) -> str:

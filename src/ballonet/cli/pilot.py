@@ -17,7 +17,10 @@ from ballonet.base.suggest import hint_for
 from ballonet.cli.output import print_facts, print_json, print_json_line, print_table, show, terminal_width
 from ballonet.pilot import lock, state
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT, HostView, SandboxView, promisable_mib
+from ballonet.pilot.price import describe_price
 
+#: How many sandboxes the first line names.
+_SHOWN_NAMES = 5
 #: Environment variables that determine which sandboxes are managed; a systemd unit gets those that are set here.
 _WHERE = ("BALLONET_RUN_DIR", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
 
@@ -125,12 +128,43 @@ def _run(options: argparse.Namespace) -> int:
 async def _fly(policy: Any, settings: Any, ticks: int | None, show_tick: Any) -> int:
     from ballonet.pilot.loop import Pilot
 
-    pilot = Pilot(policy, settings, on_tick=lambda tick: show_tick(tick, settings.dry_run))
+    started = False
+
+    def on_tick(tick: Any) -> None:
+        nonlocal started
+        if not started and show_tick is _print_tick:
+            print(_opening(policy.name, settings, tick), flush=True)
+        started = True
+        show_tick(tick, settings.dry_run)
+
+    pilot = Pilot(policy, settings, on_tick=on_tick)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, pilot.stop)
     await pilot.run(ticks)
     return 0
+
+
+def _opening(policy: str, settings: Any, tick: Any) -> str:
+    """The first line: what it manages, and within which limits."""
+    host, names = tick.host, [view.name for view in tick.sandboxes]
+    shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "")
+    managed = f"{len(names)} {'sandbox' if len(names) == 1 else 'sandboxes'}" + (
+        f" ({shown})" if names else ""
+    )
+    only = f" whose names match {', '.join(settings.only)}" if settings.only else ""
+    limit = "the whole host" if settings.budget_mib is None else "a budget"
+    return (
+        f"policy {policy} manages {managed}{only}, with {limit} of {host.total_mib} MiB, {host.reserve_mib} of them "
+        f"reserved, overcommit {host.overcommit:g}; {_available(host)}{'; dry run' if settings.dry_run else ''}"
+    )
+
+
+def _available(host: HostView) -> str:
+    price = host.price
+    if price is None:
+        return "the host does not report its available memory"
+    return f"{host.available_mib} MiB available, {describe_price(price)}"
 
 
 def _print_tick(tick: Any, dry_run: bool) -> None:
@@ -161,6 +195,7 @@ def _print_tick_json(tick: Any, dry_run: bool) -> None:
             "paused": tick.paused,
             "dry_run": dry_run,
             "host": tick.host._asdict(),
+            "price": tick.host.price,
             "sandboxes": [view._asdict() for view in tick.sandboxes],
             "verdicts": [{**verdict._asdict(), "inputs": dict(verdict.inputs)} for verdict in tick.verdicts],
             "moved": dict(tick.moved),
@@ -247,6 +282,7 @@ def _status(options: argparse.Namespace) -> int:
         facts |= {
             "last update": f"{max(0, round(time.time() - status['at']))} s ago",
             "memory": f"{show(host.available_mib)} of {host.total_mib} MiB available, {host.reserve_mib} MiB reserved",
+            "price": None if host.price is None else describe_price(host.price).removeprefix("price "),
             "targets": f"{sum(view.target_mib for view in views)} of at most {show(promisable)} MiB",
             "notes": "; ".join(status["notes"]) or None,
         }

@@ -9,6 +9,7 @@ import asyncio
 from ballonet.host.cgroup import prune_groups
 from ballonet.lifecycle import prune as strays
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.snapshots import Snapshots
 from ballonet.machine.hardcap import GROUP_PREFIX
 from ballonet.machine.run_directory import prune_run_directories
 
@@ -32,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
         done = asyncio.run(strays.prune(registry, force=options.force))
     done += [f"removed {name}" for name in prune_run_directories()]
     done += [f"removed cgroup {name}" for name in prune_groups(GROUP_PREFIX)]
+    done += [f"removed the incomplete snapshot {name}" for name in Snapshots.open().prune()]
     if options.templates:
         from ballonet.machine.templates import prune_templates, templates_dir
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 
 from ballonet.cli.name_arguments import add_names, for_each
 from ballonet.lifecycle.registry import Registry
-from ballonet.lifecycle.stop import remove_sandbox
+from ballonet.lifecycle.stop import remove_sandbox, run_blocking
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +18,7 @@ def run(options: argparse.Namespace) -> int:
     with Registry.open() as registry:
 
         def remove(name: str) -> None:
-            asyncio.run(remove_sandbox(registry, name, force=options.force))
+            run_blocking(remove_sandbox(registry, name, force=options.force))
             print(name)
 
         return for_each(options.names, remove)

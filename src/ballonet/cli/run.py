@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ballonet.base.errors import ConfigError, GuestChannelError, SandboxError
+from ballonet.base.dataclass import replace
+from ballonet.base.errors import ConfigError
 from ballonet.base.paths import state_dir_of
-from ballonet.cli.attach import Joined, SignalPasser, check_streams, joined_from, run_joined, with_signals
+from ballonet.cli.attach import check_streams, joined_from
 from ballonet.cli.boot_notice import notice_if_slow
-from ballonet.cli.progress import report_progress
-from ballonet.cli.sandbox_options import (
+from ballonet.cli.command_options import (
     EXIT_STATUSES,
     add_admission_option,
     add_cold_option,
     add_command_options,
-    add_sandbox_options,
+    add_from_option,
     add_stream_options,
     add_timeout_option,
     argv_from,
-    command_from,
     defaults_from,
-    policy_from,
-    prepared_from,
     timeout_from,
 )
+from ballonet.cli.progress import report_progress
+from ballonet.cli.run_attached import run_attached
+from ballonet.cli.sandbox_options import add_sandbox_options, command_from, policy_from, prepared_from
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import Settings
 from ballonet.lifecycle.registry import Registry
@@ -35,8 +34,8 @@ from ballonet.lifecycle.stop import discard_sandbox
 from ballonet.machine.guest_files import guest_for
 from ballonet.settings.config import SandboxConfig
 
-#: How long to wait for the sandbox's end, which gives the reason, after the channel to the command is lost (seconds).
-_END_S = 15.0
+if TYPE_CHECKING:
+    from ballonet.machine.launch import OwnedProcess
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rm", action="store_true", help="with -d: remove the sandbox when it ends")
     add_admission_option(parser)
     add_cold_option(parser)
+    add_from_option(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the command line of the engine, and start nothing"
     )
@@ -60,11 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ballonet.sdk.sandbox import random_name
+    from ballonet.sdk.random_name import random_name
 
     if options.detach and (options.tty or options.interactive):
         raise ConfigError("-d cannot be combined with -i or -t", hint="use 'ballonet exec -it' afterwards")
-    if not (options.detach or options.image or options.rootfs or options.dry_run or argv_from(options)):
+    if not (
+        options.detach
+        or options.from_snapshot
+        or options.image
+        or options.rootfs
+        or options.dry_run
+        or argv_from(options)
+    ):
         raise ConfigError("no command was given", hint="for example: ballonet run -- uname -a")
     if options.idle and not options.detach:
         raise ConfigError("--idle needs -d: without it, 'run' ends with its command")
@@ -75,6 +82,10 @@ def run(options: argparse.Namespace) -> int:
             hint="use 'ballonet stop', or 'timeout' in the guest",
         )
     check_streams(options)
+    if options.from_snapshot is not None:
+        from ballonet.cli.run_restored import run_restored
+
+        return run_restored(options)
     policy = policy_from(options)
     defaults = defaults_from(options)
     prepared = prepared_from(options, default_name=random_name("run"))
@@ -106,24 +117,35 @@ def run(options: argparse.Namespace) -> int:
         assert command is not None
         settings = Settings(command.env, command.cwd, command.user, make_cwd=True)
         joined = replace(joined_from(options, settings), timeout=timeout)
-        argv = list(command.argv)
-        return asyncio.run(
-            with_signals(lambda signals: _run_attached(registry, config.name, argv, joined, signals, options))
-        )
+
+        async def start() -> OwnedProcess:
+            try:
+                return await _start(registry, config.name, options, detached=False)
+            except BaseException:
+                await discard_sandbox(registry, config.name)
+                raise
+
+        return run_attached(registry, config.name, command.argv, joined, start)
+
+
+async def _start(
+    registry: Registry, name: str, options: argparse.Namespace, *, detached: bool
+) -> OwnedProcess:
+    from ballonet.pilot.admission_control import admission_control
+
+    return await start_sandbox(
+        registry,
+        name,
+        detached=detached,
+        gate=admission_control(options.admission),
+        cold=options.cold,
+    )
 
 
 async def _start_detached(registry: Registry, name: str, options: argparse.Namespace) -> int:
-    from ballonet.pilot.admission_control import admission_control
-
     try:
         async with notice_if_slow(name):
-            process = await start_sandbox(
-                registry,
-                name,
-                detached=True,
-                gate=admission_control(options.admission),
-                cold=options.cold,
-            )
+            process = await _start(registry, name, options, detached=True)
     except BaseException:
         await discard_sandbox(registry, name)
         raise
@@ -141,40 +163,3 @@ def _print_engine_command(config: SandboxConfig) -> int:
     vm = build_vm(config, guest=guest_for(config, report=report_progress), disk=disk)
     print(show_command(vm.engine.show_command(vm.spec)))
     return 0
-
-
-async def _run_attached(
-    registry: Registry,
-    name: str,
-    argv: list[str],
-    joined: Joined,
-    signals: SignalPasser,
-    options: argparse.Namespace,
-) -> int:
-    """The sandbox is removed when this returns or raises."""
-    from ballonet.guest.agent_client import AgentClient
-    from ballonet.pilot.admission_control import admission_control
-
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(discard_sandbox, registry, name)
-        async with notice_if_slow(name):
-            sandbox = await start_sandbox(
-                registry,
-                name,
-                detached=False,
-                gate=admission_control(options.admission),
-                cold=options.cold,
-            )
-        stack.push_async_callback(sandbox.kill)
-        agent = await AgentClient.connect(sandbox.agent_socket)
-        stack.push_async_callback(agent.close)
-        try:
-            return await run_joined(agent, argv, joined, signals)
-        except GuestChannelError as error:
-            try:
-                async with asyncio.timeout(_END_S):
-                    end = await sandbox.wait()
-            except TimeoutError:
-                raise error from None  # the sandbox runs, but its guest does not answer
-            raise SandboxError(f"the sandbox ended before its command: {end.detail}") from error
-    raise AssertionError("unreachable")

@@ -9,6 +9,8 @@ from ballonet.base.errors import ConfigError
 from ballonet.settings.definitions import CONFIGURED, SETTINGS, ModifySettings, settings_in
 from ballonet.settings.setting import GROUP_ID, USER_ID, Setting
 
+_METAVARS = {"size": "SIZE", "duration": "TIME"}
+
 
 def add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:
     """The option of ``run`` and ``create``."""
@@ -44,7 +46,7 @@ def _add_value(parser: argparse._ActionsContainer, setting: Setting, help: str, 
     if setting.choices:
         form["choices"] = setting.choices
     else:
-        form["metavar"] = setting.metavar or ("SIZE" if setting.kind == "size" else None)
+        form["metavar"] = setting.metavar or _METAVARS.get(setting.kind)
     if setting.kind == "number":
         form["type"] = int
     if setting.kind == "list":

@@ -15,8 +15,8 @@ from ballonet.pilot.model import DEFAULT_OVERCOMMIT
 
 if TYPE_CHECKING:
     from ballonet.pilot.simulator.compare import Arm
-    from ballonet.pilot.simulator.guest import GuestSpec
     from ballonet.pilot.simulator.simulation import Scenario
+    from ballonet.pilot.simulator.spec import GuestSpec
 
 HEADINGS = (
     "POLICY", "GIB·MIN", "OF STATIC", "OF ORACLE", "PEAK MIB", "OF STATIC", "SLOWER", "BELOW", "KILLS", "DEFLATED",

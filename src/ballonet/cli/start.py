@@ -7,9 +7,9 @@ import asyncio
 
 from ballonet.base.errors import ConfigError
 from ballonet.cli.boot_notice import notice_if_slow
+from ballonet.cli.command_options import add_admission_option, add_cold_option
 from ballonet.cli.name_arguments import add_names, for_each
 from ballonet.cli.progress import report_progress
-from ballonet.cli.sandbox_options import add_admission_option, add_cold_option
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.start import start_sandbox

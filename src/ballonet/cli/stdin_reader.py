@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
@@ -29,24 +28,31 @@ async def read_stdin() -> bytes:
 
     :raises StreamError: standard input cannot be read.
     """
+    import asyncio
+
     loop = asyncio.get_running_loop()
     while True:
         ready = asyncio.Event()
         try:
             loop.add_reader(0, ready.set)
         except PermissionError:
-            return _read()  # a regular file: always ready
+            return read_ready()  # a regular file: always ready
         try:
             await ready.wait()
         finally:
             loop.remove_reader(0)
         try:
-            return _read()
+            return read_ready()
         except BlockingIOError:
             continue
 
 
-def _read() -> bytes:
+def read_ready() -> bytes:
+    """The next bytes of standard input, which is ready; empty at its end.
+
+    :raises BlockingIOError: it is in non-blocking mode and not ready after all.
+    :raises StreamError: it cannot be read.
+    """
     try:
         return os.read(0, _READ_BYTES)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Writes bytes to standard output or standard error without blocking the event loop.
+"""Writes bytes to standard output or standard error without blocking.
 
 While a slow reader is waited for, signals are still handled. The stream's flags stay unchanged: other programs share
 its file description, and a shell would find its terminal in non-blocking mode.
@@ -6,14 +6,17 @@ its file description, and a shell would find its terminal in non-blocking mode.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
 import socket
 import stat
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ballonet.cli.standard_streams import stream_error
+
+if TYPE_CHECKING:
+    import asyncio
 
 _writers: dict[int, ByteWriter] = {}
 
@@ -37,23 +40,43 @@ class ByteWriter:
     def __init__(self, fd: int) -> None:
         self._name_fd = fd
         self._fd = fd
-        self._lock = asyncio.Lock()
+        self._lock: asyncio.Lock | None = None
         # Writes as much as possible; raises BlockingIOError if nothing can be written now.
         self._write: Callable[[memoryview], int] = self._choose()
 
+    def fileno(self) -> int:
+        """The descriptor to wait for."""
+        return self._fd
+
+    def write_some(self, view: memoryview) -> int:
+        """Write as much as possible, and return how much.
+
+        :raises BlockingIOError: nothing can be written now.
+        :raises BrokenPipeError: the stream's reader is gone.
+        :raises StreamError: the stream cannot be written, for example because the disk is full.
+        """
+        try:
+            return self._write(view)
+        except BlockingIOError:
+            raise
+        except ConnectionError as error:
+            raise BrokenPipeError(*error.args) from error
+        except OSError as error:
+            raise stream_error(self._name_fd, error) from error
+
     async def write(self, data: bytes) -> None:
-        """See :func:`write_stdout`."""
+        """Write all of ``data``, while the event loop goes on: see :func:`write_stdout`."""
+        import asyncio
+
+        if self._lock is None:
+            self._lock = asyncio.Lock()
         view = memoryview(data)
         async with self._lock:
             while view:
                 try:
-                    view = view[self._write(view) :]
+                    view = view[self.write_some(view) :]
                 except BlockingIOError:
                     await self._writable()
-                except ConnectionError as error:
-                    raise BrokenPipeError(*error.args) from error
-                except OSError as error:
-                    raise stream_error(self._name_fd, error) from error
 
     def _choose(self) -> Callable[[memoryview], int]:
         mode = os.fstat(self._fd).st_mode
@@ -85,6 +108,8 @@ class ByteWriter:
         return os.write(self._fd, view[: select.PIPE_BUF])
 
     async def _writable(self) -> None:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         loop.add_writer(self._fd, ready.set)

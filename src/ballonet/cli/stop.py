@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 
 from ballonet.cli.name_arguments import add_names, for_each
 from ballonet.lifecycle.registry import Registry
-from ballonet.lifecycle.stop import STOP_TIMEOUT_S, stop_sandbox
+from ballonet.lifecycle.stop import STOP_TIMEOUT_S, run_blocking, stop_sandbox
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     with Registry.open() as registry:
 
         def stop(name: str) -> None:
-            asyncio.run(stop_sandbox(registry, name, timeout_s=options.timeout))
+            run_blocking(stop_sandbox(registry, name, timeout_s=options.timeout))
             print(name)
 
         return for_each(options.names, stop)

@@ -101,4 +101,6 @@ def row(
 def _state_style(state: str) -> str:
     if state in ("applied", "created"):
         return "good"
-    return "dim" if state == "stopped" else "warn" if state in ("converging", "starting") else "bad"
+    return (
+        "dim" if state in ("paused", "stopped") else "warn" if state in ("converging", "starting") else "bad"
+    )

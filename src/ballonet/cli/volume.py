@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
+from ballonet.base.dataclass import asdict
 from ballonet.cli.output import print_json, print_table
 from ballonet.lifecycle import volumes
 from ballonet.lifecycle.registry import Registry

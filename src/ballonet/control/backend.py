@@ -7,9 +7,9 @@ on the socket (see ``docs/control-protocol.md``). ``None`` always means *unknown
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.memory import MAX_MIB
 from ballonet.base.target import Clamp, clamp_target
 from ballonet.control.wire import Range
@@ -44,6 +44,10 @@ class BalloonSnapshot:
     detail: Annotated[str | None, "the reason for the state, for a person"] = None
     guest_ram_mib: Annotated[int | None, "the part of resident_mib that holds the guest's RAM"] = None
     engine_mib: Annotated[int | None, "the other part: the engine's own memory"] = None
+    engine_cpu_s: Annotated[float | None, "processor time of the VM's process since it started"] = None
+    engine_io_mib: Annotated[
+        int | None, "bytes that the VM's process has read and written since it started: mostly its disks"
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,9 @@ class GuestMemory:
     free_mib: Annotated[int | None, "memory that the guest does not use"] = None
     available_mib: Annotated[int | None, "memory that is available to new programs without swapping"] = None
     disk_caches_mib: Annotated[int | None, "clean page cache that can be dropped"] = None
+    inactive_caches_mib: Annotated[
+        int | None, "page cache that was not used again lately, which the kernel reclaims first"
+    ] = None
     swap_in_mib: Annotated[int | None, "read back from swap since boot"] = None
     swap_out_mib: Annotated[int | None, "written to swap since boot"] = None
     refault_mib: Annotated[
@@ -76,6 +83,8 @@ class GuestMemory:
     swap_total_mib: Annotated[int | None, "swap space of the guest"] = None
     swap_free_mib: Annotated[int | None, "the unused part of it"] = None
     uptime_s: Annotated[float | None, "the guest's uptime at its report, in seconds"] = None
+    trims: Annotated[int | None, "trims that the guest has started since boot"] = None
+    trimmed_mib: Annotated[int | None, "caches that the guest has reclaimed in trims since boot"] = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,9 @@ class TrimRequest:
     compact: Annotated[bool, "compact the guest's memory, so that free memory is contiguous"] = True
     inflate: Annotated[bool, "inflate the balloon by the free memory, then deflate it again"] = True
     timeout_s: Annotated[float, Range(0.1, 600), "time limit"] = 30
+    gentle: Annotated[
+        bool, "only while the guest is idle: at the lowest priority, and ended as soon as the guest works"
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -159,6 +171,7 @@ class TrimResult:
     resident_after_mib: int | None
     complete: Annotated[bool, "false: it timed out, or the guest did only a part"]
     detail: Annotated[str | None, "what was not done, and why"] = None
+    reclaimed_mib: Annotated[int | None, "caches that the guest reclaimed; null: unknown"] = None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import itertools
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ControlError, ControlRefusedError
 from ballonet.base.paths import MAX_SOCKET_PATH_BYTES
 from ballonet.base.text import printable
@@ -23,7 +23,7 @@ _MAX_REPLY_BYTES = 2 * LINE_LIMIT
 _ids = itertools.count(1)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Call:
     """One pending request."""
 

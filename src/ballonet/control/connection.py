@@ -7,9 +7,9 @@ import logging
 import select
 import socket
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from ballonet.base.dataclass import dataclass
 from ballonet.control import protocol
 from ballonet.control.dispatch import Dispatcher, Watch
 from ballonet.control.peers import Access, Peer

@@ -7,7 +7,8 @@ import errno
 import os
 import socket
 import struct
-from dataclasses import dataclass, field
+
+from ballonet.base.dataclass import dataclass, field
 
 #: ``struct ucred`` (unix(7), SO_PEERCRED): pid, uid, gid.
 _UCRED = struct.Struct("iII")

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NoReturn
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ControlError
 from ballonet.base.memory import MAX_MIB, mib_to_pages
 from ballonet.base.target import Clamp

@@ -13,9 +13,9 @@ import logging
 import os
 import socket
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import BindError, BusyError, ConfigError
 from ballonet.base.paths import MAX_SOCKET_PATH_BYTES
 

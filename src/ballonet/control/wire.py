@@ -6,14 +6,13 @@ dataclass, or one of these ``| None``; ``Annotated`` adds a :class:`Range` and o
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import types
 import typing
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, cast
 
+from ballonet.base.dataclass import MISSING, Field, dataclass, fields, is_dataclass
 from ballonet.base.errors import ControlError
 
 T = TypeVar("T")
@@ -78,10 +77,10 @@ def show(value: object) -> str:
 def field_specs(cls: type) -> dict[str, FieldSpec]:
     """The fields of dataclass ``cls`` by name."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: _spec(field, hints[field.name]) for field in dataclasses.fields(cls)}
+    return {field.name: _spec(field, hints[field.name]) for field in fields(cls)}
 
 
-def _spec(field: dataclasses.Field[Any], hint: Any) -> FieldSpec:
+def _spec(field: Field[Any], hint: Any) -> FieldSpec:
     kind, nullable, bounds, doc = hint, False, None, ""
     while True:
         if typing.get_origin(kind) is Annotated:
@@ -99,7 +98,7 @@ def _spec(field: dataclasses.Field[Any], hint: Any) -> FieldSpec:
     choices: tuple[str, ...] = ()
     if typing.get_origin(kind) is Literal:
         kind, choices = str, typing.get_args(kind)
-    required = field.default is dataclasses.MISSING
+    required = field.default is MISSING
     default = None if required else field.default
     return FieldSpec(field.name, kind, choices, nullable, bounds, required, default, doc)
 
@@ -131,7 +130,7 @@ def decode(cls: type[T], members: object, *, ignore_unknown: bool = False) -> T:
 def _checked(spec: FieldSpec, value: object, ignore_unknown: bool) -> object:
     if value is None and spec.nullable:
         return None
-    if dataclasses.is_dataclass(spec.kind) and isinstance(value, dict):
+    if is_dataclass(spec.kind) and isinstance(value, dict):
         return decode(spec.kind, value, ignore_unknown=ignore_unknown)
     accepted = (int, float) if spec.kind is float else spec.kind
     fits = isinstance(value, accepted) and (spec.kind is bool or not isinstance(value, bool))
@@ -161,7 +160,7 @@ def _field_schema(spec: FieldSpec) -> dict[str, object]:
     schema: dict[str, object]
     if spec.choices:
         schema = {"enum": list(spec.choices)}
-    elif dataclasses.is_dataclass(spec.kind):
+    elif is_dataclass(spec.kind):
         schema = schema_of(spec.kind)
     else:
         schema = {"type": _JSON_NAMES[spec.kind]}

@@ -12,24 +12,23 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 from ballonet.base.errors import ConfigError, GuestChannelError, GuestError
 from ballonet.base.forked import keep_from_children
-from ballonet.guest import messages
+from ballonet.guest import channel_errors, manage, messages
+from ballonet.guest.awaited_state import AwaitedState
 from ballonet.guest.channel import AgentChannel
+from ballonet.guest.channel_stream import StreamAccount
 from ballonet.guest.frames import MAX_PING_BYTES, Frame, FrameType
 from ballonet.guest.guest_process import GuestProcess, start_process
 from ballonet.guest.messages import ExitStatus, Ready, TrimFlags
-from ballonet.guest.process_state import ProcessState
 from ballonet.guest.report import GuestReport, parse_report
 
 __all__ = ["AgentClient", "ExitStatus", "GuestProcess", "GuestReport", "Ready", "TrimFlags"]
 
 log = logging.getLogger(__name__)
 
-#: Environment of every command, unless the caller sets the variable.
-DEFAULT_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _ANSWER_S = 10.0
 #: The agent ends a trim after 30 s.
 _TRIM_S = 60.0
@@ -86,9 +85,7 @@ class AgentClient:
         try:
             reader, writer = await asyncio.open_unix_connection(os.fspath(path))
         except OSError as error:
-            raise GuestChannelError(
-                f"cannot connect to the guest's agent at {os.fspath(path)}: {error.strerror}"
-            ) from error
+            raise channel_errors.no_connection(os.fspath(path), error) from error
         keep_from_children(writer.transport)
         return cls(reader, writer)
 
@@ -130,7 +127,7 @@ class AgentClient:
         """
         request = messages.Exec(
             argv=argv,
-            env={**DEFAULT_ENVIRONMENT, **(env or {})},
+            env={**messages.DEFAULT_ENVIRONMENT, **(env or {})},
             cwd=cwd or "",
             user=user or "",
             make_cwd=make_cwd,
@@ -141,7 +138,7 @@ class AgentClient:
             columns=cols,
         )
         payload = request.encode()
-        state = ProcessState()
+        state = AwaitedState()
         stream = await self._channel.open_stream(payload, messages.ExecShape(tty, stdin), state)
         return await start_process(state, stream, argv[0])
 
@@ -201,7 +198,8 @@ class AgentClient:
         drop its caches. Only one trim may run at a time.
 
         :returns: the statistics afterwards, and the errno of the first step that failed (0: none; EAGAIN: less could
-            be reclaimed; ETIMEDOUT: it was ended after 30 s).
+            be reclaimed; ETIMEDOUT: it was ended after 30 s, a gentle one after 8 s; EBUSY: a gentle one ended because
+            the guest went to work).
         :raises GuestError: a trim is running, or no reply in time.
         """
         payload = messages.encode_trim(size_bytes, flags)
@@ -227,6 +225,29 @@ class AgentClient:
     async def shutdown(self) -> None:
         """Tell the guest to kill all processes and power off. Does not wait for it (see :meth:`wait_lost`)."""
         self._channel.send_now(Frame(FrameType.SHUTDOWN, 0))
+
+    async def suspend(self, *, timeout_s: float) -> None:
+        """Have the agent fall silent before the guest is saved: see :meth:`AgentChannel.suspend`."""
+        await self._channel.suspend(timeout_s)
+
+    def resume(self, *, restored: bool = False) -> None:
+        """Let the agent continue: see :meth:`AgentChannel.resume`."""
+        self._channel.resume(restored=restored)
+
+    def adopt(self, account: StreamAccount) -> GuestProcess:
+        """Continue a process of a restored guest, before :meth:`resume`. It has no standard input."""
+        state = AwaitedState()
+        state.pid = account.pid
+        return GuestProcess(state, self._channel.adopt(account, state))
+
+    async def manage(self, do: str, *, timeout_s: float | None = None, **arguments: object) -> dict[str, Any]:
+        """Ask the sandbox's process to do something. Only on a relay's socket.
+
+        :raises BallonetError: it was not done, and why.
+        """
+        payload = manage.encode_request(do, arguments)
+        reply = await self._channel.request(FrameType.MANAGE, payload, FrameType.MANAGED, timeout_s)
+        return manage.decode_reply(reply.payload)
 
     @property
     def lost(self) -> GuestChannelError | None:

@@ -10,9 +10,9 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass, field
 from ballonet.base.errors import HostError, os_hint
 from ballonet.base.paths import exclusive, private_dir, replace_file
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ConfigError, HostError
 from ballonet.base.paths import cache_dir
 from ballonet.guest.initramfs import DEFAULT_MODULES, obtain_initramfs

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import HostError, missing_module
 from ballonet.guest.elf import MAGIC as ELF_MAGIC
 from ballonet.guest.elf import Elf

@@ -15,14 +15,15 @@ from collections import deque
 from collections.abc import Callable
 
 from ballonet.base.errors import GuestBootError, GuestChannelError, GuestCommandError, GuestError
-from ballonet.guest import messages
-from ballonet.guest.channel_stream import ChannelStream, StreamOwner
+from ballonet.guest import channel_errors, manage, messages
+from ballonet.guest.channel_stream import ChannelStream, StreamAccount, StreamOwner
 from ballonet.guest.frames import (
     FROM_GUEST,
     MAX_PROCESSES,
     MAX_STREAM,
     MAX_TO_GUEST_BYTES,
     MAX_TO_HOST_BYTES,
+    MAX_UNSENT_BYTES,
     Frame,
     FrameDecoder,
     FrameType,
@@ -30,8 +31,6 @@ from ballonet.guest.frames import (
 
 log = logging.getLogger(__name__)
 
-#: Small frames are sent without waiting for the guest to read. With this much unsent, it is not reading at all.
-_MAX_UNSENT_BYTES = 4 << 20
 #: Unanswered requests of one kind, including those whose caller no longer waits.
 _MAX_REQUESTS = 1024
 _READ_BYTES = 64 << 10
@@ -55,18 +54,23 @@ class AgentChannel:
         self._writer: asyncio.StreamWriter | None = None if isinstance(stream, socket.socket) else stream[1]
         self._decoder = FrameDecoder(FROM_GUEST, MAX_TO_HOST_BYTES)
         self._streams: dict[int, ChannelStream] = {}
-        self._last_number = 0
+        #: The number of the last stream that was opened.
+        self.last_number = 0
         self._replies: dict[FrameType, deque[asyncio.Future[Frame]]] = {
             FrameType.PONG: deque(),
             FrameType.STATS: deque(),
             FrameType.TRIM_DONE: deque(),
             FrameType.WATCHING: deque(),
             FrameType.SETUP_DONE: deque(),
+            FrameType.SUSPENDED: deque(),
+            FrameType.MANAGED: deque(),
         }
         self._ready_or_lost = asyncio.Event()
         self._lost_callbacks: set[Callable[[], None]] = set()
         self._sending = asyncio.Lock()
         self._sending_exec = asyncio.Lock()
+        #: While the guest is suspended: the small frames that wait. Others wait for the locks.
+        self._held: list[Frame] | None = None
         self._task = asyncio.get_running_loop().create_task(self._read(), name="agent channel")
 
     async def wait_ready(self, timeout_s: float | None) -> messages.Ready:
@@ -148,7 +152,7 @@ class AgentChannel:
             try:
                 await writer.drain()
             except OSError as error:
-                self._lose(_broken(error))
+                self._lose(channel_errors.broken(error))
             self._live_writer()
             if before is None or before():
                 writer.write(frame.encode())
@@ -167,11 +171,76 @@ class AgentChannel:
         :raises GuestChannelError: the channel has ended. It ends if the guest does not read such frames.
         """
         writer = self._live_writer()
+        if self._held is not None:
+            self._held.append(frame)
+            return
         writer.write(frame.encode())
         unsent = writer.transport.get_write_buffer_size()
-        if unsent > _MAX_UNSENT_BYTES:
-            self._lose(GuestChannelError(f"the guest does not read: {unsent} bytes are unsent"))
+        if unsent > MAX_UNSENT_BYTES:
+            self._lose(channel_errors.not_reading(unsent))
             raise self._lost_error()
+
+    @property
+    def streams(self) -> int:
+        """The number of processes that are running."""
+        return len(self._streams)
+
+    async def suspend(self, timeout_s: float) -> None:
+        """Have the agent send nothing more, and send nothing more to it: on return, nothing is under way in either
+        direction. Calls wait until :meth:`resume`, which must follow, also if this fails, unless the guest ends.
+
+        :raises GuestError: the agent did not answer in time.
+        """
+        assert self._held is None, "the guest is suspended already"
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._sending_exec.acquire()
+                try:
+                    await self._sending.acquire()
+                except BaseException:
+                    self._sending_exec.release()
+                    raise
+                waiting: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+                self._replies[FrameType.SUSPENDED].append(waiting)
+                self._live_writer()
+                self.send_now(Frame(FrameType.SUSPEND, 0))
+                self._held = []
+                await waiting
+        except TimeoutError:
+            raise GuestError(f"the guest did not fall silent within {timeout_s:g} s") from None
+
+    def resume(self, *, restored: bool = False) -> None:
+        """Let the agent continue. It ends the processes of all streams that this channel does not have.
+
+        Does nothing if the guest was not suspended by :meth:`suspend`, unless it was ``restored``.
+        """
+        if self._held is None and not restored:
+            return
+        held, self._held = self._held, None
+        try:
+            self.send_now(Frame(FrameType.RESUME, 0, b"".join(map(messages.encode_number, self._streams))))
+            for frame in held or ():
+                self.send_now(frame)
+            for stream in self._streams.values():
+                stream.grant()
+        finally:
+            if held is not None:
+                self._sending.release()
+                self._sending_exec.release()
+
+    def held_credit(self, number: int) -> int:
+        """Bytes of credit for a stream that wait because the guest is suspended."""
+        held = (
+            frame for frame in self._held or () if (frame.kind, frame.stream) == (FrameType.CREDIT, number)
+        )
+        return sum(map(messages.decode_number, held))
+
+    def adopt(self, account: StreamAccount, owner: StreamOwner) -> ChannelStream:
+        """Continue a stream of a restored guest, before :meth:`resume`."""
+        stream = ChannelStream(self, account.number, messages.ExecShape(tty=False, stdin=False), owner)
+        stream.restore(account)
+        self._streams[account.number] = stream
+        return stream
 
     def call_when_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call ``callback`` once when the channel ends (immediately if it has ended). Returns a function that cancels
@@ -215,9 +284,7 @@ class AgentChannel:
                 data = await reader.read(_READ_BYTES)
                 if not data:
                     self._decoder.finish()
-                    raise GuestChannelError(
-                        "the guest closed the channel: it was shut down, or its engine exited"
-                    )
+                    raise channel_errors.closed_by_guest()
                 for frame in self._decoder.feed(data):
                     self._dispatch(frame)
                     if self.lost is not None:
@@ -225,7 +292,7 @@ class AgentChannel:
         except GuestChannelError as error:
             self._lose(error)
         except OSError as error:
-            self._lose(_broken(error))
+            self._lose(channel_errors.broken(error))
         except asyncio.CancelledError:
             self._lose(_closed())
             raise
@@ -243,7 +310,7 @@ class AgentChannel:
     def _dispatch(self, frame: Frame) -> None:
         if self.ready is None:
             if frame.kind != FrameType.READY or frame.stream != 0:
-                raise GuestChannelError(f"the guest's first frame is {frame.kind.name}, not READY")
+                raise channel_errors.not_ready_first(frame)
             self.ready = messages.decode_ready(frame)
             self._ready_or_lost.set()
         elif frame.stream == 0:
@@ -251,9 +318,7 @@ class AgentChannel:
         else:
             stream = self._streams.get(frame.stream)
             if stream is None:
-                raise GuestChannelError(
-                    f"{frame.kind.name} frame on stream {frame.stream}, which does not exist"
-                )
+                raise channel_errors.unknown_stream(frame)
             stream.feed(frame)
             if stream.ended:
                 self._streams.pop(frame.stream, None)
@@ -263,18 +328,20 @@ class AgentChannel:
         if frame.kind == FrameType.PRESSURE and self.on_pressure is not None:
             self.on_pressure(frame)
             return
+        if frame.kind == FrameType.PAUSED:
+            raise manage.decode_paused(frame.payload)
         waiting = self._replies.get(frame.kind)
         if not waiting:
-            raise GuestChannelError(f"{frame.kind.name} frame without a request")
+            raise channel_errors.without_request(frame)
         future = waiting.popleft()
         if not future.done():
             future.set_result(frame)
 
     def _free_number(self) -> int:
         while True:
-            self._last_number = self._last_number % MAX_STREAM + 1
-            if self._last_number not in self._streams:
-                return self._last_number
+            self.last_number = self.last_number % MAX_STREAM + 1
+            if self.last_number not in self._streams:
+                return self.last_number
 
     def _live_writer(self) -> asyncio.StreamWriter:
         if self.lost is not None:
@@ -286,7 +353,7 @@ class AgentChannel:
     def _lost_error(self) -> GuestChannelError:
         # A new exception for each caller: a shared one would collect all their tracebacks.
         assert self.lost is not None
-        return GuestChannelError(self.lost.message, hint=self.lost.hint)
+        return type(self.lost)(self.lost.message, hint=self.lost.hint)
 
     def _lose(self, error: GuestChannelError) -> None:
         if self.lost is not None:
@@ -315,7 +382,3 @@ class AgentChannel:
 
 def _closed() -> GuestChannelError:
     return GuestChannelError("the channel to the guest was closed on this side")
-
-
-def _broken(error: OSError) -> GuestChannelError:
-    return GuestChannelError(f"the channel to the guest broke: {error}")

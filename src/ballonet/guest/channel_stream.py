@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from typing import Protocol
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import GuestChannelError
 from ballonet.guest import messages
 from ballonet.guest.frames import WINDOW_BYTES, Frame, FrameType
@@ -18,6 +19,18 @@ log = logging.getLogger(__name__)
 
 #: Consumed output is acknowledged in steps of this size: 16 bytes of credit per 64 KiB of output.
 _GRANT_STEP_BYTES = WINDOW_BYTES // 4
+
+
+@dataclass(frozen=True)
+class StreamAccount:
+    """What a saved guest's agent knows of a stream, for the channel of a restored one. It has no standard input and
+    no terminal."""
+
+    number: int
+    #: Process ID in the guest.
+    pid: int
+    #: Bytes of output that were received, and that the agent does not know to be consumed.
+    outstanding: int
 
 
 class StreamOwner(Protocol):
@@ -31,18 +44,25 @@ class StreamOwner(Protocol):
 
 
 class FrameSender(Protocol):
-    """The part of the channel that a stream needs."""
+    """The part of a channel that the accounts of a stream need."""
 
     lost: GuestChannelError | None
-
-    async def send(self, frame: Frame, before: Callable[[], bool] | None = None) -> None:
-        """Send a frame after those that wait."""
 
     def send_now(self, frame: Frame) -> None:
         """Send a small frame without waiting."""
 
 
-class ChannelStream:
+class WaitingSender(FrameSender, Protocol):
+    """The part of the channel that a :class:`ChannelStream` needs."""
+
+    async def send(self, frame: Frame, before: Callable[[], bool] | None = None) -> None:
+        """Send a frame after those that wait."""
+
+    def held_credit(self, number: int) -> int:
+        """Bytes of credit for a stream that wait because the guest is suspended."""
+
+
+class ProcessStream:
     """The stream of one process.
 
     Methods that send raise :class:`GuestChannelError` if the channel has ended, or if the protocol does not allow
@@ -66,15 +86,17 @@ class ChannelStream:
         self._unread = 0  # output passed to the owner and not consumed yet
         self._ungranted = 0  # consumed, but not acknowledged to the guest yet
 
-    async def send_stdin(self, data: bytes) -> None:
-        """Send up to ``stdin_room`` bytes of standard input. Waits while the guest is slow to read."""
+    def send_stdin_now(self, data: bytes) -> None:
+        """Send up to ``stdin_room`` bytes of standard input without waiting."""
         self._check_stdin(len(data))
-        await self._channel.send(Frame(FrameType.STDIN, self.number, data), lambda: self._spend(len(data)))
+        if self._spend(len(data)):
+            self._channel.send_now(Frame(FrameType.STDIN, self.number, data))
 
-    async def end_stdin(self) -> None:
-        """End standard input, after what was sent before."""
+    def end_stdin_now(self) -> None:
+        """End standard input, after what was sent before, without waiting."""
         self._check_stdin(0)
-        await self._channel.send(Frame(FrameType.STDIN_EOF, self.number), self._close_stdin)
+        if self._close_stdin():
+            self._channel.send_now(Frame(FrameType.STDIN_EOF, self.number))
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the process group (SIGKILL: to everything that the process started)."""
@@ -97,6 +119,10 @@ class ChannelStream:
             raise GuestChannelError(f"credit for {size} bytes, but only {self._unread} wait to be consumed")
         self._unread -= size
         self._ungranted += size
+        self.grant()
+
+    def grant(self) -> None:
+        """Acknowledge what was consumed, once it is worth a frame."""
         if self._ungranted >= _GRANT_STEP_BYTES and not self.ended and self._channel.lost is None:
             payload = messages.encode_number(self._ungranted)
             self._ungranted = 0
@@ -184,3 +210,33 @@ class ChannelStream:
     def _close_stdin(self) -> bool:
         self._stdin_open = False
         return not self.ended
+
+
+class ChannelStream(ProcessStream):
+    """A stream whose standard input waits until the guest has taken most of what was sent before, for asyncio."""
+
+    def __init__(
+        self, channel: WaitingSender, number: int, shape: messages.ExecShape, owner: StreamOwner
+    ) -> None:
+        super().__init__(channel, number, shape, owner)
+        self._sender = channel
+
+    async def send_stdin(self, data: bytes) -> None:
+        """Send up to ``stdin_room`` bytes of standard input. Waits while the guest is slow to read."""
+        self._check_stdin(len(data))
+        await self._sender.send(Frame(FrameType.STDIN, self.number, data), lambda: self._spend(len(data)))
+
+    async def end_stdin(self) -> None:
+        """End standard input, after what was sent before."""
+        self._check_stdin(0)
+        await self._sender.send(Frame(FrameType.STDIN_EOF, self.number), self._close_stdin)
+
+    def account(self, pid: int) -> StreamAccount:
+        """The account of this stream, for a restored copy of the suspended guest."""
+        unknown = self._unread + self._ungranted + self._sender.held_credit(self.number)
+        return StreamAccount(self.number, pid, unknown)
+
+    def restore(self, account: StreamAccount) -> None:
+        """Take over the accounts of the stream in a restored guest: what was received is consumed."""
+        self._started = True
+        self._ungranted = account.outstanding

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import HostError
 
 MAGIC = b"\x7fELF"

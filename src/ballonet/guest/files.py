@@ -11,11 +11,11 @@ import os
 import posixpath
 import stat
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ballonet.base.arguments import check_number, check_path, to_bytes, wrong_type
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ConfigError, GuestError, GuestFileError
 from ballonet.base.text import printable
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import GuestChannelError
 
 PROTOCOL_VERSION = 2
@@ -26,6 +26,8 @@ MAX_PROCESSES = 1024
 #: stack), and the rest.
 MAX_EXEC_BYTES = (2 << 20) + (64 << 10)
 MAX_PING_BYTES = 1024
+#: Small frames are sent without waiting for the guest to read. With this much unsent, it is not reading at all.
+MAX_UNSENT_BYTES = 4 << 20
 #: Random bytes in RESTORED, at least.
 MIN_SEED_BYTES = 32
 MAX_STREAM = 0xFFFF_FFFF
@@ -48,6 +50,9 @@ class FrameType(enum.IntEnum):
     SETUP = 0x0C
     EXEC_PART = 0x0D
     RESTORED = 0x0E
+    SUSPEND = 0x0F
+    RESUME = 0x10
+    MANAGE = 0x11
     READY = 0x81
     STARTED = 0x82
     STDOUT = 0x83
@@ -61,6 +66,9 @@ class FrameType(enum.IntEnum):
     TRIM_DONE = 0x8B
     WATCHING = 0x8C
     SETUP_DONE = 0x8D
+    SUSPENDED = 0x8E
+    MANAGED = 0x8F
+    PAUSED = 0x90
 
 
 #: What the guest may send, and what a local client may send.
@@ -76,6 +84,7 @@ FROM_LOCAL_CLIENT = frozenset(
         FrameType.RESIZE,
         FrameType.CREDIT,
         FrameType.PING,
+        FrameType.MANAGE,
     }
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -12,12 +11,12 @@ from types import TracebackType
 from typing import Self
 
 from ballonet.base.arguments import check_number, to_bytes, wrong_type
-from ballonet.base.errors import CommandTimeoutError, GuestChannelError, GuestCommandError, GuestError
+from ballonet.base.errors import CommandTimeoutError, GuestChannelError, GuestError
 from ballonet.guest import messages
-from ballonet.guest.channel_stream import ChannelStream
+from ballonet.guest.awaited_state import AwaitedState
+from ballonet.guest.channel_stream import ChannelStream, StreamAccount
 from ballonet.guest.frames import FrameType
 from ballonet.guest.process_output import OutputReader, merged
-from ballonet.guest.process_state import ProcessState
 
 #: Standard input is sent in pieces of at most this size, so that processes take turns on the channel.
 _STDIN_PIECE_BYTES = 64 << 10
@@ -29,7 +28,7 @@ class GuestProcess:
     A process that is dropped without that is killed when Python deletes the object.
     """
 
-    def __init__(self, state: ProcessState, stream: ChannelStream) -> None:
+    def __init__(self, state: AwaitedState, stream: ChannelStream) -> None:
         self._state = state
         self._stream = stream
         self._writing = asyncio.Lock()
@@ -75,6 +74,10 @@ class GuestProcess:
     def running(self) -> bool:
         """Whether it may still produce output or an exit status."""
         return not self._state.over
+
+    def account(self) -> StreamAccount:
+        """What a restored copy of the suspended guest needs to continue it: see :meth:`AgentClient.adopt`."""
+        return self._stream.account(self.pid)
 
     @property
     def held_bytes(self) -> int:
@@ -224,7 +227,7 @@ class GuestProcess:
 
 
 async def _expire(
-    state: ProcessState,
+    state: AwaitedState,
     stream: ChannelStream,
     after_s: float,
     error: Callable[[], GuestError],
@@ -246,7 +249,7 @@ async def _expire(
         over.cancel()
 
 
-async def start_process(state: ProcessState, stream: ChannelStream, name: str) -> GuestProcess:
+async def start_process(state: AwaitedState, stream: ChannelStream, name: str) -> GuestProcess:
     """Wait until the guest has started the process.
 
     :raises GuestCommandError: it could not be started.
@@ -257,27 +260,5 @@ async def start_process(state: ProcessState, stream: ChannelStream, name: str) -
     except BaseException:
         stream.abandon()
         raise
-    state.check_alive()
-    if state.failure is not None:
-        raise _start_error(name, state.failure)
+    state.check_started(name)
     return GuestProcess(state, stream)
-
-
-def _start_error(name: str, failure: messages.StartFailure) -> GuestCommandError:
-    step = messages.StartStep
-    missing = failure.step is step.COMMAND and failure.errno == errno.ENOENT
-    hint: str | None = None
-    if failure.step is step.USER:
-        hint = "user and group names must be in the guest's /etc/passwd and /etc/group; numeric IDs need not"
-    elif failure.step is step.DIRECTORY:
-        hint = "check that the directory exists in the guest and that the user of the command may enter it"
-    elif failure.errno == errno.E2BIG:
-        hint = messages.TOO_LONG_HINT
-    elif missing:
-        hint = "check that the command exists in the guest and is in its PATH"
-    return GuestCommandError(
-        f"{name[:200] or repr(name)} could not be started in the guest: {failure.text}",
-        errno=failure.errno,
-        hint=hint,
-        missing=missing,
-    )

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import HostError, ProcessError
 from ballonet.guest.artifacts import Artifacts, Inputs, Product
 from ballonet.guest.cpio import Archive

@@ -9,9 +9,9 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import HostError, os_hint
 from ballonet.guest import bzimage
 from ballonet.guest.artifacts import Artifacts, Inputs, Product

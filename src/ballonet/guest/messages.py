@@ -11,9 +11,9 @@ import enum
 import errno
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ConfigError, GuestChannelError, GuestCommandError
 from ballonet.base.text import printable
 from ballonet.guest.frames import (
@@ -24,6 +24,8 @@ from ballonet.guest.frames import (
     Frame,
 )
 
+#: Environment of every command, unless the caller sets the variable.
+DEFAULT_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _MAX_TEXT_BYTES = 512
 _MAX_FAILED_MODULES = 1024
 #: READY has a few KiB at most. An invalid byte of text takes three bytes when READY is passed on to local clients, and
@@ -41,6 +43,9 @@ class TrimFlags(enum.IntFlag):
     COMPACT = 2
     #: Write dirty pages to disk first, so that they can be dropped, too.
     SYNC = 4
+    #: Reclaim in slices at the lowest priority, and end when other processes of the guest are at work. Caches are never
+    #: dropped in another way.
+    GENTLE = 8
 
 
 class Features(enum.IntFlag):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import HostError, missing_module, os_hint
 from ballonet.guest.elf import Elf
 

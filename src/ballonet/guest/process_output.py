@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 
 from ballonet.base.arguments import check_number
 from ballonet.base.errors import GuestError
+from ballonet.guest.awaited_state import AwaitedState
 from ballonet.guest.channel_stream import ChannelStream
 from ballonet.guest.frames import FrameType
-from ballonet.guest.process_state import ProcessState
 
 #: The default limit for each output of a command that is collected in memory.
 MAX_OUTPUT_BYTES = 256 << 20
@@ -24,7 +24,7 @@ class OutputReader:
     :param process: referred to, because a process whose output is read must not be killed.
     """
 
-    def __init__(self, process: object, state: ProcessState, stream: ChannelStream, kind: FrameType) -> None:
+    def __init__(self, process: object, state: AwaitedState, stream: ChannelStream, kind: FrameType) -> None:
         self._process = process
         self._state = state
         self._stream = stream

@@ -1,18 +1,17 @@
-"""What the host knows about a process in the guest: its start, its end, and its unread output."""
+"""What the host knows about a process in the guest: its start, its end, and its unread output. Pure."""
 
 from __future__ import annotations
 
-import asyncio
+import errno
 from collections.abc import Callable
 
-from ballonet.base.errors import EventLoopError, GuestChannelError, GuestError
+from ballonet.base.errors import GuestChannelError, GuestCommandError, GuestError
 from ballonet.guest import messages
 from ballonet.guest.frames import Frame, FrameType
 
 
 class ProcessState:
-    """The state of one process. The channel refers to this and not to the :class:`GuestProcess`, so that dropping the
-    last reference to that one is noticed."""
+    """The state of one process, from its frames."""
 
     def __init__(self) -> None:
         self.pid: int | None = None
@@ -21,9 +20,7 @@ class ProcessState:
         self.lost: GuestChannelError | None = None
         #: Makes the error that every wait raises once the process was killed at its timeout.
         self.given_up: Callable[[], GuestError] | None = None
-        self.loop = asyncio.get_running_loop()
         self.buffers = {FrameType.STDOUT: bytearray(), FrameType.STDERR: bytearray()}
-        self._waiters: list[asyncio.Future[None]] = []
 
     @property
     def over(self) -> bool:
@@ -41,31 +38,10 @@ class ProcessState:
                 self.exit = messages.decode_exit(frame)
             case FrameType.ERROR:
                 self.failure = messages.decode_error(frame)
-        self._wake()
 
     def on_lost(self, error: GuestChannelError) -> None:
         """Record why no more frames will come."""
         self.lost = error
-        self._wake()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until ``condition`` holds. It is checked after each change.
-
-        :raises EventLoopError: called in another event loop than the channel's, where the wait would never end.
-        """
-        if asyncio.get_running_loop() is not self.loop:
-            raise EventLoopError(
-                "the command belongs to another event loop, perhaps that of the process that this one was forked from",
-                hint="start commands in the loop in which they are used",
-            )
-        while not condition():
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
 
     def check_alive(self) -> None:
         """:raises GuestChannelError: the channel ended before the process did.
@@ -74,10 +50,32 @@ class ProcessState:
         if self.given_up is not None:
             raise self.given_up()
         if self.lost is not None:
-            raise GuestChannelError(self.lost.message, hint=self.lost.hint)
+            raise type(self.lost)(self.lost.message, hint=self.lost.hint)
 
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    def check_started(self, name: str) -> None:
+        """:raises GuestCommandError: the guest could not start it.
+        :raises GuestError: as :meth:`check_alive`.
+        """
+        self.check_alive()
+        if self.failure is not None:
+            raise _start_error(name, self.failure)
+
+
+def _start_error(name: str, failure: messages.StartFailure) -> GuestCommandError:
+    step = messages.StartStep
+    missing = failure.step is step.COMMAND and failure.errno == errno.ENOENT
+    hint: str | None = None
+    if failure.step is step.USER:
+        hint = "user and group names must be in the guest's /etc/passwd and /etc/group; numeric IDs need not"
+    elif failure.step is step.DIRECTORY:
+        hint = "check that the directory exists in the guest and that the user of the command may enter it"
+    elif failure.errno == errno.E2BIG:
+        hint = messages.TOO_LONG_HINT
+    elif missing:
+        hint = "check that the command exists in the guest and is in its PATH"
+    return GuestCommandError(
+        f"{name[:200] or repr(name)} could not be started in the guest: {failure.text}",
+        errno=failure.errno,
+        hint=hint,
+        missing=missing,
+    )

@@ -9,10 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
-from ballonet.base.errors import GuestChannelError, GuestCommandError, GuestError
-from ballonet.guest import messages
+from ballonet.base.errors import (
+    BallonetError,
+    GuestChannelError,
+    GuestCommandError,
+    GuestError,
+    GuestPausedError,
+)
+from ballonet.guest import manage, messages
 from ballonet.guest.agent_client import AgentClient
 from ballonet.guest.channel import AgentChannel
 from ballonet.guest.channel_stream import ChannelStream
@@ -39,13 +48,45 @@ _CLOSE_S = 5.0
 class AgentRelay(AgentClient):
     """A client of the agent that also serves connections of local clients on its channel."""
 
+    #: Carries out a request to the sandbox's process (MANAGE): its name and its arguments.
+    manager: Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]] | None = None
+    #: Why no client is served any more.
+    paused: GuestPausedError | None = None
+    _connections: set[_Connection]
+
+    def __init__(self, stream: socket.socket) -> None:
+        super().__init__(stream)
+        self._connections = set()
+
+    @property
+    def processes(self) -> int:
+        """How many processes are running that the host has started."""
+        return self._channel.streams
+
+    @property
+    def opened(self) -> int:
+        """Changes whenever a process is started."""
+        return self._channel.last_number
+
+    def dismiss(self, why: GuestPausedError) -> None:
+        """Disconnect the clients, which ends their processes, and refuse new ones until :attr:`paused` is unset again.
+        Clients whose request to the sandbox's process is being carried out stay."""
+        self.paused = why
+        for connection in tuple(self._connections):
+            connection.dismiss(why)
+
     async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one local client until it disconnects or breaks the protocol, or the guest's channel ends.
 
         On return, and when cancelled, the connection is closed and the client's processes are killed. Can be the
         callback of :func:`asyncio.start_unix_server`.
         """
-        await _Connection(self._channel, reader, writer).serve()
+        connection = _Connection(self, self._channel, reader, writer)
+        self._connections.add(connection)
+        try:
+            await connection.serve()
+        finally:
+            self._connections.discard(connection)
 
 
 class _RelayedProcess:
@@ -69,8 +110,14 @@ class _Connection:
     """One local client."""
 
     def __init__(
-        self, channel: AgentChannel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        relay: AgentRelay,
+        channel: AgentChannel,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
+        self._relay = relay
+        self._managing = self._ending = False
         self._channel = channel
         self._reader = reader
         self._writer = writer
@@ -87,6 +134,8 @@ class _Connection:
         try:
             ready = await self._channel.wait_ready(None)
             self.write(Frame(FrameType.READY, 0, messages.encode_ready(ready)))
+            if self._relay.paused is not None:
+                self.dismiss(self._relay.paused)
             while data := await self._reader.read(_READ_BYTES):
                 for frame in self._decoder.feed(data):
                     await self._handle(frame)
@@ -103,6 +152,12 @@ class _Connection:
                     stream.abandon()
             self._streams.clear()
             await self._close()
+
+    def dismiss(self, why: GuestPausedError) -> None:
+        """Tell the client why, and disconnect it, unless a request of it is being carried out."""
+        if not self._managing:
+            self.write(Frame(FrameType.PAUSED, 0, manage.encode_paused(why)))
+            self._end_soon()
 
     def write(self, frame: Frame) -> None:
         """Send a frame to the client. A client with too many unread bytes is disconnected."""
@@ -122,13 +177,19 @@ class _Connection:
         self._streams.pop(number, None)
 
     def _end_soon(self) -> None:
-        """The guest is gone. What was written may still be sent, but not to a client that does not read."""
+        """The guest is gone. What was written may still be sent, but not to a client that does not read. A client whose
+        request to the sandbox's process is being carried out gets its reply first."""
+        if self._managing:
+            self._ending = True
+            return
         self._writer.close()
         asyncio.get_running_loop().call_later(_CLOSE_S, self._writer.transport.abort)
 
     async def _handle(self, frame: Frame) -> None:
         if frame.kind == FrameType.PING:
             await self._ping(frame)
+        elif frame.kind == FrameType.MANAGE:
+            await self._manage(frame)
         elif frame.stream == 0:
             raise GuestChannelError(f"{frame.kind.name} frame on stream 0")
         elif frame.kind == FrameType.EXEC_PART:
@@ -145,6 +206,25 @@ class _Connection:
         await self._writer.drain()
         await self._channel.request(FrameType.PING, frame.payload, FrameType.PONG, None)
         self.write(Frame(FrameType.PONG, 0, frame.payload))
+
+    async def _manage(self, frame: Frame) -> None:
+        """A request to the sandbox's process."""
+        do, arguments = manage.decode_request(frame.payload)
+        manager = self._relay.manager
+        self._managing = True
+        try:
+            if manager is None:
+                raise GuestError(
+                    "the sandbox's process takes no requests", hint="try again when it has started"
+                )
+            reply = manage.encode_done(await manager(do, arguments))
+        except BallonetError as error:
+            reply = manage.encode_failed(error)
+        finally:
+            self._managing = False
+        self.write(Frame(FrameType.MANAGED, 0, reply))
+        if self._ending:
+            self._end_soon()
 
     def _add_part(self, frame: Frame) -> None:
         """As in the agent, a part for another stream discards the earlier EXEC."""

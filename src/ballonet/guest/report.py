@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from ballonet.base.dataclass import dataclass, fields
 
 #: A report has about 500 bytes; more than this is ignored.
 _MAX_TEXT_BYTES = 16 << 10
@@ -24,6 +24,8 @@ class GuestReport:
     cached_kib: int | None = None
     buffers_kib: int | None = None
     sreclaimable_kib: int | None = None
+    #: Page cache that was not used again lately, which the kernel reclaims first.
+    inactive_file_kib: int | None = None
     swap_total_kib: int | None = None
     swap_free_kib: int | None = None
     pgmajfault: int | None = None
@@ -32,6 +34,9 @@ class GuestReport:
     pswpout: int | None = None
     #: Pages of files that were read again after they had been reclaimed (``workingset_refault_file``).
     refault_file: int | None = None
+    #: Trims that the agent has started, and the file pages that they have reclaimed, since boot.
+    trims: int | None = None
+    trimmed_kib: int | None = None
     psi_some_total_us: int | None = None
     psi_some_avg10_centi: int | None = None
     psi_some_avg60_centi: int | None = None

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import HostError
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def find_hierarchy(
 
 
 def prune_groups(prefix: str) -> list[str]:
-    """Remove the groups named ``prefix…`` that have no processes; returns their names."""
+    """Remove the groups named ``prefix…`` that no process uses, nor has opened; returns their names."""
     parents = []
     with contextlib.suppress(HostError):
         parents.append(find_hierarchy().parent)
@@ -120,8 +121,13 @@ def prune_groups(prefix: str) -> list[str]:
         parents += _groups_above(mount)
     removed = []
     for directory in sorted({found for parent in parents for found in parent.glob(f"{prefix}*/")}):
-        with contextlib.suppress(OSError):  # busy: it has processes
-            directory.rmdir()
+        with contextlib.suppress(OSError):  # it is in use, has processes, or is gone
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                directory.rmdir()
+            finally:
+                os.close(lock)
             removed.append(directory.name)
     return removed
 
@@ -161,9 +167,12 @@ def _make_group(name: str, hierarchy: Hierarchy) -> MemoryGroup:
     try:
         if hierarchy.version == 2:
             _delegate_memory(hierarchy.parent)
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir()
-        return _GroupV2(directory) if hierarchy.version == 2 else _GroupV1(directory)
+        lock = _make_locked(directory)
+        try:
+            return _GroupV2(directory, lock) if hierarchy.version == 2 else _GroupV1(directory, lock)
+        except BaseException:
+            os.close(lock)
+            raise
     except OSError as error:
         raise HostError(
             f"a memory cgroup cannot be created under {hierarchy.parent}: {error.strerror}",
@@ -171,11 +180,32 @@ def _make_group(name: str, hierarchy: Hierarchy) -> MemoryGroup:
         ) from error
 
 
+def _make_locked(directory: Path) -> int:
+    """Make the group, and lock it while this process lives: :func:`prune_groups` leaves it although it is still empty.
+
+    :returns: the descriptor with the lock.
+    """
+    while True:
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir()
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                if os.path.samestat(os.fstat(lock), directory.stat()):
+                    return lock
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)
+
+
 class _GroupV1:
     """Version 1: ``memory.limit_in_bytes``; the kernel refuses a limit that it cannot reach by reclaim."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, lock: int) -> None:
         self._directory = directory
+        self._lock = lock
         (directory / "memory.limit_in_bytes").write_text("-1")
 
     @property
@@ -196,6 +226,9 @@ class _GroupV1:
 
     def remove(self) -> None:
         _remove(self._directory)
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
 
 class _GroupV2:
@@ -205,8 +238,9 @@ class _GroupV2:
     nothing of its memory can be reclaimed, and the engine's every page waits, its monitor's as well.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, lock: int) -> None:
         self._directory = directory
+        self._lock = lock
         (directory / "memory.high").write_text("max")
         (directory / "memory.max").write_text("max")
 
@@ -231,6 +265,9 @@ class _GroupV2:
 
     def remove(self) -> None:
         _remove(self._directory)
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
 
 def _delegate_memory(parent: Path) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from ballonet.base.dataclass import dataclass
 from ballonet.host.proc import PROC
 
 

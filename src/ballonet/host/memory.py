@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.host.proc import PROC, read_kib_fields
 
 

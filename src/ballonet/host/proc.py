@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.memory import bytes_to_mib, kib_to_bytes
 
 PROC = Path("/proc")
@@ -90,6 +90,16 @@ def read_cpu_s(pid: int, *, proc: Path = PROC) -> float | None:
         # The program's name, in parentheses, may contain anything; utime and stime are fields 14 and 15 (proc(5)).
         words = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def read_io_bytes(pid: int, *, proc: Path = PROC) -> int | None:
+    """Bytes that process ``pid`` has read and written, in the page cache or on a device (``rchar`` and ``wchar`` of
+    proc_pid_io(5)); ``None`` if it has ended, or belongs to another user."""
+    try:
+        lines = (proc / str(pid) / "io").read_text().splitlines()
+        return int(lines[0].removeprefix("rchar: ")) + int(lines[1].removeprefix("wchar: "))
     except (OSError, ValueError, IndexError):
         return None
 

@@ -4,10 +4,10 @@ command line and its requests (slirp4netns(1))."""
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.process import find_program
 
 PACKAGE = "slirp4netns"

@@ -7,10 +7,10 @@ directory: they make it the root of a mount namespace before they serve anything
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ProcessError
 from ballonet.base.process import find_program, run
 

@@ -12,10 +12,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ballonet.base.dataclass import dataclass, field
 from ballonet.base.errors import HostError, ImageError, os_hint
 from ballonet.base.paths import exclusive, exclusive_if_free, private_dir, replace_file, shared
 from ballonet.images.image import ROOT_FILE, Image, ImageConfig

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ballonet.base.dataclass import dataclass, field
 from ballonet.base.errors import ConfigError, ImageError
 
 #: The root file of an image.

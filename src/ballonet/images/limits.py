@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import GIB, MIB
 

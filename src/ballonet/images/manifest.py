@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ImageError
 from ballonet.base.text import printable
 from ballonet.images.image import ImageConfig

@@ -7,9 +7,9 @@ Names of images in registries follow Docker's grammar and normalisation: ``debia
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ConfigError
 
 DEFAULT_DOMAIN, DEFAULT_FOLDER, DEFAULT_TAG = "docker.io", "library", "latest"

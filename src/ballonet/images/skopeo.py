@@ -12,10 +12,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ConfigError, HostError, ImageError, ImageFetchError, UnknownImageError
 from ballonet.base.process import find_program, spawn
 from ballonet.base.text import printable

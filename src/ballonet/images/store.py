@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from ballonet.base.dataclass import dataclass, field
 from ballonet.base.errors import ConfigError, ImageError, ImageFetchError, ImageInUseError, UnknownImageError
 from ballonet.base.memory import MIB, bytes_to_mib
 from ballonet.base.paths import data_dir
@@ -35,7 +35,9 @@ Pull = Literal["missing", "always", "never"]
 Report = Callable[[str], None]
 #: Called with the name of a step, the bytes done, and the total bytes.
 Progress = Callable[[str, int, int], None]
-#: Names of sandboxes by the id of the image that they use.
+#: What names of snapshots begin with among the users of an image. No sandbox's name has a space.
+_SNAPSHOT = "snapshot "
+#: Names of sandboxes and snapshots by the id of the image that they use.
 Users = Mapping[str, Sequence[str]]
 Lines = list[str]
 
@@ -303,8 +305,9 @@ class ImageStore:
     def remove(self, reference: str, *, users: Users) -> Lines:
         """Remove a name. Removing the last name, or removing by id, removes the image. Returns a line per removal.
 
-        :param users: the sandboxes that use images; an image in use is not removed.
-        :raises ImageInUseError: sandboxes use it; the message names them.
+        :param users: the sandboxes, and as "snapshot NAME" the snapshots, that use images; an image in use is not
+            removed.
+        :raises ImageInUseError: some use it; the message names them.
         :raises UnknownImageError: there is no such image.
         """
         image = self.find(reference)
@@ -317,7 +320,7 @@ class ImageStore:
         if using:
             raise ImageInUseError(
                 f"image {reference} is used by {', '.join(using)}",
-                hint=f"remove the sandboxes first: ballonet rm {' '.join(using)}",
+                hint=f"remove them first: {_removals(using)}",
             )
         self.catalog.delete(image)
         return [*(f"name {familiar(name)}" for name in image.names), f"image {image.id}"]
@@ -337,6 +340,14 @@ class ImageStore:
         if freed:
             done.append(f"{bytes_to_mib(freed + MIB - 1)} MiB of layers and unfinished work")
         return done
+
+
+def _removals(using: Sequence[str]) -> str:
+    """The commands that remove sandboxes and snapshots."""
+    snapshots = [name.removeprefix(_SNAPSHOT) for name in using if name.startswith(_SNAPSHOT)]
+    sandboxes = [name for name in using if not name.startswith(_SNAPSHOT)]
+    commands = (("ballonet rm", sandboxes), ("ballonet snapshot rm", snapshots))
+    return "; ".join(f"{command} {' '.join(names)}" for command, names in commands if names)
 
 
 def _layout_manifest(layout: Path, what: str) -> Descriptor:

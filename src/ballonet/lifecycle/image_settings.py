@@ -7,14 +7,13 @@ image's; user and working directory are the image's unless others are given.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ballonet.base.dataclass import dataclass, field, replace
 from ballonet.base.errors import ConfigError
 from ballonet.images.users import check_user
 from ballonet.lifecycle.record import Command, Record
-from ballonet.machine.disk import DEFAULT_DISK_MIB
 from ballonet.settings.config import SandboxConfig
 
 if TYPE_CHECKING:
@@ -108,6 +107,8 @@ def prepare(
     else:
         assert config.image is not None
         image = store.resolve(config.image, pull=pull, report=report)
+    from ballonet.machine.disk import DEFAULT_DISK_MIB
+
     disk_mib = DEFAULT_DISK_MIB if config.disk_mib is None else config.disk_mib
     return Prepared(replace(config, root=image.root, disk_mib=disk_mib), image)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError
 from ballonet.base.paths import sandbox_dir_path, state_dir_of
 from ballonet.host.identity import ProcessId
@@ -20,7 +20,6 @@ from ballonet.lifecycle.record import Record, State, flags_problem
 from ballonet.machine.notes import CONTROL_SOCKET, MachineNote
 from ballonet.machine.run_options import RUN_VARIABLE, RunOptions, take_run_options
 from ballonet.settings.flags import parse_config
-from ballonet.vmm.default_engine import DefaultEngine
 
 #: The arguments of a sandbox's own process after the interpreter and its options.
 _MODULE_WORDS = ["ballonet", "sandbox"]
@@ -122,6 +121,8 @@ def _readable(flags: tuple[str, ...]) -> bool:
 
 def _engine_of(process: ProcessId, proc: Path = PROC) -> ProcessId | None:
     """The engine of a sandbox's own process; ``None`` if it has none."""
+    from ballonet.vmm.default_engine import DefaultEngine  # rarely needed
+
     for pid in read_children(process.pid, proc=proc) if process.alive(proc=proc) else ():
         if DefaultEngine.is_command(read_words(pid, proc=proc)):
             return ProcessId.of(pid, proc=proc)

@@ -7,9 +7,10 @@ A change is ``live`` (made at once), ``next start`` (it matters at boot only, or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError, ConfigError, NotRunningError, SettingError, quoted
 from ballonet.base.memory import to_mib
 from ballonet.base.paths import state_dir_of
@@ -21,7 +22,7 @@ from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
 from ballonet.settings.config import NEED_NETWORK, SandboxConfig
 from ballonet.settings.definitions import CONFIGURED, ModifySettings, settings_in
-from ballonet.settings.flags import render_flags
+from ballonet.settings.flags import LIFETIME_FIELDS, render_flags
 from ballonet.settings.names import PARAMETERS
 from ballonet.settings.setting import LIVE, NEXT_START, REQUIRES_RESTART, Setting
 from ballonet.settings.values import field_value
@@ -35,6 +36,7 @@ _FIELDS = sorted(
 NAMES = tuple(dict.fromkeys(setting.name for setting in (*_FIELDS, *settings_in(ModifySettings))))
 TARGET = "memory_target"
 NETWORK_RULES = ("net_allow", "net_deny")
+_LIFETIME = frozenset(setting.name for setting in _FIELDS if setting.field in LIFETIME_FIELDS)
 
 #: How long a plan waits for the guest to follow a target (seconds).
 _SETTLE_S = 30.0
@@ -64,6 +66,10 @@ class Plan:
     control_socket: str | None = None
     #: The sandbox's process, if it runs with rules that change.
     network: ProcessId | None = None
+    #: The socket on which the sandbox's process takes new limits of its lifetime, if it runs.
+    agent_socket: Path | None = None
+    #: Those limits.
+    lifetime: Mapping[str, Any] | None = None
 
 
 def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str, Any]) -> Plan:
@@ -120,13 +126,18 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
             )
         changes.append(Change(TARGET, None, target, LIVE))
     network = any(change.setting in NETWORK_RULES and change.when == LIVE for change in changes)
+    lifetime = None
+    if any(setting.field in LIFETIME_FIELDS for setting in changed):
+        lifetime = {name: getattr(new, name) for name in LIFETIME_FIELDS}
     return Plan(
         record,
         tuple(changes),
         row,
         target,
-        None if note is None else note.control_socket,
-        note.process if note is not None and network else None,
+        control_socket=None if note is None else note.control_socket,
+        agent_socket=None if note is None else note.agent_socket,
+        lifetime=lifetime,
+        network=note.process if note is not None and network else None,
     )
 
 
@@ -173,6 +184,8 @@ async def apply_plan(registry: Registry, plan: Plan) -> Sequence[Change]:
             done.append(await _move(plan, change))
         elif failure is not None and change.setting in NETWORK_RULES and change.when == LIVE:
             done.append(replace(change, state="failed", detail=failure))
+        elif change.when == LIVE and change.setting in _LIFETIME:
+            done.append(await _limit(plan, change))
         else:
             done.append(replace(change, state="done" if change.when == LIVE else "saved"))
     return done
@@ -202,6 +215,24 @@ async def _change_network(plan: Plan) -> str | None:
         return (await ask_network(plan.network, state_dir_of(plan.record.name), rules)).error
     except BallonetError as error:
         return error.message
+
+
+async def _limit(plan: Plan, change: Change) -> Change:
+    """Give the sandbox's process its new limits."""
+    from ballonet.guest.agent_client import AgentClient
+
+    if plan.lifetime is None or plan.agent_socket is None:
+        return replace(change, state="saved")
+    try:
+        agent = await AgentClient.connect(plan.agent_socket)
+        try:
+            await agent.wait_ready(_SETTLE_S)
+            await agent.manage("lifetime", timeout_s=_SETTLE_S, **plan.lifetime)
+        finally:
+            await agent.close()
+    except BallonetError as error:
+        return replace(change, state="failed", detail=error.message)
+    return replace(change, state="done")
 
 
 async def _move(plan: Plan, change: Change) -> Change:

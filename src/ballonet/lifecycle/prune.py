@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import NameInUseError, RegistryError
 from ballonet.base.paths import state_dir
 from ballonet.lifecycle import sandboxes as lifecycle
@@ -20,6 +20,7 @@ from ballonet.lifecycle.record import Record, State, unreadable_hint
 from ballonet.lifecycle.registry import Registry, from_json
 from ballonet.lifecycle.stop import end_process, kill
 from ballonet.machine.notes import MachineNote
+from ballonet.machine.paused_file import paused_bytes
 
 
 async def prune(registry: Registry, *, force: bool = False) -> list[str]:
@@ -40,6 +41,7 @@ async def prune(registry: Registry, *, force: bool = False) -> list[str]:
             done.append(
                 f"ended {helper.program} (pid {helper.process.pid}), left by sandbox {helper.state_dir.name}"
             )
+    done += _register_paused(registry)
     done += [f"removed the files of {name}" for name in _prune_files(registry)]
     done += [
         f"left alone sandbox {record.name}: {lifecycle.UNREADABLE}; {unreadable_hint(record.name)}"
@@ -83,6 +85,21 @@ def _record_of(machine: Machine) -> Record:
         run_dir=str(machine.run_dir) if note is None else note.run_dir,
         started_at=None if note is None else note.started_at,
     )
+
+
+def _register_paused(registry: Registry) -> list[str]:
+    """Register paused sandboxes again that the registry does not know; returns one line about each."""
+    directory = state_dir() / "sandboxes"
+    done = []
+    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+        row = _row_in(path) if paused_bytes(path) is not None else None
+        note = MachineNote.read(path)
+        if row is None or row.name != path.name or (note is not None and note.alive()):
+            continue
+        with contextlib.suppress(NameInUseError):
+            registry.add(replace(row, state=State.PAUSED, end_reason="paused"))
+            done.append(f"registered paused sandbox {row.name}, which the registry did not know")
+    return done
 
 
 def _row_in(directory: Path) -> Record | None:

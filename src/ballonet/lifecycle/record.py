@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
+import functools
 from enum import StrEnum
 from typing import Any
 
+from ballonet.base.dataclass import Field, dataclass, field, fields
 from ballonet.base.errors import BallonetError
 from ballonet.host.identity import ProcessId
 from ballonet.settings.flags import parse_config
@@ -18,6 +19,8 @@ class State(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     STOPPED = "stopped"
+    #: Its guest is saved, with its processes, and has no process on the host.
+    PAUSED = "paused"
     #: It did not start.
     FAILED = "failed"
 
@@ -98,9 +101,10 @@ class Record:
         return Defaults(self.command.env, self.command.cwd, self.command.user)
 
 
-def stored_fields() -> list[Field[Any]]:
+@functools.cache
+def stored_fields() -> tuple[Field[Any], ...]:
     """The fields of :class:`Record` that are columns of the registry."""
-    return [field for field in fields(Record) if field.name != "unreadable"]
+    return tuple(field for field in fields(Record) if field.name != "unreadable")
 
 
 def unreadable_hint(name: str) -> str:

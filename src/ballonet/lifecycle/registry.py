@@ -11,10 +11,10 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
+from ballonet.base.dataclass import MISSING, Field, asdict, replace
 from ballonet.base.errors import NameInUseError, RegistryError, UnknownSandboxError
 from ballonet.base.paths import state_dir
 from ballonet.base.suggest import hint_for

@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import BallonetError, HostError
 from ballonet.base.memory import mib_to_bytes
 from ballonet.base.paths import state_dir_of
@@ -31,13 +31,13 @@ from ballonet.metrics.model import (
     sums,
     with_totals,
 )
+from ballonet.settings.flags import parse_config
 
 if TYPE_CHECKING:
+    from ballonet.control.ask import Answer
     from ballonet.control.backend import BalloonSnapshot
     from ballonet.lifecycle.record import Record
     from ballonet.machine.notes import MachineNote
-
-# asyncio is imported where it is used: 'ballonet ls' starts faster without it.
 
 #: Timeout for one sandbox (seconds).
 DEADLINE_S = 2.0
@@ -45,8 +45,6 @@ DEADLINE_S = 2.0
 OVERALL_S = 8.0
 #: Accepted age of a guest's figures (seconds). Its sandbox asks it more often while it is active (machine/sampler.py).
 GUEST_AGE_S = 60.0
-#: How many sandboxes are asked at the same time: more would only exceed their timeouts.
-_AT_ONCE = 64
 
 
 def collect(
@@ -63,7 +61,8 @@ def collect(
         records = lifecycle.list_sandboxes(registry)
     samples = read_samples(records, deadline_s=deadline_s, overall_s=overall_s, guest_age_s=guest_age_s)
     samples = [
-        _with_totals(sample) if sample.state in ("stopped", "failed") else sample for sample in samples
+        _with_totals(sample) if sample.state in ("paused", "stopped", "failed") else sample
+        for sample in samples
     ]
     return Snapshot(read_host(samples), samples)
 
@@ -77,68 +76,40 @@ def read_samples(
 ) -> list[SandboxSample]:
     """These sandboxes now, asked concurrently; see :func:`collect`."""
     notes = [living(record) if record.state.lives else None for record in records]
-    if not any(note is not None and note.ready for note in notes):
-        return [_not_running(record) for record in records]
-    import asyncio
-
-    return asyncio.run(
-        _ask_all(records, notes, deadline_s=deadline_s, overall_s=overall_s, guest_age_s=guest_age_s)
-    )
+    answers = _ask(notes, deadline_s=deadline_s, overall_s=overall_s, guest_age_s=guest_age_s)
+    return [_sample(*each) for each in zip(records, notes, answers, strict=True)]
 
 
-async def _ask_all(
-    records: Sequence[Record],
-    notes: Sequence[MachineNote | None],
-    *,
-    deadline_s: float,
-    overall_s: float,
-    guest_age_s: float,
-) -> list[SandboxSample]:
-    import asyncio
+def _ask(
+    notes: Sequence[MachineNote | None], *, deadline_s: float, overall_s: float, guest_age_s: float
+) -> list[Answer | None]:
+    """The answer of each sandbox that has a control socket."""
+    paths = [note.control_socket if note is not None and note.ready else None for note in notes]
+    asked = [path for path in paths if path is not None]
+    if not asked:
+        return [None] * len(paths)
+    from ballonet.control.ask import ask_each
 
-    ends_at = asyncio.get_running_loop().time() + overall_s
-    turns = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(record: Record, note: MachineNote | None) -> SandboxSample:
-        if note is None or not note.ready:
-            return _not_running(record)
-        try:
-            async with asyncio.timeout_at(ends_at):
-                await turns.acquire()
-        except TimeoutError:
-            return _host_side(record, note, f"it was not asked: the others took {overall_s:g} s")
-        try:
-            left_s = max(0.1, ends_at - asyncio.get_running_loop().time())
-            return await _ask(record, note, min(deadline_s, left_s), guest_age_s)
-        finally:
-            turns.release()
-
-    return await asyncio.gather(*(one(*pair) for pair in zip(records, notes, strict=True)))
+    answers = ask_each(asked, max_age_s=guest_age_s, deadline_s=deadline_s, overall_s=overall_s)
+    in_order = iter(answers)
+    return [None if path is None else next(in_order) for path in paths]
 
 
-async def _ask(record: Record, note: MachineNote, deadline_s: float, guest_age_s: float) -> SandboxSample:
-    import asyncio
-
-    from ballonet.control.client import Client
-
-    if note.control_socket is None:
+def _sample(record: Record, note: MachineNote | None, answer: Answer | None) -> SandboxSample:
+    if note is None or not note.ready:
+        return _not_running(record)
+    if answer is None:
         return _without_balloon(record, note)
-    balloon: BalloonSnapshot | None = None
-    try:
-        async with asyncio.timeout(deadline_s), await Client.connect(note.control_socket) as client:
-            balloon = await client.get()
-            stats = await client.stats(guest_age_s)
-    except (BallonetError, TimeoutError) as error:
-        why = error.message if isinstance(error, BallonetError) else f"no answer within {deadline_s:g} s"
-        return _host_side(record, note, why, balloon)
+    if answer.balloon is None or answer.stats is None:
+        return _host_side(record, note, answer.error or "it did not answer", answer.balloon)
     return sample_of(
         name=record.name,
         run_id=record.run_id,
         created_at=record.created_at,
         at=time.time(),
-        balloon=balloon,
-        stats=stats,
-        ceiling_mib=balloon.ceiling_mib,
+        balloon=answer.balloon,
+        stats=answer.stats,
+        ceiling_mib=answer.balloon.ceiling_mib,
     )
 
 
@@ -158,7 +129,7 @@ def _not_running(record: Record) -> SandboxSample:
 def _ceiling(record: Record, flags: tuple[str, ...] | None = None) -> int | None:
     """In bytes, of the desired configuration or of ``flags``; ``None`` if they cannot be read."""
     try:
-        return mib_to_bytes(lifecycle.config_of(record, flags).memory_mib)
+        return mib_to_bytes(parse_config(record.flags if flags is None else flags).memory_mib)
     except BallonetError:
         return None
 

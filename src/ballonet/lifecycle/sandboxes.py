@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError, NameInUseError, NotRunningError, RegistryError
 from ballonet.base.paths import private_dir, state_dir_of
 from ballonet.images.users import check_user
@@ -23,6 +22,7 @@ from ballonet.lifecycle.liveness import living, machines
 from ballonet.lifecycle.record import Command, Defaults, Record, State, unreadable_hint
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import EndNote, MachineNote
+from ballonet.machine.paused_file import paused_bytes, remove_partial
 from ballonet.settings.config import SandboxConfig, check_name
 from ballonet.settings.flags import parse_config, render_flags
 
@@ -116,9 +116,12 @@ def refresh(registry: Registry, record: Record) -> Record | None:
             return replace(record, state=State.RUNNING, started_at=note.started_at)
         return record
     end = EndNote.read(state_dir_of(record.name))
-    if end is None or end.run_id != record.run_id:
-        if record.state is State.STARTING and record.starter is not None and record.starter.alive():
-            return record
+    of_this_run = end is not None and end.run_id == record.run_id
+    if not of_this_run and _is_being_started(record):
+        return record
+    if paused_bytes(state_dir_of(record.name)) is not None:
+        return _now_paused(registry, record, end if of_this_run else None)
+    if end is None or not of_this_run:
         end = EndNote(
             run_id=record.run_id or "",
             reason="killed",
@@ -140,6 +143,23 @@ def refresh(registry: Registry, record: Record) -> Record | None:
         exit_code=end.exit_code,
     )
     return changed
+
+
+def _is_being_started(record: Record) -> bool:
+    return record.state is State.STARTING and record.starter is not None and record.starter.alive()
+
+
+def _now_paused(registry: Registry, record: Record, end: EndNote | None) -> Record:
+    """Its process has ended, and its guest is saved: it was paused, or its resume failed."""
+    sweep(record)
+    changes: dict[str, Any] = {
+        "state": State.PAUSED,
+        "ended_at": time.time() if end is None else end.ended_at,
+        "end_reason": "paused",
+        "end_detail": None if end is None or end.reason == "paused" else end.detail,
+    }
+    registry.update(record.name, if_run=record.run_id, **changes)
+    return replace(record, **changes)
 
 
 def with_end(record: Record, end: EndNote) -> Record:
@@ -173,9 +193,10 @@ def find_running(registry: Registry, name: str) -> tuple[Record, MachineNote]:
     if note is None or not note.ready:
         detail = f": {record.end_detail}" if record.end_detail else ""
         booting = record.state is State.STARTING or (note is not None and not note.ready)
+        verb = "resume" if record.state is State.PAUSED else "start"
         raise NotRunningError(
             f"sandbox {name!r} is {record.state}{detail}",
-            hint="it is booting: try again later" if booting else f"start it: ballonet start {name}",
+            hint="it is booting: try again later" if booting else f"{verb} it: ballonet {verb} {name}",
         )
     return record, note
 
@@ -250,15 +271,30 @@ def aside(directory: Path) -> Path:
 
 def remove_files(path: Path) -> None:
     """Remove a state directory as far as possible, without following links."""
-    with contextlib.suppress(OSError):
+    try:
         if not path.is_dir() or path.is_symlink():
             path.unlink()
             return
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass
+    try:  # most have only files
+        for entry in os.scandir(path):
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)  # noqa: PTH108  # not a Path
+        path.rmdir()
+        return
+    except OSError:
+        pass
+    import shutil  # with its modules for archives, it takes longer to load than most commands need
+
     shutil.rmtree(path, ignore_errors=True)
 
 
 def sweep(record: Record) -> None:
-    """Remove the run directory of a run that has ended."""
+    """Remove the run directory of a run that has ended, and a saved state that is not complete."""
+    remove_partial(state_dir_of(record.name))
     if record.run_dir is not None:
         from ballonet.machine.run_directory import remove_abandoned
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import select
 import signal
+import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import (
     HostError,
     RegistryError,
@@ -18,25 +23,33 @@ from ballonet.base.errors import (
 from ballonet.base.paths import private_dir, state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.lifecycle.liveness import living, machines
-from ballonet.lifecycle.record import Record
+from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.sandboxes import find, forget, refresh, remove_files, with_end
 from ballonet.machine.notes import EndNote, write_stop_seconds
+from ballonet.machine.paused_file import discard_paused
 
 # asyncio is imported where it is used: importing this module stays fast.
+
+_T = TypeVar("_T")
 
 #: Default timeout of a graceful stop before the sandbox is killed (seconds), as in Docker.
 STOP_TIMEOUT_S = 10.0
 #: How long a process may take to end after it was killed (seconds).
 _FORCED_S = 30.0
+#: How often a paused sandbox is looked at while its end is awaited (seconds).
+_PAUSED_LOOK_S = 0.5
 
 
 async def stop_sandbox(registry: Registry, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> Record | None:
     """Stop a sandbox gracefully, and kill it after ``timeout_s`` (0: at once; negative: never). Returns its record.
 
-    A sandbox that is not running is not changed. ``None``: it was removed automatically.
+    A sandbox that is not running is not changed, except that a paused one loses its processes. ``None``: it was removed
+    automatically.
     """
     record = find(registry, name)
+    if record.state is State.PAUSED:
+        return _discard_memory(registry, record)
     note = living(record)
     if note is None:
         return record
@@ -45,6 +58,21 @@ async def stop_sandbox(registry: Registry, name: str, *, timeout_s: float = STOP
         # It ends with its sandbox's process, but slightly later.
         await kill(note.engine)
     return refresh(registry, record)
+
+
+def _discard_memory(registry: Registry, record: Record) -> Record | None:
+    """Stop a paused sandbox."""
+    if record.auto_remove:
+        forget(registry, record)
+        return None
+    detail = "it was stopped while it was paused: its processes were discarded"
+    changes: dict[str, Any] = {"state": State.STOPPED, "end_reason": "stopped", "end_detail": detail}
+    if not registry.update(record.name, if_run=record.run_id, **changes):
+        raise StillRunningError(
+            f"sandbox {record.name!r} was resumed meanwhile", hint=f"try again: ballonet stop {record.name}"
+        )
+    discard_paused(state_dir_of(record.name))
+    return replace(record, **changes)
 
 
 async def end_process(process: ProcessId, state: Path | None = None, timeout_s: float = 0) -> None:
@@ -66,10 +94,10 @@ async def end_process(process: ProcessId, state: Path | None = None, timeout_s: 
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)  # in case it was stopped with SIGSTOP
         # A graceful stop takes a few seconds after the command has ended.
-        if not limit or not await _ended(pidfd, limit):
+        if not limit or not await process_ended(pidfd, limit):
             signal.pidfd_send_signal(pidfd, signal.SIGUSR1)
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-            if not await _ended(pidfd, _FORCED_S):
+            if not await process_ended(pidfd, _FORCED_S):
                 await kill(process)
     except ProcessLookupError:
         pass  # it has ended meanwhile
@@ -87,7 +115,7 @@ async def kill(process: ProcessId) -> None:
         return
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        if not await _ended(pidfd, _FORCED_S):
+        if not await process_ended(pidfd, _FORCED_S):
             raise SandboxError(f"process {process.pid} cannot be killed")
     except ProcessLookupError:
         pass
@@ -96,18 +124,25 @@ async def kill(process: ProcessId) -> None:
 
 
 async def wait_end(registry: Registry, name: str) -> Record | None:
-    """Wait until a running sandbox has ended; returns its record (``None``: it was removed automatically)."""
+    """Wait until a running or paused sandbox has ended; returns its record (``None``: it was removed automatically)."""
     import asyncio
 
     record = find(registry, name)
-    while record.state.lives:
+    while record.state.lives or record.state is State.PAUSED:
+        if record.state is State.PAUSED:
+            await asyncio.sleep(_PAUSED_LOOK_S)  # it may be resumed
+            try:
+                record = find(registry, name)
+            except UnknownSandboxError:
+                return None
+            continue
         note = living(record)
         pidfd = None if note is None else note.process.open()
         if pidfd is None:
             await asyncio.sleep(0.1)  # it is about to start, or has just ended
         else:
             try:
-                await _ended(pidfd, None)
+                await process_ended(pidfd, None)
             finally:
                 os.close(pidfd)
         end = EndNote.read(state_dir_of(name))
@@ -156,14 +191,34 @@ async def _remove_damaged(registry: Registry, name: str) -> None:
 
 async def discard_sandbox(registry: Registry, name: str) -> None:
     """Remove a sandbox, running or not, if it exists."""
+    with contextlib.suppress(RegistryError):  # of a row that cannot be read
+        record = registry.find(name)
+        # Without the error of find(), which looks for similar names.
+        if record is None or refresh(registry, record) is None:
+            return
     with contextlib.suppress(UnknownSandboxError):
         await remove_sandbox(registry, name, force=True)
 
 
-async def _ended(pidfd: int, timeout_s: float | None) -> bool:
+def run_blocking(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run :func:`stop_sandbox` or :func:`remove_sandbox` without an event loop, which takes long to load. Waiting for a
+    process then blocks."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+    raise AssertionError("it waits for something other than a process")
+
+
+async def process_ended(pidfd: int, timeout_s: float | None) -> bool:
     """Wait for the end of a process; returns whether it ended in time."""
+    if "asyncio" not in sys.modules:
+        return _ended_blocking(pidfd, timeout_s)
     import asyncio
 
+    if asyncio._get_running_loop() is None:
+        return _ended_blocking(pidfd, timeout_s)
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     loop.add_reader(pidfd, over.set)
@@ -175,3 +230,9 @@ async def _ended(pidfd: int, timeout_s: float | None) -> bool:
     finally:
         loop.remove_reader(pidfd)
     return True
+
+
+def _ended_blocking(pidfd: int, timeout_s: float | None) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None or math.isinf(timeout_s) else timeout_s * 1000))

@@ -21,6 +21,7 @@ from ballonet.control.backend import (
 )
 from ballonet.guest.report import GuestReport
 from ballonet.host.clock import unix_time
+from ballonet.host.proc import read_cpu_s, read_io_bytes
 from ballonet.machine.engine_memory import EngineMemory
 from ballonet.machine.guest_memory import GuestMemory as GuestMemorySource
 from ballonet.machine.hardcap import HardCap
@@ -116,11 +117,13 @@ class MachineBackend:
     async def trim(self, request: TrimRequest) -> TrimResult:
         deadline = time.monotonic() + request.timeout_s
         before = self.engine.look()
-        notes = [
-            await self._guest.trim(
-                request.caches_percent, compact=request.compact, timeout_s=request.timeout_s
-            )
-        ]
+        note, reclaimed = await self._guest.trim(
+            request.caches_percent,
+            compact=request.compact,
+            timeout_s=request.timeout_s,
+            gentle=request.gentle,
+        )
+        notes = [note]
         if request.inflate:
             left_s = max(0.1, deadline - time.monotonic())
             notes.append(await self._balloon().squeeze(left_s))
@@ -134,6 +137,7 @@ class MachineBackend:
             resident_after_mib=None if after is None else after.total_mib,
             complete=not problems,
             detail="; ".join(problems) or None,
+            reclaimed_mib=_mib(reclaimed),
         )
 
     async def set_limit(self, limit_mib: int | None) -> None:
@@ -176,6 +180,8 @@ class MachineBackend:
             detail=status.detail,
             guest_ram_mib=None if resident is None else resident.guest_ram_mib,
             engine_mib=None if resident is None else resident.engine_mib,
+            engine_cpu_s=read_cpu_s(self.engine.pid),
+            engine_io_mib=_mib(read_io_bytes(self.engine.pid)),
         )
 
 
@@ -202,6 +208,7 @@ def _guest_memory(report: GuestReport, age_s: float | None) -> GuestMemory:
         free_mib=_mib_of_kib(report.mem_free_kib),
         available_mib=_mib_of_kib(report.mem_available_kib),
         disk_caches_mib=_mib_of_kib(cached),
+        inactive_caches_mib=_mib_of_kib(report.inactive_file_kib),
         swap_in_mib=None if report.pswpin is None else pages_to_mib(report.pswpin),
         swap_out_mib=None if report.pswpout is None else pages_to_mib(report.pswpout),
         refault_mib=None if report.refault_file is None else pages_to_mib(report.refault_file),
@@ -209,6 +216,8 @@ def _guest_memory(report: GuestReport, age_s: float | None) -> GuestMemory:
         swap_total_mib=_mib_of_kib(report.swap_total_kib),
         swap_free_mib=_mib_of_kib(report.swap_free_kib),
         uptime_s=None if report.uptime_ms is None else report.uptime_ms / 1000,
+        trims=report.trims,
+        trimmed_mib=_mib_of_kib(report.trimmed_kib),
     )
 
 

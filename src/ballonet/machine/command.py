@@ -16,6 +16,7 @@ from ballonet.machine.output_log import OutputLog
 
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import AgentClient, GuestProcess
+    from ballonet.guest.channel_stream import StreamAccount
     from ballonet.guest.process_output import OutputReader
 
 log = logging.getLogger(__name__)
@@ -38,14 +39,23 @@ class MainCommand:
         """
         settings = _read(self._state / COMMAND_FILE)
         self._stop_signal = settings["stop_signal"]
-        self._log = OutputLog(self._state)
-        self._process = process = await self._agent.exec(
+        process = await self._agent.exec(
             settings["argv"],
             env=settings["env"],
             cwd=settings["cwd"],
             user=settings["user"],
             make_cwd=True,
         )
+        self._follow(process)
+
+    def adopt(self, account: StreamAccount) -> None:
+        """Continue the command of a restored guest, before its agent continues."""
+        self._stop_signal = _read(self._state / COMMAND_FILE)["stop_signal"]
+        self._follow(self._agent.adopt(account))
+
+    def _follow(self, process: GuestProcess) -> None:
+        self._process = process
+        self._log = OutputLog(self._state)
         outputs = (("stdout", process.stdout), ("stderr", process.stderr))
         self._copying = asyncio.gather(*(self._copy(name, output) for name, output in outputs))
 
@@ -58,6 +68,19 @@ class MainCommand:
         assert self._copying is not None
         await self._copying
         return (await self._process.wait()).returncode
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process is not None and self._process.running
+
+    async def account(self) -> StreamAccount | None:
+        """For a restored copy of the suspended guest, once all output that has arrived is in the log; ``None`` if it
+        has ended."""
+        process = self._process
+        while process is not None and process.held_bytes:  # noqa: ASYNC110  (the log takes it in the next turns)
+            await asyncio.sleep(0)
+        return None if process is None or not process.running else process.account()
 
     async def terminate(self, timeout_s: float) -> None:
         """Send its stop signal, or SIGTERM, and wait at most ``timeout_s`` for it to end."""

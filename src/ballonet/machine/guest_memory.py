@@ -95,31 +95,41 @@ class GuestMemory:
             major_faults=None if report is None else report.pgmajfault,
         )
 
-    async def trim(self, caches_percent: int, *, compact: bool, timeout_s: float) -> str | None:
-        """Have the guest drop clean caches and compact its memory; returns what could not be done, for a person."""
-        flags = TrimFlags.NONE
+    async def trim(
+        self, caches_percent: int, *, compact: bool, timeout_s: float, gentle: bool = False
+    ) -> tuple[str | None, int | None]:
+        """Have the guest drop clean caches and compact its memory.
+
+        :param gentle: only while the guest is idle.
+        :returns: what could not be done, for a person, and the caches that the guest reclaimed (bytes; ``None``:
+            unknown).
+        """
+        flags = TrimFlags.GENTLE if gentle else TrimFlags.NONE
         size_bytes = 0
-        if caches_percent == 100:
+        before: GuestReport | None = None
+        if caches_percent == 100 and not gentle:
             flags |= TrimFlags.SYNC | TrimFlags.DROP_CACHES
         elif caches_percent > 0:
-            report = await self.report()
-            if report is None or report.cached_kib is None:
-                return "the guest does not report the size of its caches"
-            size_bytes = kib_to_bytes(report.cached_kib) * caches_percent // 100
+            before = await self.report()
+            if before is None or before.cached_kib is None:
+                return "the guest does not report the size of its caches", None
+            size_bytes = kib_to_bytes(before.cached_kib) * caches_percent // 100
         if compact:
             flags |= TrimFlags.COMPACT
-        if not flags and not size_bytes:
-            return None
+        if flags in (TrimFlags.NONE, TrimFlags.GENTLE) and not size_bytes:
+            return None, 0
         try:
-            _, number = await self._agent.trim(size_bytes, flags, timeout_s=timeout_s)
+            after, number = await self._agent.trim(size_bytes, flags, timeout_s=timeout_s)
         except GuestError as error:
-            return f"the guest was not trimmed: {error}"
+            return f"the guest was not trimmed: {error}", None
+        reclaimed = _reclaimed_bytes(before, after)
         if number in (
             0,
             errno.EAGAIN,
         ):  # EAGAIN: there was less to reclaim than requested, which is not a failure
-            return None
-        return f"the guest was trimmed only in part: {os.strerror(number)}"
+            return None, reclaimed
+        why = "it went to work" if gentle and number == errno.EBUSY else os.strerror(number)
+        return f"the guest was trimmed only in part: {why}", reclaimed
 
     async def close(self) -> None:
         """End pressure relief."""
@@ -155,6 +165,13 @@ class GuestMemory:
             if not _only_gives_caches(report, self._balloon):
                 return False  # the shrink is over
         return False
+
+
+def _reclaimed_bytes(before: GuestReport | None, after: GuestReport) -> int | None:
+    """What the guest's kernel reclaimed between two reports on request."""
+    if before is None or before.trimmed_kib is None or after.trimmed_kib is None:
+        return None
+    return kib_to_bytes(max(0, after.trimmed_kib - before.trimmed_kib))
 
 
 def _only_gives_caches(report: GuestReport, balloon: Balloon) -> bool:

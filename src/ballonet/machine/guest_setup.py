@@ -15,6 +15,8 @@ from ballonet.vmm.default_engine import DefaultEngine
 #: Serials of the disks, by which the guest finds them.
 ROOT_SERIAL, DISK_SERIAL = "ballonet-root", "ballonet-disk"
 _NETWORK = DefaultEngine.user_network
+#: The files that have the guest's name.
+_NAMING = ("/etc/hostname", "/etc/hosts")
 
 # Offset and magic number of each file system (linux/magic.h; squashfs in native byte order).
 _MAGIC = {"erofs": (1024, b"\xe2\xe1\xf5\xe0"), "squashfs": (0, b"hsqs")}
@@ -55,7 +57,7 @@ def setup_steps(config: VmConfig, root_kind: str | None) -> list[list[str]]:
     if root_kind is None and config.disk_mib is not None:
         mounts[DISK_TARGET] = ["disk", DISK_SERIAL, DISK_TARGET]
     steps += [mounts[target] for target in parents_first(list(mounts))]
-    return steps + _identity(config.name, config.net)
+    return steps + identity_steps(config.name, config.net)
 
 
 def root_kind(root: Path | None) -> str | None:
@@ -86,7 +88,13 @@ def _volume_step(tag: str, target: str, read_only: bool) -> list[str]:
     return ["volume", tag, target, "ro" if read_only else "rw"]
 
 
-def _identity(name: str, net: Net) -> list[list[str]]:
+def naming_steps(name: str, net: Net) -> list[list[str]]:
+    """Those of :func:`identity_steps` that a guest takes again when it is restored with another name. Its network is
+    the same, and what it has written to other files stays."""
+    return [step for step in identity_steps(name, net) if step[0] == "hostname" or step[1] in _NAMING]
+
+
+def identity_steps(name: str, net: Net) -> list[list[str]]:
     """Host name, name resolution and network. As in Docker, they replace the image's files."""
     hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     steps = [["hostname", name], ["file", "/etc/hostname", f"{name}\n"]]

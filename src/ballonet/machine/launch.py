@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError, HostError, SandboxError
 from ballonet.base.forked import keep_from_children
-from ballonet.base.process import spawn, wait_exit
+from ballonet.base.process import Child, clean_environment, show_command, spawn, wait_exit
 from ballonet.host.identity import ProcessId
 from ballonet.machine.owner_channel import STOP, Report
+from ballonet.machine.prepared_process import prepare_process, take_prepared
 from ballonet.machine.run_options import RUN_VARIABLE, RunOptions
 
 log = logging.getLogger(__name__)
 
+#: What the command line and the sandbox's process both load, apart from what this module loads.
+_COMMON = (
+    "ballonet.settings.flags",
+    "ballonet.machine.run_directory",
+    "ballonet.machine.guest_files",
+    "ballonet.guest.process_state",
+    "ballonet.guest.channel_stream",
+    "ballonet.vmm.default_engine",
+)
 #: How long the sandbox's process may take to end after a request (seconds).
 _END_TIMEOUT_S = 30.0
 
@@ -41,7 +51,7 @@ class SandboxEnd:
 #: program ends, and not only until a garbage collection.
 _following: set[asyncio.Task[SandboxEnd]] = set()
 #: Detached children, which are reaped after they have ended.
-_let_go: list[subprocess.Popen[bytes]] = []
+_let_go: list[Child] = []
 
 
 class OwnedProcess:
@@ -49,7 +59,7 @@ class OwnedProcess:
 
     def __init__(
         self,
-        child: subprocess.Popen[bytes],
+        child: Child,
         line: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         log_file: IO[bytes],
     ) -> None:
@@ -167,6 +177,16 @@ class OwnedProcess:
         return SandboxError(f"{message}; its log ends with:\n{output}" if output else message)
 
 
+def prepare() -> None:
+    """Fork the process of the next sandbox that this program starts, with the modules that are loaded now.
+
+    For a command line, at its very beginning: see :mod:`ballonet.machine.prepared_process`.
+    """
+    for module in _COMMON:
+        importlib.import_module(module)
+    prepare_process()
+
+
 async def launch(
     name: str,
     flags: Sequence[str],
@@ -187,29 +207,7 @@ async def launch(
     except OSError as error:
         raise HostError(f"the log {log_path} cannot be written: {error.strerror}") from error
     try:
-        try:
-            own_end, far_end = socket.socketpair()
-        except OSError as error:
-            raise HostError(f"a connection to the sandbox cannot be created: {error.strerror}") from error
-        # From now on, because another thread may fork while the guest boots: a copy of the connection in a child would
-        # keep an owned sandbox alive. spawn() does not run fork handlers.
-        keep_from_children(own_end)
-        keep_from_children(far_end)
-        try:
-            with far_end:
-                options = replace(options, owner_fd=far_end.fileno())
-                # -P: no module is imported from the working directory, which may belong to another user.
-                argv = [sys.executable, "-P", "-m", "ballonet", "sandbox", *options.render(), *flags]
-                child = spawn(
-                    argv,
-                    pass_fds=[far_end.fileno()],
-                    stderr=log_file.fileno(),
-                    env={RUN_VARIABLE: f"{options.run_id or ''} {options.state_dir or ''}"},
-                    new_session=True,
-                )
-        except BaseException:
-            own_end.close()
-            raise
+        child, own_end = _begin(flags, options, log_file)
     except BaseException:
         log_file.close()
         raise
@@ -222,3 +220,48 @@ async def launch(
         await process.kill()
         raise
     return process
+
+
+def _begin(flags: Sequence[str], options: RunOptions, log_file: IO[bytes]) -> tuple[Child, socket.socket]:
+    """Begin the sandbox's process; returns it and this end of the owner channel."""
+    env = {RUN_VARIABLE: f"{options.run_id or ''} {options.state_dir or ''}"}
+    if (prepared := take_prepared()) is not None:
+        keep_from_children(prepared.line)
+        words = _words(replace(options, owner_fd=prepared.owner_fd), flags)
+        log.debug("begin %s", show_command(words))
+        try:
+            prepared.begin(words, clean_environment(env), log_file.fileno())
+            return prepared.child, prepared.line
+        except HostError as error:  # another one does instead
+            log.debug("%s", error)
+            prepared.discard()
+        except BaseException:
+            prepared.discard()
+            raise
+    try:
+        own_end, far_end = socket.socketpair()
+    except OSError as error:
+        raise HostError(f"a connection to the sandbox cannot be created: {error.strerror}") from error
+    # From now on, because another thread may fork while the guest boots: a copy of the connection in a child would
+    # keep an owned sandbox alive. spawn() does not run fork handlers.
+    keep_from_children(own_end)
+    keep_from_children(far_end)
+    try:
+        with far_end:
+            child = spawn(
+                _words(replace(options, owner_fd=far_end.fileno()), flags),
+                pass_fds=[far_end.fileno()],
+                stderr=log_file.fileno(),
+                env=env,
+                new_session=True,
+            )
+    except BaseException:
+        own_end.close()
+        raise
+    return child, own_end
+
+
+def _words(options: RunOptions, flags: Sequence[str]) -> list[str]:
+    """The command line of the sandbox's process."""
+    # -P: no module is imported from the working directory, which may belong to another user.
+    return [sys.executable, "-P", "-m", "ballonet", "sandbox", *options.render(), *flags]

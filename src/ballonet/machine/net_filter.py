@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.ipv4 import Block
 from ballonet.vmm.attach import Port
 from ballonet.vmm.net_rules import PUBLIC, HostPort, NetRule

@@ -15,14 +15,15 @@ import logging
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import BallonetError, HostError
 from ballonet.base.ipv4 import Block
 from ballonet.base.process import find_program, spawn, wait_exit
 from ballonet.host.addresses import AddressChanges, own_addresses
+from ballonet.host.conntrack import count_connections
 from ballonet.host.netns import Interface, Namespace, empty_network
 from ballonet.host.slirp4netns import find_slirp4netns
 from ballonet.machine.name_rules import render_names
@@ -173,6 +174,14 @@ class GuestNetwork:
             return read_counters(os.pread(output, os.fstat(output).st_size, 0), self._rules)
         finally:
             os.close(output)
+
+    async def open_connections(self) -> int:
+        """How many TCP connections are open, in both directions.
+
+        :raises HostError: the kernel does not say.
+        """
+        assert self._namespace.table is not None, "the network was not opened"
+        return count_connections(self._namespace.table)
 
     def hand_over(self) -> None:
         """Close this process's copy of the engine's end: the engine runs."""

@@ -9,10 +9,10 @@ import contextlib
 import json
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.paths import replace_file
 from ballonet.vmm.net_rules import NetRule
 

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import BallonetError, HostError
 from ballonet.machine.network import GuestNetwork
 from ballonet.machine.network_request import Answer, NetworkRequest
-from ballonet.machine.run_note import RunNote
+from ballonet.machine.run_notes import RunNotes
 from ballonet.settings.flags import parse_config, render_flags
 
 log = logging.getLogger(__name__)
 
 
-async def answer_request(network: GuestNetwork, note: RunNote, directory: Path) -> None:
+async def answer_requests(
+    requested: asyncio.Event, network: GuestNetwork, notes: RunNotes, directory: Path
+) -> None:
+    """Answer a request each time that there is one."""
+    while True:
+        await requested.wait()
+        requested.clear()
+        await _answer(network, notes, directory)
+
+
+async def _answer(network: GuestNetwork, notes: RunNotes, directory: Path) -> None:
     """Carry out the request in ``directory``, answer it, and note the new configuration."""
     request = NetworkRequest.read(directory)
     if request is None:
@@ -28,9 +39,9 @@ async def answer_request(network: GuestNetwork, note: RunNote, directory: Path) 
     try:
         if request.rules is not None:
             await network.change(*request.rules)
-            config = parse_config(note.flags)
+            config = parse_config(notes.note.flags)
             config = replace(config, net_allow=request.rules.allow, net_deny=request.rules.deny)
-            note.write(flags=tuple(render_flags(config)))
+            notes.write(flags=tuple(render_flags(config)))
         counters = await network.counters()
     except BallonetError as problem:
         error = str(problem)

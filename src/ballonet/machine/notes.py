@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
+from ballonet.base.dataclass import asdict, dataclass, fields
 from ballonet.base.paths import replace_file
 from ballonet.host.identity import ProcessId
 
@@ -40,6 +40,8 @@ class MachineNote:
     run_dir: str = ""
     #: Whether the guest has booted.
     ready: bool = False
+    #: Whether it was resumed, or is being resumed.
+    resumed: bool = False
     #: The flags with which it was started: the running configuration.
     flags: tuple[str, ...] = ()
     control_socket: str | None = None

@@ -12,9 +12,10 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+from ballonet.base.dataclass import dataclass, field
 
 FILE_NAME = "output.log"
 #: Maximum size of a file; a sandbox has at most two.

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from dataclasses import dataclass, field
 from typing import Any
 
+from ballonet.base.dataclass import dataclass, field
 from ballonet.base.errors import BallonetError, GuestCommandError, SandboxError, error_class
 
 #: The longest line that either side accepts, in bytes.

@@ -23,7 +23,7 @@ from ballonet.machine.notes import AGENT_SOCKET, CONTROL_SOCKET
 log = logging.getLogger(__name__)
 
 #: In the state directory: the sandbox's process holds it while it runs.
-_RUN_LOCK = "run.lock"
+RUN_LOCK = "run.lock"
 
 
 class RunDirectory:
@@ -135,7 +135,7 @@ def claim_run_directory(
     :raises NameInUseError: a sandbox with that name is running.
     :raises BindError: the control socket cannot be bound; nothing is left behind.
     """
-    lock_fd = -1 if state_dir is None else _lock(state_dir / _RUN_LOCK, name)
+    lock_fd = -1 if state_dir is None else _lock(state_dir / RUN_LOCK, name)
     try:
         claimed = _bind(
             sandbox_dir(name), control_socket, with_control=with_control, control_mode=control_mode

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ConfigError
 
 #: In the environment of a sandbox's process and its children: the id of the run, a space, and the state directory of
@@ -29,6 +29,8 @@ class RunOptions:
     command: bool = False
     #: Boot, even if there is a template to restore.
     cold: bool = False
+    #: Restore the saved state in the state directory.
+    resume: bool = False
 
     def render(self) -> list[str]:
         """The command-line arguments for the sandbox's process."""
@@ -40,7 +42,12 @@ class RunOptions:
         ):
             if value is not None:
                 words += [flag, str(value)]
-        flags = {"--detached": self.detached, "--run-command": self.command, "--cold": self.cold}
+        flags = {
+            "--detached": self.detached,
+            "--run-command": self.command,
+            "--cold": self.cold,
+            "--resume": self.resume,
+        }
         return words + [flag for flag, given in flags.items() if given]
 
 
@@ -53,7 +60,7 @@ def take_run_options(argv: Sequence[str]) -> tuple[RunOptions, list[str]]:
     left: list[str] = []
     words = iter(argv)
     for word in words:
-        if word in ("--detached", "--run-command", "--cold"):
+        if word in ("--detached", "--run-command", "--cold", "--resume"):
             taken[word] = ""
         elif word in ("--owner-fd", "--run-id", "--state-dir"):
             value = next(words, None)
@@ -65,8 +72,9 @@ def take_run_options(argv: Sequence[str]) -> tuple[RunOptions, list[str]]:
     fd, state = taken.get("--owner-fd"), taken.get("--state-dir")
     if fd is not None and not fd.isdecimal():
         raise ConfigError(f"ballonet sandbox: --owner-fd {fd!r} is not a file descriptor")
-    if "--run-command" in taken and state is None:
-        raise ConfigError("ballonet sandbox: --run-command requires --state-dir")
+    for word in ("--run-command", "--resume"):
+        if word in taken and state is None:
+            raise ConfigError(f"ballonet sandbox: {word} requires --state-dir")
     options = RunOptions(
         owner_fd=None if fd is None else int(fd),
         run_id=taken.get("--run-id"),
@@ -74,5 +82,6 @@ def take_run_options(argv: Sequence[str]) -> tuple[RunOptions, list[str]]:
         detached="--detached" in taken,
         command="--run-command" in taken,
         cold="--cold" in taken,
+        resume="--resume" in taken,
     )
     return options, left

@@ -12,10 +12,10 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import HostError
 from ballonet.base.memory import MIB, bytes_to_mib
 from ballonet.control.backend import EarlierTotals, Stats
@@ -88,14 +88,27 @@ def pace_of(before: Look | None, now: Look) -> Pace:
 class Sampler:
     """Writes one sandbox's history while it runs."""
 
-    def __init__(self, name: str, run_id: str, state_dir: Path, backend: MachineBackend) -> None:
-        """:raises HostError: the history cannot be opened."""
+    def __init__(
+        self,
+        name: str,
+        run_id: str,
+        state_dir: Path,
+        backend: MachineBackend,
+        resumed: EarlierTotals | None = None,
+    ) -> None:
+        """
+        :param resumed: the earlier totals of a resumed sandbox: its guest goes on counting where it was.
+        :raises HostError: the history cannot be opened.
+        """
         self._name = name
         self._run_id = run_id
         self._backend = backend
         self._history = HistoryWriter(state_dir / HISTORY_FILE)
         self._totals = totals(self._history.last)
-        backend.earlier = earlier_totals(self._totals)
+        earlier = earlier_totals(self._totals)
+        if resumed is not None:  # except what the host counts for each engine
+            earlier = replace(resumed, reclaimed_mib=earlier.reclaimed_mib)
+        backend.earlier = earlier
         self._before: Look | None = None
         self._written_at = 0.0
         #: The newest sample, if it was not written because nothing had changed.

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from ballonet.base.errors import GuestBootError, GuestError, HostError
 from ballonet.base.process import return_free_memory
+from ballonet.control.backend import EarlierTotals, TrimRequest, TrimResult
 from ballonet.control.peers import AccessPolicy
 from ballonet.control.server import ControlServer
+from ballonet.guest.messages import Ready
 from ballonet.guest.relay import AgentRelay
 from ballonet.machine.agent_server import AgentServer
 from ballonet.machine.backend import MachineBackend
@@ -85,6 +87,22 @@ class Services:
                 await self._relay.set_up(steps, timeout_s=timeout_s)
         except GuestError as error:
             raise self._boot_error(error, error.hint) from error
+        await self._begin(ready, relief=relief)
+
+    async def resume(self, timeout_s: float, steps: Sequence[Sequence[str]], *, relief: bool) -> None:
+        """Let the agent of a restored guest continue, when it has answered, and serve as after a boot.
+
+        :param steps: that name the guest anew.
+        :raises GuestError: it does not answer.
+        """
+        ready = await self._relay.wait_ready(timeout_s)
+        if steps:
+            await self._relay.set_up(steps, timeout_s=timeout_s)
+        self._relay.resume(restored=True)
+        await self._relay.ping(timeout_s=timeout_s)
+        await self._begin(ready, relief=relief)
+
+    async def _begin(self, ready: Ready, *, relief: bool) -> None:
         for module in ready.failed_modules:
             log.warning("the guest could not load %s (errno %d)", module.name, module.errno)
         if self._vm.balloon is not None:
@@ -110,14 +128,28 @@ class Services:
         if self._control is not None:
             self._control.repair_socket()
 
-    def keep_history(self, name: str, run_id: str, state_dir: Path) -> None:
-        """Start writing samples of the sandbox to its state directory."""
+    def keep_history(
+        self, name: str, run_id: str, state_dir: Path, resumed: EarlierTotals | None = None
+    ) -> None:
+        """Start writing samples of the sandbox to its state directory.
+
+        :param resumed: the earlier totals of a resumed sandbox.
+        """
         try:
-            self._sampler = Sampler(name, run_id, state_dir, self._backend)
+            self._sampler = Sampler(name, run_id, state_dir, self._backend, resumed)
         except HostError as error:
             log.warning("no history: %s", error)
             return
         self._sampler.start()
+
+    @property
+    def earlier(self) -> EarlierTotals | None:
+        """The totals of earlier runs, if the sandbox has a history."""
+        return self._backend.earlier
+
+    async def trim(self, request: TrimRequest) -> TrimResult:
+        """Have the guest release memory, without a client's request."""
+        return await self._backend.trim(request)
 
     @property
     def agent(self) -> AgentRelay:

@@ -14,24 +14,24 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ballonet.base.errors import BallonetError, ConfigError, GuestError, HostError
-from ballonet.base.memory import mib_to_bytes
+from ballonet.base.errors import BallonetError, GuestError, HostError
 from ballonet.control.peers import AccessPolicy
 from ballonet.host.identity import ProcessId
-from ballonet.machine import network_request
 from ballonet.machine.build import build_vm
+from ballonet.machine.ending import Ending
 from ballonet.machine.guest_setup import root_kind, setup_steps
-from ballonet.machine.hardcap import HardCap
-from ballonet.machine.notes import read_stop_seconds
+from ballonet.machine.notes import MachineNote, read_stop_seconds
 from ballonet.machine.owner_channel import OwnerChannel, Report
+from ballonet.machine.paused_file import discard_paused
+from ballonet.machine.resources import hard_cap, open_network, serve_volumes, writable_disk
 from ballonet.machine.run_directory import RunDirectory, claim_run_directory
-from ballonet.machine.run_note import RunNote
+from ballonet.machine.run_notes import RunNotes
 from ballonet.machine.run_options import RunOptions
 from ballonet.machine.vm_start import StartedVm, VmStart
+from ballonet.settings.flags import with_lifetime
 from ballonet.vmm.attach import Net
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.engine import ExitReason, Vm, VmExit
@@ -39,6 +39,8 @@ from ballonet.vmm.engine import ExitReason, Vm, VmExit
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
     from ballonet.machine.network import GuestNetwork
+    from ballonet.machine.requests import Requests
+    from ballonet.machine.resuming import PausedSandbox
     from ballonet.machine.services import Services
     from ballonet.machine.shares import ShareServers
 
@@ -56,20 +58,6 @@ _ENGINE_END_S = 5.0
 #: How long the sandbox's own command may take to end when the sandbox is stopped (seconds), unless the stop has a
 #: timeout (:data:`~ballonet.machine.notes.STOP_NOTE`).
 STOP_COMMAND_S = 10.0
-#: How often the sandbox checks that its sockets and its note exist (seconds).
-_UPKEEP_S = 2.0
-
-
-class Ending(StrEnum):
-    """Why the sandbox ends."""
-
-    STOP = "stop"
-    #: Stop without asking the guest.
-    FORCE = "force"
-    OWNER_GONE = "owner-gone"
-    GUEST = "guest"
-    COMMAND = "command"
-    VOLUME = "volume"
 
 
 class Supervisor:
@@ -85,10 +73,20 @@ class Supervisor:
         self._config = config
         self._owner = owner
         self._options = options or RunOptions()
-        self._note = RunNote(self._options, flags)
+        self._notes = RunNotes(
+            MachineNote(
+                run_id=self._options.run_id or "",
+                process=ProcessId.current(),
+                flags=tuple(flags),
+                resumed=self._options.resume,
+            ),
+            None if self._options.run_id is None else self._options.state_dir,
+        )
         self._exit_code: int | None = None
         self._command: MainCommand | None = None
         self._volume_failure = ""
+        self._stop_detail = "it was stopped"
+        self._requests: Requests | None = None
         self._force = asyncio.Event()
         self._network_request = asyncio.Event()
         self._policy = AccessPolicy(
@@ -105,7 +103,10 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._end, Ending.STOP)
         loop.add_signal_handler(signal.SIGUSR1, self._end, Ending.FORCE)
-        loop.add_signal_handler(network_request.SIGNAL, self._network_request.set)
+        if self._config.net is Net.USER:
+            from ballonet.machine import network_request
+
+            loop.add_signal_handler(network_request.SIGNAL, self._network_request.set)
         await self._owner.open()
         try:
             run_directory = claim_run_directory(
@@ -116,7 +117,7 @@ class Supervisor:
                 state_dir=self._options.state_dir,
             )
             try:
-                self._note.write(
+                self._notes.write(
                     run_dir=str(run_directory.path), control_socket=_text(run_directory.control_path)
                 )
                 try:
@@ -129,9 +130,9 @@ class Supervisor:
                         if error.errno == errno.EMFILE
                         else None,
                     ) from error
-                self._note.end(report, self._exit_code)
+                self._notes.write_end(report, self._exit_code)
             except BallonetError as error:
-                self._note.end(Report.failed(error), self._exit_code)
+                self._notes.write_end(Report.failed(error), self._exit_code)
                 raise
             finally:
                 run_directory.release()
@@ -144,24 +145,33 @@ class Supervisor:
 
     async def _live(self, run_directory: RunDirectory) -> Report:
         started = time.monotonic()
-        vm = build_vm(self._config, disk=self._disk())
-        if self._config.ports:
-            from ballonet.machine.ports import check_ports_free
-
-            check_ports_free(self._config.ports)
         async with contextlib.AsyncExitStack() as stack:
-            cap = self._hard_cap(vm)
+            config, saved, least_bytes = self._config, None, 0
+            if self._options.resume:
+                from ballonet.machine.resuming import open_paused
+
+                saved = stack.enter_context(open_paused(config, self._state_dir))
+                config, least_bytes = saved.config, saved.data_bytes
+            vm = build_vm(config, disk=writable_disk(config, self._options.state_dir))
+            if saved is not None:
+                saved.prepare(vm)
+            elif config.ports:
+                from ballonet.machine.ports import check_ports_free
+
+                check_ports_free(config.ports)
+            cap = hard_cap(config, vm, least_bytes)
             if cap is not None:
                 stack.push_async_callback(cap.close)
             cgroup_procs = None if cap is None else cap.procs_file
-            servers = self._serve_volumes(run_directory, stack, cgroup_procs)
-            network = self._open_network(run_directory, stack, cgroup_procs)
+            servers = serve_volumes(config, run_directory, stack, cgroup_procs)
+            network = open_network(config, run_directory, self._options.state_dir, stack, cgroup_procs)
             start = VmStart(
                 stack,
                 servers,
                 cgroup_procs=cgroup_procs,
                 cold=self._options.cold,
                 network=network,
+                saved=None if saved is None else saved.state,
                 launched=self._engine_launched,
                 ending=self._ending,
             )
@@ -174,37 +184,45 @@ class Supervisor:
             if servers is not None:
                 stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(vm, servers)))
             if network is not None:
-                network.hand_over()
-                stack.push_async_callback(_cancel, asyncio.create_task(network.watch()))
-                stack.push_async_callback(_cancel, asyncio.create_task(self._answer_requests(network)))
+                self._serve_network(network, stack)
             from ballonet.machine.services import Services
 
             services = Services(vm, started_vm.channel, run_directory, cap, self._policy)
             stack.push_async_callback(services.close)
             await services.open_control()
-            steps = setup_steps(self._config, root_kind(self._config.root))
-            boot = asyncio.create_task(
-                services.boot(
-                    BOOT_TIMEOUT_S,
-                    steps,
-                    relief=self._config.pressure_relief,
-                    at_ready=started_vm.at_ready,
+            if saved is None:
+                steps = setup_steps(config, root_kind(config.root))
+                booting = services.boot(
+                    BOOT_TIMEOUT_S, steps, relief=config.pressure_relief, at_ready=started_vm.at_ready
                 )
-            )
+            else:
+                if saved.notes.command is not None:
+                    await self._run_command(services, stack, saved)
+                booting = services.resume(BOOT_TIMEOUT_S, saved.steps, relief=config.pressure_relief)
+            boot = asyncio.create_task(booting)
             stack.push_async_callback(_cancel, boot)
             either: set[asyncio.Future[Any]] = {boot, self._ending}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not self._ending.done():
                 boot.result()
-                await self._start_command(services, stack)
+                if saved is not None:
+                    saved.running()
+                if saved is None or saved.notes.command is None:
+                    await self._run_command(services, stack, None)
                 boot_s = time.monotonic() - started
                 await self._report_ready(started_vm, network, run_directory, boot_s)
                 stack.push_async_callback(
-                    _cancel, asyncio.create_task(self._maintain(services, run_directory))
+                    _cancel, asyncio.create_task(self._notes.maintain(services, run_directory))
                 )
                 if self._options.run_id is not None and self._options.state_dir is not None:
-                    services.keep_history(self._config.name, self._options.run_id, self._options.state_dir)
+                    earlier = None if saved is None else saved.earlier
+                    services.keep_history(config.name, self._options.run_id, self._state_dir, earlier)
+                if self._options.state_dir is not None:
+                    ran_s = 0.0 if saved is None else saved.notes.ran_s
+                    self._serve_requests(vm, services, network, ran_s)
             ending = await self._ending
+            if self._requests is not None:
+                await self._requests.close(wait=ending is not Ending.FORCE)
             ended = await self._shut_down(ending, vm, services)
             if cap is not None and cap.kills():
                 detail = f"the host killed it because it exceeded its hard cap of {cap.limit_mib} MiB"
@@ -213,20 +231,54 @@ class Supervisor:
         facts = {"reason": ended.reason, "status": ended.status, "detail": ended.detail}
         return Report("ended", {**facts, "exit_code": self._exit_code})
 
-    def _engine_launched(self, vm: Vm) -> None:
-        self._note.write(engine=ProcessId.of(vm.pid))
-        importlib.import_module("ballonet.machine.services")  # loaded while the engine starts
+    def _serve_network(self, network: GuestNetwork, stack: contextlib.AsyncExitStack) -> None:
+        """Keep the network of a guest that runs, and carry out requests about it."""
+        network.hand_over()
+        stack.push_async_callback(_cancel, asyncio.create_task(network.watch()))
+        if self._options.state_dir is not None:
+            from ballonet.machine.network_requests import answer_requests
 
-    async def _start_command(self, services: Services, stack: contextlib.AsyncExitStack) -> None:
-        """Start the sandbox's own command, if it has one; the sandbox ends with it."""
+            answering = answer_requests(self._network_request, network, self._notes, self._state_dir)
+            stack.push_async_callback(_cancel, asyncio.create_task(answering))
+
+    def _serve_requests(self, vm: Vm, services: Services, network: GuestNetwork | None, ran_s: float) -> None:
+        """Carry out requests to this process, and keep to the limits of its lifetime."""
+        from ballonet.machine.live_save import LiveSave
+        from ballonet.machine.requests import Requests
+
+        config = self._config
+        live = LiveSave(config.name, vm, services, self._command, self._state_dir, lambda: self._notes.note)
+        if network is not None:
+            live.open_connections = network.open_connections
+        self._requests = Requests(live, self._ending.done, config, self._modified, self._stop, ran_s)
+        services.agent.manager = self._requests.carry_out
+
+    def _modified(self, config: VmConfig) -> None:
+        self._notes.write(flags=with_lifetime(self._notes.note.flags, config))
+
+    def _stop(self, why: str) -> None:
+        self._stop_detail = f"it was stopped: {why}"
+        self._end(Ending.STOP)
+
+    def _engine_launched(self, vm: Vm) -> None:
+        self._notes.write(engine=ProcessId.of(vm.pid))
+        for module in ("services", "requests"):  # loaded while the engine starts
+            importlib.import_module(f"ballonet.machine.{module}")
+
+    async def _run_command(
+        self, services: Services, stack: contextlib.AsyncExitStack, saved: PausedSandbox | None
+    ) -> None:
+        """Start the sandbox's own command, or continue that of a saved one; the sandbox ends with it."""
         if not self._options.command:
             return
-        assert self._options.state_dir is not None
         from ballonet.machine.command import MainCommand
 
-        self._command = command = MainCommand(services.agent, self._options.state_dir)
+        self._command = command = MainCommand(services.agent, self._state_dir)
         stack.callback(command.close)
-        await command.start()
+        if saved is None:
+            await command.start()
+        elif saved.notes.command is not None:
+            command.adopt(saved.notes.command)
         stack.push_async_callback(_cancel, asyncio.create_task(self._watch_command(command)))
 
     async def _watch_command(self, command: MainCommand) -> None:
@@ -236,6 +288,11 @@ class Supervisor:
 
     async def _shut_down(self, ending: Ending, vm: Vm, services: Services) -> VmExit:
         """End the VM as ``ending`` requires; returns how it ended."""
+        if self._requests is not None and self._requests.paused:
+            ended = await vm.kill()
+            if ending is Ending.GUEST:
+                return VmExit(ExitReason.PAUSED, ended.status, "it was paused")
+            discard_paused(self._state_dir)  # it was to end meanwhile
         if ending is Ending.GUEST:
             return await vm.wait()
         oom_kills = await services.oom_kills() if self._exit_code == 128 + signal.SIGKILL else 0
@@ -255,7 +312,7 @@ class Supervisor:
                 detail += f"; the guest's kernel killed {killed} because memory ran out"
             ended = VmExit(ExitReason.GUEST_OOM if oom_kills else ExitReason.COMPLETED, ended.status, detail)
         elif ending is Ending.STOP and not self._force.is_set():
-            ended = VmExit(ExitReason.STOPPED, ended.status, "it was stopped")
+            ended = VmExit(ExitReason.STOPPED, ended.status, self._stop_detail)
         else:
             why = "because its owner has ended" if ending is Ending.OWNER_GONE else "on request"
             ended = VmExit(ExitReason.STOPPED, ended.status, f"it was killed {why}")
@@ -266,58 +323,6 @@ class Supervisor:
             assert self._options.state_dir is not None  # the command is there
             await self._command.terminate(read_stop_seconds(self._options.state_dir, STOP_COMMAND_S))
         await services.power_off(POWEROFF_TIMEOUT_S)
-
-    def _serve_volumes(
-        self, run_directory: RunDirectory, stack: contextlib.AsyncExitStack, cgroup_procs: str | None
-    ) -> ShareServers | None:
-        if not self._config.volumes:
-            return None
-        from ballonet.machine.shares import ShareServers
-
-        servers = ShareServers()
-        stack.push_async_callback(servers.close)
-        servers.start(self._config.volumes, run_directory.path, cgroup_procs=cgroup_procs)
-        return servers
-
-    def _open_network(
-        self, run_directory: RunDirectory, stack: contextlib.AsyncExitStack, cgroup_procs: str | None
-    ) -> GuestNetwork | None:
-        if self._config.net is not Net.USER:
-            return None
-        from ballonet.machine.network import GuestNetwork
-
-        network = GuestNetwork(
-            self._config, run_directory.path, state_dir=self._options.state_dir, cgroup_procs=cgroup_procs
-        )
-        stack.push_async_callback(network.close)
-        network.open()
-        return network
-
-    async def _answer_requests(self, network: GuestNetwork) -> None:
-        from ballonet.machine.network_requests import answer_request
-
-        while True:
-            await self._network_request.wait()
-            self._network_request.clear()
-            if self._options.state_dir is not None:
-                await answer_request(network, self._note, self._options.state_dir)
-
-    def _disk(self) -> Path | None:
-        if self._config.disk_mib is None:
-            return None
-        if self._options.state_dir is None:
-            raise ConfigError("ballonet sandbox: a disk requires --state-dir")
-        from ballonet.machine.disk import obtain_disk
-
-        return obtain_disk(self._options.state_dir, self._config.disk_mib)
-
-    def _hard_cap(self, vm: Vm) -> HardCap | None:
-        if not self._config.hard_cap:
-            return None
-        balloon = vm.spec.balloon
-        return HardCap(
-            self._config.name, mib_to_bytes(vm.spec.memory_mib if balloon is None else balloon.initial_mib)
-        )
 
     async def _report_ready(
         self, started: StartedVm, network: GuestNetwork | None, run_directory: RunDirectory, boot_s: float
@@ -330,7 +335,7 @@ class Supervisor:
             "boot_s": round(boot_s, 3),
             "started_at": time.time(),
         }
-        self._note.write(ready=True, **facts)
+        self._notes.write(ready=True, **facts)
         facts |= {
             "engine_pid": vm.pid,
             "agent_socket": str(run_directory.agent.path),
@@ -338,23 +343,10 @@ class Supervisor:
         }
         self._owner.send(Report("ready", facts))
 
-    async def _maintain(self, services: Services, run_directory: RunDirectory) -> None:
-        """Restore the sandbox's sockets and note if they are removed."""
-        logged = ""
-        while True:
-            await asyncio.sleep(_UPKEEP_S)
-            try:
-                if not run_directory.intact():
-                    await services.repair()
-                facts: dict[str, Any] = {
-                    "run_dir": str(run_directory.path),
-                    "control_socket": _text(run_directory.control_path),
-                }
-                self._note.keep(**facts)
-            except BallonetError as error:
-                if error.message != logged:  # once, not every two seconds
-                    log.error("%s", error)
-                logged = error.message
+    @property
+    def _state_dir(self) -> Path:
+        assert self._options.state_dir is not None
+        return self._options.state_dir
 
     def _end(self, ending: Ending) -> None:
         """End the sandbox. Only the first call counts, except that ``FORCE`` always applies."""
@@ -381,7 +373,7 @@ class Supervisor:
     async def _watch_owner(self) -> None:
         if await self._owner.wait_stop():
             self._end(Ending.STOP)
-        elif not (self._options.detached and self._note.ready):
+        elif not (self._options.detached and self._notes.note.ready):
             self._end(Ending.OWNER_GONE)
 
 

@@ -9,9 +9,9 @@ import os
 import socket
 import subprocess
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from ballonet.base.dataclass import replace
 from ballonet.base.errors import BindError, HostError
 from ballonet.base.process import show_status, spawn, wait_exit
 from ballonet.host.netns import Namespace

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError, EngineError, GuestBootError, GuestError, HostError
 from ballonet.guest.restored import renew_guest
 from ballonet.host.proc import read_cpu_s
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 #: this (seconds).
 RESTORE_TIMEOUT_S = 60.0
 RESTORE_CPU_MIN_S = 2.0
+#: How a saved sandbox was started.
+RESUMED = "resumed"
 #: How often the processor time is read (seconds).
 _LOOK_S = 0.5
 #: How long to wait for the end of a volume's server if the engine does not start (seconds).
@@ -55,6 +58,7 @@ class VmStart:
     :param servers: of the volumes.
     :param network: of the guest; it is connected while the engine starts.
     :param cold: boot, and neither use nor make a template.
+    :param saved: restore this sandbox; it is not booted if that fails.
     :param launched: called each time an engine was launched, while it starts.
     :param ending: the sandbox ends when this is done: a restored guest is not waited for any more.
     """
@@ -66,6 +70,7 @@ class VmStart:
         *,
         cgroup_procs: str | None,
         cold: bool,
+        saved: SavedState | None = None,
         network: GuestNetwork | None = None,
         launched: Callable[[Vm], None],
         ending: asyncio.Future[Any],
@@ -74,6 +79,7 @@ class VmStart:
         self._servers = servers
         self._cgroup_procs = cgroup_procs
         self._cold = cold
+        self._saved = saved
         self._network = network
         self._launched = launched
         self._ending = ending
@@ -84,12 +90,15 @@ class VmStart:
 
         :raises BallonetError: it did not start.
         """
+        if self._saved is not None:
+            return await self._restore(vm, self._saved, RESUMED, math.inf)
         template = None if self._cold else self._template(vm)
         state = None if template is None else self._open(template)
         if template is not None and state is not None:
             with state:
                 try:
-                    return await self._restore(vm, state)
+                    least_s = max(RESTORE_CPU_MIN_S, state.cpu_s)
+                    return await self._restore(vm, state, "restored from a start template", least_s)
                 except (EngineError, GuestError) as error:
                     self._why_cold = f"booted, because the guest could not be restored: {error}"
                     log.warning("start template: %s", self._why_cold)
@@ -105,14 +114,14 @@ class VmStart:
         self._stack.callback(template.close)
         return replace(started, at_ready=make)
 
-    async def _restore(self, vm: Vm, state: SavedState) -> StartedVm:
+    async def _restore(self, vm: Vm, state: SavedState, source: str, most_cpu_s: float) -> StartedVm:
         """:raises EngineError, GuestError: it could not be restored; its engine has ended."""
-        started = await self._run(vm, state, "restored from a start template")
+        started = await self._run(vm, state, source)
         renewed = asyncio.create_task(renew_guest(started.channel, RESTORE_TIMEOUT_S))
         either: set[asyncio.Future[Any]] = {renewed, self._ending}
         try:
             while not await _any_done(either):
-                if (read_cpu_s(vm.pid) or 0.0) > max(RESTORE_CPU_MIN_S, state.cpu_s):
+                if (read_cpu_s(vm.pid) or 0.0) > most_cpu_s:
                     raise GuestBootError("the restored guest does not answer")
             if renewed.done():
                 renewed.result()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
-from dataclasses import fields
 from typing import Any, TextIO
 
+from ballonet.base.dataclass import fields
 from ballonet.metrics.model import HostSample, SandboxSample
 
 #: The columns in order; values derived from others come last.

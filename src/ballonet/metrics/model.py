@@ -7,9 +7,9 @@ has the meaning, unit and source of each number. Keep this module small: each sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ballonet.base.dataclass import dataclass, field, replace
 from ballonet.base.memory import mib_to_bytes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ STALE_GUEST = "the guest has stopped reporting"
 STALE_S = 120.0
 NO_BALLOON = "it has no balloon"
 #: The states of a sandbox, as :class:`ballonet.lifecycle.record.State` has them.
-STATES = ("created", "starting", "running", "stopped", "failed")
+STATES = ("created", "starting", "running", "stopped", "paused", "failed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,15 +14,11 @@ from typing import Any
 
 from ballonet.base.errors import AdmissionError
 from ballonet.base.paths import exclusive
-from ballonet.host.memory import read_host_memory
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.start import Gate
-from ballonet.pilot import lock, state
-from ballonet.pilot.admission import admit, needed_mib
-from ballonet.pilot.host_view import host_view
+from ballonet.pilot import lock
 from ballonet.pilot.lock import manages
-from ballonet.pilot.model import SandboxView
 from ballonet.settings.flags import parse_config
 
 log = logging.getLogger(__name__)
@@ -46,6 +42,8 @@ def admission_checked(registry: Registry, record: Record) -> Iterator[None]:
     if owner is None or not manages(owner.only, record.name):
         yield
         return
+    from ballonet.pilot import state  # most starts have no autopilot, and load none of it
+
     with exclusive(lock.pilot_dir() / "admission.lock"):
         status = state.read_status()
         if status is None or time.time() - status["at"] > FRESH_S:
@@ -60,6 +58,11 @@ def admission_checked(registry: Registry, record: Record) -> Iterator[None]:
 
 
 def _judge(registry: Registry, record: Record, status: dict[str, Any]) -> None:
+    from ballonet.host.memory import read_host_memory
+    from ballonet.pilot.admission import admit, needed_mib
+    from ballonet.pilot.host_view import host_view
+    from ballonet.pilot.model import SandboxView
+
     # A sandbox that is being restarted does not compete with itself.
     views = [SandboxView(**view) for view in status["sandboxes"] if view["name"] != record.name]
     seen = {view.name for view in views}

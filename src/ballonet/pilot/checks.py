@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ballonet.pilot.idleness import Activity, observe, quiet_s
 from ballonet.pilot.limits import (
     STALE_S,
     LastTarget,
@@ -20,10 +21,11 @@ from ballonet.pilot.limits import (
     step_mib,
     totals,
 )
-from ballonet.pilot.model import Decision, HostView, SandboxView, promisable_mib
+from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict, promise_limit_mib
+from ballonet.pilot.price import is_idle, kept_mib, share_of_work
 
 #: All rules. ``promise`` concerns all sandboxes together, the others a single one.
-RULES = ("verdict", "range", "problem", "pressure", "step", "promise")
+RULES = ("verdict", "range", "problem", "pressure", "price", "step", "promise")
 _NUMBERS = (int, float)
 
 
@@ -79,6 +81,7 @@ class Seen(NamedTuple):
     totals: Mapping[str, Totals]
     #: The targets after that tick; empty if they are not known.
     targets: Mapping[str, LastTarget]
+    activity: Mapping[str, Activity]
 
 
 def remember(
@@ -99,7 +102,13 @@ def remember(
         {view.name: first.get(view.name, host.at_s) for view in sandboxes},
         {view.name: totals(view, host.at_s) for view in sandboxes},
         left,
+        _activity(host, sandboxes, before),
     )
+
+
+def _activity(host: HostView, sandboxes: Sequence[SandboxView], before: Seen | None) -> dict[str, Activity]:
+    known: Mapping[str, Activity] = {} if before is None else before.activity
+    return {view.name: observe(view, host.at_s, known.get(view.name)) for view in sandboxes}
 
 
 def check_decision(
@@ -112,10 +121,13 @@ def check_decision(
     - ``problem``: no target is set for a sandbox whose inputs cannot be used or whose balloon cannot follow, or while
       the host does not report its available memory.
     - ``pressure``: no memory is taken from a guest under pressure.
+    - ``price``: a guest at work loses no more, and drops no more caches, than the price of memory allows
+      (:mod:`~ballonet.pilot.price`): at price 0, nothing.
     - ``step``: no reduction exceeds :func:`~ballonet.pilot.limits.step_mib`, unless ``promise`` requires it.
     - ``promise``: the sum of all targets does not exceed what may be promised while any target could be lower.
 
-    :param before: what :func:`remember` returned at the previous tick; without it pressure is unknown.
+    :param before: what :func:`remember` returned at the previous tick; without it pressure is unknown, and every
+        guest counts as being at work.
     """
     asked = {verdict.sandbox: verdict for verdict in decision.verdicts}
     found = [
@@ -124,7 +136,19 @@ def check_decision(
     ]
     if len(asked) != len(decision.verdicts):
         found.append(Violation("verdict", None, "a sandbox has more than one verdict"))
-    promisable = promisable_mib(host, sandboxes)
+    price = host.price or 0.0
+    activity = _activity(host, sandboxes, before)
+    kept = {
+        view.name: kept_mib(
+            price,
+            is_idle(price, quiet_s(activity[view.name], host.at_s)),
+            view.least_mib,
+            min(view.target_mib, view.ceiling_mib),
+        )
+        for view in sandboxes
+        if problem_of(view) is None and follows(view)
+    }
+    promisable = promise_limit_mib(host, sandboxes, kept)
     together = 0
     #: Sandboxes whose target could be lower, and those that lose more than a step.
     could: list[str] = []
@@ -141,6 +165,8 @@ def check_decision(
         problem = problem_of(view)
         usable = problem is None and follows(view)
         new = view.target_mib if target is None else target
+        if host.price is not None and not is_idle(price, quiet_s(activity[view.name], host.at_s)):
+            found.extend(_beyond_price(view, verdict, price, kept.get(view.name)))
         pressed = None
         if before is not None and view.name in before.totals:
             pressed = raised(view, before.targets.get(view.name)) or pressure(
@@ -169,6 +195,7 @@ def check_decision(
                 steep.append((view, view.target_mib - target - step))
         together += new if usable else max(new, commitment_mib(view))
         least = view.least_mib if pressed is None else max(view.least_mib, view.actual_mib or 0)
+        least = max(least, kept.get(view.name, 0))
         if usable:
             slack += room_band_mib(view.ceiling_mib)
             if new > least:
@@ -182,4 +209,23 @@ def check_decision(
     if together > promisable and could:
         message = f"{together} of {promisable} MiB are promised although {', '.join(could)} could have less"
         found.append(Violation("promise", None, message))
+    return found
+
+
+def _beyond_price(view: SandboxView, verdict: Verdict, price: float, kept_mib: int | None) -> list[Violation]:
+    """What a guest at work would lose beyond what the price allows."""
+    found = []
+    target, most = verdict.target_mib, share_of_work(price) * (view.guest_caches_mib or 0)
+    if verdict.trim_mib > most:
+        message = (
+            f"{view.name} is at work and should drop {verdict.trim_mib} MiB of caches; at price {price:.2f}, "
+            f"{most:.0f} MiB are allowed"
+        )
+        found.append(Violation("price", view.name, message))
+    if target is not None and kept_mib is not None and target < min(kept_mib, view.target_mib):
+        message = (
+            f"{view.name} is at work and shrinks from {view.target_mib} to {target} MiB; at price {price:.2f}, "
+            f"{kept_mib} MiB are kept"
+        )
+        found.append(Violation("price", view.name, message))
     return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from ballonet.host.load import tasks_per_processor
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.registry import Registry
@@ -13,8 +14,10 @@ from ballonet.pilot.member import Member
 from ballonet.pilot.model import SandboxView
 from ballonet.pilot.sandbox_client import SandboxClient
 
-#: How long a tick waits for answers. Sandboxes that have not answered by then are left alone (seconds).
+#: How long a tick waits for answers (seconds). On a busy host this is multiplied by the tasks per processor, up to the
+#: second value.
 TICK_DEADLINE_S = 0.5
+TICK_DEADLINE_MOST_S = 1.0
 
 
 class Fleet:
@@ -45,11 +48,12 @@ class Fleet:
 
     async def observe(self) -> list[SandboxView]:
         """Query all, wait up to the deadline, and return what is known."""
+        load = tasks_per_processor()
         # A sandbox with a pending query is not waited for again: one that is stuck delays a single tick.
         asked = [task for client in self._clients.values() if (task := client.observe()) is not None]
         if asked:
-            await asyncio.wait(asked, timeout=TICK_DEADLINE_S)
-        return [client.view() for client in self._clients.values()]
+            await asyncio.wait(asked, timeout=min(TICK_DEADLINE_S * load, TICK_DEADLINE_MOST_S))
+        return [client.view(load) for client in self._clients.values()]
 
     async def apply(self, targets: Mapping[str, int]) -> dict[str, str]:
         """Set targets concurrently; returns errors by name.
@@ -73,11 +77,15 @@ class Fleet:
                 self._leave(task)
         return failed
 
-    def trim(self, amounts: Mapping[str, int]) -> None:
-        """Have guests drop caches (MiB), without waiting: the result shows in their memory."""
+    def trim(self, amounts: Mapping[str, int], gentle: Collection[str] = ()) -> None:
+        """Have guests drop caches (MiB), without waiting: the result shows in their memory.
+
+        :param gentle: the sandboxes whose guests do so only while they are idle.
+        """
         for name, mib in amounts.items():
             if name in self._clients:
-                self._leave(asyncio.create_task(self._clients[name].trim(mib), name=f"trim {name}"))
+                trim = self._clients[name].trim(mib, gentle=name in gentle)
+                self._leave(asyncio.create_task(trim, name=f"trim {name}"))
 
     def _leave(self, task: asyncio.Task[str | None]) -> None:
         """Let the task finish in the background, or until :meth:`close`."""

@@ -12,10 +12,10 @@ import os
 import pwd
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from ballonet.base.dataclass import asdict, dataclass
 from ballonet.base.errors import PilotBusyError
 from ballonet.base.paths import open_lock_file, private_dir, state_dir
 from ballonet.host.identity import ProcessId

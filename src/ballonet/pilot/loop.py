@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ DEFAULT_POLICY = "ballonet"
 #: The rules that are enforced for every policy. The other rules of :mod:`ballonet.pilot.checks` are enforced for the
 #: default policy only: the policies of other projects do not promise them and run as they are.
 RULES_FOR_ALL = ("verdict", "range", "problem")
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 #: Minimum time between two ticks, however often pressure relief triggers one (seconds).
 LEAST_PERIOD_S = 0.05
 
@@ -85,6 +87,7 @@ class Pilot:
         self._enforced = RULES if policy.name == DEFAULT_POLICY else RULES_FOR_ALL
         self._stop = asyncio.Event()
         self._said: dict[str, str] = {}
+        self._notes: set[str] = set()
         self._journal = None if settings.dry_run else Journal(lock.pilot_dir())
 
     def stop(self) -> None:
@@ -154,12 +157,14 @@ class Pilot:
         trims = {verdict.sandbox: verdict.trim_mib for verdict in verdicts if verdict.trim_mib > 0}
         errors: Mapping[str, str] = {}
         if not self._settings.dry_run:
-            self._fleet.trim(trims)
+            self._fleet.trim(trims, {verdict.sandbox for verdict in verdicts if verdict.gentle})
             errors = await self._fleet.apply(moves)
-        for name, error in errors.items():
-            self._say_once(name, f"sandbox {name}: the target could not be set: {error}")
-        for note in decision.notes:
-            self._say_once("host", note)
+        for name in moves:
+            if name in errors:
+                self._say_once(f"set {name}", f"sandbox {name}: the target could not be set: {errors[name]}")
+            else:
+                self._said.pop(f"set {name}", None)
+        self._say_notes(decision.notes)
         return Tick(time.time(), host, sandboxes, verdicts, moves, trims, errors, decision.notes, False)
 
     def _checked(self, host: HostView, sandboxes: Sequence[SandboxView], decision: Decision) -> list[Verdict]:
@@ -177,7 +182,7 @@ class Pilot:
                 grows = verdict.target_mib is not None and verdict.target_mib > targets[name]
                 if violation.sandbox == name or (violation.sandbox is None and grows):
                     verdicts[name] = verdict._replace(
-                        target_mib=None, reason=f"not applied: {violation.message}"
+                        target_mib=None, trim_mib=0, reason=f"not applied: {violation.message}"
                     )
         return list(verdicts.values())
 
@@ -191,9 +196,18 @@ class Pilot:
         self._say_once(view.name, f"sandbox {view.name} is left alone: {problem}")
         return view._replace(problem=problem)
 
+    def _say_notes(self, notes: Sequence[str]) -> None:
+        """Log the notes that the last tick did not have."""
+        before, self._notes = self._notes, {_NUMBER.sub("#", note) for note in notes}
+        for note in notes:
+            if _NUMBER.sub("#", note) not in before:
+                log.warning("%s", note)
+
     def _say_once(self, about: str, words: str) -> None:
-        if self._said.get(about) != words:
-            self._said[about] = words
+        """Log ``words``, unless they differ from the last ones about the same only in their numbers."""
+        kind = _NUMBER.sub("#", words)
+        if self._said.get(about) != kind:
+            self._said[about] = kind
             log.warning("%s", words)
 
     def _write_down(self, tick: Tick) -> None:
@@ -206,6 +220,7 @@ class Pilot:
                 "old_mib": views[verdict.sandbox].target_mib,
                 "target_mib": verdict.target_mib,
                 "trim_mib": verdict.trim_mib,
+                "gentle": verdict.gentle,
                 "reason": verdict.reason,
                 "error": tick.errors.get(verdict.sandbox),
                 "problem": views[verdict.sandbox].problem,
@@ -223,6 +238,7 @@ class Pilot:
                     "paused": tick.paused,
                     "notes": list(tick.notes),
                     "host": tick.host._asdict(),
+                    "price": tick.host.price,
                     "sandboxes": [view._asdict() for view in tick.sandboxes],
                     "moved": dict(tick.moved),
                 }
@@ -254,4 +270,5 @@ def _inputs(host: HostView, view: SandboxView, verdict: Verdict) -> dict[str, In
     """All inputs of a verdict: what was observed, and what the policy adds."""
     seen: dict[str, Input] = view._asdict()
     del seen["name"]
-    return {**seen, **{f"host_{name}": value for name, value in host._asdict().items()}, **verdict.inputs}
+    seen |= {f"host_{name}": value for name, value in host._asdict().items()}
+    return {**seen, "host_price": host.price, **verdict.inputs}

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from ballonet.pilot.price import price_of
+
 #: A value that a decision was based on, as ``pilot explain`` shows it.
 Input = int | float | str | None
 
 #: How many MiB are promised for each MiB that is there, by default.
 DEFAULT_OVERCOMMIT = 2.0
-#: Available memory beyond the reserve, as a share of the host's, from which all of that is promised.
-EASE_SHARE = 0.25
 
 
 class HostView(NamedTuple):
@@ -34,6 +34,11 @@ class HostView(NamedTuple):
     pressure_full_us: int | None = None
     #: How many MiB may be promised for each MiB that is there, while enough is available: see :func:`promisable_mib`.
     overcommit: float = 1.0
+
+    @property
+    def price(self) -> float | None:
+        """The price of memory, from 0 to 1 (:mod:`ballonet.pilot.price`); ``None`` if it is unknown."""
+        return price_of(self.available_mib, self.reserve_mib, self.total_mib)
 
 
 class SandboxView(NamedTuple):
@@ -71,6 +76,11 @@ class SandboxView(NamedTuple):
     age_s: float = 0.0
     #: Why the sandbox must be left alone: an input is missing or impossible, or it did not answer.
     problem: str | None = None
+    #: Caches that the guest's kernel would reclaim first: not used again lately.
+    guest_inactive_mib: int | None = None
+    #: Totals of the engine's process since it started: processor time, and bytes read and written.
+    engine_cpu_s: float | None = None
+    engine_io_mib: int | None = None
 
     @property
     def least_mib(self) -> int:
@@ -90,6 +100,8 @@ class Verdict(NamedTuple):
     inputs: Mapping[str, Input] = {}
     #: Clean caches that the guest should drop (MiB). Free-page reporting returns them to the host without the balloon.
     trim_mib: int = 0
+    #: Whether it drops them only while it is idle, at the lowest priority.
+    gentle: bool = False
 
 
 class Decision(NamedTuple):
@@ -131,11 +143,29 @@ def promisable_mib(host: HostView, sandboxes: Sequence[SandboxView]) -> int | No
     the host has memory available.
 
     Guests rarely need their full targets at the same time, and unused room costs the host nothing. The overcommit
-    shrinks with the memory available beyond the reserve: it applies in full from :data:`EASE_SHARE` of the host's
-    memory, and not at all when nothing is left.
+    shrinks as the price of memory rises: it applies in full at price 0, and not at all at price 1.
     """
     backed = backed_mib(host, sandboxes)
-    if backed is None or host.available_mib is None or host.overcommit <= 1 or host.total_mib <= 0:
+    price = host.price
+    if backed is None or price is None or host.overcommit <= 1:
         return backed
-    ease = (host.available_mib - host.reserve_mib) / (host.total_mib * EASE_SHARE)
-    return int(backed * (1 + (host.overcommit - 1) * min(1.0, max(0.0, ease))))
+    return int(backed * (1 + (host.overcommit - 1) * (1 - price)))
+
+
+def promise_limit_mib(
+    host: HostView, sandboxes: Sequence[SandboxView], kept: Mapping[str, int]
+) -> int | None:
+    """:func:`promisable_mib`, or more if guests at work keep targets that they do not fill.
+
+    :param kept: the lowest targets of guests (:func:`ballonet.pilot.price.kept_mib`), by name. What is available may be
+        promised to others all the same; otherwise a guest could not grow while memory is plenty.
+    """
+    backed, promisable = backed_mib(host, sandboxes), promisable_mib(host, sandboxes)
+    if backed is None or promisable is None:
+        return None
+    unfilled = sum(
+        max(0, kept[view.name] - max(view.least_mib, view.guest_ram_mib or 0))
+        for view in sandboxes
+        if view.name in kept
+    )
+    return max(promisable, backed + unfilled)

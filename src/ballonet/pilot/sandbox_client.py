@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 QUIET_S = 5.0
 #: Changes of resident memory up to this do not count (MiB).
 _STILL_MIB = 2
-#: Time limit for one call. The sandbox is left alone meanwhile, and called again afterwards (seconds).
+#: A sandbox is left alone when its answer is overdue by this much, times the tasks per processor of the host (seconds).
+#: Until then its last figures are used.
+ANSWER_S = 2.0
+#: Time limit for one call; afterwards the sandbox is called again (seconds).
 _CALL_S = 10.0
 #: Time limit for a guest to drop caches (seconds).
 _TRIM_S = 10.0
@@ -44,6 +47,7 @@ class SandboxClient:
         self._balloon: BalloonSnapshot | None = None
         self._stats: Stats | None = None
         self._stats_at = 0.0
+        self._asked_at = 0.0
         self._moves = True
         self._error: str | None = "it has not answered yet"
         #: The last target that this client requested, to recognize targets set by others.
@@ -55,15 +59,21 @@ class SandboxClient:
         """Start a query; ``None`` while an earlier one is still pending. :meth:`view` has the result."""
         if self._observing is not None and not self._observing.done():
             return None
+        self._asked_at = time.monotonic()
         self._observing = asyncio.create_task(self._ask(), name=f"observe {self.member.name}")
         return self._observing
 
-    def view(self) -> SandboxView:
-        """What is known about it, with the problem if something is missing."""
+    def view(self, load: float = 1.0) -> SandboxView:
+        """What is known about it, with the problem if something is missing.
+
+        :param load: tasks per processor of the host: a busy one is given more time to answer.
+        """
         member, balloon, stats = self.member, self._balloon, self._stats
         problem = self._error
-        if problem is None and self._observing is not None and not self._observing.done():
-            problem = "it does not answer"
+        late = self._observing is not None and not self._observing.done()
+        late_s = time.monotonic() - self._asked_at
+        if problem is None and late and late_s >= ANSWER_S * load:
+            problem = f"it has not answered for {late_s:.0f} s; the host has {load:.1f} tasks per processor"
         if balloon is None or stats is None:
             # As long as nothing is known, it may hold up to its ceiling.
             return SandboxView(
@@ -101,6 +111,10 @@ class SandboxClient:
             refault_mib=guest.refault_mib,
             age_s=max(0.0, time.time() - member.started_at),
             problem=problem,
+            guest_inactive_mib=guest.inactive_caches_mib,
+            # Old totals would look like those of an idle guest.
+            engine_cpu_s=None if late else balloon.engine_cpu_s,
+            engine_io_mib=None if late else balloon.engine_io_mib,
         )
 
     async def set(self, target_mib: int) -> str | None:
@@ -118,8 +132,11 @@ class SandboxClient:
         self._moves = True
         return None
 
-    async def trim(self, mib: int) -> str | None:
-        """Have the guest drop this much of its clean caches, which takes time; the reason in words if that failed."""
+    async def trim(self, mib: int, *, gentle: bool) -> str | None:
+        """Have the guest drop this much of its clean caches, which takes time; the reason in words if that failed.
+
+        :param gentle: only while it is idle, at the lowest priority.
+        """
         from ballonet.control.backend import TrimRequest
         from ballonet.control.client import Client
 
@@ -127,7 +144,9 @@ class SandboxClient:
         if not caches:
             return "it does not report its caches"
         # At most 99 %: dropping everything would write back dirty pages first, which nobody requested.
-        request = TrimRequest(min(99, 100 * mib // caches), compact=True, inflate=False, timeout_s=_TRIM_S)
+        request = TrimRequest(
+            min(99, 100 * mib // caches), compact=True, inflate=False, timeout_s=_TRIM_S, gentle=gentle
+        )
         try:
             # On a separate connection, so that the queries of the next ticks do not wait for it.
             async with await Client.connect(self.member.control_socket) as client:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from ballonet.base.arguments import (
-    check_env,
     check_flag,
     check_path,
-    check_text,
     check_words,
     wrong_type,
 )
+from ballonet.base.dataclass import dataclass, fields
 from ballonet.base.errors import ConfigError
-from ballonet.images.users import check_user
 from ballonet.lifecycle.image_settings import Prepared
 from ballonet.lifecycle.record import Command, Defaults
 from ballonet.sdk.builder import SandboxBuilder, Size
@@ -77,25 +74,6 @@ def configuration(
 def _balloon_settings(balloon: Balloon) -> dict[str, Any]:
     names = [field.name for field in fields(balloon)]
     return {name if name in SETTINGS else f"balloon_{name}": getattr(balloon, name) for name in names}
-
-
-def command_settings(
-    env: Mapping[str, str] | None, cwd: str | None, user: str | None
-) -> tuple[dict[str, str], str | None, str | None]:
-    """Variables, directory and user for a command, checked.
-
-    :raises ConfigError: one of them has the wrong type, or is impossible.
-    """
-    check_text("cwd", cwd)
-    check_text("user", user)
-    if user is not None and not user.strip():  # an empty variable must not mean root
-        raise ConfigError(f"user {user!r} is empty", hint="write USER[:GROUP], names or numbers; root is 0")
-    if cwd and not cwd.startswith("/"):
-        raise ConfigError(
-            f"the working directory {cwd!r} is not an absolute path", hint=f"for example /{cwd}"
-        )
-    check_user(user)
-    return check_env(env), cwd, user
 
 
 def command_of(prepared: Prepared, argv: Sequence[str] | None, defaults: Defaults) -> Command | None:

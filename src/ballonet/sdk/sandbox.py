@@ -1,13 +1,13 @@
 """Sandbox: create, find, use and end sandboxes, with asyncio. :mod:`ballonet.sync` is the same without asyncio.
 
-The class has four parts: ``sandbox_state.py`` (what is known of a sandbox), ``sandbox_commands.py`` (commands and
-files), ``sandbox_life.py`` (its end), and this one (create, find, change).
+The class has five parts: ``sandbox_state.py`` (what is known of a sandbox), ``sandbox_commands.py`` (commands and
+files), ``sandbox_saving.py`` (snapshots and forks), ``sandbox_life.py`` (its end), and this one (create, find,
+change).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
@@ -21,18 +21,20 @@ from ballonet.lifecycle.record import Defaults, Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.start import start_sandbox
 from ballonet.lifecycle.stop import discard_sandbox, remove_sandbox
-from ballonet.machine.launch import OwnedProcess, SandboxEnd
+from ballonet.machine.launch import SandboxEnd
 from ballonet.sdk.builder import SandboxBuilder
+from ballonet.sdk.command_settings import command_settings
 from ballonet.sdk.creation import (
     Balloon,
     check_start,
     command_of,
-    command_settings,
     configuration,
     with_defaults,
 )
+from ballonet.sdk.random_name import random_name
 from ballonet.sdk.sandbox_commands import ExecResult, SandboxCommands
 from ballonet.sdk.sandbox_life import SandboxLife
+from ballonet.sdk.sandbox_saving import SandboxSaving
 from ballonet.sdk.signatures import takes_settings
 from ballonet.settings.config import SandboxConfig
 from ballonet.settings.definitions import CreateSettings, ModifySettings
@@ -44,12 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
 
 
-def random_name(prefix: str = "box") -> str:
-    """A name that is almost certainly not in use."""
-    return f"{prefix}-{os.urandom(4).hex()}"  # the module secrets would slow every import
-
-
-class Sandbox(SandboxCommands, SandboxLife):
+class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):
     """A sandbox. An *owned* sandbox ends, and is removed, together with the program that created it, however that
     program ends. A *detached* one runs until it is stopped, and stays registered until it is removed.
 
@@ -209,12 +206,3 @@ class Sandbox(SandboxCommands, SandboxLife):
         self._check_usable()
         record = self.record()
         return plan_changes(record, living(record), given(settings))
-
-    @classmethod
-    def _started(cls, record: Record, process: OwnedProcess, detached: bool) -> Self:
-        sandbox = cls(record, process)
-        if detached:
-            process.let_go()
-            sandbox._process = None
-            sandbox._owned = False
-        return sandbox

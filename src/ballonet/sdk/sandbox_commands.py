@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ballonet.base.arguments import check_flag, check_number, check_words, to_bytes, wrong_type
+from ballonet.base.dataclass import dataclass
+from ballonet.base.errors import GuestChannelError
 from ballonet.lifecycle.image_settings import image_of, inherited_settings
-from ballonet.sdk.creation import command_settings
+from ballonet.sdk.command_settings import command_settings
 from ballonet.sdk.sandbox_state import SandboxState
 from ballonet.sdk.timeouts import Timeout, start_within
 
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import GuestProcess
     from ballonet.guest.files import GuestFiles
+
+
+#: How often a sandbox that is being paused is tried again (seconds).
+_PAUSING_LOOK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -118,17 +124,24 @@ class SandboxCommands(SandboxState):
         settings = inherited_settings(self._record, self._image, env, cwd, user)
 
         async def start() -> GuestProcess:
-            agent = await self._connect_agent()
-            return await agent.exec(
-                words,
-                env=settings.env,
-                cwd=settings.cwd,
-                user=settings.user,
-                make_cwd=settings.make_cwd,
-                stdin=stdin,
-                tty=tty,
-                rows=rows,
-                cols=cols,
-            )
+            while True:
+                agent = await self._connect_agent()
+                pid = self.pid
+                try:
+                    return await agent.exec(
+                        words,
+                        env=settings.env,
+                        cwd=settings.cwd,
+                        user=settings.user,
+                        make_cwd=settings.make_cwd,
+                        stdin=stdin,
+                        tty=tty,
+                        rows=rows,
+                        cols=cols,
+                    )
+                except GuestChannelError as error:
+                    if not await self._was_paused(pid, error):
+                        raise
+                    await asyncio.sleep(_PAUSING_LOOK_S)  # it is resumed as soon as it is paused
 
         return await start_within(limit, start())

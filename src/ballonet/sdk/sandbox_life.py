@@ -6,27 +6,78 @@ import asyncio
 import contextlib
 from typing import Self
 
-from ballonet.base.arguments import check_seconds
+from ballonet.base.arguments import check_flag, check_seconds
 from ballonet.base.errors import ConfigError
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.sandboxes import find
 from ballonet.lifecycle.stop import STOP_TIMEOUT_S, stop_sandbox, wait_end
 from ballonet.machine.launch import SandboxEnd
-from ballonet.sdk.sandbox_state import SandboxState
+from ballonet.sdk.sandbox_state import PAUSED, SandboxState
 
 
 class SandboxLife(SandboxState):
     """The part of :class:`~ballonet.sdk.sandbox.Sandbox` that ends it."""
 
     async def wait(self) -> SandboxEnd:
-        """Wait until the sandbox has ended, for whatever reason, and everything is cleaned up."""
+        """Wait until the sandbox has ended, for whatever reason, and everything is cleaned up. A paused one has not."""
         if self._end is not None:
             return self._end
         if (process := self._followed()) is not None:
-            return await self._after_end(await process.wait())
+            end = await process.wait()
+            if end.reason != PAUSED:
+                return await self._after_end(end)
+            self._note_paused()
         with Registry.open() as registry:
             return await self._after_end(_end_of(await wait_end(registry, self.name)))
+
+    async def pause(self, *, force: bool = False) -> None:
+        """Save the sandbox to disk with its processes, and end its process and its engine: it takes no memory. It
+        continues with :meth:`resume`, or with the next command. Network connections do not survive.
+
+        An owned sandbox stays owned: it is removed when this object is closed, but not if this program is killed while
+        the sandbox is paused.
+
+        :param force: even if commands are running in it that were started with :meth:`exec`, which that ends.
+        :raises StillRunningError: such commands are running.
+        :raises ConfigError: the sandbox has volumes.
+        :raises BallonetError: it could not be paused, and runs on.
+        """
+        from ballonet.lifecycle.pause import pause_sandbox
+
+        check_flag("force", force)
+        self._check_usable()
+        with Registry.open() as registry:
+            await pause_sandbox(registry, self.name, force=force)
+            self._record = find(registry, self.name)
+        if (process := self._followed()) is not None:
+            await process.wait()
+        self._note_paused()
+        await self._hang_up()
+
+    async def touch(self) -> None:
+        """Count the sandbox as used now: its idle timeout begins again. Commands do that, too.
+
+        :raises NotRunningError: it is not running.
+        """
+        from ballonet.lifecycle.pause import touch_sandbox
+
+        self._check_usable()
+        with Registry.open() as registry:
+            await touch_sandbox(registry, self.name)
+
+    async def resume(self, *, admission: bool = True) -> None:
+        """Resume the sandbox if it is paused.
+
+        :param admission: if an autopilot manages the host's sandboxes, resume only if it finds room.
+        :raises AdmissionError: there is no room; it stays paused.
+        :raises ResumeError: it cannot be resumed here, for example because the engine has another version.
+        :raises NotRunningError: it is neither paused nor running.
+        """
+        check_flag("admission", admission)
+        self._check_usable()
+        await self._wake(admission=admission)
+        self._check_running()
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> SandboxEnd:
         """Stop the sandbox gracefully; kill it if it has not ended after ``timeout_s`` seconds."""
@@ -55,7 +106,7 @@ class SandboxLife(SandboxState):
         """
         self._leave_to_parent()
         self._closed = True
-        if self._process is not None:
+        if self._process is not None or self._paused:
             closing = self._closing
             if closing is None or closing.done() or closing.get_loop() is not asyncio.get_running_loop():
                 closing = self._closing = asyncio.create_task(self._end_owned())

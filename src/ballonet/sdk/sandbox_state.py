@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ballonet.base.errors import NotRunningError, SandboxClosedError
+from ballonet.base.errors import GuestChannelError, GuestPausedError, NotRunningError, SandboxClosedError
 from ballonet.base.forked import never_destroy
 from ballonet.base.paths import sandbox_dir_path
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import living
-from ballonet.lifecycle.record import Record
+from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.launch import OwnedProcess, SandboxEnd
 from ballonet.machine.notes import AGENT_SOCKET, MachineNote
@@ -21,11 +21,14 @@ from ballonet.sdk.balloon import BalloonHandle
 from ballonet.sdk.connections import PerLoop
 from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.attach import Port
+from ballonet.vmm.engine import ExitReason
 
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import AgentClient
     from ballonet.images.image import Image
 
+#: Why the process of a sandbox ended that can be resumed.
+PAUSED = ExitReason.PAUSED.value
 #: What a sandbox's process reports of itself: to its owner when it is up, and in its note.
 _FACTS = ("engine_pid", "control_socket", "agent_socket", "boot_s", "ports")
 
@@ -44,6 +47,8 @@ class SandboxState:
         #: An owned sandbox is over once it has ended; a detached one may be started again.
         self._owned = process is not None
         self._end: SandboxEnd | None = None
+        #: It was paused while this program owned it.
+        self._paused = False
         #: What ends the sandbox when this object is closed.
         self._closing: asyncio.Task[None] | None = None
         self._agents: PerLoop[AgentClient] = PerLoop(self._new_agent, lambda agent: agent.lost is not None)
@@ -138,11 +143,13 @@ class SandboxState:
         if self._program != os.getpid():
             never_destroy(self._process)
             self._process = None
+            self._paused = False
             self._program = os.getpid()
 
     def _followed(self) -> OwnedProcess | None:
         """The sandbox's process if it can be followed here: in the program and the event loop that started it."""
         self._leave_to_parent()
+        self._look_whether_paused()
         process = self._process
         return process if process is not None and process.loop is asyncio.get_running_loop() else None
 
@@ -160,6 +167,7 @@ class SandboxState:
         """
         self._check_open()
         self._leave_to_parent()
+        self._look_whether_paused()
         end = self._end
         if end is None and self._process is not None:
             end = self._process.end
@@ -173,6 +181,17 @@ class SandboxState:
             self._record, note = lifecycle.find_running(registry, self.name)
         self._take_note(note)
 
+    def _look_whether_paused(self) -> None:
+        end = None if self._process is None else self._process.end
+        if end is not None and end.reason == PAUSED:
+            self._note_paused()
+
+    def _note_paused(self) -> None:
+        """Its process has ended, and it can be resumed."""
+        self._paused = self._owned
+        self._process = None
+        self._forget_facts()
+
     async def _hang_up(self) -> None:
         await self.balloon.close()
         await self._agents.close()
@@ -184,5 +203,52 @@ class SandboxState:
     async def _new_agent(self) -> AgentClient:
         from ballonet.guest.agent_client import AgentClient
 
-        self._check_running()
-        return await AgentClient.connect(self.agent_socket)
+        while True:
+            try:
+                self._check_running()
+            except NotRunningError:
+                if not await self._woken():
+                    raise
+                continue
+            try:
+                return await AgentClient.connect(self.agent_socket)
+            except GuestChannelError as error:
+                if not await self._was_paused(self._process_pid, error):
+                    raise
+
+    async def _woken(self) -> bool:
+        """Whether a sandbox that was not running is now, perhaps because this resumed it."""
+        from ballonet.lifecycle.wake import is_being_resumed
+
+        record = self.record()
+        if record.state is State.PAUSED or is_being_resumed(record):
+            await self._wake()
+            return True
+        return record.state is State.RUNNING
+
+    async def _was_paused(self, pid: int, error: GuestChannelError) -> bool:
+        """Whether a connection to the process ``pid`` broke because the sandbox was paused, or is being paused."""
+        from ballonet.lifecycle.wake import was_paused
+
+        if isinstance(error, GuestPausedError):
+            return True
+        with Registry.open() as registry:
+            return await was_paused(registry, self.name, pid)
+
+    async def _wake(self, *, admission: bool = True) -> None:
+        """Resume the sandbox if it is paused."""
+        from ballonet.lifecycle.wake import wake
+        from ballonet.pilot.admission_control import admission_control
+
+        with Registry.open() as registry:
+            owned = self._owned and self._paused
+            process = await wake(registry, self.name, detached=not owned, gate=admission_control(admission))
+            self._record = registry.get(self.name)
+        if process is None:
+            return  # another program has resumed it
+        self._process_pid = process.pid
+        self._take(process.facts)
+        if owned:
+            self._process, self._paused = process, False
+        else:
+            process.let_go()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ballonet.base.arguments import wrong_type
@@ -65,6 +65,12 @@ def close_sandbox(sandbox: Sandbox) -> None:
     except BaseException:
         LOOP.forget(sandbox.close())
         raise
+
+
+async def undo_fork(forks: Sequence[Sandbox]) -> None:
+    """End the forks of a call that was interrupted (Ctrl-C) after it had succeeded."""
+    for fork in forks:
+        await undo_create(fork)
 
 
 async def undo_create(sandbox: Sandbox) -> None:

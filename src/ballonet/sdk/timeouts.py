@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from ballonet.base.arguments import check_seconds
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import CommandTimeoutError, ConfigError
 
 if TYPE_CHECKING:
@@ -87,6 +86,8 @@ async def start_within(
     """
     if timeout is None:
         return await starting
+    import asyncio
+
     began = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout(max(timeout.seconds - spent_s, 0)):

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ballonet.base.arguments import check_flag, check_items, check_text, wrong_type
+from ballonet.base.dataclass import dataclass
+from ballonet.base.duration import MAX_SECONDS
 from ballonet.base.errors import ConfigError, SettingError, escaped, quoted
 from ballonet.base.memory import MAX_MIB
 from ballonet.base.paths import MAX_SOCKET_PATH_BYTES
 from ballonet.settings.field_types import field_types
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume, check_target
-from ballonet.vmm.config import DISK_TARGET, VmConfig
+from ballonet.vmm.config import DISK_TARGET, OnIdle, VmConfig
 from ballonet.vmm.net_rules import HostPort, NetRule
 
 #: Names are safe as file names, host names and metric label values.
@@ -76,6 +77,13 @@ class SandboxConfig(VmConfig):
         self._check_root()
         self._check_mounts()
         self._check_network()
+        self._check_lifetime()
+
+    def named(self, name: str) -> Self:
+        """This configuration with another valid name; nothing is checked again."""
+        config = object.__new__(type(self))
+        config.__dict__.update(self.__dict__, name=name)
+        return config
 
     def _check_types(self) -> None:
         """Lists become tuples, and text becomes the choice that it names."""
@@ -164,6 +172,17 @@ class SandboxConfig(VmConfig):
             if key in taken and port.host != 0:
                 raise SettingError(f"{{}} {port}: {port.address}:{port.host} is published twice", "port")
             taken.add(key)
+
+    def _check_lifetime(self) -> None:
+        for field in ("ttl_s", "idle_timeout_s"):
+            if getattr(self, field) is not None:
+                _check_int(field, getattr(self, field), 1, MAX_SECONDS, unit=" s")
+        if self.idle_timeout_s is not None and self.on_idle is OnIdle.PAUSE and self.volumes:
+            raise SettingError(
+                f"{{}} {self.idle_timeout_s} s cannot pause a sandbox with volumes, which cannot be saved",
+                "idle_timeout_s",
+                hint="stop it instead (on idle: stop), or leave out the volumes",
+            )
 
     def _check_balloon(self) -> None:
         ceiling, initial, floor = self.memory_mib, self.balloon_initial_mib, self.balloon_min_mib

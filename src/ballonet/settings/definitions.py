@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, Never, TypedDict, TypeVar
 
+from ballonet.base.duration import Duration
 from ballonet.base.memory import Size
-from ballonet.settings.setting import GROUP_ID, LIVE, MIB, NEXT_START, USER_ID, Setting, declared
+from ballonet.settings.setting import GROUP_ID, LIVE, MIB, NEXT_START, SECONDS, USER_ID, Setting, declared
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
-from ballonet.vmm.config import DISK_TARGET, Accel, Machine
+from ballonet.vmm.config import DISK_TARGET, Accel, Machine, OnIdle
 from ballonet.vmm.net_rules import HostPort, NetRule
 
 Unset = TypeVar("Unset")
@@ -48,6 +49,34 @@ class AutopilotShare(TypedDict, Generic[Unset], total=False):
     reserve: Annotated[
         Size | Unset,
         Setting("memory that the autopilot never takes from the sandbox", 0, unit=MIB, takes_effect=LIVE),
+    ]
+
+
+class Lifetime(TypedDict, Generic[Unset], total=False):
+    ttl: Annotated[
+        Duration | None,
+        Setting(
+            "stop the sandbox when it has run for this long; the time while it is paused does not count",
+            default_text="no limit",
+            unit=SECONDS,
+            field="ttl_s",
+            takes_effect=LIVE,
+        ),
+    ]
+    idle_timeout: Annotated[
+        Duration | None,
+        Setting(
+            "pause the sandbox when it was idle for this long: no command of 'exec' or 'cp' runs, no TCP connection is "
+            "open, and the guest uses less than a tenth of a processor",
+            default_text="no limit",
+            unit=SECONDS,
+            field="idle_timeout_s",
+            takes_effect=LIVE,
+        ),
+    ]
+    on_idle: Annotated[
+        OnIdle | str | Unset,
+        Setting("what happens to a sandbox that was idle for its timeout", OnIdle.PAUSE, takes_effect=LIVE),
     ]
 
 
@@ -298,6 +327,7 @@ class Target(TypedDict, total=False):
 class CreateSettings(
     GuestSize[Never],
     AutopilotShare[Never],
+    Lifetime[Never],
     ImageReference,
     RootSource,
     Storage[Never],
@@ -311,6 +341,7 @@ class ModifySettings(
     GuestSize[None],
     Target,
     AutopilotShare[None],
+    Lifetime[None],
     BalloonRange,
     BalloonBehaviour[None],
     Storage[None],
@@ -322,6 +353,7 @@ class ModifySettings(
 
 class BuilderSettings(
     GuestSize[Never],
+    Lifetime[Never],
     BalloonRange,
     ControlSocket,
     BalloonBehaviour[Never],
@@ -337,7 +369,7 @@ class BuilderSettings(
 
 #: The options of ``run`` and ``create`` as their help groups them.
 OPTION_GROUPS: Mapping[str | None, tuple[Any, ...]] = {
-    None: (Identity, GuestSize, AutopilotShare),
+    None: (Identity, GuestSize, AutopilotShare, Lifetime),
     "balloon": (BalloonRange, ControlSocket, BalloonBehaviour, ControlAccess),
     "files": (ImageReference, RootSource, Storage),
     "network": (Network,),

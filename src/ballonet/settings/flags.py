@@ -7,17 +7,19 @@ exactly as it did before the feature existed. Registries keep these flags: a nam
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from typing import Any
 
+from ballonet.base.dataclass import dataclass, fields, replace
 from ballonet.base.errors import ConfigError
-from ballonet.settings.config import SandboxConfig
+from ballonet.settings.config import SandboxConfig, check_name
 from ballonet.settings.field_types import FieldType, field_types
 from ballonet.vmm.config import VmConfig
 
 #: Flags that are not named as their fields are.
 _NAMES = {"volumes": "--volume", "ports": "--publish"}
+#: The first flag.
+_NAME = "--name"
 #: Always rendered: a sandbox's process shows in ``ps`` with its name and size.
 _ALWAYS = frozenset({"name", "cpus", "memory_mib"})
 
@@ -84,6 +86,20 @@ def render_flags(config: SandboxConfig) -> list[str]:
     return rendered
 
 
+#: The fields that limit how long a sandbox runs, which may change while it runs.
+LIFETIME_FIELDS = ("ttl_s", "idle_timeout_s", "on_idle")
+
+
+def with_lifetime(argv: Sequence[str], of: VmConfig) -> tuple[str, ...]:
+    """The flags ``argv`` with the limits of ``of``.
+
+    :raises ConfigError: as :func:`parse_config`.
+    """
+    return tuple(
+        render_flags(replace(parse_config(argv), **{name: getattr(of, name) for name in LIFETIME_FIELDS}))
+    )
+
+
 def parse_flags(argv: Sequence[str]) -> VmConfig:
     """The configuration of a sandbox's process.
 
@@ -105,7 +121,17 @@ def parse_config(argv: Sequence[str]) -> SandboxConfig:
 @lru_cache(maxsize=4096)
 def _parse(argv: tuple[str, ...]) -> SandboxConfig:
     """The configuration, which is kept: a look at the sandboxes needs that of each several times."""
+    again = any(word.partition("=")[0] == _NAME for word in argv[2:])
+    if argv[:1] == (_NAME,) and len(argv) > 1 and not again:
+        check_name(argv[1], "name")
+        return _parse_unnamed(argv[2:]).named(argv[1])
     return SandboxConfig(**_parse_values(argv))
+
+
+@lru_cache(maxsize=256)
+def _parse_unnamed(argv: tuple[str, ...]) -> SandboxConfig:
+    """A configuration without its name: most sandboxes differ only in that, and its checks take long."""
+    return SandboxConfig(**_parse_values((_NAME, "unnamed", *argv)))
 
 
 def _parse_values(argv: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 MIB = "MiB"
+SECONDS = "seconds"
 USER_ID = "user ID"
 GROUP_ID = "group ID"
 
@@ -23,7 +24,7 @@ NEXT_START = "next start"
 REQUIRES_RESTART = "requires restart"
 
 #: What a setting's value is.
-Kind = Literal["size", "number", "switch", "choice", "path", "text", "list"]
+Kind = Literal["size", "duration", "number", "switch", "choice", "path", "text", "list"]
 
 
 class Setting(NamedTuple):
@@ -35,7 +36,7 @@ class Setting(NamedTuple):
     default: Any = None
     #: The default for people, where it depends on other settings.
     default_text: str | None = None
-    #: :data:`MIB` makes a whole number or text a size.
+    #: :data:`MIB` makes a whole number or text a size, :data:`SECONDS` a duration.
     unit: str | None = None
     #: Its field of :class:`~ballonet.settings.config.SandboxConfig`; by default its name.
     field: str = ""
@@ -104,7 +105,7 @@ def _kind_of(members: list[Any], unit: str | None) -> tuple[Kind, tuple[str, ...
         return "choice", get_args(of), None
     if issubclass(of, StrEnum):
         return "choice", tuple(map(str, of)), None
-    if unit == MIB:
-        return "size", (), None
+    if unit in (MIB, SECONDS):
+        return ("size" if unit == MIB else "duration"), (), None
     kinds: dict[type, Kind] = {bool: "switch", int: "number", Path: "path"}
     return kinds.get(of, "text"), (), None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ballonet.base.arguments import check_items, check_path, wrong_type
+from ballonet.base.duration import MAX_SECONDS, parse_duration
 from ballonet.base.errors import SettingError, escaped, quoted
 from ballonet.base.memory import parse_size
 from ballonet.settings.named_volumes import parse_volume
@@ -28,6 +30,8 @@ def field_value(setting: Setting, value: Any) -> Any:
     match setting.kind:
         case "size":
             return parse_size(value, setting.field) if isinstance(value, str) else value
+        case "duration":
+            return _seconds(setting, value)
         case "path":
             if value != "":  # the configuration says how the setting was called
                 check_path(setting.field, value)
@@ -35,6 +39,19 @@ def field_value(setting: Setting, value: Any) -> Any:
         case "list":
             return read_items(setting, value)
     return value
+
+
+def _seconds(setting: Setting, value: object) -> int | None:
+    """Whole seconds; ``None`` for 0, which is no limit."""
+    hint = "give seconds, or text such as 90s, 10m or 1h30m; 0 is no limit"
+    if isinstance(value, str):
+        try:
+            return parse_duration(value) or None
+        except ValueError as error:
+            raise SettingError(f"{{}} {quoted(value)} {error}", setting.field, hint=hint) from error
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECONDS:
+        raise SettingError(f"{{}} {quoted(value)} is not a duration", setting.field, hint=hint)
+    return math.ceil(value) or None
 
 
 def read_items(setting: Setting, items: Sequence[Any]) -> tuple[Any, ...]:

@@ -10,11 +10,11 @@ import posixpath
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import parse_size
 

@@ -72,8 +72,14 @@ class Balloon:
         """The current status, without asking the engine."""
         return self._convergence.status
 
-    async def start(self) -> None:
-        """Set the initial size before the guest runs: its driver applies it as soon as it loads."""
+    async def start(self, first: tuple[int, int | None] | None = None) -> None:
+        """Set the initial size before the guest runs: its driver applies it as soon as it loads.
+
+        :param first: a target and a limit (MiB) in place of the initial size.
+        """
+        if first is not None:
+            self._convergence.set_limit(first[1], time.monotonic())
+            self._convergence.set_target(first[0], time.monotonic())
         await self._push()
         self._convergence.observe(await self._device.read_actual(), time.monotonic())
         self._follower = asyncio.create_task(self._follow(), name="balloon follower")

@@ -6,10 +6,10 @@ Pure data. :class:`VmConfig` is the requested configuration; :class:`~ballonet.v
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.target import Clamp, clamp_target
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.net_rules import HostPort, NetRule
@@ -28,6 +28,13 @@ class Accel(StrEnum):
     AUTO = "auto"
     KVM = "kvm"
     TCG = "tcg"
+
+
+class OnIdle(StrEnum):
+    """What happens to a sandbox that was idle for its timeout."""
+
+    PAUSE = "pause"
+    STOP = "stop"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,11 @@ class VmConfig:
     net_deny: tuple[NetRule, ...] = ()
     #: Ports of the host's loopback that it may reach.
     net_allow_host: tuple[HostPort, ...] = ()
+    #: The sandbox is stopped when it has run for so long (seconds); the time while it is paused does not count.
+    ttl_s: int | None = None
+    #: When it was idle for so long (seconds), it is paused or stopped.
+    idle_timeout_s: int | None = None
+    on_idle: OnIdle = OnIdle.PAUSE
 
     @property
     def has_balloon(self) -> bool:

@@ -8,9 +8,9 @@ spin.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.memory import MIB, bytes_to_mib, mib_to_bytes
 from ballonet.vmm.config import BalloonSpec, Clamped
 from ballonet.vmm.guard import GuestReading, permit

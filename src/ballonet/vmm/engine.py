@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import EngineMissingError
 from ballonet.vmm.attach import Port
 from ballonet.vmm.config import Accel, Machine, VmSpec
@@ -28,6 +28,8 @@ class ExitReason(StrEnum):
     """Why a VM ended."""
 
     STOPPED = "stopped"
+    #: It was saved, and can be resumed.
+    PAUSED = "paused"
     #: The sandbox's own command ended.
     COMPLETED = "completed"
     #: The guest's kernel killed the sandbox's own command because memory ran out, or panicked for that reason.
@@ -88,6 +90,11 @@ class Engine(ABC):
     seccomp: bool
 
     @property
+    def title(self) -> str:
+        """Its name and version."""
+        return f"{self.name} {self.version_text}"
+
+    @property
     def version_text(self) -> str:
         return ".".join(map(str, self.version))
 
@@ -133,6 +140,30 @@ class Engine(ABC):
         """A VM for ``spec``, not started."""
 
 
+class DiskCopy(ABC):
+    """A copy of a disk of a running guest. Call :meth:`prepare`, then :meth:`take` while the guest is stopped, then
+    :meth:`finish`; always :meth:`close`. Each raises :class:`EngineError` if the engine refuses it, or ``OSError`` if
+    the copy cannot be written."""
+
+    @abstractmethod
+    async def prepare(self) -> None:
+        """Copy the disk as far as possible, while the guest runs."""
+
+    @abstractmethod
+    async def take(self) -> None:
+        """Define the moment. The guest is stopped; it may continue when this returns.
+
+        It must be called before the state of the devices is saved."""
+
+    @abstractmethod
+    async def finish(self) -> None:
+        """Wait until the copy is complete and on the host's disk."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give up, unless it is finished. May be called again."""
+
+
 class Vm(ABC):
     """One virtual machine. Call :meth:`start`, :meth:`take_agent_channel`, use :attr:`balloon`, then :meth:`kill`."""
 
@@ -142,6 +173,8 @@ class Vm(ABC):
     console: Tail
     #: Present from :meth:`start` on if the specification has a balloon.
     balloon: Balloon | None
+    #: The first target of the balloon, if it is not the initial one, and its limit (MiB).
+    first_target: tuple[int, int | None] | None = None
 
     @property
     @abstractmethod
@@ -180,14 +213,43 @@ class Vm(ABC):
         """
 
     @abstractmethod
-    async def save(self, file: int, key: str, *, cpu_s: float = 0.0) -> float:
-        """Stop the guest, write its state to the open, empty file ``file``, and let it run on, even if that failed.
+    async def prepare_save(self, file: int) -> None:
+        """Write the memory to the open, empty file ``file`` while the guest runs, which shortens the stop of the
+        :meth:`save` that must follow.
+
+        :raises OSError: the file cannot be written.
+        """
+
+    @abstractmethod
+    async def save(
+        self,
+        file: int,
+        key: str,
+        *,
+        cpu_s: float = 0.0,
+        notes: Callable[[], bytes] | None = None,
+        first: Callable[[], Awaitable[None]] | None = None,
+        then: Callable[[], Awaitable[None]] | None = None,
+    ) -> float:
+        """Stop the guest, write its state to the open file ``file``, which is empty or prepared, and let it run on,
+        even if that failed. While the guest is stopped, its disks do not change, and have everything that it has
+        written.
 
         :param key: of :meth:`Engine.state_key`.
         :param cpu_s: the processor time that the engine has used; kept in the file.
+        :param first: called when the guest is stopped, before anything is saved.
+        :param notes: called when the guest is stopped: what else is to be kept in the file.
+        :param then: called when the state is written, before the guest runs on. It may also :meth:`kill` the VM.
         :returns: how long the guest was stopped (seconds).
         :raises EngineError: the engine could not save it.
         :raises OSError: the file cannot be written.
+        """
+
+    @abstractmethod
+    def copy_disk(self, serial: str, target: int) -> DiskCopy:
+        """Prepare a copy of a disk as it is at the moment of a :meth:`save`. One at a time.
+
+        :param target: the empty file for the copy, open for reading and writing.
         """
 
     @abstractmethod
@@ -197,6 +259,13 @@ class Vm(ABC):
     @abstractmethod
     async def kill(self) -> VmExit:
         """End the VM now, without asking the guest, and wait until it is gone. May be called again."""
+
+    @abstractmethod
+    async def open_connections(self) -> int:
+        """How many TCP connections through its network are open.
+
+        :raises EngineError: the engine does not answer.
+        """
 
     @abstractmethod
     async def published_ports(self) -> tuple[Port, ...]:

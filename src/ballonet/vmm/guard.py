@@ -6,8 +6,7 @@ then the guest is asked again. A guest that does not report is not shrunk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ballonet.base.dataclass import dataclass
 from ballonet.base.memory import MIB, mib_to_bytes
 
 #: The default guard: a tenth of the ceiling, and at least this (MiB).

@@ -1,8 +1,9 @@
 """A saved virtual machine: its device state and its RAM at one moment, in one file.
 
 The file has a header (one line of JSON, padded to a page), the pages of RAM that are not zero, the engine's device
-state, and a table of the places of the pages. All of it is checked when the file is opened, except the content of
-RAM. The engine decides what is in the device state; see :meth:`ballonet.vmm.engine.Vm.save`.
+state, a table of the places of the pages, and notes of the program that saved it. All of it is checked when the file
+is opened, except the content of RAM. The engine decides what is in the device state; see
+:meth:`ballonet.vmm.engine.Vm.save`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import mmap
 import os
 import stat
 import sys
@@ -21,8 +23,9 @@ from typing import Self
 from zlib import crc32
 
 from ballonet.base.errors import HostError, os_hint
+from ballonet.base.paths import sync_directory
 
-FORMAT = 1
+FORMAT = 2
 PAGE = 4096
 _ZEROS = bytes(PAGE)
 #: Of the name of a file that is not complete.
@@ -48,6 +51,7 @@ class SavedState:
         cpu_s: float,
         device: bytes,
         runs: array.array[int],
+        notes: bytes,
     ) -> None:
         self.path = path
         self.ram_bytes = ram_bytes
@@ -55,14 +59,17 @@ class SavedState:
         self.cpu_s = cpu_s
         #: The engine's device state.
         self.device = device
+        #: What the program that saved it has noted.
+        self.notes = notes
         self._file = file
         self._runs = runs
 
     @classmethod
-    def open(cls, path: Path, key: str) -> Self:
+    def open(cls, path: Path, key: str | None, engine: str = "") -> Self:
         """Open and check a file.
 
-        :param key: of the engine's :meth:`~ballonet.vmm.engine.Engine.state_key`.
+        :param key: of the engine's :meth:`~ballonet.vmm.engine.Engine.state_key`; ``None``: any, to read its notes.
+        :param engine: the name and version of this engine, for the message about a state of another one.
         :raises FileNotFoundError: there is none.
         :raises SavedStateError: it is of another virtual machine, is damaged, or others could have written it.
         """
@@ -73,12 +80,17 @@ class SavedState:
         except OSError as error:
             raise SavedStateError(f"the saved state {path} cannot be read: {error.strerror}") from error
         try:
-            return cls(path, file, *_read(path, file, key))
+            return cls(path, file, *_read(path, file, key, engine))
         except BaseException as error:
             os.close(file)
             if isinstance(error, OSError):
                 raise SavedStateError(f"the saved state {path} cannot be read: {error.strerror}") from error
             raise
+
+    @property
+    def data_bytes(self) -> int:
+        """The size of the pages that are not zero: the memory that a restored guest takes at first."""
+        return sum(self._runs[1::2])
 
     def fill(self, ram: int) -> None:
         """Write the pages to ``ram``, a file of :attr:`ram_bytes` zeros. What is zero stays a hole.
@@ -107,16 +119,45 @@ class SavedState:
             os.close(file)
 
 
-def write_state(file: int, key: str, ram: int, device: bytes, *, cpu_s: float = 0.0) -> None:
-    """Write a state to the open, empty file ``file``. Does not synchronise it.
+def map_ram(ram: int) -> memoryview:
+    """The RAM of a guest, for :func:`write_state`: a copy of each page would double the time of a save."""
+    return memoryview(mmap.mmap(ram, os.fstat(ram).st_size, prot=mmap.PROT_READ))
+
+
+def prepare_file(file: int, ram: int, mapped: memoryview) -> None:
+    """Write the RAM of a running guest to ``file``, so that the host's kernel has the memory for both when
+    :func:`write_state` replaces that.
+
+    :raises OSError: it cannot be written; the disk may be full.
+    """
+    at = PAGE
+    for _, content in _nonzero(ram, mapped):
+        _write(file, content, at)
+        at += len(content)
+
+
+def write_state(
+    file: int,
+    key: str,
+    ram: int,
+    device: bytes,
+    *,
+    cpu_s: float = 0.0,
+    engine: str = "",
+    notes: bytes = b"",
+    mapped: memoryview | None = None,
+) -> None:
+    """Write a state to the open file ``file``, which is empty or prepared. Does not synchronise it.
 
     :param ram: the file with the RAM of a stopped guest.
+    :param mapped: of :func:`map_ram`.
     :param cpu_s: the processor time that the engine has used.
+    :param engine: its name and version.
     :raises OSError: it cannot be written; the disk may be full.
     """
     runs = array.array("Q")
     at = PAGE
-    for place, content in _nonzero(ram):
+    for place, content in _nonzero(ram, map_ram(ram) if mapped is None else mapped):
         _write(file, content, at)
         at += len(content)
         if runs and runs[-2] + runs[-1] == place:
@@ -126,18 +167,46 @@ def write_state(file: int, key: str, ram: int, device: bytes, *, cpu_s: float = 
     table = _little(runs).tobytes()
     _write(file, device, at)
     _write(file, table, at + len(device))
+    _write(file, notes, at + len(device) + len(table))
+    if os.fstat(file).st_size > (end := at + len(device) + len(table) + len(notes)):
+        os.ftruncate(file, end)
     header = {
         "format": FORMAT,
         "key": key,
+        "engine": engine,
         "ram_bytes": os.fstat(ram).st_size,
         "cpu_s": round(cpu_s, 3),
         "data_bytes": at - PAGE,
         "device": [len(device), crc32(device)],
         "runs": [len(table), crc32(table)],
+        "notes": [len(notes), crc32(notes)],
     }
-    line = json.dumps(header).encode() + b"\n"
+    _write(file, _header(header), 0)
+
+
+def amend_state(path: Path, *, key: str | None = None, notes: bytes | None = None) -> None:
+    """Change the key or the notes of a saved state that nobody uses.
+
+    :raises SavedStateError: it is damaged. :raises OSError: it cannot be written.
+    """
+    SavedState.open(path, None).close()
+    with path.open("r+b", buffering=0) as file:
+        header = json.loads(os.pread(file.fileno(), PAGE, 0).partition(b"\n")[0])
+        if key is not None:
+            header["key"] = key
+        if notes is not None:
+            end = PAGE + sum(int(header[part][0]) for part in ("device", "runs")) + int(header["data_bytes"])
+            _write(file.fileno(), notes, end)
+            os.ftruncate(file.fileno(), end + len(notes))
+            header["notes"] = [len(notes), crc32(notes)]
+        _write(file.fileno(), _header(header), 0)
+        os.fsync(file.fileno())
+
+
+def _header(facts: dict[str, object]) -> bytes:
+    line = json.dumps(facts).encode() + b"\n"
     assert len(line) <= PAGE, "the key is too long"
-    _write(file, line.ljust(PAGE, b"\0"), 0)
+    return line.ljust(PAGE, b"\0")
 
 
 class PendingState:
@@ -186,7 +255,7 @@ class PendingState:
             if not self._is_ours():
                 raise FileNotFoundError(errno.ENOENT, "it was removed meanwhile")
             self._part.rename(self._path)
-            _sync_directory(self._path.parent)
+            sync_directory(self._path.parent)
         except OSError as error:
             raise _unwritable(self._path, error) from error
         finally:
@@ -214,15 +283,7 @@ def _unwritable(path: Path, error: OSError) -> HostError:
     return HostError(f"{path} cannot be written: {error.strerror}", hint=os_hint(error, path))
 
 
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _nonzero(ram: int) -> Iterator[tuple[int, bytes]]:
+def _nonzero(ram: int, mapped: memoryview) -> Iterator[tuple[int, memoryview]]:
     """The pages that are not zero, in pieces of one page or more."""
     end = 0
     while True:
@@ -232,10 +293,10 @@ def _nonzero(ram: int) -> Iterator[tuple[int, bytes]]:
             return  # ENXIO: only a hole is left
         end = os.lseek(ram, start, os.SEEK_HOLE)
         for piece in range(start, end, _PIECE):
-            yield from _nonzero_in(os.pread(ram, min(_PIECE, end - piece), piece), piece)
+            yield from _nonzero_in(mapped[piece : min(end, piece + _PIECE)], piece)
 
 
-def _nonzero_in(content: bytes, place: int) -> Iterator[tuple[int, bytes]]:
+def _nonzero_in(content: memoryview, place: int) -> Iterator[tuple[int, memoryview]]:
     first: int | None = None
     for at in range(0, len(content), PAGE):
         if content[at : at + PAGE] != _ZEROS:
@@ -247,41 +308,61 @@ def _nonzero_in(content: bytes, place: int) -> Iterator[tuple[int, bytes]]:
         yield place + first, content[first:]
 
 
-def _write(file: int, content: bytes, at: int) -> None:
+def _write(file: int, content: bytes | memoryview, at: int) -> None:
     left = memoryview(content)
     while left:
         written = os.pwrite(file, left, at)
         left, at = left[written:], at + written
 
 
-def _read(path: Path, file: int, key: str) -> tuple[int, float, bytes, array.array[int]]:
-    """RAM size, processor time, device state and table of the file."""
+def _read(
+    path: Path, file: int, key: str | None, engine: str
+) -> tuple[int, float, bytes, array.array[int], bytes]:
+    """RAM size, processor time, device state, table and notes of the file."""
     facts = os.fstat(file)
     if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
         raise SavedStateError(f"the saved state {path} is not a file that only you can write")
     try:
         header = json.loads(os.pread(file, PAGE, 0).partition(b"\n")[0])
-        if header["format"] != FORMAT or header["key"] != key:
-            raise SavedStateError(f"the saved state {path} belongs to another virtual machine")
+        if header["format"] != FORMAT:
+            raise SavedStateError(f"the saved state {path} has the format of another version of ballonet")
+        if key not in (None, header["key"]):
+            raise SavedStateError(_other_machine(path, header["engine"], engine))
         ram_bytes, data_bytes = int(header["ram_bytes"]), int(header["data_bytes"])
         cpu_s = float(header["cpu_s"])
         device_bytes, device_sum = map(int, header["device"])
         table_bytes, table_sum = map(int, header["runs"])
+        notes_bytes, notes_sum = map(int, header["notes"])
     except (ValueError, KeyError, TypeError) as error:
         raise SavedStateError(f"{path} is not a saved state") from error
-    parts = (data_bytes, device_bytes, table_bytes)
-    if min(parts) < 0 or device_bytes > _MAX_DEVICE_BYTES or PAGE + sum(parts) != facts.st_size:
+    parts = (data_bytes, device_bytes, table_bytes, notes_bytes)
+    if (
+        min(parts) < 0
+        or max(device_bytes, notes_bytes) > _MAX_DEVICE_BYTES
+        or PAGE + sum(parts) != facts.st_size
+    ):
         raise SavedStateError(f"the saved state {path} is truncated or damaged")
     device = os.pread(file, device_bytes, PAGE + data_bytes)
     table = os.pread(file, table_bytes, PAGE + data_bytes + device_bytes)
-    if (crc32(device), crc32(table)) != (device_sum, table_sum) or table_bytes % 16:
+    notes = os.pread(file, notes_bytes, PAGE + data_bytes + device_bytes + table_bytes)
+    sums = (crc32(device), crc32(table), crc32(notes))
+    if sums != (device_sum, table_sum, notes_sum) or table_bytes % 16:
         raise SavedStateError(f"the saved state {path} is damaged")
     runs = array.array("Q")
     runs.frombytes(table)
     runs = _little(runs)
     if sum(runs[1::2]) != data_bytes or any(at + length > ram_bytes for at, length in _pairs(runs)):
         raise SavedStateError(f"the saved state {path} is damaged")
-    return ram_bytes, cpu_s, device, runs
+    return ram_bytes, cpu_s, device, runs, notes
+
+
+def _other_machine(path: Path, saved_with: object, engine: str) -> str:
+    if saved_with and engine and saved_with != engine:
+        return f"the saved state {path} was made with {saved_with}, and can only be restored with it: here is {engine}"
+    return (
+        f"the saved state {path} belongs to another virtual machine: the kernel, the agent, the processor or the "
+        "devices differ"
+    )
 
 
 def _pairs(runs: array.array[int]) -> zip[tuple[int, int]]:

@@ -22,6 +22,7 @@ static bool linked;        /* the host is connected */
 static bool leaving;       /* the host has closed: read what it sent, send nothing more */
 static bool back_off;      /* the kernel had no memory for the last write */
 static bool at_end;        /* the input has ended */
+static bool suspended;     /* the machine is about to be saved: no data frames and notices */
 static int64_t deadline;   /* while not linked: when to power off */
 
 static uint8_t in[HEADER_BYTES + MAX_TO_GUEST];
@@ -47,7 +48,7 @@ static const struct channel_events *callbacks;
 static void link_up(void)
 {
 	linked = true;
-	leaving = at_end = back_off = false;
+	leaving = at_end = back_off = suspended = false;
 	in_start = in_end = out_start = out_end = 0;
 	callbacks->up();
 }
@@ -210,7 +211,7 @@ size_t channel_data_room(void)
 {
 	size_t room = out_room(), kept = 2 * CONTROL_ROOM + HEADER_BYTES;
 
-	if (!linked || room <= kept)
+	if (!linked || suspended || room <= kept)
 		return 0;
 	return room - kept < MAX_TO_HOST ? room - kept : MAX_TO_HOST;
 }
@@ -249,6 +250,22 @@ void channel_send(uint16_t type, uint32_t stream, const void *payload, uint32_t 
 	if (size > 0)
 		memcpy(place, payload, size);
 	channel_commit(type, stream, size);
+}
+
+void channel_suspend(void)
+{
+	channel_send(T_SUSPENDED, 0, NULL, 0);
+	suspended = true;
+}
+
+void channel_resume(void)
+{
+	suspended = false;
+}
+
+bool channel_suspended(void)
+{
+	return suspended;
 }
 
 void channel_flush(void)

@@ -30,5 +30,9 @@ void channel_commit(uint16_t type, uint32_t stream, uint32_t size);
 /* The caller has checked that there is room: CONTROL_ROOM for a reply, otherwise channel_data_room(). */
 void channel_send(uint16_t type, uint32_t stream, const void *payload, uint32_t size);
 void channel_flush(void);
+/* Sends SUSPENDED, and nothing but replies to frames after it, until channel_resume(). */
+void channel_suspend(void);
+void channel_resume(void);
+bool channel_suspended(void);
 
 #endif

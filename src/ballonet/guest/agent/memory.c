@@ -1,36 +1,26 @@
-/* The guest's memory: statistics, pressure, and trimming. */
+/* The guest's memory: statistics and pressure. */
 #define _GNU_SOURCE
 #include "memory.h"
 #include "base.h"
-#include "boot.h"
 #include "channel.h"
-#include "text_file.h"
+#include "trim.h"
 #include "wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-enum { TRIM_SECONDS = 30 };
-
-static const char reclaim_path[] = "/sys/fs/cgroup/memory.reclaim";
-static const char compact_path[] = "/proc/sys/vm/compact_memory";
 static const char pressure_path[] = "/proc/pressure/memory";
 
 /* Kept open, because opening a file may block under memory pressure. */
 static int meminfo = -1, vmstat = -1, pressure = -1;
 static int trigger = -1;   /* the pressure trigger, which exists as long as this is open */
 static bool fired;         /* PRESSURE is due */
-static pid_t trimmer;      /* the child that trims; 0: none */
-static bool trimmed;       /* TRIM_DONE is due */
-static uint32_t trim_error;
 
 struct line {
 	char *at;
@@ -114,7 +104,7 @@ size_t memory_stats(char *to, size_t room)
 		{"MemAvailable:", "mem_available_kib"}, {"Cached:", "cached_kib"},
 		{"Buffers:", "buffers_kib"},	    {"SReclaimable:", "sreclaimable_kib"},
 		{"SwapTotal:", "swap_total_kib"},	    {"SwapFree:", "swap_free_kib"},
-		{NULL, NULL},
+		{"Inactive(file):", "inactive_file_kib"}, {NULL, NULL},
 	};
 	static const struct wanted of_vmstat[] = {
 		{"pgmajfault", "pgmajfault"}, {"oom_kill", "oom_kill"}, {"pswpin", "pswpin"},
@@ -126,6 +116,8 @@ size_t memory_stats(char *to, size_t room)
 	add_numbers(&line, slurp(meminfo), of_meminfo);
 	add_numbers(&line, slurp(vmstat), of_vmstat);
 	add_pressure(&line, slurp(pressure));
+	add(&line, "trims %" PRIu32 "\n", trim_count());
+	add(&line, "trimmed_kib %" PRIu64 "\n", trim_reclaimed_kib());
 	add(&line, "uptime_ms %" PRIu64 "\n", uptime_ms());
 	return (size_t)(line.at - to);
 }
@@ -135,18 +127,14 @@ void memory_init(void)
 	meminfo = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
 	vmstat = open("/proc/vmstat", O_RDONLY | O_CLOEXEC);
 	pressure = open(pressure_path, O_RDONLY | O_CLOEXEC);
+	trim_init();
 }
 
 uint32_t memory_features(void)
 {
 	uint32_t features = pressure >= 0 ? FEATURE_PRESSURE : 0;
 
-	/* Not if this is not PID 1: the machine has other users (see memory_trim). */
-	if (is_init && access(reclaim_path, W_OK) == 0)
-		features |= FEATURE_RECLAIM;
-	if (is_init && access(compact_path, W_OK) == 0)
-		features |= FEATURE_COMPACT;
-	return features;
+	return features | trim_features();
 }
 
 static void stop_watching(void)
@@ -192,87 +180,16 @@ void memory_ready(short revents)
 	}
 }
 
-static uint32_t trim(uint64_t bytes, uint32_t flags)
-{
-	bool drop = flags & TRIM_DROP_CACHES;
-	int error = 0, next;
-
-	/* Only clean pages can be dropped. */
-	if (flags & TRIM_SYNC)
-		sync();
-	if (bytes > 0) {
-		char text[32];
-
-		snprintf(text, sizeof text, "%" PRIu64, bytes);
-		error = write_text(reclaim_path, text);
-		/* An older kernel, or no memory controller: drop all caches instead. */
-		if (error == ENOENT || error == EACCES || error == EPERM) {
-			error = 0;
-			drop = true;
-		}
-	}
-	if (drop) {
-		next = write_text("/proc/sys/vm/drop_caches", "3");
-		error = error ? error : next;
-	}
-	if (flags & TRIM_COMPACT) {
-		next = write_text(compact_path, "1");
-		error = error ? error : next;
-	}
-	return (uint32_t)error;
-}
-
-bool memory_trimming(void)
-{
-	return trimmer > 0 || trimmed;
-}
-
-/* Trims in a child, because each step may take seconds. The reply is sent when the child has ended. */
-void memory_trim(uint64_t bytes, uint32_t flags)
-{
-	if (!is_init) {
-		trim_error = EPERM;
-		trimmed = true;
-		return;
-	}
-	trimmer = fork();
-	if (trimmer == 0) {
-		sigset_t none;
-
-		sigemptyset(&none);
-		sigprocmask(SIG_SETMASK, &none, NULL);
-		boot_unprotect_child();
-		/* A reclaim that finds nothing may run for minutes. The signal ends it. */
-		alarm(TRIM_SECONDS);
-		_exit((int)trim(bytes, flags));
-	}
-	if (trimmer < 0) {
-		trimmer = 0;
-		trim_error = (uint32_t)errno;
-		trimmed = true;
-	}
-}
-
-bool memory_reaped(pid_t pid, int status)
-{
-	if (trimmer <= 0 || pid != trimmer)
-		return false;
-	trimmer = 0;
-	trimmed = true;
-	trim_error = WIFEXITED(status) ? (uint32_t)WEXITSTATUS(status) : ETIMEDOUT;
-	return true;
-}
-
 void memory_settle(void)
 {
 	uint8_t payload[4 + 4096];
+	uint32_t error;
 	size_t size;
 
-	if (trimmed && channel_data_room() >= sizeof payload) {
-		put_u32(payload, trim_error);
+	if (channel_data_room() >= sizeof payload && trim_ended(&error)) {
+		put_u32(payload, error);
 		size = memory_stats((char *)payload + 4, sizeof payload - 4);
 		channel_send(T_TRIM_DONE, 0, payload, 4 + (uint32_t)size);
-		trimmed = false;
 	}
 	/* Triggers that could not be sent in time are merged into one notice. */
 	if (fired && channel_data_room() >= sizeof payload) {
@@ -285,6 +202,5 @@ void memory_settle(void)
 void memory_forget(void)
 {
 	stop_watching();
-	trimmer = 0;
-	trimmed = false;
+	trim_forget();
 }

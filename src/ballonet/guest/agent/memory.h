@@ -1,12 +1,10 @@
-/* The guest's memory: statistics, pressure, and trimming. */
+/* The guest's memory: statistics and pressure. */
 #ifndef BALLONET_MEMORY_H
 #define BALLONET_MEMORY_H
 
 #include <poll.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 void memory_init(void);
 uint32_t memory_features(void);
@@ -16,10 +14,6 @@ size_t memory_stats(char *to, size_t room);
 int memory_watch(uint32_t stall_us, uint32_t window_us);
 void memory_want(struct pollfd *want);
 void memory_ready(short revents);
-bool memory_trimming(void);
-void memory_trim(uint64_t bytes, uint32_t flags);
-/* True: the process that has ended was the one that trims. */
-bool memory_reaped(pid_t pid, int status);
 /* Sends notices that are due, if there is room. */
 void memory_settle(void);
 /* Drops what was requested by a host that is gone. */

@@ -5,10 +5,10 @@
 #include "channel.h"
 #include "end.h"
 #include "family.h"
-#include "memory.h"
 #include "process_input.h"
 #include "process_output.h"
 #include "spawn.h"
+#include "trim.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -167,7 +167,7 @@ void processes_reap(void)
 
 		if (pid <= 0)
 			return;
-		if (memory_reaped(pid, status))
+		if (trim_reaped(pid, status))
 			continue;
 		for (int i = 0; i < used; i++) {
 			if (table[i].stream != 0 && table[i].pid == pid) {
@@ -273,6 +273,25 @@ void processes_ready(const struct pollfd *ready)
 			output_send(p, 1);
 		if (fds[0].revents && channel_data_room() >= MAX_ERROR_TEXT + 4)
 			learn_start(p);
+	}
+}
+
+static bool is_listed(uint32_t stream, const uint8_t *streams, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		if (get_u32(streams + 4 * i) == stream)
+			return true;
+	return false;
+}
+
+void processes_keep(const uint8_t *streams, uint32_t count)
+{
+	for (int i = used - 1; i >= 0; i--) {
+		if (table[i].stream == 0 || is_listed(table[i].stream, streams, count))
+			continue;
+		process_signal(&table[i], SIGKILL);
+		/* The child is reaped like an orphan. */
+		release(&table[i]);
 	}
 }
 

@@ -22,6 +22,8 @@ void processes_settle(void);
 void processes_reap(void);
 /* Kills all of them, and orphans of earlier ones, and forgets them. */
 void processes_kill_all(void);
+/* Kills the processes of all streams but these (u32 each), and forgets them. */
+void processes_keep(const uint8_t *streams, uint32_t count);
 /* Answers EXEC with ERROR. */
 void process_refuse(uint32_t stream, int error, const char *what);
 

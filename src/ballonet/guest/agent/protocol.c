@@ -12,6 +12,7 @@
 #include "process_input.h"
 #include "restored.h"
 #include "setup.h"
+#include "trim.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -38,7 +39,7 @@ static void answer_watch(uint32_t stall_us, uint32_t window_us)
 static void answer_setup(uint8_t *payload, uint32_t size)
 {
 	uint8_t reply[4 + MAX_ERROR_TEXT];
-	int error = setup_run(payload, size, (char *)reply + 4);
+	int error = setup_run(payload, size, channel_suspended(), (char *)reply + 4);
 
 	if (error < 0)
 		violation("SETUP is malformed", T_SETUP, 0);
@@ -61,9 +62,37 @@ static void answer_restored(const uint8_t *payload, uint32_t size)
 	protocol_greet();
 }
 
+/* The machine is about to be saved. */
+static void answer_suspend(uint32_t size)
+{
+	if (size != 0)
+		violation("SUSPEND has a payload", T_SUSPEND, 0);
+	channel_suspend();
+}
+
+/* The machine goes on, here or where it was restored. Processes of streams that the host does not have there are ended,
+ * as if their client had disconnected. */
+static void take_resume(const uint8_t *payload, uint32_t size)
+{
+	if (size % 4 != 0 || size / 4 > MAX_PROCESSES)
+		violation("RESUME has an invalid length", T_RESUME, 0);
+	processes_keep(payload, size / 4);
+	channel_resume();
+}
+
+/* While the machine is suspended, the host only restores it, names it, lets it go on, or ends it. */
+static bool is_allowed(uint16_t type)
+{
+	if (channel_suspended())
+		return type == T_RESTORED || type == T_SETUP || type == T_RESUME || type == T_SHUTDOWN;
+	return type != T_RESUME;
+}
+
 /* Frames on stream 0: about the machine as a whole. */
 static void connection_frame(uint16_t type, uint8_t *payload, uint32_t size)
 {
+	if (!is_allowed(type))
+		violation("not allowed while the machine is suspended, or only then", type, 0);
 	switch (type) {
 	case T_SHUTDOWN:
 		if (size != 0)
@@ -87,14 +116,20 @@ static void connection_frame(uint16_t type, uint8_t *payload, uint32_t size)
 	case T_TRIM:
 		if (size != 12)
 			violation("TRIM is not 12 bytes long", type, 0);
-		if (get_u32(payload + 8) & ~(uint32_t)(TRIM_DROP_CACHES | TRIM_COMPACT | TRIM_SYNC))
+		if (get_u32(payload + 8) & ~(uint32_t)(TRIM_DROP_CACHES | TRIM_COMPACT | TRIM_SYNC | TRIM_GENTLE))
 			violation("TRIM has unknown flags", type, 0);
-		if (memory_trimming())
+		if (trim_running())
 			violation("TRIM before the reply to the last one", type, 0);
-		memory_trim(get_u64(payload), get_u32(payload + 8));
+		trim_start(get_u64(payload), get_u32(payload + 8));
 		return;
 	case T_SETUP:
 		answer_setup(payload, size);
+		return;
+	case T_SUSPEND:
+		answer_suspend(size);
+		return;
+	case T_RESUME:
+		take_resume(payload, size);
 		return;
 	case T_RESTORED:
 		answer_restored(payload, size);
@@ -138,6 +173,8 @@ static void stream_frame(uint16_t type, uint32_t stream, uint8_t *payload, uint3
 {
 	struct process *p = process_find(stream);
 
+	if (channel_suspended())
+		violation("not allowed while the machine is suspended", type, stream);
 	switch (type) {
 	case T_EXEC:
 		if (p)

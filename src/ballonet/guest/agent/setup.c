@@ -246,11 +246,12 @@ static const struct step {
 	uint16_t words;
 	int (*run)(char **words);
 	bool optional; /* a failure is reported, and does not end the setup */
+	bool again;    /* also for a machine that was set up, and restored with another name */
 } steps[] = {
-	{"root", 3, step_root, false},	     {"memory", 1, step_memory, false},
-	{"disk", 2, step_disk, false},	     {"volume", 3, step_volume, false},
-	{"tmpfs", 2, step_tmpfs, false},     {"hostname", 1, step_hostname, false},
-	{"file", 2, step_file, true},	     {"network", 3, step_network, false},
+	{"root", 3, step_root, false, false},	  {"memory", 1, step_memory, false, false},
+	{"disk", 2, step_disk, false, false},	  {"volume", 3, step_volume, false, false},
+	{"tmpfs", 2, step_tmpfs, false, false},	  {"hostname", 1, step_hostname, false, true},
+	{"file", 2, step_file, true, true},	  {"network", 3, step_network, false, false},
 };
 
 static const struct step *find_step(const char *name, uint16_t words)
@@ -274,17 +275,18 @@ static void describe(char **words, int error, char text[MAX_ERROR_TEXT])
 	complain("setup failed: %s", line);
 }
 
-int setup_run(uint8_t *payload, uint32_t size, char text[MAX_ERROR_TEXT])
+int setup_run(uint8_t *payload, uint32_t size, bool again, char text[MAX_ERROR_TEXT])
 {
 	char *at = (char *)payload, *end = at + size;
 
 	*text = '\0';
-	if (!is_init || done) {
+	if (!is_init || done != again) {
 		snprintf(text, MAX_ERROR_TEXT, "%s", is_init ? "the machine is already set up" : "not PID 1");
 		return is_init ? EBUSY : EPERM;
 	}
+	if (!done)
+		boot_load_device_drivers();
 	done = true;
-	boot_load_device_drivers();
 	while (at < end) {
 		char *words[MAX_STEP_WORDS + 1];
 		uint16_t count;
@@ -298,7 +300,7 @@ int setup_run(uint8_t *payload, uint32_t size, char text[MAX_ERROR_TEXT])
 		if (count < 1 || count > MAX_STEP_WORDS || !take_words(words, count, &at, end))
 			return -1;
 		step = find_step(words[0], count - 1);
-		if (!step)
+		if (!step || (again && !step->again))
 			return -1;
 		failed_at = NULL;
 		error = step->run(words + 1);

@@ -38,6 +38,8 @@ enum frame_type {
 	T_SETUP = 0x0c,
 	T_EXEC_PART = 0x0d,
 	T_RESTORED = 0x0e,
+	T_SUSPEND = 0x0f,
+	T_RESUME = 0x10,
 	/* guest to host */
 	T_READY = 0x81,
 	T_STARTED = 0x82,
@@ -52,10 +54,11 @@ enum frame_type {
 	T_TRIM_DONE = 0x8b,
 	T_WATCHING = 0x8c,
 	T_SETUP_DONE = 0x8d,
+	T_SUSPENDED = 0x8e,
 };
 
 enum { EXEC_TTY = 1, EXEC_STDIN = 2, EXEC_BUILTIN = 4, EXEC_MAKE_DIRECTORY = 8 };
-enum { TRIM_DROP_CACHES = 1, TRIM_COMPACT = 2, TRIM_SYNC = 4 };
+enum { TRIM_DROP_CACHES = 1, TRIM_COMPACT = 2, TRIM_SYNC = 4, TRIM_GENTLE = 8 };
 enum { FEATURE_PRESSURE = 1, FEATURE_RECLAIM = 2, FEATURE_COMPACT = 4 };
 
 #endif

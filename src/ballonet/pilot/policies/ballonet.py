@@ -3,7 +3,8 @@
 What may be promised is given out in this order: each sandbox's floor or reserve, and to a guest under pressure what it
 has; what each guest uses now (:mod:`working_set`), by weight if there is not enough; the ceiling to guests under
 pressure; what each guest needed recently, and room to grow. Idle memory is therefore taken first, and from sandboxes
-of low weight before those of high weight.
+of low weight before those of high weight. How much is taken, and whether from a guest at work at all, depends on the
+price of memory (:mod:`ballonet.pilot.price`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,19 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ballonet.pilot.limits import LastTarget, commitment_mib, dead_band_mib, room_band_mib, step_mib
-from ballonet.pilot.model import Decision, HostView, Input, SandboxView, Verdict, promisable_mib
+from ballonet.pilot.model import (
+    Decision,
+    HostView,
+    Input,
+    SandboxView,
+    Verdict,
+    promisable_mib,
+    promise_limit_mib,
+)
+from ballonet.pilot.policies.guest_state import GuestState, Tuning, guard_mib
 from ballonet.pilot.policies.shares import divide
-from ballonet.pilot.policies.working_set import Assessment, GuestState, Tuning, assess, guard_mib
+from ballonet.pilot.policies.working_set import Assessment, assess
+from ballonet.pilot.price import is_idle, kept_mib
 
 
 class Memory(NamedTuple):
@@ -34,13 +45,16 @@ class Ballonet:
     tuning: Tuning = field(default_factory=Tuning)
     name: str = "ballonet"
     period_s: float = 1.0
+    #: A price to use instead of the host's, for comparisons: 1.0 takes from guests at work as from idle ones.
+    fixed_price: float | None = None
 
     def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: Memory | None) -> Decision:
         before: Mapping[str, GuestState] = {} if memory is None else memory.sandboxes
         left: Mapping[str, LastTarget] = {} if memory is None else memory.targets
         elapsed_s = self.period_s if memory is None else max(0.0, host.at_s - memory.at_s)
+        price = self._price(host)
         judged = [
-            assess(view, host.at_s, before.get(view.name), left.get(view.name), self.tuning)
+            assess(view, host.at_s, price, before.get(view.name), left.get(view.name), self.tuning)
             for view in sandboxes
         ]
         kept = {
@@ -52,7 +66,7 @@ class Ballonet:
         promisable = promisable_mib(host, sandboxes)
         if promisable is None:
             why = "left alone: the host does not report its available memory"
-            verdicts = [Verdict(view.name, None, why, inputs(host, view, None)) for view in sandboxes]
+            verdicts = [Verdict(view.name, None, why, inputs(host, view, None, None)) for view in sandboxes]
             return Decision(verdicts, Memory(host.at_s, kept, left_now), [why])
         notes: list[str] = []
         counted = [
@@ -62,44 +76,54 @@ class Ballonet:
         ]
         names = {view.name for view, _ in counted}
         held = sum(commitment_mib(view) for view in sandboxes if view.name not in names)
-        divided = self._divide(host, counted, promisable, held, elapsed_s, before, notes)
+        divided = self._divide(host, price, counted, sandboxes, held, elapsed_s, before, notes)
         targets = dict(zip((view.name for view, _ in counted), divided, strict=True))
         verdicts = []
         for view, found in zip(sandboxes, judged, strict=True):
-            seen = inputs(host, view, promisable)
+            seen = inputs(host, view, promisable, found.quiet_s)
             if found.alone is not None:
                 verdicts.append(Verdict(view.name, None, f"left alone: {found.alone}", seen))
                 continue
             # A guest that refused before is requested to shrink again, but gets no more than is accounted for it.
-            target = targets.get(view.name, min(found.want_mib, commitment_mib(view)))
+            target = targets.get(view.name)
+            if target is None:
+                target = max(self._kept_mib(price, view, found), min(found.want_mib, commitment_mib(view)))
             left_now[view.name] = LastTarget(view.target_mib, target)
             again = _gave_up(view, self.tuning) or (found.doubted and view.state == "guest-refused")
             moved = target if target != view.target_mib or again else None
             verdicts.append(
-                Verdict(view.name, moved, _reason(view, found, target, again), seen, found.trim_mib)
+                Verdict(
+                    view.name, moved, _reason(view, found, target, again), seen, found.trim_mib, found.gentle
+                )
             )
         return Decision(verdicts, Memory(host.at_s, kept, left_now), notes)
 
     def _divide(
         self,
         host: HostView,
+        price: float,
         counted: Sequence[tuple[SandboxView, Assessment]],
-        promisable: int,
+        sandboxes: Sequence[SandboxView],
         held: int,
         elapsed_s: float,
         before: Mapping[str, GuestState],
         notes: list[str],
     ) -> list[int]:
+        kept = {view.name: self._kept_mib(price, view, found) for view, found in counted}
+        promisable = promise_limit_mib(host, sandboxes, kept) or 0
         budget = promisable - held
         least, now, pressed, work, room, keep, weights = [], [], [], [], [], [], []
+        required = 0
         for view, found in counted:
             low = view.least_mib
             wanted = found.want_mib
             if found.pressed is not None:
                 low = min(view.ceiling_mib, max(low, view.actual_mib or 0))
-            elif wanted < view.target_mib:
+            required += low
+            low = max(low, kept[view.name])
+            if found.pressed is None and wanted < view.target_mib:
                 wanted = max(wanted, view.target_mib - self._step(host, view, before, elapsed_s))
-            elif found.work_mib <= view.target_mib:
+            elif found.pressed is None and found.work_mib <= view.target_mib:
                 # Give room only to guests that must grow anyway. Otherwise each burst of one guest would move all
                 # balloons, which costs their guests time.
                 wanted = view.target_mib
@@ -110,11 +134,11 @@ class Ballonet:
             room.append(max(low, min(wanted, found.room_mib)))
             keep.append(max(low, wanted))
             weights.append(view.weight)
-        if sum(least) > budget:
+        if required > budget:
             notes.append(
                 f"{promisable} MiB may be promised; sandboxes that are left alone hold {held} MiB, and floors, "
-                f"reserves and guests under pressure require {sum(least)} MiB: "
-                f"{held + sum(least) - promisable} MiB too much"
+                f"reserves and guests under pressure require {required} MiB: "
+                f"{held + required - promisable} MiB too much"
             )
         # Keep a margin when giving out room: otherwise each small growth of one guest would move all the others.
         spare = sum(dead_band_mib(view.ceiling_mib) for view, _ in counted)
@@ -132,6 +156,17 @@ class Ballonet:
             moved = [min(stay, target) for stay, target in zip(moved, targets, strict=True)]
         return moved
 
+    def _price(self, host: HostView) -> float:
+        """The price of memory. If it is unknown, nothing is decided."""
+        if self.fixed_price is not None:
+            return self.fixed_price
+        return 0.0 if host.price is None else host.price
+
+    def _kept_mib(self, price: float, view: SandboxView, found: Assessment) -> int:
+        return kept_mib(
+            price, is_idle(price, found.quiet_s), view.least_mib, min(view.target_mib, view.ceiling_mib)
+        )
+
     def _step(
         self, host: HostView, view: SandboxView, before: Mapping[str, GuestState], elapsed_s: float
     ) -> int:
@@ -141,12 +176,16 @@ class Ballonet:
         return int(step_mib(view.ceiling_mib, seen_s) * min(1.0, elapsed_s / self.period_s))
 
 
-def inputs(host: HostView, view: SandboxView, promisable: int | None) -> dict[str, Input]:
+def inputs(
+    host: HostView, view: SandboxView, promisable: int | None, quiet_s: float | None
+) -> dict[str, Input]:
     """All inputs of a decision about ``view``."""
     seen: dict[str, Input] = view._asdict()
     del seen["name"]
     seen["host_available_mib"] = host.available_mib
     seen["host_reserve_mib"] = host.reserve_mib
+    seen["host_price"] = host.price
+    seen["quiet_s"] = quiet_s
     seen["promisable_mib"] = promisable
     return seen
 

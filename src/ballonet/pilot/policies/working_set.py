@@ -7,13 +7,12 @@ guest stall or fault: then the guest keeps that much cache, and less is tried ag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from ballonet.pilot.idleness import observe, quiet_s
 from ballonet.pilot.limits import (
     STALE_S,
     LastTarget,
-    Totals,
     follows,
     pressure,
     raised,
@@ -21,78 +20,8 @@ from ballonet.pilot.limits import (
     totals,
 )
 from ballonet.pilot.model import SandboxView
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """Parameters of the estimate. Times in seconds, sizes in MiB or as shares of the ceiling."""
-
-    #: Half-lives with which the estimated need, and the recent peak from which bursts are predicted, decay. Both rise
-    #: immediately.
-    need_half_life_s: float = 20.0
-    peak_half_life_s: float = 240.0
-    #: Memory that a guest keeps available beyond its need: the same as the sandbox's guard (``vmm/guard.py``).
-    guard_min_mib: int = 64
-    guard_share: float = 0.1
-    #: Room to grow for a guest without waste, beyond its recent peak.
-    burst_share: float = 0.1
-    #: Guest RAM on the host beyond the need counts as waste from this amount on, until it falls to half of it.
-    waste_min_mib: int = 32
-    waste_share: float = 1 / 32
-    #: Waste is tolerated for a while: an eighth of the ceiling for this long, more of it for less time.
-    patience_s: float = 10.0
-    #: Then the guest is limited to its need for this long; twice as long each time that waste soon appears again.
-    tight_s: float = 15.0
-    tight_most_s: float = 600.0
-    #: A guest that read at least this much again since its last report, after reclaim, needed its caches.
-    refault_mib: int = 4
-    #: After pressure, nothing is taken for this long.
-    hold_s: float = 5.0
-    #: How long caches that proved necessary are kept before less is tried; doubled each time that fails again.
-    retry_s: float = 300.0
-    retry_most_s: float = 4800.0
-    #: Idle caches are tolerated in the same way, but for less time, since dropping them is cheap.
-    trim_patience_s: float = 4.0
-    #: A guest that, this long after a request, has not dropped half of the caches ignored it. After ``ignored_most``
-    #: ignored requests in a row, its balloon takes the caches.
-    trim_s: float = 6.0
-    ignored_most: int = 2
-    #: A guest that did not follow is requested again after this time, doubled each time up to the second value.
-    refused_s: float = 30.0
-    refused_most_s: float = 960.0
-
-
-class GuestState(NamedTuple):
-    """What the policy remembers about one guest."""
-
-    first_s: float
-    at_s: float
-    used_mib: int
-    need_mib: float
-    peak_mib: float
-    #: Its caches, and the part that it keeps because reclaiming it caused stalls or faults.
-    caches_mib: int
-    hot_mib: float
-    retry_at_s: float
-    retry_wait_s: float
-    #: When the guest was last under pressure.
-    pressed_s: float
-    #: Whether it is limited to its need, until when, and for how long.
-    tight: bool
-    tight_until_s: float
-    tight_wait_s: float
-    #: Accumulated waste (MiB times seconds) since there was none.
-    wasted: float
-    #: The same for idle caches; how much of them the guest was last requested to drop, when, and how many requests in
-    #: a row it ignored.
-    idle_caches: float
-    trimmed_mib: int
-    trimmed_s: float
-    ignored: int
-    #: When a guest that does not follow is requested again, and the waiting time.
-    retry_balloon_s: float
-    retry_balloon_wait_s: float
-    totals: Totals
+from ballonet.pilot.policies.guest_state import GuestState, Tuning, guard_mib, waste_threshold_mib
+from ballonet.pilot.price import caches_to_drop, is_idle, patience
 
 
 class Assessment(NamedTuple):
@@ -110,26 +39,32 @@ class Assessment(NamedTuple):
     work_mib: int
     room_mib: int
     want_mib: int
-    #: Caches that it should drop.
+    #: Caches that it should drop, and whether only while it is idle.
     trim_mib: int
+    gentle: bool
+    #: How long it has been quiet; ``None``: it is at work, or that is unknown.
+    quiet_s: float | None
     #: These numbers in words.
     why: str
     kept: GuestState | None
 
 
-def guard_mib(ceiling_mib: int, tuning: Tuning) -> int:
-    """Memory that a guest keeps available beyond its need."""
-    return max(tuning.guard_min_mib, int(ceiling_mib * tuning.guard_share))
-
-
 def assess(
-    view: SandboxView, at_s: float, kept: GuestState | None, left: LastTarget | None, tuning: Tuning
+    view: SandboxView,
+    at_s: float,
+    price: float,
+    kept: GuestState | None,
+    left: LastTarget | None,
+    tuning: Tuning,
 ) -> Assessment:
     """Estimate what ``view`` needs at ``at_s``.
 
+    :param price: the price of memory (:mod:`ballonet.pilot.price`).
     :param kept: what was remembered about it; ``None`` at the first tick.
     :param left: the target before and after the last decision.
     """
+    if kept is not None:
+        kept = kept._replace(activity=observe(view, at_s, kept.activity))
     missing_input = _missing_input(view)
     if missing_input is not None:
         return _left_alone(missing_input, kept)
@@ -152,21 +87,26 @@ def assess(
         view, at_s, kept, used, caches, refaulted, pressed is not None, tuning
     )
     guard = guard_mib(view.ceiling_mib, tuning)
-    trim, kept = _trim(view, at_s, kept, elapsed, caches - hot, pressed is not None, tuning)
+    quiet = quiet_s(kept.activity, at_s)
+    idle = is_idle(price, quiet)
+    trim, kept = _trim(view, at_s, price, quiet, kept, elapsed, caches - hot, pressed is not None, tuning)
     # Caches that the guest can drop on request do not need its balloon.
     droppable = 0.0 if kept.ignored >= tuning.ignored_most else max(0.0, caches - hot)
     tight, tight_until, tight_wait, wasted = _tightness(
-        view, at_s, kept, elapsed, need + hot + guard + droppable, tuning
+        view, at_s, patience(price, idle), kept, elapsed, need + hot + guard + droppable, tuning
     )
     now = _within(view, used + hot + guard)
     work = _within(view, need + hot + guard)
     room = max(work, _within(view, max(peak, need + view.ceiling_mib * tuning.burst_share) + hot + guard))
     # Without waste it keeps what it has: memory free in the guest costs the host nothing and is there for a burst.
-    want = work if tight else max(room, _within(view, view.target_mib))
+    want = work if tight and (idle or price > 0) else max(room, _within(view, view.target_mib))
     pressed_s = at_s if pressed is not None else kept.pressed_s
     why = f"uses {used} MiB, needs {need:.0f} + {hot:.0f} for caches + {guard} as reserve"
     if trim:
-        why += f"; should drop {trim} of {caches} MiB of caches"
+        why += f"; should drop {trim} of {caches} MiB of caches" + (
+            " while it is idle" if kept.gentle else ""
+        )
+    why += f"; price {price:.2f}, " + ("at work" if quiet is None else f"quiet for {quiet:.0f} s")
     if pressed is not None:
         want = view.ceiling_mib
     elif at_s - pressed_s < tuning.hold_s:
@@ -188,14 +128,14 @@ def assess(
         wasted=wasted,
         totals=current,
     )
-    return Assessment(
-        None, kept.retry_balloon_wait_s > tuning.refused_s, pressed, now, work, room, want, trim, why, kept
-    )
+    doubted = kept.retry_balloon_wait_s > tuning.refused_s
+    gentle = trim > 0 and kept.gentle
+    return Assessment(None, doubted, pressed, now, work, room, want, trim, gentle, quiet, why, kept)
 
 
 def _left_alone(why: str, kept: GuestState | None) -> Assessment:
     """The estimate for a sandbox that is left alone."""
-    return Assessment(why, False, None, 0, 0, 0, 0, 0, "", kept)
+    return Assessment(why, False, None, 0, 0, 0, 0, 0, False, None, "", kept)
 
 
 def _missing_input(view: SandboxView) -> str | None:
@@ -246,11 +186,15 @@ def _first_state(view: SandboxView, at_s: float, used: int, caches: int, tuning:
         wasted=0.0,
         idle_caches=0.0,
         trimmed_mib=0,
+        trimmed_from_mib=0,
         trimmed_s=float("-inf"),
+        gentle=False,
+        gentle_wait_s=tuning.gentle_s,
         ignored=0,
         retry_balloon_s=0.0,
         retry_balloon_wait_s=tuning.refused_s,
         totals=totals(view, at_s),
+        activity=observe(view, at_s, None),
     )
 
 
@@ -291,40 +235,69 @@ def _hot_caches(
     return hot, retry_at, wait
 
 
-def _waste_threshold(view: SandboxView, tuning: Tuning) -> float:
-    """Waste below this is ignored (MiB)."""
-    return max(tuning.waste_min_mib, view.ceiling_mib * tuning.waste_share)
-
-
 def _trim(
     view: SandboxView,
     at_s: float,
+    price: float,
+    quiet: float | None,
     kept: GuestState,
     elapsed_s: float,
-    idle: float,
+    caches: float,
     pressed: bool,
     tuning: Tuning,
 ) -> tuple[int, GuestState]:
-    """How much of its idle caches to drop now: they are tolerated for a while, then all dropped at once."""
+    """How much of its idle caches to drop now. How long they are tolerated depends on the price and on its activity."""
     if kept.trimmed_mib:
-        if at_s - kept.trimmed_s < tuning.trim_s:
+        if at_s - kept.trimmed_s < _trim_wait_s(price, kept, tuning):
             return 0, kept
-        left = view.guest_caches_mib or 0
-        obeyed = kept.caches_mib - left >= 0 and left <= kept.trimmed_mib / 2 + kept.hot_mib
-        kept = kept._replace(trimmed_mib=0, ignored=0 if obeyed else kept.ignored + 1)
+        kept = _after_trim(view, kept, tuning)
     if kept.ignored >= tuning.ignored_most or pressed:
         return 0, kept._replace(idle_caches=0.0)
-    threshold = _waste_threshold(view, tuning)
-    if idle < threshold:
+    threshold = waste_threshold_mib(view, tuning)
+    if caches < threshold:
         return 0, kept._replace(idle_caches=0.0)
-    tolerated = kept.idle_caches + idle * elapsed_s
-    if tolerated < view.ceiling_mib / 8 * tuning.trim_patience_s:
-        return 0, kept._replace(idle_caches=tolerated)
-    return int(idle), kept._replace(idle_caches=0.0, trimmed_mib=int(idle), trimmed_s=at_s)
+    kept = kept._replace(idle_caches=kept.idle_caches + caches * elapsed_s)
+    idle = is_idle(price, quiet)
+    if kept.idle_caches < view.ceiling_mib / 8 * tuning.trim_patience_s * patience(price, idle):
+        return 0, kept
+    drop = int(caches_to_drop(price, quiet, caches, view.guest_inactive_mib))
+    if drop < int(threshold):
+        return 0, kept
+    return drop, kept._replace(
+        idle_caches=0.0,
+        trimmed_mib=drop,
+        trimmed_from_mib=int(caches),
+        trimmed_s=at_s,
+        gentle=idle and price < 1,
+    )
+
+
+def _trim_wait_s(price: float, kept: GuestState, tuning: Tuning) -> float:
+    """How long the result of the last request is waited for."""
+    gentle_s = kept.gentle_wait_s * (1 - price) if kept.gentle else 0.0
+    return max(tuning.trim_s, gentle_s)
+
+
+def _after_trim(view: SandboxView, kept: GuestState, tuning: Tuning) -> GuestState:
+    """The state after a request to drop caches: whether the guest dropped half of them."""
+    left = view.guest_caches_mib or 0
+    half = kept.trimmed_from_mib - kept.trimmed_mib / 2
+    obeyed = left <= kept.caches_mib and left <= half + kept.hot_mib
+    if kept.gentle:
+        # A guest that went to work instead did nothing wrong.
+        wait = tuning.gentle_s if obeyed else min(2 * kept.gentle_wait_s, tuning.gentle_most_s)
+        return kept._replace(trimmed_mib=0, gentle_wait_s=wait)
+    return kept._replace(trimmed_mib=0, ignored=0 if obeyed else kept.ignored + 1)
 
 
 def _tightness(
-    view: SandboxView, at_s: float, kept: GuestState, elapsed_s: float, work: float, tuning: Tuning
+    view: SandboxView,
+    at_s: float,
+    patience: float,
+    kept: GuestState,
+    elapsed_s: float,
+    work: float,
+    tuning: Tuning,
 ) -> tuple[bool, float, float, float]:
     """Whether to limit it to its need because it holds more host memory than that, until when, for how long, and its
     accumulated waste."""
@@ -332,14 +305,14 @@ def _tightness(
     if held is None:
         held = (view.actual_mib or 0) - (view.guest_free_mib or 0)
     waste = held - work
-    threshold = _waste_threshold(view, tuning)
+    threshold = waste_threshold_mib(view, tuning)
     until, wait = kept.tight_until_s, kept.tight_wait_s
     if kept.tight:
         if waste >= threshold:
             return True, max(until, at_s + tuning.tight_s), wait, 0.0
         return (True, until, wait, 0.0) if at_s < until or waste > threshold / 2 else (False, at_s, wait, 0.0)
     wasted = kept.wasted + waste * elapsed_s if waste >= threshold else 0.0
-    if wasted < view.ceiling_mib / 8 * tuning.patience_s:
+    if wasted < view.ceiling_mib / 8 * tuning.patience_s * patience:
         return False, until, wait, wasted
     again = kept.tight_until_s > kept.first_s and at_s - until < 2 * wait + 2 * tuning.patience_s
     wait = min(2 * wait, tuning.tight_most_s) if again else tuning.tight_s

@@ -6,83 +6,61 @@ For speed this uses plain floats in one object with slots and few calls: a simul
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from ballonet.pilot.model import SandboxView
-from ballonet.pilot.simulator.behaviour import Behaviour, Kind
-from ballonet.pilot.simulator.trace import Trace
+from ballonet.pilot.simulator.behaviour import Kind
+from ballonet.pilot.simulator.physics import Physics
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.vmm.convergence import STALL_RATE_MIB_S, STALL_WINDOW_S
 from ballonet.vmm.guard import default_guard_mib
-
-
-@dataclass(frozen=True)
-class Physics:
-    """The model's constants. ``docs/simulator.md`` has their sources."""
-
-    #: Inflating: 0.95 GiB/s on hardware (published for virtio-balloon), 0.25 to 0.95 measured under emulation. The
-    #: middle.
-    inflate_mib_s: float = 600.0
-    #: Deflating: 2.5 GiB in 1.4 s, measured.
-    deflate_mib_s: float = 1800.0
-    #: Share of a busy guest's time that a moving balloon takes: one of four processors.
-    balloon_cost: float = 0.25
-    #: What a kernel and an idle root use, and the share of the ceiling for page structures (1.6 %: 64 bytes per page).
-    kernel_mib: float = 80.0
-    kernel_share: float = 1 / 64
-    #: Free memory that the kernel keeps back.
-    watermark_mib: float = 8.0
-    #: The highest allocation rate of a guest (3 GB/s, published), and the host's cost of a first touch (1 us per page).
-    allocate_mib_s: float = 2861.0
-    touch_mib_s: float = 4096.0
-    #: The kernel's background thread reclaims clean caches at this speed; beyond it, the allocating task stalls and
-    #: reclaims at the same speed.
-    reclaim_mib_s: float = 2048.0
-    #: Rereading files: how often the work reads the same files, and the disk's speed.
-    reread_s: float = 10.0
-    disk_mib_s: float = 500.0
-    #: Major faults per MiB read again: a quarter is mapped, with a read-ahead of 128 KiB.
-    faults_per_mib: float = 2.0
-    #: Free-page reporting: its delay, and the share of freed memory in blocks smaller than order 9, chosen so that a
-    #: clang build results in the published 431 of 659 GiB·min.
-    report_delay_s: float = 2.0
-    fragmented: float = 0.25
-    #: A guest that cannot reclaim anything kills a process after this time; with deflate-on-oom its balloon gives back
-    #: this much per second instead.
-    oom_after_s: float = 0.2
-    oom_deflate_mib_s: float = 256.0
-    #: Pressure relief: after this much stall in half a second (``machine/guest_memory.py``).
-    relief_stall_s: float = 0.025
-    relief_window_s: float = 0.5
-
-
-@dataclass(frozen=True)
-class GuestSpec:
-    """One sandbox of a scenario."""
-
-    name: str
-    ceiling_mib: int
-    trace: Trace
-    floor_mib: int
-    weight: int = 100
-    reserve_mib: int = 0
-    initial_mib: int | None = None
-    behaviour: Behaviour = field(default_factory=Behaviour)
-    #: Caches at the start, of files read once.
-    caches_mib: float = 0.0
-    relief: bool = True
-    deflate_on_oom: bool = True
-    #: The sandbox's guard; ``None``: the default.
-    guard_mib: int | None = None
 
 
 class Guest:
     """The state of a guest. Sizes are MiB; totals are since the start."""
 
     __slots__ = (
-        "actual", "anon", "below_s", "busy_s", "ceiling", "faults", "fragments", "goal", "guard", "hot", "hot_ever",
-        "hot_want", "is_busy", "kernel", "kills", "loose", "lost_s", "next_at", "once", "oom_deflated", "physics",
-        "point", "progress_at", "progress_mib", "read_rate", "refaulted", "relieved", "report_at", "reporting", "slope",
-        "spec", "stall_s", "starving_s", "state", "target", "window", "work_base", "work_from",
+        "actual",
+        "anon",
+        "below_s",
+        "busy_s",
+        "ceiling",
+        "cpu_s",
+        "debt_s",
+        "drop_left",
+        "faults",
+        "fragments",
+        "goal",
+        "guard",
+        "hot",
+        "hot_ever",
+        "hot_want",
+        "io_mib",
+        "is_busy",
+        "kernel",
+        "kills",
+        "loose",
+        "lost_s",
+        "next_at",
+        "once",
+        "oom_deflated",
+        "other_s",
+        "physics",
+        "point",
+        "progress_at",
+        "progress_mib",
+        "read_rate",
+        "refaulted",
+        "relieved",
+        "report_at",
+        "reporting",
+        "slope",
+        "spec",
+        "stall_s",
+        "starving_s",
+        "state",
+        "target",
+        "window",
+        "work_base",
+        "work_from",
     )  # fmt: skip
 
     def __init__(self, spec: GuestSpec, physics: Physics, *, reporting: bool) -> None:
@@ -112,6 +90,9 @@ class Guest:
             self.window
         ) = 0.0
         self.starving_s = self.oom_deflated = 0.0
+        #: Of the engine: processor time and transfers. Time that is still to be lost: by the work's page faults on the
+        #: host, and to others in the guest. What a gentle trim has still to drop.
+        self.cpu_s = self.io_mib = self.debt_s = self.other_s = self.drop_left = 0.0
         self.kills = 0
         self.relieved = False
 
@@ -162,6 +143,9 @@ class Guest:
             self.kills,
             int(self.refaulted),
             at_s,
+            guest_inactive_mib=int(self.once),
+            engine_cpu_s=self.cpu_s,
+            engine_io_mib=int(self.io_mib),
         )
 
     def step(self, at_s: float, dt: float) -> None:
@@ -176,6 +160,7 @@ class Guest:
         # What the work allocates, or frees.
         want = self.work_base + self.slope * (at_s - self.work_from)
         anon = self.anon
+        self.cpu_s += cost + (dt if self.is_busy or want != anon else physics.idle_cpu * dt)
         short = False
         if want < anon:
             freed = anon - want
@@ -190,7 +175,7 @@ class Guest:
             reclaimed = self.once + self.hot
             got, fresh = self._take(need)
             self.anon = anon + got
-            cost += fresh / physics.touch_mib_s
+            self.debt_s += fresh / physics.touch_mib_s
             reclaimed -= self.once + self.hot
             if reclaimed > 0.0:
                 took_s = reclaimed / physics.reclaim_mib_s - dt
@@ -216,16 +201,30 @@ class Guest:
             if self.report_at < 0.0:
                 self.report_at = at_s + physics.report_delay_s
             elif at_s >= self.report_at:
+                self.other_s += self.loose / physics.report_mib_s
                 self.loose = 0.0
                 self.report_at = -1.0
         if stalled > dt:
             stalled = dt
         if short:
             self.below_s += dt
+        if self.drop_left > 0.0:
+            self._drop_gently(dt)
         if self.is_busy:
             self.busy_s += dt
             cost += stalled
-            self.lost_s += cost if cost < dt else dt
+            if self.other_s > 0.0:
+                # Both get half of the processor: the work takes twice as long, or longer, because of common locks.
+                self.other_s -= (taken := self.other_s if self.other_s < dt else dt)
+                self.lost_s += taken * physics.contention
+            self.lost_s += self.debt_s + (cost if cost < dt else dt)
+            self.debt_s = 0.0
+        else:
+            self.debt_s = 0.0
+            if self.other_s > 0.0:
+                taken = self.other_s if self.other_s < dt else dt
+                self.other_s -= taken
+                self.cpu_s += taken
         self.stall_s += stalled
         if stalled > 0.0 or self.window > 0.0:
             self.window = self.window * (1 - dt / physics.relief_window_s) + stalled
@@ -240,14 +239,37 @@ class Guest:
         self.window = 0.0
         self.set_target(self.spec.ceiling_mib, at_s)
 
-    def trim(self, mib: float) -> None:
-        """Drop this much of the caches, files read once first. The freed memory is reported like any other."""
+    def trim(self, mib: float, gentle: bool = False) -> None:
+        """Drop this much of the caches, files read once first. The freed memory is reported like any other.
+
+        :param gentle: only while the work rests, and slowly.
+        """
+        if gentle:
+            self.drop_left = mib
+            return
+        self._drop(mib)
+        self.other_s += mib / self.physics.trim_mib_s + self.actual / self.physics.compact_mib_s
+
+    def _drop_gently(self, dt: float) -> None:
+        if self.is_busy:
+            self.drop_left = 0.0  # the agent ends it
+            return
+        # Compaction, too, runs only while the work rests, so that it costs the work nothing.
+        self.cpu_s += self.physics.gentle_share * dt
+        mib = min(self.drop_left, self.physics.trim_mib_s * self.physics.gentle_share * dt)
+        self._drop(mib)
+        self.drop_left -= mib
+        if self.drop_left <= 0.0:
+            self.loose += (joined := self.fragments * self.physics.compacted)
+            self.fragments -= joined
+
+    def _drop(self, mib: float) -> None:
         once = min(mib, self.once)
         hot = min(mib - once, self.hot)
         self.once -= once
         self.hot -= hot
-        self.fragments += (once + hot) * self.physics.fragmented
-        self.loose += (once + hot) * (1 - self.physics.fragmented)
+        self.fragments += (once + hot) * self.physics.trim_fragmented
+        self.loose += (once + hot) * (1 - self.physics.trim_fragmented)
 
     def _next_point(self, at_s: float) -> None:
         points = self.spec.trace.points
@@ -352,6 +374,7 @@ class Guest:
             share = again / physics.reread_s / physics.disk_mib_s
             lost = share / (1 + share) * dt
             self.refaulted += again / physics.reread_s * dt
+            self.io_mib += again / physics.reread_s * dt
             self.faults += again / physics.reread_s * dt * physics.faults_per_mib
         fetched = missing / physics.reread_s * (dt - lost)
         room = self.free - physics.watermark_mib
@@ -365,7 +388,13 @@ class Guest:
 
     def _read_once(self, size: float) -> None:
         """Files read once fill the free memory and then replace other files read once."""
+        self.io_mib += size
+        files = self.spec.files_mib
+        if files is not None and self.once + size > files:
+            self.once -= (old := min(self.once, self.once + size - files))
+            self.loose += old
         room = self.free - self.physics.watermark_mib
         if room > 0.0:
-            got, _ = self._take(size if size < room else room)
+            got, fresh = self._take(size if size < room else room)
+            self.debt_s += fresh / self.physics.touch_mib_s
             self.once += got

@@ -14,8 +14,9 @@ from typing import Any
 
 from ballonet.pilot.limits import dead_band_mib
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
-from ballonet.pilot.simulator.guest import GuestSpec, Physics
+from ballonet.pilot.simulator.physics import Physics
 from ballonet.pilot.simulator.simulation import Scenario
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.trace import Trace
 from ballonet.vmm.guard import default_guard_mib
 

@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import MIB
-from ballonet.pilot.simulator.guest import GuestSpec, Physics
+from ballonet.pilot.simulator.physics import Physics
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.trace import Point, Trace
 
 #: Columns of a trace; optional ones may be left out or empty.

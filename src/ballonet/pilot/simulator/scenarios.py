@@ -7,8 +7,9 @@ from functools import partial
 from random import Random
 
 from ballonet.pilot.simulator import workloads
-from ballonet.pilot.simulator.guest import GuestSpec
+from ballonet.pilot.simulator.fleet import fleet_scenario
 from ballonet.pilot.simulator.simulation import Scenario
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.squeezed_scenarios import SITUATIONS, situation_scenario
 from ballonet.pilot.simulator.trace import Trace
 
@@ -153,6 +154,7 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "ci": _ci,
     "mixed": _mixed,
     "adversarial": _adversarial,
+    "fleet": fleet_scenario,
     **{f"squeezed-{letter}": partial(_squeezed, letter) for letter in SITUATIONS},
 }
 

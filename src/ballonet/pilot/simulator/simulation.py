@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from ballonet.pilot.checks import Seen, Violation, check_decision, remember
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT, Decision, HostView, Policy, SandboxView
-from ballonet.pilot.simulator.guest import Guest, GuestSpec, Physics
+from ballonet.pilot.simulator.guest import Guest
+from ballonet.pilot.simulator.physics import Physics
+from ballonet.pilot.simulator.spec import GuestSpec
 
 #: The engine's own memory (published: the PSS of QEMU with an idle guest on KVM is 119 MB, of which about 80 are guest
 #: RAM).
@@ -158,7 +160,7 @@ def simulate(
             memory = decision.memory
             for verdict in decision.verdicts:
                 if verdict.trim_mib > 0:
-                    by_name[verdict.sandbox].trim(verdict.trim_mib)
+                    by_name[verdict.sandbox].trim(verdict.trim_mib, verdict.gentle)
                 if verdict.target_mib is not None:
                     guest = by_name[verdict.sandbox]
                     if verdict.target_mib != guest.target:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ballonet.pilot.simulator.behaviour import Behaviour, Kind
-from ballonet.pilot.simulator.guest import GuestSpec, Physics
+from ballonet.pilot.simulator.physics import Physics
 from ballonet.pilot.simulator.simulation import ENGINE_MIB, Scenario
+from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.trace import Point, Trace
 
 #: Balloons move slowly in the original. The guard is small so that minimums can be reached.

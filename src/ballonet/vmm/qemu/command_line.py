@@ -6,8 +6,8 @@ The options are documented in QEMU (``qemu-system-x86_64 -help``, docs/system/i3
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 
+from ballonet.base.dataclass import dataclass, field
 from ballonet.vmm.attach import Net
 from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
 from ballonet.vmm.engine import Engine
@@ -20,6 +20,9 @@ BALLOON_ID = "balloon0"
 NETWORK_ID = "net0"
 #: Name of the virtio-serial port on which the guest's agent listens.
 AGENT_PORT = "org.ballonet.agent.0"
+#: The firmware of a microvm. QEMU's default is SeaBIOS, which waits for ever: it cannot boot a kernel when option ROMs
+#: are off. Debian 12 has qboot under the default's name; Debian 13, like QEMU itself, has SeaBIOS.
+MICROVM_FIRMWARE = "qboot.rom"
 #: Size of the translation cache for emulation in MiB. QEMU's default may be an eighth of the host's memory.
 TRANSLATION_CACHE_MIB = 64
 
@@ -49,6 +52,8 @@ def render_command(spec: VmSpec, engine: Engine, fds: EngineFds, *, restore: boo
     if engine.seccomp:
         argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     argv += ["-machine", _machine(spec), "-accel", _accel(spec), "-cpu", _cpu(spec)]
+    if spec.machine is Machine.MICROVM:
+        argv += ["-bios", MICROVM_FIRMWARE]
     argv += ["-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M"]
     # In a shared memfd, guest RAM counts as RssShmem, separately from QEMU's own memory.
     ram = f"memory-backend-file,id=ram0,mem-path=/proc/self/fd/{fds.ram},size={spec.memory_mib}M,share=on"
@@ -125,10 +130,15 @@ def _virtio(device: str, machine: Machine) -> str:
     return f"{device}-device" if machine is Machine.MICROVM else f"{device}-pci"
 
 
+def disk_node(serial: str) -> str:
+    """QEMU's name of a disk."""
+    return f"disk-{serial}"
+
+
 def _disk(disk: DiskSpec, machine: Machine) -> list[str]:
     """A raw file, locked while QEMU runs, so that no other QEMU writes to it. In JSON no character of a path is special
     (docs/interop/qmp-spec, BlockdevOptions)."""
-    node = f"disk-{disk.serial}"
+    node = disk_node(disk.serial)
     file = {"driver": "file", "filename": str(disk.path), "locking": "on"}
     block = {"driver": "raw", "node-name": node, "read-only": disk.read_only, "file": file}
     if not disk.read_only:

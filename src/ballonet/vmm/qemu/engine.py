@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ballonet.base.dataclass import asdict, dataclass, replace
 from ballonet.base.errors import EngineMissingError, HostError
 from ballonet.base.paths import replace_file
 from ballonet.vmm.accel import read_cpu_flags

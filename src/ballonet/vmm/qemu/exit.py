@@ -10,6 +10,16 @@ from ballonet.vmm.engine import ExitReason, VmExit
 _PANIC = re.compile(r"Kernel panic - not syncing: (.{0,200})")
 
 
+def start_hint(messages: str) -> str | None:
+    """What to do if QEMU ended with these messages instead of starting."""
+    if "could not load PC BIOS" in messages:  # hw/i386/x86-common.c
+        return (
+            "reinstall QEMU's firmware (Debian: qemu-system-data and seabios), or try the other machine type "
+            "(--machine microvm or q35)"
+        )
+    return None
+
+
 def explain_exit(status: int, reason: str | None, stopping: bool, console: str, messages: str) -> VmExit:
     """Why QEMU ended, from its exit status and the reason in its last SHUTDOWN event (QMP ShutdownCause).
 

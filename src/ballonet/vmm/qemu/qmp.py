@@ -63,6 +63,17 @@ class Qmp:
             raise EngineError(f"a descriptor could not be sent to QEMU: {error}") from error
         await self.execute("getfd", fdname=name)
 
+    async def add_descriptor(self, fdset: int, fd: int) -> None:
+        """Give QEMU a copy of ``fd``, which it opens as ``/dev/fdset/NUMBER``.
+
+        :raises EngineError: QEMU did not take it.
+        """
+        try:
+            self._client.send_fd_scm(fd)
+        except (OSError, QMPError) as error:
+            raise EngineError(f"a descriptor could not be sent to QEMU: {error}") from error
+        await self.execute("add-fd", fdset_id=fdset)
+
     async def close(self) -> None:
         """Close the connection, also if QEMU has ended."""
         if self._events is not None:

@@ -9,21 +9,22 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ballonet.base.errors import EngineError
 from ballonet.base.process import spawn, wait_exit
+from ballonet.base.threads import in_thread
 from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.balloon import Balloon
 from ballonet.vmm.config import VmSpec
 from ballonet.vmm.console import Tail
-from ballonet.vmm.engine import Engine, NetworkLink, Vm, VmExit
+from ballonet.vmm.engine import DiskCopy, Engine, NetworkLink, Vm, VmExit
 from ballonet.vmm.guest_ram import create_guest_ram, fill_guest_ram
 from ballonet.vmm.qemu.balloon_device import QemuBalloonDevice, changed_actual
-from ballonet.vmm.qemu.command_line import EngineFds, render_command
-from ballonet.vmm.qemu.exit import explain_exit
-from ballonet.vmm.qemu.ports import chosen_ports
+from ballonet.vmm.qemu.command_line import EngineFds, disk_node, render_command
+from ballonet.vmm.qemu.exit import explain_exit, start_hint
+from ballonet.vmm.qemu.ports import chosen_ports, count_connections
 from ballonet.vmm.qemu.qmp import Qmp
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class QemuVm(Vm):
         self._monitor: socket.socket | None = None
         self._agent: socket.socket | None = None
         self._ram = -1
+        #: Of :meth:`prepare_save`.
+        self._mapped: memoryview | None = None
         self._cgroup_procs: str | None = None
         #: Of a VM that is restored: its state, the socket for the device state, and QEMU's number of the other end.
         self._incoming: tuple[SavedState, socket.socket, int] | None = None
@@ -150,26 +153,63 @@ class QemuVm(Vm):
             if self.spec.balloon is not None:
                 device = QemuBalloonDevice(self.spec.machine, self.spec.balloon.ceiling_mib, self.qmp)
                 self.balloon = Balloon(self.spec.balloon, device, self.pid)
-                await self.balloon.start()
+                await self.balloon.start(self.first_target)
             await self.qmp.execute("cont")
         except EngineError as error:
             ended = await self.kill()
-            raise EngineError(f"QEMU did not start: {ended.detail or error.message}") from error
+            cause = ended.detail or error.message
+            raise EngineError(f"QEMU did not start: {cause}", hint=start_hint(cause)) from error
         except BaseException:
             await self.kill()
             raise
 
-    async def save(self, file: int, key: str, *, cpu_s: float = 0.0) -> float:
-        from ballonet.vmm.qemu.migration import save_devices
-        from ballonet.vmm.saved_state import write_state
+    async def prepare_save(self, file: int) -> None:
+        from ballonet.vmm.saved_state import map_ram, prepare_file
 
+        self._mapped = mapped = map_ram(self._ram)
+        await in_thread(lambda: prepare_file(file, self._ram, mapped))
+
+    async def save(
+        self,
+        file: int,
+        key: str,
+        *,
+        cpu_s: float = 0.0,
+        notes: Callable[[], bytes] | None = None,
+        first: Callable[[], Awaitable[None]] | None = None,
+        then: Callable[[], Awaitable[None]] | None = None,
+    ) -> float:
+        from ballonet.vmm.qemu.migration import save_devices
+        from ballonet.vmm.saved_state import map_ram, write_state
+
+        mapped, self._mapped = self._mapped or map_ram(self._ram), None
         stopped_at = time.monotonic()
-        await self.qmp.execute("stop")
+        await self.qmp.execute("stop")  # also writes all caches of the disks
         try:
-            write_state(file, key, self._ram, await save_devices(self.qmp), cpu_s=cpu_s)
+            if first is not None:
+                await first()
+            device = await save_devices(self.qmp)
+            noted = b"" if notes is None else notes()
+            facts: dict[str, Any] = {
+                "cpu_s": cpu_s,
+                "engine": self.engine.title,
+                "notes": noted,
+                "mapped": mapped,
+            }
+            # In a thread: with much memory it takes long.
+            await in_thread(lambda: write_state(file, key, self._ram, device, **facts))
+            if then is not None:
+                await then()
         finally:
-            await self.qmp.execute("cont")
+            if not self._stopping and self._exit is not None and not self._exit.done():
+                await self.qmp.execute("cont")
         return time.monotonic() - stopped_at
+
+    def copy_disk(self, serial: str, target: int) -> DiskCopy:
+        from ballonet.vmm.qemu.disk_copy import QemuDiskCopy
+
+        path = next(disk.path for disk in self.spec.disks if disk.serial == serial)
+        return QemuDiskCopy(self.qmp, disk_node(serial), path, target)
 
     async def wait(self) -> VmExit:
         assert self._exit is not None, "the VM was not started"
@@ -194,6 +234,10 @@ class QemuVm(Vm):
                 channel.close()
         self._close_ram()
         return ended
+
+    async def open_connections(self) -> int:
+        answer = await self.qmp.execute("human-monitor-command", command_line="info usernet")
+        return count_connections(str(answer))
 
     async def published_ports(self) -> tuple[Port, ...]:
         if self.spec.net is not Net.ISOLATED or all(port.host != 0 for port in self.spec.ports):

@@ -1,0 +1,112 @@
+"""Requests of the sandbox's owner to its process (MANAGE, on the agent socket): pause it, save it for a snapshot,
+change its limits.
+
+They are not on the control socket, which others may be allowed to use and a sandbox without a balloon does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ballonet.base.dataclass import replace
+from ballonet.base.errors import ConfigError
+from ballonet.machine.lifetime import Lifetime
+from ballonet.machine.live_save import LiveSave
+from ballonet.vmm.config import OnIdle, VmConfig
+
+if TYPE_CHECKING:
+    from ballonet.machine.pausing import Pausing
+    from ballonet.machine.snapshotting import Snapshotting
+
+# What carries a request out is loaded with the first one.
+
+
+class Requests:
+    """Carries out requests to one sandbox.
+
+    :param ending: whether the sandbox ends.
+    """
+
+    def __init__(
+        self,
+        live: LiveSave,
+        ending: Callable[[], bool],
+        config: VmConfig,
+        modified: Callable[[VmConfig], None],
+        stop: Callable[[str], None],
+        ran_s: float,
+    ) -> None:
+        self._live = live
+        self._ending = ending
+        self._config = config
+        self._modified = modified
+        self._pausing: Pausing | None = None
+        self._snapshotting: Snapshotting | None = None
+        self.lifetime = Lifetime(live, config, ran_s, pause=lambda: self._pause(force=False), stop=stop)
+        live.ran_s = lambda: self.lifetime.ran_s
+
+    async def carry_out(self, do: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one request; returns the facts of the reply.
+
+        :raises BallonetError: it failed, or is unknown.
+        """
+        if do == "pause":
+            return await self._pause(force=arguments.get("force") is True)
+        if do == "snapshot":
+            return await self._snapshot(arguments)
+        if do == "touch":
+            self.lifetime.touch()
+            return {}
+        if do == "lifetime":
+            return self._set_lifetime(arguments)
+        raise ConfigError(
+            f"sandbox {self._live.name!r} does not know the request {do!r}"[:200],
+            hint="it was started by another version of ballonet: restart it",
+        )
+
+    @property
+    def paused(self) -> bool:
+        """Whether the guest was saved, and its engine ended."""
+        return self._pausing is not None and self._pausing.done
+
+    async def close(self, *, wait: bool) -> None:
+        """The sandbox ends.
+
+        :param wait: until no request is being carried out that must not be interrupted.
+        """
+        if wait and self._pausing is not None:
+            await self._pausing.settle()
+        await self.lifetime.close()
+
+    def _set_lifetime(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Use other limits (fields of the configuration) from now on."""
+        try:
+            on_idle = OnIdle(arguments["on_idle"])
+            limits = {field: arguments[field] for field in ("ttl_s", "idle_timeout_s")}
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"invalid limits: {error}") from error
+        if not all(limit is None or isinstance(limit, int) for limit in limits.values()):
+            raise ConfigError(f"invalid limits: {limits}")
+        self._config = replace(self._config, on_idle=on_idle, **limits)
+        self.lifetime.set(self._config)
+        self._modified(self._config)
+        return {}
+
+    async def _snapshot(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        paths = [arguments.get(name) for name in ("state", "disk")]
+        if not all(isinstance(path, str) and path.startswith("/") for path in paths):
+            raise ConfigError("the request 'snapshot' needs two absolute paths")
+        if self._snapshotting is None:
+            from ballonet.machine.snapshotting import Snapshotting
+
+            self._snapshotting = Snapshotting(self._live)
+        return await self._snapshotting.save(*map(Path, map(str, paths)))
+
+    async def _pause(self, *, force: bool) -> dict[str, Any]:
+        if self._pausing is None:
+            from ballonet.machine.pausing import Pausing
+
+            self._pausing = Pausing(self._live, self._ending)
+        return await self._pausing.pause(force=force)

@@ -14,7 +14,6 @@ from scripts.settings_table import PAGE, renewed
 
 from ballonet.cli.commands import build_parser
 from ballonet.cli.parser import all_actions
-from ballonet.lifecycle.modify import NETWORK_RULES
 from ballonet.machine.disk import DEFAULT_DISK_MIB
 from ballonet.sdk import sync
 from ballonet.sdk.builder import SandboxBuilder
@@ -31,7 +30,7 @@ from ballonet.settings.definitions import (
     ModifySettings,
 )
 from ballonet.settings.field_types import field_types
-from ballonet.settings.flags import LIFETIME_FIELDS, flags
+from ballonet.settings.flags import LIFETIME_FIELDS, NETWORK_RULES, flags
 from ballonet.settings.setting import LIVE
 
 FIELDS = {field.name: field for field in fields(SandboxConfig)}

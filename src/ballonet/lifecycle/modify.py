@@ -22,7 +22,7 @@ from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
 from ballonet.settings.config import NEED_NETWORK, SandboxConfig
 from ballonet.settings.definitions import CONFIGURED, ModifySettings, settings_in
-from ballonet.settings.flags import LIFETIME_FIELDS, render_flags
+from ballonet.settings.flags import LIFETIME_FIELDS, NETWORK_RULES, render_flags
 from ballonet.settings.names import PARAMETERS
 from ballonet.settings.setting import LIVE, NEXT_START, REQUIRES_RESTART, Setting
 from ballonet.settings.values import field_value
@@ -35,7 +35,6 @@ _FIELDS = sorted(
 )
 NAMES = tuple(dict.fromkeys(setting.name for setting in (*_FIELDS, *settings_in(ModifySettings))))
 TARGET = "memory_target"
-NETWORK_RULES = ("net_allow", "net_deny")
 _LIFETIME = frozenset(setting.name for setting in _FIELDS if setting.field in LIFETIME_FIELDS)
 
 #: How long a plan waits for the guest to follow a target (seconds).

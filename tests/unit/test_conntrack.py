@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import subprocess
+import sys
 
 import pytest
 
@@ -57,3 +59,36 @@ def test_an_error_of_the_kernel_is_told() -> None:
         with pytest.raises(HostError, match=os.strerror(22)) as failed:
             count_connections(near)
     assert "nf_conntrack_netlink" in str(failed.value.hint)
+
+
+_FILTER = """
+table inet test {
+ chain input {
+  type filter hook input priority 0;
+  ct state new accept
+ }
+}
+"""
+_COUNTS = """
+import socket
+from ballonet.host.conntrack import count_connections, open_table
+table = open_table()
+server = socket.create_server(("127.0.0.1", 5), backlog=300)
+print(count_connections(table))
+clients = [socket.create_connection(("127.0.0.1", 5)) for _ in range(300)]
+print(count_connections(table))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a network namespace without a user namespace")
+def test_the_connections_of_a_network_namespace_are_counted() -> None:
+    script = 'ip link set lo up && nft -f - && exec "$0" -P -c "$1"'
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", script, sys.executable, _COUNTS],
+        input=_FILTER,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["0", "300"], done

@@ -390,7 +390,7 @@ def supervisor_of(name: str) -> int:
 
 
 #: Answers on port 9000 with the guest's name.
-_GREETS = "(while true; do hostname | nc -l -p 9000; done) >/dev/null 2>&1 </dev/null &"
+_GREETS = "(while true; do nc -l -p 9000 -e hostname; done) >/dev/null 2>&1 </dev/null &"
 
 
 def greeting(world: World, name: str) -> str:

@@ -49,6 +49,7 @@ CALLS = {
     "wait": (["wait", "box"], 0),
     "logs": (["logs", "box"], 0),
     "modify": (["modify", "box", "--weight", "7"], 0),
+    "net": (["net", "stats", "box"], 2),
     "image": (["image", "ls"], 0),
     "balloon": (["balloon", "get", "box"], 2),
     "volume": (["volume", "create", "cache"], 0),
@@ -66,7 +67,7 @@ CALLS = {
     "demo": (["demo", "--help"], 0),
 }
 #: Those that print nothing to standard output here.
-SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "exec", "cp", "balloon", "plot"}
+SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "exec", "cp", "net", "balloon", "plot"}
 
 
 @pytest.fixture

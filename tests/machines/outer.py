@@ -33,7 +33,7 @@ _KVM_MODULES = ("kvm_amd", "kvm_intel")
 #: What sandboxes with every kind of device need, and those of the outer machine.
 _NETWORK_MODULES = (
     *("tun", "nf_tables", "nft_ct", "nft_nat", "nft_masq", "nft_chain_nat", "nft_reject_inet"),
-    *("nft_limit", "nft_log", "nft_connlimit", "nfnetlink_log"),
+    *("nft_limit", "nft_log", "nft_connlimit", "nfnetlink_log", "nf_conntrack_netlink"),
 )
 _GUEST_MODULES = (
     *(*DEFAULT_MODULES, "virtio_blk", "virtio_net", "virtiofs", "erofs", "overlay"),

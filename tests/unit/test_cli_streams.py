@@ -40,7 +40,6 @@ CALLS = {
     "touch": (["touch", "box"], 2),
     "fork": (["fork", "box", "new"], 2),
     "snapshot": (["snapshot", "ls"], 0),
-    "net": (["net", "stats", "box"], 2),
     "rm": (["rm", "box"], 0),
     "ls": (["ls"], 0),
     "ps": (["ps", "--json"], 0),
@@ -50,6 +49,7 @@ CALLS = {
     "wait": (["wait", "box"], 0),
     "logs": (["logs", "box"], 0),
     "modify": (["modify", "box", "--weight", "7"], 0),
+    "net": (["net", "stats", "box"], 2),
     "image": (["image", "ls"], 0),
     "balloon": (["balloon", "get", "box"], 2),
     "volume": (["volume", "create", "cache"], 0),
@@ -67,7 +67,7 @@ CALLS = {
     "demo": (["demo", "--help"], 0),
 }
 #: Those that print nothing to standard output here.
-SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "net", "exec", "cp", "balloon", "plot"}
+SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "exec", "cp", "net", "balloon", "plot"}
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from scripts.settings_table import PAGE, renewed
 
 from ballonet.cli.commands import build_parser
 from ballonet.cli.parser import all_actions
-from ballonet.lifecycle.modify import NETWORK_RULES
 from ballonet.machine.disk import DEFAULT_DISK_MIB
 from ballonet.sdk import sync
 from ballonet.sdk.builder import SandboxBuilder
@@ -31,7 +30,7 @@ from ballonet.settings.definitions import (
     ModifySettings,
 )
 from ballonet.settings.field_types import field_types
-from ballonet.settings.flags import LIFETIME_FIELDS, flags
+from ballonet.settings.flags import LIFETIME_FIELDS, NETWORK_RULES, flags
 from ballonet.settings.setting import LIVE
 
 FIELDS = {field.name: field for field in fields(SandboxConfig)}
@@ -94,8 +93,9 @@ def test_modify_has_an_option_for_each_of_its_settings() -> None:
 
 def test_what_is_no_field_takes_effect_at_once_and_so_do_limits_of_the_lifetime() -> None:
     for name in ModifySettings.__annotations__:
-        live = name not in CONFIGURED or name in NETWORK_RULES or SETTINGS[name].field in LIFETIME_FIELDS
-        assert (SETTINGS[name].takes_effect == LIVE) == live, name
+        field = SETTINGS[name].field
+        at_once = name not in CONFIGURED or name in NETWORK_RULES or field in LIFETIME_FIELDS
+        assert (SETTINGS[name].takes_effect == LIVE) == at_once, name
 
 
 def test_the_flags_that_registries_keep_have_their_names_forms_and_order() -> None:

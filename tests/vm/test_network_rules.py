@@ -389,6 +389,98 @@ def supervisor_of(name: str) -> int:
     return int(json.loads((state_dir_of(name) / "machine.json").read_text())["process"][0])
 
 
+#: Answers on port 9000 with the guest's name.
+_GREETS = "(while true; do nc -l -p 9000 -e hostname; done) >/dev/null 2>&1 </dev/null &"
+
+
+def greeting(world: World, name: str) -> str:
+    """What the program in the guest says to a client on the host."""
+    ports: Any = world.inspect(name)["ports"]
+    client = (
+        "import socket, sys; print(socket.create_connection(('127.0.0.1', int(sys.argv[1])), 5).recv(99))"
+    )
+    deadline = time.monotonic() + 60
+    while True:
+        done = world.run(sys.executable, "-c", client, ports[0].split(":")[1], check=False)
+        if done.returncode == 0 and done.stdout != "b''\n":
+            return done.stdout
+        assert time.monotonic() < deadline, done
+        time.sleep(0.1)
+
+
+def test_a_resumed_guest_has_its_rules_names_and_ports_in_a_new_network(world: World) -> None:
+    world.ballonet("run", "-d", "--name", "slept", "--net-allow", "allowed.test:80", "-p", "0:9000", "--idle")
+    try:
+        talk = f"while sleep 0.2; do echo hello; done | nc {PUBLIC} 80 > /out; echo ended > /end"
+        world.guest("slept", _GREETS)
+        assert world.guest("slept", "wget -qO- http://allowed.test/") == f"{PUBLIC}\n"
+        world.guest(
+            "slept", f"({talk}) >/dev/null </dev/null & until grep -q {PUBLIC} /out; do sleep 0.1; done"
+        )
+        rules = ("--net-allow", "allowed.test:80", "--net-allow", "deep.below.test:443")
+        world.ballonet("modify", "slept", *rules)
+        assert greeting(world, "slept") == "b'slept\\n'\n"
+        ports, neighbours = world.inspect("slept")["ports"], world.guest("slept", "cat /proc/net/arp")
+        supervisor = supervisor_of("slept")
+        children = processes_of(supervisor)
+        world.ballonet("pause", "slept")
+        assert all(map(gone, (supervisor, *children)))
+
+        world.ballonet("resume", "slept")
+        assert supervisor_of("slept") != supervisor
+        assert world.inspect("slept")["ports"] == ports
+        assert greeting(world, "slept") == "b'slept\\n'\n"
+        assert world.guest("slept", "wget -qO- http://allowed.test/") == f"{PUBLIC}\n"
+        assert connect(world, "slept", "deep.below.test", 443) == f"{OTHER_PUBLIC}\n"
+        for address, port in ((PUBLIC, 443), (PRIVATE[0], 80), (METADATA, 80), (HOST[0], 8080)):
+            assert REFUSED in connect(world, "slept", address, port), (address, port)
+        world.guest("slept", "until [ -e /end ]; do sleep 0.1; done")
+        assert world.guest("slept", "cat /proc/net/arp") == neighbours, "the gateway has the same address"
+        assert "allow deep.below.test:443" in world.ballonet("net", "stats", "slept").stdout
+
+        world.ballonet("pause", "slept")
+        world.ballonet("modify", "slept", "--net-allow", f"{OTHER_PUBLIC}:80")
+        world.ballonet("resume", "slept")
+        assert connect(world, "slept", OTHER_PUBLIC, 80) == f"{OTHER_PUBLIC}\n"
+        assert "wget: bad address" in world.guest("slept", "wget -qO- http://allowed.test/", check=False)
+    finally:
+        world.ballonet("rm", "--force", "slept")
+
+
+def test_forks_and_copies_have_networks_and_rules_of_their_own(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    copies = ("fork-1", "fork-2", "copied")
+    world.ballonet(
+        "run", "-d", "--name", "origin", "--net-allow", "allowed.test:80", "-p", "0:9000", "--idle"
+    )
+    try:
+        world.guest("origin", _GREETS)
+        world.ballonet("fork", "-p", "0:9000", "origin", *copies[:2])
+        world.ballonet("snapshot", "create", "origin", "moment")
+        world.ballonet("run", "-d", "--from", "moment", "-p", "0:9000", "--name", copies[2])
+        names = ("origin", *copies)
+        assert [greeting(world, name) for name in names] == [f"b'{name}\\n'\n" for name in names]
+        namespaces = {
+            Path(f"/proc/{pid}/ns/net").readlink()
+            for name in names
+            for pid in processes_of(supervisor_of(name))
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "dnsmasq"
+        }
+        assert len(namespaces) == len(names)
+        world.ballonet("modify", "fork-1", "--net-allow", f"{OTHER_PUBLIC}:80")
+        for name in names:
+            allowed = name != "fork-1"
+            said = world.guest(name, "wget -qO- http://allowed.test/", check=False)
+            assert (said == f"{PUBLIC}\n") == allowed, name
+            assert (REFUSED in connect(world, name, OTHER_PUBLIC, 80)) == allowed, name
+            assert REFUSED in connect(world, name, PRIVATE[0], 80)
+    finally:
+        for name in ("origin", *copies):
+            world.ballonet("rm", "--force", name, check=False)
+
+
 def test_nothing_is_left_of_a_killed_sandbox(world: World) -> None:
     world.ballonet("run", "-d", "--name", "killed", "--net-allow", "allowed.test", "-p", "0:80", "--idle")
     supervisor = supervisor_of("killed")
@@ -457,27 +549,3 @@ def test_the_counters_tell_how_often_each_rule_decided(world: World, ruled: str)
     assert after["rules"][rule]["connections"] == before["rules"][rule]["connections"] + 1
     assert after["sent_bytes"] > before["sent_bytes"]
     assert "allow allowed.test:80" in world.ballonet("net", "stats", ruled).stdout
-
-
-def check_rules(world: World, name: str) -> None:
-    """A sandbox with the rules of ``ruled`` has a network, and no other."""
-    assert world.guest(name, "wget -qO- http://allowed.test/") == f"{PUBLIC}\n"
-    assert REFUSED in connect(world, name, "allowed.test", 443)
-    for address in (PRIVATE[0], METADATA):
-        assert REFUSED in connect(world, name, address, 80)
-
-
-def test_the_rules_are_in_force_after_a_pause_and_in_forks(world: World, ruled: str) -> None:
-    check_rules(world, ruled)
-    children = processes_of(supervisor_of(ruled))
-    world.ballonet("pause", ruled)
-    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
-    world.ballonet("resume", ruled)
-    check_rules(world, ruled)
-    world.ballonet("fork", ruled, "fork-a", "fork-b")
-    try:
-        for name in (ruled, "fork-a", "fork-b"):
-            check_rules(world, name)
-    finally:
-        world.ballonet("rm", "--force", "fork-a", "fork-b")
-    check_rules(world, ruled)

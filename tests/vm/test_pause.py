@@ -215,6 +215,27 @@ async def test_a_published_port_stays_and_serves_again(name: str) -> None:
         assert box.ports[0].host != port.host, "it was taken meanwhile"
 
 
+async def test_a_resume_whose_network_fails_leaves_it_paused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = await Sandbox.create(name, memory="192M", disk="64M", net="user", command=COUNTER, detached=True)
+    await box.shell("(while true; do date >> /disk/dates; done) >/dev/null 2>&1 &")
+    await asyncio.to_thread(counts_on, name)
+    await box.pause()
+    broken = tmp_path / "slirp4netns"
+    # Long enough for a guest that does not wait for its network to write.
+    broken.write_text("#!/bin/sh\nsleep 5\necho no network today >&2\nexit 3\n")
+    broken.chmod(0o755)
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        with pytest.raises(HostError, match="it ended with status 3: no network today"):
+            await box.resume()
+    assert box.record().state is State.PAUSED
+    await box.resume()
+    awake = await asyncio.to_thread(counts_on, name)
+    assert awake == list(range(len(awake)))
+
+
 def answers(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:

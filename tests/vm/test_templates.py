@@ -119,6 +119,20 @@ async def test_guests_of_one_template_are_their_own(templates: Path) -> None:
     await check_guests_of_one_template(templates, 2)
 
 
+async def test_a_restored_guest_has_its_network(templates: Path) -> None:
+    settings: dict[str, object] = {"memory": "192M", "ports": ["0:80"]}
+    await make_template(templates, **settings)
+    async with await Sandbox.create("served", **settings) as box:  # type: ignore[arg-type]
+        assert RESTORED in how("served")
+        assert "0% packet loss" in await text_of(box, "ping -c 1 10.0.2.2")
+        await text_of(box, "mkdir /www && hostname > /www/name && httpd -h /www")
+        reader, writer = await asyncio.open_connection("127.0.0.1", box.ports[0].host)
+        writer.write(b"GET /name HTTP/1.0\r\n\r\n")
+        async with asyncio.timeout(WAIT_S):
+            assert (await reader.read()).endswith(b"served\n")
+        writer.close()
+
+
 async def test_a_restored_guest_breathes_and_gets_relief(templates: Path) -> None:
     await make_template(templates, memory="512M", balloon=Balloon(min="128M"))
     async with await Sandbox.create("breathes", memory="512M", balloon=Balloon(min="128M")) as box:

@@ -19,15 +19,24 @@ from typing import Self
 
 from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import HostError
+from ballonet.host.conntrack import open_table
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # sched.h
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _IFREQ = struct.Struct("16s24s")  # linux/if.h
-_SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU = 0x8914, 0x8916, 0x891C, 0x8922  # linux/sockios.h
-_SIOCSIFHWADDR = 0x8924
+# linux/sockios.h
+_SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU, _SIOCSIFHWADDR = (
+    0x8914,
+    0x8916,
+    0x891C,
+    0x8922,
+    0x8924,
+)
 _IFF_UP = 1
-_ARPHRD_ETHER = 1  # linux/if_arp.h
+_ARPHRD_ETHER = 1
+#: QEMU's own network begins its hardware addresses with these bytes, before the IPv4 address.
+_HARDWARE_PREFIX = b"\x52\x55"
 _TUN = "/dev/net/tun"
 _NETFILTER = 12  # NETLINK_NETFILTER, linux/netlink.h
 _CAP_DAC_OVERRIDE, _CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN, _MOST_CAPABILITIES = (
@@ -60,8 +69,6 @@ class Interface:
     addresses: tuple[str, ...]
     prefix: int
     mtu: int
-    #: Its hardware address. A restored guest remembers it, and would not find another one for half a minute.
-    mac: bytes
 
 
 class Namespace:
@@ -76,6 +83,8 @@ class Namespace:
         self._net = self._user = self.guest_end = -1
         #: Receives what the packet filter logs (nfnetlink_log).
         self.log: socket.socket | None = None
+        #: Reads the connection table.
+        self.table: socket.socket | None = None
 
     def in_child(self) -> None:
         """Make the namespace, and enter it. If it fails, the child reports that to :meth:`receive`, and exits."""
@@ -94,10 +103,10 @@ class Namespace:
             step = "its interface"
             self._configure()
             step = "the log of its packet filter"
-            log = _open_log(self._log_group)
+            log, table = _open_log(self._log_group), open_table()
             net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             user = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            socket.send_fds(self._far, [b"made"], [tap, net, user, log.fileno()])
+            socket.send_fds(self._far, [b"made"], [tap, net, user, log.fileno(), table.fileno()])
         except OSError as error:
             self._far.send(f"{error.errno or 0} {step}".encode())
             os._exit(1)
@@ -108,7 +117,7 @@ class Namespace:
         :raises HostError: it has failed.
         """
         self._far.close()
-        said, fds, _, _ = socket.recv_fds(self._near, 256, 4)
+        said, fds, _, _ = socket.recv_fds(self._near, 256, 5)
         if said != b"made":
             number, _, step = said.decode().partition(" ")
             cause = os.strerror(int(number)) if number.isdecimal() else "it ended"
@@ -116,9 +125,10 @@ class Namespace:
                 f"no network can be made for the guest: {step or 'its process'}: {cause}",
                 hint=_HINTS.get(step),
             )
-        self.guest_end, self._net, self._user, log = fds
+        self.guest_end, self._net, self._user, log, table = fds
         self.log = socket.socket(fileno=log)
         self.log.setblocking(False)
+        self.table = socket.socket(fileno=table)
         return self
 
     @property
@@ -167,8 +177,9 @@ class Namespace:
         self._net = self._user = -1
         self._near.close()
         self._far.close()
-        if self.log is not None:
-            self.log.close()
+        for reader in (self.log, self.table):
+            if reader is not None:
+                reader.close()
 
     def _setns(self, fd: int, kind: int) -> None:
         if self._libc.setns(fd, kind) != 0:
@@ -179,7 +190,10 @@ class Namespace:
         mask = ((0xFFFFFFFF << (32 - of.prefix)) & 0xFFFFFFFF).to_bytes(4)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             fcntl.ioctl(control, _SIOCSIFFLAGS, _ifreq("lo", struct.pack("H", _IFF_UP)))
-            fcntl.ioctl(control, _SIOCSIFHWADDR, _ifreq(of.name, struct.pack("H6s", _ARPHRD_ETHER, of.mac)))
+            # Always the same one: a restored guest remembers it, and would lose packets for seconds.
+            hardware = _HARDWARE_PREFIX + socket.inet_aton(of.addresses[0])
+            request = _ifreq(of.name, struct.pack("=H6s", _ARPHRD_ETHER, hardware))
+            fcntl.ioctl(control, _SIOCSIFHWADDR, request)
             fcntl.ioctl(control, _SIOCSIFMTU, _ifreq(of.name, struct.pack("i", of.mtu)))
             for number, address in enumerate(of.addresses):
                 label = f"{of.name}:{number}" if number else of.name

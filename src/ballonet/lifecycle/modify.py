@@ -22,7 +22,7 @@ from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
 from ballonet.settings.config import NEED_NETWORK, SandboxConfig
 from ballonet.settings.definitions import CONFIGURED, ModifySettings, settings_in
-from ballonet.settings.flags import LIFETIME_FIELDS, render_flags
+from ballonet.settings.flags import LIFETIME_FIELDS, NETWORK_RULES, render_flags
 from ballonet.settings.names import PARAMETERS
 from ballonet.settings.setting import LIVE, NEXT_START, REQUIRES_RESTART, Setting
 from ballonet.settings.values import field_value
@@ -36,7 +36,6 @@ _FIELDS = sorted(
 NAMES = tuple(dict.fromkeys(setting.name for setting in (*_FIELDS, *settings_in(ModifySettings))))
 TARGET = "memory_target"
 _LIFETIME = frozenset(setting.name for setting in _FIELDS if setting.field in LIFETIME_FIELDS)
-NETWORK_RULES = ("net_allow", "net_deny")
 
 #: How long a plan waits for the guest to follow a target (seconds).
 _SETTLE_S = 30.0
@@ -64,12 +63,12 @@ class Plan:
     row: Mapping[str, Any]
     target_mib: int | None = None
     control_socket: str | None = None
+    #: The sandbox's process, if it runs with rules that change.
+    network: ProcessId | None = None
     #: The socket on which the sandbox's process takes new limits of its lifetime, if it runs.
     agent_socket: Path | None = None
     #: Those limits.
     lifetime: Mapping[str, Any] | None = None
-    #: The sandbox's process, if it runs with rules that change.
-    network: ProcessId | None = None
 
 
 def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str, Any]) -> Plan:
@@ -125,14 +124,20 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
                 hint="--balloon-initial sets the memory at boot",
             )
         changes.append(Change(TARGET, None, target, LIVE))
+    network = any(change.setting in NETWORK_RULES and change.when == LIVE for change in changes)
     lifetime = None
     if any(setting.field in LIFETIME_FIELDS for setting in changed):
         lifetime = {name: getattr(new, name) for name in LIFETIME_FIELDS}
-    socket = None if note is None else note.control_socket
-    agent = None if note is None else note.agent_socket
-    rules = any(change.setting in NETWORK_RULES and change.when == LIVE for change in changes)
-    network = note.process if note is not None and rules else None
-    return Plan(record, tuple(changes), row, target, socket, agent, lifetime, network)
+    return Plan(
+        record,
+        tuple(changes),
+        row,
+        target,
+        control_socket=None if note is None else note.control_socket,
+        agent_socket=None if note is None else note.agent_socket,
+        lifetime=lifetime,
+        network=note.process if note is not None and network else None,
+    )
 
 
 def _changed(old: SandboxConfig, fields: dict[str, Any]) -> SandboxConfig:
@@ -176,10 +181,10 @@ async def apply_plan(registry: Registry, plan: Plan) -> Sequence[Change]:
     for change in plan.changes:
         if change.setting == TARGET:
             done.append(await _move(plan, change))
-        elif change.when == LIVE and change.setting in _LIFETIME:
-            done.append(await _limit(plan, change))
         elif failure is not None and change.setting in NETWORK_RULES and change.when == LIVE:
             done.append(replace(change, state="failed", detail=failure))
+        elif change.when == LIVE and change.setting in _LIFETIME:
+            done.append(await _limit(plan, change))
         else:
             done.append(replace(change, state="done" if change.when == LIVE else "saved"))
     return done
@@ -194,6 +199,21 @@ def check_weight(weight: object) -> int:
 
 def _shown(value: object) -> object:
     return ", ".join(map(str, value)) or None if isinstance(value, tuple) else value
+
+
+async def _change_network(plan: Plan) -> str | None:
+    """Put changed rules of the network in force; returns what went wrong."""
+    if plan.network is None:
+        return None
+    from ballonet.lifecycle.network import ask_network
+    from ballonet.machine.network_request import NewRules
+
+    config = lifecycle.config_of(plan.record, plan.row["flags"])
+    rules = NewRules(config.net_allow, config.net_deny)
+    try:
+        return (await ask_network(plan.network, state_dir_of(plan.record.name), rules)).error
+    except BallonetError as error:
+        return error.message
 
 
 async def _limit(plan: Plan, change: Change) -> Change:
@@ -212,21 +232,6 @@ async def _limit(plan: Plan, change: Change) -> Change:
     except BallonetError as error:
         return replace(change, state="failed", detail=error.message)
     return replace(change, state="done")
-
-
-async def _change_network(plan: Plan) -> str | None:
-    """Put changed rules of the network in force; returns what went wrong."""
-    if plan.network is None:
-        return None
-    from ballonet.lifecycle.network import ask_network
-    from ballonet.machine.network_request import NewRules
-
-    config = lifecycle.config_of(plan.record, plan.row["flags"])
-    rules = NewRules(config.net_allow, config.net_deny)
-    try:
-        return (await ask_network(plan.network, state_dir_of(plan.record.name), rules)).error
-    except BallonetError as error:
-        return error.message
 
 
 async def _move(plan: Plan, change: Change) -> Change:

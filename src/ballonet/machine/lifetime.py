@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from ballonet.base.duration import show_duration
-from ballonet.base.errors import BallonetError, EngineError, StillRunningError
+from ballonet.base.errors import BallonetError, EngineError, HostError, StillRunningError
 from ballonet.host.proc import read_cpu_s
 from ballonet.vmm.attach import Net
 from ballonet.vmm.config import OnIdle, VmConfig
@@ -58,6 +58,7 @@ class Lifetime:
         self._stop = stop
         self._began = self._clock() - ran_s
         self._watching: asyncio.Task[None] | None = None
+        self._told = False
         self.set(config)
 
     @property
@@ -121,6 +122,11 @@ class Lifetime:
             return await self._live.open_connections() > 0
         except EngineError:
             return True  # it ends
+        except HostError as error:
+            if not self._told:  # once, not with each look
+                log.warning("it is not paused or stopped when it is idle: %s", error)
+            self._told = True
+            return True
 
     async def _idle(self, idle_s: int) -> None:
         why = f"it was idle for {show_duration(idle_s)}"

@@ -48,7 +48,7 @@ class LiveSave:
         self._note = note
         #: How long it has run (seconds).
         self.ran_s: Callable[[], float] = lambda: 0.0
-        #: How many TCP connections through the guest's network are open.
+        #: How many TCP connections through its network are open.
         self.open_connections: Callable[[], Awaitable[int]] = vm.open_connections
         self._turn = asyncio.Lock()
 

@@ -23,7 +23,7 @@ from ballonet.base.errors import BallonetError, HostError
 from ballonet.base.ipv4 import Block
 from ballonet.base.process import find_program, spawn, wait_exit
 from ballonet.host.addresses import AddressChanges, own_addresses
-from ballonet.host.connections import count_connections
+from ballonet.host.conntrack import count_connections
 from ballonet.host.netns import Interface, Namespace, empty_network
 from ballonet.host.slirp4netns import find_slirp4netns
 from ballonet.machine.name_rules import render_names
@@ -51,8 +51,6 @@ _HINT = "install it: apt-get install nftables; without it, the networks isolated
 _USER = DefaultEngine.user_network
 _ADDRESSES = Addresses(_USER.guest, _USER.gateway, _USER.name_server)
 _MTU = 1500
-#: The gateway's hardware address, the same in all sandboxes: locally administered, and not the guest's.
-_MAC = bytes.fromhex("52550a000202")
 #: How long to wait before a failed connection to the host's network is made again (seconds).
 _RETRY_S = 1.0
 
@@ -72,8 +70,7 @@ class GuestNetwork:
         self._directory = directory
         self._cgroup_procs = cgroup_procs
         self._namespace = Namespace(
-            Interface(GUEST_INTERFACE, (_ADDRESSES.gateway, _ADDRESSES.name_server), 24, _MTU, _MAC),
-            LOG_GROUP,
+            Interface(GUEST_INTERFACE, (_ADDRESSES.gateway, _ADDRESSES.name_server), 24, _MTU), LOG_GROUP
         )
         self._log = NetworkLog(state_dir)
         self._number = 1
@@ -164,13 +161,6 @@ class GuestNetwork:
         finally:
             self._resolving = asyncio.create_task(self._keep_resolving(), name="name server")
 
-    async def open_connections(self) -> int:
-        """How many TCP connections are open between the guest and others; one if that is unknown."""
-        if self._uplink is None:
-            return 0
-        count = count_connections(self._uplink.pid)
-        return 1 if count is None else count
-
     async def counters(self) -> Mapping[str, Any]:
         """What the filter has counted.
 
@@ -184,6 +174,14 @@ class GuestNetwork:
             return read_counters(os.pread(output, os.fstat(output).st_size, 0), self._rules)
         finally:
             os.close(output)
+
+    async def open_connections(self) -> int:
+        """How many TCP connections are open, in both directions.
+
+        :raises HostError: the kernel does not say.
+        """
+        assert self._namespace.table is not None, "the network was not opened"
+        return count_connections(self._namespace.table)
 
     def hand_over(self) -> None:
         """Close this process's copy of the engine's end: the engine runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
@@ -18,7 +19,17 @@ from ballonet.settings.flags import parse_config, render_flags
 log = logging.getLogger(__name__)
 
 
-async def answer_request(network: GuestNetwork, notes: RunNotes, directory: Path) -> None:
+async def answer_requests(
+    requested: asyncio.Event, network: GuestNetwork, notes: RunNotes, directory: Path
+) -> None:
+    """Answer a request each time that there is one."""
+    while True:
+        await requested.wait()
+        requested.clear()
+        await _answer(network, notes, directory)
+
+
+async def _answer(network: GuestNetwork, notes: RunNotes, directory: Path) -> None:
     """Carry out the request in ``directory``, answer it, and note the new configuration."""
     request = NetworkRequest.read(directory)
     if request is None:

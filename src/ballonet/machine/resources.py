@@ -1,5 +1,5 @@
-"""What a sandbox needs on the host before its engine starts: its disk, its hard cap, its network, the
-servers of its volumes."""
+"""What a sandbox needs on the host before its engine starts: its disk, its hard cap, the servers of its volumes, its
+network."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def serve_volumes(
 def open_network(
     config: VmConfig,
     run_directory: RunDirectory,
-    stack: contextlib.AsyncExitStack,
     state_dir: Path | None,
+    stack: contextlib.AsyncExitStack,
     cgroup_procs: str | None,
 ) -> GuestNetwork | None:
-    """Make the sandbox's network, if it has one that reaches the host's; ``stack`` ends it."""
+    """Make the network "user", if the sandbox has it; ``stack`` ends it."""
     if config.net is not Net.USER:
         return None
     from ballonet.machine.network import GuestNetwork

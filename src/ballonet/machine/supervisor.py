@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from ballonet.base.errors import BallonetError, GuestError, HostError
 from ballonet.control.peers import AccessPolicy
 from ballonet.host.identity import ProcessId
-from ballonet.machine import network_request
 from ballonet.machine.build import build_vm
 from ballonet.machine.ending import Ending
 from ballonet.machine.guest_setup import root_kind, setup_steps
@@ -33,6 +32,7 @@ from ballonet.machine.run_notes import RunNotes
 from ballonet.machine.run_options import RunOptions
 from ballonet.machine.vm_start import StartedVm, VmStart
 from ballonet.settings.flags import with_lifetime
+from ballonet.vmm.attach import Net
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.engine import ExitReason, Vm, VmExit
 
@@ -103,7 +103,10 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._end, Ending.STOP)
         loop.add_signal_handler(signal.SIGUSR1, self._end, Ending.FORCE)
-        loop.add_signal_handler(network_request.SIGNAL, self._network_request.set)
+        if self._config.net is Net.USER:
+            from ballonet.machine import network_request
+
+            loop.add_signal_handler(network_request.SIGNAL, self._network_request.set)
         await self._owner.open()
         try:
             run_directory = claim_run_directory(
@@ -161,14 +164,14 @@ class Supervisor:
                 stack.push_async_callback(cap.close)
             cgroup_procs = None if cap is None else cap.procs_file
             servers = serve_volumes(config, run_directory, stack, cgroup_procs)
-            network = open_network(config, run_directory, stack, self._options.state_dir, cgroup_procs)
+            network = open_network(config, run_directory, self._options.state_dir, stack, cgroup_procs)
             start = VmStart(
                 stack,
                 servers,
                 cgroup_procs=cgroup_procs,
                 cold=self._options.cold,
-                saved=None if saved is None else saved.state,
                 network=network,
+                saved=None if saved is None else saved.state,
                 launched=self._engine_launched,
                 ending=self._ending,
             )
@@ -181,9 +184,7 @@ class Supervisor:
             if servers is not None:
                 stack.push_async_callback(_cancel, asyncio.create_task(self._watch_volumes(vm, servers)))
             if network is not None:
-                network.hand_over()
-                stack.push_async_callback(_cancel, asyncio.create_task(network.watch()))
-                stack.push_async_callback(_cancel, asyncio.create_task(self._answer_requests(network)))
+                self._serve_network(network, stack)
             from ballonet.machine.services import Services
 
             services = Services(vm, started_vm.channel, run_directory, cap, self._policy)
@@ -217,7 +218,8 @@ class Supervisor:
                     earlier = None if saved is None else saved.earlier
                     services.keep_history(config.name, self._options.run_id, self._state_dir, earlier)
                 if self._options.state_dir is not None:
-                    self._serve_requests(vm, services, network, 0.0 if saved is None else saved.notes.ran_s)
+                    ran_s = 0.0 if saved is None else saved.notes.ran_s
+                    self._serve_requests(vm, services, network, ran_s)
             ending = await self._ending
             if self._requests is not None:
                 await self._requests.close(wait=ending is not Ending.FORCE)
@@ -228,6 +230,16 @@ class Supervisor:
         log.info("sandbox %s ended (%s): %s", self._config.name, ending, ended.detail)
         facts = {"reason": ended.reason, "status": ended.status, "detail": ended.detail}
         return Report("ended", {**facts, "exit_code": self._exit_code})
+
+    def _serve_network(self, network: GuestNetwork, stack: contextlib.AsyncExitStack) -> None:
+        """Keep the network of a guest that runs, and carry out requests about it."""
+        network.hand_over()
+        stack.push_async_callback(_cancel, asyncio.create_task(network.watch()))
+        if self._options.state_dir is not None:
+            from ballonet.machine.network_requests import answer_requests
+
+            answering = answer_requests(self._network_request, network, self._notes, self._state_dir)
+            stack.push_async_callback(_cancel, asyncio.create_task(answering))
 
     def _serve_requests(self, vm: Vm, services: Services, network: GuestNetwork | None, ran_s: float) -> None:
         """Carry out requests to this process, and keep to the limits of its lifetime."""
@@ -311,15 +323,6 @@ class Supervisor:
             assert self._options.state_dir is not None  # the command is there
             await self._command.terminate(read_stop_seconds(self._options.state_dir, STOP_COMMAND_S))
         await services.power_off(POWEROFF_TIMEOUT_S)
-
-    async def _answer_requests(self, network: GuestNetwork) -> None:
-        from ballonet.machine.network_requests import answer_request
-
-        while True:
-            await self._network_request.wait()
-            self._network_request.clear()
-            if self._options.state_dir is not None:
-                await answer_request(network, self._notes, self._options.state_dir)
 
     async def _report_ready(
         self, started: StartedVm, network: GuestNetwork | None, run_directory: RunDirectory, boot_s: float

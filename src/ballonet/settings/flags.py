@@ -14,6 +14,7 @@ from ballonet.base.dataclass import dataclass, fields, replace
 from ballonet.base.errors import ConfigError
 from ballonet.settings.config import SandboxConfig, check_name
 from ballonet.settings.field_types import FieldType, field_types
+from ballonet.vmm.attach import Net
 from ballonet.vmm.config import VmConfig
 
 #: Flags that are not named as their fields are.
@@ -88,6 +89,19 @@ def render_flags(config: SandboxConfig) -> list[str]:
 
 #: The fields that limit how long a sandbox runs, which may change while it runs.
 LIFETIME_FIELDS = ("ttl_s", "idle_timeout_s", "on_idle")
+#: The fields of what a guest may reach, which may change while it runs.
+NETWORK_RULES = ("net_allow", "net_deny")
+
+
+def with_rules_and_lifetime(argv: Sequence[str], of: VmConfig) -> tuple[str, ...]:
+    """The flags ``argv`` with what may change while a sandbox runs, as in ``of``.
+
+    :raises ConfigError: as :func:`parse_config`.
+    """
+    config = parse_config(argv)
+    if config.net is of.net is Net.USER:
+        config = replace(config, **{name: getattr(of, name) for name in NETWORK_RULES})
+    return with_lifetime(render_flags(config), of)
 
 
 def with_lifetime(argv: Sequence[str], of: VmConfig) -> tuple[str, ...]:

@@ -17,12 +17,12 @@ _MAX_PORT = 65535
 _MAX_NAME = 253
 #: Everything except what is closed by default.
 PUBLIC = "public"
-_NAME = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-_RULE = re.compile(
-    r"(?P<host>[^:/\s]+(?:/\d+)?)(?::(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?)?(?:/(?P<protocol>[a-z]+))?",
-    re.ASCII,
+# Compiled when they are used: every command loads this module, and few sandboxes have rules.
+_NAME = r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_RULE = (
+    r"(?P<host>[^:/\s]+(?:/\d+)?)(?::(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?)?(?:/(?P<protocol>[a-z]+))?"
 )
-_HOST_PORT = re.compile(r"(?P<port>\d{1,5})(?:/(?P<protocol>[a-z]+))?", re.ASCII)
+_HOST_PORT = r"(?P<port>\d{1,5})(?:/(?P<protocol>[a-z]+))?"
 _PROTOCOLS = ("tcp", "udp", "icmp")
 
 
@@ -48,7 +48,7 @@ class NetRule:
         low = text.lower()
         if low.count(":") > 1 or low.startswith("["):
             raise ValueError("is an IPv6 address; the network of a guest is IPv4 only")
-        match = _RULE.fullmatch(low)
+        match = re.fullmatch(_RULE, low, re.ASCII)
         if match is None:
             raise ValueError("is not HOST[:PORT[-PORT]][/tcp|udp|icmp]")
         first, last = match["first"], match["last"]
@@ -60,7 +60,7 @@ class NetRule:
     def check(self) -> None:
         """:raises ValueError: a value is invalid."""
         if self.block is None and self.host != PUBLIC:
-            if len(self.host) > _MAX_NAME or not _NAME.fullmatch(self.host):
+            if len(self.host) > _MAX_NAME or not re.fullmatch(_NAME, self.host):
                 raise ValueError(
                     "has a host that is not a name, an IPv4 address or a block of addresses; write international "
                     "names in ASCII (xn--…)"
@@ -112,7 +112,7 @@ class HostPort:
 
         :raises ValueError: it has another form, or a value is invalid.
         """
-        match = _HOST_PORT.fullmatch(text)
+        match = re.fullmatch(_HOST_PORT, text, re.ASCII)
         if match is None:
             raise ValueError("is not PORT[/tcp|udp]")
         port = cls(int(match["port"]), match["protocol"] or "tcp")

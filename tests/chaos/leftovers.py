@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import os
 import signal
@@ -102,16 +101,6 @@ def cgroups(testbed: Testbed) -> list[str]:
     except HostError:
         return []
     return sorted(path.name for path in parent.glob(f"{GROUP_PREFIX}c{testbed.mark}*/"))
-
-
-def descriptors() -> dict[str, str]:
-    """The open file descriptors of this process."""
-    gc.collect()
-    found = {}
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # the descriptor that lists this directory
-            found[entry.name] = str(entry.readlink())
-    return found
 
 
 async def wait_until(condition: Callable[[], object], what: str, timeout_s: float = GONE_S) -> None:

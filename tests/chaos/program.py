@@ -34,6 +34,7 @@ from tests.chaos.plan import (
 )
 from tests.chaos.steps import STEPS
 from tests.chaos.testbed import Testbed
+from tests.vm.processes import descriptors
 
 #: Parts of steps and checks that ``--without`` can leave out, in addition to groups.
 PARTS = ("early-leftovers", "hard-cap", "small-disk")
@@ -226,7 +227,7 @@ async def drive(run: Run) -> None:
         await work_script(run, run.boxes[0])
     else:
         await _warm_up(run)
-        before = leftovers.descriptors()
+        before = descriptors()
         await _work_side_by_side(run)
     if not run.failures or options.keep_going:
         try:
@@ -265,7 +266,7 @@ async def _warm_up(run: Run) -> None:
 
 async def _same_descriptors(run: Run, before: dict[str, str]) -> None:
     """Check that long use of the SDK does not leave file descriptors open."""
-    more = {fd: to for fd, to in leftovers.descriptors().items() if fd not in before}
+    more = {fd: to for fd, to in descriptors().items() if fd not in before}
     if more:
         run.fail(f"file descriptors left open: {more}")
 

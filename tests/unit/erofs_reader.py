@@ -108,7 +108,7 @@ class Reader:
         cursor = at + 12
         while cursor < at + size:
             name_bytes, index, value_bytes = struct.unpack_from("<BBH", self.image, cursor)
-            name = self.image[cursor + 4 : cursor + 4 + name_bytes].decode()
+            name = self.image[cursor + 4 : cursor + 4 + name_bytes].decode(errors="surrogateescape")
             value = self.image[cursor + 4 + name_bytes : cursor + 4 + name_bytes + value_bytes]
             yield prefixes[index] + name, value
             cursor += -(-(4 + name_bytes + value_bytes) // 4) * 4

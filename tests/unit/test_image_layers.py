@@ -438,6 +438,13 @@ def test_overlay_marks_of_the_host_kind_are_left_out(tmp_path: Path) -> None:
     assert found["/d"].xattrs == {"trusted.other": b"n"}
 
 
+def test_the_name_of_an_extended_attribute_is_any_bytes(tmp_path: Path) -> None:
+    whole = layer(entry("f", b"", xattrs={"user.name": "v"}))
+    assert whole.count(b"user.name") == 1
+    found = root_of(tmp_path, whole.replace(b"user.name", b"user.\x80\xffme"))
+    assert found["/f"].xattrs == {"user.\udc80\udcffme": b"v"}
+
+
 # Damaged layers
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,16 @@ def descendants(pid: int) -> list[int]:
     found = []
     for child in children(pid):
         found += [child, *descendants(child)]
+    return found
+
+
+def descriptors() -> dict[str, str]:
+    """The open file descriptors of this process."""
+    gc.collect()
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the descriptor that lists this directory
+            found[entry.name] = str(entry.readlink())
     return found
 
 

@@ -20,7 +20,7 @@ from ballonet.base.paths import state_dir_of
 from ballonet.lifecycle.registry import Registry
 from ballonet.sdk.sandbox import Balloon, Sandbox
 from ballonet.sdk.sync import Sandbox as SyncSandbox
-from tests.vm.processes import alive, descendants, wait_until
+from tests.vm.processes import alive, descendants, descriptors, wait_until
 
 
 class Cli:
@@ -241,19 +241,11 @@ async def test_ten_created_used_and_removed_at_once_leave_nothing(run_directory:
         await Sandbox.remove(name, force=True)
         return out
 
-    before = (
-        len(list(Path("/proc/self/fd").iterdir())),
-        sorted(run_directory.iterdir()),
-        descendants(os.getpid()),
-    )
+    before, others = descriptors(), (sorted(run_directory.iterdir()), descendants(os.getpid()))
     outputs = await asyncio.gather(*(one(number) for number in range(10)))
     assert outputs == [f"churn-{number}\n".encode() for number in range(10)]
-    after = (
-        len(list(Path("/proc/self/fd").iterdir())),
-        sorted(run_directory.iterdir()),
-        descendants(os.getpid()),
-    )
-    assert after == before
+    assert {number: of for number, of in descriptors().items() if before.get(number) != of} == {}
+    assert (sorted(run_directory.iterdir()), descendants(os.getpid())) == others
     with Registry.open() as registry:
         assert not [record for record in registry.list() if record.name.startswith("churn")]
     assert not list((state_dir_of("x").parent).glob("churn*"))

@@ -202,14 +202,16 @@ async def fork_sandbox(
     *,
     detached: bool,
     gate: Gate | None = None,
+    trim: bool = False,
 ) -> list[OwnedProcess | BallonetError]:
     """Save a running sandbox once, and make a sandbox for each of ``forks``; returns the process or the error of each.
 
+    :param trim: have the guest give caches and free memory to the host first, if it is idle.
     :raises BallonetError: none was made; the sandbox runs on.
     """
     import asyncio
 
-    async with saved_for_forks(registry, sandbox, [fork.name for fork in forks]) as saved:
+    async with saved_for_forks(registry, sandbox, [fork.name for fork in forks], trim=trim) as saved:
         for fork in forks:
             check_changes(saved.facts, fork)
         starts = [
@@ -235,7 +237,12 @@ async def _fork(
 
 @contextlib.asynccontextmanager
 async def saved_for_forks(
-    registry: Registry, sandbox: str, names: Sequence[str], store: Snapshots | None = None
+    registry: Registry,
+    sandbox: str,
+    names: Sequence[str],
+    store: Snapshots | None = None,
+    *,
+    trim: bool = False,
 ) -> AsyncIterator[SavedFiles]:
     """Save a running sandbox once, for forks with these names. The files are removed at the end of the block; the forks
     have their own then.
@@ -247,7 +254,7 @@ async def saved_for_forks(
 
     check_new_names(registry, names)
     with (Snapshots.open() if store is None else store).making() as made:
-        facts = await save_sandbox(registry, sandbox, made)
+        facts = await save_sandbox(registry, sandbox, made, trim=trim)
         yield SavedFiles(facts, made.state_path, made.disk_path)
 
 

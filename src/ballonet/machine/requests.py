@@ -102,7 +102,7 @@ class Requests:
             from ballonet.machine.snapshotting import Snapshotting
 
             self._snapshotting = Snapshotting(self._live)
-        return await self._snapshotting.save(*map(Path, map(str, paths)))
+        return await self._snapshotting.save(*map(Path, map(str, paths)), trim=arguments.get("trim") is True)
 
     async def _pause(self, *, force: bool) -> dict[str, Any]:
         if self._pausing is None:

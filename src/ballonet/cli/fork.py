@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    ports = tuple(map(Port.parse, options.ports))
+    from ballonet.settings.definitions import SETTINGS
+    from ballonet.settings.values import read_items
+
+    ports: tuple[Port, ...] = read_items(SETTINGS["ports"], options.ports)
     fixed = [port for port in ports if port.host != 0]
     if fixed and len(options.names) > 1:
         raise ConfigError(

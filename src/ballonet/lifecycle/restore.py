@@ -17,7 +17,7 @@ from ballonet.base.errors import BallonetError, ConfigError, NameInUseError
 from ballonet.base.paths import state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.lifecycle import sandboxes as lifecycle
-from ballonet.lifecycle.record import Command, Record, State
+from ballonet.lifecycle.record import Command, Defaults, Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.saved_files import place
 from ballonet.lifecycle.snapshot_facts import SnapshotFacts
@@ -27,6 +27,7 @@ from ballonet.lifecycle.start import Gate, start_sandbox
 from ballonet.lifecycle.stop import discard_sandbox
 from ballonet.settings.config import SandboxConfig, check_name
 from ballonet.vmm.attach import Net, Port
+from ballonet.vmm.builder import default_floor_mib
 from ballonet.vmm.config import Accel
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Changes:
     reserve_mib: int | None = None
     #: Its own command, if that of the saved one does not run.
     command: Command | None = None
+    #: Variables, directory and user of all its commands.
+    defaults: Defaults | None = None
     auto_remove: bool = False
 
 
@@ -95,6 +98,25 @@ def check_changes(facts: SnapshotFacts, changes: Changes) -> SandboxConfig:
     )
 
 
+def check_target(facts: SnapshotFacts, target_mib: int | None) -> None:
+    """:raises ConfigError: a sandbox that is made from the snapshot cannot have this target."""
+    if target_mib is None:
+        return
+    old = facts.config
+    if not old.has_balloon:
+        raise ConfigError(
+            f"the target cannot be {target_mib} MiB: the saved sandbox {facts.sandbox!r} has no balloon"
+        )
+    floor_mib = old.balloon_min_mib
+    if floor_mib is None:
+        floor_mib = default_floor_mib(old.memory_mib, old.balloon_initial_mib or old.memory_mib)
+    if not floor_mib <= target_mib <= old.memory_mib:
+        raise ConfigError(
+            f"the target {target_mib} MiB is outside the range of the saved sandbox {facts.sandbox!r}: its floor is "
+            f"{floor_mib} MiB, its ceiling {old.memory_mib} MiB"
+        )
+
+
 def register(registry: Registry, saved: SavedFiles, changes: Changes) -> Record:
     """Register a sandbox that is made from ``saved``, and give it its files: it is paused then.
 
@@ -109,7 +131,7 @@ def register(registry: Registry, saved: SavedFiles, changes: Changes) -> Record:
         config,
         image=image_of_facts(facts),
         command=command,
-        defaults=facts.defaults,
+        defaults=facts.defaults if changes.defaults is None else changes.defaults,
         auto_remove=changes.auto_remove,
         weight=facts.weight if changes.weight is None else changes.weight,
         reserve_mib=facts.reserve_mib if changes.reserve_mib is None else changes.reserve_mib,
@@ -142,6 +164,7 @@ async def restore_sandbox(
     """
     from ballonet.base.threads import in_thread
 
+    check_target(saved.facts, target_mib)
     name, made, process = changes.name, False, None
 
     def make() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
-from ballonet.base.arguments import check_flag, check_items, check_text
-from ballonet.base.errors import BallonetError, ConfigError
+from ballonet.base.arguments import check_flag, check_text
+from ballonet.base.errors import BallonetError, ConfigError, SettingError
 from ballonet.base.memory import Size, to_mib
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.launch import OwnedProcess
 from ballonet.sdk.sandbox_state import SandboxState
+from ballonet.settings.definitions import SETTINGS
+from ballonet.settings.names import PARAMETERS
+from ballonet.settings.values import read_items
 from ballonet.vmm.attach import Port
 
 if TYPE_CHECKING:
@@ -153,4 +156,7 @@ class SandboxSaving(SandboxState):
 
 
 def _ports(ports: Sequence[str | Port]) -> tuple[Port, ...]:
-    return tuple(port if isinstance(port, Port) else Port.parse(port) for port in check_items("ports", ports))
+    try:
+        return read_items(SETTINGS["ports"], ports)
+    except SettingError as error:
+        raise error.named(PARAMETERS) from None

@@ -1,7 +1,8 @@
 """Makes sandboxes from snapshots, and forks of running sandboxes.
 
 A sandbox is registered, gets its own disk and the saved state, and is then an ordinary paused one, which is resumed.
-If the program is killed before that, the sandbox has failed; afterwards it is paused. Nothing of it is half there.
+If the program is killed before that, the sandbox has failed; afterwards it is paused, or removed if it was to be
+removed at its end. Nothing of it is half there.
 """
 
 from __future__ import annotations

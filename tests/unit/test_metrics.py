@@ -29,6 +29,7 @@ from ballonet.metrics.exposition import Counters, Exporter
 from ballonet.metrics.history import HistoryWriter
 from ballonet.metrics.model import STALE_S, STATES, HostSample, SandboxSample, Snapshot, sample_of
 from ballonet.metrics.plotting import draw
+from ballonet.metrics.stored import StoredSample
 from ballonet.settings.config import SandboxConfig
 from tests.unit.own_host import own_directories
 
@@ -278,3 +279,14 @@ def test_addresses() -> None:
 
 def test_metrics_know_every_state_of_a_sandbox() -> None:
     assert list(STATES) == [state.value for state in State]
+
+
+def test_what_is_stored_and_how_sandboxes_were_started_is_exported() -> None:
+    stored = StoredSample(paused=2, paused_bytes=99, snapshots=0, starts={"template": (3, 0.75)})
+    told = values(Exporter().render(lambda: Snapshot(HOST, [], stored)))
+    assert told["ballonet_paused_sandboxes", ()] == 2
+    assert told["ballonet_paused_sandboxes_bytes", ()] == 99
+    assert told["ballonet_snapshots", ()] == 0
+    assert ("ballonet_snapshots_bytes", ()) not in told, "it is unknown"
+    assert told["ballonet_starts_total", (("how", "template"),)] == 3
+    assert told["ballonet_starts_seconds_total", (("how", "template"),)] == 0.75

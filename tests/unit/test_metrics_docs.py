@@ -9,7 +9,7 @@ from ballonet.base.memory import MIB
 from ballonet.lifecycle.samples import DEADLINE_S, GUEST_AGE_S, OVERALL_S
 from ballonet.machine.sampler import BUSY_BYTES, BUSY_SHARE, HEARTBEAT_S, PRESSURE_US, Pace
 from ballonet.metrics.columns import COLUMNS
-from ballonet.metrics.figures import HOST_FIGURES, SANDBOX_FIGURES, Figure
+from ballonet.metrics.figures import HOST_FIGURES, SANDBOX_FIGURES, STORED_FIGURES, Figure
 from ballonet.metrics.history import FIELDS, SLOT_BYTES, SLOTS, STATES
 from ballonet.metrics.model import STALE_S
 from tests.monitoring import documented_queries
@@ -25,7 +25,7 @@ def line(figure: Figure) -> str:
 
 def test_every_metric_has_its_row_and_no_row_is_of_another() -> None:
     lines = PAGE.splitlines()
-    for figure in (*SANDBOX_FIGURES, *HOST_FIGURES):
+    for figure in (*SANDBOX_FIGURES, *HOST_FIGURES, *STORED_FIGURES):
         assert line(figure) in lines
     assert set(re.findall(r"^\| `(ballonet_[a-z0-9_]+)` \|", PAGE, re.MULTILINE)) == metric_names()
 
@@ -51,7 +51,7 @@ def test_the_rates_are_the_codes() -> None:
 
 def test_every_documented_query_names_metrics_that_exist() -> None:
     queries = documented_queries()
-    assert len(queries) == 6
+    assert len(queries) == 8
     for query in queries:
         names = set(re.findall(r"\bballonet_[a-z0-9_]+", query))
         assert names

@@ -93,6 +93,10 @@ def drops_caches_of_guests_at_work(
     ]
 
 
+def pauses_everyone(host: HostView, views: Sequence[SandboxView], verdicts: list[Verdict]) -> list[Verdict]:
+    return [verdict._replace(pause=True) for verdict in verdicts]
+
+
 def violations(fault: Fault) -> list[Violation]:
     """What the checks say of our policy with ``fault``, over two minutes of four guests, one without a driver."""
     trace = Trace(
@@ -139,6 +143,7 @@ FAULTS: list[tuple[Fault, str]] = [
     (drops_caches_of_guests_at_work, "price"),
     (inflates_everything_at_once, "step"),
     (promises_everything, "promise"),
+    (pauses_everyone, "pause"),
 ]
 
 

@@ -53,6 +53,25 @@ async def test_it_sees_all_asks_the_policy_and_moves_what_it_says(tmp_path: Path
     assert views["a"].problem is None
 
 
+class Pausing(Fixed):
+    """Pauses one sandbox, whether that is allowed or not."""
+
+    def decide(self, host: HostView, sandboxes: Sequence[SandboxView], memory: object) -> Decision:
+        decision = super().decide(host, sandboxes, memory)
+        verdicts = [verdict._replace(pause=verdict.sandbox == "a") for verdict in decision.verdicts]
+        return decision._replace(verdicts=verdicts)
+
+
+async def test_a_policy_that_pauses_a_sandbox_against_the_rules_is_not_obeyed(tmp_path: Path) -> None:
+    asked: list[str] = []
+    async with running(tmp_path, {"a": Guest(), "b": Guest()}):
+        pilot = Pilot(Pausing({"a": 400}), Settings(), on_tick=lambda tick: None)
+        pilot._fleet.pause = asked.append  # type: ignore[method-assign, assignment]
+        await pilot.run(ticks=1)
+    assert asked == []
+    assert "is paused although it does not allow it" in read_decisions(lock.pilot_dir(), "a", 1)[0]["reason"]
+
+
 async def test_a_budget_is_the_host_that_the_policy_sees(tmp_path: Path) -> None:
     policy = Fixed({})
     async with running(tmp_path, {"a": Guest(resident_mib=400), "b": Guest(resident_mib=500)}):

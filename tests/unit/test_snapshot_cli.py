@@ -20,6 +20,18 @@ from tests.unit.test_snapshots import FACTS, make, this_host
 __all__ = ["this_host"]
 
 
+_FLAGS = "--cpus 2 --memory-mib 128 --balloon-initial-mib 128 --disk-mib 64 --ttl-s 90 --on-idle stop"
+#: With other values than the defaults.
+SAVED = replace(
+    FACTS,
+    weight=300,
+    flags=(
+        *FACTS.flags[:2],
+        *_FLAGS.split(),
+    ),
+)
+
+
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshots:
     own_directories(tmp_path, monkeypatch)
@@ -77,10 +89,55 @@ def test_a_file_is_exported_and_imported(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--memory", "512M"], "--memory cannot be combined with --from"),
-        (["--image", "debian"], "--image cannot be combined with --from"),
-        (["--no-deflate-on-oom"], "--no-deflate-on-oom cannot be combined with --from"),
-        (["-v", "cache:/x"], "--volume cannot be combined with --from"),
+        (
+            ["--memory", "1G"],
+            "--memory 1024M / --memory 128M",
+        ),
+        (["--cpus", "1"], "--cpus 1 / --cpus 2"),
+        (
+            ["--machine", "q35"],
+            "--machine q35 / --machine microvm",
+        ),
+        (
+            ["--accel", "kvm"],
+            "--accel kvm / --accel tcg",
+        ),
+        (
+            ["--on-idle", "pause"],
+            "--on-idle pause / --on-idle stop",
+        ),
+        (["--ttl", "1h"], "--ttl 1h / --ttl 1m30s"),
+        (["--ttl", "0"], "--ttl 0 / --ttl 1m30s"),
+        (
+            ["--balloon-min", "64M"],
+            "--balloon-min 64M / no --balloon-min",
+        ),
+        (
+            ["--image", "debian"],
+            "--image debian / no --image",
+        ),
+        (
+            ["--no-deflate-on-oom"],
+            "--no-deflate-on-oom / deflate on oom on",
+        ),
+        (
+            ["-v", "/cache:/x"],
+            "--volume /cache:/x / no --volume",
+        ),
+        (
+            ["--tmpfs", "/a", "--tmpfs", "/b"],
+            "--tmpfs /a --tmpfs /b / no --tmpfs",
+        ),
+        (["--net-deny", "10.0.0.0/8"], "--net-deny 10.0.0.0/8 / no --net-deny"),
+        (["--balloon-initial", "1G"], "the target 1024 MiB is outside the range of the saved sandbox 'box'"),
+        (["--balloon-initial", "1M"], "the target 1 MiB is outside the range of the saved sandbox 'box'"),
+        (["--weight", "0"], "must be a whole number from 1 to 10000"),
+        (["--pull", "missing"], "--pull cannot be combined with --from"),
+        (["--rootfs", "/x"], "--rootfs cannot be combined with --from"),
+        (["--balloon-control-socket", "/x"], "--balloon-control-socket cannot be combined with --from"),
+        (["--balloon-allow-user", "1"], "--balloon-allow-user cannot be combined with --from"),
+        (["--entrypoint", ""], "--entrypoint cannot be combined with --from"),
+        (["-p", "nonsense"], "nonsense"),
         (["--cold"], "--cold cannot be combined with --from"),
         (["--dry-run"], "--dry-run cannot be combined with --from"),
     ],
@@ -88,9 +145,22 @@ def test_a_file_is_exported_and_imported(
 def test_options_that_cannot_differ_from_the_snapshot_are_refused(
     store: Snapshots, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
-    make(store, "one")
+    make(store, "one", SAVED)
+    said = " cannot be combined with --from one, which was saved with ".join(said.split(" / "))
     assert main(["run", "--from", "one", *words, "--", "true"]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_options_that_are_as_in_the_snapshot_are_accepted(
+    store: Snapshots, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The name is refused, which is checked after them."""
+    make(store, "one", SAVED)
+    with Registry.open() as registry:
+        create(registry, SandboxBuilder("taken").build())
+    words = "--name taken --cpus 2 --memory 128M --machine microvm --accel auto --on-idle stop --ttl 90 --disk 64M"
+    assert main(["run", "--from", "one", *words.split(), "--weight", "100", "--", "true"]) == 2
+    assert "there is a sandbox named 'taken' already" in capsys.readouterr().err
 
 
 def test_names_and_ports_of_forks_are_checked_before_anything_is_saved(
@@ -105,6 +175,7 @@ def test_names_and_ports_of_forks_are_checked_before_anything_is_saved(
         (["box", "one", "one"], "the name 'one' is given twice"),
         (["-p", "80:80", "box", "one", "two"], "port 127.0.0.1:80:80/tcp cannot be published by 2 forks"),
         (["box", "one"], "sandbox 'box' is stopped"),
+        (["-p", "nonsense", "box", "one"], "is not [ADDRESS:]HOST-PORT:GUEST-PORT"),
         (["bux", "one"], "there is no sandbox named 'bux'"),
     ):
         assert main(["fork", *words]) == 2

@@ -25,7 +25,7 @@ from ballonet.base.errors import (
 )
 from ballonet.base.file_copy import copy_data, copy_file, data_ranges
 from ballonet.base.memory import MIB
-from ballonet.lifecycle import snapshot_transfer
+from ballonet.lifecycle import restore, snapshot_transfer
 from ballonet.lifecycle.record import Command
 from ballonet.lifecycle.snapshot_facts import Platform, SnapshotFacts
 from ballonet.lifecycle.snapshot_transfer import export_snapshot, import_snapshot
@@ -67,7 +67,8 @@ def this_host(monkeypatch: pytest.MonkeyPatch) -> None:
         if (problem := facts.platform.problem_on(HERE)) is not None:
             raise SnapshotError(f"{what} cannot be restored here: {problem}")
 
-    monkeypatch.setattr(snapshot_transfer, "check_platform", check)
+    for module in (snapshot_transfer, restore):
+        monkeypatch.setattr(module, "check_platform", check)
 
 
 def make(store: Snapshots, name: str = "one", facts: SnapshotFacts = FACTS) -> None:

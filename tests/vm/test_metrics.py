@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -45,7 +46,8 @@ def inspect(name: str) -> dict[str, Any]:
 
 
 def sample(name: str, **options: float) -> SandboxSample:
-    return next(one for one in collect(**options).sandboxes if one.name == name)
+    take = functools.partial(collect, **options)  # type: ignore[arg-type]
+    return next(one for one in take().sandboxes if one.name == name)
 
 
 @pytest.fixture(scope="module")

@@ -385,6 +385,63 @@ async def test_a_kill_during_a_snapshot_leaves_all_or_nothing(
         await text_of(box, "md5sum /disk/big")
 
 
+#: Kills itself where the first argument says, while it makes a sandbox of a snapshot or of another sandbox.
+_KILLED = """
+import asyncio, os, signal, sys
+from ballonet.lifecycle import restore
+from ballonet.machine import launch
+from ballonet.sdk.sandbox import Sandbox
+
+async def kill(*args, **settings):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+places = {"registered": (restore, "start_sandbox"), "starting": (launch, "launch"), "paused": (restore, "kill")}
+setattr(*places[sys.argv[1]], kill)
+
+async def main(how, detached):
+    if how == "restore":
+        box = await Sandbox.restore("kept", "half", detached=detached)
+        await box.pause()
+        await kill()
+    else:
+        box = await Sandbox.get("parent")
+        await box.fork("half", detached=detached)
+
+asyncio.run(main(sys.argv[2], sys.argv[3] == "detached"))
+"""
+
+
+async def test_a_program_that_is_killed_before_its_restored_sandbox_runs_leaves_no_owned_one(
+    store: Snapshots,
+) -> None:
+    async with await Sandbox.create("parent", memory="256M") as parent:
+        await parent.snapshot("kept")
+        for where in ("registered", "starting"):
+            for how in ("restore", "fork"):
+                for owned in (True, False):
+                    words = [where, how, "owned" if owned else "detached"]
+                    done = await asyncio.to_thread(
+                        subprocess.run, [sys.executable, "-P", "-c", _KILLED, *words], check=False
+                    )
+                    assert done.returncode == -signal.SIGKILL
+                    if owned:
+                        with pytest.raises(UnknownSandboxError):
+                            await Sandbox.get("half")
+                        assert not state_dir_of("half").exists()
+                    else:
+                        box = await Sandbox.get("half")
+                        assert box.record().state is State.PAUSED
+                        await Sandbox.remove("half", force=True)
+        # One that has run, and was paused, is kept if its program is killed.
+        words = ["paused", "restore", "owned"]
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-P", "-c", _KILLED, *words], check=False)
+        record = (await Sandbox.get("half")).record()
+        assert record.state is State.PAUSED
+        assert record.auto_remove
+        await Sandbox.remove("half")
+    run_cli("prune")
+
+
 @pytest.mark.parametrize("after_s", [0.4, 0.8, 1.2, 1.6, 2.0])
 async def test_a_kill_during_a_fork_leaves_whole_sandboxes_or_none(
     with_disk: Sandbox, store: Snapshots, after_s: float

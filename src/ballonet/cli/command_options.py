@@ -43,7 +43,7 @@ def add_from_option(parser: argparse.ArgumentParser) -> None:
         dest="from_snapshot",
         metavar="SNAPSHOT",
         help="continue from a snapshot instead of booting; only the name, published ports, weight, reserve and target "
-        "(--balloon-initial) can differ from the saved sandbox",
+        "(--balloon-initial) can differ from the saved sandbox; an option that contradicts it is refused",
     )
 
 

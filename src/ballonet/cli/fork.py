@@ -31,13 +31,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="publish a port of each fork on the host; host port 0 selects a free port (can be repeated)",
     )
     parser.add_argument("--rm", action="store_true", help="remove each fork when it ends")
+    parser.add_argument(
+        "--trim",
+        action="store_true",
+        help="have an idle guest give up its caches first, so that the forks take less memory",
+    )
     add_admission_option(parser)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
 
 
 def run(options: argparse.Namespace) -> int:
-    ports = tuple(map(Port.parse, options.ports))
+    from ballonet.settings.definitions import SETTINGS
+    from ballonet.settings.values import read_items
+
+    ports: tuple[Port, ...] = read_items(SETTINGS["ports"], options.ports)
     fixed = [port for port in ports if port.host != 0]
     if fixed and len(options.names) > 1:
         raise ConfigError(
@@ -55,7 +63,9 @@ async def _fork(registry: Registry, options: argparse.Namespace, ports: tuple[Po
 
     changes = [Changes(name=name, ports=ports, auto_remove=options.rm) for name in options.names]
     gate = admission_control(options.admission)
-    results = await fork_sandbox(registry, options.sandbox, changes, detached=True, gate=gate)
+    results = await fork_sandbox(
+        registry, options.sandbox, changes, detached=True, gate=gate, trim=options.trim
+    )
     status = 0
     for name, result in zip(options.names, results, strict=True):
         if isinstance(result, BallonetError):

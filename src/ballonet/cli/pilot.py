@@ -172,11 +172,13 @@ def _print_tick(tick: Any, dry_run: bool) -> None:
     views = {view.name: view for view in tick.sandboxes}
     for verdict in tick.verdicts:
         moved = tick.moved.get(verdict.sandbox)
-        if moved is None and not dry_run and not verdict.trim_mib:
+        if moved is None and not dry_run and not verdict.trim_mib and not verdict.pause:
             continue
         old = views[verdict.sandbox].target_mib
         error = tick.errors.get(verdict.sandbox)
-        if moved is None:
+        if verdict.pause:
+            done = "is paused"
+        elif moved is None:
             done = f"stays at {old} MiB"
         else:
             done = f"{old} → {moved} MiB" if moved != old else f"requested {moved} MiB again"
@@ -200,6 +202,7 @@ def _print_tick_json(tick: Any, dry_run: bool) -> None:
             "verdicts": [{**verdict._asdict(), "inputs": dict(verdict.inputs)} for verdict in tick.verdicts],
             "moved": dict(tick.moved),
             "trimmed": dict(tick.trimmed),
+            "pausing": list(tick.pausing),
             "errors": dict(tick.errors),
             "notes": list(tick.notes),
         }
@@ -230,7 +233,9 @@ def _explain(options: argparse.Namespace) -> int:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["at"]))
         target = entry["target_mib"]
         done = (
-            "unchanged"
+            "is paused"
+            if entry.get("pause")
+            else "unchanged"
             if target is None
             else f"stays at {target} MiB"
             if target == entry["old_mib"]

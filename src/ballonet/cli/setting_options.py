@@ -9,7 +9,32 @@ from ballonet.base.errors import ConfigError
 from ballonet.settings.definitions import CONFIGURED, SETTINGS, ModifySettings, settings_in
 from ballonet.settings.setting import GROUP_ID, USER_ID, Setting
 
+#: In the parsed options: the names of the settings that were typed, which may have been typed with their default.
+_TYPED = "typed_settings"
 _METAVARS = {"size": "SIZE", "duration": "TIME"}
+
+
+class _Store(argparse.Action):
+    """Stores a value, and that it was typed."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        setattr(namespace, _TYPED, (*getattr(namespace, _TYPED, ()), self.dest))
+
+
+def is_given(options: argparse.Namespace, setting: Setting) -> bool:
+    """Whether the option of a setting was typed, even with its default."""
+    if setting.kind == "list":
+        return bool(getattr(options, setting.name, None))
+    if setting.kind == "switch":
+        return bool(getattr(options, setting.name, setting.default) != setting.default)
+    return setting.name in getattr(options, _TYPED, ())
 
 
 def add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:
@@ -49,8 +74,7 @@ def _add_value(parser: argparse._ActionsContainer, setting: Setting, help: str, 
         form["metavar"] = setting.metavar or _METAVARS.get(setting.kind)
     if setting.kind == "number":
         form["type"] = int
-    if setting.kind == "list":
-        form["action"] = "append"
+    form["action"] = "append" if setting.kind == "list" else _Store
     parser.add_argument(*filter(None, (setting.short, setting.option)), **form)
 
 

@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="name of the snapshot (default: the sandbox's name and the time)",
     )
+    create.add_argument(
+        "--no-trim",
+        dest="trim",
+        action="store_false",
+        help="do not have an idle guest give up its caches and free memory first: faster, and a larger snapshot",
+    )
     listing = action("ls", "list snapshots")
     listing.add_argument("-q", "--quiet", action="store_true", help="print only names")
     inspect = action("inspect", "show detailed information about snapshots, as JSON")
@@ -65,7 +71,7 @@ def _create(options: argparse.Namespace) -> int:
     from ballonet.lifecycle.snapshot_save import create_snapshot
 
     with Registry.open() as registry:
-        snapshot = asyncio.run(create_snapshot(registry, options.sandbox, options.name))
+        snapshot = asyncio.run(create_snapshot(registry, options.sandbox, options.name, trim=options.trim))
     return _print_one(snapshot, options)
 
 

@@ -44,10 +44,13 @@ async def touch_sandbox(registry: Registry, name: str) -> None:
         await agent.close()
 
 
-async def pause_sandbox(registry: Registry, name: str, *, force: bool = False) -> Paused | None:
+async def pause_sandbox(
+    registry: Registry, name: str, *, force: bool = False, if_idle: bool = False
+) -> Paused | None:
     """Pause a running sandbox, and return when nothing of it is in memory. ``None``: it is paused already.
 
     :param force: even if commands of clients are running in it, which that ends.
+    :param if_idle: only if nothing is under way in it: no connection is open either, and its guest does not work.
     :raises StillRunningError: such commands are running; the sandbox was not changed.
     :raises NotRunningError: it is not running.
     :raises BallonetError: it could not be paused; it runs on, unless its process has ended.
@@ -63,7 +66,7 @@ async def pause_sandbox(registry: Registry, name: str, *, force: bool = False) -
         agent = await AgentClient.connect(note.agent_socket)
         try:
             await agent.wait_ready(_ANSWER_S)
-            facts = await agent.manage("pause", force=force)
+            facts = await agent.manage("pause", force=force, if_idle=if_idle)
         except GuestChannelError:
             if note.process.alive():
                 raise

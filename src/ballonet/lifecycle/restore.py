@@ -1,7 +1,8 @@
 """Makes sandboxes from snapshots, and forks of running sandboxes.
 
 A sandbox is registered, gets its own disk and the saved state, and is then an ordinary paused one, which is resumed.
-If the program is killed before that, the sandbox has failed; afterwards it is paused. Nothing of it is half there.
+If the program is killed before that, the sandbox has failed; afterwards it is paused, or removed if it was to be
+removed at its end. Nothing of it is half there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ballonet.base.errors import BallonetError, ConfigError, NameInUseError
 from ballonet.base.paths import state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.lifecycle import sandboxes as lifecycle
-from ballonet.lifecycle.record import Command, Record, State
+from ballonet.lifecycle.record import Command, Defaults, Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.saved_files import place
 from ballonet.lifecycle.snapshot_facts import SnapshotFacts
@@ -27,6 +28,7 @@ from ballonet.lifecycle.start import Gate, start_sandbox
 from ballonet.lifecycle.stop import discard_sandbox
 from ballonet.settings.config import SandboxConfig, check_name
 from ballonet.vmm.attach import Net, Port
+from ballonet.vmm.builder import default_floor_mib
 from ballonet.vmm.config import Accel
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class Changes:
     reserve_mib: int | None = None
     #: Its own command, if that of the saved one does not run.
     command: Command | None = None
+    #: Variables, directory and user of all its commands.
+    defaults: Defaults | None = None
     auto_remove: bool = False
 
 
@@ -95,6 +99,25 @@ def check_changes(facts: SnapshotFacts, changes: Changes) -> SandboxConfig:
     )
 
 
+def check_target(facts: SnapshotFacts, target_mib: int | None) -> None:
+    """:raises ConfigError: a sandbox that is made from the snapshot cannot have this target."""
+    if target_mib is None:
+        return
+    old = facts.config
+    if not old.has_balloon:
+        raise ConfigError(
+            f"the target cannot be {target_mib} MiB: the saved sandbox {facts.sandbox!r} has no balloon"
+        )
+    floor_mib = old.balloon_min_mib
+    if floor_mib is None:
+        floor_mib = default_floor_mib(old.memory_mib, old.balloon_initial_mib or old.memory_mib)
+    if not floor_mib <= target_mib <= old.memory_mib:
+        raise ConfigError(
+            f"the target {target_mib} MiB is outside the range of the saved sandbox {facts.sandbox!r}: its floor is "
+            f"{floor_mib} MiB, its ceiling {old.memory_mib} MiB"
+        )
+
+
 def register(registry: Registry, saved: SavedFiles, changes: Changes) -> Record:
     """Register a sandbox that is made from ``saved``, and give it its files: it is paused then.
 
@@ -109,7 +132,7 @@ def register(registry: Registry, saved: SavedFiles, changes: Changes) -> Record:
         config,
         image=image_of_facts(facts),
         command=command,
-        defaults=facts.defaults,
+        defaults=facts.defaults if changes.defaults is None else changes.defaults,
         auto_remove=changes.auto_remove,
         weight=facts.weight if changes.weight is None else changes.weight,
         reserve_mib=facts.reserve_mib if changes.reserve_mib is None else changes.reserve_mib,
@@ -142,6 +165,7 @@ async def restore_sandbox(
     """
     from ballonet.base.threads import in_thread
 
+    check_target(saved.facts, target_mib)
     name, made, process = changes.name, False, None
 
     def make() -> None:
@@ -202,14 +226,16 @@ async def fork_sandbox(
     *,
     detached: bool,
     gate: Gate | None = None,
+    trim: bool = False,
 ) -> list[OwnedProcess | BallonetError]:
     """Save a running sandbox once, and make a sandbox for each of ``forks``; returns the process or the error of each.
 
+    :param trim: have the guest give caches and free memory to the host first, if it is idle.
     :raises BallonetError: none was made; the sandbox runs on.
     """
     import asyncio
 
-    async with saved_for_forks(registry, sandbox, [fork.name for fork in forks]) as saved:
+    async with saved_for_forks(registry, sandbox, [fork.name for fork in forks], trim=trim) as saved:
         for fork in forks:
             check_changes(saved.facts, fork)
         starts = [
@@ -235,7 +261,12 @@ async def _fork(
 
 @contextlib.asynccontextmanager
 async def saved_for_forks(
-    registry: Registry, sandbox: str, names: Sequence[str], store: Snapshots | None = None
+    registry: Registry,
+    sandbox: str,
+    names: Sequence[str],
+    store: Snapshots | None = None,
+    *,
+    trim: bool = False,
 ) -> AsyncIterator[SavedFiles]:
     """Save a running sandbox once, for forks with these names. The files are removed at the end of the block; the forks
     have their own then.
@@ -247,7 +278,7 @@ async def saved_for_forks(
 
     check_new_names(registry, names)
     with (Snapshots.open() if store is None else store).making() as made:
-        facts = await save_sandbox(registry, sandbox, made)
+        facts = await save_sandbox(registry, sandbox, made, trim=trim)
         yield SavedFiles(facts, made.state_path, made.disk_path)
 
 

@@ -48,7 +48,11 @@ GUEST_AGE_S = 60.0
 
 
 def collect(
-    *, deadline_s: float = DEADLINE_S, overall_s: float = OVERALL_S, guest_age_s: float = GUEST_AGE_S
+    *,
+    deadline_s: float = DEADLINE_S,
+    overall_s: float = OVERALL_S,
+    guest_age_s: float = GUEST_AGE_S,
+    stored: bool = False,
 ) -> Snapshot:
     """All sandboxes and the host, now. A sandbox that does not answer costs ``deadline_s``, and does not affect others.
 
@@ -56,6 +60,7 @@ def collect(
 
     :param overall_s: timeout for all; a sandbox that was not asked by then has its reason in ``unknown``.
     :param guest_age_s: accepted age of a guest's figures; 0: each guest is asked now.
+    :param stored: also read what sandboxes have on disk.
     """
     with Registry.open() as registry:
         records = lifecycle.list_sandboxes(registry)
@@ -64,7 +69,11 @@ def collect(
         _with_totals(sample) if sample.state in ("paused", "stopped", "failed") else sample
         for sample in samples
     ]
-    return Snapshot(read_host(samples), samples)
+    if not stored:
+        return Snapshot(read_host(samples), samples)
+    from ballonet.lifecycle.stored import read_stored
+
+    return Snapshot(read_host(samples), samples, read_stored(records))
 
 
 def read_samples(

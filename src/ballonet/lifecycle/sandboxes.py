@@ -22,7 +22,7 @@ from ballonet.lifecycle.liveness import living, machines
 from ballonet.lifecycle.record import Command, Defaults, Record, State, unreadable_hint
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import EndNote, MachineNote
-from ballonet.machine.paused_file import paused_bytes, remove_partial
+from ballonet.machine.paused_file import PAUSED_FILE, paused_bytes, remove_partial
 from ballonet.settings.config import SandboxConfig, check_name
 from ballonet.settings.flags import parse_config, render_flags
 
@@ -107,6 +107,9 @@ def refresh(registry: Registry, record: Record) -> Record | None:
     The registry is updated, unless another run has begun meanwhile.
     """
     if not record.state.lives:
+        if record.state is State.PAUSED and _is_abandoned(record):
+            forget(registry, record)
+            return None
         return record
     note = living(record)
     if note is not None:
@@ -120,6 +123,10 @@ def refresh(registry: Registry, record: Record) -> Record | None:
     if not of_this_run and _is_being_started(record):
         return record
     if paused_bytes(state_dir_of(record.name)) is not None:
+        if _is_abandoned(record):
+            sweep(record)
+            forget(registry, record)
+            return None
         return _now_paused(registry, record, end if of_this_run else None)
     if end is None or not of_this_run:
         end = EndNote(
@@ -147,6 +154,21 @@ def refresh(registry: Registry, record: Record) -> Record | None:
 
 def _is_being_started(record: Record) -> bool:
     return record.state is State.STARTING and record.starter is not None and record.starter.alive()
+
+
+def _is_abandoned(record: Record) -> bool:
+    """Whether it was made from a snapshot, to be removed at its end, by a program that was killed before its guest
+    ran."""
+    if not record.auto_remove or record.starter is None or record.starter.alive():
+        return False
+    from ballonet.machine.saved_sandbox import read_saved
+    from ballonet.vmm.saved_state import SavedStateError
+
+    try:
+        # What a sandbox saves of itself when it is paused has its flags; what was saved for others has none.
+        return not read_saved(state_dir_of(record.name) / PAUSED_FILE).flags
+    except (SavedStateError, OSError):
+        return False
 
 
 def _now_paused(registry: Registry, record: Record, end: EndNote | None) -> Record:

@@ -31,11 +31,17 @@ def default_name(sandbox: str, now: float | None = None) -> str:
 
 
 async def create_snapshot(
-    registry: Registry, sandbox: str, name: str | None = None, *, store: Snapshots | None = None
+    registry: Registry,
+    sandbox: str,
+    name: str | None = None,
+    *,
+    trim: bool = True,
+    store: Snapshots | None = None,
 ) -> Snapshot:
     """Save a sandbox as a snapshot. A running one runs on; a paused one stays paused.
 
     :param name: by default that of the sandbox, and the time.
+    :param trim: have the guest give caches and free memory to the host first, if it is idle.
     :raises NotRunningError: the sandbox is neither running nor paused.
     :raises NameInUseError: there is a snapshot with that name.
     :raises ConfigError: the sandbox cannot be saved: it has volumes.
@@ -45,12 +51,12 @@ async def create_snapshot(
     name = default_name(sandbox) if name is None else name
     store.check_free(name)
     with store.making() as made:
-        await save_sandbox(registry, sandbox, made)
+        await save_sandbox(registry, sandbox, made, trim=trim)
         made.commit(name)
     return store.get(name)
 
 
-async def save_sandbox(registry: Registry, sandbox: str, made: NewSnapshot) -> SnapshotFacts:
+async def save_sandbox(registry: Registry, sandbox: str, made: NewSnapshot, *, trim: bool) -> SnapshotFacts:
     """Save a running or paused sandbox in the directory of ``made``, with its description."""
     from ballonet.base.threads import in_thread
 
@@ -67,7 +73,7 @@ async def save_sandbox(registry: Registry, sandbox: str, made: NewSnapshot) -> S
         )
     platform = platform_here(detect_accel(config.accel).accel, config.machine)
     if note is not None:
-        found = await _ask(note, made)
+        found = await _ask(note, made, trim)
     else:
         found = await in_thread(lambda: _copy(record.name, config, made))
     facts = SnapshotFacts(
@@ -97,14 +103,16 @@ def _copy(name: str, config: SandboxConfig, made: NewSnapshot) -> dict[str, Any]
     return {"state_key": key, "command_runs": command_runs, "resident_bytes": None, "stopped_s": 0.0}
 
 
-async def _ask(note: MachineNote, made: NewSnapshot) -> dict[str, Any]:
+async def _ask(note: MachineNote, made: NewSnapshot, trim: bool) -> dict[str, Any]:
     """Have the sandbox's process save it."""
     from ballonet.guest.agent_client import AgentClient
 
     agent = await AgentClient.connect(note.agent_socket)
     try:
         await agent.wait_ready()
-        found = await agent.manage("snapshot", state=str(made.state_path), disk=str(made.disk_path))
+        found = await agent.manage(
+            "snapshot", state=str(made.state_path), disk=str(made.disk_path), trim=trim
+        )
     finally:
         await agent.close()
     wanted: dict[str, Callable[[Any], Any]] = {

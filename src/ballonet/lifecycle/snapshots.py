@@ -148,6 +148,10 @@ class Snapshots:
             found, key=lambda each: (0.0 if each.facts is None else each.facts.created_at, each.name)
         )
 
+    def held(self) -> dict[str, int]:
+        """What the files of each take of the disk, without reading them."""
+        return {name: Snapshot(name, self.directory / name, None).held_bytes for name in self.names()}
+
     def get(self, name: str) -> Snapshot:
         """:raises UnknownSnapshotError: there is none with that name."""
         check_name(name)

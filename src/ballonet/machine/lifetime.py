@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 #: A guest that uses less than this share of one processor is idle. One that waits uses 0.5 % with emulation, and 4 % if
 #: its kernel ticks all the time (bench/metrics.py).
 IDLE_SHARE = 0.10
+#: A sandbox that was started, touched or changed within this time is not paused because of others (seconds).
+TOUCHED_S = 60.0
 #: How often a sandbox is looked at, at most and at least (seconds); between them ten times in its idle timeout.
 _LOOK_MIN_S, _LOOK_MAX_S = 0.5, 5.0
 
@@ -77,6 +79,19 @@ class Lifetime:
     def touch(self) -> None:
         """The sandbox is used: it is idle from now on at the earliest."""
         self._used_at = self._clock()
+
+    async def in_use(self) -> str | None:
+        """Why the sandbox must not be paused because of others now; ``None`` if nothing is under way in it."""
+        if self._clock() - self._used_at < TOUCHED_S:
+            return f"it was started, touched or changed in the last {TOUCHED_S:.0f} s"
+        cpu_s, opened = read_cpu_s(self._live.vm.pid), self._live.services.agent.opened
+        await self._sleep(_LOOK_MIN_S)
+        now_s = read_cpu_s(self._live.vm.pid)
+        if self._live.clients or self._live.services.agent.opened != opened:
+            return "a command is running in it"
+        if cpu_s is None or now_s is None or now_s - cpu_s >= IDLE_SHARE * _LOOK_MIN_S:
+            return "its guest is at work"
+        return "a network connection is open" if await self._connected() else None
 
     async def close(self) -> None:
         """Stop watching."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ballonet.base.dataclass import replace
-from ballonet.base.errors import ConfigError
+from ballonet.base.errors import ConfigError, StillRunningError
 from ballonet.machine.lifetime import Lifetime
 from ballonet.machine.live_save import LiveSave
 from ballonet.vmm.config import OnIdle, VmConfig
@@ -53,6 +53,8 @@ class Requests:
         :raises BallonetError: it failed, or is unknown.
         """
         if do == "pause":
+            if arguments.get("if_idle") is True and (why := await self.lifetime.in_use()) is not None:
+                raise StillRunningError(f"sandbox {self._live.name!r} was not paused: {why}")
             return await self._pause(force=arguments.get("force") is True)
         if do == "snapshot":
             return await self._snapshot(arguments)
@@ -85,11 +87,12 @@ class Requests:
         try:
             on_idle = OnIdle(arguments["on_idle"])
             limits = {field: arguments[field] for field in ("ttl_s", "idle_timeout_s")}
+            pausable = arguments.get("pausable", self._config.pausable) is True
         except (KeyError, ValueError) as error:
             raise ConfigError(f"invalid limits: {error}") from error
         if not all(limit is None or isinstance(limit, int) for limit in limits.values()):
             raise ConfigError(f"invalid limits: {limits}")
-        self._config = replace(self._config, on_idle=on_idle, **limits)
+        self._config = replace(self._config, on_idle=on_idle, pausable=pausable, **limits)
         self.lifetime.set(self._config)
         self._modified(self._config)
         return {}
@@ -102,7 +105,7 @@ class Requests:
             from ballonet.machine.snapshotting import Snapshotting
 
             self._snapshotting = Snapshotting(self._live)
-        return await self._snapshotting.save(*map(Path, map(str, paths)))
+        return await self._snapshotting.save(*map(Path, map(str, paths)), trim=arguments.get("trim") is True)
 
     async def _pause(self, *, force: bool) -> dict[str, Any]:
         if self._pausing is None:

@@ -30,6 +30,7 @@ from ballonet.machine.resources import hard_cap, open_network, serve_volumes, wr
 from ballonet.machine.run_directory import RunDirectory, claim_run_directory
 from ballonet.machine.run_notes import RunNotes
 from ballonet.machine.run_options import RunOptions
+from ballonet.machine.start_counts import count_start
 from ballonet.machine.vm_start import StartedVm, VmStart
 from ballonet.settings.flags import with_lifetime
 from ballonet.vmm.attach import Net
@@ -342,6 +343,8 @@ class Supervisor:
             "start": started.source,
         }
         self._owner.send(Report("ready", facts))
+        if self._options.state_dir is not None:  # beside the registry
+            count_start(self._options.state_dir.parent.parent, started.kind, boot_s)
 
     @property
     def _state_dir(self) -> Path:

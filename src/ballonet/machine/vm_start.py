@@ -15,6 +15,7 @@ from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError, EngineError, GuestBootError, GuestError, HostError
 from ballonet.guest.restored import renew_guest
 from ballonet.host.proc import read_cpu_s
+from ballonet.machine.start_counts import StartKind
 from ballonet.machine.templates import Template, templates_dir
 from ballonet.vmm.engine import Vm
 from ballonet.vmm.saved_state import SavedState, SavedStateError
@@ -47,6 +48,7 @@ class StartedVm:
     channel: socket.socket
     #: How it was started, for a person.
     source: str
+    kind: StartKind
     #: To be called when the agent is ready.
     at_ready: Callable[[], Awaitable[None]] | None
 
@@ -91,20 +93,21 @@ class VmStart:
         :raises BallonetError: it did not start.
         """
         if self._saved is not None:
-            return await self._restore(vm, self._saved, RESUMED, math.inf)
+            return await self._restore(vm, self._saved, RESUMED, StartKind.SAVED, math.inf)
         template = None if self._cold else self._template(vm)
         state = None if template is None else self._open(template)
         if template is not None and state is not None:
             with state:
                 try:
                     least_s = max(RESTORE_CPU_MIN_S, state.cpu_s)
-                    return await self._restore(vm, state, "restored from a start template", least_s)
+                    source = "restored from a start template"
+                    return await self._restore(vm, state, source, StartKind.TEMPLATE, least_s)
                 except (EngineError, GuestError) as error:
                     self._why_cold = f"booted, because the guest could not be restored: {error}"
                     log.warning("start template: %s", self._why_cold)
                     template.discard()
                     vm = vm.engine.create(vm.spec)
-        started = await self._boot(vm)
+        started = await self._boot(vm, StartKind.COLD if template is None else StartKind.BOOT)
         if template is None or not self._reserve(template):
             return started
 
@@ -114,9 +117,11 @@ class VmStart:
         self._stack.callback(template.close)
         return replace(started, at_ready=make)
 
-    async def _restore(self, vm: Vm, state: SavedState, source: str, most_cpu_s: float) -> StartedVm:
+    async def _restore(
+        self, vm: Vm, state: SavedState, source: str, kind: StartKind, most_cpu_s: float
+    ) -> StartedVm:
         """:raises EngineError, GuestError: it could not be restored; its engine has ended."""
-        started = await self._run(vm, state, source)
+        started = await self._run(vm, state, source, kind)
         renewed = asyncio.create_task(renew_guest(started.channel, RESTORE_TIMEOUT_S))
         either: set[asyncio.Future[Any]] = {renewed, self._ending}
         try:
@@ -134,12 +139,12 @@ class VmStart:
         log.info("the guest is %s", started.source)
         return started
 
-    async def _boot(self, vm: Vm) -> StartedVm:
-        started = await self._run(vm, None, self._why_cold)
+    async def _boot(self, vm: Vm, kind: StartKind) -> StartedVm:
+        started = await self._run(vm, None, self._why_cold, kind)
         log.info("the guest is %s", started.source)
         return started
 
-    async def _run(self, vm: Vm, state: SavedState | None, source: str) -> StartedVm:
+    async def _run(self, vm: Vm, state: SavedState | None, source: str, kind: StartKind) -> StartedVm:
         sockets = [] if self._servers is None else self._servers.sockets
         network = self._network
         link = None if network is None else network.link()
@@ -152,7 +157,7 @@ class VmStart:
             await self._start(vm)
         else:
             await self._start_connected(vm, network)
-        return StartedVm(vm, vm.take_agent_channel(), source, None)
+        return StartedVm(vm, vm.take_agent_channel(), source, kind, None)
 
     async def _start_connected(self, vm: Vm, network: GuestNetwork) -> None:
         """Let the VM run and connect its network meanwhile: a guest that is faster reaches nothing yet."""

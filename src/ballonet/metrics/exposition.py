@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,8 +16,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from ballonet.base.errors import BallonetError
 from ballonet.control.backend import State as BalloonState
-from ballonet.metrics.figures import GROUPS, HOST_FIGURES, SANDBOX_FIGURES, Figure
+from ballonet.metrics.figures import GROUPS, HOST_FIGURES, SANDBOX_FIGURES, STORED_FIGURES, Figure
 from ballonet.metrics.model import STATES, HostSample, SandboxSample, Snapshot
+from ballonet.metrics.stored import StoredSample
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +71,10 @@ class Exporter:
         for figure in SANDBOX_FIGURES:
             yield self._of_sandboxes(figure, snapshot.sandboxes)
         yield from _states(snapshot.sandboxes)
-        for figure in HOST_FIGURES:
-            family = _family(figure, [])
-            value = getattr(snapshot.host, figure.attribute)
-            if value is not None:
-                family.add_metric([], value * figure.scale)
-            yield family
+        yield from _unlabelled(HOST_FIGURES, snapshot.host)
         yield _host_known(snapshot.host)
+        yield from _unlabelled(STORED_FIGURES, snapshot.stored)
+        yield from _starts({} if snapshot.stored is None else snapshot.stored.starts)
 
     def _of_sandboxes(self, figure: Figure, samples: Iterable[SandboxSample]) -> Metric:
         family = _family(figure, ["sandbox"])
@@ -155,6 +153,30 @@ def _host_known(host: HostSample) -> Metric:
     for group in ("meminfo", "pressure"):
         known.add_metric([group], float(group not in host.unknown))
     return known
+
+
+def _unlabelled(figures: Iterable[Figure], sample: HostSample | StoredSample | None) -> Iterator[Metric]:
+    for figure in figures:
+        family = _family(figure, [])
+        value = None if sample is None else getattr(sample, figure.attribute)
+        if value is not None:
+            family.add_metric([], value * figure.scale)
+        yield family
+
+
+def _starts(starts: Mapping[str, tuple[int, float]]) -> Iterator[Metric]:
+    count = CounterMetricFamily(
+        "ballonet_starts",
+        "Sandboxes that were started, by how: from a template, by a boot because there was none, cold, or saved.",
+        labels=["how"],
+    )
+    took = CounterMetricFamily(
+        "ballonet_starts_seconds", "Time that these starts took, until the guest was ready.", labels=["how"]
+    )
+    for how, (number, took_s) in starts.items():
+        count.add_metric([how], number)
+        took.add_metric([how], took_s)
+    yield from (count, took)
 
 
 def _family(figure: Figure, labels: list[str]) -> GaugeMetricFamily | CounterMetricFamily:

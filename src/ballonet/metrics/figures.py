@@ -10,12 +10,13 @@ from typing import Literal, NamedTuple
 
 #: The source of a figure, which determines its age. ``config``; ``balloon``: the engine, at the time of the scrape;
 #: ``host``: ``/proc`` of the engine's process, at the time of the scrape; ``pss``: the same, updated less often;
-#: ``guest``: the guest's last report.
-Source = Literal["config", "balloon", "host", "pss", "guest"]
+#: ``guest``: the guest's last report; ``files``: the sizes of files, at the time of the scrape.
+Source = Literal["config", "balloon", "host", "pss", "guest", "files"]
 
 
 class Figure(NamedTuple):
-    """One number of :class:`~ballonet.metrics.model.SandboxSample` or ``HostSample``, as a metric."""
+    """One number of :class:`~ballonet.metrics.model.SandboxSample`, ``HostSample`` or
+    :class:`~ballonet.metrics.stored.StoredSample`, as a metric."""
 
     attribute: str
     metric: str
@@ -204,6 +205,29 @@ HOST_FIGURES: tuple[Figure, ...] = (
         "counter",
         "Time since boot during which all tasks of the host waited for memory.",
         "host",
+    ),
+)
+
+STORED_FIGURES: tuple[Figure, ...] = (
+    Figure("paused", "ballonet_paused_sandboxes", "gauge", "Number of paused sandboxes.", "files"),
+    Figure(
+        "paused_bytes",
+        "ballonet_paused_sandboxes_bytes",
+        "gauge",
+        "Size of the saved states of paused sandboxes: what they would take of the host's memory at first.",
+        "files",
+    ),
+    Figure("snapshots", "ballonet_snapshots", "gauge", "Number of snapshots.", "files"),
+    Figure(
+        "snapshots_bytes", "ballonet_snapshots_bytes", "gauge", "What snapshots take of the disk.", "files"
+    ),
+    Figure("templates", "ballonet_templates", "gauge", "Number of start templates.", "files"),
+    Figure(
+        "templates_bytes",
+        "ballonet_templates_bytes",
+        "gauge",
+        "What start templates take of the disk.",
+        "files",
     ),
 )
 

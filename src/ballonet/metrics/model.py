@@ -14,6 +14,7 @@ from ballonet.base.memory import mib_to_bytes
 
 if TYPE_CHECKING:
     from ballonet.control.backend import BalloonSnapshot, Stats
+    from ballonet.metrics.stored import StoredSample
 
 #: Why the guest's values are missing if nothing else is wrong.
 SILENT_GUEST = "the guest does not report"
@@ -225,6 +226,8 @@ class Snapshot:
 
     host: HostSample
     sandboxes: Sequence[SandboxSample] = ()
+    #: ``None``: it was not read.
+    stored: StoredSample | None = None
 
 
 def sums(samples: Sequence[SandboxSample]) -> dict[str, int]:

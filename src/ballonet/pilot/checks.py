@@ -22,10 +22,11 @@ from ballonet.pilot.limits import (
     totals,
 )
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict, promise_limit_mib
+from ballonet.pilot.pausing import PAUSE_QUIET_S, is_full, may_be_paused
 from ballonet.pilot.price import is_idle, kept_mib, share_of_work
 
 #: All rules. ``promise`` concerns all sandboxes together, the others a single one.
-RULES = ("verdict", "range", "problem", "pressure", "price", "step", "promise")
+RULES = ("verdict", "range", "problem", "pressure", "price", "step", "pause", "promise")
 _NUMBERS = (int, float)
 
 
@@ -124,6 +125,8 @@ def check_decision(
     - ``price``: a guest at work loses no more, and drops no more caches, than the price of memory allows
       (:mod:`~ballonet.pilot.price`): at price 0, nothing.
     - ``step``: no reduction exceeds :func:`~ballonet.pilot.limits.step_mib`, unless ``promise`` requires it.
+    - ``pause``: at most one sandbox is paused, only while the host is nearly full, and only one that allows it, is not
+      under pressure and has been quiet for long enough (:mod:`~ballonet.pilot.pausing`).
     - ``promise``: the sum of all targets does not exceed what may be promised while any target could be lower.
 
     :param before: what :func:`remember` returned at the previous tick; without it pressure is unknown, and every
@@ -172,6 +175,10 @@ def check_decision(
             pressed = raised(view, before.targets.get(view.name)) or pressure(
                 totals(view, host.at_s), before.totals[view.name]
             )
+        if verdict.pause:
+            why = _why_not_paused(host, view, quiet_s(activity[view.name], host.at_s), problem, pressed)
+            if why is not None:
+                found.append(Violation("pause", view.name, f"{view.name} is paused although {why}"))
         if target is not None:
             if problem is None and view.state in ("no-driver", "failed"):
                 problem = f"its balloon is in the state {view.state}"
@@ -200,6 +207,8 @@ def check_decision(
             slack += room_band_mib(view.ceiling_mib)
             if new > least:
                 could.append(view.name)
+    if sum(verdict.pause for verdict in asked.values()) > 1:
+        found.append(Violation("pause", None, "more than one sandbox is paused at once"))
     if promisable is None:
         return found
     for view, excess in steep:
@@ -210,6 +219,21 @@ def check_decision(
         message = f"{together} of {promisable} MiB are promised although {', '.join(could)} could have less"
         found.append(Violation("promise", None, message))
     return found
+
+
+def _why_not_paused(
+    host: HostView, view: SandboxView, quiet_s: float | None, problem: str | None, pressed: str | None
+) -> str | None:
+    """Why the sandbox must not be paused."""
+    if problem is not None or pressed is not None:
+        return problem or pressed
+    if not view.pausable:
+        return "it does not allow it"
+    if not is_full(host):
+        return f"the host is not full: the price is {host.price or 0.0:.2f}"
+    if not may_be_paused(view, quiet_s):
+        return f"it has been quiet for {quiet_s or 0.0:.0f} s, less than {PAUSE_QUIET_S:.0f}"
+    return None
 
 
 def _beyond_price(view: SandboxView, verdict: Verdict, price: float, kept_mib: int | None) -> list[Violation]:

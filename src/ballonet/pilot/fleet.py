@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping, Sequence
 
+from ballonet.base.errors import BallonetError
 from ballonet.host.load import tasks_per_processor
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import living
@@ -20,6 +22,12 @@ TICK_DEADLINE_S = 0.5
 TICK_DEADLINE_MOST_S = 1.0
 
 
+#: The problem of a sandbox that is being paused.
+_PAUSING = "the autopilot pauses it"
+
+log = logging.getLogger(__name__)
+
+
 class Fleet:
     """:param only: name patterns (fnmatch); all sandboxes by default."""
 
@@ -27,6 +35,7 @@ class Fleet:
         self._only = tuple(only)
         self._clients: dict[str, SandboxClient] = {}
         self._late: set[asyncio.Task[str | None]] = set()
+        self._pausing: set[str] = set()
         #: Set when another client than the autopilot has raised a target.
         self.raised = asyncio.Event()
 
@@ -53,7 +62,8 @@ class Fleet:
         asked = [task for client in self._clients.values() if (task := client.observe()) is not None]
         if asked:
             await asyncio.wait(asked, timeout=min(TICK_DEADLINE_S * load, TICK_DEADLINE_MOST_S))
-        return [client.view(load) for client in self._clients.values()]
+        views = [client.view(load) for client in self._clients.values()]
+        return [view._replace(problem=_PAUSING) if view.name in self._pausing else view for view in views]
 
     async def apply(self, targets: Mapping[str, int]) -> dict[str, str]:
         """Set targets concurrently; returns errors by name.
@@ -86,6 +96,28 @@ class Fleet:
             if name in self._clients:
                 trim = self._clients[name].trim(mib, gentle=name in gentle)
                 self._leave(asyncio.create_task(trim, name=f"trim {name}"))
+
+    def pause(self, name: str) -> None:
+        """Pause a sandbox, without waiting. It is left alone meanwhile, and is gone when that is done. Its own process
+        refuses if it is used."""
+        if name in self._clients and name not in self._pausing:
+            self._pausing.add(name)
+            self._leave(asyncio.create_task(self._pause(name), name=f"pause {name}"))
+
+    async def _pause(self, name: str) -> str | None:
+        from ballonet.lifecycle.pause import pause_sandbox
+
+        try:
+            with Registry.open() as registry:
+                paused = await pause_sandbox(registry, name, if_idle=True)
+        except BallonetError as error:
+            log.warning("sandbox %s was not paused: %s", name, error.message)
+            return error.message
+        finally:
+            self._pausing.discard(name)
+        if paused is not None:
+            log.warning("sandbox %s was paused in %.1f s; its next use resumes it", name, paused.seconds)
+        return None
 
     def _leave(self, task: asyncio.Task[str | None]) -> None:
         """Let the task finish in the background, or until :meth:`close`."""
@@ -121,6 +153,7 @@ def find_members(only: Sequence[str] = ()) -> list[Member]:
                 ceiling_mib=lifecycle.config_of(record, note.flags).memory_mib,
                 weight=record.weight,
                 reserve_mib=record.reserve_mib,
+                pausable=lifecycle.config_of(record).pausable,
                 started_at=note.started_at or record.created_at,
             )
         )

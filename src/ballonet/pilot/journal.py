@@ -45,7 +45,7 @@ class Journal:
             name = entry["sandbox"]
             kind = (entry["target_mib"] is None, entry.get("problem"), entry.get("error"))
             moved = entry["target_mib"] is not None and entry["target_mib"] != entry["old_mib"]
-            moved = moved or bool(entry.get("trim_mib"))
+            moved = moved or bool(entry.get("trim_mib")) or bool(entry.get("pause"))
             last_kind, last_at = self._last.get(name, (None, 0.0))
             if moved or kind != last_kind or at - last_at >= QUIET_S:
                 self._last[name] = (kind, at)

@@ -33,7 +33,7 @@ DISCOVER_S = 2.0
 DEFAULT_POLICY = "ballonet"
 #: The rules that are enforced for every policy. The other rules of :mod:`ballonet.pilot.checks` are enforced for the
 #: default policy only: the policies of other projects do not promise them and run as they are.
-RULES_FOR_ALL = ("verdict", "range", "problem")
+RULES_FOR_ALL = ("verdict", "range", "problem", "pause")
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 #: Minimum time between two ticks, however often pressure relief triggers one (seconds).
 LEAST_PERIOD_S = 0.05
@@ -68,6 +68,8 @@ class Tick:
     errors: Mapping[str, str]
     notes: Sequence[str]
     paused: bool
+    #: The sandboxes that are being paused since this tick.
+    pausing: Sequence[str] = ()
 
 
 class Pilot:
@@ -152,11 +154,20 @@ class Pilot:
         self._seen = remember(host, sandboxes, self._seen, decision._replace(verdicts=verdicts))
         # Setting the same target again is intended: a guest that stopped at its guard, or refused, then continues.
         moves = {
-            verdict.sandbox: verdict.target_mib for verdict in verdicts if verdict.target_mib is not None
+            verdict.sandbox: verdict.target_mib
+            for verdict in verdicts
+            if verdict.target_mib is not None and not verdict.pause
         }
-        trims = {verdict.sandbox: verdict.trim_mib for verdict in verdicts if verdict.trim_mib > 0}
+        trims = {
+            verdict.sandbox: verdict.trim_mib
+            for verdict in verdicts
+            if verdict.trim_mib > 0 and not verdict.pause
+        }
+        pausing = [verdict.sandbox for verdict in verdicts if verdict.pause]
         errors: Mapping[str, str] = {}
         if not self._settings.dry_run:
+            for name in pausing:
+                self._fleet.pause(name)
             self._fleet.trim(trims, {verdict.sandbox for verdict in verdicts if verdict.gentle})
             errors = await self._fleet.apply(moves)
         for name in moves:
@@ -165,7 +176,9 @@ class Pilot:
             else:
                 self._said.pop(f"set {name}", None)
         self._say_notes(decision.notes)
-        return Tick(time.time(), host, sandboxes, verdicts, moves, trims, errors, decision.notes, False)
+        return Tick(
+            time.time(), host, sandboxes, verdicts, moves, trims, errors, decision.notes, False, pausing
+        )
 
     def _checked(self, host: HostView, sandboxes: Sequence[SandboxView], decision: Decision) -> list[Verdict]:
         """The verdicts, without those that break a rule: a policy's defect is logged and not carried out."""
@@ -180,9 +193,10 @@ class Pilot:
             for name, verdict in verdicts.items():
                 # If the sandboxes together are promised too much, none may grow; shrinking is still allowed.
                 grows = verdict.target_mib is not None and verdict.target_mib > targets[name]
-                if violation.sandbox == name or (violation.sandbox is None and grows):
+                together = grows if violation.rule != "pause" else verdict.pause
+                if violation.sandbox == name or (violation.sandbox is None and together):
                     verdicts[name] = verdict._replace(
-                        target_mib=None, trim_mib=0, reason=f"not applied: {violation.message}"
+                        target_mib=None, trim_mib=0, pause=False, reason=f"not applied: {violation.message}"
                     )
         return list(verdicts.values())
 
@@ -221,6 +235,7 @@ class Pilot:
                 "target_mib": verdict.target_mib,
                 "trim_mib": verdict.trim_mib,
                 "gentle": verdict.gentle,
+                "pause": verdict.pause,
                 "reason": verdict.reason,
                 "error": tick.errors.get(verdict.sandbox),
                 "problem": views[verdict.sandbox].problem,

@@ -15,5 +15,7 @@ class Member:
     ceiling_mib: int
     weight: int
     reserve_mib: int
+    #: Whether the autopilot may pause it.
+    pausable: bool
     #: Unix time at which its guest was up.
     started_at: float

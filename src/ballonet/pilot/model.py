@@ -81,6 +81,8 @@ class SandboxView(NamedTuple):
     #: Totals of the engine's process since it started: processor time, and bytes read and written.
     engine_cpu_s: float | None = None
     engine_io_mib: int | None = None
+    #: Whether the autopilot may pause it.
+    pausable: bool = False
 
     @property
     def least_mib(self) -> int:
@@ -102,6 +104,9 @@ class Verdict(NamedTuple):
     trim_mib: int = 0
     #: Whether it drops them only while it is idle, at the lowest priority.
     gentle: bool = False
+    #: Whether the sandbox is paused. Its target is not set then and its guest drops nothing, unless that fails: the
+    #: next decision sees it.
+    pause: bool = False
 
 
 class Decision(NamedTuple):

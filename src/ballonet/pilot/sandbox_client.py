@@ -84,6 +84,7 @@ class SandboxClient:
                 actual_mib=None,
                 weight=member.weight,
                 reserve_mib=member.reserve_mib,
+                pausable=member.pausable,
                 problem=problem or "nothing is known about it yet",
             )
         now = time.monotonic()
@@ -97,6 +98,7 @@ class SandboxClient:
             state=balloon.state,
             weight=member.weight,
             reserve_mib=member.reserve_mib,
+            pausable=member.pausable,
             resident_mib=balloon.resident_mib,
             guest_ram_mib=stats.host.guest_ram_mib,
             guest_total_mib=guest.total_mib,

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
-from ballonet.base.arguments import check_flag, check_items, check_text
-from ballonet.base.errors import BallonetError, ConfigError
+from ballonet.base.arguments import check_flag, check_text
+from ballonet.base.errors import BallonetError, ConfigError, SettingError
 from ballonet.base.memory import Size, to_mib
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.launch import OwnedProcess
 from ballonet.sdk.sandbox_state import SandboxState
+from ballonet.settings.definitions import SETTINGS
+from ballonet.settings.names import PARAMETERS
+from ballonet.settings.values import read_items
 from ballonet.vmm.attach import Port
 
 if TYPE_CHECKING:
@@ -21,10 +24,11 @@ if TYPE_CHECKING:
 class SandboxSaving(SandboxState):
     """The part of :class:`~ballonet.sdk.sandbox.Sandbox` that saves it, and makes others of what was saved."""
 
-    async def snapshot(self, name: str | None = None) -> Snapshot:
+    async def snapshot(self, name: str | None = None, *, trim: bool = True) -> Snapshot:
         """Save the sandbox, with its memory, processes and disk. It is stopped for a moment, and runs on.
 
         :param name: of the snapshot; by default the sandbox's name and the time.
+        :param trim: have the guest give up caches and free memory first, if it is idle: the snapshot is smaller.
         :raises NameInUseError: there is a snapshot with that name.
         :raises ConfigError: the sandbox has volumes.
         :raises BallonetError: it could not be saved; nothing is left.
@@ -32,9 +36,10 @@ class SandboxSaving(SandboxState):
         from ballonet.lifecycle.snapshot_save import create_snapshot
 
         check_text("name", name)
+        check_flag("trim", trim)
         self._check_usable()
         with Registry.open() as registry:
-            return await create_snapshot(registry, self.name, name)
+            return await create_snapshot(registry, self.name, name, trim=trim)
 
     async def fork(
         self,
@@ -42,6 +47,7 @@ class SandboxSaving(SandboxState):
         ports: Sequence[str | Port] = (),
         detached: bool = False,
         admission: bool = True,
+        trim: bool = False,
     ) -> Sequence[Self]:
         """Make copies of the running sandbox, which is saved once for all of them and runs on.
 
@@ -52,6 +58,7 @@ class SandboxSaving(SandboxState):
         :param ports: publish these ports of each copy; the host port must be 0 for several copies.
         :param detached: keep the copies running when this program ends.
         :param admission: if an autopilot manages the host's sandboxes, start only if it finds room.
+        :param trim: have the guest give up caches and free memory first, if it is idle: the copies take less memory.
         :raises NameInUseError: a name is in use.
         :raises BallonetError: a copy could not be made; none is left then.
         """
@@ -60,6 +67,7 @@ class SandboxSaving(SandboxState):
         from ballonet.pilot.admission_control import admission_control
 
         check_flag("detached", detached)
+        check_flag("trim", trim)
         check_flag("admission", admission)
         if not names:
             raise ConfigError("no name was given", hint="for example: await box.fork('one', 'two')")
@@ -72,7 +80,9 @@ class SandboxSaving(SandboxState):
         changes = [Changes(name=name, ports=published, auto_remove=not detached) for name in names]
         with Registry.open() as registry:
             gate = admission_control(admission)
-            results = await fork_sandbox(registry, self.name, changes, detached=detached, gate=gate)
+            results = await fork_sandbox(
+                registry, self.name, changes, detached=detached, gate=gate, trim=trim
+            )
             if failed := [result for result in results if isinstance(result, BallonetError)]:
                 for name, result in zip(names, results, strict=True):
                     if isinstance(result, OwnedProcess):
@@ -146,4 +156,7 @@ class SandboxSaving(SandboxState):
 
 
 def _ports(ports: Sequence[str | Port]) -> tuple[Port, ...]:
-    return tuple(port if isinstance(port, Port) else Port.parse(port) for port in check_items("ports", ports))
+    try:
+        return read_items(SETTINGS["ports"], ports)
+    except SettingError as error:
+        raise error.named(PARAMETERS) from None

@@ -177,6 +177,13 @@ class SandboxConfig(VmConfig):
         for field in ("ttl_s", "idle_timeout_s"):
             if getattr(self, field) is not None:
                 _check_int(field, getattr(self, field), 1, MAX_SECONDS, unit=" s")
+        if self.pausable and self.volumes:
+            raise SettingError(
+                f"{{}} is impossible with {{}} {self.volumes[0]}: a sandbox with volumes cannot be saved",
+                "pausable",
+                "volumes",
+                hint="leave out one of them",
+            )
         if self.idle_timeout_s is not None and self.on_idle is OnIdle.PAUSE and self.volumes:
             raise SettingError(
                 f"{{}} {self.idle_timeout_s} s cannot pause a sandbox with volumes, which cannot be saved",

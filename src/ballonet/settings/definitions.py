@@ -78,6 +78,12 @@ class Lifetime(TypedDict, Generic[Unset], total=False):
         OnIdle | str | Unset,
         Setting("what happens to a sandbox that was idle for its timeout", OnIdle.PAUSE, takes_effect=LIVE),
     ]
+    pausable: Annotated[
+        bool | Unset,
+        Setting(
+            "let the autopilot pause it when it is idle and the host nearly full", False, takes_effect=LIVE
+        ),
+    ]
 
 
 class BalloonRange(TypedDict, total=False):

@@ -88,7 +88,7 @@ def render_flags(config: SandboxConfig) -> list[str]:
 
 
 #: The fields that limit how long a sandbox runs, which may change while it runs.
-LIFETIME_FIELDS = ("ttl_s", "idle_timeout_s", "on_idle")
+LIFETIME_FIELDS = ("ttl_s", "idle_timeout_s", "on_idle", "pausable")
 #: The fields of what a guest may reach, which may change while it runs.
 NETWORK_RULES = ("net_allow", "net_deny")
 

@@ -92,6 +92,8 @@ class VmConfig:
     #: When it was idle for so long (seconds), it is paused or stopped.
     idle_timeout_s: int | None = None
     on_idle: OnIdle = OnIdle.PAUSE
+    #: The autopilot may pause it when the host is nearly full.
+    pausable: bool = False
 
     @property
     def has_balloon(self) -> bool:

@@ -23,6 +23,7 @@ from ballonet.pilot.model import (
     promisable_mib,
     promise_limit_mib,
 )
+from ballonet.pilot.pausing import Pauses, choose, describe
 from ballonet.pilot.policies.guest_state import GuestState, Tuning, guard_mib
 from ballonet.pilot.policies.shares import divide
 from ballonet.pilot.policies.working_set import Assessment, assess
@@ -36,6 +37,7 @@ class Memory(NamedTuple):
     sandboxes: Mapping[str, GuestState]
     #: The target of each sandbox before and after the last decision.
     targets: Mapping[str, LastTarget]
+    pauses: Pauses = Pauses()
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,15 @@ class Ballonet:
                     view.name, moved, _reason(view, found, target, again), seen, found.trim_mib, found.gentle
                 )
             )
-        return Decision(verdicts, Memory(host.at_s, kept, left_now), notes)
+        quiet = {view.name: found.quiet_s for view, found in zip(sandboxes, judged, strict=True)}
+        idlest, pauses = choose(host, sandboxes, quiet, Pauses() if memory is None else memory.pauses)
+        verdicts = [
+            verdict._replace(reason=describe(host, quiet[idlest]), pause=True)
+            if verdict.sandbox == idlest
+            else verdict
+            for verdict in verdicts
+        ]
+        return Decision(verdicts, Memory(host.at_s, kept, left_now, pauses), notes)
 
     def _divide(
         self,

@@ -64,6 +64,7 @@ class Arm:
             "targets_moved": out.targets_moved,
             "moved_gib": round(out.moved_gib, 2),
             "reliefs": out.reliefs,
+            "pauses": out.pauses,
             "asked": out.asked,
             "decisions_with_notes": out.notes,
             "rules_broken": dict(Counter(violation.rule for violation in out.violations)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from random import Random
 
@@ -140,6 +141,21 @@ def _adversarial(seed: int) -> Scenario:
     )
 
 
+def _sessions(seed: int, *, pausable: bool = True) -> Scenario:
+    random = Random(seed)  # noqa: S311 - a simulation, not a secret
+    guests = [
+        replace(
+            sandbox(
+                f"session-{n}", 1024, workloads.sessions(random, seconds=1490, work_mib=560, start_s=60.0 * n)
+            ),
+            pausable=pausable,
+        )
+        for n in range(12)
+    ]
+    about = "twelve sessions that keep 560 MiB each and are rarely used, on a host for eleven"
+    return host_for("sessions", about, guests, 1500, 0.58)
+
+
 def _squeezed(letter: str, seed: int) -> Scenario:
     return situation_scenario(letter)  # not random
 
@@ -155,6 +171,7 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "mixed": _mixed,
     "adversarial": _adversarial,
     "fleet": fleet_scenario,
+    "sessions": _sessions,
     **{f"squeezed-{letter}": partial(_squeezed, letter) for letter in SITUATIONS},
 }
 

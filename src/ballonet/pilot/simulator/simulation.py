@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ballonet.pilot.checks import Seen, Violation, check_decision, remember
 from ballonet.pilot.model import DEFAULT_OVERCOMMIT, Decision, HostView, Policy, SandboxView
 from ballonet.pilot.simulator.guest import Guest
+from ballonet.pilot.simulator.paused_guests import PausedGuests
 from ballonet.pilot.simulator.physics import Physics
 from ballonet.pilot.simulator.spec import GuestSpec
 
@@ -69,6 +70,8 @@ class Outcome:
     targets_moved: int = 0
     moved_gib: float = 0.0
     reliefs: int = 0
+    #: How often a guest was paused.
+    pauses: int = 0
     asked: int = 0
     sandbox_ticks: int = 0
     violations: list[Violation] = field(default_factory=list)
@@ -99,6 +102,7 @@ def simulate(
     """
     guests = [Guest(spec, scenario.physics, reporting=reporting) for spec in scenario.guests]
     by_name = {guest.spec.name: guest for guest in guests}
+    paused = PausedGuests()
     out = Outcome(policy.name, scenario.name)
     memory = None
     seen: Seen | None = None
@@ -114,6 +118,8 @@ def simulate(
         relieved = False
         total = 0.0
         for guest in guests:
+            if paused and paused.stays(guest, at_s):
+                continue
             guest.step(at_s, tick_s)
             if guest.relieved:
                 guest.relieve(at_s)
@@ -123,7 +129,7 @@ def simulate(
         held += total
         if total > out.peak_mib:
             out.peak_mib = total
-        available = spare - total
+        available = spare - total + ENGINE_MIB * len(paused)
         if available < out.host_available_mib:
             out.host_available_mib = available
         if available < scenario.host_mib * HOST_STALLS_SHARE:
@@ -148,7 +154,7 @@ def simulate(
                 stalls_us,
                 scenario.overcommit,
             )
-            views = [guest.view(at_s) for guest in guests]
+            views = [_view(guest, at_s) for guest in guests if guest not in paused]
             decision = policy.decide(host, views, memory)
             out.asked += 1
             out.notes += bool(decision.notes)
@@ -159,6 +165,10 @@ def simulate(
                 watch(host, views, decision)
             memory = decision.memory
             for verdict in decision.verdicts:
+                if verdict.pause:
+                    paused.pause(by_name[verdict.sandbox])
+                    out.pauses += 1
+                    continue
                 if verdict.trim_mib > 0:
                     by_name[verdict.sandbox].trim(verdict.trim_mib, verdict.gentle)
                 if verdict.target_mib is not None:
@@ -176,3 +186,8 @@ def simulate(
     out.guest_oom_kills = sum(guest.kills for guest in guests)
     out.oom_deflated_mib = sum(guest.oom_deflated for guest in guests)
     return out
+
+
+def _view(guest: Guest, at_s: float) -> SandboxView:
+    view = guest.view(at_s)
+    return view._replace(pausable=True) if guest.spec.pausable else view

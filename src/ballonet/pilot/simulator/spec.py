@@ -28,3 +28,5 @@ class GuestSpec:
     deflate_on_oom: bool = True
     #: The sandbox's guard; ``None``: the default.
     guard_mib: int | None = None
+    #: Whether the autopilot may pause it.
+    pausable: bool = False

@@ -70,6 +70,21 @@ def idle(random: Random, *, seconds: float) -> Trace:
     return Trace(points)
 
 
+def sessions(random: Random, *, seconds: float, work_mib: float, start_s: float) -> Trace:
+    """A session of a person: a program that keeps much in memory, and is used for a few seconds every few minutes."""
+    points = [
+        Point(0.0, 30.0, busy=False),
+        Point(start_s + 1, 30.0),
+        Point(start_s + random.uniform(4, 10), work_mib, busy=False),
+    ]
+    at = start_s + random.uniform(60, 400)
+    while at < seconds:
+        points.append(Point(at, work_mib, read_mib_s=2.0))
+        points.append(Point(at + random.uniform(2, 8), work_mib, busy=False))
+        at += random.uniform(150, 500)
+    return Trace(points)
+
+
 def read_files(random: Random, *, seconds: float, rate_mib_s: float, hot_mib: float = 0.0) -> Trace:
     """Reads many files once, in runs with pauses, and ``hot_mib`` of files repeatedly."""
     points = [Point(0.0, 120.0, busy=False)]

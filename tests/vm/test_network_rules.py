@@ -331,6 +331,19 @@ def test_rules_for_addresses_open_a_private_network_and_nothing_else(world: Worl
         world.ballonet("rm", "--force", "blocks")
 
 
+def test_none_leaves_nothing_but_a_port_of_the_host(world: World) -> None:
+    world.ballonet("run", "-d", "--name", "nothing", "--net-allow", "none", "--net-allow-host", "8080", "--idle")
+    try:
+        asked = world.log("names")
+        for address in (PUBLIC, PRIVATE[0], METADATA):
+            assert REFUSED in connect(world, "nothing", address, 80), address
+        assert "REFUSED" in world.guest("nothing", "nslookup -type=a allowed.test", check=False)
+        assert world.log("names") == asked
+        assert connect(world, "nothing", "10.0.2.2", 8080) == "127.0.0.1\n"
+    finally:
+        world.ballonet("rm", "--force", "nothing")
+
+
 def test_rules_change_at_run_time_and_end_connections_that_they_do_not_allow(world: World) -> None:
     world.ballonet("run", "-d", "--name", "changed", "--net-allow", f"{PUBLIC}:80", "--idle")
     try:

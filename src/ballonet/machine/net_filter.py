@@ -18,7 +18,7 @@ from zlib import crc32
 from ballonet.base.dataclass import dataclass
 from ballonet.base.ipv4 import Block
 from ballonet.vmm.attach import Port
-from ballonet.vmm.net_rules import PUBLIC, HostPort, NetRule
+from ballonet.vmm.net_rules import NONE, PUBLIC, HostPort, NetRule
 
 TABLE = "ballonet"
 GUEST_INTERFACE, UP_INTERFACE = "guest", "up"
@@ -140,6 +140,8 @@ def _parts(rules: FilterRules) -> list[list[tuple[NetRule, str]]]:
         if rule.name is None
     ]
     for rule in rules.allow:
+        if rule.host == NONE:
+            continue
         # Only a rule for addresses inside a private block opens some of it: not 0.0.0.0/0, nor a name.
         block = rule.block
         opens = block is not None and any(block.within(private) for private in PRIVATE)

@@ -21,7 +21,7 @@ from ballonet.base.paths import MAX_SOCKET_PATH_BYTES
 from ballonet.settings.field_types import field_types
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume, check_target
 from ballonet.vmm.config import DISK_TARGET, OnIdle, VmConfig
-from ballonet.vmm.net_rules import HostPort, NetRule
+from ballonet.vmm.net_rules import NONE, HostPort, NetRule
 
 #: Names are safe as file names, host names and metric label values.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -149,6 +149,16 @@ class SandboxConfig(VmConfig):
                 f"{{}} {self.ports[0]} cannot be published without a network",
                 "port",
                 hint=f"choose the network {Net.USER} or {Net.ISOLATED}",
+            )
+        if any(rule.host == NONE for rule in self.net_deny):
+            raise SettingError(
+                f"{{}} {NONE} denies nothing",
+                "net_deny",
+                hint="to close everything, allow none (--net-allow none)",
+            )
+        if len(self.net_allow) > 1 and any(rule.host == NONE for rule in self.net_allow):
+            raise SettingError(
+                f"{{}} {NONE} cannot be combined with other rules that allow something", "net_allow"
             )
         for field in REACHABLE:
             for item in getattr(self, field):

@@ -277,7 +277,8 @@ class Network(TypedDict, Generic[Unset], total=False):
     net_allow: Annotated[
         Sequence[str | NetRule] | Unset,
         Setting(
-            "allow connections to this name, *.name, address or block of addresses, and nothing that is not allowed",
+            "allow connections to this name, *.name, address or block of addresses, and nothing that is not allowed; "
+            "presets: public, packages, none",
             (),
             takes_effect=LIVE,
             metavar="HOST[:PORT][/PROTOCOL]",

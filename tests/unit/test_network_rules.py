@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from ballonet.base.errors import ConfigError, HostError
 from ballonet.base.ipv4 import Block
 from ballonet.machine.name_rules import render_names
+from ballonet.machine.net_counters import read_counters
 from ballonet.machine.net_filter import (
     Addresses,
     FilterRules,
     counter_name,
-    read_counters,
     render_filter,
     render_own,
     set_name,

@@ -332,7 +332,9 @@ def test_rules_for_addresses_open_a_private_network_and_nothing_else(world: Worl
 
 
 def test_none_leaves_nothing_but_a_port_of_the_host(world: World) -> None:
-    world.ballonet("run", "-d", "--name", "nothing", "--net-allow", "none", "--net-allow-host", "8080", "--idle")
+    world.ballonet(
+        "run", "-d", "--name", "nothing", "--net-allow", "none", "--net-allow-host", "8080", "--idle"
+    )
     try:
         asked = world.log("names")
         for address in (PUBLIC, PRIVATE[0], METADATA):

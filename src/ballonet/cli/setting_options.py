@@ -9,7 +9,7 @@ from ballonet.base.errors import ConfigError
 from ballonet.settings.definitions import CONFIGURED, SETTINGS, ModifySettings, settings_in
 from ballonet.settings.setting import GROUP_ID, USER_ID, Setting
 
-_METAVARS = {"size": "SIZE", "duration": "TIME"}
+_METAVARS = {"size": "SIZE", "duration": "TIME", "rate": "RATE"}
 
 
 def add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:

@@ -19,6 +19,7 @@ from typing import Self
 
 from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import HostError
+from ballonet.host.bandwidth import open_links
 from ballonet.host.conntrack import open_table
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # sched.h
@@ -85,6 +86,8 @@ class Namespace:
         self.log: socket.socket | None = None
         #: Reads the connection table.
         self.table: socket.socket | None = None
+        #: Changes its interfaces (rtnetlink).
+        self.links: socket.socket | None = None
 
     def in_child(self) -> None:
         """Make the namespace, and enter it. If it fails, the child reports that to :meth:`receive`, and exits."""
@@ -103,10 +106,12 @@ class Namespace:
             step = "its interface"
             self._configure()
             step = "the log of its packet filter"
-            log, table = _open_log(self._log_group), open_table()
+            log, table, links = _open_log(self._log_group), open_table(), open_links()
             net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             user = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            socket.send_fds(self._far, [b"made"], [tap, net, user, log.fileno(), table.fileno()])
+            socket.send_fds(
+                self._far, [b"made"], [tap, net, user, log.fileno(), table.fileno(), links.fileno()]
+            )
         except OSError as error:
             self._far.send(f"{error.errno or 0} {step}".encode())
             os._exit(1)
@@ -117,7 +122,7 @@ class Namespace:
         :raises HostError: it has failed.
         """
         self._far.close()
-        said, fds, _, _ = socket.recv_fds(self._near, 256, 5)
+        said, fds, _, _ = socket.recv_fds(self._near, 256, 6)
         if said != b"made":
             number, _, step = said.decode().partition(" ")
             cause = os.strerror(int(number)) if number.isdecimal() else "it ended"
@@ -125,10 +130,11 @@ class Namespace:
                 f"no network can be made for the guest: {step or 'its process'}: {cause}",
                 hint=_HINTS.get(step),
             )
-        self.guest_end, self._net, self._user, log, table = fds
+        self.guest_end, self._net, self._user, log, table, links = fds
         self.log = socket.socket(fileno=log)
         self.log.setblocking(False)
         self.table = socket.socket(fileno=table)
+        self.links = socket.socket(fileno=links)
         return self
 
     @property
@@ -177,9 +183,9 @@ class Namespace:
         self._net = self._user = -1
         self._near.close()
         self._far.close()
-        for reader in (self.log, self.table):
-            if reader is not None:
-                reader.close()
+        for netlink in (self.log, self.table, self.links):
+            if netlink is not None:
+                netlink.close()
 
     def _setns(self, fd: int, kind: int) -> None:
         if self._libc.setns(fd, kind) != 0:

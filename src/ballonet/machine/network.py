@@ -23,27 +23,29 @@ from ballonet.base.errors import BallonetError, HostError
 from ballonet.base.ipv4 import Block
 from ballonet.base.process import find_program, spawn, wait_exit
 from ballonet.host.addresses import AddressChanges, own_addresses
+from ballonet.host.bandwidth import limit_bandwidth
 from ballonet.host.conntrack import count_connections
 from ballonet.host.netns import Interface, Namespace, empty_network
 from ballonet.host.slirp4netns import find_slirp4netns
 from ballonet.machine.name_rules import render_names
 from ballonet.machine.name_server import NameServer, find_name_server
+from ballonet.machine.net_counters import read_counters
 from ballonet.machine.net_filter import (
     GUEST_INTERFACE,
     LOG_GROUP,
+    UP_INTERFACE,
     Addresses,
     FilterRules,
-    read_counters,
     render_filter,
     render_own,
 )
 from ballonet.machine.network_log import NetworkLog
+from ballonet.machine.network_request import NewRules
 from ballonet.machine.uplink import Uplink
 from ballonet.vmm.attach import Port
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.default_engine import DefaultEngine
 from ballonet.vmm.engine import NetworkLink
-from ballonet.vmm.net_rules import NetRule
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,9 @@ class GuestNetwork:
             deny=config.net_deny,
             host_ports=config.net_allow_host,
             ports=config.ports,
+            connections=config.net_connections,
         )
+        self._rate_kib = config.net_rate_kib
         self._directory = directory
         self._cgroup_procs = cgroup_procs
         self._namespace = Namespace(
@@ -137,20 +141,39 @@ class GuestNetwork:
             host_loopback=loopback,
             cgroup_procs=self._cgroup_procs,
         )
+        self._limit(self._rate_kib)
         self.ports = await self._uplink.publish(self.ports or self._rules.ports)
 
-    async def change(self, allow: tuple[NetRule, ...], deny: tuple[NetRule, ...]) -> None:
-        """Put other rules in force. Connections that they do not allow end with their next packet.
+    def _limit(self, rate_kib: int | None) -> None:
+        """Limit what the guest sends, at the uplink, and what it receives, at its own interface.
+
+        :raises HostError: it cannot be limited.
+        """
+        assert self._namespace.links is not None, "the network was not opened"
+        for interface in (UP_INTERFACE, GUEST_INTERFACE):
+            limit_bandwidth(self._namespace.links, interface, rate_kib)
+
+    async def change(self, new: NewRules) -> None:
+        """Put other rules and limits in force. Connections that are not allowed any more end with their next packet.
 
         :raises HostError: they cannot be put in force, and the old ones stay; or no name is resolved now.
         """
         assert self._filter is not None, "the network was not opened"
-        old, rules = self._rules, replace(self._rules, allow=allow, deny=deny)
+        old, rules = (
+            self._rules,
+            replace(self._rules, allow=new.net_allow, deny=new.net_deny, connections=new.net_connections),
+        )
+        if new.net_rate_kib != self._rate_kib:
+            self._limit(new.net_rate_kib)
+            self._log.add("limits", rate_kib=new.net_rate_kib)
+        self._rate_kib = new.net_rate_kib
+        if rules == old:
+            return
         if rules.resolves_names:
             find_name_server()
         await self._load(render_filter(rules, _ADDRESSES, self._own, number=self._number + 1, old=old))
         self._rules, self._number = rules, self._number + 1
-        self._log.add("rules", allow=list(map(str, allow)), deny=list(map(str, deny)))
+        self._log.add("rules", allow=list(map(str, rules.allow)), deny=list(map(str, rules.deny)))
         await _cancel(self._resolving)
         if self._names is not None:
             await self._names.close()

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from ballonet.base.arguments import check_items, check_path, wrong_type
 from ballonet.base.duration import MAX_SECONDS, parse_duration
 from ballonet.base.errors import SettingError, escaped, quoted
-from ballonet.base.memory import parse_size
+from ballonet.base.memory import parse_rate, parse_size
 from ballonet.settings.named_volumes import parse_volume
 from ballonet.settings.setting import Setting
 from ballonet.vmm.attach import Port, Tmpfs, Volume
@@ -32,6 +32,8 @@ def field_value(setting: Setting, value: Any) -> Any:
             return parse_size(value, setting.field) if isinstance(value, str) else value
         case "duration":
             return _seconds(setting, value)
+        case "rate":
+            return None if value is None else parse_rate(value, setting.field) or None
         case "path":
             if value != "":  # the configuration says how the setting was called
                 check_path(setting.field, value)

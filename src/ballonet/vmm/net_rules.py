@@ -13,6 +13,10 @@ from typing import Self
 from ballonet.base.dataclass import dataclass
 from ballonet.base.ipv4 import Block
 
+#: How many connections of a guest may exist at once: each needs a descriptor of the process that translates them.
+MAX_CONNECTIONS = 800
+#: The limits of a rate (KiB a second): less is no use, more does not fit the kernel's number.
+MIN_RATE, MAX_RATE = 16, (1 << 22) - 1
 _MAX_PORT = 65535
 _MAX_NAME = 253
 #: Presets: everything except what is closed by default; nothing; and the servers of :data:`PACKAGES`, which is text for

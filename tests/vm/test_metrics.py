@@ -44,7 +44,7 @@ def inspect(name: str) -> dict[str, Any]:
     return found
 
 
-def sample(name: str, **options: float) -> SandboxSample:
+def sample(name: str, **options: Any) -> SandboxSample:
     return next(one for one in collect(**options).sandboxes if one.name == name)
 
 

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     exporter = Exporter()
     if options.listen is not None:
         return _serve(exporter, *parse_address(options.listen))
-    text = exporter.render(functools.partial(collect, guest_age_s=0))
+    text = exporter.render(functools.partial(collect, guest_age_s=0, networks=True))
     if options.textfile is not None:
         replace_file(options.textfile, text, mode=0o644)
     else:
@@ -97,7 +97,9 @@ def _serve(exporter: Exporter, host: str, port: int) -> int:
     from ballonet.lifecycle.samples import collect
 
     try:
-        server, thread = start_http_server(port, host, exporter.registry(collect))
+        server, thread = start_http_server(
+            port, host, exporter.registry(functools.partial(collect, networks=True))
+        )
     except OSError as error:
         raise HostError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     print(f"serving http://{host}:{server.server_port}/metrics", flush=True)

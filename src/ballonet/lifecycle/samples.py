@@ -26,6 +26,7 @@ from ballonet.metrics.model import (
     NO_BALLOON,
     TOTALS,
     HostSample,
+    NetworkSample,
     SandboxSample,
     Snapshot,
     sample_of,
@@ -48,7 +49,11 @@ GUEST_AGE_S = 60.0
 
 
 def collect(
-    *, deadline_s: float = DEADLINE_S, overall_s: float = OVERALL_S, guest_age_s: float = GUEST_AGE_S
+    *,
+    deadline_s: float = DEADLINE_S,
+    overall_s: float = OVERALL_S,
+    guest_age_s: float = GUEST_AGE_S,
+    networks: bool = False,
 ) -> Snapshot:
     """All sandboxes and the host, now. A sandbox that does not answer costs ``deadline_s``, and does not affect others.
 
@@ -56,6 +61,7 @@ def collect(
 
     :param overall_s: timeout for all; a sandbox that was not asked by then has its reason in ``unknown``.
     :param guest_age_s: accepted age of a guest's figures; 0: each guest is asked now.
+    :param networks: also ask for what the networks have counted.
     """
     with Registry.open() as registry:
         records = lifecycle.list_sandboxes(registry)
@@ -64,7 +70,12 @@ def collect(
         _with_totals(sample) if sample.state in ("paused", "stopped", "failed") else sample
         for sample in samples
     ]
-    return Snapshot(read_host(samples), samples)
+    counted: Sequence[NetworkSample] = ()
+    if networks:
+        from ballonet.lifecycle.network import read_networks  # starts an event loop
+
+        counted = read_networks(records, deadline_s)
+    return Snapshot(read_host(samples), samples, counted)
 
 
 def read_samples(

@@ -44,6 +44,9 @@ def read_counters(listing: bytes, rules: FilterRules) -> dict[str, Any]:
             for rule in of
         ],
         "queries": count(counter_name("queries")),
+        # Without rules for names, queries go to the host's name server, and are only counted.
+        "names_asked": count(counter_name("queries")),
+        "names_refused": 0,
         "sent_bytes": count(counter_name("sent"), "bytes"),
         "received_bytes": count(counter_name("received"), "bytes"),
     }

@@ -71,6 +71,8 @@ class GuestNetwork:
             connections=config.net_connections,
         )
         self._rate_kib = config.net_rate_kib
+        #: Of the sandbox's own name server.
+        self._asked_for = {"names_asked": 0, "names_refused": 0}
         self._directory = directory
         self._cgroup_procs = cgroup_procs
         self._namespace = Namespace(
@@ -129,6 +131,8 @@ class GuestNetwork:
         self._names = await NameServer.start(configuration, self._namespace, self._asked, self._cgroup_procs)
 
     def _asked(self, name: str, kind: str, forwarded: bool) -> None:
+        self._asked_for["names_asked"] += 1
+        self._asked_for["names_refused"] += not forwarded
         self._log.add("name", name=name, type=kind, forwarded=forwarded)
 
     async def _connect(self) -> None:
@@ -194,7 +198,10 @@ class GuestNetwork:
             await self._loaded(
                 *self._start_nft("", self._namespace.enter, ["-j", "list", "counters"], output)
             )
-            return read_counters(os.pread(output, os.fstat(output).st_size, 0), self._rules)
+            counted = read_counters(os.pread(output, os.fstat(output).st_size, 0), self._rules)
+            if self._rules.resolves_names:
+                counted |= self._asked_for
+            return counted
         finally:
             os.close(output)
 

@@ -18,6 +18,7 @@ from ballonet.base.errors import BallonetError
 from ballonet.control.backend import State as BalloonState
 from ballonet.metrics.figures import GROUPS, HOST_FIGURES, SANDBOX_FIGURES, Figure
 from ballonet.metrics.model import STATES, HostSample, SandboxSample, Snapshot
+from ballonet.metrics.network_exposition import network_families
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Exporter:
         for figure in SANDBOX_FIGURES:
             yield self._of_sandboxes(figure, snapshot.sandboxes)
         yield from _states(snapshot.sandboxes)
+        yield from network_families(snapshot.networks)
         for figure in HOST_FIGURES:
             family = _family(figure, [])
             value = getattr(snapshot.host, figure.attribute)

@@ -82,7 +82,7 @@ while True:
         labels.append(query[at + 1 : at + 1 + query[at]].decode()); at += 1 + query[at]
     kind = int.from_bytes(query[at + 1 : at + 3], "big")
     name = ".".join(labels).lower()
-    print(name, kind, file=log)
+    print(name, kind, query[at + 5 :].hex(), file=log)
     address = names.get(name)
     found = address is not None and kind == 1
     head = query[:2] + (b"\\x81\\x80" if address else b"\\x81\\x83") + struct.pack(">HHHH", 1, found, 0, 0)

@@ -354,8 +354,9 @@ def _received(rules: FilterRules, addresses: Addresses) -> Iterator[str]:
     yield "ct state established,related accept"
     yield f"ip daddr {addresses.gateway} icmp type echo-request limit rate 20/second accept"
     if rules.resolves_names:
-        server = f"iifname {GUEST_INTERFACE} ip daddr {addresses.name_server} meta l4proto {{ tcp, udp }}"
-        yield f"{server} th dport 53 goto queries"
+        server = f"iifname {GUEST_INTERFACE} ip daddr {addresses.name_server}"
+        yield f"{server} udp dport 53 goto queries"
+        yield f"{server} tcp dport 53 goto refuse_names"
     yield f"iifname {GUEST_INTERFACE} goto refuse_host"
 
 

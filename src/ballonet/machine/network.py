@@ -25,8 +25,10 @@ from ballonet.base.process import find_program, spawn, wait_exit
 from ballonet.host.addresses import AddressChanges, own_addresses
 from ballonet.host.bandwidth import limit_bandwidth
 from ballonet.host.conntrack import count_connections
-from ballonet.host.netns import Interface, Namespace, empty_network
+from ballonet.host.netns import LOOPBACK, Interface, Namespace, empty_network
 from ballonet.host.slirp4netns import find_slirp4netns
+from ballonet.machine.name_gate import NameGate
+from ballonet.machine.name_queries import NameLimits
 from ballonet.machine.name_rules import render_names
 from ballonet.machine.name_server import NameServer, find_name_server
 from ballonet.machine.net_counters import read_counters
@@ -71,6 +73,7 @@ class GuestNetwork:
             connections=config.net_connections,
         )
         self._rate_kib = config.net_rate_kib
+        self._name_limits = NameLimits(self._rules)
         #: Of the sandbox's own name server.
         self._asked_for = {"names_asked": 0, "names_refused": 0}
         self._directory = directory
@@ -127,8 +130,13 @@ class GuestNetwork:
             await self._serve_names()
 
     async def _serve_names(self) -> None:
-        configuration = render_names(self._rules, _ADDRESSES.name_server)
-        self._names = await NameServer.start(configuration, self._namespace, self._asked, self._cgroup_procs)
+        queries, server = self._namespace.queries, self._namespace.name_server
+        assert queries is not None
+        assert server is not None
+        gate = NameGate(queries, server, self._name_limits, self._asked)
+        self._names = await NameServer.start(
+            render_names(self._rules, LOOPBACK), self._namespace, gate, self._asked, self._cgroup_procs
+        )
 
     def _asked(self, name: str, kind: str, forwarded: bool) -> None:
         self._asked_for["names_asked"] += 1
@@ -176,7 +184,7 @@ class GuestNetwork:
         if rules.resolves_names:
             find_name_server()
         await self._load(render_filter(rules, _ADDRESSES, self._own, number=self._number + 1, old=old))
-        self._rules, self._number = rules, self._number + 1
+        self._rules, self._number, self._name_limits = rules, self._number + 1, NameLimits(rules)
         self._log.add("rules", allow=list(map(str, rules.allow)), deny=list(map(str, rules.deny)))
         await _cancel(self._resolving)
         if self._names is not None:

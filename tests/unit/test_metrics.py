@@ -20,6 +20,7 @@ from ballonet.cli.plot import in_force
 from ballonet.control.backend import EarlierTotals, GuestMemory, GuestPressure, HostMemory, Stats
 from ballonet.host.identity import ProcessId
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.network import network_sample
 from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.samples import collect, history_path, read_samples
@@ -60,6 +61,38 @@ def test_what_is_known_is_told_and_what_is_unknown_is_not_there() -> None:
     assert told["ballonet_host_memory_overcommit_ratio", ()] == 1.5
     assert ("ballonet_sandbox_memory_target_bytes", box) not in told
     assert ("ballonet_sandbox_memory_guest_major_faults_total", box) not in told
+
+
+def test_networks_are_told_by_rule() -> None:
+    counters = {
+        "allowed": 7,
+        "rules": [
+            {"action": "allow", "rule": "a.test:443", "connections": 4},
+            {"action": "deny", "rule": "9.9.9.9", "connections": 2},
+        ],
+        "reasons": {"host": 1, "denied": 2, "other": 0},
+        "sent_bytes": 900,
+        "received_bytes": 1000,
+        "names_asked": 5,
+        "names_refused": 3,
+    }
+    text = Exporter().render(lambda: Snapshot(HOST, [SAMPLE], networks=[network_sample("box", counters)]))
+    told = {
+        (name.removeprefix("ballonet_sandbox_network_"), dict(labels).get("rule")): value
+        for (name, labels), value in values(text).items()
+        if "_network_" in name
+    }
+    assert told == {
+        ("sent_bytes_total", None): 900,
+        ("received_bytes_total", None): 1000,
+        ("names_asked_total", None): 5,
+        ("names_refused_total", None): 3,
+        ("connections_allowed_total", "a.test:443"): 4,
+        ("connections_allowed_total", ""): 3,
+        ("connections_refused_total", "9.9.9.9"): 2,
+        ("connections_refused_total", "host"): 1,
+        ("connections_refused_total", "other"): 0,
+    }
 
 
 def test_counters_never_go_backwards_and_are_anothers_after_a_new_creation() -> None:

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from ballonet.base.errors import ConfigError, HostError
 from ballonet.base.ipv4 import Block
 from ballonet.machine.name_rules import render_names
+from ballonet.machine.net_counters import read_counters
 from ballonet.machine.net_filter import (
     Addresses,
     FilterRules,
     counter_name,
-    read_counters,
     render_filter,
     render_own,
     set_name,
@@ -52,6 +52,7 @@ def rules(*allow: str, deny: tuple[str, ...] = ()) -> FilterRules:
         ("192.0.2.1/icmp", "192.0.2.1", None, "icmp"),
         ("0.0.0.0/0", "0.0.0.0/0", None, None),
         ("public:443", "public", (443, 443), None),
+        ("none", "none", None, None),
     ],
 )
 def test_a_rule_is_read_and_written_in_one_form(
@@ -84,6 +85,9 @@ def test_a_rule_is_read_and_written_in_one_form(
         ("a.test; accept", "is not HOST"),
         ("a.test\n", "is not HOST"),
         ("-a.test", "is not a name"),
+        ("none:80", "the preset none does not take"),
+        ("packages:443", "the preset packages does not take"),
+        ("packages", "given as text"),
     ],
 )
 def test_a_rule_that_cannot_be_read_says_why(text: str, why: str) -> None:
@@ -118,6 +122,19 @@ def test_rules_without_the_network_are_an_error() -> None:
             SandboxConfig(name="box", net=net, net_allow=(NetRule("a.test"),))
         with pytest.raises(ConfigError, match="has no effect with the network"):
             SandboxConfig(name="box", net=net, net_allow_host=(HostPort(80),))
+
+
+def test_none_allows_nothing_and_is_the_only_rule() -> None:
+    text = filter_text(rules("none"))
+    assert [line.strip() for line in text.splitlines() if "goto accepted" in line] == []
+    assert "@private goto refuse_private\n  goto refuse_other" in text
+    assert "server=" not in render_names(rules("none"), "10.0.2.3")
+    nothing, some = NetRule("none"), NetRule("a.test")
+    SandboxConfig(name="box", net=Net.USER, net_allow=(nothing,), net_allow_host=(HostPort(80),))
+    with pytest.raises(ConfigError, match="none cannot be combined with other rules"):
+        SandboxConfig(name="box", net=Net.USER, net_allow=(nothing, some))
+    with pytest.raises(ConfigError, match="none denies nothing"):
+        SandboxConfig(name="box", net=Net.USER, net_deny=(nothing,))
 
 
 def filter_text(of: FilterRules, number: int = 1, old: FilterRules | None = None) -> str:

@@ -94,7 +94,7 @@ def test_modify_has_an_option_for_each_of_its_settings() -> None:
 def test_what_is_no_field_takes_effect_at_once_and_so_do_limits_of_the_lifetime() -> None:
     for name in ModifySettings.__annotations__:
         field = SETTINGS[name].field
-        at_once = name not in CONFIGURED or name in NETWORK_RULES or field in LIFETIME_FIELDS
+        at_once = name not in CONFIGURED or field in NETWORK_RULES or field in LIFETIME_FIELDS
         assert (SETTINGS[name].takes_effect == LIVE) == at_once, name
 
 

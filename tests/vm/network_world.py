@@ -82,7 +82,7 @@ while True:
         labels.append(query[at + 1 : at + 1 + query[at]].decode()); at += 1 + query[at]
     kind = int.from_bytes(query[at + 1 : at + 3], "big")
     name = ".".join(labels).lower()
-    print(name, kind, file=log)
+    print(name, kind, query[at + 5 :].hex(), file=log)
     address = names.get(name)
     found = address is not None and kind == 1
     head = query[:2] + (b"\\x81\\x80" if address else b"\\x81\\x83") + struct.pack(">HHHH", 1, found, 0, 0)
@@ -123,7 +123,12 @@ class World:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the host's namespace, or in another process's."""
         done = subprocess.run(
-            [*self._enter(at), *words], capture_output=True, text=True, timeout=240, check=False, input=stdin
+            [*self.entering(at), *words],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            input=stdin,
         )
         assert not check or done.returncode == 0, done
         return done
@@ -151,7 +156,8 @@ class World:
             process.kill()
             process.wait()
 
-    def _enter(self, at: int | None) -> list[str]:
+    def entering(self, at: int | None = None) -> list[str]:
+        """The beginning of a command that runs in the host's namespace, or in another process's."""
         return [
             "nsenter",
             "--target",
@@ -163,7 +169,7 @@ class World:
 
     def _serve(self, at: int, name: str, script: str, *words: str) -> None:
         log = str(self.directory / f"{name}.log")
-        self._start(*self._enter(at), sys.executable, "-c", script, log, *words)
+        self._start(*self.entering(at), sys.executable, "-c", script, log, *words)
 
     def _start(self, *words: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import os
 import signal
@@ -45,9 +44,8 @@ def inspect(name: str) -> dict[str, Any]:
     return found
 
 
-def sample(name: str, **options: float) -> SandboxSample:
-    take = functools.partial(collect, **options)  # type: ignore[arg-type]
-    return next(one for one in take().sandboxes if one.name == name)
+def sample(name: str, **options: Any) -> SandboxSample:
+    return next(one for one in collect(**options).sandboxes if one.name == name)
 
 
 @pytest.fixture(scope="module")

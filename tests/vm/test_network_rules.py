@@ -331,6 +331,21 @@ def test_rules_for_addresses_open_a_private_network_and_nothing_else(world: Worl
         world.ballonet("rm", "--force", "blocks")
 
 
+def test_none_leaves_nothing_but_a_port_of_the_host(world: World) -> None:
+    world.ballonet(
+        "run", "-d", "--name", "nothing", "--net-allow", "none", "--net-allow-host", "8080", "--idle"
+    )
+    try:
+        asked = world.log("names")
+        for address in (PUBLIC, PRIVATE[0], METADATA):
+            assert REFUSED in connect(world, "nothing", address, 80), address
+        assert "REFUSED" in world.guest("nothing", "nslookup -type=a allowed.test", check=False)
+        assert world.log("names") == asked
+        assert connect(world, "nothing", "10.0.2.2", 8080) == "127.0.0.1\n"
+    finally:
+        world.ballonet("rm", "--force", "nothing")
+
+
 def test_rules_change_at_run_time_and_end_connections_that_they_do_not_allow(world: World) -> None:
     world.ballonet("run", "-d", "--name", "changed", "--net-allow", f"{PUBLIC}:80", "--idle")
     try:
@@ -531,6 +546,35 @@ def test_the_log_has_what_was_refused_and_asked_for(world: World, ruled: str) ->
     assert {"event": "refused", "rule": "closed", "address": METADATA, "protocol": "tcp", "port": 80} in facts
     assert {"event": "name", "name": "forbidden.test", "type": "A", "forwarded": False} in facts
     assert {"event": "name", "name": "allowed.test", "type": "A", "forwarded": True} in facts
+
+
+def test_what_a_network_has_counted_is_scraped(world: World, ruled: str) -> None:
+    def scraped() -> dict[str, float]:
+        lines = world.ballonet("metrics").stdout.splitlines()
+        found = (line.rsplit(" ", 1) for line in lines if line.startswith("ballonet_sandbox_network_"))
+        return {key.removeprefix("ballonet_sandbox_network_"): float(value) for key, value in found}
+
+    before = scraped()
+    world.guest(ruled, "wget -qO- http://allowed.test/")
+    connect(world, ruled, METADATA, 80)
+    world.guest(ruled, "nslookup -type=a forbidden.test", check=False)
+    after = scraped()
+    grown = {key: value - before[key] for key, value in after.items() if 'sandbox="ruled"' in key}
+    assert grown.pop('sent_bytes_total{sandbox="ruled"}') > 200
+    assert grown.pop('received_bytes_total{sandbox="ruled"}') > 200
+    assert grown.pop('names_asked_total{sandbox="ruled"}') >= 2
+    assert grown.pop('names_refused_total{sandbox="ruled"}') >= 1
+    assert {key: value for key, value in grown.items() if value} == {
+        'connections_allowed_total{rule="allowed.test:80",sandbox="ruled"}': 1,
+        'connections_refused_total{rule="closed",sandbox="ruled"}': 1,
+    }
+
+
+def test_requests_about_one_network_take_turns(world: World, ruled: str) -> None:
+    command = (*world.entering(), sys.executable, "-P", "-m", "ballonet", "net", "stats", "--json", ruled)
+    asking = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    answers = [json.loads(each.communicate(timeout=60)[0]) for each in asking]
+    assert all("sent_bytes" in answer for answer in answers)
 
 
 def test_the_counters_tell_how_often_each_rule_decided(world: World, ruled: str) -> None:

@@ -88,18 +88,9 @@ def parse_size(text: str, what: str = "size") -> int:
     :raises ConfigError: it is not a size, is negative, is not a whole number of MiB, or exceeds 16 TiB. Zero is
         accepted here.
     """
-    match = _SIZE.fullmatch(text) if len(text) <= 64 else None
-    factor = _UNIT_BYTES.get(match["unit"].lower()) if match else None
-    if match is None or factor is None:
-        shown = text if len(text) <= 32 else text[:32] + "…"
-        raise SettingError(f"{{}} {quoted(shown)} is not a size", what, hint=f"write it as {SIZE_FORMS}")
-    size: int | Decimal
-    if match["number"].isdecimal():
-        size = int(match["number"]) * factor
-    else:
-        from decimal import Decimal  # the sandbox's own process gets whole MiB and never needs it
-
-        size = Decimal(match["number"]) * factor
+    size = _size_bytes(text)
+    if size is None:
+        raise SettingError(f"{{}} {_shown(text)} is not a size", what, hint=f"write it as {SIZE_FORMS}")
     if size % MIB:
         below, above = int(size // MIB), int(size // MIB) + 1
         raise SettingError(
@@ -112,3 +103,39 @@ def parse_size(text: str, what: str = "size") -> int:
             f"{{}} {quoted(text)} exceeds the largest supported size, {MAX_MIB} MiB (16 TiB)", what
         )
     return int(size // MIB)
+
+
+def parse_rate(rate: Size, what: str) -> int:
+    """A rate in KiB a second, from a number of MiB a second or from text such as ``10M``, ``512K`` or ``1.5M/s``.
+
+    :param what: the name of the setting, for the message.
+    :raises ConfigError: it is not a rate, or is not a whole number of KiB a second. Zero is accepted here.
+    """
+    if isinstance(rate, bool) or not isinstance(rate, int | str):
+        raise SettingError(f"{{}} must be a rate, not {type(rate).__name__} ({quoted(rate)})", what)
+    text = str(rate)
+    size = _size_bytes(text.removesuffix("/s"))
+    if size is None or size % KIB:
+        raise SettingError(
+            f"{{}} {_shown(text)} is not a rate in KiB a second",
+            what,
+            hint="write it as 10M, 512K or 1.5M: bytes in a second, units are binary; 0 is no limit",
+        )
+    return int(size // KIB)
+
+
+def _size_bytes(text: str) -> int | Decimal | None:
+    """Bytes, from a number and a unit; ``None`` if it is something else."""
+    match = _SIZE.fullmatch(text) if len(text) <= 64 else None
+    factor = _UNIT_BYTES.get(match["unit"].lower()) if match else None
+    if match is None or factor is None:
+        return None
+    if match["number"].isdecimal():
+        return int(match["number"]) * factor
+    from decimal import Decimal  # the sandbox's own process gets whole MiB and never needs it
+
+    return Decimal(match["number"]) * factor
+
+
+def _shown(text: str) -> str:
+    return quoted(text if len(text) <= 32 else text[:32] + "…")

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     exporter = Exporter()
     if options.listen is not None:
         return _serve(exporter, *parse_address(options.listen))
-    text = exporter.render(functools.partial(collect, guest_age_s=0, stored=True))
+    text = exporter.render(functools.partial(collect, guest_age_s=0, stored=True, networks=True))
     if options.textfile is not None:
         replace_file(options.textfile, text, mode=0o644)
     else:
@@ -98,7 +98,7 @@ def _serve(exporter: Exporter, host: str, port: int) -> int:
 
     try:
         server, thread = start_http_server(
-            port, host, exporter.registry(functools.partial(collect, stored=True))
+            port, host, exporter.registry(functools.partial(collect, stored=True, networks=True))
         )
     except OSError as error:
         raise HostError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ from ballonet.settings.setting import GROUP_ID, USER_ID, Setting
 
 #: In the parsed options: the names of the settings that were typed, which may have been typed with their default.
 _TYPED = "typed_settings"
-_METAVARS = {"size": "SIZE", "duration": "TIME"}
+_METAVARS = {"size": "SIZE", "duration": "TIME", "rate": "RATE"}
 
 
 class _Store(argparse.Action):

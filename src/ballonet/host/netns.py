@@ -19,6 +19,7 @@ from typing import Self
 
 from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import HostError
+from ballonet.host.bandwidth import open_links
 from ballonet.host.conntrack import open_table
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # sched.h
@@ -34,6 +35,7 @@ _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU, _SIOCSIFHWADDR = (
     0x8924,
 )
 _IFF_UP = 1
+LOOPBACK, _DNS = "127.0.0.1", 53
 _ARPHRD_ETHER = 1
 #: QEMU's own network begins its hardware addresses with these bytes, before the IPv4 address.
 _HARDWARE_PREFIX = b"\x52\x55"
@@ -85,6 +87,12 @@ class Namespace:
         self.log: socket.socket | None = None
         #: Reads the connection table.
         self.table: socket.socket | None = None
+        #: Changes its interfaces (rtnetlink).
+        self.links: socket.socket | None = None
+        #: Receives what the guest sends to the port for names of the interface's last address, and talks to a name
+        #: server on the namespace's loopback.
+        self.queries: socket.socket | None = None
+        self.name_server: socket.socket | None = None
 
     def in_child(self) -> None:
         """Make the namespace, and enter it. If it fails, the child reports that to :meth:`receive`, and exits."""
@@ -103,10 +111,12 @@ class Namespace:
             step = "its interface"
             self._configure()
             step = "the log of its packet filter"
-            log, table = _open_log(self._log_group), open_table()
+            log, table, links = _open_log(self._log_group), open_table(), open_links()
+            queries, server = self._open_name_sockets()
             net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             user = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            socket.send_fds(self._far, [b"made"], [tap, net, user, log.fileno(), table.fileno()])
+            sockets = [each.fileno() for each in (log, table, links, queries, server)]
+            socket.send_fds(self._far, [b"made"], [tap, net, user, *sockets])
         except OSError as error:
             self._far.send(f"{error.errno or 0} {step}".encode())
             os._exit(1)
@@ -117,7 +127,7 @@ class Namespace:
         :raises HostError: it has failed.
         """
         self._far.close()
-        said, fds, _, _ = socket.recv_fds(self._near, 256, 5)
+        said, fds, _, _ = socket.recv_fds(self._near, 256, 8)
         if said != b"made":
             number, _, step = said.decode().partition(" ")
             cause = os.strerror(int(number)) if number.isdecimal() else "it ended"
@@ -125,10 +135,12 @@ class Namespace:
                 f"no network can be made for the guest: {step or 'its process'}: {cause}",
                 hint=_HINTS.get(step),
             )
-        self.guest_end, self._net, self._user, log, table = fds
-        self.log = socket.socket(fileno=log)
-        self.log.setblocking(False)
-        self.table = socket.socket(fileno=table)
+        self.guest_end, self._net, self._user, *sockets = fds
+        self.log, self.table, self.links, self.queries, self.name_server = (
+            socket.socket(fileno=fd) for fd in sockets
+        )
+        for each in (self.log, self.queries, self.name_server):
+            each.setblocking(False)
         return self
 
     @property
@@ -177,13 +189,20 @@ class Namespace:
         self._net = self._user = -1
         self._near.close()
         self._far.close()
-        for reader in (self.log, self.table):
-            if reader is not None:
-                reader.close()
+        for each in (self.log, self.table, self.links, self.queries, self.name_server):
+            if each is not None:
+                each.close()
 
     def _setns(self, fd: int, kind: int) -> None:
         if self._libc.setns(fd, kind) != 0:
             raise OSError(ctypes.get_errno(), "setns")
+
+    def _open_name_sockets(self) -> tuple[socket.socket, socket.socket]:
+        queries = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        queries.bind((self._interface.addresses[-1], _DNS))
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.connect((LOOPBACK, _DNS))
+        return queries, server
 
     def _configure(self) -> None:
         of = self._interface

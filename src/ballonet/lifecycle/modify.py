@@ -35,6 +35,7 @@ _FIELDS = sorted(
 )
 NAMES = tuple(dict.fromkeys(setting.name for setting in (*_FIELDS, *settings_in(ModifySettings))))
 TARGET = "memory_target"
+_NETWORK = frozenset(setting.name for setting in _FIELDS if setting.field in NETWORK_RULES)
 _LIFETIME = frozenset(setting.name for setting in _FIELDS if setting.field in LIFETIME_FIELDS)
 
 #: How long a plan waits for the guest to follow a target (seconds).
@@ -124,7 +125,7 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
                 hint="--balloon-initial sets the memory at boot",
             )
         changes.append(Change(TARGET, None, target, LIVE))
-    network = any(change.setting in NETWORK_RULES and change.when == LIVE for change in changes)
+    network = any(change.setting in _NETWORK and change.when == LIVE for change in changes)
     lifetime = None
     if any(setting.field in LIFETIME_FIELDS for setting in changed):
         lifetime = {name: getattr(new, name) for name in LIFETIME_FIELDS}
@@ -161,7 +162,7 @@ def _changed(old: SandboxConfig, fields: dict[str, Any]) -> SandboxConfig:
 def _takes_effect(setting: Setting, running: SandboxConfig | None, new: SandboxConfig) -> str:
     if running is None or setting.takes_effect == NEXT_START:
         return NEXT_START
-    if setting.name in NETWORK_RULES and not running.net is new.net is Net.USER:
+    if setting.name in _NETWORK and not running.net is new.net is Net.USER:
         return REQUIRES_RESTART
     same = getattr(running, setting.field) == getattr(new, setting.field)
     return LIVE if same else setting.takes_effect
@@ -181,7 +182,7 @@ async def apply_plan(registry: Registry, plan: Plan) -> Sequence[Change]:
     for change in plan.changes:
         if change.setting == TARGET:
             done.append(await _move(plan, change))
-        elif failure is not None and change.setting in NETWORK_RULES and change.when == LIVE:
+        elif failure is not None and change.setting in _NETWORK and change.when == LIVE:
             done.append(replace(change, state="failed", detail=failure))
         elif change.when == LIVE and change.setting in _LIFETIME:
             done.append(await _limit(plan, change))
@@ -209,7 +210,7 @@ async def _change_network(plan: Plan) -> str | None:
     from ballonet.machine.network_request import NewRules
 
     config = lifecycle.config_of(plan.record, plan.row["flags"])
-    rules = NewRules(config.net_allow, config.net_deny)
+    rules = NewRules(**{field: getattr(config, field) for field in NETWORK_RULES})
     try:
         return (await ask_network(plan.network, state_dir_of(plan.record.name), rules)).error
     except BallonetError as error:

@@ -26,6 +26,7 @@ from ballonet.metrics.model import (
     NO_BALLOON,
     TOTALS,
     HostSample,
+    NetworkSample,
     SandboxSample,
     Snapshot,
     sample_of,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ballonet.control.ask import Answer
     from ballonet.control.backend import BalloonSnapshot
     from ballonet.machine.notes import MachineNote
+    from ballonet.metrics.stored import StoredSample
 
 #: Timeout for one sandbox (seconds).
 DEADLINE_S = 2.0
@@ -53,6 +55,7 @@ def collect(
     overall_s: float = OVERALL_S,
     guest_age_s: float = GUEST_AGE_S,
     stored: bool = False,
+    networks: bool = False,
 ) -> Snapshot:
     """All sandboxes and the host, now. A sandbox that does not answer costs ``deadline_s``, and does not affect others.
 
@@ -61,6 +64,7 @@ def collect(
     :param overall_s: timeout for all; a sandbox that was not asked by then has its reason in ``unknown``.
     :param guest_age_s: accepted age of a guest's figures; 0: each guest is asked now.
     :param stored: also read what sandboxes have on disk.
+    :param networks: also ask for what the networks have counted.
     """
     with Registry.open() as registry:
         records = lifecycle.list_sandboxes(registry)
@@ -69,11 +73,17 @@ def collect(
         _with_totals(sample) if sample.state in ("paused", "stopped", "failed") else sample
         for sample in samples
     ]
-    if not stored:
-        return Snapshot(read_host(samples), samples)
-    from ballonet.lifecycle.stored import read_stored
+    disk: StoredSample | None = None
+    if stored:
+        from ballonet.lifecycle.stored import read_stored
 
-    return Snapshot(read_host(samples), samples, read_stored(records))
+        disk = read_stored(records)
+    counted: Sequence[NetworkSample] = ()
+    if networks:
+        from ballonet.lifecycle.network import read_networks  # starts an event loop
+
+        counted = read_networks(records, deadline_s)
+    return Snapshot(read_host(samples), samples, disk, counted)
 
 
 def read_samples(

@@ -8,11 +8,11 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Callable
 
 from ballonet.base.errors import HostError
 from ballonet.base.process import find_program, show_status, spawn, wait_exit
 from ballonet.host.netns import Namespace
+from ballonet.machine.name_gate import Asked, NameGate
 
 _HINT = "install it: apt-get install dnsmasq-base; rules for addresses alone (--net-allow 192.0.2.0/24) need it as well"
 #: How long it may take to start (seconds).
@@ -25,9 +25,6 @@ _MOST_PENDING = 256
 _LINE = re.compile(r"dnsmasq\[\d+\]: (?:(?P<number>\d+) \S+ )?(?P<text>.*)")
 _QUERY = re.compile(r"query\[(?P<type>[^]]+)\] (?P<name>\S+) from ")
 
-#: Called with the name, the type of the query, and whether it was forwarded.
-Asked = Callable[[str, str, bool], None]
-
 
 class NameServer:
     """One running dnsmasq, a child of this process. It ends with this process, whatever the reason."""
@@ -36,9 +33,11 @@ class NameServer:
         self,
         child: subprocess.Popen[bytes],
         messages: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        gate: NameGate,
         asked: Asked,
     ) -> None:
         self._child = child
+        self._gate = gate
         self._lines, self._writer = messages
         self._asked = asked
         self._last = ""
@@ -47,10 +46,16 @@ class NameServer:
 
     @classmethod
     async def start(
-        cls, configuration: str, namespace: Namespace, asked: Asked, cgroup_procs: str | None
+        cls,
+        configuration: str,
+        namespace: Namespace,
+        gate: NameGate,
+        asked: Asked,
+        cgroup_procs: str | None,
     ) -> NameServer:
         """Start it, and wait until it answers.
 
+        :param gate: lets queries through as long as it runs.
         :raises HostError: it is not installed, or does not start.
         """
         program = find_name_server()
@@ -75,7 +80,7 @@ class NameServer:
         finally:
             os.close(commands)
             far.close()
-        server = cls(child, await asyncio.open_connection(sock=near, limit=_MAX_LINE), asked)
+        server = cls(child, await asyncio.open_connection(sock=near, limit=_MAX_LINE), gate, asked)
         try:
             async with asyncio.timeout(_START_S):
                 while "started, version" not in (line := await server._line()):
@@ -87,6 +92,7 @@ class NameServer:
         except BaseException:
             await server.close()
             raise
+        gate.open()
         server._reading = asyncio.create_task(server._read(), name="name server")
         return server
 
@@ -100,6 +106,7 @@ class NameServer:
         return f"dnsmasq ended with {show_status(status)}" + (f": {self._last}" if self._last else "")
 
     async def close(self) -> None:
+        self._gate.close()
         if self._child.poll() is None:
             self._child.kill()
         await wait_exit(self._child)

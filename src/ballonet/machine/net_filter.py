@@ -10,15 +10,13 @@ the number: each connection is checked again with its next packet, whoever sends
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 from zlib import crc32
 
 from ballonet.base.dataclass import dataclass
 from ballonet.base.ipv4 import Block
 from ballonet.vmm.attach import Port
-from ballonet.vmm.net_rules import PUBLIC, HostPort, NetRule
+from ballonet.vmm.net_rules import MAX_CONNECTIONS, NONE, PUBLIC, HostPort, NetRule
 
 TABLE = "ballonet"
 GUEST_INTERFACE, UP_INTERFACE = "guest", "up"
@@ -28,8 +26,6 @@ UP_NETWORK = "192.0.0.0/24"
 UP_ADDRESS, UP_GATEWAY, UP_NAME_SERVER = "192.0.0.100", "192.0.0.2", "192.0.0.3"
 #: The group of the kernel's log (nfnetlink) to which refused connections are reported.
 LOG_GROUP = 1
-#: How many connections of a guest may exist at once: each needs a descriptor of the process that translates them.
-MAX_CONNECTIONS = 800
 #: How long an address stays allowed after a name was resolved to it.
 _NAME_TIMEOUT = "6h"
 _MAX_ADDRESSES = 16384
@@ -72,6 +68,8 @@ class FilterRules:
     host_ports: tuple[HostPort, ...] = ()
     #: Published ports, in the order of :func:`inner_ports`.
     ports: tuple[Port, ...] = ()
+    #: How many connections of the guest may exist at once.
+    connections: int = MAX_CONNECTIONS
 
     @property
     def names(self) -> tuple[NetRule, ...]:
@@ -94,21 +92,23 @@ def set_name(rule: NetRule) -> str:
     return f"name_{crc32((rule.name or '').encode()):08x}"
 
 
+def _connections_set(rules: FilterRules) -> str:
+    """The set with the number of the guest's connections."""
+    return f"connections_{rules.connections}"
+
+
+def _sets(rules: FilterRules) -> set[str]:
+    """The sets that exist for these rules."""
+    return {_connections_set(rules), *map(set_name, rules.names)}
+
+
 def counter_name(rule: NetRule | str) -> str:
     """The counter of the connections that a rule has decided; for a built-in rule, by its word."""
     return f"n_{rule}" if isinstance(rule, str) else f"r_{crc32(str(rule).encode()):08x}"
 
 
-#: The built-in rules by which connections are refused, and what they refuse.
-REFUSALS = {
-    "host": "the host's own addresses",
-    "closed": "addresses that are never open, such as link-local and cloud metadata",
-    "denied": "denied by a rule",
-    "private": "private addresses",
-    "other": "not allowed by any rule",
-    "many": f"more than {MAX_CONNECTIONS} connections at once",
-    "names": "queries for names that are too long, or too many",
-}
+#: The built-in rules by which connections are refused.
+REFUSALS = ("host", "closed", "denied", "private", "other", "many", "names")
 
 
 def render_filter(
@@ -140,6 +140,8 @@ def _parts(rules: FilterRules) -> list[list[tuple[NetRule, str]]]:
         if rule.name is None
     ]
     for rule in rules.allow:
+        if rule.host == NONE:
+            continue
         # Only a rule for addresses inside a private block opens some of it: not 0.0.0.0/0, nor a name.
         block = rule.block
         opens = block is not None and any(block.within(private) for private in PRIVATE)
@@ -199,9 +201,10 @@ def _final(
         lines += [
             f"delete chain inet {TABLE} {_part_chain(number - 1, at)}" for at in range(len(_parts(old)))
         ]
-        unused = {set_name(rule) for rule in old.names} - {set_name(rule) for rule in rules.names}
+        unused = _sets(old) - _sets(rules)
         lines += [f"delete set inet {TABLE} {name}" for name in sorted(unused)]
     lines += [f"table inet {TABLE} {{", *_static_sets(own)]
+    lines.append(f" set {_connections_set(rules)} {{ type ipv4_addr; size 16; flags dynamic; }}")
     built_in = (*REFUSALS, "allowed", "sent", "received", "queries")
     lines += [f" counter {counter_name(word)} {{ }}" for word in built_in]
     lines += _part_lines(first, number, 0)
@@ -220,32 +223,6 @@ def _static_sets(own: Iterable[Block]) -> list[str]:
 
 def _chain(name: str, body: Iterable[str]) -> list[str]:
     return [f" chain {name} {{", *(f"  {line}" for line in body), " }"]
-
-
-def read_counters(listing: bytes, rules: FilterRules) -> dict[str, Any]:
-    """The counters in the output of ``nft -j list counters``: connections, except where bytes are named."""
-    found = {
-        entry["counter"]["name"]: entry["counter"]
-        for entry in json.loads(listing)["nftables"]
-        if "counter" in entry
-    }
-
-    def count(name: str, what: str = "packets") -> int:
-        return int(found.get(name, {}).get(what, 0))
-
-    actions = (("allow", rules.allow), ("deny", rules.deny))
-    return {
-        "allowed": sum(map(count, {counter_name("allowed"), *map(counter_name, rules.allow)})),
-        "refused": {REFUSALS[word]: count(counter_name(word)) for word in REFUSALS},
-        "rules": [
-            {"action": action, "rule": str(rule), "connections": count(counter_name(rule))}
-            for action, of in actions
-            for rule in of
-        ],
-        "queries": count(counter_name("queries")),
-        "sent_bytes": count(counter_name("sent"), "bytes"),
-        "received_bytes": count(counter_name("received"), "bytes"),
-    }
 
 
 def render_own(own: Iterable[Block]) -> str:
@@ -277,7 +254,7 @@ def _chains(rules: FilterRules, addresses: Addresses, number: int) -> Iterator[t
     yield "queries", list(_queries())
     yield "accepted", [f"ct mark set {number} accept"]
     yield "decide", list(_decisions(rules, addresses, number))
-    yield "forwarded", list(_forwarded(number))
+    yield "forwarded", list(_forwarded(rules, number))
     yield "received", list(_received(rules, addresses))
     yield "sent", list(_sent(rules))
 
@@ -310,13 +287,15 @@ def _refusal(word: str) -> Iterator[str]:
     yield "goto refuse"
 
 
-def _forwarded(number: int) -> Iterator[str]:
+def _forwarded(rules: FilterRules, number: int) -> Iterator[str]:
     yield "type filter hook forward priority filter; policy drop;"
     yield f"iifname {GUEST_INTERFACE} counter name {counter_name('sent')}"
     yield f"oifname {GUEST_INTERFACE} counter name {counter_name('received')}"
     yield "ct state invalid drop"
     yield f"ct state established,related ct mark {number} accept"
-    yield f"iifname {GUEST_INTERFACE} ct state new ct count over {MAX_CONNECTIONS} goto refuse_many"
+    # In a set, so that a change of other rules does not forget the connections that exist.
+    count = f"add @{_connections_set(rules)} {{ ip saddr ct count over {rules.connections} }}"
+    yield f"iifname {GUEST_INTERFACE} ct state new {count} goto refuse_many"
     # Errors about connections, which have no mark of their own.
     yield "ct state related meta l4proto icmp accept"
     yield "goto decide"
@@ -375,8 +354,9 @@ def _received(rules: FilterRules, addresses: Addresses) -> Iterator[str]:
     yield "ct state established,related accept"
     yield f"ip daddr {addresses.gateway} icmp type echo-request limit rate 20/second accept"
     if rules.resolves_names:
-        server = f"iifname {GUEST_INTERFACE} ip daddr {addresses.name_server} meta l4proto {{ tcp, udp }}"
-        yield f"{server} th dport 53 goto queries"
+        server = f"iifname {GUEST_INTERFACE} ip daddr {addresses.name_server}"
+        yield f"{server} udp dport 53 goto queries"
+        yield f"{server} tcp dport 53 goto refuse_names"
     yield f"iifname {GUEST_INTERFACE} goto refuse_host"
 
 

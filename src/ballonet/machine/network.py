@@ -23,27 +23,31 @@ from ballonet.base.errors import BallonetError, HostError
 from ballonet.base.ipv4 import Block
 from ballonet.base.process import find_program, spawn, wait_exit
 from ballonet.host.addresses import AddressChanges, own_addresses
+from ballonet.host.bandwidth import limit_bandwidth
 from ballonet.host.conntrack import count_connections
-from ballonet.host.netns import Interface, Namespace, empty_network
+from ballonet.host.netns import LOOPBACK, Interface, Namespace, empty_network
 from ballonet.host.slirp4netns import find_slirp4netns
+from ballonet.machine.name_gate import NameGate
+from ballonet.machine.name_queries import NameLimits
 from ballonet.machine.name_rules import render_names
 from ballonet.machine.name_server import NameServer, find_name_server
+from ballonet.machine.net_counters import read_counters
 from ballonet.machine.net_filter import (
     GUEST_INTERFACE,
     LOG_GROUP,
+    UP_INTERFACE,
     Addresses,
     FilterRules,
-    read_counters,
     render_filter,
     render_own,
 )
 from ballonet.machine.network_log import NetworkLog
+from ballonet.machine.network_request import NewRules
 from ballonet.machine.uplink import Uplink
 from ballonet.vmm.attach import Port
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.default_engine import DefaultEngine
 from ballonet.vmm.engine import NetworkLink
-from ballonet.vmm.net_rules import NetRule
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +70,12 @@ class GuestNetwork:
             deny=config.net_deny,
             host_ports=config.net_allow_host,
             ports=config.ports,
+            connections=config.net_connections,
         )
+        self._rate_kib = config.net_rate_kib
+        self._name_limits = NameLimits(self._rules)
+        #: Of the sandbox's own name server.
+        self._asked_for = {"names_asked": 0, "names_refused": 0}
         self._directory = directory
         self._cgroup_procs = cgroup_procs
         self._namespace = Namespace(
@@ -121,10 +130,17 @@ class GuestNetwork:
             await self._serve_names()
 
     async def _serve_names(self) -> None:
-        configuration = render_names(self._rules, _ADDRESSES.name_server)
-        self._names = await NameServer.start(configuration, self._namespace, self._asked, self._cgroup_procs)
+        queries, server = self._namespace.queries, self._namespace.name_server
+        assert queries is not None
+        assert server is not None
+        gate = NameGate(queries, server, self._name_limits, self._asked)
+        self._names = await NameServer.start(
+            render_names(self._rules, LOOPBACK), self._namespace, gate, self._asked, self._cgroup_procs
+        )
 
     def _asked(self, name: str, kind: str, forwarded: bool) -> None:
+        self._asked_for["names_asked"] += 1
+        self._asked_for["names_refused"] += not forwarded
         self._log.add("name", name=name, type=kind, forwarded=forwarded)
 
     async def _connect(self) -> None:
@@ -137,20 +153,39 @@ class GuestNetwork:
             host_loopback=loopback,
             cgroup_procs=self._cgroup_procs,
         )
+        self._limit(self._rate_kib)
         self.ports = await self._uplink.publish(self.ports or self._rules.ports)
 
-    async def change(self, allow: tuple[NetRule, ...], deny: tuple[NetRule, ...]) -> None:
-        """Put other rules in force. Connections that they do not allow end with their next packet.
+    def _limit(self, rate_kib: int | None) -> None:
+        """Limit what the guest sends, at the uplink, and what it receives, at its own interface.
+
+        :raises HostError: it cannot be limited.
+        """
+        assert self._namespace.links is not None, "the network was not opened"
+        for interface in (UP_INTERFACE, GUEST_INTERFACE):
+            limit_bandwidth(self._namespace.links, interface, rate_kib)
+
+    async def change(self, new: NewRules) -> None:
+        """Put other rules and limits in force. Connections that are not allowed any more end with their next packet.
 
         :raises HostError: they cannot be put in force, and the old ones stay; or no name is resolved now.
         """
         assert self._filter is not None, "the network was not opened"
-        old, rules = self._rules, replace(self._rules, allow=allow, deny=deny)
+        old, rules = (
+            self._rules,
+            replace(self._rules, allow=new.net_allow, deny=new.net_deny, connections=new.net_connections),
+        )
+        if new.net_rate_kib != self._rate_kib:
+            self._limit(new.net_rate_kib)
+            self._log.add("limits", rate_kib=new.net_rate_kib)
+        self._rate_kib = new.net_rate_kib
+        if rules == old:
+            return
         if rules.resolves_names:
             find_name_server()
         await self._load(render_filter(rules, _ADDRESSES, self._own, number=self._number + 1, old=old))
-        self._rules, self._number = rules, self._number + 1
-        self._log.add("rules", allow=list(map(str, allow)), deny=list(map(str, deny)))
+        self._rules, self._number, self._name_limits = rules, self._number + 1, NameLimits(rules)
+        self._log.add("rules", allow=list(map(str, rules.allow)), deny=list(map(str, rules.deny)))
         await _cancel(self._resolving)
         if self._names is not None:
             await self._names.close()
@@ -171,7 +206,10 @@ class GuestNetwork:
             await self._loaded(
                 *self._start_nft("", self._namespace.enter, ["-j", "list", "counters"], output)
             )
-            return read_counters(os.pread(output, os.fstat(output).st_size, 0), self._rules)
+            counted = read_counters(os.pread(output, os.fstat(output).st_size, 0), self._rules)
+            if self._rules.resolves_names:
+                counted |= self._asked_for
+            return counted
         finally:
             os.close(output)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 
 from ballonet.base.dataclass import dataclass
 from ballonet.base.paths import replace_file
-from ballonet.vmm.net_rules import NetRule
+from ballonet.vmm.net_rules import MAX_CONNECTIONS, NetRule
 
 #: Tells the sandbox's process that there is a request.
 SIGNAL = signal.SIGUSR2
@@ -22,10 +22,12 @@ _REQUEST, _ANSWER = "network-request.json", "network-answer.json"
 
 
 class NewRules(NamedTuple):
-    """The rules to put in force."""
+    """The rules and limits to put in force: the fields of a configuration that may change."""
 
-    allow: tuple[NetRule, ...]
-    deny: tuple[NetRule, ...]
+    net_allow: tuple[NetRule, ...]
+    net_deny: tuple[NetRule, ...]
+    net_rate_kib: int | None = None
+    net_connections: int = MAX_CONNECTIONS
 
 
 class Answer(NamedTuple):
@@ -45,8 +47,11 @@ class NetworkRequest:
 
     def write(self, directory: Path) -> None:
         """:raises HostError: it cannot be written."""
-        rules = None if self.rules is None else [list(map(str, side)) for side in self.rules]
-        replace_file(directory / _REQUEST, json.dumps({"id": self.id, "rules": rules}).encode())
+        document: dict[str, Any] = {"id": self.id, "rules": None}
+        if self.rules is not None:
+            allow, deny, *limits = self.rules
+            document |= {"rules": [list(map(str, allow)), list(map(str, deny))], "limits": limits}
+        replace_file(directory / _REQUEST, json.dumps(document).encode())
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
@@ -56,7 +61,8 @@ class NetworkRequest:
             rules = document["rules"]
             if rules is not None:
                 allow, deny = rules
-                rules = NewRules(tuple(map(NetRule.parse, allow)), tuple(map(NetRule.parse, deny)))
+                allow, deny = (tuple(map(NetRule.parse, side)) for side in (allow, deny))
+                rules = NewRules(allow, deny, *map(_limit, document.get("limits", ())))
             return cls(str(document["id"]), rules)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -72,3 +78,10 @@ class NetworkRequest:
             if document["id"] == self.id:
                 return Answer(document["error"], dict(document["counters"]))
         return None
+
+
+def _limit(value: object) -> Any:
+    """:raises ValueError: it is no limit."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise ValueError("not a limit")
+    return value

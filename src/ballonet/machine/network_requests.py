@@ -38,9 +38,8 @@ async def _answer(network: GuestNetwork, notes: RunNotes, directory: Path) -> No
     counters: Mapping[str, Any] = {}
     try:
         if request.rules is not None:
-            await network.change(*request.rules)
-            config = parse_config(notes.note.flags)
-            config = replace(config, net_allow=request.rules.allow, net_deny=request.rules.deny)
+            await network.change(request.rules)
+            config = replace(parse_config(notes.note.flags), **request.rules._asdict())
             notes.write(flags=tuple(render_flags(config)))
         counters = await network.counters()
     except BallonetError as problem:

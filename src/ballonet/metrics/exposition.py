@@ -18,6 +18,7 @@ from ballonet.base.errors import BallonetError
 from ballonet.control.backend import State as BalloonState
 from ballonet.metrics.figures import GROUPS, HOST_FIGURES, SANDBOX_FIGURES, STORED_FIGURES, Figure
 from ballonet.metrics.model import STATES, HostSample, SandboxSample, Snapshot
+from ballonet.metrics.network_exposition import network_families
 from ballonet.metrics.stored import StoredSample
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Exporter:
         for figure in SANDBOX_FIGURES:
             yield self._of_sandboxes(figure, snapshot.sandboxes)
         yield from _states(snapshot.sandboxes)
+        yield from network_families(snapshot.networks)
         yield from _unlabelled(HOST_FIGURES, snapshot.host)
         yield _host_known(snapshot.host)
         yield from _unlabelled(STORED_FIGURES, snapshot.stored)

@@ -221,6 +221,21 @@ class HostSample:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkSample:
+    """What the network of one running sandbox has counted since the sandbox was started."""
+
+    name: str
+    sent_bytes: int
+    received_bytes: int
+    #: Connections by the rule that decided; ``""``: allowed because no rule said otherwise.
+    allowed: Mapping[str, int]
+    #: Also by the words for the built-in rules.
+    refused: Mapping[str, int]
+    names_asked: int
+    names_refused: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The host and its sandboxes at one time."""
 
@@ -228,6 +243,8 @@ class Snapshot:
     sandboxes: Sequence[SandboxSample] = ()
     #: ``None``: it was not read.
     stored: StoredSample | None = None
+    #: Only of those that answered, and only if they were asked.
+    networks: Sequence[NetworkSample] = ()
 
 
 def sums(samples: Sequence[SandboxSample]) -> dict[str, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from ballonet.base.arguments import (
     check_flag,
@@ -18,7 +19,8 @@ from ballonet.lifecycle.image_settings import Prepared
 from ballonet.lifecycle.record import Command, Defaults
 from ballonet.sdk.builder import SandboxBuilder, Size
 from ballonet.settings.config import SandboxConfig
-from ballonet.settings.definitions import CONFIGURED, SETTINGS, CreateSettings, settings_in
+from ballonet.settings.definitions import CONFIGURED, SETTINGS, CreateSettings, ModifySettings, settings_in
+from ballonet.settings.values import names_packages, read_items
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,21 @@ class Balloon:
     free_page_reporting: bool = True
     pressure_relief: bool = True
     hard_cap: bool = False
+
+
+_Settings = TypeVar("_Settings", CreateSettings, ModifySettings)
+#: The settings that are rules of a network.
+_RULES = ("net_allow", "net_deny")
+
+
+async def with_presets(settings: _Settings) -> _Settings:
+    """``settings`` with the rules for which the preset ``packages`` stands, which takes other programs a second."""
+    read = {
+        name: await asyncio.to_thread(read_items, SETTINGS[name], items)
+        for name in _RULES
+        if names_packages(items := settings.get(name))
+    }
+    return cast(_Settings, settings | read) if read else settings
 
 
 def with_defaults(settings: CreateSettings) -> CreateSettings:

@@ -17,6 +17,7 @@ from ballonet.sdk.sandbox import Sandbox
 from ballonet.sdk.signatures import takes_settings
 from ballonet.settings.config import check_name
 from ballonet.settings.definitions import CreateSettings
+from ballonet.settings.values import names_packages
 from ballonet.vmm.builder import default_floor_mib
 
 log = logging.getLogger(__name__)
@@ -242,6 +243,8 @@ class Pool:
     ) -> Callable[[str], Awaitable[Sandbox]]:
         """A function that creates a sandbox with its balloon at the floor."""
         config = configuration(f"{self._prefix}-00000000", with_defaults(settings), balloon=balloon)
+        if names_packages(settings.get("net_allow")):  # once, not for each sandbox
+            settings = settings | {"net_allow": config.net_allow}
         if config.has_balloon:
             wanted = Balloon() if isinstance(balloon, bool) else balloon
             self._taken_mib = initial = config.balloon_initial_mib or config.memory_mib

@@ -30,6 +30,7 @@ from ballonet.sdk.creation import (
     command_of,
     configuration,
     with_defaults,
+    with_presets,
 )
 from ballonet.sdk.random_name import random_name
 from ballonet.sdk.sandbox_commands import ExecResult, SandboxCommands
@@ -91,7 +92,7 @@ class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):
         """
         from ballonet.lifecycle.modify import check_weight
 
-        settings = with_defaults(settings)
+        settings = await with_presets(with_defaults(settings))
         pull, rootfs = settings["pull"], settings["rootfs"]
         check_start(pull=pull, rootfs=rootfs, detached=detached, admission=admission, cold=cold)
         defaults = Defaults(*command_settings(env, cwd, user))
@@ -191,7 +192,7 @@ class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):
         """
         from ballonet.lifecycle.modify import apply_plan
 
-        plan = self._planned(settings)
+        plan = self._planned(await with_presets(settings))
         with Registry.open() as registry:
             return await apply_plan(registry, plan)
 

@@ -21,7 +21,7 @@ from ballonet.base.paths import MAX_SOCKET_PATH_BYTES
 from ballonet.settings.field_types import field_types
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume, check_target
 from ballonet.vmm.config import DISK_TARGET, OnIdle, VmConfig
-from ballonet.vmm.net_rules import HostPort, NetRule
+from ballonet.vmm.net_rules import MAX_CONNECTIONS, MAX_RATE, MIN_RATE, NONE, HostPort, NetRule
 
 #: Names are safe as file names, host names and metric label values.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -150,6 +150,16 @@ class SandboxConfig(VmConfig):
                 "port",
                 hint=f"choose the network {Net.USER} or {Net.ISOLATED}",
             )
+        if any(rule.host == NONE for rule in self.net_deny):
+            raise SettingError(
+                f"{{}} {NONE} denies nothing",
+                "net_deny",
+                hint="to close everything, allow none (--net-allow none)",
+            )
+        if len(self.net_allow) > 1 and any(rule.host == NONE for rule in self.net_allow):
+            raise SettingError(
+                f"{{}} {NONE} cannot be combined with other rules that allow something", "net_allow"
+            )
         for field in REACHABLE:
             for item in getattr(self, field):
                 if self.net is not Net.USER:
@@ -162,6 +172,7 @@ class SandboxConfig(VmConfig):
                     item.check()
                 except ValueError as error:
                     raise SettingError(f"{{}} {quoted(str(item))} {escaped(str(error))}", field) from error
+        self._check_limits()
         taken = set()
         for port in self.ports:
             try:
@@ -172,6 +183,20 @@ class SandboxConfig(VmConfig):
             if key in taken and port.host != 0:
                 raise SettingError(f"{{}} {port}: {port.address}:{port.host} is published twice", "port")
             taken.add(key)
+
+    def _check_limits(self) -> None:
+        limits = {"net_rate_kib": self.net_rate_kib is not None}
+        limits["net_connections"] = self.net_connections != MAX_CONNECTIONS
+        for field in (field for field, given in limits.items() if given):
+            if self.net is not Net.USER:
+                raise SettingError(
+                    f"{{}} {getattr(self, field)} has no effect with the network {self.net}",
+                    field,
+                    hint=f"choose the network {Net.USER}",
+                )
+        if self.net_rate_kib is not None:
+            _check_int("net_rate_kib", self.net_rate_kib, MIN_RATE, MAX_RATE, unit=" KiB a second")
+        _check_int("net_connections", self.net_connections, 1, MAX_CONNECTIONS, unit="")
 
     def _check_lifetime(self) -> None:
         for field in ("ttl_s", "idle_timeout_s"):

@@ -16,10 +16,19 @@ from typing import Annotated, Any, Generic, Literal, Never, TypedDict, TypeVar
 
 from ballonet.base.duration import Duration
 from ballonet.base.memory import Size
-from ballonet.settings.setting import GROUP_ID, LIVE, MIB, NEXT_START, SECONDS, USER_ID, Setting, declared
-from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
+from ballonet.settings.network_definitions import Network
+from ballonet.settings.setting import (
+    GROUP_ID,
+    LIVE,
+    MIB,
+    NEXT_START,
+    SECONDS,
+    USER_ID,
+    Setting,
+    declared,
+)
+from ballonet.vmm.attach import Tmpfs, Volume
 from ballonet.vmm.config import DISK_TARGET, Accel, Machine, OnIdle
-from ballonet.vmm.net_rules import HostPort, NetRule
 
 Unset = TypeVar("Unset")
 
@@ -256,55 +265,6 @@ class Storage(TypedDict, Generic[Unset], total=False):
     tmpfs: Annotated[
         Sequence[str | Tmpfs] | Unset,
         Setting("mount a directory in the guest that is kept in its memory", (), metavar="PATH[:SIZE]"),
-    ]
-
-
-class Network(TypedDict, Generic[Unset], total=False):
-    net: Annotated[
-        Net | str | None,
-        Setting(
-            "network access of the guest: none; user, public addresses and what is allowed, not the host; "
-            "isolated, only its published ports from the host",
-            default_text="none, or user with published ports or rules",
-            modify_help="network access of the guest",
-        ),
-    ]
-    ports: Annotated[
-        Sequence[str | Port] | Unset,
-        Setting(
-            "publish a guest port on the host, on 127.0.0.1 unless another address is given; host port 0 selects "
-            "a free port",
-            (),
-            option="--publish",
-            short="-p",
-            metavar="[ADDRESS:]HOST:GUEST[/udp]",
-        ),
-    ]
-    net_allow: Annotated[
-        Sequence[str | NetRule] | Unset,
-        Setting(
-            "allow connections to this name, *.name, address or block of addresses, and nothing that is not allowed",
-            (),
-            takes_effect=LIVE,
-            metavar="HOST[:PORT][/PROTOCOL]",
-        ),
-    ]
-    net_deny: Annotated[
-        Sequence[str | NetRule] | Unset,
-        Setting(
-            "deny connections to this name, *.name, address or block of addresses, even if they are allowed",
-            (),
-            takes_effect=LIVE,
-            metavar="HOST[:PORT][/PROTOCOL]",
-        ),
-    ]
-    net_allow_host: Annotated[
-        Sequence[str | HostPort] | Unset,
-        Setting(
-            "let the guest reach this port of the host's loopback, at the gateway's address",
-            (),
-            metavar="PORT[/udp]",
-        ),
     ]
 
 

@@ -89,8 +89,8 @@ def render_flags(config: SandboxConfig) -> list[str]:
 
 #: The fields that limit how long a sandbox runs, which may change while it runs.
 LIFETIME_FIELDS = ("ttl_s", "idle_timeout_s", "on_idle", "pausable")
-#: The fields of what a guest may reach, which may change while it runs.
-NETWORK_RULES = ("net_allow", "net_deny")
+#: The fields of what a guest may reach, and how much of it, which may change while it runs.
+NETWORK_RULES = ("net_allow", "net_deny", "net_rate_kib", "net_connections")
 
 
 def with_rules_and_lifetime(argv: Sequence[str], of: VmConfig) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 MIB = "MiB"
 SECONDS = "seconds"
+KIB_PER_S = "KiB a second"
 USER_ID = "user ID"
 GROUP_ID = "group ID"
 
@@ -24,7 +25,10 @@ NEXT_START = "next start"
 REQUIRES_RESTART = "requires restart"
 
 #: What a setting's value is.
-Kind = Literal["size", "duration", "number", "switch", "choice", "path", "text", "list"]
+Kind = Literal["size", "duration", "rate", "number", "switch", "choice", "path", "text", "list"]
+
+
+_AMOUNTS: dict[str | None, Kind] = {MIB: "size", SECONDS: "duration", KIB_PER_S: "rate"}
 
 
 class Setting(NamedTuple):
@@ -36,7 +40,8 @@ class Setting(NamedTuple):
     default: Any = None
     #: The default for people, where it depends on other settings.
     default_text: str | None = None
-    #: :data:`MIB` makes a whole number or text a size, :data:`SECONDS` a duration.
+    #: :data:`MIB` makes a whole number or text a size, :data:`SECONDS` a duration, :data:`KIB_PER_S` a
+    #: rate.
     unit: str | None = None
     #: Its field of :class:`~ballonet.settings.config.SandboxConfig`; by default its name.
     field: str = ""
@@ -105,7 +110,7 @@ def _kind_of(members: list[Any], unit: str | None) -> tuple[Kind, tuple[str, ...
         return "choice", get_args(of), None
     if issubclass(of, StrEnum):
         return "choice", tuple(map(str, of)), None
-    if unit in (MIB, SECONDS):
-        return ("size" if unit == MIB else "duration"), (), None
+    if unit in _AMOUNTS:
+        return _AMOUNTS[unit], (), None
     kinds: dict[type, Kind] = {bool: "switch", int: "number", Path: "path"}
     return kinds.get(of, "text"), (), None

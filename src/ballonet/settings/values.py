@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ballonet.base.arguments import check_items, check_path, wrong_type
 from ballonet.base.duration import MAX_SECONDS, parse_duration
 from ballonet.base.errors import SettingError, escaped, quoted
-from ballonet.base.memory import parse_size
+from ballonet.base.memory import parse_rate, parse_size
 from ballonet.settings.named_volumes import parse_volume
 from ballonet.settings.setting import Setting
 from ballonet.vmm.attach import Port, Tmpfs, Volume
-from ballonet.vmm.net_rules import HostPort, NetRule
+from ballonet.vmm.net_rules import PACKAGES, HostPort, NetRule
 
 #: What an item of a list is called in messages.
 ITEM_NAMES: dict[Any, str] = {Volume: "volume", Tmpfs: "tmpfs", Port: "port"}
@@ -32,6 +32,8 @@ def field_value(setting: Setting, value: Any) -> Any:
             return parse_size(value, setting.field) if isinstance(value, str) else value
         case "duration":
             return _seconds(setting, value)
+        case "rate":
+            return None if value is None else parse_rate(value, setting.field) or None
         case "path":
             if value != "":  # the configuration says how the setting was called
                 check_path(setting.field, value)
@@ -58,13 +60,30 @@ def read_items(setting: Setting, items: Sequence[Any]) -> tuple[Any, ...]:
     """The items of a list, each of which may be text.
 
     :raises SettingError: one cannot be read.
+    :raises HostError: no source of packages was found.
     """
     kind = setting.item
     checked = check_items(setting.name, items)
+    if kind is NetRule:
+        checked = tuple(item for given in checked for item in _expanded(given))
     if kind not in ITEM_NAMES and kind not in _NAMED_AS_SETTING:
         return checked
     what = ITEM_NAMES.get(kind, setting.field)
     return tuple(item if isinstance(item, kind) else _read(kind, what, item) for item in checked)
+
+
+def _expanded(rule: object) -> tuple[object, ...]:
+    """``rule``, or those that the preset stands for."""
+    if not (isinstance(rule, str) and rule.lower() == PACKAGES):
+        return (rule,)
+    from ballonet.host.package_sources import package_sources  # asks other programs: takes a second
+
+    return package_sources()
+
+
+def names_packages(items: object) -> TypeGuard[Sequence[Any]]:
+    """Whether reading these items of a list asks other programs, which takes a second."""
+    return isinstance(items, list | tuple) and PACKAGES in items
 
 
 def _read(kind: type[Volume | Tmpfs | Port | NetRule | HostPort], what: str, item: object) -> object:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ballonet.base.dataclass import dataclass
 from ballonet.base.target import Clamp, clamp_target
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
-from ballonet.vmm.net_rules import HostPort, NetRule
+from ballonet.vmm.net_rules import MAX_CONNECTIONS, HostPort, NetRule
 
 
 class Machine(StrEnum):
@@ -87,6 +87,10 @@ class VmConfig:
     net_deny: tuple[NetRule, ...] = ()
     #: Ports of the host's loopback that it may reach.
     net_allow_host: tuple[HostPort, ...] = ()
+    #: The most that it may send, and the most that it may receive (KiB a second).
+    net_rate_kib: int | None = None
+    #: How many connections of the guest may exist at once.
+    net_connections: int = MAX_CONNECTIONS
     #: The sandbox is stopped when it has run for so long (seconds); the time while it is paused does not count.
     ttl_s: int | None = None
     #: When it was idle for so long (seconds), it is paused or stopped.

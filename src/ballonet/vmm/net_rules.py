@@ -13,10 +13,16 @@ from typing import Self
 from ballonet.base.dataclass import dataclass
 from ballonet.base.ipv4 import Block
 
+#: How many connections of a guest may exist at once: each needs a descriptor of the process that translates them.
+MAX_CONNECTIONS = 800
+#: The limits of a rate (KiB a second): less is no use, more does not fit the kernel's number.
+MIN_RATE, MAX_RATE = 16, (1 << 22) - 1
 _MAX_PORT = 65535
 _MAX_NAME = 253
-#: Everything except what is closed by default.
-PUBLIC = "public"
+#: Presets: everything except what is closed by default; nothing; and the servers of :data:`PACKAGES`, which is text for
+#: several rules (:mod:`ballonet.settings.values`) and no rule itself.
+PUBLIC, NONE, PACKAGES = "public", "none", "packages"
+_PRESETS = (NONE, PACKAGES, PUBLIC)
 # Compiled when they are used: every command loads this module, and few sandboxes have rules.
 _NAME = r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _RULE = (
@@ -30,7 +36,8 @@ _PROTOCOLS = ("tcp", "udp", "icmp")
 class NetRule:
     """One rule: a host, and optionally ports and a protocol.
 
-    The host is a name, ``*.`` and a name (its subdomains), an IPv4 address, a block of addresses, or ``public``.
+    The host is a name, ``*.`` and a name (its subdomains), an IPv4 address, a block of addresses, ``public``, or
+    ``none``, which matches nothing.
     """
 
     host: str
@@ -59,14 +66,20 @@ class NetRule:
 
     def check(self) -> None:
         """:raises ValueError: a value is invalid."""
-        if self.block is None and self.host != PUBLIC:
+        if self.host in (NONE, PACKAGES) and (self.ports is not None or self.protocol is not None):
+            raise ValueError(f"has a port or protocol, which the preset {self.host} does not take")
+        if self.host == PACKAGES:
+            raise ValueError("is a preset for several rules, which is given as text")
+        if self.block is None and self.host not in _PRESETS:
             if len(self.host) > _MAX_NAME or not re.fullmatch(_NAME, self.host):
                 raise ValueError(
                     "has a host that is not a name, an IPv4 address or a block of addresses; write international "
                     "names in ASCII (xn--…)"
                 )
             if "." not in self.host.removeprefix("*."):
-                raise ValueError(f"has the name {self.host!r}, which has no dot; presets are: {PUBLIC}")
+                raise ValueError(
+                    f"has the name {self.host!r}, which has no dot; presets are: {', '.join(_PRESETS)}"
+                )
         if self.protocol is not None and self.protocol not in _PROTOCOLS:
             raise ValueError(f"has protocol {self.protocol!r}; supported are {', '.join(_PROTOCOLS)}")
         if self.ports is not None:
@@ -89,7 +102,7 @@ class NetRule:
     @property
     def name(self) -> str | None:
         """The name, if the rule has one."""
-        return None if self.host == PUBLIC or self.block is not None else self.host
+        return None if self.host in _PRESETS or self.block is not None else self.host
 
     def __str__(self) -> str:
         text = self.host

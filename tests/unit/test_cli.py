@@ -109,7 +109,7 @@ def test_a_defect_of_ours_is_one_line_and_no_traceback(
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("ballonet.cli.sandbox_options.SandboxBuilder", broken)
+    monkeypatch.setattr("ballonet.cli.sandbox_options.build_config", broken)
     assert main(["run", "--", "true"]) == 125
     assert capsys.readouterr().err.startswith(
         "ballonet: internal error: ZeroDivisionError: a defect\n  hint: "

@@ -69,3 +69,60 @@ def test_asyncio_is_loaded_without_tls_and_tls_can_be_loaded_later() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[0] == "False"
     assert "SSL" in out.splitlines()[1]
+
+
+#: Modules that load much: ``inspect`` loads ``ast``, and ``hashlib`` loads ``_hashlib``, which loads OpenSSL.
+HEAVY_FOR_A_START = {"ssl", "ast", "_hashlib", "dataclasses"}
+_LEAN = "import sys; from ballonet.base.lean_asyncio import load_asyncio; load_asyncio()\n"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "ballonet.machine.main, ballonet.machine.services, ballonet.machine.requests, ballonet.vmm.qemu.vm",
+        "ballonet.machine.launch, ballonet.cli.run, ballonet.cli.run_attached, ballonet.pilot.admission_control",
+    ],
+    ids=["the sandbox's process", "the command line"],
+)
+def test_a_start_loads_neither_openssl_nor_inspect(imports: str) -> None:
+    code = f"{_LEAN}import {imports}; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "asyncio" in out.split()
+    assert not set(out.split()) & HEAVY_FOR_A_START
+
+
+def test_a_deferred_module_is_loaded_when_it_is_used() -> None:
+    code = (
+        f"{_LEAN}import asyncio, inspect, signal, tokenize\n"
+        "async def work():\n"
+        "    loop = asyncio.get_running_loop()\n"
+        "    loop.add_signal_handler(signal.SIGUSR1, print)\n"
+        "    try: loop.add_signal_handler(signal.SIGUSR2, work)\n"
+        "    except TypeError as error: print(error)\n"
+        "asyncio.run(work())\n"
+        "print('ast' in sys.modules)\n"
+        "print(inspect.signature(lambda a, b: 0), inspect.iscoroutinefunction(work), tokenize.NAME)\n"
+        "print('ast' in sys.modules, sys.modules['inspect'].signature is inspect.signature)\n"
+        "from inspect import Parameter; print(Parameter.__name__, hasattr(inspect, 'nonsense'))\n"
+        "import logging\n"
+        "try: 1 / 0\n"
+        "except ZeroDivisionError: logging.exception('shown')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "coroutines cannot be used with add_signal_handler()",
+        "False",
+        "(a, b) True 1",
+        "True True",
+        "Parameter False",
+    ]
+    assert "ZeroDivisionError: division by zero" in done.stderr
+
+
+def test_a_digest_is_that_of_hashlib() -> None:
+    import hashlib
+
+    from ballonet.base.digest import sha256_hex
+
+    for data in (b"", b"a", bytes(range(256)) * 99):
+        assert sha256_hex(data) == hashlib.sha256(data).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -227,6 +228,26 @@ class World:
                 setattr(self, name, getattr(self, name) + value)
             await asyncio.sleep(0)
 
+        life = self._lifetime(sleep, ran_s)
+        waiting = asyncio.create_task(over.wait())
+        assert life._watching is not None
+        await asyncio.wait({waiting, life._watching}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        await life.close()
+        return self.did
+
+    async def in_use(self, use: dict[str, float], after_s: float = 3600.0) -> str | None:
+        """Why it is not paused because of others, if this happens while that is looked at."""
+
+        async def sleep(seconds: float) -> None:
+            for name, value in use.items():
+                setattr(self, name, getattr(self, name) + value)
+
+        life = self._lifetime(sleep)
+        self.now += after_s
+        return await life.in_use()
+
+    def _lifetime(self, sleep: Callable[[float], Awaitable[None]], ran_s: float = 0.0) -> Lifetime:
         async def pause() -> None:
             self.did.append("pause")
             if self.refuses is not None:
@@ -238,7 +259,7 @@ class World:
         self.vm = SimpleNamespace(pid=1)
         self.open_connections = open_connections
         self.services = SimpleNamespace(agent=self)
-        life = Lifetime(
+        return Lifetime(
             cast(Any, self),
             self.config,
             ran_s,
@@ -247,12 +268,6 @@ class World:
             clock=lambda: self.now,
             sleep=sleep,
         )
-        waiting = asyncio.create_task(over.wait())
-        assert life._watching is not None
-        await asyncio.wait({waiting, life._watching}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        await life.close()
-        return self.did
 
 
 IDLE: dict[str, float] = {}
@@ -290,3 +305,21 @@ def test_a_sandbox_is_stopped_when_it_is_idle_or_its_time_is_over(monkeypatch: p
     did = asyncio.run(world.watch([{"cpu_s": 5.0} for _ in range(100)], ran_s=3500.0))
     assert did == ["it had run for 1h, its time to live"]
     assert world.now == pytest.approx(100.0), "neither sooner nor later"
+
+
+@pytest.mark.parametrize(
+    ("use", "after_s", "said"),
+    [
+        (IDLE, 3600.0, None),
+        ({"cpu_s": 0.02}, 3600.0, None),
+        ({"cpu_s": 0.1}, 3600.0, "its guest is at work"),
+        ({"opened": 1}, 3600.0, "a command is running in it"),
+        ({"clients": 1}, 3600.0, "a command is running in it"),
+        ({"connections": 1}, 3600.0, "a network connection is open"),
+        (IDLE, 59.0, "it was started, touched or changed in the last 60 s"),
+    ],
+)
+def test_a_sandbox_in_use_is_not_paused_because_of_others(
+    use: dict[str, float], after_s: float, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert asyncio.run(World(monkeypatch).in_use(use, after_s)) == said

@@ -97,7 +97,7 @@ def program() -> NoReturn:
 def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
-    if argv is None and command in _STARTING:
+    if argv is None and command in (*_STARTING, "sandbox"):
         from ballonet.base.lean_asyncio import load_asyncio
 
         load_asyncio()

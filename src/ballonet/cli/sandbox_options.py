@@ -14,7 +14,7 @@ from ballonet.cli.setting_options import add_setting, configured_settings
 from ballonet.control.socketfile import check_socket_path
 from ballonet.lifecycle.image_settings import Prepared, prepare
 from ballonet.lifecycle.record import Command
-from ballonet.sdk.builder import SandboxBuilder
+from ballonet.settings.building import build_config, set_fields
 from ballonet.settings.config import SandboxConfig
 from ballonet.settings.definitions import OPTION_GROUPS, SETTINGS, BalloonRange, ControlSocket, settings_in
 
@@ -112,7 +112,9 @@ def config_from(options: argparse.Namespace, *, default_name: str) -> SandboxCon
         )
     if not options.no_balloon and not chosen:
         settings["balloon_initial"] = options.memory  # a balloon that takes nothing until a target is set
-    config = SandboxBuilder(default_name if options.name is None else options.name).set(**settings).build()
+    fields: dict[str, Any] = {"name": default_name if options.name is None else options.name}
+    set_fields(fields, settings)
+    config = build_config(fields)
     if config.balloon_control_socket is not None:
         check_socket_path(config.balloon_control_socket)
     return config

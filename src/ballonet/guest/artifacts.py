@@ -7,12 +7,12 @@ that one has changed) and the output file. Incomplete files are never used. Know
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ballonet.base.dataclass import dataclass, field
+from ballonet.base.digest import sha256_hex
 from ballonet.base.errors import HostError, os_hint
 from ballonet.base.paths import exclusive, private_dir, replace_file
 
@@ -87,9 +87,7 @@ class Artifacts:
         :param make: called if it has to be built; never by two processes at the same time.
         :raises HostError: the cache cannot be written. Errors of ``make`` are raised, too.
         """
-        note = self._notes / (
-            hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest() + ".json"
-        )
+        note = self._notes / (sha256_hex(json.dumps(request, sort_keys=True).encode()) + ".json")
         known = self._known(note)
         if known is not None:
             return known

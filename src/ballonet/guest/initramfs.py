@@ -6,7 +6,6 @@ It is not compressed: decompression takes longer in the guest than reading, abov
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -115,6 +114,8 @@ def obtain_initramfs(
             late=frozenset(module.name for module in modules) - {module.name for module in early},
         )
         # The archive depends on its inputs only, so that its digest identifies them.
+        import hashlib
+
         name = f"initramfs-{hashlib.sha256(archive).hexdigest()[:32]}.cpio"
         facts = {"modules": [module.name for module in modules]}
         return Product(name, len(archive), lambda: archive, inputs, facts)

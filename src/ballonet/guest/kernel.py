@@ -5,7 +5,6 @@ Defines the search order. Never installs anything.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -91,6 +90,8 @@ def unpacked_kernel(vmlinuz: Path, cache: Path, report: Report | None = None) ->
         inputs = Inputs()
         image = inputs.read(vmlinuz)
         what = str(vmlinuz)
+        import hashlib
+
         name = f"vmlinux-{hashlib.sha256(image).hexdigest()[:32]}"
         return Product(name, bzimage.unpacked_size(image, what), lambda: bzimage.unpack(image, what), inputs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -24,6 +25,8 @@ def main(argv: Sequence[str]) -> int:
     except BallonetError as error:
         print(f"ballonet: error: {error}", file=sys.stderr)
         return 2
+    # Python's own handler raises KeyboardInterrupt; replacing it later would load much, for a message nobody sees.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     return asyncio.run(_run(config, options, flags))
 
 

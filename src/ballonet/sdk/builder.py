@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
-from ballonet.base.errors import SettingError
 from ballonet.base.memory import Size
 from ballonet.sdk.signatures import takes_settings
-from ballonet.settings.config import NEED_NETWORK, SandboxConfig
+from ballonet.settings.building import build_config, set_fields
+from ballonet.settings.config import SandboxConfig
 from ballonet.settings.definitions import SETTINGS, BuilderSettings
-from ballonet.settings.names import PARAMETERS
-from ballonet.settings.values import field_value
 from ballonet.vmm.attach import Net, Port, Tmpfs, Volume
 from ballonet.vmm.config import Accel, Machine
 from ballonet.vmm.net_rules import HostPort, NetRule
@@ -148,23 +146,14 @@ class SandboxBuilder:
 
     def build(self) -> SandboxConfig:
         """:raises ConfigError: a setting, or a pair of them, is impossible; the message names both values."""
-        try:
-            return SandboxConfig(**self._fields)
-        except SettingError as error:
-            raise error.named(PARAMETERS) from None
+        return build_config(self._fields)
 
     def _add(self, name: str, items: Sequence[Any]) -> Self:
         return self._set({name: (*self._fields.get(SETTINGS[name].field, ()), *items)})
 
     def _set(self, settings: Any) -> Self:
         """:param settings: values by the names of their settings."""
-        try:
-            for name, value in settings.items():
-                self._fields[SETTINGS[name].field] = field_value(SETTINGS[name], value)
-        except SettingError as error:
-            raise error.named(PARAMETERS) from None
-        if any(settings.get(name) for name in NEED_NETWORK):
-            self._fields.setdefault("net", Net.USER)
+        set_fields(self._fields, settings)
         return self
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ballonet.base.dataclass import asdict, dataclass, replace
+from ballonet.base.digest import sha256_hex
 from ballonet.base.errors import EngineMissingError, HostError
 from ballonet.base.paths import replace_file
 from ballonet.vmm.accel import read_cpu_flags
@@ -59,8 +60,6 @@ class Qemu(Engine):
     def state_key(self, spec: VmSpec) -> str | None:
         if spec.shares:
             return None  # QEMU 7.2 cannot migrate vhost-user-fs
-        import hashlib
-
         # What may differ: the guest sees neither the name nor the published ports, and reads its disks after a restore.
         disks = tuple(replace(disk, path=Path("/")) for disk in spec.disks)
         shape = replace(spec, name="", disks=disks, ports=())
@@ -68,7 +67,7 @@ class Qemu(Engine):
         words += [_identity(path) for path in (self.binary, spec.kernel, spec.initramfs)]
         if spec.accel is Accel.KVM:
             words += sorted(read_cpu_flags())  # the processor model "host" has those of this host
-        return hashlib.sha256("\0".join(words).encode()).hexdigest()
+        return sha256_hex("\0".join(words).encode())
 
     def create(self, spec: VmSpec) -> Vm:
         from ballonet.vmm.qemu.vm import QemuVm

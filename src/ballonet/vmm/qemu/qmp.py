@@ -9,9 +9,18 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, StateError
-
 from ballonet.base.errors import EngineError, EngineExitedError
+from ballonet.base.lean_asyncio import without_tls
+
+with without_tls():
+    from qemu.qmp import (
+        ConnectError,
+        ExecInterruptedError,
+        ExecuteError,
+        QMPClient,
+        QMPError,
+        StateError,
+    )
 
 # The package logs each end of the stream as an error. The end of the process is reported elsewhere.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)

@@ -185,6 +185,23 @@ def test_another_source_gateway_or_mac_changes_nothing(world: World, plain: str)
     assert probe(world, words) == {words: f"answer {PUBLIC}"}
 
 
+def test_other_sandboxes_are_out_of_reach(world: World, plain: str) -> None:
+    """Their published ports, on every address of the host, and the address that each guest has."""
+    world.ballonet("run", "-d", "--name", "neighbour", "-p", "0.0.0.0:0:9000", "--idle")
+    try:
+        world.guest("neighbour", _GREETS)
+        assert greeting(world, "neighbour") == "b'neighbour\\n'\n"
+        published: Any = world.inspect("neighbour")["ports"]
+        port = published[0].split(":")[1]
+        here = (*HOST, "10.0.2.2", "10.0.2.3", "10.0.2.16", "192.0.0.2", "192.0.0.100")
+        said = probe(world, *(f"from any {address} {port}" for address in here))
+        said |= probe(world, *(f"from any {address} 9000" for address in here))
+        assert answered(said) == []
+        assert "b'neighbour" in greeting(world, "neighbour")
+    finally:
+        world.ballonet("rm", "--force", "neighbour")
+
+
 def test_an_address_that_the_host_gets_later_is_closed(world: World, plain: str) -> None:
     """The host gets an address that was reached before, on another interface."""
     words = f"from any {OTHER_PUBLIC} 80"
@@ -496,16 +513,18 @@ def test_forks_and_copies_have_networks_and_rules_of_their_own(
             world.ballonet("rm", "--force", name, check=False)
 
 
-def test_nothing_is_left_of_a_killed_sandbox(world: World) -> None:
+@pytest.mark.parametrize("part", ["its process", "its engine"])
+def test_nothing_is_left_of_a_killed_sandbox(world: World, part: str) -> None:
     world.ballonet("run", "-d", "--name", "killed", "--net-allow", "allowed.test", "-p", "0:80", "--idle")
     supervisor = supervisor_of("killed")
     children = processes_of(supervisor)
     names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in children}
     assert {"slirp4netns", "dnsmasq"} < names
     namespaces = {Path(f"/proc/{pid}/ns/net").readlink() for pid in children}
-    os.kill(supervisor, signal.SIGKILL)
+    engine = int(str(world.inspect("killed")["engine_pid"]))
+    os.kill(supervisor if part == "its process" else engine, signal.SIGKILL)
     deadline = time.monotonic() + 30
-    while not all(map(gone, children)):
+    while not all(map(gone, (supervisor, *children))):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     left = subprocess.run(

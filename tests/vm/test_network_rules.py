@@ -252,6 +252,36 @@ def test_published_ports_lead_into_the_guest_and_back(world: World, plain: str) 
     assert world.run(sys.executable, "-c", _CLIENT, *hosts).stdout == "STREAM\nDATAGRAM\n"
 
 
+def test_a_port_is_published_at_an_ipv6_address(world: World) -> None:
+    """One connection, with more than fits a buffer in both directions, and its end."""
+    world.ballonet("run", "-d", "--name", "six", "-p", "[::1]:0:9000", "-p", "0:9000", "--idle")
+    try:
+        world.guest("six", "(while true; do nc -l -p 9000 -e cat; done) >/dev/null 2>&1 </dev/null &")
+        published: Any = world.inspect("six")["ports"]
+        six, four = (int(port.rpartition("/")[0].split(":")[-2]) for port in published)
+        assert published[0] == f"[::1]:{six}:9000/tcp"
+        client = """
+import socket, sys, threading
+data = bytes(range(256)) * 2000
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 60) as connection:
+    def send():
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+    threading.Thread(target=send).start()
+    got = b""
+    while piece := connection.recv(65536):
+        got += piece
+print(got == data)
+"""
+        assert world.run(sys.executable, "-c", client, "::1", str(six)).stdout == "True\n"
+        assert world.run(sys.executable, "-c", client, "127.0.0.1", str(four)).stdout == "True\n"
+        taken = world.ballonet("run", "--rm", "-p", f"[::1]:{six}:80", "--", "true", check=False)
+        assert f"port [::1]:{six}/tcp cannot be published: Address already in use" in taken.stderr
+        assert "[::1]:" in world.ballonet("ls", "--json").stdout
+    finally:
+        world.ballonet("rm", "--force", "six")
+
+
 def test_the_engine_has_no_network_of_its_own(world: World, plain: str) -> None:
     """A program in the engine's place opens no connection, and does not get into the sandbox's namespace."""
     engine = int(str(world.inspect(plain)["engine_pid"]))

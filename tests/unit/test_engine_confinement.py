@@ -1,5 +1,5 @@
-"""A program in the engine's place tries what an engine that was taken over might: first without its confinement, to show
-that each try would work, then with it."""
+"""A program in the engine's place tries what an engine that was taken over might, with its confinement; and without, to
+show that each try would work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 #: Prints what each try said, as JSON: "done", or the error.
 _TRIES = r"""
-import ctypes, json, os, signal, socket, sys
+import ctypes, json, os, resource, socket, sys
 facts = json.loads(sys.argv[1])
 libc = ctypes.CDLL(None, use_errno=True)
 def checked(result):
@@ -69,6 +69,8 @@ tries = {
     "open a process": lambda: os.close(checked(libc.syscall(434, facts["victim"], 0))),
     "read a process's memory": memory,
     "read a process's environment": lambda: open(f"/proc/{facts['victim']}/environ").read(),
+    "limit a process": lambda: resource.prlimit(facts["victim"], resource.RLIMIT_NOFILE, (64, 64)),
+    "slow a process down": lambda: os.setpriority(os.PRIO_PROCESS, facts["victim"], 1),
     "trace a process": lambda: checked(libc.ptrace(16, facts["victim"], 0, 0)),
 }
 needed = {
@@ -77,6 +79,7 @@ needed = {
     "its kernel": lambda: open(facts["kernel"], "rb").read(1),
     "random numbers": lambda: open("/dev/urandom", "rb").read(1),
     "signal itself": lambda: os.kill(os.getpid(), 0),
+    "its own limits": lambda: resource.prlimit(0, resource.RLIMIT_NOFILE, (64, 64)),
 }
 said = {}
 for name, attempt in (tries | needed).items():

@@ -17,13 +17,15 @@ _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 #: Offsets in struct seccomp_data.
 _NUMBER, _ABI, _FIRST_ARGUMENT = 0, 4, 16
 
-#: To reach other processes and their memory; namespaces and mounts; keys; other ways into the kernel.
+#: To reach other processes, their memory and their priority; namespaces and mounts; keys; other ways into the kernel.
 OUTWARD = {
     "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "tkill": 200, "pidfd_open": 434,
     "pidfd_send_signal": 424, "pidfd_getfd": 438, "kcmp": 312, "mount": 165, "umount2": 166, "pivot_root": 155,
     "chroot": 161, "unshare": 272, "setns": 308, "open_tree": 428, "move_mount": 429, "fsopen": 430,
     "mount_setattr": 442, "add_key": 248, "request_key": 249, "keyctl": 250, "bpf": 321, "perf_event_open": 298,
-    "userfaultfd": 323, "open_by_handle_at": 304, "io_uring_setup": 425,
+    "userfaultfd": 323, "open_by_handle_at": 304, "io_uring_setup": 425, "setpriority": 141, "ioprio_set": 251,
+    "sched_setparam": 142, "sched_setscheduler": 144, "sched_setaffinity": 203, "sched_setattr": 314,
+    "migrate_pages": 256, "move_pages": 279,
 }  # fmt: skip
 #: To change what others see of files, for which no right to open them is needed.
 METADATA = {
@@ -33,7 +35,9 @@ METADATA = {
 }  # fmt: skip
 #: To make a connection. A program keeps the sockets that it inherits.
 SOCKETS = {"socket": 41, "connect": 42}
-#: To send signals: only to itself. The first argument is a process.
+#: To change limits, and to send signals: only its own, and only to itself. The first argument is a process; 0 is itself
+#: for the former, and a group for the latter.
+_LIMITS = 302  # prlimit64
 _SIGNALS = {"kill": 62, "tgkill": 234, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297}
 
 
@@ -62,8 +66,8 @@ def _program(numbers: Sequence[int], pid: int) -> bytes:
     """The filter. Pure."""
     signals = list(_SIGNALS.values())
     #: Where each part begins.
-    allow = 4 + len(numbers) + len(signals)
-    check, refuse = allow + 1, allow + 4
+    allow = 5 + len(numbers) + len(signals)
+    check_or_0, check, refuse = allow + 1, allow + 3, allow + 6
     lines: list[tuple[int, int, int, int]] = [(_LOAD, 0, 0, _ABI)]
 
     def jump(kind: int, value: int, yes: int, no: int | None = None) -> None:
@@ -77,7 +81,10 @@ def _program(numbers: Sequence[int], pid: int) -> bytes:
         jump(_EQUAL, number, refuse)
     for number in signals:
         jump(_EQUAL, number, check)
+    jump(_EQUAL, _LIMITS, check_or_0)
     lines.append((_RETURN, 0, 0, _ALLOW))
+    lines.append((_LOAD, 0, 0, _FIRST_ARGUMENT))
+    jump(_EQUAL, 0, refuse - 1)
     lines.append((_LOAD, 0, 0, _FIRST_ARGUMENT))
     jump(_EQUAL, pid, refuse - 1, refuse)
     lines.append((_RETURN, 0, 0, _ALLOW))

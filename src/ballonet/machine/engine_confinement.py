@@ -1,23 +1,29 @@
 """Confines the engine's process before it is executed: a guest that takes over its engine has what the engine needs.
 
-These are the files of its virtual machine, the system's programs and libraries, and the descriptors that it inherits. It
-has no way to other processes or to a network. Where the kernel lacks a part, the others hold; ``ballonet inspect`` shows
-that.
+These are the files of its virtual machine, the system's programs and libraries, and the descriptors that it inherits.
+It has no way to other processes or to a network. Where the kernel lacks a part, the others hold; ``ballonet inspect``
+shows that.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
 
 from ballonet.base.dataclass import dataclass
+from ballonet.base.errors import HostError
+from ballonet.base.paths import replace_file
 from ballonet.host.landlock import landlock_version, restricted_to
 from ballonet.host.netns import drop_capabilities
 from ballonet.host.system_calls import METADATA, OUTWARD, SOCKETS, can_filter, without_calls
 from ballonet.vmm.attach import Net
 from ballonet.vmm.config import VmSpec
+
+log = logging.getLogger(__name__)
 
 #: Programs and libraries of the system. The engine may also read beside its own program.
 _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/nix/store", "/gnu/store")
@@ -25,6 +31,8 @@ _BESIDE = ("lib", "lib64", "libexec", "share")
 _READ = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/dev/urandom", "/dev/random", "/sys/devices/system/cpu")
 _WRITE = ("/dev/null", "/dev/kvm")
 _DESCRIPTORS = 1024
+#: In the state directory.
+_NOTE = "confinement.json"
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,21 @@ class Confinement:
     landlock: int
     #: To be called in the engine's process before it is executed.
     in_child: Callable[[], None]
+
+    def write(self, directory: Path) -> None:
+        """Note it in the sandbox's state directory, for ``ballonet inspect``."""
+        try:
+            replace_file(directory / _NOTE, json.dumps({"landlock": self.landlock}).encode(), durable=False)
+        except HostError as error:  # a full disk must not keep the sandbox from starting
+            log.error("the engine's confinement cannot be noted: %s", error)
+
+
+def noted_landlock(directory: Path) -> int:
+    """The version of Landlock that restricts the files of the engine that runs; 0: none, or it is not known."""
+    try:
+        return int(json.loads((directory / _NOTE).read_bytes())["landlock"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def confinement_of(spec: VmSpec, binary: Path) -> Confinement:

@@ -15,7 +15,7 @@ from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError, EngineError, GuestBootError, GuestError, HostError
 from ballonet.guest.restored import renew_guest
 from ballonet.host.proc import read_cpu_s
-from ballonet.machine.engine_confinement import confinement_of
+from ballonet.machine.engine_confinement import Confinement, confinement_of
 from ballonet.machine.templates import Template, templates_dir
 from ballonet.vmm.engine import Vm
 from ballonet.vmm.saved_state import SavedState, SavedStateError
@@ -73,7 +73,7 @@ class VmStart:
         cold: bool,
         saved: SavedState | None = None,
         network: GuestNetwork | None = None,
-        launched: Callable[[Vm], None],
+        launched: Callable[[Vm, Confinement], None],
         ending: asyncio.Future[Any],
     ) -> None:
         self._stack = stack
@@ -153,7 +153,7 @@ class VmStart:
             state=state,
         )
         self._stack.push_async_callback(vm.kill)
-        self._launched(vm)
+        self._launched(vm, confinement)
         if network is not None and self._saved is not None:
             await network.connect()  # first: if that fails, the guest must not have run
         if network is None or self._saved is not None:

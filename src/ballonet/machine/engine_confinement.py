@@ -31,6 +31,8 @@ _BESIDE = ("lib", "lib64", "libexec", "share")
 _READ = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/dev/urandom", "/dev/random", "/sys/devices/system/cpu")
 _WRITE = ("/dev/null", "/dev/kvm")
 _DESCRIPTORS = 1024
+#: The size that files may have at least (bytes): the limit also holds for memory that QEMU shares with other programs.
+_LEAST_FILE = 64 << 20
 #: In the state directory.
 _NOTE = "confinement.json"
 
@@ -103,7 +105,7 @@ def _files(spec: VmSpec, binary: Path, version: int) -> Callable[[], None]:
 def _limits(spec: VmSpec) -> Callable[[], None]:
     """Nothing of the guest's memory is written to a core dump, and no file grows beyond its disk."""
     sizes = [disk.path.stat().st_size for disk in spec.disks if not disk.read_only]
-    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: max(sizes, default=0)}
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: max([_LEAST_FILE, *sizes])}
     limits[resource.RLIMIT_NOFILE] = _DESCRIPTORS
 
     def in_child() -> None:

@@ -18,6 +18,7 @@ from ballonet.base.errors import EngineError, ProcessError
 from ballonet.guest.frames import HEADER, FrameType
 from ballonet.machine import vm_start
 from ballonet.machine.vm_start import StartedVm, VmStart
+from ballonet.vmm.attach import Net
 from ballonet.vmm.engine import Vm
 from ballonet.vmm.guest_ram import create_guest_ram
 from ballonet.vmm.saved_state import SavedState, write_state
@@ -30,8 +31,12 @@ class FakeVm:
 
     def __init__(self, world: FakeWorld) -> None:
         self.world = world
-        self.spec = None
-        self.engine = SimpleNamespace(state_key=lambda spec: world.key, create=lambda spec: FakeVm(world))
+        self.spec = SimpleNamespace(
+            disks=(), net=Net.NONE, kernel=Path("kernel"), initramfs=Path("initramfs")
+        )
+        self.engine = SimpleNamespace(
+            binary=Path("engine"), state_key=lambda spec: world.key, create=lambda spec: FakeVm(world)
+        )
         self.pid = os.getpid()
         self.state: SavedState | None = None
         self.kills = 0
@@ -81,7 +86,9 @@ class FakeWorld:
             over: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             if ending is not None:
                 asyncio.get_running_loop().call_later(0.05, over.set_result, None)
-            start = VmStart(stack, None, cgroup_procs=None, cold=cold, launched=lambda vm: None, ending=over)
+            start = VmStart(
+                stack, None, cgroup_procs=None, cold=cold, launched=lambda vm, confinement: None, ending=over
+            )
             started = await start.run(cast(Vm, FakeVm(self)))
             if started.at_ready is not None:
                 await started.at_ready()

@@ -33,6 +33,7 @@ NAMES = {
     "metadata.test": METADATA,
     "hosts-own.test": HOST[0],
     "forbidden.test": PUBLIC,
+    **dict.fromkeys(("deb.test", "index.test", "files.test", "npm.test", "git.test"), PUBLIC),
 }
 
 _SERVICE = """
@@ -66,6 +67,17 @@ async def main():
     print("ready", flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())
+"""
+
+_FILES = """
+import functools, http.server, sys
+class Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format, *arguments):
+        print(format % arguments, file=open(sys.argv[1], "a"))
+handler = functools.partial(Files, directory=sys.argv[2])
+server = http.server.ThreadingHTTPServer((sys.argv[3], int(sys.argv[4])), handler)
+print("ready", flush=True)
+server.serve_forever()
 """
 
 _NAME_SERVER = """
@@ -126,7 +138,7 @@ class World:
             [*self.entering(at), *words],
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=480,
             check=False,
             input=stdin,
         )
@@ -145,6 +157,10 @@ class World:
         (found,) = json.loads(self.ballonet("inspect", name).stdout)
         assert isinstance(found, dict)
         return found
+
+    def serve_files(self, directory: Path, address: str, port: int) -> None:
+        """Serve a directory over HTTP, at an address that is not the host's."""
+        self._serve(self.far, "files", _FILES, str(directory), address, str(port))
 
     def log(self, of: str) -> list[str]:
         """What a service has written down: ``far``, ``host`` or ``names``."""

@@ -185,6 +185,23 @@ def test_another_source_gateway_or_mac_changes_nothing(world: World, plain: str)
     assert probe(world, words) == {words: f"answer {PUBLIC}"}
 
 
+def test_other_sandboxes_are_out_of_reach(world: World, plain: str) -> None:
+    """Their published ports, on every address of the host, and the address that each guest has."""
+    world.ballonet("run", "-d", "--name", "neighbour", "-p", "0.0.0.0:0:9000", "--idle")
+    try:
+        world.guest("neighbour", _GREETS)
+        assert greeting(world, "neighbour") == "b'neighbour\\n'\n"
+        published: Any = world.inspect("neighbour")["ports"]
+        port = published[0].split(":")[1]
+        here = (*HOST, "10.0.2.2", "10.0.2.3", "10.0.2.16", "192.0.0.2", "192.0.0.100")
+        said = probe(world, *(f"from any {address} {port}" for address in here))
+        said |= probe(world, *(f"from any {address} 9000" for address in here))
+        assert answered(said) == []
+        assert "b'neighbour" in greeting(world, "neighbour")
+    finally:
+        world.ballonet("rm", "--force", "neighbour")
+
+
 def test_an_address_that_the_host_gets_later_is_closed(world: World, plain: str) -> None:
     """The host gets an address that was reached before, on another interface."""
     words = f"from any {OTHER_PUBLIC} 80"
@@ -233,6 +250,36 @@ def test_published_ports_lead_into_the_guest_and_back(world: World, plain: str) 
     assert [port.rpartition(":")[2] for port in published] == ["9000/tcp", "9000/udp"]
     hosts = [port.split(":")[1] for port in published]
     assert world.run(sys.executable, "-c", _CLIENT, *hosts).stdout == "STREAM\nDATAGRAM\n"
+
+
+def test_a_port_is_published_at_an_ipv6_address(world: World) -> None:
+    """One connection, with more than fits a buffer in both directions, and its end."""
+    world.ballonet("run", "-d", "--name", "six", "-p", "[::1]:0:9000", "-p", "0:9000", "--idle")
+    try:
+        world.guest("six", "(while true; do nc -l -p 9000 -e cat; done) >/dev/null 2>&1 </dev/null &")
+        published: Any = world.inspect("six")["ports"]
+        six, four = (int(port.rpartition("/")[0].split(":")[-2]) for port in published)
+        assert published[0] == f"[::1]:{six}:9000/tcp"
+        client = """
+import socket, sys, threading
+data = bytes(range(256)) * 2000
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 60) as connection:
+    def send():
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+    threading.Thread(target=send).start()
+    got = b""
+    while piece := connection.recv(65536):
+        got += piece
+print(got == data)
+"""
+        assert world.run(sys.executable, "-c", client, "::1", str(six)).stdout == "True\n"
+        assert world.run(sys.executable, "-c", client, "127.0.0.1", str(four)).stdout == "True\n"
+        taken = world.ballonet("run", "--rm", "-p", f"[::1]:{six}:80", "--", "true", check=False)
+        assert f"port [::1]:{six}/tcp cannot be published: Address already in use" in taken.stderr
+        assert "[::1]:" in world.ballonet("ls", "--json").stdout
+    finally:
+        world.ballonet("rm", "--force", "six")
 
 
 def test_the_engine_has_no_network_of_its_own(world: World, plain: str) -> None:
@@ -496,16 +543,18 @@ def test_forks_and_copies_have_networks_and_rules_of_their_own(
             world.ballonet("rm", "--force", name, check=False)
 
 
-def test_nothing_is_left_of_a_killed_sandbox(world: World) -> None:
+@pytest.mark.parametrize("part", ["its process", "its engine"])
+def test_nothing_is_left_of_a_killed_sandbox(world: World, part: str) -> None:
     world.ballonet("run", "-d", "--name", "killed", "--net-allow", "allowed.test", "-p", "0:80", "--idle")
     supervisor = supervisor_of("killed")
     children = processes_of(supervisor)
     names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in children}
     assert {"slirp4netns", "dnsmasq"} < names
     namespaces = {Path(f"/proc/{pid}/ns/net").readlink() for pid in children}
-    os.kill(supervisor, signal.SIGKILL)
+    engine = int(str(world.inspect("killed")["engine_pid"]))
+    os.kill(supervisor if part == "its process" else engine, signal.SIGKILL)
     deadline = time.monotonic() + 30
-    while not all(map(gone, children)):
+    while not all(map(gone, (supervisor, *children))):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     left = subprocess.run(

@@ -191,12 +191,12 @@ def _before_exec(
     pr_set_pdeathsig = 1
 
     def in_child() -> None:
-        if more is not None:
-            more()
-        if cgroup_procs is not None:
+        if cgroup_procs is not None:  # first: the next step may take away the right to do that
             fd = os.open(cgroup_procs, os.O_WRONLY)
             os.write(fd, b"0")  # the writer itself, in both versions of cgroups
             os.close(fd)
+        if more is not None:
+            more()
         if die_with_parent and (
             libc.prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != parent
         ):

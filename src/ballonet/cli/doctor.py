@@ -227,6 +227,19 @@ def _network() -> Finding:
     return Finding("network", OK, ", ".join(programs))
 
 
+def _confinement() -> Finding:
+    """Of engines: what keeps one that a guest has taken over from the user's files."""
+    from ballonet.host.landlock import landlock_version
+    from ballonet.host.system_calls import can_filter
+
+    calls = "seccomp" if can_filter() else "system calls are not restricted on this processor"
+    version = landlock_version()
+    if version == 0:
+        hint = "use Linux 5.13 or later with landlock among the security modules (kernel parameter lsm=)"
+        return Finding("confinement", WARNING, f"{calls}; the kernel has no Landlock to restrict files", hint)
+    return Finding("confinement", OK if can_filter() else WARNING, f"Landlock {version}, {calls}")
+
+
 def _optional(check: str, look: Callable[[], str]) -> Finding:
     return _or_warning(check, lambda: Finding(check, OK, look()))
 
@@ -295,4 +308,5 @@ _CHECKS: tuple[tuple[str, Callable[[], Finding]], ...] = (
     ("disks", _disks),
     ("volumes", _volumes),
     ("network", lambda: _or_warning("network", _network)),
+    ("confinement", _confinement),
 )

@@ -11,11 +11,13 @@ from ballonet.base.paths import state_dir_of
 from ballonet.cli.ls import describe
 from ballonet.cli.name_arguments import add_names, for_each
 from ballonet.cli.output import print_json
+from ballonet.host.confined import read_confinement
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import Settings, image_of, shown_settings
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
+from ballonet.machine.engine_confinement import noted_landlock
 from ballonet.metrics.columns import row as memory_row
 
 
@@ -49,6 +51,10 @@ def run(options: argparse.Namespace) -> int:
                 "state_dir": str(state_dir_of(record.name)),
                 "control_socket": None if note is None else note.control_socket,
                 "engine_pid": None if note is None else note.engine_pid,
+                #: What the engine is kept from.
+                "confinement": None
+                if note is None
+                else read_confinement(note.engine_pid, noted_landlock(state_dir_of(record.name))),
                 "boot_s": None if note is None else note.boot_s,
                 #: All memory figures, in bytes.
                 "memory": None if note is None else memory_row(sample),

@@ -226,10 +226,23 @@ def empty_network() -> Callable[[], None]:
     enter another network namespace: of the capabilities, only CAP_DAC_OVERRIDE is left. What it inherits goes on
     working."""
     libc = ctypes.CDLL(None, use_errno=True)
+    drop = drop_capabilities()
 
     def in_child() -> None:
         unshare(libc, as_root=False)
-        for capability in set(range(_MOST_CAPABILITIES)) - {_CAP_DAC_OVERRIDE}:
+        drop()
+
+    return in_child
+
+
+def drop_capabilities(*, network: bool = False) -> Callable[[], None]:
+    """A function to be called in a child between fork and exec. Of root's capabilities, what it executes has only
+    CAP_DAC_OVERRIDE, for files of others, and with ``network`` CAP_NET_BIND_SERVICE."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    kept = {_CAP_DAC_OVERRIDE} | ({_CAP_NET_BIND_SERVICE} if network else set())
+
+    def in_child() -> None:
+        for capability in set(range(_MOST_CAPABILITIES)) - kept:
             libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails for numbers without a capability
 
     return in_child

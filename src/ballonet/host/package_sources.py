@@ -52,7 +52,9 @@ def _asked(ask: Callable[[], Iterable[str]]) -> list[str]:
 
 def _apt() -> Iterator[str]:
     program = find_program("apt-get", hint="")
-    yield from run([program, "indextargets", "--format", "$(REPO_URI)"], timeout_s=_TIMEOUT_S).split()
+    # Also the sources that were never updated.
+    words = ["indextargets", "--no-release-info", "--format", "$(REPO_URI)"]
+    yield from run([program, *words], timeout_s=_TIMEOUT_S).split()
 
 
 def _pip() -> Iterator[str]:

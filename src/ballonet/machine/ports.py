@@ -36,12 +36,14 @@ def free_port(port: Port) -> int:
 
 def _bind(port: Port) -> int:
     try:
-        with socket.socket(socket.AF_INET, _KINDS[port.protocol]) as probe:
+        with socket.socket(port.family, _KINDS[port.protocol]) as probe:
             if port.protocol == "tcp":  # like the engine: a port in TIME_WAIT is free
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if port.family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             probe.bind((port.address, port.host))
             return int(probe.getsockname()[1])
     except OSError as error:
         hint = _HINTS.get(error.errno or 0)
-        where = f"{port.address}:{port.host}/{port.protocol}"
+        where = f"{port.place}/{port.protocol}"
         raise BindError(f"port {where} cannot be published: {error.strerror}", hint=hint) from error

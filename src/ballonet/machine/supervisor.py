@@ -39,6 +39,7 @@ from ballonet.vmm.engine import ExitReason, Vm, VmExit
 
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
+    from ballonet.machine.engine_confinement import Confinement
     from ballonet.machine.network import GuestNetwork
     from ballonet.machine.requests import Requests
     from ballonet.machine.resuming import PausedSandbox
@@ -261,8 +262,10 @@ class Supervisor:
         self._stop_detail = f"it was stopped: {why}"
         self._end(Ending.STOP)
 
-    def _engine_launched(self, vm: Vm) -> None:
+    def _engine_launched(self, vm: Vm, confinement: Confinement) -> None:
         self._notes.write(engine=ProcessId.of(vm.pid))
+        if self._state_dir is not None:
+            confinement.write(self._state_dir)
         for module in ("services", "requests"):  # loaded while the engine starts
             importlib.import_module(f"ballonet.machine.{module}")
 

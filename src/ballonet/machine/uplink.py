@@ -17,7 +17,8 @@ from ballonet.base.process import show_status, spawn, wait_exit
 from ballonet.host.netns import Namespace
 from ballonet.host.slirp4netns import answer_error, find_slirp4netns, forward_port
 from ballonet.machine.net_filter import UP_INTERFACE, UP_NETWORK, inner_ports
-from ballonet.machine.ports import free_port
+from ballonet.machine.port_relay import PortRelay
+from ballonet.machine.ports import check_ports_free, free_port
 from ballonet.vmm.attach import Port
 from ballonet.vmm.console import Tail
 
@@ -38,6 +39,7 @@ class Uplink:
         self._alive = alive
         self._requests = requests
         self._messages = Tail("slirp4netns")
+        self._relays: list[PortRelay] = []
 
     @classmethod
     async def start(
@@ -110,7 +112,10 @@ class Uplink:
 
         :raises BindError: one cannot be bound.
         """
-        published = [await self._publish(inner, port) for inner, port in inner_ports(ports)]
+        published = [
+            await (self._publish if port.family == socket.AF_INET else self._relay)(inner, port)
+            for inner, port in inner_ports(ports)
+        ]
         self._requests.unlink(missing_ok=True)
         return tuple(published)
 
@@ -122,9 +127,23 @@ class Uplink:
             if error is None:
                 return replace(port, host=host)
         raise BindError(
-            f"port {port.address}:{port.host}/{port.protocol} cannot be published: {error}",
+            f"port {port.place}/{port.protocol} cannot be published: {error}",
             hint="choose another port, or 0 for any free port",
         )
+
+    async def _relay(self, inner: int, port: Port) -> Port:
+        """slirp4netns publishes at IPv4 addresses only."""
+        check_ports_free([port])
+        inside = await self._publish(inner, Port(0, port.guest))
+        try:
+            relay, host = await PortRelay.start(port.address, port.host, inside.host)
+        except OSError as error:
+            raise BindError(
+                f"port {port.place}/{port.protocol} cannot be published: {error.strerror or error}",
+                hint="choose another port, or 0 for any free port",
+            ) from error
+        self._relays.append(relay)
+        return replace(port, host=host)
 
     async def _ask(self, request: bytes) -> bytes:
         async with asyncio.timeout(_START_S):
@@ -156,6 +175,8 @@ class Uplink:
         return f"slirp4netns: {how}: {output}" if output else f"slirp4netns: {how}"
 
     async def close(self) -> None:
+        for relay in self._relays:
+            await relay.close()
         if self._alive >= 0:
             os.close(self._alive)
             self._alive = -1

@@ -15,6 +15,7 @@ from ballonet.base.dataclass import dataclass, replace
 from ballonet.base.errors import BallonetError, EngineError, GuestBootError, GuestError, HostError
 from ballonet.guest.restored import renew_guest
 from ballonet.host.proc import read_cpu_s
+from ballonet.machine.engine_confinement import Confinement, confinement_of
 from ballonet.machine.start_counts import StartKind
 from ballonet.machine.templates import Template, templates_dir
 from ballonet.vmm.engine import Vm
@@ -74,7 +75,7 @@ class VmStart:
         cold: bool,
         saved: SavedState | None = None,
         network: GuestNetwork | None = None,
-        launched: Callable[[Vm], None],
+        launched: Callable[[Vm, Confinement], None],
         ending: asyncio.Future[Any],
     ) -> None:
         self._stack = stack
@@ -148,9 +149,16 @@ class VmStart:
         sockets = [] if self._servers is None else self._servers.sockets
         network = self._network
         link = None if network is None else network.link()
-        vm.launch(cgroup_procs=self._cgroup_procs, shares=sockets, link=link, state=state)
+        confinement = confinement_of(vm.spec, vm.engine.binary)
+        vm.launch(
+            cgroup_procs=self._cgroup_procs,
+            shares=sockets,
+            link=link,
+            confine=confinement.in_child,
+            state=state,
+        )
         self._stack.push_async_callback(vm.kill)
-        self._launched(vm)
+        self._launched(vm, confinement)
         if network is not None and self._saved is not None:
             await network.connect()  # first: if that fails, the guest must not have run
         if network is None or self._saved is not None:

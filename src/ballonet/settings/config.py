@@ -179,9 +179,13 @@ class SandboxConfig(VmConfig):
                 port.check()
             except ValueError as error:
                 raise SettingError(f"{{}} {port} {escaped(str(error))}", "port") from error
+            if ":" in port.address and self.net is not Net.USER:
+                raise SettingError(
+                    f"{{}} {port}: an IPv6 address needs the network {Net.USER}, not {self.net}", "port"
+                )
             key = (port.address, port.host, port.protocol)
             if key in taken and port.host != 0:
-                raise SettingError(f"{{}} {port}: {port.address}:{port.host} is published twice", "port")
+                raise SettingError(f"{{}} {port}: {port.place} is published twice", "port")
             taken.add(key)
 
     def _check_limits(self) -> None:

@@ -20,7 +20,7 @@ from ballonet.base.memory import parse_size
 
 #: Where the guest's kernel or its agent have file systems of their own: nothing can be mounted there.
 RESERVED = ("/proc", "/sys", "/dev")
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _MAX_PORT = 65535
 
 
@@ -104,27 +104,30 @@ class Tmpfs:
 
 @dataclass(frozen=True)
 class Port:
-    """A guest port that is published on the host. Host port 0 means any free port."""
+    """A guest port that is published on the host, at an IPv4 or IPv6 address. Host port 0 means any free port."""
 
     host: int
     guest: int
-    address: str = _LOOPBACK
+    address: str = LOOPBACK
     protocol: str = "tcp"
 
     _FORM = re.compile(
-        r"(?:(?P<address>[^:]*):)?(?P<host>\d{1,5}):(?P<guest>\d{1,5})(?:/(?P<protocol>\w+))?", re.ASCII
+        r"(?:(?P<address>\[[^]]*\]|[^:]*):)?(?P<host>\d{1,5}):(?P<guest>\d{1,5})(?:/(?P<protocol>\w+))?",
+        re.ASCII,
     )
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse ``[HOSTIP:]HOST:GUEST[/tcp|udp]``.
+        """Parse ``[HOSTIP:]HOST:GUEST[/tcp|udp]``; an IPv6 address is in brackets.
 
         :raises ValueError: it has another form, or a value is invalid.
         """
         match = cls._FORM.fullmatch(text)
         if match is None:
             raise ValueError("is not [ADDRESS:]HOST-PORT:GUEST-PORT[/tcp|udp]")
-        address = match["address"] if match["address"] is not None else _LOOPBACK
+        address = match["address"] if match["address"] is not None else LOOPBACK
+        if address.startswith("["):
+            address = address[1:-1]
         port = cls(int(match["host"]), int(match["guest"]), address, match["protocol"] or "tcp")
         port.check()
         return port
@@ -132,16 +135,28 @@ class Port:
     def check(self) -> None:
         """:raises ValueError: a value is invalid."""
         try:
-            socket.inet_pton(socket.AF_INET, self.address)
+            socket.inet_pton(self.family, self.address)
         except (OSError, ValueError):
-            raise ValueError(f"has {self.address!r}, which is not an IPv4 address") from None
+            raise ValueError(f"has {self.address!r}, which is not an IP address") from None
         if self.protocol not in ("tcp", "udp"):
             raise ValueError(f"has protocol {self.protocol!r}; supported are tcp and udp")
+        if self.family == socket.AF_INET6 and self.protocol != "tcp":
+            raise ValueError("has protocol udp, which can be published at IPv4 addresses only")
         if not 0 <= self.host <= _MAX_PORT or not 1 <= self.guest <= _MAX_PORT:
             raise ValueError(f"has a port outside 1 to {_MAX_PORT} (on the host, 0 means any free port)")
 
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AF_INET6 if ":" in self.address else socket.AF_INET
+
+    @property
+    def place(self) -> str:
+        """Where it is on the host."""
+        address = f"[{self.address}]" if self.family == socket.AF_INET6 else self.address
+        return f"{address}:{self.host}"
+
     def __str__(self) -> str:
-        return f"{self.address}:{self.host}:{self.guest}/{self.protocol}"
+        return f"{self.place}:{self.guest}/{self.protocol}"
 
 
 def check_target(target: str) -> None:

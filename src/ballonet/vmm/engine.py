@@ -192,6 +192,7 @@ class Vm(ABC):
         cgroup_procs: str | None = None,
         shares: Sequence[socket.socket] = (),
         link: NetworkLink | None = None,
+        confine: Callable[[], None] | None = None,
         state: SavedState | None = None,
     ) -> None:
         """Start the engine, paused, and return at once: the caller may use the time until :meth:`start`.
@@ -199,6 +200,7 @@ class Vm(ABC):
         :param cgroup_procs: the ``cgroup.procs`` file of the cgroup that the engine runs in.
         :param shares: connected to the servers of the shared directories; the engine gets copies.
         :param link: of the guest's network, if that is :attr:`~ballonet.vmm.attach.Net.USER`; the engine gets a copy.
+        :param confine: to be called in the engine's process before it is executed, after that of ``link``.
         :param state: restore this state, of the same :meth:`Engine.state_key`, instead of booting. It must stay
             open until :meth:`start` returns.
         :raises EngineError: it does not support the machine type or the accelerator.

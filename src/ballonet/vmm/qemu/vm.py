@@ -75,12 +75,13 @@ class QemuVm(Vm):
         cgroup_procs: str | None = None,
         shares: Sequence[socket.socket] = (),
         link: NetworkLink | None = None,
+        confine: Callable[[], None] | None = None,
         state: SavedState | None = None,
     ) -> None:
         self.engine.require(self.spec.machine, self.spec.accel)
         self._ram = create_guest_ram(self.spec.memory_mib)
         try:
-            self._spawn(cgroup_procs, shares, link, state)
+            self._spawn(cgroup_procs, shares, link, confine, state)
         except BaseException:
             self._close_ram()
             raise
@@ -90,6 +91,7 @@ class QemuVm(Vm):
         cgroup_procs: str | None,
         shares: Sequence[socket.socket],
         link: NetworkLink | None,
+        confine: Callable[[], None] | None,
         state: SavedState | None,
     ) -> None:
         pairs = [socket.socketpair() for _ in range(4 if state is None else 5)]
@@ -123,7 +125,7 @@ class QemuVm(Vm):
                 stderr=messages_far.fileno(),
                 die_with_parent=True,
                 cgroup_procs=cgroup_procs,
-                in_child=None if link is None else link.confine,
+                in_child=_all_of(*(() if link is None else (link.confine,)), *filter(None, (confine,))),
             )
         except BaseException:
             for near, _ in pairs:
@@ -269,3 +271,11 @@ class QemuVm(Vm):
             self._shutdown_reason = str(data.get("reason"))
         elif self.balloon is not None and (actual := changed_actual(name, data)) is not None:
             self.balloon.actual_changed(actual)
+
+
+def _all_of(*steps: Callable[[], None]) -> Callable[[], None]:
+    def in_child() -> None:
+        for step in steps:
+            step()
+
+    return in_child

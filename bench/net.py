@@ -33,10 +33,11 @@ import os, re, sys
 words = [re.sub(r"^tap,id=net0,fd=\d+$", "user,id=net0,ipv6=off", word) for word in sys.argv[1:]]
 os.execv("{qemu}", ["{qemu}", *words])
 """
-#: Read by the sandbox's process at its start: its engine keeps the host's network.
+#: Read by the sandbox's process at its start: its engine keeps the host's network, and may make sockets.
 _KEEP_NETWORK = """
-import ballonet.host.netns
-ballonet.host.netns.empty_network = lambda: None
+import ballonet.host.netns, ballonet.host.system_calls
+ballonet.host.netns.empty_network = lambda: lambda: None
+ballonet.host.system_calls.SOCKETS = {}
 """
 
 

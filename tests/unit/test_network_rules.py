@@ -29,6 +29,7 @@ from ballonet.machine.net_filter import (
 from ballonet.machine.network import check_network_programs
 from ballonet.machine.network_log import MAX_BYTES, NetworkLog, refused_connections
 from ballonet.machine.network_request import Answer, NetworkRequest, NewRules
+from ballonet.sdk.builder import SandboxBuilder
 from ballonet.settings.config import SandboxConfig
 from ballonet.settings.flags import parse_config, render_flags
 from ballonet.vmm.attach import Net, Port
@@ -114,6 +115,24 @@ def test_flags_carry_the_rules() -> None:
         net_allow_host=(HostPort(5432), HostPort(53, "udp")),
     )
     assert parse_config(render_flags(config)) == config
+
+
+def test_limits_are_read_and_carried() -> None:
+    built = SandboxBuilder("box").net("user").net_rate("1.5M").net_connections(100).build()
+    assert (built.net_rate_kib, built.net_connections) == (1536, 100)
+    assert parse_config(render_flags(built)) == built
+    for text, kib in (("10M", 10240), ("512K", 512), ("2", 2048), ("1G/s", 1 << 20), ("0", None)):
+        assert SandboxBuilder("box").net("user").set(net_rate=text).build().net_rate_kib == kib, text
+    for text, why in (
+        ("fast", "is not a rate"), ("100B", "is not a rate"), ("1K", "outside 16 to"), ("-1", "is not a rate"),
+("5000G", "outside 16 to"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=why):
+            SandboxBuilder("box").net("user").set(net_rate=text).build()
+    with pytest.raises(ConfigError, match="net_connections 801 is outside 1 to 800"):
+        SandboxBuilder("box").net("user").net_connections(801).build()
+    with pytest.raises(ConfigError, match="has no effect with the network none"):
+        SandboxBuilder("box").net_connections(5).build()
 
 
 def test_rules_without_the_network_are_an_error() -> None:
@@ -324,11 +343,24 @@ def test_requests_and_answers_survive_a_damaged_file(tmp_path: Path) -> None:
     request = NetworkRequest("a1", NewRules((NetRule("a.test", (443, 443)),), (NetRule("9.9.9.9"),)))
     request.write(tmp_path)
     assert NetworkRequest.read(tmp_path) == request
+    limited = NetworkRequest("a0", NewRules((), (), 512, 7))
+    limited.write(tmp_path)
+    assert NetworkRequest.read(tmp_path) == limited
+    request.write(tmp_path)
     assert request.answered(tmp_path) is None
     request.answer(tmp_path, Answer(None, {"sent_bytes": 1}))
     assert request.answered(tmp_path) == Answer(None, {"sent_bytes": 1})
     assert NetworkRequest("a2", None).answered(tmp_path) is None
-    for damaged in ("", "[]", "{}", '{"id": 1, "rules": [["a b"], []]}', '{"id": "x", "rules": 7}', "\udcff"):
+    for damaged in (
+        "",
+        "[]",
+        "{}",
+        '{"id": 1, "rules": [["a b"], []]}',
+        '{"id": "x", "rules": 7}',
+        "\udcff",
+        '{"id": "x", "rules": [[], []], "limits": ["x", 1]}',
+        '{"id": "x", "rules": [[], []], "limits": [1, 2, 3]}',
+    ):
         (tmp_path / "network-request.json").write_text(damaged, errors="surrogateescape")
         (tmp_path / "network-answer.json").write_text(damaged, errors="surrogateescape")
         assert NetworkRequest.read(tmp_path) is None

@@ -127,6 +127,15 @@ class SandboxBuilder:
         """Deny connections to ``HOST[:PORT[-PORT]][/tcp|udp|icmp]``, even if they are allowed."""
         return self._add("net_deny", rules)
 
+    def net_rate(self, rate: Size) -> Self:
+        """The most that the guest may send, and the most that it may receive: MiB in a second, or text such as
+        ``"512K"``; 0: no limit."""
+        return self._set({"net_rate": rate})
+
+    def net_connections(self, most: int) -> Self:
+        """How many connections of the guest may exist at once."""
+        return self._set({"net_connections": most})
+
     def net_allow_host(self, *ports: str | HostPort) -> Self:
         """Let the guest reach ports of the host's loopback, at the gateway's address: ``PORT[/tcp|udp]``."""
         return self._add("net_allow_host", ports)

@@ -1,0 +1,17 @@
+/* A running code session: it serves one client at a time on its socket, until it is closed. */
+#ifndef BALLONET_CODE_SERVE_H
+#define BALLONET_CODE_SERVE_H
+
+#include "code_kernel.h"
+
+struct code_session {
+	char **command;
+	const char *language;
+	int listener;
+	struct code_kernel kernel;
+};
+
+/* Returns when a client has closed the session and everything in it has ended. */
+void code_serve(struct code_session *session);
+
+#endif

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "code_serve.h"
 #include "base.h"
+#include "code_place.h"
 #include "code_stream.h"
 #include "file_io.h"
 
@@ -337,5 +338,6 @@ void code_serve(struct code_session *session)
 	code_kernel_reap(&session->kernel);
 	while (!s.closed)
 		wait_and_handle(&s, signals);
-	drop_client(&s);
+	code_leave_place(session->prefix, session->name, session->lock);
+	drop_client(&s); /* which tells the client that the session is closed */
 }

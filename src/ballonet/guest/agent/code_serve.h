@@ -5,13 +5,15 @@
 #include "code_kernel.h"
 
 struct code_session {
+	const char *prefix, *name;
+	int lock;
 	char **command;
 	const char *language;
 	int listener;
 	struct code_kernel kernel;
 };
 
-/* Returns when a client has closed the session and everything in it has ended. */
+/* Returns when a client has closed the session, everything in it has ended, and its files are removed. */
 void code_serve(struct code_session *session);
 
 #endif

@@ -60,33 +60,35 @@ static int leave(void)
 	return prctl(PR_SET_CHILD_SUBREAPER, 1) < 0 ? errno : 0;
 }
 
-static _Noreturn void run_session(const char *prefix, const char *name, int lock, struct code_session *session, int told)
+static _Noreturn void run_session(struct code_session *session, int told)
 {
 	int error = leave();
 
 	if (!error)
 		error = code_kernel_start(&session->kernel, session->command);
+	if (error)
+		code_leave_place(session->prefix, session->name, session->lock);
 	if (write(told, &error, sizeof error) < 0)
-		error = errno;
+		_exit(1); /* nobody knows of it: its files are those of a session that was killed */
 	close(told);
 	if (!error)
 		code_serve(session);
-	code_leave_place(prefix, name, lock);
 	_exit(0);
 }
 
 static _Noreturn void start_session(char **words)
 {
 	const char *prefix = words[0], *name = words[1];
-	struct code_session session = {.language = words[2], .command = words + 3};
+	struct code_session session = {.prefix = prefix, .name = name, .language = words[2], .command = words + 3};
 	char path[CODE_PATH_BYTES], kernel[CODE_PATH_BYTES];
-	int lock = code_take_place(prefix, name), told[2], error;
+	int told[2], error;
 	pid_t pid;
 
 	report_begin(name);
-	if (lock < 0 && errno == EBUSY)
+	session.lock = code_take_place(prefix, name);
+	if (session.lock < 0 && errno == EBUSY)
 		_exit(STATUS_EXISTS);
-	if (lock < 0)
+	if (session.lock < 0)
 		fail_about(prefix, errno);
 	error = code_path(prefix, name, "kernel", kernel);
 	if (!error)
@@ -98,7 +100,7 @@ static _Noreturn void start_session(char **words)
 	if (!error && pipe2(told, O_CLOEXEC) < 0)
 		error = errno;
 	if (error) {
-		code_leave_place(prefix, name, lock);
+		code_leave_place(prefix, name, session.lock);
 		fail(error);
 	}
 	for (char **word = session.command; *word; word++)
@@ -106,7 +108,7 @@ static _Noreturn void start_session(char **words)
 			*word = kernel;
 	pid = fork();
 	if (pid == 0)
-		run_session(prefix, name, lock, &session, told[1]);
+		run_session(&session, told[1]);
 	close(told[1]);
 	if (pid < 0 || read(told[0], &error, sizeof error) != sizeof error)
 		error = EAGAIN;

@@ -31,7 +31,8 @@ function evaluateWithAwait(code) {
   if (server === null) {
     const silent = new Writable({ write: (piece, encoding, done) => done() });
     const input = new PassThrough();
-    server = repl.start({ input, output: silent, terminal: false, prompt: "", useGlobal: true });
+    const options = { terminal: false, prompt: "", useGlobal: true, breakEvalOnSigint: true };
+    server = repl.start({ input, output: silent, ...options });
   }
   return new Promise((resolve, reject) => {
     if (server._domain) {
@@ -44,21 +45,27 @@ function evaluateWithAwait(code) {
       if (error === null || error === undefined) resolve({ value });
       else reject(error.err && error.name === "SyntaxError" ? error.err : error);
     });
+    listenAgain();
   });
 }
 
+// What watches for SIGINT while the REPL runs a script leaves the default behaviour behind, which ends the process.
+function listenAgain() {
+  const listeners = process.listeners("SIGINT");
+  process.removeAllListeners("SIGINT");
+  for (const listener of listeners) process.on("SIGINT", listener);
+}
+
 async function evaluate(code, name) {
-  let script;
   try {
-    script = new vm.Script(code, { filename: name, importModuleDynamically: (wanted) => import(wanted) });
-  } catch (error) {
-    if (!(error instanceof SyntaxError) || !/\bawait\b/.test(code)) throw error;
-    const stopped = new Promise((resolve, reject) => {
-      interrupt = () => reject(interrupted());
-    });
-    return Promise.race([evaluateWithAwait(code), stopped]);
-  }
-  try {
+    if (/\bawait\b/.test(code)) {
+      const stopped = new Promise((resolve, reject) => {
+        interrupt = () => reject(interrupted());
+      });
+      return await Promise.race([evaluateWithAwait(code), stopped]);
+    }
+    const importing = { importModuleDynamically: (wanted) => import(wanted) };
+    const script = new vm.Script(code, { filename: name, ...importing });
     return { value: script.runInThisContext({ breakOnSigint: true, displayErrors: false }) };
   } catch (error) {
     throw error && error.code === "ERR_SCRIPT_EXECUTION_INTERRUPTED" ? interrupted() : error;

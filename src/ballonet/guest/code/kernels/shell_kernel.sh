@@ -22,6 +22,9 @@ while :; do
     fi
     _ballonet_code=$(printf '%b_' "${_ballonet_line#* }")
     _ballonet_run "${_ballonet_code%_}" 3>&- </dev/null
-    printf 'd %s %s\n' "${_ballonet_line%% *}" "$?" >&3
+    _ballonet_status=$?
+    # What 'return' in a trap leaves in $? depends on where the signal came.
+    [ -z "$_ballonet_interrupted" ] || _ballonet_status=130
+    printf 'd %s %s\n' "${_ballonet_line%% *}" "$_ballonet_status" >&3
     _ballonet_running= _ballonet_interrupted=
 done

@@ -457,6 +457,28 @@ async def test_node_keeps_declarations_with_await_and_gives_errors_as_data() -> 
         assert (await session.run("a")).text == "5"
 
 
+async def test_a_child_that_python_forks_does_not_answer_for_it(python: dict[str, str]) -> None:
+    async with code_sessions() as sessions:
+        sessions.env = python
+        session = await sessions.open("python")
+        assert (await session.run("import os\npid = os.fork()")).ok
+        assert (await session.run("os.waitpid(pid, 0)[1]")).text == "0"
+        code = "import multiprocessing as m\nwith m.get_context('fork').Pool(2) as pool: found = pool.map(abs, [-1, 2])\nfound"
+        assert (await session.run(code)).text == "[1, 2]"
+
+
+async def test_interrupts_at_any_point_leave_a_session_usable(python: dict[str, str]) -> None:
+    async with code_sessions() as sessions:
+        sessions.env = python
+        session = await sessions.open("python")
+        for _ in range(20):
+            async for event in session.stream("x = 7\nwhile True:\n    print('some text')\n    display(x)"):
+                if event.kind in ("stdout", "display"):
+                    await session.interrupt()
+            assert event.error is not None
+        assert (await session.run("x")).text == "7"
+
+
 @pytest.mark.parametrize("language", ["sh", "bash"])
 async def test_a_shell_keeps_its_directory_functions_and_text(language: str, tmp_path: Path) -> None:
     async with code_sessions() as sessions:

@@ -2,7 +2,7 @@
 // what is said there is JSON, too. Standard output and standard error belong to the code.
 "use strict";
 
-const childProcess = require("child_process");
+const fs = require("fs");
 const { createRequire } = require("module");
 const net = require("net");
 const path = require("path");
@@ -97,6 +97,40 @@ async function run(request) {
   interrupt = null;
   say("d", done);
 }
+
+// An interrupt may come at any point of the code. Streams of Node that it leaves in the middle of a write would write
+// nothing any more; these have no state.
+class Output extends Writable {
+  constructor(fd) {
+    super({ decodeStrings: false });
+    this.fd = fd;
+  }
+
+  write(piece, encoding, done) {
+    let left = typeof piece === "string" ? Buffer.from(piece, typeof encoding === "string" ? encoding : "utf8") : piece;
+    while (left.length > 0) {
+      try {
+        left = left.subarray(fs.writeSync(this.fd, left));
+      } catch (error) {
+        if (error.code !== "EAGAIN") throw error; // a child may have set O_NONBLOCK
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+      }
+    }
+    const told = typeof encoding === "function" ? encoding : done;
+    if (typeof told === "function") process.nextTick(told);
+    return true;
+  }
+
+  end(piece, encoding) {
+    if (piece !== undefined && piece !== null && typeof piece !== "function") this.write(piece, encoding);
+    return this;
+  }
+}
+for (const [name, fd] of [["stdout", 1], ["stderr", 2]]) {
+  const output = new Output(fd);
+  Object.defineProperty(process, name, { configurable: true, enumerable: true, get: () => output });
+}
+globalThis.console = new console.Console({ stdout: process.stdout, stderr: process.stderr });
 
 process.on("SIGINT", () => interrupt !== null && interrupt());
 for (const event of ["uncaughtException", "unhandledRejection"]) {

@@ -15,6 +15,7 @@ import io
 import json
 import linecache
 import os
+import queue
 import re
 import signal
 import sys
@@ -30,6 +31,8 @@ _CHANNEL = 3
 _MAX_RESULT = 32 << 20
 #: How long a result waits for output that was written before it (seconds).
 _ORDER_S = 0.5
+#: An interrupt within this time after another one counts as the same (seconds).
+_INTERRUPT_S = 0.05
 _METHODS = {
     "text/html": "_repr_html_",
     "text/markdown": "_repr_markdown_",
@@ -52,8 +55,16 @@ class Channel:
     def __init__(self, fd: int) -> None:
         self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
         os.close(fd)
+        self._pid = os.getpid()
         self._unread = b""
-        self._lock = threading.Lock()
+        # An interrupt may come at any point, but only in the main thread: it never leaves half a line behind.
+        self._unsaid: Any = queue.SimpleQueue()
+        threading.Thread(target=self._write, daemon=True).start()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is not a child that the code has forked."""
+        return os.getpid() == self._pid
 
     def read_line(self) -> bytes:
         """The next line; empty when the session has ended."""
@@ -71,10 +82,21 @@ class Channel:
         if len(text) > _MAX_RESULT:
             note = f"(a result of {len(text)} bytes, which is too large to be sent)"
             text = json.dumps(dict(words, data={"text/plain": note}))
-        data = memoryview(f"{kind} {text}\n".encode())
-        with self._lock:
-            while data:
-                data = data[os.write(self._fd, data) :]
+        if self.is_ours:
+            said = threading.Event()
+            self._unsaid.put((f"{kind} {text}\n".encode(), said))
+            said.wait()
+
+    def _write(self) -> None:
+        while True:
+            line, said = self._unsaid.get()
+            left = memoryview(line)
+            try:
+                while left:
+                    left = left[os.write(self._fd, left) :]
+            except OSError:
+                os._exit(0)  # the session has ended
+            said.set()
 
 
 def flush() -> None:
@@ -223,7 +245,8 @@ class Kernel:
         self._channel = channel
         self._shown: list[Any] = []
         self._runs = 0
-        self._on_interrupt: Any = signal.default_int_handler
+        self._on_interrupt: Any = self._interrupt
+        self._interrupted_at = 0.0
         signal.signal(signal.SIGINT, self._ignore)
         sys.meta_path.append(Figures(self.show_figures))  # type: ignore[arg-type]
         os.environ.setdefault("MPLBACKEND", f"module://{_FIGURES}")
@@ -232,6 +255,12 @@ class Kernel:
     @staticmethod
     def _ignore(number: int, frame: Any) -> None:
         """A handler and not SIG_IGN, which children would inherit."""
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        """Raise KeyboardInterrupt, but not again while the last one is being handled."""
+        last, self._interrupted_at = self._interrupted_at, time.monotonic()
+        if self._interrupted_at - last > _INTERRUPT_S:
+            raise KeyboardInterrupt
 
     def show(self, kind: str, data: dict[str, Any]) -> None:
         flush()
@@ -257,20 +286,25 @@ class Kernel:
     def run(self, request: dict[str, Any]) -> None:
         self._runs += 1
         self._shown = []
-        name = f"<run {self._runs}>"
-        failure = None
-        try:
+        raised: Any = None
+        begun = False
+        while True:  # an interrupt may come here, too
             try:
-                signal.signal(signal.SIGINT, self._on_interrupt)
-                self.runner.run(request["code"], name)
-                self.show_figures()
-            finally:
-                # The code may have set a handler of its own.
-                self._on_interrupt = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+                if not begun:
+                    begun = True
+                    signal.signal(signal.SIGINT, self._on_interrupt)
+                    self.runner.run(request["code"], f"<run {self._runs}>")
+                    self.show_figures()
+                # The code may have set a handler of its own, which the next run gets.
+                self._on_interrupt = signal.getsignal(signal.SIGINT) or self._interrupt
                 signal.signal(signal.SIGINT, self._ignore)
-        except BaseException as error:
-            failure = self.described(error)
+                break
+            except BaseException as error:
+                raised = raised or error
+        failure = None if raised is None else self.described(raised)
         flush()
+        if not self._channel.is_ours:
+            os._exit(0)
         self._channel.say("d", {"id": request["id"], "error": failure})
 
     def described(self, error: BaseException) -> dict[str, str]:

@@ -34,7 +34,9 @@ class Sessions:
         env = {"PATH": os.environ["PATH"], "HOME": "/", **self.env}
         cwd = str(Path.cwd())
         words = ("session", *(PREFIX if word == "/dev/shm/ballonet-code" else word for word in words))
-        return await self.client.exec(words, env=env, cwd=cwd, user=str(os.geteuid()), stdin=True, builtin=True)
+        return await self.client.exec(
+            words, env=env, cwd=cwd, user=str(os.geteuid()), stdin=True, builtin=True
+        )
 
     async def launch(self, language: str, name: str, *command: str) -> tuple[int, str]:
         """Start a session's process, and return the status and the errors of the agent's program."""

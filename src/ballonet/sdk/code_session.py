@@ -234,7 +234,8 @@ class CodeSession:
             )
         if hello.busy:
             raise CodeSessionBusyError(
-                f"code session {self._name!r} still runs code", hint="interrupt() it, or restart() the session"
+                f"code session {self._name!r} still runs code",
+                hint="interrupt() it, or restart() the session",
             )
 
     async def _execute(
@@ -309,7 +310,9 @@ class CodeSession:
         if limit is not None and (forced or (run.end is not None and _failed(run.end))):
             what = f"the code did not end within its timeout of {limit.text} and was interrupted"
             if forced:
-                what += f"; it did not react within {GRACE_S:g} s, so that code session {name!r} was restarted"
+                what += (
+                    f"; it did not react within {GRACE_S:g} s, so that code session {name!r} was restarted"
+                )
                 hint = "its variables are lost"
             else:
                 hint = f"code session {name!r} keeps its variables"
@@ -320,7 +323,9 @@ class CodeSession:
             hint = "restart() starts it again, without its variables"
             if "SIGKILL" in run.died:
                 hint += "; the guest's kernel kills processes with SIGKILL when memory runs out"
-            raise CodeSessionEndedError(f"the {language} process of code session {name!r} {run.died}", hint=hint)
+            raise CodeSessionEndedError(
+                f"the {language} process of code session {name!r} {run.died}", hint=hint
+            )
 
     async def _leave(self, link: CodeLink, run: CodeRun) -> None:
         """Interrupt code that nobody waits for any more."""

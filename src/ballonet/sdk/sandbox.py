@@ -1,8 +1,8 @@
 """Sandbox: create, find, use and end sandboxes, with asyncio. :mod:`ballonet.sync` is the same without asyncio.
 
 The class has six parts: ``sandbox_state.py`` (what is known of a sandbox), ``sandbox_commands.py`` (commands and
-files), ``sandbox_code.py`` (code sessions), ``sandbox_saving.py`` (snapshots and forks), ``sandbox_life.py`` (its end), and this one (create, find,
-change).
+files), ``sandbox_code.py`` (code sessions), ``sandbox_saving.py`` (snapshots and forks), ``sandbox_life.py`` (its end),
+and this one (create, find, change).
 """
 
 from __future__ import annotations

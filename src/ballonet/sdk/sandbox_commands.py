@@ -123,9 +123,7 @@ class SandboxCommands(SandboxState):
         starting = self._start_process(words, settings, stdin=stdin, tty=tty, rows=rows, cols=cols)
         return await start_within(limit, starting)
 
-    def _command_settings(
-        self, env: Mapping[str, str] | None, cwd: str | None, user: str | None
-    ) -> Settings:
+    def _command_settings(self, env: Mapping[str, str] | None, cwd: str | None, user: str | None) -> Settings:
         """What a command gets of the sandbox and of its image, where it has no settings of its own.
 
         :raises ConfigError: a setting is invalid.

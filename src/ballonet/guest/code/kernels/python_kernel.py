@@ -5,12 +5,13 @@ standard error belong to the code. This file is copied to the guest, and uses no
 """
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import base64
 import builtins
 import fcntl
+import importlib
 import io
 import json
 import linecache
@@ -110,7 +111,9 @@ def flush() -> None:
     for fd in (1, 2):
         waiting = bytearray(4)
         try:
-            while fcntl.ioctl(fd, termios.FIONREAD, waiting) == 0 and any(waiting) and time.monotonic() < ends:
+            while (
+                fcntl.ioctl(fd, termios.FIONREAD, waiting) == 0 and any(waiting) and time.monotonic() < ends
+            ):
                 time.sleep(0.001)
         except OSError:
             continue
@@ -202,7 +205,11 @@ class Plain:
         self._kernel = kernel
         self._flags = getattr(ast, "PyCF_ALLOW_TOP_LEVEL_AWAIT", 0)
         self._loop: Any = None
-        self.namespace: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins, "display": self.display}
+        self.namespace: dict[str, Any] = {
+            "__name__": "__main__",
+            "__builtins__": builtins,
+            "display": self.display,
+        }
         module = type(sys)("__main__")
         module.__dict__.update(self.namespace)
         self.namespace = module.__dict__
@@ -216,7 +223,7 @@ class Plain:
         lines = code.splitlines(True)
         linecache.cache[name] = (len(code), None, lines, name)
         tree = ast.parse(code, name)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        last: Any = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         self._evaluate(tree, name, "exec")
         if last is not None:
             value = self._evaluate(ast.Expression(last.value), name, "eval")
@@ -227,7 +234,7 @@ class Plain:
     def _evaluate(self, tree: Any, name: str, mode: str) -> Any:
         compiled = compile(tree, name, mode, self._flags, True)
         self._flags |= compiled.co_flags & _FUTURE
-        value = eval(compiled, self.namespace)
+        value = eval(compiled, self.namespace)  # noqa: S307  # what this program is for
         if not compiled.co_flags & 0x80:  # inspect.CO_COROUTINE: there is an await at the top level
             return value
         import asyncio
@@ -248,7 +255,7 @@ class Kernel:
         self._on_interrupt: Any = self._interrupt
         self._interrupted_at = 0.0
         signal.signal(signal.SIGINT, self._ignore)
-        sys.meta_path.append(Figures(self.show_figures))  # type: ignore[arg-type]
+        sys.meta_path.append(Figures(self.show_figures))
         os.environ.setdefault("MPLBACKEND", f"module://{_FIGURES}")
         self.runner: Any = None
 
@@ -327,10 +334,9 @@ class Kernel:
 def ipython(kernel: Kernel) -> Any:
     """IPython's shell, with its results and tracebacks sent as data. ``None``: it cannot be imported."""
     try:
-        from IPython.core.displayhook import DisplayHook
-        from IPython.core.displaypub import DisplayPublisher
-        from IPython.core.interactiveshell import InteractiveShell
-        from traitlets.config import Config
+        core = [importlib.import_module(f"IPython.core.{name}") for name in ("displayhook", "displaypub")]
+        InteractiveShell: Any = importlib.import_module("IPython.core.interactiveshell").InteractiveShell  # noqa: N806
+        config = importlib.import_module("traitlets.config").Config()
     except Exception:
         return None
 
@@ -339,14 +345,14 @@ def ipython(kernel: Kernel) -> Any:
     def encoded(data: dict[str, Any]) -> dict[str, Any]:
         return {mime: coded(mime, each) for mime, each in data.items()}
 
-    class Publisher(DisplayPublisher):  # type: ignore[misc]
+    class Publisher(core[1].DisplayPublisher):  # type: ignore[misc]
         def publish(self, data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
             kernel.show("display", encoded(data))
 
         def clear_output(self, wait: bool = False) -> None:
             pass
 
-    class Hook(DisplayHook):  # type: ignore[misc]
+    class Hook(core[0].DisplayHook):  # type: ignore[misc]
         def __call__(self, result: Any = None) -> None:
             self.check_for_underscore()
             if result is None or self.quiet():
@@ -360,6 +366,7 @@ def ipython(kernel: Kernel) -> Any:
 
     class Shell(InteractiveShell):  # type: ignore[misc]
         system = InteractiveShell.system_raw  # the other one needs a terminal
+        last_trace: Any = None
 
         def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
             self.last_trace = re.sub(r"\x1b\[[0-9;]*m", "", self.InteractiveTB.stb2text(stb))
@@ -376,7 +383,6 @@ def ipython(kernel: Kernel) -> Any:
                     error._ballonet_traceback = self.last_trace
                 raise error
 
-    config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
     config.InteractiveShell.banner1 = ""

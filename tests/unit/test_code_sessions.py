@@ -254,7 +254,9 @@ async def test_another_client_finds_the_session_in_use_and_later_free(
         assert (await other.run("x")).text == "7"
 
 
-async def test_what_was_cut_off_goes_on_and_can_be_followed(tmp_path: Path) -> None:
+async def test_what_was_cut_off_goes_on_and_can_be_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, begun = tmp_path / "go", tmp_path / "begun"
     code = f"print('before', flush=True)\nopen({str(begun)!r}, 'w')\n"
     code += f"{WAITS['python'].format(path=str(path))}\nprint('after')\n6 * 7"
@@ -267,8 +269,10 @@ async def test_what_was_cut_off_goes_on_and_can_be_followed(tmp_path: Path) -> N
         session._link._process.abandon()  # as when the sandbox is paused by force
         with pytest.raises(GuestChannelError):
             await running
-        with pytest.raises(CodeSessionBusyError, match="still runs code"):
-            await session.run("1")
+        with monkeypatch.context() as patched:
+            patched.setattr(code_session, "GRACE_S", 0.1)
+            with pytest.raises(CodeSessionBusyError, match="still runs code"):
+                await session.run("1")
         path.touch()
         result = await session.follow(timeout=DEADLINE_S)
         assert (result.stdout, result.text) == ("before\nafter\n", "42")

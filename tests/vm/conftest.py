@@ -71,7 +71,7 @@ def code_image(run_directory: Path) -> str:
             ImageStore.open().find(name)
         except UnknownImageError:
             words = ["image", "build-debian", "--tag", name, "--with", "code"]
-            subprocess.run([sys.executable, "-P", "-m", "ballonet", *words], check=True, timeout=280)
+            subprocess.run([sys.executable, "-P", "-m", "ballonet", *words], check=True, timeout=850)
     return name
 
 

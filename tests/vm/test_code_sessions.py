@@ -24,6 +24,8 @@ from ballonet.base.errors import (
 from ballonet.lifecycle.record import State
 from ballonet.sdk.sandbox import Sandbox
 
+#: The image may have to be built, which installs some 130 packages.
+pytestmark = pytest.mark.timeout(900)
 #: Generous: it only ends tests that would hang.
 WAIT_S = 120
 CLI = [sys.executable, "-P", "-m", "ballonet"]
@@ -105,7 +107,7 @@ async def test_what_an_image_does_not_have_is_told_with_what_to_do(box: Sandbox)
 async def test_the_command_runs_code_and_keeps_a_named_session(
     box: Sandbox, ballonet: Call, tmp_path: Path
 ) -> None:
-    first = ballonet("code", "coder", "--session", "work", stdin="x = 20\nprint('set')\nx + 1\n")
+    first = ballonet("code", "coder", "--session", "work", "-", stdin="x = 20\nprint('set')\nx + 1\n")
     assert (first.returncode, first.stdout, first.stderr) == (0, "set\n21\n", "")
     file = tmp_path / "code.py"
     file.write_text("import matplotlib.pyplot as plt\nplt.plot([x])\nplt.show()\nraise KeyError(x)\n")
@@ -114,11 +116,11 @@ async def test_the_command_runs_code_and_keeps_a_named_session(
     assert "KeyError: 20" in second.stderr
     assert (tmp_path / "1.png").read_bytes().startswith(b"\x89PNG")
     late = ballonet(
-        "code", "coder", "--session", "work", "--close", "--timeout", "2", stdin="while True: pass"
+        "code", "coder", "--session", "work", "--close", "--timeout", "2", "-", stdin="while True: pass"
     )
     assert late.returncode == 124
     assert "did not end within its timeout of 2 s and was interrupted" in late.stderr
-    gone = ballonet("code", "coder", "--session", "work", "--close", stdin="x")
+    gone = ballonet("code", "coder", "--session", "work", "--close", "-", stdin="x")
     assert gone.returncode == 1
     assert "NameError" in gone.stderr
     shell = ballonet(
@@ -126,10 +128,11 @@ async def test_the_command_runs_code_and_keeps_a_named_session(
         "--lang",
         "sh",
         "coder",
+        "-",
         stdin="echo out; echo err >&2; exit_status() { return 7; }; exit_status",
     )
     assert (shell.returncode, shell.stdout, shell.stderr) == (7, "out\n", "err\n")
-    assert ballonet("code", "coder", "--lang", "node", stdin="1").returncode == 127
+    assert ballonet("code", "coder", "--lang", "node", "-", stdin="1").returncode == 127
 
 
 async def test_an_interrupted_command_interrupts_its_code(box: Sandbox) -> None:

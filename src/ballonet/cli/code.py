@@ -38,13 +38,7 @@ does not have the language."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the sandbox")
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        nargs="?",
-        default="-",
-        help="file on the host with the code (default: -, standard input)",
-    )
+    parser.add_argument("file", metavar="FILE", help="file on the host with the code; - is standard input")
     parser.add_argument(
         "--lang",
         metavar="LANGUAGE",
@@ -151,7 +145,10 @@ async def _run(
 
 async def _print(session: CodeSession, code: str, timeout: Timeout | None, pictures: _Pictures | None) -> int:
     status = 0
-    events = session.stream(code, timeout=None if timeout is None else timeout.seconds)
+    seconds = None if timeout is None else timeout.seconds
+    if seconds is not None and seconds.is_integer():
+        seconds = int(seconds)  # as it was typed
+    events = session.stream(code, timeout=seconds)
     async with contextlib.aclosing(cast("AsyncGenerator[CodeEvent]", events)):
         async for event in events:
             if event.kind == "stderr":

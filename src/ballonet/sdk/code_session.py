@@ -13,16 +13,14 @@ from ballonet.base.errors import BallonetError, ConfigError, GuestChannelError, 
 from ballonet.guest.code import protocol
 from ballonet.guest.code.languages import Language
 from ballonet.guest.code.link import CodeLink, Start
-from ballonet.guest.code.protocol import Hello
 from ballonet.sdk.code_result import KEPT_CHARACTERS, CodeEvent, CodeResult, Collector
 from ballonet.sdk.code_run import CodeRun
 from ballonet.sdk.timeouts import Timeout
 
-#: How long interrupted code may take to end, and a restarted session to be ready (seconds).
+#: How long interrupted code may take to end, also if nobody waits for it any more, and a restarted session to be ready
+#: (seconds).
 GRACE_S = 5.0
 READY_S = 120.0
-#: How long code that nobody waits for any more may take to end after it was interrupted (seconds).
-_LEAVE_S = 2.0
 
 
 class CodeSession:
@@ -226,17 +224,34 @@ class CodeSession:
             return pieces
         raise CodeSessionEndedError(f"code session {self._name!r} was closed")
 
-    def _check_free(self, hello: Hello) -> None:
-        if not hello.alive:
-            raise CodeSessionEndedError(
-                f"the {self._language.name} process of code session {self._name!r} {hello.end}",
-                hint="restart() starts it again, without its variables",
-            )
-        if hello.busy:
+    async def _check_free(self, link: CodeLink) -> None:
+        """Wait for code that is just ending, perhaps because its caller was interrupted."""
+        if not link.hello.alive:
+            raise self._ended(link.hello.end)
+        if not link.hello.busy:
+            return
+        lines = protocol.Lines()
+        try:
+            async with asyncio.timeout(GRACE_S):
+                while True:
+                    for piece in await self._read(link):
+                        if piece.kind == "died":
+                            raise self._ended(protocol.died(piece))
+                        if piece.kind == "words" and any(kind == "d" for kind, _ in lines.feed(piece.data)):
+                            return
+        except TimeoutError:
             raise CodeSessionBusyError(
                 f"code session {self._name!r} still runs code",
                 hint="interrupt() it, or restart() the session",
-            )
+            ) from None
+
+    def _ended(self, how: str) -> CodeSessionEndedError:
+        hint = "restart() starts it again, without its variables"
+        if "SIGKILL" in how:
+            hint += "; the guest's kernel kills processes with SIGKILL when memory runs out"
+        return CodeSessionEndedError(
+            f"the {self._language.name} process of code session {self._name!r} {how}", hint=hint
+        )
 
     async def _execute(
         self, code: str, timeout: float | None, collector: Collector | None
@@ -252,7 +267,7 @@ class CodeSession:
                 )
             link = await self._open(protocol.NOW)
             try:
-                self._check_free(link.hello)
+                await self._check_free(link)
                 self._number += 1
                 self._cut = None
                 run = CodeRun(self._language, self._number)
@@ -306,7 +321,7 @@ class CodeSession:
 
     def _raise_end(self, run: CodeRun, limit: Timeout | None, forced: bool) -> None:
         """:raises CodeError: the run did not come to an end of its own."""
-        name, language = self._name, self._language.name
+        name = self._name
         if limit is not None and (forced or (run.end is not None and _failed(run.end))):
             what = f"the code did not end within its timeout of {limit.text} and was interrupted"
             if forced:
@@ -320,17 +335,12 @@ class CodeSession:
         if run.restarted:
             raise CodeSessionEndedError(f"code session {name!r} was restarted while it ran the code")
         if run.died is not None and run.end is None:
-            hint = "restart() starts it again, without its variables"
-            if "SIGKILL" in run.died:
-                hint += "; the guest's kernel kills processes with SIGKILL when memory runs out"
-            raise CodeSessionEndedError(
-                f"the {language} process of code session {name!r} {run.died}", hint=hint
-            )
+            raise self._ended(run.died)
 
     async def _leave(self, link: CodeLink, run: CodeRun) -> None:
         """Interrupt code that nobody waits for any more."""
         with contextlib.suppress(BallonetError, TimeoutError):
-            async with asyncio.timeout(_LEAVE_S):
+            async with asyncio.timeout(GRACE_S):
                 await link.send(protocol.INTERRUPT)
                 while not run.over:
                     for piece in await self._read(link):

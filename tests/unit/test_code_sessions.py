@@ -281,6 +281,27 @@ async def test_what_was_cut_off_goes_on_and_can_be_followed(
         assert (await session.run("1")).text == "1"
 
 
+async def test_a_run_waits_for_code_that_is_just_ending(tmp_path: Path) -> None:
+    go, begun = tmp_path / "go", tmp_path / "begun"
+    code = f"import os, time\ntry:\n    open({str(begun)!r}, 'w')\n    while True: pass\nexcept KeyboardInterrupt:\n"
+    code += f"    while not os.path.exists({str(go)!r}): time.sleep(0.01)\n    x = 8"
+    async with code_sessions() as sessions:
+        session = await sessions.open("python")
+        running = asyncio.create_task(session.run(code))
+        while not begun.exists():
+            await asyncio.sleep(0.01)
+        assert session._link is not None
+        session._link._process.abandon()
+        with pytest.raises(GuestChannelError):
+            await running
+        await session.interrupt()
+        waiting = asyncio.create_task(session.run("x"))
+        while session._link is not None or not session._lock.locked():
+            await asyncio.sleep(0.01)
+        go.touch()
+        assert (await waiting).text == "8"
+
+
 async def test_code_that_nobody_waits_for_is_interrupted(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     async with code_sessions() as sessions:

@@ -20,7 +20,7 @@ from ballonet.sdk.timeouts import Timeout
 #: How long interrupted code may take to end, also if nobody waits for it any more, and a restarted session to be ready
 #: (seconds).
 GRACE_S = 5.0
-READY_S = 120.0
+READY_S = 300.0
 
 
 class CodeSession:

@@ -385,6 +385,7 @@ def ipython(kernel: Kernel) -> Any:
 
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
+    config.InteractiveShell.xmode = "Plain"  # as Python's; the others load more than all the rest
     config.InteractiveShell.banner1 = ""
     return Shell.instance(config=config, display_pub_class=Publisher, displayhook_class=Hook)
 

@@ -19,6 +19,7 @@ FACES = {
     "Sandbox": "ballonet.sdk.sandbox",
     "BalloonHandle": "ballonet.sdk.balloon",
     "GuestFiles": "ballonet.guest.files",
+    "CodeSession": "ballonet.sdk.code_session",
 }
 #: Classes whose synchronous version is written by hand, in these modules.
 BY_HAND = {"GuestProcess": "ballonet.sdk.sync_process"}

@@ -44,6 +44,7 @@ CALLS = {
     "ls": (["ls"], 0),
     "ps": (["ps", "--json"], 0),
     "exec": (["exec", "box", "true"], 2),
+    "code": (["code", "box", "/etc/hostname"], 2),
     "cp": (["cp", "box:/x", "-"], 2),
     "inspect": (["inspect", "box"], 0),
     "wait": (["wait", "box"], 0),
@@ -67,7 +68,20 @@ CALLS = {
     "demo": (["demo", "--help"], 0),
 }
 #: Those that print nothing to standard output here.
-SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "exec", "cp", "net", "balloon", "plot"}
+SILENT = {
+    "start",
+    "restart",
+    "pause",
+    "resume",
+    "touch",
+    "fork",
+    "exec",
+    "code",
+    "cp",
+    "net",
+    "balloon",
+    "plot",
+}
 
 
 @pytest.fixture

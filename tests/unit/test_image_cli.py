@@ -130,6 +130,7 @@ def test_the_last_bar_is_gone_before_the_id_is_printed(env: dict[str, str], layo
         (["build-debian", "--tag", "x", "--suite", "../x"], "invalid Debian suite '../x'"),
         (["build-debian", "--tag", "x", "--variant", "huge"], "unknown variant 'huge'"),
         (["build-debian", "--tag", "x", "--include", "a b"], "invalid package name 'a b'"),
+        (["build-debian", "--tag", "x", "--with", "coed"], "unknown feature 'coed'"),
     ],
 )
 def test_bad_usage_is_refused_before_anything_is_made(

@@ -62,6 +62,19 @@ def debian_image(run_directory: Path) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def code_image(run_directory: Path) -> str:
+    """An image for code sessions: Debian with Python, IPython and matplotlib."""
+    name = "ballonet-test/debian-code:1"
+    with exclusive(cache_dir() / "test-data.lock"):
+        try:
+            ImageStore.open().find(name)
+        except UnknownImageError:
+            words = ["image", "build-debian", "--tag", name, "--with", "code"]
+            subprocess.run([sys.executable, "-P", "-m", "ballonet", *words], check=True, timeout=850)
+    return name
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def sandbox(guest: GuestBundle, run_directory: Path) -> AsyncIterator[Sandbox]:
     """A sandbox of 1024 / 512 / 256 MiB for all tests that leave it usable."""

@@ -27,6 +27,7 @@ COMMANDS = {
     "ls": Command("ballonet.cli.ls", "list all sandboxes"),
     "ps": Command("ballonet.cli.ls", "list running sandboxes"),
     "exec": Command("ballonet.cli.exec", "run a command in a running sandbox"),
+    "code": Command("ballonet.cli.code", "run code in a sandbox, in a session that keeps its variables"),
     "cp": Command("ballonet.cli.cp", "copy files between a sandbox and the host"),
     "inspect": Command("ballonet.cli.inspect", "show detailed information about sandboxes, as JSON"),
     "wait": Command("ballonet.cli.wait", "wait until sandboxes stop, then print their exit statuses"),

@@ -183,6 +183,8 @@ _COMPLETERS: dict[str, Completer] = {
     "inspect names": _ALL,
     "plot names": _ALL,
     "exec name": _NOT_ENDED,
+    "code name": _NOT_ENDED,
+    "code file": FilesCompleter(),
     "logs name": _ALL,
     "modify name": _ALL,
     "history name": _ALL,
@@ -219,6 +221,7 @@ _COMPLETERS: dict[str, Completer] = {
     "--env": _variables,
     "--plot": FilesCompleter(),
     "--output": FilesCompleter(),
+    "--pictures": DirectoriesCompleter(),
     "--textfile": FilesCompleter(),
     "--balloon-control-socket": FilesCompleter(),
 }

@@ -65,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="comma-separated packages to install, such as python3,git (may be repeated)",
     )
     build.add_argument(
+        "--with",
+        dest="features",
+        metavar="FEATURE",
+        action="append",
+        default=[],
+        help="install the packages for a purpose; 'code': Python, IPython and matplotlib, for code sessions",
+    )
+    build.add_argument(
         "--variant",
         default="minbase",
         help="base package set: essential, apt, minbase or standard (default: minbase)",
@@ -251,7 +259,13 @@ def _build_debian(options: argparse.Namespace) -> int:
     include = [package for words in options.include for package in words.split(",") if package]
     with open_store(options) as (store, report):
         image = build_debian(
-            store, options.tag, suite=options.suite, include=include, variant=options.variant, report=report
+            store,
+            options.tag,
+            suite=options.suite,
+            include=include,
+            features=options.features,
+            variant=options.variant,
+            report=report,
         )
     return _print_image(image, options)
 

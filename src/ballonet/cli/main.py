@@ -54,7 +54,7 @@ def status_of(error: BallonetError) -> int:
     """The exit status for ``error``."""
     if isinstance(error, GuestCommandError):
         return EXIT_NOT_FOUND if error.missing else EXIT_NOT_EXECUTABLE
-    if isinstance(error, CommandTimeoutError):
+    if isinstance(error, CommandTimeoutError) or error.code == "code-timeout":
         return EXIT_TIMEOUT
     return EXIT_USAGE if isinstance(error, ConfigError | BindError) else EXIT_FAILED
 

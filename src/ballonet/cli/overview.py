@@ -11,7 +11,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "Manage sandboxes",
         ("create", "start", "stop", "restart", "pause", "resume", "touch", "rm", "modify", "wait", "prune"),
     ),
-    ("Work in a sandbox", ("exec", "cp", "logs")),
+    ("Work in a sandbox", ("exec", "code", "cp", "logs")),
     ("Monitor", ("ls", "ps", "inspect", "top", "history", "plot", "metrics", "net")),
     ("Control memory", ("balloon", "pilot", "simulate")),
     ("Images and volumes", ("image", "volume")),

@@ -28,6 +28,9 @@ from ballonet.images.store import ImageStore, Report
 #: Variants (mmdebstrap(1)): ``essential`` has no apt, ``standard`` is a small complete system.
 VARIANTS = ("essential", "apt", "minbase", "standard")
 
+#: Packages for a purpose. ``code``: what code sessions use for rich results (docs/code-sessions.md).
+FEATURES = {"code": ("python3", "python3-ipython", "python3-matplotlib")}
+
 #: As in Debian's slim images: documentation and translations are left out, licences are kept.
 _LEFT_OUT = (
     "path-exclude=/usr/share/man/*",
@@ -51,12 +54,14 @@ def build_debian(
     *,
     suite: str = "bookworm",
     include: Sequence[str] = (),
+    features: Sequence[str] = (),
     variant: str = "minbase",
     report: Report | None = None,
 ) -> Image:
     """Build a Debian root and store it as the image ``name``.
 
     :param include: packages to install in addition to those of ``variant``.
+    :param features: names in :data:`FEATURES`, whose packages are installed, too.
     :raises ConfigError: a name is invalid.
     :raises HostError: mmdebstrap is not installed or failed; the message has its first error.
     """
@@ -65,6 +70,10 @@ def build_debian(
         raise ConfigError(f"invalid Debian suite {suite!r}", hint="for example bookworm")
     if variant not in VARIANTS:
         raise ConfigError(f"unknown variant {variant!r}", hint=f"choose one of {', '.join(VARIANTS)}")
+    for feature in features:
+        if feature not in FEATURES:
+            raise ConfigError(f"unknown feature {feature!r}", hint=f"choose one of {', '.join(FEATURES)}")
+    include = list(dict.fromkeys([*(each for name in features for each in FEATURES[name]), *include]))
     for package in include:
         if not _PACKAGE.fullmatch(package):
             raise ConfigError(f"invalid package name {package!r}")

@@ -1,8 +1,8 @@
 """Sandbox: create, find, use and end sandboxes, with asyncio. :mod:`ballonet.sync` is the same without asyncio.
 
-The class has five parts: ``sandbox_state.py`` (what is known of a sandbox), ``sandbox_commands.py`` (commands and
-files), ``sandbox_saving.py`` (snapshots and forks), ``sandbox_life.py`` (its end), and this one (create, find,
-change).
+The class has six parts: ``sandbox_state.py`` (what is known of a sandbox), ``sandbox_commands.py`` (commands and
+files), ``sandbox_code.py`` (code sessions), ``sandbox_saving.py`` (snapshots and forks), ``sandbox_life.py`` (its end),
+and this one (create, find, change).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from ballonet.sdk.creation import (
     with_presets,
 )
 from ballonet.sdk.random_name import random_name
-from ballonet.sdk.sandbox_commands import ExecResult, SandboxCommands
+from ballonet.sdk.sandbox_code import SandboxCode
+from ballonet.sdk.sandbox_commands import ExecResult
 from ballonet.sdk.sandbox_life import SandboxLife
 from ballonet.sdk.sandbox_saving import SandboxSaving
 from ballonet.sdk.signatures import takes_settings
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
 
 
-class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):
+class Sandbox(SandboxCode, SandboxSaving, SandboxLife):
     """A sandbox. An *owned* sandbox ends, and is removed, together with the program that created it, however that
     program ends. A *detached* one runs until it is stopped, and stays registered until it is removed.
 

@@ -17,6 +17,7 @@ from ballonet.sdk.timeouts import Timeout, start_within
 if TYPE_CHECKING:
     from ballonet.guest.agent_client import GuestProcess
     from ballonet.guest.files import GuestFiles
+    from ballonet.lifecycle.image_settings import Settings
 
 
 #: How often a sandbox that is being paused is tried again (seconds).
@@ -112,36 +113,56 @@ class SandboxCommands(SandboxState):
         :param tty: allocate a terminal of ``rows`` by ``cols``.
         """
         words = check_words("argv", argv)
-        env, cwd, user = command_settings(env, cwd, user)
+        command_settings(env, cwd, user)
         check_flag("stdin", stdin)
         check_flag("tty", tty)
         check_number("rows", rows, 0, 0xFFFF)
         check_number("cols", cols, 0, 0xFFFF)
         limit = Timeout.of(timeout)
+        settings = self._command_settings(env, cwd, user)
+        starting = self._start_process(words, settings, stdin=stdin, tty=tty, rows=rows, cols=cols)
+        return await start_within(limit, starting)
+
+    def _command_settings(self, env: Mapping[str, str] | None, cwd: str | None, user: str | None) -> Settings:
+        """What a command gets of the sandbox and of its image, where it has no settings of its own.
+
+        :raises ConfigError: a setting is invalid.
+        """
+        env, cwd, user = command_settings(env, cwd, user)
         self._check_usable()
         if self._record.image_id is not None and self._image is None:
             self._image = image_of(self._record)
-        settings = inherited_settings(self._record, self._image, env, cwd, user)
+        return inherited_settings(self._record, self._image, env, cwd, user)
 
-        async def start() -> GuestProcess:
-            while True:
-                agent = await self._connect_agent()
-                pid = self.pid
-                try:
-                    return await agent.exec(
-                        words,
-                        env=settings.env,
-                        cwd=settings.cwd,
-                        user=settings.user,
-                        make_cwd=settings.make_cwd,
-                        stdin=stdin,
-                        tty=tty,
-                        rows=rows,
-                        cols=cols,
-                    )
-                except GuestChannelError as error:
-                    if not await self._was_paused(pid, error):
-                        raise
-                    await asyncio.sleep(_PAUSING_LOOK_S)  # it is resumed as soon as it is paused
-
-        return await start_within(limit, start())
+    async def _start_process(
+        self,
+        words: Sequence[str],
+        settings: Settings,
+        *,
+        stdin: bool = False,
+        tty: bool = False,
+        rows: int = 24,
+        cols: int = 80,
+        builtin: bool = False,
+    ) -> GuestProcess:
+        """Start a process in the guest; one that is being paused is resumed first."""
+        while True:
+            agent = await self._connect_agent()
+            pid = self.pid
+            try:
+                return await agent.exec(
+                    words,
+                    env=settings.env,
+                    cwd=settings.cwd,
+                    user=settings.user,
+                    make_cwd=settings.make_cwd,
+                    stdin=stdin,
+                    tty=tty,
+                    rows=rows,
+                    cols=cols,
+                    builtin=builtin,
+                )
+            except GuestChannelError as error:
+                if not await self._was_paused(pid, error):
+                    raise
+                await asyncio.sleep(_PAUSING_LOOK_S)  # it is resumed as soon as it is paused

@@ -4,6 +4,7 @@
  * the flag EXEC_BUILTIN: it has the pipes, the user and the directory of the process. */
 #define _GNU_SOURCE
 #include "file_programs.h"
+#include "code_session.h"
 #include "file_io.h"
 #include "file_look.h"
 #include "file_remove.h"
@@ -52,6 +53,8 @@ _Noreturn void file_program(char **words)
 {
 	int count = 0, status;
 
+	if (strcmp(words[0], "session") == 0)
+		code_session_program(words + 1); /* its processes have the limits and the mask of every command */
 	while (words[count + 1])
 		count++;
 	prctl(PR_SET_NAME, "ballonet-files");

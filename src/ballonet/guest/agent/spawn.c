@@ -236,6 +236,7 @@ static _Noreturn void be_file_program(const struct exec_request *request, int fa
 		syscall(SYS_close_range, 3U, (unsigned)fail - 1, 0);
 	syscall(SYS_close_range, (unsigned)fail + 1, ~0U, 0);
 	close(fail);
+	environ = request->environment;
 	file_program(request->arguments);
 }
 

@@ -59,6 +59,8 @@ CALLS = {
     "top": (["top", "--once"], 0),
     "pilot": (["pilot", "unit"], 0),
     "simulate": (["simulate", "--list"], 0),
+    "serve": (["serve", "--no-socket"], 2),
+    "token": (["token", "create", "--scope", "read"], 0),
     "prune": (["prune"], 0),
     "doctor": (["doctor"], 0),
     "completion": (["completion", "bash"], 0),
@@ -67,7 +69,7 @@ CALLS = {
     "demo": (["demo", "--help"], 0),
 }
 #: Those that print nothing to standard output here.
-SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "exec", "cp", "net", "balloon", "plot"}
+SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "exec", "cp", "net", "balloon", "plot", "serve"}
 
 
 @pytest.fixture

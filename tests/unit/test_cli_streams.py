@@ -69,7 +69,20 @@ CALLS = {
     "demo": (["demo", "--help"], 0),
 }
 #: Those that print nothing to standard output here.
-SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "exec", "cp", "net", "balloon", "plot", "serve"}
+SILENT = {
+    "start",
+    "restart",
+    "pause",
+    "resume",
+    "touch",
+    "fork",
+    "exec",
+    "cp",
+    "net",
+    "balloon",
+    "plot",
+    "serve",
+}
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from ballonet.sdk.command_settings import command_settings
 from ballonet.sdk.creation import Balloon, check_start, command_of, configuration, with_defaults
 from ballonet.sdk.random_name import random_name
 from ballonet.sdk.sandbox import Sandbox
-from ballonet.serve.gate import Access
+from ballonet.serve.access import Access
 from ballonet.serve.host_access import host_settings
 from ballonet.serve.idempotency import Entry, key_id
 from ballonet.serve.operations import Call, encode

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from ballonet.base.errors import BallonetError
+from ballonet.serve.access import TOKEN_PROTOCOL, Access
 from ballonet.serve.operations import response_to
 from ballonet.serve.problems import refused
 from ballonet.serve.request_checks import host_permitted, origin_permitted
 from ballonet.serve.tokens import Scope, TokenFile
 
-#: A browser cannot set headers of a WebSocket: its token is one of the offered subprotocols, with this in front.
-TOKEN_PROTOCOL = "ballonet.token."  # noqa: S105  # not a token
 #: Headers of all responses, unless a response has its own.
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -27,35 +25,6 @@ _HEADERS = {
     b"x-frame-options": b"DENY",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
-
-
-class Access(NamedTuple):
-    """Who sends a request, and what they may do."""
-
-    #: ID of the token; ``local`` for the user's own Unix socket.
-    id: str
-    #: ``None``: no token was given.
-    scope: Scope | None
-    #: Why there is no scope.
-    why: str = ""
-
-    def check(self, needed: Scope | None) -> None:
-        """:raises RequestRefusedError: the operation needs a token, or one with a larger scope."""
-        if needed is None:
-            return
-        if self.scope is None:
-            raise refused(
-                "unauthorized",
-                self.why,
-                hint="send a token: 'Authorization: Bearer TOKEN'; 'ballonet token create' makes one",
-                WWW_Authenticate='Bearer realm="ballonet"',
-            )
-        if not self.scope.includes(needed):
-            raise refused(
-                "forbidden",
-                f"this needs a token with the scope {needed}; token {self.id} has {self.scope}",
-                WWW_Authenticate=f'Bearer realm="ballonet", error="insufficient_scope", scope="{needed}"',
-            )
 
 
 class Gate:

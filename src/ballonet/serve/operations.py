@@ -21,7 +21,7 @@ from ballonet.serve.problems import MEDIA_TYPE, Problem, problem_of, refused
 from ballonet.serve.tokens import Scope as TokenScope
 
 if TYPE_CHECKING:
-    from ballonet.serve.gate import Access
+    from ballonet.serve.access import Access
     from ballonet.serve.services import Services
 
 log = logging.getLogger(__name__)

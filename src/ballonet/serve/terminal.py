@@ -18,8 +18,8 @@ from starlette.types import Scope as Connection
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ballonet.base.errors import BallonetError, GuestChannelError
+from ballonet.serve.access import TOKEN_PROTOCOL, Access
 from ballonet.serve.exec_operations import signal_number
-from ballonet.serve.gate import TOKEN_PROTOCOL, Access
 from ballonet.serve.operations import encode, response_to
 from ballonet.serve.problems import Problem, problem_of, refused
 from ballonet.serve.requests import Body, ResizeBody

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
 from ballonet.base.errors import BallonetError
 from ballonet.images.reference import REGISTRY, parse_reference
+from ballonet.machine.net_filter import PRIVATE
+from ballonet.vmm.net_rules import NetRule
 
 _LOOPBACK = "127."
 
@@ -38,13 +39,12 @@ def _is_directory(source: str) -> bool:
 
 
 def _is_private(rule: str) -> bool:
-    """Whether a rule of the network opens addresses that are not public."""
-    for part in (rule, rule.rpartition("/")[0], rule.rpartition(":")[0], rule.partition(":")[0]):
-        try:
-            return not ipaddress.ip_network(part, strict=False).is_global
-        except ValueError:
-            continue
-    return False
+    """Whether a rule of the network opens private addresses: names and larger blocks do not."""
+    try:
+        block = NetRule.parse(rule).block
+    except ValueError:
+        return False
+    return block is not None and any(block.within(private) for private in PRIVATE)
 
 
 def _is_file(image: str) -> bool:

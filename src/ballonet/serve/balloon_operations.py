@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from msgspec import UNSET
 from starlette.responses import Response
 
 from ballonet.base.dataclass import asdict
@@ -69,7 +70,8 @@ async def _watch(call: Call) -> Streamed:
 
 
 async def _history(call: Call) -> Response:
-    name, since = call.name, call.query.since
+    name = call.name
+    since = None if call.query.since is UNSET else call.query.since
 
     def read() -> list[dict[str, Any]]:
         find_record(name)

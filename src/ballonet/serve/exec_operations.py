@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
+from msgspec import UNSET
 from starlette.responses import Response
 
 from ballonet.base.errors import CommandTimeoutError
@@ -97,7 +98,7 @@ async def _inspect(call: Call) -> Response:
 
 async def _output(call: Call) -> Streamed:
     command = _command(call)
-    after = call.query.after
+    after: int | None = None if call.query.after is UNSET else call.query.after
     last = call.request.headers.get("last-event-id")
     if after is None and last:
         if not (last.isascii() and last.isdecimal() and len(last) < 19):

@@ -29,6 +29,8 @@ _COMMON = {
     503: "the server handles too many requests",
 }
 _WITH_TOKEN = {401: "a valid token is required", 403: "the token does not permit this"}
+#: The forms of path parameters.
+_PATTERNS = {"name": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", "exec": "^[0-9a-f]{16}$", "port": "^[0-9]{1,5}$"}
 _REF = "#/components/schemas/{name}"
 
 
@@ -92,7 +94,12 @@ def _operation(operation: Operation) -> dict[str, Any]:
     else:
         found["x-scope"] = operation.scope.value
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "pattern": _PATTERNS[name]},
+        }
         for name in re.findall(r"{(\w+)", operation.path)
     ]
     parameters += _query(operation)
@@ -135,7 +142,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
 
 def _content(of: Any) -> dict[str, Any]:
     if isinstance(of, Media):
-        schema = {"type": "string"} if of.type.startswith("text/") else {}
+        schema = {"type": "string"} if of.type.startswith("text/plain") else {}
         return {of.type: {"schema": schema}}
     return {"application/json": {"schema": _schema(of)}}
 

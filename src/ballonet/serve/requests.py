@@ -17,6 +17,7 @@ from ballonet.settings.setting import Setting
 
 SizeOrUnset = int | str | UnsetType
 Argv = Annotated[list[str], Meta(min_length=1, description="the program and its arguments")]
+GuestPath = Annotated[str, Meta(min_length=1, description="absolute path in the guest")]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 
 
@@ -122,9 +123,11 @@ class ListQuery(Query):
             Literal["created", "starting", "running", "stopped", "paused", "failed"],
             Meta(description="only sandboxes in this state"),
         ]
-        | None
-    ) = None
-    name: Annotated[str, Meta(description="only names that match this pattern (*, ?, [])")] | None = None
+        | UnsetType
+    ) = UNSET
+    name: Annotated[str, Meta(description="only names that match this pattern (*, ?, [])")] | UnsetType = (
+        UNSET
+    )
 
 
 class StartBody(Body):
@@ -167,7 +170,7 @@ class WaitQuery(Query):
 
 
 class HistoryQuery(Query):
-    since: Annotated[float, Meta(description="only samples since then (unix seconds)")] | None = None
+    since: Annotated[float, Meta(description="only samples since then (unix seconds)")] | UnsetType = UNSET
 
 
 class TargetBody(Body):
@@ -217,7 +220,9 @@ class StartExecBody(Body):
 
 
 class OutputQuery(Query):
-    after: Annotated[int, Meta(ge=0, description="continue after the piece with this number")] | None = None
+    after: Annotated[int, Meta(ge=0, description="continue after the piece with this number")] | UnsetType = (
+        UNSET
+    )
 
 
 class StdinQuery(Query):
@@ -238,17 +243,17 @@ class ResizeBody(Body):
 
 
 class PathQuery(Query):
-    path: Annotated[str, Meta(description="absolute path in the guest")]
+    path: GuestPath
 
 
 class WriteQuery(Query):
-    path: Annotated[str, Meta(description="absolute path in the guest")]
+    path: GuestPath
     mode: Annotated[str, Meta(pattern="^[0-7]{1,4}$", description="permissions, octal")] = "644"
     parents: Annotated[bool, Meta(description="create the directories above it first")] = False
 
 
 class DeleteFileQuery(Query):
-    path: Annotated[str, Meta(description="absolute path in the guest")]
+    path: GuestPath
     recursive: Annotated[bool, Meta(description="also a directory, with everything in it")] = False
 
 
@@ -309,4 +314,4 @@ class RestoreBody(Body):
 
 
 class EventsQuery(Query):
-    after: Annotated[str, Meta(description="continue after the event with this ID")] | None = None
+    after: Annotated[str, Meta(description="continue after the event with this ID")] | UnsetType = UNSET

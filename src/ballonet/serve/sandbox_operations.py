@@ -6,6 +6,7 @@ import asyncio
 import fnmatch
 from typing import Any
 
+from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from ballonet.base.dataclass import asdict
@@ -28,14 +29,14 @@ async def _list(call: Call) -> Response:
     return answer(await call.services.blocking(_rows, call.query.state, call.query.name))
 
 
-def _rows(state: str | None, pattern: str | None) -> list[dict[str, Any]]:
+def _rows(state: str | UnsetType, pattern: str | UnsetType) -> list[dict[str, Any]]:
     with Registry.open() as registry:
         records = lifecycle.list_sandboxes(registry)
     records = [
         record
         for record in records
-        if (state is None or record.state.value == state)
-        and (pattern is None or fnmatch.fnmatchcase(record.name, pattern))
+        if (state is UNSET or record.state.value == state)
+        and (isinstance(pattern, UnsetType) or fnmatch.fnmatchcase(record.name, pattern))
     ]
     return [row for row, _ in describe(records)]
 

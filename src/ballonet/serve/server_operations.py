@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from msgspec import UNSET
 from starlette.responses import Response
 
 from ballonet.serve import requests as take
@@ -27,7 +28,7 @@ async def _openapi(call: Call) -> Response:
 
 
 async def _events(call: Call) -> Streamed:
-    after = call.query.after or call.request.headers.get("last-event-id")
+    after = call.query.after if call.query.after is not UNSET else call.request.headers.get("last-event-id")
 
     async def lines() -> AsyncIterator[bytes]:
         async for each in call.services.events.follow(after):

@@ -15,6 +15,8 @@ from ballonet.serve.creation import check_host_access
 from ballonet.serve.operations import Call, Operation, answer, nothing
 from ballonet.serve.services import find_record
 from ballonet.serve.tokens import Scope
+from ballonet.settings.definitions import SETTINGS
+from ballonet.settings.values import read_items
 
 _AT = "/v1/snapshots/{name}"
 
@@ -47,8 +49,9 @@ async def _remove(call: Call) -> Response:
 async def _fork(call: Call) -> Response:
     body = call.body
     check_host_access(call.access, {"ports": body.ports})
+    ports = read_items(SETTINGS["ports"], body.ports)
     box = await call.services.box(call.name)
-    copies = await box.fork(*body.names, ports=body.ports, detached=True, admission=body.admission)
+    copies = await box.fork(*body.names, ports=ports, detached=True, admission=body.admission)
     for copy in copies:
         await copy.close()  # they go on
     return await _made(call, body.names)
@@ -57,8 +60,9 @@ async def _fork(call: Call) -> Response:
 async def _restore(call: Call) -> Response:
     body = call.body
     check_host_access(call.access, {"ports": body.ports})
-    options = {name: getattr(body, name) for name in ("ports", "weight", "reserve", "target", "admission")}
-    box = await Sandbox.restore(call.name, body.name, detached=True, **options)
+    ports = read_items(SETTINGS["ports"], body.ports)
+    options = {name: getattr(body, name) for name in ("weight", "reserve", "target", "admission")}
+    box = await Sandbox.restore(call.name, body.name, ports=ports, detached=True, **options)
     await box.close()  # the sandbox goes on
     response = await _made(call, [body.name])
     response.headers["Location"] = f"/v1/sandboxes/{body.name}"

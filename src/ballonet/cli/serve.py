@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
             mib_to_bytes(parse_size(options.max_upload, "--max-upload")),
         ),
     )
-    for name in ("uvicorn.error", "asyncio"):
-        logging.getLogger(name).setLevel(logging.DEBUG if options.debug else logging.ERROR)
+    # What happens to requests is logged by the server itself.
+    logging.getLogger("uvicorn.error").setLevel(logging.DEBUG if options.debug else logging.CRITICAL)
     asyncio.run(serve(settings, lambda address: print(f"listening on {address}", flush=True)))
     return 0

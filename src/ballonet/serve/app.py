@@ -18,6 +18,7 @@ from ballonet.serve import (
     store_operations,
 )
 from ballonet.serve.operations import Operation, carry_out, response_to
+from ballonet.serve.port_proxy import pass_on
 from ballonet.serve.problems import refused
 from ballonet.serve.services import Services
 from ballonet.serve.terminal import attach
@@ -33,27 +34,30 @@ OPERATIONS: list[Operation] = [
     *store_operations.OPERATIONS,
 ]
 
+_PORTS = "/v1/sandboxes/{name}/ports/{port}"
+_ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
 
 def application(services: Services) -> ASGIApp:
     """The application without its gate: ``scope["state"]["access"]`` says who sends a request."""
     routes: list[BaseRoute] = [
-        Route(each.path, _endpoint(each, services), methods=[each.method]) for each in OPERATIONS
+        _route(each.path, _endpoint(each, services), [each.method]) for each in OPERATIONS
     ]
     routes.append(WebSocketRoute("/v1/sandboxes/{name}/execs/{exec}/attach", _WithServices(attach, services)))
+    for path in (f"{_PORTS}/{{rest:path}}", _PORTS):
+        routes.append(_route(path, _WithServices(pass_on, services), _ANY))
+        routes.append(WebSocketRoute(path, _WithServices(pass_on, services)))
 
     async def route(scope: Connection, receive: Receive, send: Send) -> None:
         allowed: set[str] = set()
         for candidate in routes:
             match, found = candidate.matches(scope)
             if match is Match.FULL:
-                if isinstance(candidate, Route) and scope["method"] not in _methods(candidate):
-                    allowed |= _methods(candidate)
-                    continue
                 scope.update(found)
                 await candidate.handle(scope, receive, send)
                 return
             if match is Match.PARTIAL and isinstance(candidate, Route):
-                allowed |= _methods(candidate)
+                allowed |= candidate.methods or set()
         if allowed:
             names = ", ".join(sorted(allowed))
             error = refused(
@@ -93,6 +97,8 @@ def _endpoint(operation: Operation, services: Services) -> ASGIApp:
     return _WithServices(serve, services)
 
 
-def _methods(route: Route) -> set[str]:
-    """Its methods, without HEAD, which Starlette adds to GET."""
-    return (route.methods or set()) - {"HEAD"}
+def _route(path: str, endpoint: ASGIApp, methods: list[str]) -> Route:
+    """A route for these methods alone: Starlette adds HEAD to GET."""
+    route = Route(path, endpoint, methods=methods)
+    route.methods = set(methods)
+    return route

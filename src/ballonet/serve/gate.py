@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection
 
@@ -15,6 +16,8 @@ from ballonet.serve.operations import response_to
 from ballonet.serve.problems import refused
 from ballonet.serve.request_checks import host_permitted, origin_permitted
 from ballonet.serve.tokens import Scope, TokenFile
+
+log = logging.getLogger(__name__)
 
 #: Headers of all responses, unless a response has its own.
 _HEADERS = {
@@ -67,6 +70,8 @@ class Gate:
                 return
             scope.setdefault("state", {})["access"] = access
             await self._app(scope, receive, send)
+        except Exception:  # after a response has begun: otherwise it is told in the response
+            log.exception("internal error")
         finally:
             self._counter.leave()
 

@@ -26,7 +26,7 @@ _COMMON = {
     415: "the body is not JSON",
     421: "the request is for another host",
     500: "the host or the sandbox failed",
-    503: "the server handles too many requests",
+    503: "the server handles too many requests, or stops",
 }
 _WITH_TOKEN = {401: "a valid token is required", 403: "the token does not permit this"}
 #: The forms of path parameters.

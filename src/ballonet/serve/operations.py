@@ -99,7 +99,7 @@ class Call:
 
     def upload(self) -> AsyncIterator[bytes]:
         """The body, piece by piece, up to the server's limit."""
-        return _pieces(self.request, self.services.max_upload_bytes)
+        return request_pieces(self.request, self.services.max_upload_bytes)
 
 
 class Streamed(NamedTuple):
@@ -155,10 +155,14 @@ async def carry_out(
         response = await operation.handler(Call(operation, services, access, request, query, body))
     except ClientDisconnect:
         return
+    except asyncio.CancelledError:
+        if not services.stopping.is_set():
+            raise
+        response = response_to(refused("stopping", "the server was stopped before this was done"))
     except Exception as error:
         response = response_to(error)
     if isinstance(response, Streamed):
-        await _stream(response, services.stopping, receive, send)
+        await send_stream(response, services.stopping, receive, send)
     else:
         await response(scope, receive, send)
 
@@ -181,7 +185,7 @@ def _query(operation: Operation, request: Request) -> Any:
 async def _body(operation: Operation, request: Request) -> Any:
     if operation.body is None or isinstance(operation.body, Media):
         return None
-    parts = [piece async for piece in _pieces(request, MAX_JSON_BYTES)]
+    parts = [piece async for piece in request_pieces(request, MAX_JSON_BYTES)]
     raw = b"".join(parts)
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # Also a protection: a page of another site can send other types without asking.
@@ -195,7 +199,11 @@ async def _body(operation: Operation, request: Request) -> Any:
         raise refused("invalid-request", f"the body is invalid: {error}") from None
 
 
-async def _pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
+async def request_pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """The body of a request, piece by piece.
+
+    :raises RequestRefusedError: it is longer than ``limit`` bytes, or stops arriving.
+    """
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > limit:
         raise _too_large(limit)
@@ -223,7 +231,7 @@ def _too_large(limit: int) -> BallonetError:
     return refused("too-large", f"the body has more than {limit} bytes", Connection="close")
 
 
-async def _stream(response: Streamed, stopping: asyncio.Event, receive: Receive, send: Send) -> None:
+async def send_stream(response: Streamed, stopping: asyncio.Event, receive: Receive, send: Send) -> None:
     """Send a response whose pieces come over time, at the pace of the client."""
     headers = [(b"content-type", response.media.type.encode())]
     headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers.items()]

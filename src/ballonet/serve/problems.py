@@ -100,6 +100,7 @@ OWN = {
     "too-many-execs": (429, "The sandbox runs too many commands"),
     "internal": (500, "Internal error"),
     "bad-gateway": (502, "The program in the sandbox did not answer"),
+    "stopping": (503, "The server stops"),
     "too-many-requests": (503, "The server handles too many requests"),
 }
 

@@ -116,8 +116,6 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
             await asyncio.gather(*running)
         finally:
             await services.close()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
 
 
 def check_safe(settings: Settings, tokens: TokenFile) -> None:

@@ -67,8 +67,10 @@ class Services:
 
         :raises UnknownSandboxError: there is none.
         """
-        record = await self.blocking(find_record, name)
         created_at, box = self._boxes.get(name, (0.0, None))
+        if box is not None and box._has_agent():
+            return box
+        record = await self.blocking(find_record, name)
         if box is None or created_at != record.created_at:
             box = Sandbox(record)
             if name not in self._boxes and len(self._boxes) >= _MOST_BOXES:

@@ -21,6 +21,7 @@ from ballonet.serve.file_operations import _part, parse_range
 from ballonet.serve.gate import Counter
 from ballonet.serve.host_access import host_settings
 from ballonet.serve.idempotency import KEPT_S, Entry, Keys, key_id
+from ballonet.serve.port_proxy import _NOT_TO_GUEST, passed_headers, target_of
 from ballonet.serve.problems import OWN, STATUSES, RequestRefusedError, problem_of, refused
 from ballonet.serve.request_checks import host_permitted, origin_permitted
 from ballonet.serve.server import Settings, check_safe
@@ -223,3 +224,27 @@ def test_other_hosts_can_connect_only_with_a_token(tmp_path: Path) -> None:
     ):
         with pytest.raises(BallonetError):
             check_safe(settings, tokens)
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "target"),
+    [
+        (b"/v1/sandboxes/a/ports/80", b"", b"/"),
+        (b"/v1/sandboxes/a/ports/80/", b"", b"/"),
+        (b"/v1/sandboxes/a/ports/80/x%2Fy//z/", b"q=%20", b"/x%2Fy//z/?q=%20"),
+    ],
+)
+def test_the_guest_gets_the_path_as_it_was_sent(path: bytes, query: bytes, target: bytes) -> None:
+    assert target_of({"raw_path": path, "path": "", "query_string": query}) == target
+
+
+def test_the_guest_gets_no_secrets_and_no_headers_of_the_connection() -> None:
+    sent = [
+        (b"Authorization", b"Bearer blt_x"),
+        (b"COOKIE", b"a=b"),
+        (b"Connection", b"close, X-Hop"),
+        (b"x-hop", b"1"),
+        (b"Accept", b"*/*"),
+        (b"Accept", b"text/html"),
+    ]
+    assert passed_headers(sent, _NOT_TO_GUEST) == [(b"accept", b"*/*"), (b"accept", b"text/html")]

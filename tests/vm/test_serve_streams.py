@@ -246,6 +246,24 @@ async def test_a_page_of_another_site_gets_no_terminal(
     assert (await http.delete(path)).status_code == 204
 
 
+async def test_the_log_of_the_sandboxs_own_command(http: httpx.AsyncClient, at: str) -> None:
+    argv = ["sh", "-c", "seq 1 5; echo err >&2; sleep 1; printf end"]
+    made = await http.post("/v1/sandboxes", json={"name": "logged", "memory": 128, "command": argv})
+    assert made.status_code == 201, made.text
+    try:
+        followed: dict[str, list[str]] = {"stdout": [], "stderr": [], "end": []}
+        async with http.stream("GET", "/v1/sandboxes/logged/logs?follow=true") as response:
+            async for kind, data in Events(response):
+                followed[kind].append(data.get("text", ""))
+        assert followed == {"stdout": [*"12345", "end"], "stderr": ["err"], "end": [""]}
+        last = [event async for event in Events(await http.get("/v1/sandboxes/logged/logs?tail=2"))]
+        assert [data["text"] for kind, data in last if kind == "stdout"] == ["5", "end"]
+        without = await http.get(f"{at}/logs")
+        assert (without.status_code, without.json()["code"]) == (400, "config")
+    finally:
+        assert (await http.delete("/v1/sandboxes/logged?force=true")).status_code == 204
+
+
 # Files
 
 

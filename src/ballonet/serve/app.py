@@ -12,6 +12,7 @@ from ballonet.serve import (
     balloon_operations,
     exec_operations,
     file_operations,
+    log_operations,
     sandbox_operations,
     server_operations,
     snapshot_operations,
@@ -27,6 +28,7 @@ from ballonet.serve.terminal import attach
 OPERATIONS: list[Operation] = [
     *server_operations.OPERATIONS,
     *sandbox_operations.OPERATIONS,
+    *log_operations.OPERATIONS,
     *exec_operations.OPERATIONS,
     *file_operations.OPERATIONS,
     *balloon_operations.OPERATIONS,

@@ -173,6 +173,14 @@ class HistoryQuery(Query):
     since: Annotated[float, Meta(description="only samples since then (unix seconds)")] | UnsetType = UNSET
 
 
+class LogsQuery(Query):
+    tail: Annotated[int, Meta(ge=0, description="only the last lines of each output")] | UnsetType = UNSET
+    since: (
+        Annotated[float, Meta(description="only what was written since then (unix seconds)")] | UnsetType
+    ) = UNSET
+    follow: Annotated[bool, Meta(description="wait for more, until the sandbox has ended")] = False
+
+
 class TargetBody(Body):
     """A target for a balloon."""
 

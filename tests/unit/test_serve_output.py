@@ -106,6 +106,19 @@ async def test_places_are_given_back() -> None:
     await commands.close()
 
 
+async def test_only_the_last_commands_that_have_ended_are_kept() -> None:
+    commands = RunningCommands(3)
+    added = []
+    for _ in range(10):
+        with commands.reserve("box") as place:
+            added.append(command(FakeProcess(1, 1)))
+            commands.add(added[-1], place)
+        await added[-1].wait()
+        await asyncio.sleep(0)
+    assert [each.id for each in commands.of("box")] == [each.id for each in added[-4:]]
+    await commands.close()
+
+
 class Quiet(EventSource):
     """Events that the test publishes."""
 

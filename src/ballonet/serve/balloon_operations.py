@@ -9,6 +9,7 @@ from msgspec import UNSET
 from starlette.responses import Response
 
 from ballonet.base.dataclass import asdict
+from ballonet.base.errors import BallonetError
 from ballonet.control.backend import BalloonSnapshot, Stats, TrimResult
 from ballonet.control.protocol import SetReply
 from ballonet.lifecycle.samples import collect, history_path
@@ -17,6 +18,7 @@ from ballonet.metrics.history import read_history
 from ballonet.serve import requests as take
 from ballonet.serve import results
 from ballonet.serve.operations import EVENT_STREAM, Call, Media, Operation, Streamed, answer
+from ballonet.serve.problems import problem_of
 from ballonet.serve.server_events import event, kept_alive
 from ballonet.serve.services import find_record
 from ballonet.serve.tokens import Scope
@@ -63,8 +65,11 @@ async def _watch(call: Call) -> Streamed:
     await box.balloon.get()  # an error before the stream begins
 
     async def changes() -> AsyncIterator[bytes]:
-        async for snapshot in box.balloon.watch():
-            yield event("balloon", asdict(snapshot))
+        try:
+            async for snapshot in box.balloon.watch():
+                yield event("balloon", asdict(snapshot))
+        except BallonetError as error:
+            yield event("end", problem_of(error))
 
     return Streamed(kept_alive(changes()), EVENT_STREAM)
 
@@ -152,7 +157,8 @@ OPERATIONS = [
         _watch,
         Scope.READ,
         "Watch a balloon",
-        "Server-sent events: 'balloon', with its state, at once and after each change.",
+        "Server-sent events: 'balloon', with its state, at once and after each change; 'end' with a problem when the "
+        "sandbox ends.",
         result=EVENT_STREAM,
         errors=_ERRORS,
     ),

@@ -78,6 +78,11 @@ class RunningCommand:
     def ended(self) -> bool:
         return self.ended_at is not None
 
+    @property
+    def attended(self) -> bool:
+        """Whether a client reads it now."""
+        return self._readers > 0
+
     def abandoned(self, now: float) -> bool:
         """Whether no client has been interested in it for too long."""
         allowed = _ENDED_KEPT_S if self.ended else self.unattended_s
@@ -208,8 +213,11 @@ class RunningCommands:
         return Place(self._counts, sandbox)
 
     def add(self, command: RunningCommand, place: Place) -> None:
-        """Keep a command, with its place until it has ended."""
+        """Keep a command, with its place until it has ended. Of those that have ended, only the last ones are kept."""
         self._commands[command.id] = command
+        over = [each for each in self.of(command.sandbox) if each.ended and not each.attended]
+        for each in over[: -self._per_sandbox]:
+            del self._commands[each.id]
         place.keep()
         command._reading.add_done_callback(lambda _: place.leave())
         if self._sweeping is None or self._sweeping.done():

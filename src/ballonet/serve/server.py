@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import ssl
@@ -21,6 +22,8 @@ from ballonet.serve.gate import Counter, Gate
 from ballonet.serve.request_checks import is_address
 from ballonet.serve.services import Limits, Services
 from ballonet.serve.tokens import TokenFile
+
+log = logging.getLogger(__name__)
 
 #: How long responses may go on when the server stops (seconds).
 _GRACE_S = 5
@@ -85,6 +88,8 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     with contextlib.ExitStack() as opened:
         unix = None if settings.unix is None else opened.enter_context(_unix(settings.unix))
         listeners = [opened.enter_context(_listen(*address)) for address in settings.addresses]
+        if context is None and not all(is_loopback(host) for host, _ in settings.addresses):
+            log.warning("tokens are sent without encryption: give --tls-cert and --tls-key")
         services = Services(private_dir(data_dir() / "serve"), settings.limits)
         loop = asyncio.get_running_loop()
 

@@ -84,6 +84,26 @@ async def test_bodies_and_requests_are_limited(registered: str, tmp_path: Path) 
                 await asyncio.sleep(0.05)
 
 
+async def test_pages_of_a_permitted_origin_can_use_the_server(registered: str, tmp_path: Path) -> None:
+    page, other = {"Origin": "https://page.example"}, {"Origin": "https://other.example"}
+    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
+    token = new_token("--scope", "read")
+    with ServerProcess(tmp_path, "--allow-origin", "https://page.example") as server:
+        async with server.remote() as http:
+            preflight = await http.options("/v1/sandboxes", headers=page | asked)
+            assert preflight.status_code == 204
+            assert "Authorization" in preflight.headers["access-control-allow-headers"]
+            given = {"Authorization": f"Bearer {token}"}
+            answer = await http.get("/v1/sandboxes", headers=page | given)
+            assert answer.headers["access-control-allow-origin"] == "https://page.example"
+            assert [each["name"] for each in answer.json()] == ["idle"]
+            assert (await http.get("/v1/sandboxes", headers=page)).status_code == 401
+            for headers in (other | asked, other | given):
+                refused = await http.options("/v1/sandboxes", headers=headers)
+                assert (refused.status_code, refused.json()["code"]) == (403, "origin-refused")
+                assert "access-control-allow-origin" not in refused.headers
+
+
 async def test_half_a_request_delays_nobody(registered: str, tmp_path: Path) -> None:
     """Clients that send half of a head or of a body, close one direction, or send no HTTP at all."""
     halves = [

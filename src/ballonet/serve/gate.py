@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
@@ -27,6 +28,12 @@ _HEADERS = {
     b"cross-origin-resource-policy": b"same-origin",
     b"x-frame-options": b"DENY",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+}
+
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Range",
+    "Access-Control-Max-Age": "600",
 }
 
 
@@ -56,7 +63,9 @@ class Gate:
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return
-        send = _with_headers(send)
+        request = HTTPConnection(scope)
+        page = _cross_origin(request.headers.get("origin"), self._origins)
+        send = _with_headers(send, {**_HEADERS, **page})
         try:
             self._counter.enter()
         except BallonetError as error:
@@ -64,9 +73,12 @@ class Gate:
             return
         try:
             try:
-                access = self._let_in(HTTPConnection(scope))
+                access = self._let_in(request)
             except BallonetError as error:
                 await response_to(error)(scope, receive, send)
+                return
+            if page and _is_preflight(request):
+                await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, send)
                 return
             scope.setdefault("state", {})["access"] = access
             await self._app(scope, receive, send)
@@ -137,12 +149,30 @@ def _token_in(request: HTTPConnection) -> str | None:
     return None
 
 
-def _with_headers(send: Send) -> Send:
+def _cross_origin(origin: str | None, origins: Collection[str]) -> dict[bytes, bytes]:
+    """The headers with which a browser lets a page of another origin read a response, if it is one of ``origins``."""
+    if origin is None or origin not in origins:
+        return {}
+    return {
+        b"access-control-allow-origin": origin.encode("latin-1"),
+        b"access-control-expose-headers": b"Location, Idempotency-Replayed, Content-Range, Retry-After",
+        b"cross-origin-resource-policy": b"cross-origin",
+        b"vary": b"Origin",
+    }
+
+
+def _is_preflight(request: HTTPConnection) -> bool:
+    """Whether a browser asks if it may send a request (Fetch standard, section 3.3.2); it has no token."""
+    is_options = request.scope.get("method") == "OPTIONS"
+    return is_options and "access-control-request-method" in request.headers
+
+
+def _with_headers(send: Send, added: Mapping[bytes, bytes]) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] in ("http.response.start", "websocket.http.response.start"):
             headers = list(message.get("headers", []))
             present = {name.lower() for name, _ in headers}
-            headers += [(name, value) for name, value in _HEADERS.items() if name not in present]
+            headers += [(name, value) for name, value in added.items() if name not in present]
             message = {**message, "headers": headers}
         await send(message)
 

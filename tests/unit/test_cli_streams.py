@@ -60,6 +60,8 @@ CALLS = {
     "top": (["top", "--once"], 0),
     "pilot": (["pilot", "unit"], 0),
     "simulate": (["simulate", "--list"], 0),
+    "serve": (["serve", "--no-socket"], 2),
+    "token": (["token", "create", "--scope", "read"], 0),
     "prune": (["prune"], 0),
     "doctor": (["doctor"], 0),
     "completion": (["completion", "bash"], 0),
@@ -81,6 +83,7 @@ SILENT = {
     "net",
     "balloon",
     "plot",
+    "serve",
 }
 
 

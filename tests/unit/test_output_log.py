@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ballonet.base.errors import ConfigError
-from ballonet.cli.log_reader import LogReader, last_line_offset
 from ballonet.cli.logs import parse_since, parse_tail
+from ballonet.lifecycle.log_reader import LogReader, last_line_offset
 from ballonet.machine.output_log import (
     FILE_NAME,
     MAX_PART_BYTES,

@@ -183,7 +183,7 @@ def test_names_and_ports_of_forks_are_checked_before_anything_is_saved(
 
 
 def test_an_image_that_a_snapshot_needs_is_told(store: Snapshots) -> None:
-    from ballonet.cli.image import image_users
+    from ballonet.lifecycle.descriptions import image_users
 
     make(store, "one", replace(FACTS, image="debian:12", image_id="sha256:1"))
     assert image_users()["sha256:1"] == ["snapshot one"]

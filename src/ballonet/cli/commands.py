@@ -45,6 +45,8 @@ COMMANDS = {
     "top": Command("ballonet.cli.top", "show the memory usage of all sandboxes, live"),
     "pilot": Command("ballonet.cli.pilot", "run the autopilot, which balances memory across sandboxes"),
     "simulate": Command("ballonet.cli.simulate", "compare memory policies on simulated guests"),
+    "serve": Command("ballonet.cli.serve", "serve an HTTP API for sandboxes"),
+    "token": Command("ballonet.cli.token", "manage the tokens of the HTTP API"),
     "prune": Command("ballonet.cli.prune", "clean up after sandboxes whose processes were killed"),
     "doctor": Command("ballonet.cli.doctor", "check whether this host can run sandboxes"),
     "completion": Command("ballonet.cli.completion", "print a shell completion script"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ballonet.base.memory import mib_to_bytes, parse_size
 from ballonet.cli.name_arguments import for_each
-from ballonet.cli.output import iso_time, print_json, print_table, show_age, show_size
+from ballonet.cli.output import print_json, print_table, show_age, show_size
 from ballonet.cli.progress import shown_progress
 
 if TYPE_CHECKING:
@@ -136,31 +136,6 @@ def open_store(options: argparse.Namespace) -> Iterator[tuple[ImageStore, Callab
         yield ImageStore.open(skopeo=skopeo, limits=limits, progress=bars), report
 
 
-def image_users() -> dict[str, list[str]]:
-    """The names of the sandboxes, and as "snapshot NAME" of the snapshots, that use an image, by image ID."""
-    from ballonet.images.image import image_id_of
-    from ballonet.lifecycle import sandboxes as lifecycle
-    from ballonet.lifecycle.liveness import machines
-    from ballonet.lifecycle.registry import Registry
-    from ballonet.lifecycle.snapshots import Snapshots
-    from ballonet.settings.flags import parse_config
-
-    users: dict[str, list[str]] = {}
-    with Registry.open() as registry:
-        for record in lifecycle.list_sandboxes(registry):
-            if record.image_id is not None:
-                users.setdefault(record.image_id, []).append(record.name)
-    # A running sandbox still uses its root if it was removed from the registry or modified since its start.
-    for machine in machines():
-        root = parse_config(machine.flags).root
-        names = [] if root is None else users.setdefault(image_id_of(root), [])
-        if machine.name not in names:
-            names.append(machine.name)
-    for image_id, snapshots in Snapshots.open().image_users().items():
-        users.setdefault(image_id, []).extend(f"snapshot {name}" for name in snapshots)
-    return users
-
-
 def run(options: argparse.Namespace) -> int:
     return _ACTIONS[options.action](options)
 
@@ -173,9 +148,11 @@ def _ls(options: argparse.Namespace) -> int:
     if options.quiet:
         print(*(image.id for image in images), sep="\n", end="\n" if images else "")
         return 0
+    from ballonet.lifecycle.descriptions import describe_image, image_users
+
     users = image_users()
     if options.json:
-        return print_json([_describe(image, users) for image in images])
+        return print_json([describe_image(image, users) for image in images])
     rows = [
         (
             None if name is None else familiar(name),
@@ -217,6 +194,7 @@ def _load(options: argparse.Namespace) -> int:
 
 def _rm(options: argparse.Namespace) -> int:
     from ballonet.images.store import ImageStore
+    from ballonet.lifecycle.descriptions import image_users
 
     store, users = ImageStore.open(), image_users()
 
@@ -229,6 +207,7 @@ def _rm(options: argparse.Namespace) -> int:
 
 def _prune(options: argparse.Namespace) -> int:
     from ballonet.images.store import ImageStore
+    from ballonet.lifecycle.descriptions import image_users
 
     removed = ImageStore.open().prune(users=image_users(), every=options.all)
     if options.json:
@@ -248,9 +227,10 @@ def _tag(options: argparse.Namespace) -> int:
 
 def _inspect(options: argparse.Namespace) -> int:
     from ballonet.images.store import ImageStore
+    from ballonet.lifecycle.descriptions import describe_image, image_users
 
     store, users = ImageStore.open(), image_users()
-    return print_json([_describe(store.find(reference), users) for reference in options.references])
+    return print_json([describe_image(store.find(reference), users) for reference in options.references])
 
 
 def _build_debian(options: argparse.Namespace) -> int:
@@ -284,23 +264,11 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def _print_image(image: Image, options: argparse.Namespace) -> int:
     if options.json:
-        return print_json(_describe(image, image_users()))
+        from ballonet.lifecycle.descriptions import describe_image, image_users
+
+        return print_json(describe_image(image, image_users()))
     print(image.id)
     return 0
-
-
-def _describe(image: Image, users: dict[str, list[str]]) -> dict[str, Any]:
-    return {
-        "id": image.id,
-        "names": list(image.names),
-        "root": str(image.root),
-        "size_bytes": image.size_bytes,
-        "created_at": iso_time(image.created_at),
-        "architecture": image.architecture,
-        "manifest": image.manifest,
-        "config": image.config.to_json(),
-        "used_by": users.get(image.id, []),
-    }
 
 
 def _short(id: str) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ballonet.base.errors import ConfigError
 from ballonet.base.paths import state_dir_of
-from ballonet.cli.log_reader import LogReader, last_line_offset
 from ballonet.cli.standard_streams import write_all
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.log_reader import LogReader, last_line_offset
 from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.output_log import Entry, parse_timestamp

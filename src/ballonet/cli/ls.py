@@ -5,21 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ballonet.base.memory import bytes_to_mib
-from ballonet.base.paths import state_dir_of
-from ballonet.cli.output import iso_time, print_json, print_table, show_age
+from ballonet.cli.output import print_json, print_table, show_age
 from ballonet.lifecycle import sandboxes as lifecycle
-from ballonet.lifecycle.liveness import living
-from ballonet.lifecycle.record import Record, State
+from ballonet.lifecycle.descriptions import describe
+from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
-from ballonet.lifecycle.samples import read_samples
-from ballonet.machine.paused_file import paused_bytes
-from ballonet.metrics.model import SandboxSample
 
-#: How long to wait for a sandbox's control socket before its row is shown without sizes (seconds).
-_ANSWER_S = 1.0
-#: The guest's figures are not shown, so any age will do: the guest need not be asked.
-_GUEST_AGE_S = 86400.0
 _HEADINGS = ("NAME", "STATE", "CEILING", "TARGET", "ACTUAL", "GUEST", "ENGINE", "AGE", "DETAIL")
 _EPILOG = """\
 columns:
@@ -67,42 +58,6 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def describe(records: list[Record]) -> list[tuple[dict[str, Any], SandboxSample]]:
-    """For each sandbox its row of the JSON output and its memory. Running sandboxes are queried concurrently."""
-    samples = read_samples(records, deadline_s=_ANSWER_S, guest_age_s=_GUEST_AGE_S)
-    return [(_row(record, sample), sample) for record, sample in zip(records, samples, strict=True)]
-
-
-def _row(record: Record, sample: SandboxSample) -> dict[str, Any]:
-    note = living(record)
-    paused = record.state is State.PAUSED
-    return {
-        "name": record.name,
-        "state": record.state.value,
-        "image": record.image,
-        "command": None if record.command is None else list(record.command.argv),
-        "pid": None if note is None else note.process.pid,
-        "ports": [] if note is None else list(note.ports),
-        "ceiling_mib": _mib(sample.ceiling),
-        "target_mib": _mib(sample.target),
-        "actual_mib": _mib(sample.actual),
-        "balloon_state": sample.balloon_state,
-        "resident_mib": _mib(sample.resident),
-        "guest_ram_mib": _mib(sample.guest_ram),
-        "engine_mib": _mib(sample.overhead),
-        #: What a paused sandbox takes on disk now, and about that in memory when it is resumed.
-        "saved_mib": _mib(paused_bytes(state_dir_of(record.name))) if paused else None,
-        "weight": record.weight,
-        "reserve_mib": record.reserve_mib,
-        "created_at": iso_time(record.created_at),
-        "started_at": iso_time(record.started_at),
-        "ended_at": iso_time(record.ended_at),
-        "end_reason": record.end_reason,
-        "end_detail": record.end_detail,
-        "exit_code": record.exit_code,
-    }
-
-
 def _detail(row: dict[str, Any]) -> str | None:
     if row["state"] == State.PAUSED:
         size = None if row["saved_mib"] is None else f"{row['saved_mib']}M saved"
@@ -112,10 +67,6 @@ def _detail(row: dict[str, Any]) -> str | None:
         return None if detail is None else detail.splitlines()[0][:80]
     states = [] if row["balloon_state"] in (None, "applied") else [row["balloon_state"]]
     return ", ".join([*states, *("→".join(port.rsplit(":", 1)) for port in row["ports"])]) or None
-
-
-def _mib(size_bytes: int | None) -> int | None:
-    return None if size_bytes is None else bytes_to_mib(size_bytes)
 
 
 def _show_mib(value: int | None) -> str | None:

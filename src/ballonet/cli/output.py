@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from ballonet.base.memory import GIB, KIB, MIB
@@ -212,11 +211,6 @@ def show_size(size_bytes: int | None) -> str | None:
             value = size_bytes / factor
             return f"{value:.1f}{unit}" if unit == "G" and value < 10 else f"{value:.0f}{unit}"
     return f"{size_bytes}B"
-
-
-def iso_time(unix_s: float | None) -> str | None:
-    """A time as RFC 3339, in UTC."""
-    return None if unix_s is None else datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")
 
 
 def wants_colour() -> bool:

@@ -16,6 +16,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Control memory", ("balloon", "pilot", "simulate")),
     ("Images and volumes", ("image", "volume")),
     ("Saved states", ("snapshot", "fork")),
+    ("Serve", ("serve", "token")),
     ("Other", ("completion", "version")),
 )
 

@@ -7,13 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ballonet.base.errors import ConfigError
 from ballonet.cli.name_arguments import for_each
-from ballonet.cli.output import iso_time, print_json, print_table, show_age, show_size
+from ballonet.cli.output import print_json, print_table, show_age, show_size
+from ballonet.lifecycle.descriptions import describe_snapshot
 from ballonet.lifecycle.snapshots import Snapshot, Snapshots
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _ls(options: argparse.Namespace) -> int:
         print(*(snapshot.name for snapshot in snapshots), sep="\n", end="\n" if snapshots else "")
         return 0
     if options.json:
-        return print_json([describe(snapshot) for snapshot in snapshots])
+        return print_json([describe_snapshot(snapshot) for snapshot in snapshots])
     headings = ("NAME", "SANDBOX", "IMAGE", "CEILING", "SIZE", "AGE", "DETAIL")
     print_table(headings, [_row(snapshot) for snapshot in snapshots], omit=("IMAGE",))
     return 0
@@ -101,7 +101,7 @@ def _inspect(options: argparse.Namespace) -> int:
     store = Snapshots.open()
     found: list[Snapshot] = []
     status = for_each(options.names, lambda name: found.append(store.get(name)))
-    return print_json([describe(snapshot) for snapshot in found]) or status
+    return print_json([describe_snapshot(snapshot) for snapshot in found]) or status
 
 
 def _rm(options: argparse.Namespace) -> int:
@@ -162,36 +162,9 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def _print_one(snapshot: Snapshot, options: argparse.Namespace) -> int:
     if options.json:
-        return print_json(describe(snapshot))
+        return print_json(describe_snapshot(snapshot))
     print(snapshot.name)
     return 0
-
-
-def describe(snapshot: Snapshot) -> dict[str, Any]:
-    """The JSON object of a snapshot."""
-    facts = snapshot.facts
-    found: dict[str, Any] = {
-        "name": snapshot.name,
-        "path": str(snapshot.path),
-        "size_bytes": snapshot.held_bytes,
-        "problem": snapshot.problem,
-    }
-    if facts is None:
-        return found
-    return found | {
-        "sandbox": facts.sandbox,
-        "created_at": iso_time(facts.created_at),
-        "image": facts.image,
-        "image_id": facts.image_id,
-        "command": None if facts.command is None else list(facts.command.argv),
-        "command_runs": facts.command_runs,
-        "resident_bytes": facts.resident_bytes,
-        "disk_bytes": facts.disk_bytes,
-        "stopped_s": facts.stopped_s,
-        "platform": asdict(facts.platform),
-        "ballonet": facts.ballonet,
-        "config": asdict(facts.config) | {"image": facts.image},
-    }
 
 
 @contextmanager

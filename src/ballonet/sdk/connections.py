@@ -63,6 +63,11 @@ class PerLoop(Generic[_C]):
                 slot.connection = await self._connect()
             return slot.connection
 
+    def is_open(self) -> bool:
+        """Whether the running loop has a connection that has not ended."""
+        slot = None if self._program != os.getpid() else self._slots.get(asyncio.get_running_loop())
+        return slot is not None and slot.connection is not None and not self._lost(slot.connection)
+
     async def close(self) -> None:
         """Close the connections of all loops that still run."""
         self._here()

@@ -196,6 +196,10 @@ class SandboxState:
         await self.balloon.close()
         await self._agents.close()
 
+    def _has_agent(self) -> bool:
+        """Whether a connection to its agent is open: then it is still the sandbox that it was."""
+        return self._agents.is_open()
+
     async def _connect_agent(self) -> AgentClient:
         self._check_usable()
         return await self._agents.get()

@@ -1,0 +1,103 @@
+"""``ballonet serve``: serves the HTTP API."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ballonet.base.errors import ConfigError, missing_module
+
+_EPILOG = """\
+By default, only this user can connect, at a Unix socket in the run directory.
+With --listen, requests need a token: see 'ballonet token create --help'.
+Sandboxes do not depend on the server; it may be stopped at any time."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--socket", metavar="PATH", type=Path, help="path of the Unix socket")
+    where.add_argument("--no-socket", action="store_true", help="listen on no Unix socket")
+    parser.add_argument(
+        "--listen",
+        metavar="ADDRESS:PORT",
+        action="append",
+        default=[],
+        help="also listen on this address, for requests with a token; port 0 selects a free port (may be repeated)",
+    )
+    parser.add_argument(
+        "--tls-cert", metavar="FILE", type=Path, help="certificate for --listen, with its chain, as PEM"
+    )
+    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="key of the certificate, as PEM")
+    parser.add_argument(
+        "--host-name",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="name under which clients reach this server; addresses and localhost need none (may be repeated)",
+    )
+    parser.add_argument(
+        "--allow-origin",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="let pages of this origin, such as https://example.org, use the API (may be repeated)",
+    )
+    parser.add_argument(
+        "--max-requests",
+        metavar="N",
+        type=int,
+        default=1024,
+        help="requests that are served at once (default: 1024)",
+    )
+    parser.add_argument(
+        "--max-execs",
+        metavar="N",
+        type=int,
+        default=64,
+        help="commands that run at once in one sandbox for clients (default: 64)",
+    )
+    parser.add_argument("--max-upload", metavar="SIZE", default="64G", help="largest upload (default: 64G)")
+    parser.add_argument("--openapi", action="store_true", help="print the OpenAPI document, and exit")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+
+
+def run(options: argparse.Namespace) -> int:
+    try:
+        from ballonet.serve.operations import OPENAPI_FILE
+        from ballonet.serve.server import Settings, default_socket, serve
+        from ballonet.serve.services import Limits
+    except ImportError as error:
+        raise missing_module(error, "the HTTP API cannot be served") from error
+    if options.openapi:
+        print(OPENAPI_FILE.read_text(encoding="utf-8"), end="")
+        return 0
+    import asyncio
+    import logging
+
+    from ballonet.base.memory import mib_to_bytes, parse_size
+    from ballonet.cli.metrics import parse_address
+
+    for option, value in (("--max-requests", options.max_requests), ("--max-execs", options.max_execs)):
+        if value < 1:
+            raise ConfigError(f"{option} {value} must be at least 1")
+    unix = options.socket.absolute() if options.socket is not None else None
+    if unix is None and not options.no_socket:
+        unix = default_socket()
+    settings = Settings(
+        unix=unix,
+        addresses=tuple(parse_address(text) for text in options.listen),
+        certificate=options.tls_cert,
+        key=options.tls_key,
+        host_names=tuple(options.host_name),
+        origins=tuple(options.allow_origin),
+        limits=Limits(
+            options.max_requests,
+            options.max_execs,
+            mib_to_bytes(parse_size(options.max_upload, "--max-upload")),
+        ),
+    )
+    # What happens to requests is logged by the server itself.
+    logging.getLogger("uvicorn.error").setLevel(logging.DEBUG if options.debug else logging.CRITICAL)
+    asyncio.run(serve(settings, lambda address: print(f"listening on {address}", flush=True)))
+    return 0

@@ -1,0 +1,63 @@
+"""Operations on the server itself: its version, its description and its events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from msgspec import UNSET
+from starlette.responses import Response
+
+from ballonet.serve import requests as take
+from ballonet.serve import results
+from ballonet.serve.operations import EVENT_STREAM, OPENAPI_FILE, Call, Media, Operation, Streamed, answer
+from ballonet.serve.server_events import event, kept_alive
+from ballonet.serve.tokens import Scope
+from ballonet.version import __version__
+
+
+async def _health(_: Call) -> Response:
+    return answer(results.Health("ok"))
+
+
+async def _version(_: Call) -> Response:
+    return answer(results.Version(__version__, "v1"))
+
+
+async def _openapi(call: Call) -> Response:
+    return Response(await call.services.blocking(OPENAPI_FILE.read_bytes), media_type="application/json")
+
+
+async def _events(call: Call) -> Streamed:
+    after = call.query.after if call.query.after is not UNSET else call.request.headers.get("last-event-id")
+
+    async def lines() -> AsyncIterator[bytes]:
+        async for each in call.services.events.follow(after):
+            yield event(each.kind, each.data, each.id)
+
+    return Streamed(kept_alive(lines()), EVENT_STREAM)
+
+
+OPERATIONS = [
+    Operation("GET", "/v1/health", _health, None, "Ask whether the server answers", result=results.Health),
+    Operation("GET", "/v1/version", _version, Scope.READ, "Read the versions", result=results.Version),
+    Operation(
+        "GET",
+        "/openapi.json",
+        _openapi,
+        None,
+        "Read this document",
+        result=Media("application/json"),
+    ),
+    Operation(
+        "GET",
+        "/v1/events",
+        _events,
+        Scope.READ,
+        "Follow the events of all sandboxes",
+        "Server-sent events: 'created', 'removed', 'state' (of a sandbox) and 'balloon' (a move), each with the "
+        "name of its sandbox. 'reset' means that events were missed: read the list of sandboxes again.",
+        query=take.EventsQuery,
+        result=EVENT_STREAM,
+        headers={"Last-Event-ID": "continue after the event with this ID"},
+    ),
+]

@@ -42,8 +42,8 @@ def add_from_option(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="from_snapshot",
         metavar="SNAPSHOT",
-        help="continue from a snapshot instead of booting; only the name, published ports, weight, reserve and target "
-        "(--balloon-initial) can differ from the saved sandbox",
+        help="continue from a snapshot instead of booting; only the name, labels, published ports, weight, reserve "
+        "and target (--balloon-initial) can differ from the saved sandbox",
     )
 
 

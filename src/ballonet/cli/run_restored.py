@@ -26,13 +26,14 @@ from ballonet.lifecycle.restore import (
     restore_sandbox,
 )
 from ballonet.settings.definitions import SETTINGS
+from ballonet.settings.labels import parse_labels
 from ballonet.vmm.attach import Port
 
 if TYPE_CHECKING:
     from ballonet.machine.launch import OwnedProcess
 
 #: The settings that may differ from those of the saved sandbox.
-_FREE = ("name", "ports", "weight", "reserve", "balloon_initial")
+_FREE = ("name", "labels", "ports", "weight", "reserve", "balloon_initial")
 #: Other options of ``run`` that say how a guest boots.
 _BOOT = {"cold": "--cold", "no_balloon": "--no-balloon", "entrypoint": "--entrypoint", "idle": "--idle"}
 
@@ -54,6 +55,7 @@ def run_restored(options: argparse.Namespace) -> int:
         changes = Changes(
             name=name,
             ports=tuple(map(Port.parse, options.ports)),
+            labels=parse_labels(options.labels),
             weight=_given(options, "weight", None),
             reserve_mib=None if not _is_given(options, "reserve") else to_mib(options.reserve, "reserve"),
             auto_remove=not options.detach or options.rm,
@@ -105,7 +107,7 @@ def _is_given(options: argparse.Namespace, name: str) -> bool:
     if name not in vars(options):
         return False
     value, default = getattr(options, name), SETTINGS[name].default
-    if SETTINGS[name].kind == "list":
+    if SETTINGS[name].kind in ("list", "map"):
         return bool(value)
     return type(value) is not type(default) or value != default
 

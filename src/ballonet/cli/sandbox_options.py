@@ -17,6 +17,7 @@ from ballonet.lifecycle.record import Command
 from ballonet.sdk.builder import SandboxBuilder
 from ballonet.settings.config import SandboxConfig
 from ballonet.settings.definitions import OPTION_GROUPS, SETTINGS, BalloonRange, ControlSocket, settings_in
+from ballonet.settings.labels import parse_labels
 
 
 def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
@@ -84,13 +85,14 @@ def command_from(options: argparse.Namespace, prepared: Prepared, *, detached: b
 
 
 def policy_from(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings for the autopilot, as arguments of :func:`ballonet.lifecycle.sandboxes.create`.
+    """The labels and the settings for the autopilot, as arguments of :func:`ballonet.lifecycle.sandboxes.create`.
 
     :raises ConfigError: a value is impossible.
     """
     from ballonet.lifecycle.modify import check_weight
 
     return {
+        "labels": parse_labels(options.labels),
         "weight": check_weight(options.weight),
         "reserve_mib": to_mib(options.reserve, "reserve"),
     }

@@ -68,6 +68,7 @@ class Record:
     command: Command | None = None
     #: ``None`` in rows of older versions: see :attr:`inherited`.
     defaults: Defaults | None = None
+    labels: dict[str, str] = field(default_factory=dict)
     #: Remove the sandbox when it ends.
     auto_remove: bool = False
     #: Its weight when the autopilot shares memory; the default is 100.

@@ -245,7 +245,7 @@ def _encode(value: Any) -> Any:
             return str(value)
         case Command() | Defaults():
             return json.dumps(asdict(value))
-        case tuple():
+        case tuple() | dict():
             return json.dumps(value)
         case State():
             return value.value
@@ -280,7 +280,7 @@ def _decode_in_part(row: tuple[Any, ...]) -> Record:
             values[field.name] = decode(values[field.name])
         except (ValueError, TypeError, KeyError) as error:
             problems.append(f"{field.name}: {error}")
-            values[field.name] = () if field.default is MISSING else field.default
+            values[field.name] = _initial(field)
     return Record(**values, unreadable="; ".join(problems) or None)
 
 
@@ -307,6 +307,13 @@ def _decode_command(text: str) -> Command:
     return Command(**{**command, "argv": tuple(command["argv"])})
 
 
+def _decode_labels(text: str) -> dict[str, str]:
+    labels = json.loads(text)
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+        raise ValueError("not a mapping of text")
+    return labels
+
+
 #: Decoders of columns other than plain text and numbers.
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "flags": _decode_flags,
@@ -315,6 +322,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "starter": _decode_process,
     "process": _decode_process,
     "command": _decode_command,
+    "labels": _decode_labels,
     "defaults": lambda text: Defaults(**json.loads(text)),
 }
 
@@ -337,7 +345,15 @@ def from_json(content: bytes) -> Record:
 
 
 def _default(field: Field[Any]) -> Any:
-    return None if field.default is MISSING else _encode(field.default)
+    has_none = field.default is MISSING and field.default_factory is MISSING
+    return None if has_none else _encode(_initial(field))
+
+
+def _initial(field: Field[Any]) -> Any:
+    """The default of a field; without one, an empty list of words."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return () if field.default is MISSING else field.default
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ def create(
     image: Image | None = None,
     command: Command | None = None,
     defaults: Defaults | None = None,
+    labels: Mapping[str, str] | None = None,
     auto_remove: bool = False,
     weight: int = 100,
     reserve_mib: int = 0,
@@ -67,6 +68,7 @@ def create(
         image_id=None if image is None else image.id,
         command=command,
         defaults=defaults,
+        labels=dict(labels or {}),
         auto_remove=auto_remove,
         weight=weight,
         reserve_mib=reserve_mib,

@@ -43,6 +43,10 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE sandboxes ADD COLUMN defaults TEXT;
     """,
+    # 6: labels: a JSON object
+    """
+    ALTER TABLE sandboxes ADD COLUMN labels TEXT NOT NULL DEFAULT '{}';
+    """,
 )
 
 #: The version that this program reads and writes.

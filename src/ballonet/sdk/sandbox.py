@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 from ballonet.base.arguments import check_flag, check_words
 from ballonet.base.memory import to_mib
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.filters import filters_of
 from ballonet.lifecycle.image_settings import prepare
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Defaults, Record
@@ -38,6 +39,7 @@ from ballonet.sdk.sandbox_saving import SandboxSaving
 from ballonet.sdk.signatures import takes_settings
 from ballonet.settings.config import SandboxConfig
 from ballonet.settings.definitions import CreateSettings, ModifySettings
+from ballonet.settings.labels import check_labels
 
 if TYPE_CHECKING:
     from ballonet.control.backend import Stats
@@ -73,7 +75,7 @@ class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):
         """Register a sandbox, boot it, and return when its guest answers.
 
         :param name: its name; or a whole configuration, in which case all other settings are ignored except ``rootfs``,
-            ``pull``, ``weight`` and ``reserve``.
+            ``pull``, ``labels``, ``weight`` and ``reserve``.
         :param settings: generated from ballonet.settings.definitions
         :param balloon: the balloon's settings; ``True``: a balloon with the defaults, ``False``: no balloon.
         :param command: the sandbox's own command; the sandbox ends when it exits. Without it the sandbox idles, even if
@@ -97,6 +99,7 @@ class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):
         defaults = Defaults(*command_settings(env, cwd, user))
         if command is not None:
             command = check_words("command", command)
+        labels = check_labels(settings["labels"])
         weight, reserve_mib = check_weight(settings["weight"]), to_mib(settings["reserve"], "reserve")
         config = configuration(name, settings, balloon=balloon)
         from ballonet.pilot.admission_control import admission_control
@@ -111,6 +114,7 @@ class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):
                 image=prepared.image,
                 command=command_of(prepared, command, defaults),
                 defaults=defaults,
+                labels=labels,
                 auto_remove=not detached,
                 weight=weight,
                 reserve_mib=reserve_mib,
@@ -154,10 +158,24 @@ class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):
             return cls(lifecycle.find(registry, name))
 
     @staticmethod
-    async def list() -> list[Record]:
-        """List the registry's records of all sandboxes, oldest first."""
+    async def list(
+        *,
+        name: str | None = None,
+        state: str | None = None,
+        labels: Mapping[str, str | None] | None = None,
+        image: str | None = None,
+    ) -> list[Record]:
+        """List the registry's records of all sandboxes, oldest first.
+
+        :param name: only those whose name matches this shell pattern.
+        :param state: only those in this state, for example ``"running"``.
+        :param labels: only those with all of these labels; ``None``: with any value.
+        :param image: only those whose image reference matches this shell pattern.
+        :raises ConfigError: there is no such state, or a label's key is not valid.
+        """
+        filters = filters_of(name=name, state=state, labels=labels, image=image)
         with Registry.open() as registry:
-            return lifecycle.list_sandboxes(registry)
+            return [record for record in lifecycle.list_sandboxes(registry) if filters.match(record)]
 
     @staticmethod
     async def remove(name: str, *, force: bool = False) -> None:

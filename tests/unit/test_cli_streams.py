@@ -34,6 +34,7 @@ CALLS = {
     "create": (["create", "--name", "new"], 0),
     "start": (["start", "nobody"], 2),
     "stop": (["stop", "box"], 0),
+    "kill": (["kill", "box"], 2),
     "restart": (["restart", "nobody"], 2),
     "pause": (["pause", "box"], 2),
     "resume": (["resume", "box"], 2),
@@ -67,7 +68,20 @@ CALLS = {
     "demo": (["demo", "--help"], 0),
 }
 #: Those that print nothing to standard output here.
-SILENT = {"start", "restart", "pause", "resume", "touch", "fork", "exec", "cp", "net", "balloon", "plot"}
+SILENT = {
+    "start",
+    "kill",
+    "restart",
+    "pause",
+    "resume",
+    "touch",
+    "fork",
+    "exec",
+    "cp",
+    "net",
+    "balloon",
+    "plot",
+}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.base.errors import ConfigError
+from ballonet.base.errors import ConfigError, NotRunningError
 from ballonet.cli import ls
 from ballonet.cli.row_format import row_format
 from ballonet.lifecycle.filters import parse_filters
@@ -150,6 +150,47 @@ def test_labels_on_the_command_line(home: Path) -> None:
         assert "hint:" in done.stderr
     assert ballonet("create", "--name", "new", "-l", "=x").returncode == 2
     assert ballonet("ls", "-q", "-f", "name=new").stdout == ""
+
+
+def test_groups_of_sandboxes_are_removed_or_refused(home: Path) -> None:
+    with Registry.open() as registry:
+        for name in ("a1", "a2", "b1"):
+            registry.add(record(name, labels={"group": name[0]}))
+    for words in (
+        ["rm"],
+        ["rm", "--all", "a1"],
+        ["stop", "--filter", "x=1"],
+        ["rm", "--filter", "name=a*", "b1"],
+    ):
+        done = ballonet(*words)
+        assert (done.returncode, done.stdout) == (2, ""), words
+    assert ballonet("stop", "--all").stdout == ballonet("kill", "--all").stdout == "", "none is running"
+    assert ballonet("stop", "--filter", "state=created").stdout == "a1\na2\nb1\n"
+    assert ballonet("rm", "--filter", "label=group=a").stdout == "a1\na2\n"
+    assert ballonet("ls", "-q").stdout == "b1\n"
+    done = ballonet("rm", "nobody", "b1", "none")
+    assert (done.returncode, done.stdout, done.stderr.count("error:")) == (2, "b1\n", 2)
+    assert ballonet("rm", "-a").returncode == 0
+
+
+def test_signals_need_a_running_sandbox_and_a_name_that_exists(home: Path) -> None:
+    with Registry.open() as registry:
+        registry.add(record("box"))
+    for words in (
+        ["kill", "box"],
+        ["kill", "-s", "HUP", "box"],
+        ["kill", "-s", "SIGNOPE", "box"],
+        ["kill", "-s", "99", "box"],
+    ):
+        done = ballonet(*words)
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert "hint:" in done.stderr
+    box = sync.Sandbox.get("box")
+    for signal in ("NOPE", 0, 99, 1.5, True, None):
+        with pytest.raises(ConfigError, match="signal"):
+            box.send_signal(signal)  # type: ignore[arg-type]
+    with pytest.raises(NotRunningError):
+        box.send_signal("HUP")
 
 
 def test_lists_of_the_sdk_are_filtered(home: Path) -> None:

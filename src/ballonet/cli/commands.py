@@ -19,6 +19,7 @@ COMMANDS = {
     "create": Command("ballonet.cli.create", "create a sandbox without starting it"),
     "start": Command("ballonet.cli.start", "start one or more sandboxes"),
     "stop": Command("ballonet.cli.stop", "stop one or more sandboxes"),
+    "kill": Command("ballonet.cli.kill", "kill one or more sandboxes, or send a signal to their commands"),
     "restart": Command("ballonet.cli.start", "restart one or more sandboxes"),
     "pause": Command("ballonet.cli.pause", "save one or more sandboxes to disk, so that they take no memory"),
     "resume": Command("ballonet.cli.resume", "resume one or more paused sandboxes"),

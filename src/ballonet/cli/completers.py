@@ -174,6 +174,7 @@ _NOT_ENDED, _NOT_RUNNING = _sandboxes(*_ALIVE), _sandboxes("created", "paused", 
 _COMPLETERS: dict[str, Completer] = {
     "start names": _NOT_RUNNING,
     "stop names": _NOT_ENDED,
+    "kill names": _RUNNING,
     "pause names": _RUNNING,
     "touch names": _RUNNING,
     "resume names": _sandboxes("paused"),

@@ -22,7 +22,6 @@ _ELSEWHERE = {
     "delete": "rm",
     "images": "image ls",
     "info": "doctor",
-    "kill": "stop --timeout 0",
     "list": "ls",
     "load": "image load",
     "pull": "image pull",

@@ -82,6 +82,11 @@ class MainCommand:
             await asyncio.sleep(0)
         return None if process is None or not process.running else process.account()
 
+    async def signal(self, number: int) -> None:
+        """Send a signal to its process group."""
+        if self._process is not None:
+            await self._process.send_signal(number)
+
     async def terminate(self, timeout_s: float) -> None:
         """Send its stop signal, or SIGTERM, and wait at most ``timeout_s`` for it to end."""
         if self._process is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ballonet.base.dataclass import replace
-from ballonet.base.errors import ConfigError
+from ballonet.base.errors import ConfigError, NotRunningError
 from ballonet.machine.lifetime import Lifetime
 from ballonet.machine.live_save import LiveSave
 from ballonet.vmm.config import OnIdle, VmConfig
@@ -19,6 +19,8 @@ from ballonet.vmm.config import OnIdle, VmConfig
 if TYPE_CHECKING:
     from ballonet.machine.pausing import Pausing
     from ballonet.machine.snapshotting import Snapshotting
+
+_LAST_SIGNAL = 64
 
 # What carries a request out is loaded with the first one.
 
@@ -59,6 +61,8 @@ class Requests:
         if do == "touch":
             self.lifetime.touch()
             return {}
+        if do == "signal":
+            return await self._signal(arguments.get("number"))
         if do == "lifetime":
             return self._set_lifetime(arguments)
         raise ConfigError(
@@ -92,6 +96,21 @@ class Requests:
         self._config = replace(self._config, on_idle=on_idle, **limits)
         self.lifetime.set(self._config)
         self._modified(self._config)
+        return {}
+
+    async def _signal(self, number: object) -> dict[str, Any]:
+        """Send a signal to the sandbox's own command."""
+        command, name = self._live.command, self._live.name
+        if not isinstance(number, int) or not 1 <= number <= _LAST_SIGNAL:
+            raise ConfigError(f"invalid signal: {number!r}"[:80])
+        if command is None:
+            raise ConfigError(
+                f"sandbox {name!r} has no command of its own, so that there is nothing to send a signal to",
+                hint="signal a process in it: ballonet exec NAME kill -SIGNAL PID; or end it: ballonet kill NAME",
+            )
+        if not command.running:
+            raise NotRunningError(f"the command of sandbox {name!r} has ended")
+        await command.signal(number)
         return {}
 
     async def _snapshot(self, arguments: dict[str, Any]) -> dict[str, Any]:

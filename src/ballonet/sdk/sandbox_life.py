@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from signal import SIGKILL
 from typing import Self
 
-from ballonet.base.arguments import check_flag, check_seconds
+from ballonet.base.arguments import check_flag, check_seconds, wrong_type
 from ballonet.base.errors import ConfigError
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
@@ -97,6 +98,27 @@ class SandboxLife(SandboxState):
         if self._end is None and (process := self._followed()) is not None:
             return await self._after_end(await process.kill())
         return await self.stop(timeout_s=0)
+
+    async def send_signal(self, signal: int | str) -> None:
+        """Send a signal to the sandbox's own command, and to the processes of its group. SIGKILL ends the sandbox at
+        once, as :meth:`kill` does.
+
+        :param signal: its number, or its name, for example ``"HUP"``.
+        :raises ConfigError: there is no such signal, or the sandbox has no command of its own.
+        :raises NotRunningError: the sandbox is not running, or its command has ended.
+        """
+        from ballonet.images.image import signal_number
+        from ballonet.lifecycle.signals import signal_sandbox
+
+        if not isinstance(signal, int | str) or isinstance(signal, bool):
+            raise wrong_type("signal", "a number or a name", signal)
+        number = signal_number(str(int(signal) if isinstance(signal, int) else signal))
+        self._check_usable()
+        if number == SIGKILL:
+            await self.kill()
+            return
+        with Registry.open() as registry:
+            await signal_sandbox(registry, self.name, number)
 
     async def close(self) -> None:
         """Release what this program holds: an owned sandbox ends, a detached one keeps running.

@@ -47,6 +47,7 @@ CALLS = {
     "exec": (["exec", "box", "true"], 2),
     "cp": (["cp", "box:/x", "-"], 2),
     "inspect": (["inspect", "box"], 0),
+    "events": (["events"], 0),
     "wait": (["wait", "box"], 0),
     "logs": (["logs", "box"], 0),
     "modify": (["modify", "box", "--weight", "7"], 0),

@@ -17,7 +17,8 @@ from ballonet.cli.row_format import row_format
 from ballonet.lifecycle.filters import parse_filters
 from ballonet.lifecycle.modify import plan_changes
 from ballonet.lifecycle.record import Record, State
-from ballonet.lifecycle.registry import Registry, from_json, to_json
+from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.row_codec import from_json, to_json
 from ballonet.metrics.model import SandboxSample
 from ballonet.sdk import sync
 from ballonet.sdk.pool import Pool

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from ballonet.base.errors import ConfigError
 from ballonet.sdk.sync import Sandbox
-from tests.vm.processes import wait_until
+from tests.vm.processes import alive, wait_until
 from tests.vm.test_lifecycle import Cli, cli
 
 __all__ = ["cli"]
@@ -50,3 +54,61 @@ def test_signals_go_to_the_command_and_groups_end_together(cli: Cli) -> None:
     assert cli("stop", "--all") == "idle\n"
     assert cli.inspect("idle")["end_reason"] == "stopped"
     assert cli("rm", "--all") == "idle\n"
+
+
+def test_events_tell_of_a_real_sandbox_from_its_creation_to_its_removal(cli: Cli) -> None:
+    def told() -> list[str]:
+        return [f"{event['event']} {event['sandbox']}" for event in map(json.loads, lines())]
+
+    def lines() -> list[str]:
+        return cli("events", "--json", "--since", str(since)).splitlines()
+
+    since = max((event.id for event in Sandbox.events()), default=0)
+    cli("run", "-d", "--name", "box", "--memory", "512M", "--balloon-min", "128M")
+    cli("balloon", "set", "box", "300M", "--wait")
+    cli("pause", "box")
+    cli("exec", "box", "true")
+    cli("fork", "box", "copy")
+    inside = cli.inspect("copy")
+    os.kill(inside["pid"], signal.SIGKILL)
+    os.kill(inside["engine_pid"], signal.SIGKILL)
+    wait_until(lambda: not alive(inside["engine_pid"]), "the engine has ended")
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "ballonet", "events", "-f", "--json", "--since", str(since)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as follower:
+        assert follower.stdout is not None
+        expected = ["created box", "started box", "paused box", "resumed box", "created copy", "started copy"]
+        found: list[str] = []
+        while len(found) < 8:
+            event = json.loads(follower.stdout.readline())
+            found.append(f"{event['event']} {event['sandbox']}")
+            if event["event"] == "resized":
+                assert (event["old_mib"], event["new_mib"], event["detail"]) == (512, 300, "applied")
+            if event["event"] == "stopped":
+                assert event["reason"] == "killed"
+        assert sorted(found) == sorted([*expected, "resized box", "stopped copy"])
+        assert [each for each in found if each in expected] == expected
+        cli("rm", "copy")
+        assert json.loads(follower.stdout.readline())["event"] == "removed", "the pause itself is no resize"
+        follower.terminate()
+    cli("run", "-d", "--rm", "--name", "short", "--memory", "256M", "--", "sh", "-c", "exit 5")
+    cli("wait", "short", status=None)
+    wait_until(lambda: "removed short" in told(), "it is removed")
+    ended = [event for event in map(json.loads, lines()) if event["sandbox"] == "short"]
+    assert [event["event"] for event in ended][-2:] == ["stopped", "removed"]
+    assert (ended[-2]["reason"], ended[-2]["exit_code"]) == ("completed", 5)
+
+
+def test_relief_is_an_event(cli: Cli) -> None:
+    since = max((event.id for event in Sandbox.events()), default=0)
+    cli("run", "-d", "--name", "box", "--memory", "512M", "--balloon-min", "128M")
+    cli("balloon", "set", "box", "160M", "--wait", "--force")
+    cli("exec", "box", "sh", "-c", "dd if=/dev/zero of=/tmp/x bs=1M count=200", status=None)
+    wait_until(
+        lambda: "relief" in [event.event for event in Sandbox.events(since=since)], "the guest gets relief"
+    )
+    (event, *_) = Sandbox.events(since=since, filters=["event=relief", "name=box"])
+    assert (event.old_mib, event.new_mib) == (160, 512)
+    assert "stalled" in str(event.detail)

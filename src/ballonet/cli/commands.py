@@ -29,6 +29,7 @@ COMMANDS = {
     "ps": Command("ballonet.cli.ls", "list running sandboxes"),
     "exec": Command("ballonet.cli.exec", "run a command in a running sandbox"),
     "cp": Command("ballonet.cli.cp", "copy files between a sandbox and the host"),
+    "events": Command("ballonet.cli.events", "show what happened to sandboxes, and follow it"),
     "inspect": Command("ballonet.cli.inspect", "show detailed information about sandboxes, as JSON"),
     "wait": Command("ballonet.cli.wait", "wait until sandboxes stop, then print their exit statuses"),
     "logs": Command("ballonet.cli.logs", "show the output of a sandbox's command"),

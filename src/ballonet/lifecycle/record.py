@@ -84,6 +84,10 @@ class Record:
     process: ProcessId | None = None
     #: The run directory of the last run, from the environment of its starter.
     run_dir: str | None = None
+    #: Whether the last run continued a saved guest that had run before.
+    resumed: bool = False
+    #: The last event of the sandbox's process that the registry has: see :mod:`ballonet.lifecycle.events`.
+    events_seen: str | None = None
     started_at: float | None = None
     ended_at: float | None = None
     end_reason: str | None = None

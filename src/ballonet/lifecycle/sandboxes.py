@@ -21,6 +21,7 @@ from ballonet.images.users import check_user
 from ballonet.lifecycle.liveness import living, machines
 from ballonet.lifecycle.record import Command, Defaults, Record, State, unreadable_hint
 from ballonet.lifecycle.registry import Registry
+from ballonet.machine.event_file import EVENT_FILE
 from ballonet.machine.notes import EndNote, MachineNote
 from ballonet.machine.paused_file import paused_bytes, remove_partial
 from ballonet.settings.config import SandboxConfig, check_name
@@ -34,6 +35,8 @@ MACHINE_LOG = "machine.log"
 ROW_FILE = "row.json"
 #: Prefix of state directories that are being removed; names of sandboxes cannot begin like this.
 _ASIDE = ".removed-"
+#: The columns that tell how a run has ended.
+_END = ("state", "ended_at", "end_reason", "end_detail", "exit_code")
 #: The message about a sandbox whose row cannot be read.
 UNREADABLE = "the registry's row cannot be read"
 
@@ -113,7 +116,7 @@ def refresh(registry: Registry, record: Record) -> Record | None:
     note = living(record)
     if note is not None:
         if note.ready and record.state is not State.RUNNING:
-            changes = {"state": State.RUNNING, "started_at": note.started_at}
+            changes: dict[str, Any] = {"state": State.RUNNING, "started_at": note.started_at}
             registry.update(record.name, if_run=record.run_id, **changes)
             return replace(record, state=State.RUNNING, started_at=note.started_at)
         return record
@@ -131,19 +134,12 @@ def refresh(registry: Registry, record: Record) -> Record | None:
             ended_at=time.time(),
         )
     sweep(record)
-    if record.auto_remove:
-        forget(registry, record)
-        return None
     changed = with_end(record, end)
-    registry.update(
-        record.name,
-        if_run=record.run_id,
-        state=changed.state,
-        ended_at=end.ended_at,
-        end_reason=end.reason,
-        end_detail=end.detail,
-        exit_code=end.exit_code,
-    )
+    ended = {name: getattr(changed, name) for name in _END}
+    if record.auto_remove:
+        forget(registry, record, ended=ended)
+        return None
+    registry.update(record.name, if_run=record.run_id, **ended)
     return changed
 
 
@@ -248,19 +244,25 @@ def config_of(record: Record, flags: Sequence[str] | None = None) -> SandboxConf
         ) from error
 
 
-def forget(registry: Registry, record: Record) -> bool:
+def forget(registry: Registry, record: Record, *, ended: Mapping[str, Any] | None = None) -> bool:
     """Remove the row and the files of ``record``, unless the name has another sandbox by now; returns whether it did.
 
     The files are renamed before another program can take the name, and removed afterwards.
+
+    :param ended: how its run has ended, if its row does not have that yet.
     """
     directory = state_dir_of(record.name)
+    if (directory / EVENT_FILE).exists():
+        from ballonet.lifecycle.own_events import copy_own_events
+
+        copy_own_events(registry, record)
     renamed = aside(directory)
 
     def rename() -> None:
         with contextlib.suppress(FileNotFoundError):
             directory.rename(renamed)
 
-    done = registry.remove(record, rename)
+    done = registry.remove(record, rename, ended=ended)
     if done:
         remove_files(renamed)
     return done

@@ -22,6 +22,7 @@ from ballonet.control.peers import AccessPolicy
 from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
 from ballonet.machine.ending import Ending
+from ballonet.machine.event_file import EventFile
 from ballonet.machine.guest_setup import root_kind, setup_steps
 from ballonet.machine.notes import MachineNote, read_stop_seconds
 from ballonet.machine.owner_channel import OwnerChannel, Report
@@ -217,6 +218,7 @@ class Supervisor:
                 if self._options.run_id is not None and self._options.state_dir is not None:
                     earlier = None if saved is None else saved.earlier
                     services.keep_history(config.name, self._options.run_id, self._state_dir, earlier)
+                    services.keep_events(EventFile(self._state_dir, self._options.run_id))
                 if self._options.state_dir is not None:
                     ran_s = 0.0 if saved is None else saved.notes.ran_s
                     self._serve_requests(vm, services, network, ran_s)

@@ -8,11 +8,11 @@ change).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
-from ballonet.base.arguments import check_flag, check_words
+from ballonet.base.arguments import check_flag, check_items, check_number, check_words
 from ballonet.base.memory import to_mib
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.filters import filters_of
@@ -43,6 +43,7 @@ from ballonet.settings.labels import check_labels
 
 if TYPE_CHECKING:
     from ballonet.control.backend import Stats
+    from ballonet.lifecycle.events import Event
     from ballonet.lifecycle.modify import Change, Plan
 
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
@@ -176,6 +177,32 @@ class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):
         filters = filters_of(name=name, state=state, labels=labels, image=image)
         with Registry.open() as registry:
             return [record for record in lifecycle.list_sandboxes(registry) if filters.match(record)]
+
+    @staticmethod
+    async def events(
+        *, since: int | None = None, follow: bool = False, filters: Sequence[str] = ()
+    ) -> AsyncIterator[Event]:
+        """What happened to the sandboxes of this user, oldest first.
+
+        :param since: only events after the one with this id; ``None``: all that are kept.
+        :param follow: wait for further events, without an end.
+        :param filters: as ``--filter`` of ``ballonet events``, for example ``["event=stopped", "label=team"]``.
+        :raises ConfigError: a filter is not valid, or there is no such event yet.
+        """
+        from ballonet.base.threads import in_thread
+        from ballonet.lifecycle.events import POLL_S, EventFilter, EventReader
+
+        check_flag("follow", follow)
+        if since is not None:
+            check_number("since", since, 0, 1 << 62)
+        selected = EventFilter(check_items("filters", filters))
+        reader = await in_thread(lambda: EventReader(since))
+        while True:
+            for event in filter(selected.match, await in_thread(reader.read)):
+                yield event
+            if not follow:
+                return
+            await asyncio.sleep(POLL_S)
 
     @staticmethod
     async def remove(name: str, *, force: bool = False) -> None:

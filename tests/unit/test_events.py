@@ -22,7 +22,8 @@ from ballonet.lifecycle.own_events import copy_own_events
 from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.sandboxes import forget, refresh
-from ballonet.machine.event_file import EVENT_FILE, EventFile, read_events
+from ballonet.machine.event_file import EventFile, read_events
+from ballonet.machine.notes import EVENT_FILE
 from ballonet.sdk import sync
 
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]

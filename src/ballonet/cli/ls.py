@@ -8,9 +8,9 @@ from typing import Any
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import bytes_to_mib
 from ballonet.base.paths import state_dir_of
+from ballonet.cli.name_arguments import FILTER_HELP
 from ballonet.cli.output import iso_time, print_json, print_table, show_age
 from ballonet.lifecycle import sandboxes as lifecycle
-from ballonet.lifecycle.filters import FILTER_HELP, parse_filters
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
@@ -76,9 +76,15 @@ def run(options: argparse.Namespace) -> int:
         if options.json or options.quiet:
             raise ConfigError("--format cannot be combined with --json or -q", hint="leave one of them out")
         line = row_format(options.format, FIELDS)
-    filters = parse_filters(options.filters)
+    filters = None
+    if options.filters:
+        from ballonet.lifecycle.filters import parse_filters
+
+        filters = parse_filters(options.filters)
     with Registry.open() as registry:
-        records = list(filter(filters.match, lifecycle.list_sandboxes(registry)))
+        records = lifecycle.list_sandboxes(registry)
+    if filters is not None:
+        records = list(filter(filters.match, records))
     if options.command == "ps":
         records = [record for record in records if record.state.lives]
     if options.quiet:

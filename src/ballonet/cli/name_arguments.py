@@ -11,6 +11,11 @@ from ballonet.base.errors import BallonetError, ConfigError, UnknownSandboxError
 from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
 
+#: The help of ``--filter``.
+FILTER_HELP = (
+    "only sandboxes to which this applies: name=PATTERN, state=STATE, label=KEY, label=KEY=VALUE or image=PATTERN "
+    "(can be repeated)"
+)
 #: How many sandboxes of a group are worked on at the same time.
 _AT_ONCE = 8
 
@@ -24,8 +29,6 @@ def add_group(parser: argparse.ArgumentParser, *, of: str) -> None:
 
     :param of: which sandboxes are meant, for the help.
     """
-    from ballonet.lifecycle.filters import FILTER_HELP
-
     add_names(parser, nargs="*")
     parser.add_argument("-a", "--all", action="store_true", help=f"{of} instead of names")
     parser.add_argument(

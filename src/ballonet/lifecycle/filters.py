@@ -12,11 +12,6 @@ from ballonet.lifecycle.record import Record, State
 from ballonet.settings.labels import check_key
 
 KEYS = ("name", "state", "label", "image")
-#: For the help of commands.
-FILTER_HELP = (
-    "only sandboxes to which this applies: name=PATTERN, state=STATE, label=KEY, label=KEY=VALUE or image=PATTERN "
-    "(can be repeated)"
-)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from ballonet.images.users import check_user
 from ballonet.lifecycle.liveness import living, machines
 from ballonet.lifecycle.record import Command, Defaults, Record, State, unreadable_hint
 from ballonet.lifecycle.registry import Registry
-from ballonet.machine.event_file import EVENT_FILE
-from ballonet.machine.notes import EndNote, MachineNote
+from ballonet.machine.notes import EVENT_FILE, EndNote, MachineNote
 from ballonet.machine.paused_file import paused_bytes, remove_partial
 from ballonet.settings.config import SandboxConfig, check_name
 from ballonet.settings.flags import parse_config, render_flags

@@ -15,11 +15,10 @@ from typing import Any
 
 from ballonet.base.errors import HostError
 from ballonet.base.paths import replace_file
+from ballonet.machine.notes import EVENT_FILE
 
 log = logging.getLogger(__name__)
 
-#: In the state directory.
-EVENT_FILE = "events.jsonl"
 #: When the file has this size, its older half is dropped.
 _MOST_BYTES = 64 << 10
 _TEXTS, _NUMBERS = ("id", "event", "run_id"), ("old_mib", "new_mib")

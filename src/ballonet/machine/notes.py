@@ -24,6 +24,8 @@ MACHINE_NOTE = "machine.json"
 END_NOTE = "end.json"
 #: In the state directory: the sandbox's own command. It is not among the flags, which every user of the host can read.
 COMMAND_FILE = "command.json"
+#: In the state directory: events of the sandbox's process (:mod:`ballonet.machine.event_file`).
+EVENT_FILE = "events.jsonl"
 #: In the state directory: the timeout of the following stop (seconds).
 STOP_NOTE = "stop"
 

@@ -50,6 +50,7 @@ CALLS = {
     "events": (["events"], 0),
     "wait": (["wait", "box"], 0),
     "logs": (["logs", "box"], 0),
+    "rename": (["rename", "box", "other"], 0),
     "modify": (["modify", "box", "--weight", "7"], 0),
     "net": (["net", "stats", "box"], 2),
     "image": (["image", "ls"], 0),

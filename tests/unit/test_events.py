@@ -21,6 +21,7 @@ from ballonet.lifecycle.events import EVENTS, Event, EventFilter, EventReader, d
 from ballonet.lifecycle.own_events import copy_own_events
 from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.rename import rename_sandbox
 from ballonet.lifecycle.sandboxes import forget, refresh
 from ballonet.machine.event_file import EventFile, read_events
 from ballonet.machine.notes import EVENT_FILE
@@ -313,3 +314,10 @@ def test_events_are_followed_until_the_reader_has_enough(home: Path) -> None:
         registry.add(record("third"))
         assert next(following).sandbox == "third"
         following.close()
+
+
+def test_a_rename_is_told(home: Path) -> None:
+    with Registry.open() as registry:
+        registry.add(record("old"))
+        rename_sandbox(registry, "old", "new")
+    assert [(event.event, event.sandbox, event.detail) for event in events(1)] == [("renamed", "new", "old")]

@@ -33,6 +33,7 @@ COMMANDS = {
     "inspect": Command("ballonet.cli.inspect", "show detailed information about sandboxes, as JSON"),
     "wait": Command("ballonet.cli.wait", "wait until sandboxes stop, then print their exit statuses"),
     "logs": Command("ballonet.cli.logs", "show the output of a sandbox's command"),
+    "rename": Command("ballonet.cli.rename", "rename a sandbox that is not running"),
     "modify": Command("ballonet.cli.modify", "change a sandbox's settings, while it runs if possible"),
     "snapshot": Command("ballonet.cli.snapshot", "save running sandboxes, and manage what was saved"),
     "fork": Command("ballonet.cli.fork", "make copies of a running sandbox"),

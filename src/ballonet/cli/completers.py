@@ -186,6 +186,7 @@ _COMPLETERS: dict[str, Completer] = {
     "exec name": _NOT_ENDED,
     "logs name": _ALL,
     "modify name": _ALL,
+    "rename name": _NOT_RUNNING,
     "history name": _ALL,
     "net log name": _ALL,
     "net stats name": _RUNNING,

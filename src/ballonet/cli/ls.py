@@ -8,8 +8,8 @@ from typing import Any
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import bytes_to_mib
 from ballonet.base.paths import state_dir_of
-from ballonet.cli.name_arguments import FILTER_HELP
 from ballonet.cli.output import iso_time, print_json, print_table, show_age
+from ballonet.cli.parser import FILTER_HELP
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Record, State

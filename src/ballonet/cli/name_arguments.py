@@ -8,14 +8,10 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from ballonet.base.errors import BallonetError, ConfigError, UnknownSandboxError
+from ballonet.cli.parser import FILTER_HELP
 from ballonet.lifecycle.record import State
 from ballonet.lifecycle.registry import Registry
 
-#: The help of ``--filter``.
-FILTER_HELP = (
-    "only sandboxes to which this applies: name=PATTERN, state=STATE, label=KEY, label=KEY=VALUE or image=PATTERN "
-    "(can be repeated)"
-)
 #: How many sandboxes of a group are worked on at the same time.
 _AT_ONCE = 8
 

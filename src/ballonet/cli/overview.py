@@ -19,6 +19,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "resume",
             "touch",
             "rm",
+            "rename",
             "modify",
             "wait",
             "prune",

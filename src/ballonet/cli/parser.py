@@ -33,6 +33,11 @@ _ELSEWHERE = {
     "update": "modify",
     "volumes": "volume ls",
 }
+#: The help of ``--filter``, for the commands that take it.
+FILTER_HELP = (
+    "only sandboxes to which this applies: name=PATTERN, state=STATE, label=KEY, label=KEY=VALUE or image=PATTERN "
+    "(can be repeated)"
+)
 _KINDS = {"int": "a whole number", "float": "a number"}
 
 

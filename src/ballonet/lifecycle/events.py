@@ -23,7 +23,18 @@ from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import FILE_NAME, Registry
 
 #: What can happen.
-EVENTS = ("created", "started", "resumed", "paused", "stopped", "failed", "removed", "resized", "relief")
+EVENTS = (
+    "created",
+    "started",
+    "resumed",
+    "paused",
+    "stopped",
+    "failed",
+    "removed",
+    "renamed",
+    "resized",
+    "relief",
+)
 #: How often the sandboxes are looked at while events are followed (seconds).
 LOOK_S = 1.0
 #: How often the registry is checked for changes by other programs (seconds).

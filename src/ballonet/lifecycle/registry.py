@@ -103,7 +103,7 @@ class Registry:
         return [with_flags_checked(decode_in_part(row)) for row in rows]
 
     def update(
-        self, name: str, *, if_run: str | None = None, if_state: str | None = None, **changes: Any
+        self, name: str, /, *, if_run: str | None = None, if_state: str | None = None, **changes: Any
     ) -> bool:
         """Change columns of one row; returns whether there was such a row.
 

@@ -115,6 +115,13 @@ MIGRATIONS: tuple[str, ...] = (
         );
     END;
     """,
+    # 8: an event for a new name
+    """
+    CREATE TRIGGER sandbox_renamed AFTER UPDATE OF name ON sandboxes WHEN NEW.name <> OLD.name BEGIN
+        INSERT INTO events (at, event, sandbox, image, labels, detail)
+        VALUES ((julianday('now') - 2440587.5) * 86400.0, 'renamed', NEW.name, NEW.image, NEW.labels, OLD.name);
+    END;
+    """,
 )
 
 #: The version that this program reads and writes.

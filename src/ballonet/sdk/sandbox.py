@@ -221,6 +221,18 @@ class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):
         """Build a configuration step by step: ``await Sandbox.create(Sandbox.builder("box").memory("1G").build())``."""
         return SandboxBuilder(name)
 
+    async def rename(self, name: str) -> None:
+        """Give the sandbox another name. It must not be running or paused.
+
+        :raises NameInUseError: the name is in use.
+        :raises StillRunningError: it is running or paused.
+        """
+        from ballonet.lifecycle.rename import rename_sandbox
+
+        self._check_usable()
+        with Registry.open() as registry:
+            self._record = rename_sandbox(registry, self.name, name)
+
     async def metrics(self) -> Stats:
         """Memory statistics of the guest and of the host, each with its age."""
         return await self.balloon.stats()

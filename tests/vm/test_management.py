@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +113,38 @@ def test_relief_is_an_event(cli: Cli) -> None:
     (event, *_) = Sandbox.events(since=since, filters=["event=relief", "name=box"])
     assert (event.old_mib, event.new_mib) == (160, 512)
     assert "stalled" in str(event.detail)
+
+
+def test_a_guest_has_its_host_name_and_the_variables_of_a_file(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("A=from the file\nB=1\n")
+    cli(
+        "run",
+        "-d",
+        "--name",
+        "box",
+        "--memory",
+        "256M",
+        "--hostname",
+        "web.test",
+        "--env-file",
+        str(tmp_path / "env"),
+    )
+    assert (
+        cli("exec", "box", "sh", "-c", 'hostname; cat /etc/hostname; echo "$A"')
+        == "web.test\nweb.test\nfrom the file\n"
+    )
+    assert "127.0.1.1\tweb.test web\n" in cli("exec", "box", "cat", "/etc/hosts")
+    (tmp_path / "more").write_text("B=2")
+    assert (
+        cli("exec", "--env-file", str(tmp_path / "more"), "box", "sh", "-c", 'echo "$A $B"')
+        == "from the file 2\n"
+    )
+    cli("pause", "box")
+    assert cli("exec", "box", "hostname") == "web.test\n"
+    cli("fork", "box", "copy")
+    assert cli("exec", "copy", "hostname") == "copy\n", "a fork has its own"
+    cli("stop", "box", "copy", "-t", "0")
+    assert cli("rename", "box", "renamed") == "renamed\n"
+    cli("modify", "renamed", "--hostname", "")
+    cli("start", "renamed")
+    assert cli("exec", "renamed", "hostname") == "renamed\n"

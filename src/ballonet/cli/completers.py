@@ -219,6 +219,7 @@ _COMPLETERS: dict[str, Completer] = {
     "--rootfs": DirectoriesCompleter(),
     "--volume": _volume_or_directory,
     "--env": _variables,
+    "--env-file": FilesCompleter(),
     "--plot": FilesCompleter(),
     "--output": FilesCompleter(),
     "--textfile": FilesCompleter(),

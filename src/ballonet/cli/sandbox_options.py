@@ -8,7 +8,7 @@ from typing import Any
 
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import to_mib
-from ballonet.cli.command_options import argv_from, defaults_from, parse_env
+from ballonet.cli.command_options import argv_from, defaults_from, env_from
 from ballonet.cli.early_checks import check_early
 from ballonet.cli.setting_options import add_setting, configured_settings
 from ballonet.control.socketfile import check_socket_path
@@ -53,7 +53,7 @@ def prepared_from(options: argparse.Namespace, *, default_name: str) -> Prepared
     """
     if options.idle and argv_from(options):
         raise ConfigError("--idle cannot be combined with a command", hint="leave out one of them")
-    parse_env(options.env)
+    env_from(options)
     config = config_from(options, default_name=default_name)
     check_early(config, options)
     if options.image is None and options.rootfs is None:

@@ -84,6 +84,7 @@ def check_changes(facts: SnapshotFacts, changes: Changes) -> SandboxConfig:
     return replace(
         old,
         name=changes.name,
+        hostname=None,
         image=facts.image,
         ports=changes.ports,
         balloon_control_socket=None,

@@ -46,6 +46,12 @@ class Labels(TypedDict, Generic[Unset], total=False):
     ]
 
 
+class HostName(TypedDict, total=False):
+    hostname: Annotated[
+        str | None, Setting("host name of the guest", default_text="the sandbox's name", metavar="NAME")
+    ]
+
+
 class GuestSize(TypedDict, Generic[Unset], total=False):
     memory: Annotated[
         Size | Unset,
@@ -221,6 +227,7 @@ class Target(TypedDict, total=False):
 
 class CreateSettings(
     Labels[Never],
+    HostName,
     GuestSize[Never],
     AutopilotShare[Never],
     Lifetime[Never],
@@ -235,6 +242,7 @@ class CreateSettings(
 
 class ModifySettings(
     Labels[None],
+    HostName,
     GuestSize[None],
     Target,
     AutopilotShare[None],
@@ -249,6 +257,7 @@ class ModifySettings(
 
 
 class BuilderSettings(
+    HostName,
     GuestSize[Never],
     Lifetime[Never],
     BalloonRange,
@@ -266,7 +275,7 @@ class BuilderSettings(
 
 #: The options of ``run`` and ``create`` as their help groups them.
 OPTION_GROUPS: Mapping[str | None, tuple[Any, ...]] = {
-    None: (Identity, Labels, GuestSize, AutopilotShare, Lifetime),
+    None: (Identity, HostName, Labels, GuestSize, AutopilotShare, Lifetime),
     "balloon": (BalloonRange, ControlSocket, BalloonBehaviour, ControlAccess),
     "files": (ImageReference, RootSource, Storage),
     "network": (Network,),

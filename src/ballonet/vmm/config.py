@@ -92,6 +92,13 @@ class VmConfig:
     #: When it was idle for so long (seconds), it is paused or stopped.
     idle_timeout_s: int | None = None
     on_idle: OnIdle = OnIdle.PAUSE
+    #: The host name of the guest; ``None``: the sandbox's name.
+    hostname: str | None = None
+
+    @property
+    def guest_name(self) -> str:
+        """The host name that the guest gets."""
+        return self.hostname or self.name
 
     @property
     def has_balloon(self) -> bool:

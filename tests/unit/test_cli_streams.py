@@ -59,6 +59,7 @@ CALLS = {
     "metrics": (["metrics"], 0),
     "history": (["history", "box"], 0),
     "plot": (["plot", "box", "-o", "x.png"], 2),
+    "stats": (["stats", "--no-stream"], 0),
     "top": (["top", "--once"], 0),
     "pilot": (["pilot", "unit"], 0),
     "simulate": (["simulate", "--list"], 0),

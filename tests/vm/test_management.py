@@ -148,3 +148,43 @@ def test_a_guest_has_its_host_name_and_the_variables_of_a_file(cli: Cli, tmp_pat
     cli("modify", "renamed", "--hostname", "")
     cli("start", "renamed")
     assert cli("exec", "renamed", "hostname") == "renamed\n"
+
+
+def test_stats_show_what_a_busy_sandbox_uses(cli: Cli) -> None:
+    cli(
+        "run",
+        "-d",
+        "--name",
+        "busy",
+        "--memory",
+        "256M",
+        "--disk",
+        "64M",
+        "--",
+        "sh",
+        "-c",
+        "while :; do :; done",
+    )
+    cli("run", "-d", "--name", "idle", "--memory", "256M")
+    cli("exec", "busy", "dd", "if=/dev/zero", "of=/disk/x", "bs=1M", "count=20", "conv=fsync")
+    found = {row["name"]: row for row in json.loads(cli("stats", "--no-stream", "--json", "-d", "2"))}
+    assert set(found) == {"busy", "idle"}
+    assert found["busy"]["cpu_percent"] > 2 * found["idle"]["cpu_percent"]
+    assert found["busy"]["written_bytes"] >= 20 << 20
+    assert found["busy"]["resident_bytes"] > found["busy"]["guest_ram_bytes"] > 0
+    usage = Sandbox.get("busy").usage()
+    assert (usage.cpus, usage.ceiling_bytes) == (1, 256 << 20)
+    assert usage.cpu_s is not None
+    assert usage.cpu_s > found["busy"]["cpu_s"]
+    lines = cli("stats", "--no-stream", "idle").splitlines()
+    assert [line.split()[0] for line in lines] == ["NAME", "idle"]
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "ballonet", "stats", "--json", "-d", "0.2"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as stream:
+        assert stream.stdout is not None
+        told = [json.loads(stream.stdout.readline()) for _ in range(4)]
+        stream.terminate()
+    assert [row["name"] for row in told] == ["busy", "idle", "busy", "idle"]
+    assert told[2]["cpu_s"] > told[0]["cpu_s"]

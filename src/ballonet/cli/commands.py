@@ -44,6 +44,7 @@ COMMANDS = {
     "metrics": Command("ballonet.cli.metrics", "export memory metrics for Prometheus"),
     "history": Command("ballonet.cli.history", "show a sandbox's memory usage over time"),
     "plot": Command("ballonet.cli.plot", "plot the memory usage of sandboxes over time"),
+    "stats": Command("ballonet.cli.stats", "show the processor time, memory and I/O of running sandboxes"),
     "top": Command("ballonet.cli.top", "show the memory usage of all sandboxes, live"),
     "pilot": Command("ballonet.cli.pilot", "run the autopilot, which balances memory across sandboxes"),
     "simulate": Command("ballonet.cli.simulate", "compare memory policies on simulated guests"),

@@ -175,6 +175,7 @@ _COMPLETERS: dict[str, Completer] = {
     "start names": _NOT_RUNNING,
     "stop names": _NOT_ENDED,
     "kill names": _RUNNING,
+    "stats names": _RUNNING,
     "pause names": _RUNNING,
     "touch names": _RUNNING,
     "resume names": _sandboxes("paused"),

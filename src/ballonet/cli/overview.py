@@ -26,7 +26,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("Work in a sandbox", ("exec", "cp", "logs")),
-    ("Monitor", ("ls", "ps", "inspect", "events", "top", "history", "plot", "metrics", "net")),
+    ("Monitor", ("ls", "ps", "inspect", "events", "stats", "top", "history", "plot", "metrics", "net")),
     ("Control memory", ("balloon", "pilot", "simulate")),
     ("Images and volumes", ("image", "volume")),
     ("Saved states", ("snapshot", "fork")),

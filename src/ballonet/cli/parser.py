@@ -28,7 +28,6 @@ _ELSEWHERE = {
     "remove": "rm",
     "rmi": "image rm",
     "shell": "exec -it",
-    "stats": "top",
     "tag": "image tag",
     "update": "modify",
     "volumes": "volume ls",

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ballonet.control.backend import Stats
     from ballonet.lifecycle.events import Event
     from ballonet.lifecycle.modify import Change, Plan
+    from ballonet.lifecycle.usage import Usage
 
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
 
@@ -232,6 +233,16 @@ class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):
         self._check_usable()
         with Registry.open() as registry:
             self._record = rename_sandbox(registry, self.name, name)
+
+    async def usage(self) -> Usage:
+        """What the engine uses of the host: processor time, memory, and what it reads and writes. The guest is not asked.
+
+        :raises NotRunningError: the sandbox is not running.
+        """
+        from ballonet.lifecycle.usage import read_usage
+
+        self._check_usable()
+        return read_usage(self.record())
 
     async def metrics(self) -> Stats:
         """Memory statistics of the guest and of the host, each with its age."""

@@ -119,8 +119,8 @@ class SandboxConfig(VmConfig):
             raise SettingError(
                 f"{{}} {quoted(self.hostname)} is not a host name",
                 "hostname",
-                hint=f"it has up to {MAX_HOSTNAME} letters, digits, '.' and '-'; each part between dots begins and ends with "
-                "a letter or a digit",
+                hint=f"it has up to {MAX_HOSTNAME} letters, digits, '.' and '-'; each part between dots begins and "
+                "ends with a letter or a digit",
             )
 
     def _check_root(self) -> None:

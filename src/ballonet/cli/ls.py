@@ -39,7 +39,7 @@ Several --filter name=, state= or image= select what one of them applies to,
 several label= what all of them apply to. PATTERN is as in a shell: ci-*"""
 #: The fields of a row, for ``--json`` and ``--format``.
 FIELDS = (
-    *("name", "state", "image", "command", "labels", "pid", "ports"),
+    *("name", "state", "image", "command", "labels", "health", "pid", "ports"),
     *(
         "ceiling_mib",
         "target_mib",
@@ -127,6 +127,7 @@ def _row(record: Record, sample: SandboxSample) -> dict[str, Any]:
         "image": record.image,
         "command": None if record.command is None else list(record.command.argv),
         "labels": record.labels,
+        "health": None if note is None else note.health,
         "pid": None if note is None else note.process.pid,
         "ports": [] if note is None else list(note.ports),
         "ceiling_mib": _mib(sample.ceiling),
@@ -156,7 +157,9 @@ def _detail(row: dict[str, Any]) -> str | None:
     if row["state"] in ("stopped", "failed") or row["end_reason"] == "unreadable":
         detail = row["end_detail"] or row["end_reason"]
         return None if detail is None else detail.splitlines()[0][:80]
-    states = [] if row["balloon_state"] in (None, "applied") else [row["balloon_state"]]
+    states = [] if row["health"] is None else [f"health: {row['health']}"]
+    if row["balloon_state"] not in (None, "applied"):
+        states.append(row["balloon_state"])
     return ", ".join([*states, *("→".join(port.rsplit(":", 1)) for port in row["ports"])]) or None
 
 

@@ -150,6 +150,10 @@ async def _start_detached(registry: Registry, name: str, options: argparse.Names
         await discard_sandbox(registry, name)
         raise
     process.let_go()
+    if options.wait_port is not None:
+        from ballonet.lifecycle.health import wait_for_port
+
+        await wait_for_port(registry, name)
     print(name)
     return 0
 

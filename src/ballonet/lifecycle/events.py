@@ -24,16 +24,8 @@ from ballonet.lifecycle.registry import FILE_NAME, Registry
 
 #: What can happen.
 EVENTS = (
-    "created",
-    "started",
-    "resumed",
-    "paused",
-    "stopped",
-    "failed",
-    "removed",
-    "renamed",
-    "resized",
-    "relief",
+    *("created", "started", "resumed", "paused", "stopped", "failed", "removed", "renamed"),
+    *("healthy", "unhealthy", "resized", "relief"),
 )
 #: How often the sandboxes are looked at while events are followed (seconds).
 LOOK_S = 1.0

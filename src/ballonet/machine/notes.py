@@ -52,6 +52,8 @@ class MachineNote:
     #: Unix time at which the guest was ready, and how long that took (seconds).
     started_at: float | None = None
     boot_s: float | None = None
+    #: The guest's health: ``starting``, ``healthy`` or ``unhealthy``; ``None``: it is not checked.
+    health: str | None = None
 
     @property
     def engine_pid(self) -> int:

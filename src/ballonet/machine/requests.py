@@ -17,6 +17,7 @@ from ballonet.machine.live_save import LiveSave
 from ballonet.vmm.config import OnIdle, VmConfig
 
 if TYPE_CHECKING:
+    from ballonet.machine.health import HealthChecks
     from ballonet.machine.pausing import Pausing
     from ballonet.machine.snapshotting import Snapshotting
 
@@ -47,6 +48,7 @@ class Requests:
         self._pausing: Pausing | None = None
         self._snapshotting: Snapshotting | None = None
         self.lifetime = Lifetime(live, config, ran_s, pause=lambda: self._pause(force=False), stop=stop)
+        self._health: HealthChecks | None = None
         live.ran_s = lambda: self.lifetime.ran_s
 
     async def carry_out(self, do: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +72,14 @@ class Requests:
             hint="it was started by another version of ballonet: restart it",
         )
 
+    def check_health(self, changed: Callable[[str, str | None], None]) -> None:
+        """Start checking the guest's health, if that is configured."""
+        if self._config.has_health_check:
+            from ballonet.machine.health import HealthChecks
+
+            self._health = HealthChecks(self._live, self._config, changed)
+            self._health.start()
+
     @property
     def paused(self) -> bool:
         """Whether the guest was saved, and its engine ended."""
@@ -82,6 +92,8 @@ class Requests:
         """
         if wait and self._pausing is not None:
             await self._pausing.settle()
+        if self._health is not None:
+            await self._health.close()
         await self.lifetime.close()
 
     def _set_lifetime(self, arguments: dict[str, Any]) -> dict[str, Any]:

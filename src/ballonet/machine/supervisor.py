@@ -80,6 +80,7 @@ class Supervisor:
                 process=ProcessId.current(),
                 flags=tuple(flags),
                 resumed=self._options.resume,
+                health="starting" if config.has_health_check else None,
             ),
             None if self._options.run_id is None else self._options.state_dir,
         )
@@ -218,7 +219,6 @@ class Supervisor:
                 if self._options.run_id is not None and self._options.state_dir is not None:
                     earlier = None if saved is None else saved.earlier
                     services.keep_history(config.name, self._options.run_id, self._state_dir, earlier)
-                    services.keep_events(EventFile(self._state_dir, self._options.run_id))
                 if self._options.state_dir is not None:
                     ran_s = 0.0 if saved is None else saved.notes.ran_s
                     self._serve_requests(vm, services, network, ran_s)
@@ -254,6 +254,14 @@ class Supervisor:
             live.open_connections = network.open_connections
         self._requests = Requests(live, self._ending.done, config, self._modified, self._stop, ran_s)
         services.agent.manager = self._requests.carry_out
+        events = EventFile(self._state_dir, self._notes.note.run_id)
+        services.keep_events(events)
+
+        def health_changed(state: str, problem: str | None) -> None:
+            self._notes.write(health=state)
+            events.append(state, detail=problem)
+
+        self._requests.check_health(health_changed)
 
     def _modified(self, config: VmConfig) -> None:
         self._notes.write(flags=with_lifetime(self._notes.note.flags, config))

@@ -235,7 +235,7 @@ class Sandbox(SandboxCommands, SandboxSaving, SandboxLife):
             self._record = rename_sandbox(registry, self.name, name)
 
     async def usage(self) -> Usage:
-        """What the engine uses of the host: processor time, memory, and what it reads and writes. The guest is not asked.
+        """What the engine uses of the host: processor time, memory, and what it reads and writes.
 
         :raises NotRunningError: the sandbox is not running.
         """

@@ -32,6 +32,21 @@ class SandboxLife(SandboxState):
         with Registry.open() as registry:
             return await self._after_end(_end_of(await wait_end(registry, self.name)))
 
+    async def wait_healthy(self, timeout: float | None = None) -> None:
+        """Wait until the sandbox is healthy: see ``wait_port`` and ``health_cmd`` of :meth:`create`.
+
+        :param timeout: how long to wait at most (seconds).
+        :raises ConfigError: its health is not checked.
+        :raises NotRunningError: it is not running, or has ended meanwhile.
+        :raises SandboxError: it is not healthy in time.
+        """
+        from ballonet.lifecycle.health import wait_healthy
+
+        timeout_s = None if timeout is None else check_seconds("timeout", timeout, zero=True)
+        self._check_usable()
+        with Registry.open() as registry:
+            await wait_healthy(registry, self.name, timeout_s)
+
     async def pause(self, *, force: bool = False) -> None:
         """Save the sandbox to disk with its processes, and end its process and its engine: it takes no memory. It
         continues with :meth:`resume`, or with the next command. Network connections do not survive.

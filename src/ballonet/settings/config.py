@@ -82,6 +82,7 @@ class SandboxConfig(VmConfig):
         self._check_mounts()
         self._check_network()
         self._check_lifetime()
+        self._check_health()
 
     def named(self, name: str) -> Self:
         """This configuration with another valid name; nothing is checked again."""
@@ -122,6 +123,16 @@ class SandboxConfig(VmConfig):
                 hint=f"it has up to {MAX_HOSTNAME} letters, digits, '.' and '-'; each part between dots begins and "
                 "ends with a letter or a digit",
             )
+
+    def _check_health(self) -> None:
+        if self.wait_port is not None:
+            _check_int("wait_port", self.wait_port, 1, 65535, unit="")
+        if self.health_cmd == "":
+            object.__setattr__(self, "health_cmd", None)
+        check_text("health_cmd", self.health_cmd)
+        for field in ("health_interval_s", "health_timeout_s"):
+            _check_int(field, getattr(self, field), 1, MAX_SECONDS, unit=" s")
+        _check_int("health_retries", self.health_retries, 1, 1000, unit="")
 
     def _check_root(self) -> None:
         if self.disk_mib is not None:

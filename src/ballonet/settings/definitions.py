@@ -104,6 +104,30 @@ class Lifetime(TypedDict, Generic[Unset], total=False):
     ]
 
 
+class Health(TypedDict, Generic[Unset], total=False):
+    wait_port: Annotated[
+        int | None,
+        Setting(
+            "the guest is healthy when a program in it listens on this TCP port; 'run -d' and 'start' wait for that",
+            metavar="PORT",
+        ),
+    ]
+    health_cmd: Annotated[
+        str | None,
+        Setting("shell command in the guest that succeeds if the guest is healthy", metavar="COMMAND"),
+    ]
+    health_interval: Annotated[
+        Duration | Unset, Setting("time between two checks", 30, unit=SECONDS, field="health_interval_s")
+    ]
+    health_timeout: Annotated[
+        Duration | Unset,
+        Setting("time after which a check has failed", 30, unit=SECONDS, field="health_timeout_s"),
+    ]
+    health_retries: Annotated[
+        int | Unset, Setting("failed checks in a row after which the guest is unhealthy", 3, metavar="N")
+    ]
+
+
 class ImageReference(TypedDict, total=False):
     image: Annotated[
         str | None,
@@ -231,6 +255,7 @@ class CreateSettings(
     GuestSize[Never],
     AutopilotShare[Never],
     Lifetime[Never],
+    Health[Never],
     ImageReference,
     RootSource,
     Storage[Never],
@@ -247,6 +272,7 @@ class ModifySettings(
     Target,
     AutopilotShare[None],
     Lifetime[None],
+    Health[None],
     BalloonRange,
     BalloonBehaviour[None],
     Storage[None],
@@ -260,6 +286,7 @@ class BuilderSettings(
     HostName,
     GuestSize[Never],
     Lifetime[Never],
+    Health[Never],
     BalloonRange,
     ControlSocket,
     BalloonBehaviour[Never],
@@ -276,6 +303,7 @@ class BuilderSettings(
 #: The options of ``run`` and ``create`` as their help groups them.
 OPTION_GROUPS: Mapping[str | None, tuple[Any, ...]] = {
     None: (Identity, HostName, Labels, GuestSize, AutopilotShare, Lifetime),
+    "health": (Health,),
     "balloon": (BalloonRange, ControlSocket, BalloonBehaviour, ControlAccess),
     "files": (ImageReference, RootSource, Storage),
     "network": (Network,),

@@ -65,6 +65,7 @@ CALLS = {
     "simulate": (["simulate", "--list"], 0),
     "prune": (["prune"], 0),
     "doctor": (["doctor"], 0),
+    "config": (["config"], 0),
     "completion": (["completion", "bash"], 0),
     "version": (["version"], 0),
     "help": (["help"], 0),

@@ -50,6 +50,7 @@ COMMANDS = {
     "simulate": Command("ballonet.cli.simulate", "compare memory policies on simulated guests"),
     "prune": Command("ballonet.cli.prune", "clean up after sandboxes whose processes were killed"),
     "doctor": Command("ballonet.cli.doctor", "check whether this host can run sandboxes"),
+    "config": Command("ballonet.cli.config", "show the defaults of sandboxes, and the configuration file"),
     "completion": Command("ballonet.cli.completion", "print a shell completion script"),
     "version": Command("ballonet.cli.version", "show version information"),
     "demo": Command("ballonet.cli.demo", "demonstrate how a sandbox returns memory to the host"),

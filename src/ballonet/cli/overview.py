@@ -30,7 +30,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Control memory", ("balloon", "pilot", "simulate")),
     ("Images and volumes", ("image", "volume")),
     ("Saved states", ("snapshot", "fork")),
-    ("Other", ("completion", "version")),
+    ("Other", ("config", "completion", "version")),
 )
 
 

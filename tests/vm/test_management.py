@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -188,3 +189,89 @@ def test_stats_show_what_a_busy_sandbox_uses(cli: Cli) -> None:
         stream.terminate()
     assert [row["name"] for row in told] == ["busy", "idle", "busy", "idle"]
     assert told[2]["cpu_s"] > told[0]["cpu_s"]
+
+
+def attached(name: str, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "ballonet", "attach", *options, name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_attach_follows_the_command_and_ends_with_its_status(cli: Cli) -> None:
+    work = "trap 'echo interrupted; exit 9' INT; echo before; while :; do echo tick; echo tock >&2; sleep 0.2; done"
+    cli("run", "-d", "--rm", "--name", "box", "--memory", "256M", "--", "sh", "-c", work)
+    wait_until(lambda: "tick" in cli("logs", "box"), "it is at work")
+    with attached("box", "--no-signals") as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "tick\n", "not what was before"
+        first.send_signal(signal.SIGINT)
+        first.communicate()
+        assert first.returncode == 130
+    assert cli.inspect("box")["state"] == "running", "it runs on"
+    with attached("box") as second:
+        assert second.stdout is not None
+        assert second.stdout.readline() == "tick\n"
+        second.send_signal(signal.SIGINT)
+        out, said = second.communicate()
+    assert second.returncode == 9
+    assert out.endswith("interrupted\n")
+    assert set(said.splitlines()) == {"tock"}
+    assert cli("ls", "-q") == "", "it was removed with its end"
+
+
+def test_attach_tells_an_end_without_a_status_and_what_cannot_be_followed(cli: Cli) -> None:
+    work = "trap 'echo no' INT TERM; echo ready; while :; do sleep 0.2; done"
+    cli("run", "-d", "--name", "box", "--memory", "256M", "--", "sh", "-c", work)
+    cli("run", "-d", "--name", "idle", "--memory", "256M")
+    wait_until(lambda: "ready" in cli("logs", "box"), "it is at work")
+    done = cli.run("attach", "idle")
+    assert (done.returncode, "no command of its own" in done.stderr) == (2, True)
+    with attached("box") as follower:
+        assert follower.stdout is not None
+        wait_until(lambda: b"\x02" in caught(follower.pid), "it catches signals")
+        follower.send_signal(signal.SIGINT)
+        assert follower.stdout.readline() == "no\n"
+        cli("kill", "box")
+        _, said = follower.communicate()
+    assert follower.returncode == 125
+    assert "it was killed on request" in said
+    assert cli.run("attach", "box").returncode == 2
+
+
+def caught(pid: int) -> bytes:
+    """The signals that a process catches (proc_pid_status(5)), as bytes from the lowest number."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return b""
+    mask = next(line.split()[1] for line in text.splitlines() if line.startswith("SigCgt:"))
+    # Python itself catches SIGINT, too: all of those that attach catches are meant.
+    return b"\x02" if int(mask, 16) & (1 << 14) and int(mask, 16) & 1 else b""
+
+
+def test_run_it_starts_a_shell_by_default(cli: Cli) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "ballonet", "run", "-it", "--memory", "256M"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as program:
+        os.close(theirs)
+        shown = b""
+        while b"# " not in shown:  # what is typed before the terminal is in raw mode is lost
+            shown += os.read(ours, 4096)
+        os.write(ours, b"echo $((6 * 7)) $0; exit 5\n")
+        while True:
+            try:
+                shown += os.read(ours, 4096)
+            except OSError:
+                break
+    os.close(ours)
+    assert program.returncode == 5, shown
+    assert b"42 sh" in shown
+    done = cli.run("run", "--memory", "256M")
+    assert (done.returncode, "ballonet run -it" in done.stderr) == (2, True)

@@ -28,6 +28,7 @@ COMMANDS = {
     "ls": Command("ballonet.cli.ls", "list all sandboxes"),
     "ps": Command("ballonet.cli.ls", "list running sandboxes"),
     "exec": Command("ballonet.cli.exec", "run a command in a running sandbox"),
+    "attach": Command("ballonet.cli.attach_command", "follow the command of a detached sandbox to its end"),
     "cp": Command("ballonet.cli.cp", "copy files between a sandbox and the host"),
     "events": Command("ballonet.cli.events", "show what happened to sandboxes, and follow it"),
     "inspect": Command("ballonet.cli.inspect", "show detailed information about sandboxes, as JSON"),

@@ -186,6 +186,7 @@ _COMPLETERS: dict[str, Completer] = {
     "plot names": _ALL,
     "exec name": _NOT_ENDED,
     "logs name": _ALL,
+    "attach name": _NOT_ENDED,
     "modify name": _ALL,
     "rename name": _NOT_RUNNING,
     "history name": _ALL,

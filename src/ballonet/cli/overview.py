@@ -25,7 +25,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "prune",
         ),
     ),
-    ("Work in a sandbox", ("exec", "cp", "logs")),
+    ("Work in a sandbox", ("exec", "attach", "cp", "logs")),
     ("Monitor", ("ls", "ps", "inspect", "events", "stats", "top", "history", "plot", "metrics", "net")),
     ("Control memory", ("balloon", "pilot", "simulate")),
     ("Images and volumes", ("image", "volume")),

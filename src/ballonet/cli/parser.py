@@ -17,7 +17,6 @@ from ballonet.base.suggest import did_you_mean, hint_for
 
 #: Command names of other programs, and the command that does the same here.
 _ELSEWHERE = {
-    "attach": "exec -it",
     "build": "image build-debian",
     "delete": "rm",
     "images": "image ls",

@@ -3,6 +3,7 @@ no test asserts a time, Hypothesis's deadline included."""
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def pytest_configure() -> None:
     if missing := [module for module in MODULES if not file_of(SRC, module).is_file()]:
         raise pytest.UsageError(f"{', '.join(missing)}: not generated yet; run python hatch_build.py")
     _restore_signals()
+    os.environ["BALLONET_CONFIG"] = ""  # not that of the user who runs the tests
 
 
 def _restore_signals() -> None:

@@ -42,6 +42,14 @@ def test_a_disk_beside_the_built_in_root_has_a_place_of_its_own() -> None:
     assert needed_modules(config, None) == ["virtio_blk"]
 
 
+def test_a_guest_may_have_another_name_than_its_sandbox() -> None:
+    steps = setup_steps(SandboxConfig(name="box", hostname="web.example.org", net=Net.USER), None)
+    assert ["hostname", "web.example.org"] in steps
+    assert ["file", "/etc/hostname", "web.example.org\n"] in steps
+    hosts = next(step[2] for step in steps if step[:2] == ["file", "/etc/hosts"])
+    assert hosts.endswith("\tweb.example.org web\n")
+
+
 @pytest.mark.parametrize("config, kind", [(PLAIN, None), (ROOTED, "erofs")])
 def test_a_guest_knows_its_name_and_without_a_network_no_name_server(
     config: SandboxConfig, kind: str | None

@@ -26,7 +26,8 @@ from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.modify import plan_changes
 from ballonet.lifecycle.prune import prune
 from ballonet.lifecycle.record import State
-from ballonet.lifecycle.registry import Registry, to_json
+from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.row_codec import to_json
 from ballonet.lifecycle.start import start_sandbox
 from ballonet.lifecycle.stop import remove_sandbox, stop_sandbox
 from ballonet.lifecycle.wake import find_awake, is_being_resumed

@@ -44,7 +44,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["LS"], "'ls'"),
         (["im"], "'image'"),
         (["images"], "'ballonet image ls'"),
-        (["kill", "x"], "'ballonet stop --timeout 0'"),
+        (["list"], "'ballonet ls'"),
         (["image", "pul", "x"], "'pull'"),
         (["balloon", "sett", "x"], "'set'"),
         (["pilot", "paus"], "'pause'"),

@@ -34,6 +34,17 @@ def cache_dir(env: Mapping[str, str] | None = None) -> Path:
     return _base_dir("XDG_CACHE_HOME", ".cache", env)
 
 
+def config_file(env: Mapping[str, str] | None = None) -> Path | None:
+    """The user's configuration file: ``$BALLONET_CONFIG``, else ``$XDG_CONFIG_HOME/ballonet/config.toml``, else
+    ``~/.config/ballonet/config.toml``. It need not exist. ``None``: none, as ``$BALLONET_CONFIG`` is empty.
+    """
+    env = os.environ if env is None else env
+    if (chosen := env.get("BALLONET_CONFIG")) is not None:
+        return Path(chosen) if chosen else None
+    base = _absolute(env.get("XDG_CONFIG_HOME")) or _home(env, "XDG_CONFIG_HOME") / ".config"
+    return base / "ballonet" / "config.toml"
+
+
 def state_dir(env: Mapping[str, str] | None = None) -> Path:
     """The state directory (the registry, and the logs and the disk of each sandbox): ``$XDG_STATE_HOME/ballonet``, else
     ``~/.local/state/ballonet``. Created on demand with mode 0700.

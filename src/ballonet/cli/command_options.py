@@ -42,8 +42,8 @@ def add_from_option(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="from_snapshot",
         metavar="SNAPSHOT",
-        help="continue from a snapshot instead of booting; only the name, published ports, weight, reserve and target "
-        "(--balloon-initial) can differ from the saved sandbox; an option that contradicts it is refused",
+        help="continue from a snapshot instead of booting; only the name, labels, published ports, weight, reserve and "
+        "target (--balloon-initial) can differ from the saved sandbox; an option that contradicts it is refused",
     )
 
 
@@ -87,6 +87,14 @@ def add_command_options(parser: argparse.ArgumentParser, *, inherits: str = "the
         help="set an environment variable for the command; NAME alone copies the value from this environment",
     )
     parser.add_argument(
+        "--env-file",
+        dest="env_files",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="set the variables in this file, one NAME=VALUE a line; -e takes precedence (can be repeated)",
+    )
+    parser.add_argument(
         "-u",
         "--user",
         metavar="USER[:GROUP]",
@@ -108,7 +116,20 @@ def defaults_from(options: argparse.Namespace) -> Defaults:
 
     :raises ConfigError: one of them is not valid.
     """
-    return Defaults(*command_settings(parse_env(options.env), options.workdir, options.user))
+    return Defaults(*command_settings(env_from(options), options.workdir, options.user))
+
+
+def env_from(options: argparse.Namespace) -> dict[str, str]:
+    """The variables of ``--env-file`` and ``--env``.
+
+    :raises ConfigError: a file cannot be read, or a variable is not valid.
+    """
+    env: dict[str, str] = {}
+    for path in options.env_files:
+        from ballonet.cli.env_file import read_env_file
+
+        env |= read_env_file(path)
+    return env | parse_env(options.env)
 
 
 def parse_env(settings: Sequence[str]) -> dict[str, str]:

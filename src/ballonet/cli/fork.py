@@ -8,6 +8,7 @@ import asyncio
 from ballonet.base.errors import BallonetError, ConfigError
 from ballonet.cli.command_options import add_admission_option
 from ballonet.lifecycle.registry import Registry
+from ballonet.settings.labels import parse_labels
 from ballonet.vmm.attach import Port
 
 _EPILOG = """\
@@ -29,6 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="publish a port of each fork on the host; host port 0 selects a free port (can be repeated)",
+    )
+    parser.add_argument(
+        "-l",
+        "--label",
+        dest="labels",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="label of each fork, beside those of the sandbox (can be repeated)",
     )
     parser.add_argument("--rm", action="store_true", help="remove each fork when it ends")
     parser.add_argument(
@@ -61,7 +71,10 @@ async def _fork(registry: Registry, options: argparse.Namespace, ports: tuple[Po
     from ballonet.lifecycle.restore import Changes, fork_sandbox
     from ballonet.pilot.admission_control import admission_control
 
-    changes = [Changes(name=name, ports=ports, auto_remove=options.rm) for name in options.names]
+    labels = parse_labels(options.labels)
+    changes = [
+        Changes(name=name, ports=ports, labels=labels, auto_remove=options.rm) for name in options.names
+    ]
     gate = admission_control(options.admission)
     results = await fork_sandbox(
         registry, options.sandbox, changes, detached=True, gate=gate, trim=options.trim

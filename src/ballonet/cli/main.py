@@ -35,6 +35,8 @@ EXIT_TIMEOUT = 124
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 #: Commands that start a sandbox, and options with which they do not: see :mod:`ballonet.machine.prepared_process`.
 _STARTING, _NOT_STARTING = ("run", "start"), frozenset({"-h", "--help", "--dry-run"})
+#: Commands with defaults in the user's configuration file.
+_CONFIGURABLE = ("run", "create")
 #: After a command's timeout, how long to wait until standard error accepts the message (seconds).
 _LAST_WORD_S = 0.5
 
@@ -198,6 +200,13 @@ def _dispatch(words: list[str]) -> int:
 
     parser = build_parser(next((word for word in words if not word.startswith("-")), None))
     options = parser.parse_args(words)
+    if options.command in _CONFIGURABLE:
+        from ballonet.base.paths import config_file
+
+        if (path := config_file()) is not None and path.exists():
+            from ballonet.cli.config_file import with_config
+
+            options = with_config(parser, words, options, path)
     level = logging.DEBUG if options.debug else logging.WARNING
     logging.basicConfig(level=level, format="ballonet: %(levelname)s: %(message)s")
     if options.command is None:

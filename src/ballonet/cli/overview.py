@@ -9,15 +9,29 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Getting started", ("run", "doctor", "demo", "help")),
     (
         "Manage sandboxes",
-        ("create", "start", "stop", "restart", "pause", "resume", "touch", "rm", "modify", "wait", "prune"),
+        (
+            "create",
+            "start",
+            "stop",
+            "kill",
+            "restart",
+            "pause",
+            "resume",
+            "touch",
+            "rm",
+            "rename",
+            "modify",
+            "wait",
+            "prune",
+        ),
     ),
-    ("Work in a sandbox", ("exec", "code", "cp", "logs")),
-    ("Monitor", ("ls", "ps", "inspect", "top", "history", "plot", "metrics", "net")),
+    ("Work in a sandbox", ("exec", "attach", "code", "cp", "logs")),
+    ("Monitor", ("ls", "ps", "inspect", "events", "stats", "top", "history", "plot", "metrics", "net")),
     ("Control memory", ("balloon", "pilot", "simulate")),
     ("Images and volumes", ("image", "volume")),
     ("Saved states", ("snapshot", "fork")),
     ("Serve", ("serve", "token")),
-    ("Other", ("completion", "version")),
+    ("Other", ("config", "completion", "version")),
 )
 
 

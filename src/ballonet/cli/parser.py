@@ -17,23 +17,25 @@ from ballonet.base.suggest import did_you_mean, hint_for
 
 #: Command names of other programs, and the command that does the same here.
 _ELSEWHERE = {
-    "attach": "exec -it",
     "build": "image build-debian",
     "delete": "rm",
     "images": "image ls",
     "info": "doctor",
-    "kill": "stop --timeout 0",
     "list": "ls",
     "load": "image load",
     "pull": "image pull",
     "remove": "rm",
     "rmi": "image rm",
     "shell": "exec -it",
-    "stats": "top",
     "tag": "image tag",
     "update": "modify",
     "volumes": "volume ls",
 }
+#: The help of ``--filter``, for the commands that take it.
+FILTER_HELP = (
+    "only sandboxes to which this applies: name=PATTERN, state=STATE, label=KEY, label=KEY=VALUE or image=PATTERN "
+    "(can be repeated)"
+)
 _KINDS = {"int": "a whole number", "float": "a number"}
 
 

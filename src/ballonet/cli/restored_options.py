@@ -16,7 +16,7 @@ from ballonet.settings.values import field_value
 from ballonet.vmm.config import Accel
 
 #: The settings that may differ from those of the saved sandbox.
-_FREE = ("name", "ports", "weight", "reserve", "balloon_initial")
+_FREE = ("name", "labels", "ports", "weight", "reserve", "balloon_initial")
 #: Settings that a restored sandbox does not have: where its root came from, and a control socket for others.
 _NEVER = ("rootfs", "pull", "balloon_control_socket")
 #: Other options of ``run`` that say how a guest boots.

@@ -37,6 +37,9 @@ from ballonet.settings.config import SandboxConfig
 if TYPE_CHECKING:
     from ballonet.machine.launch import OwnedProcess
 
+#: What ``run -it`` runs if neither the command line nor the image has a command.
+_SHELL = ("/bin/sh", "-c", "if command -v bash >/dev/null; then exec bash; fi; exec sh")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sandbox_options(parser)
@@ -64,6 +67,9 @@ def run(options: argparse.Namespace) -> int:
 
     if options.detach and (options.tty or options.interactive):
         raise ConfigError("-d cannot be combined with -i or -t", hint="use 'ballonet exec -it' afterwards")
+    shell = options.tty and options.interactive and options.entrypoint is None and not argv_from(options)
+    if shell and not options.image:
+        options.argv = list(_SHELL)
     if not (
         options.detach
         or options.from_snapshot
@@ -72,7 +78,10 @@ def run(options: argparse.Namespace) -> int:
         or options.dry_run
         or argv_from(options)
     ):
-        raise ConfigError("no command was given", hint="for example: ballonet run -- uname -a")
+        raise ConfigError(
+            "no command was given",
+            hint="for example: ballonet run -- uname -a, or ballonet run -it for a shell",
+        )
     if options.idle and not options.detach:
         raise ConfigError("--idle needs -d: without it, 'run' ends with its command")
     timeout = timeout_from(options)
@@ -90,6 +99,9 @@ def run(options: argparse.Namespace) -> int:
     defaults = defaults_from(options)
     prepared = prepared_from(options, default_name=random_name("run"))
     command = command_from(options, prepared, detached=options.detach)
+    if command is None and shell:  # the image has none
+        options.argv = list(_SHELL)
+        command = command_from(options, prepared, detached=False)
     config = prepared.config
     if options.dry_run:
         return _print_engine_command(config)
@@ -97,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
         why = "has none" if options.entrypoint is None else "must not use its own because of --entrypoint ''"
         raise ConfigError(
             f"no command was given, and {config.image or options.rootfs} {why}",
-            hint="for example: ballonet run … -- /bin/sh",
+            hint="for example: ballonet run … -- /bin/sh, or ballonet run -it … for a shell",
         )
     # Prepare the guest here, where progress can be shown; the sandbox's process then finds it ready.
     guest_for(config, report=report_progress)
@@ -150,6 +162,10 @@ async def _start_detached(registry: Registry, name: str, options: argparse.Names
         await discard_sandbox(registry, name)
         raise
     process.let_go()
+    if options.wait_port is not None:
+        from ballonet.lifecycle.health import wait_for_port
+
+        await wait_for_port(registry, name)
     print(name)
     return 0
 

@@ -30,6 +30,7 @@ from ballonet.lifecycle.restore import (
     restore_sandbox,
 )
 from ballonet.settings.definitions import SETTINGS
+from ballonet.settings.labels import parse_labels
 from ballonet.settings.values import read_items
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def run_restored(options: argparse.Namespace) -> int:
         changes = Changes(
             name=name,
             ports=read_items(SETTINGS["ports"], options.ports),
+            labels=parse_labels(options.labels),
             weight=check_weight(options.weight) if is_given(options, SETTINGS["weight"]) else None,
             reserve_mib=to_mib(options.reserve, "reserve")
             if is_given(options, SETTINGS["reserve"])

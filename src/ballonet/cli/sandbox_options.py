@@ -8,7 +8,7 @@ from typing import Any
 
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import to_mib
-from ballonet.cli.command_options import argv_from, defaults_from, parse_env
+from ballonet.cli.command_options import argv_from, defaults_from, env_from
 from ballonet.cli.early_checks import check_early
 from ballonet.cli.setting_options import add_setting, configured_settings
 from ballonet.control.socketfile import check_socket_path
@@ -17,6 +17,7 @@ from ballonet.lifecycle.record import Command
 from ballonet.settings.building import build_config, set_fields
 from ballonet.settings.config import SandboxConfig
 from ballonet.settings.definitions import OPTION_GROUPS, SETTINGS, BalloonRange, ControlSocket, settings_in
+from ballonet.settings.labels import parse_labels
 
 
 def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def prepared_from(options: argparse.Namespace, *, default_name: str) -> Prepared
     """
     if options.idle and argv_from(options):
         raise ConfigError("--idle cannot be combined with a command", hint="leave out one of them")
-    parse_env(options.env)
+    env_from(options)
     config = config_from(options, default_name=default_name)
     check_early(config, options)
     if options.image is None and options.rootfs is None:
@@ -84,13 +85,14 @@ def command_from(options: argparse.Namespace, prepared: Prepared, *, detached: b
 
 
 def policy_from(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings for the autopilot, as arguments of :func:`ballonet.lifecycle.sandboxes.create`.
+    """The labels and the settings for the autopilot, as arguments of :func:`ballonet.lifecycle.sandboxes.create`.
 
     :raises ConfigError: a value is impossible.
     """
     from ballonet.lifecycle.modify import check_weight
 
     return {
+        "labels": parse_labels(options.labels),
         "weight": check_weight(options.weight),
         "reserve_mib": to_mib(options.reserve, "reserve"),
     }

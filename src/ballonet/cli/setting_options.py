@@ -7,8 +7,11 @@ from typing import Any
 
 from ballonet.base.errors import ConfigError
 from ballonet.settings.definitions import CONFIGURED, SETTINGS, ModifySettings, settings_in
+from ballonet.settings.labels import parse_labels
 from ballonet.settings.setting import GROUP_ID, USER_ID, Setting
 
+#: Kinds of settings whose option may be given several times.
+_REPEATED = ("list", "map")
 #: In the parsed options: the names of the settings that were typed, which may have been typed with their default.
 _TYPED = "typed_settings"
 _METAVARS = {"size": "SIZE", "duration": "TIME", "rate": "RATE"}
@@ -30,7 +33,7 @@ class _Store(argparse.Action):
 
 def is_given(options: argparse.Namespace, setting: Setting) -> bool:
     """Whether the option of a setting was typed, even with its default."""
-    if setting.kind == "list":
+    if setting.kind in _REPEATED:
         return bool(getattr(options, setting.name, None))
     if setting.kind == "switch":
         return bool(getattr(options, setting.name, setting.default) != setting.default)
@@ -48,9 +51,10 @@ def add_setting(parser: argparse._ActionsContainer, setting: Setting) -> None:
             setting.option, dest=setting.name, action="store_false" if off else "store_true", help=help
         )
     else:
-        if setting.kind == "list":
+        repeated = setting.kind in _REPEATED
+        if repeated:
             help = f"{help} (can be repeated)"
-        _add_value(parser, setting, help, default=[] if setting.kind == "list" else setting.default)
+        _add_value(parser, setting, help, default=[] if repeated else setting.default)
 
 
 def add_modified_settings(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +65,7 @@ def add_modified_settings(parser: argparse.ArgumentParser) -> None:
             option = f"--{setting.name.replace('_', '-')}"
             parser.add_argument(option, action=argparse.BooleanOptionalAction, help=help)
         else:
-            if setting.kind == "list":
+            if setting.kind in _REPEATED:
                 help = f"{help}; replaces all that are set (can be repeated; '' removes all)"
             _add_value(parser, setting, help, default=None)
 
@@ -74,7 +78,7 @@ def _add_value(parser: argparse._ActionsContainer, setting: Setting, help: str, 
         form["metavar"] = setting.metavar or _METAVARS.get(setting.kind)
     if setting.kind == "number":
         form["type"] = int
-    form["action"] = "append" if setting.kind == "list" else _Store
+    form["action"] = "append" if setting.kind in _REPEATED else _Store
     parser.add_argument(*filter(None, (setting.short, setting.option)), **form)
 
 
@@ -92,12 +96,18 @@ def configured_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def modified_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the options of ``modify`` change."""
+    """The settings that the options of ``modify`` change.
+
+    :raises ConfigError: a label is not valid.
+    """
     changed = {}
     for setting in settings_in(ModifySettings):
         value = getattr(options, setting.name)
-        if value is not None:
-            changed[setting.name] = [item for item in value if item] if setting.kind == "list" else value
+        if value is None:
+            continue
+        if setting.kind in _REPEATED:
+            value = [item for item in value if item]
+        changed[setting.name] = parse_labels(value) if setting.kind == "map" else value
     return changed
 
 

@@ -75,3 +75,7 @@ async def _start(
     async with notice_if_slow(name):
         gate = admission_control(admission)
         (await start_sandbox(registry, name, detached=True, gate=gate, cold=cold)).let_go()
+    if "--wait-port" in registry.get(name).flags:
+        from ballonet.lifecycle.health import wait_for_port
+
+        await wait_for_port(registry, name)

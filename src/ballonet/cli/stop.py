@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from ballonet.cli.name_arguments import add_names, for_each
+from ballonet.cli.name_arguments import add_group, for_group, group_of, is_group
+from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.stop import STOP_TIMEOUT_S, run_blocking, stop_sandbox
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_names(parser)
+    add_group(parser, of="all running sandboxes")
     parser.add_argument(
         "-t",
         "--timeout",
@@ -19,13 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=STOP_TIMEOUT_S,
         help="seconds to wait for a graceful stop before killing; 0: kill at once, -1: wait forever (default: 10)",
     )
+    parser.epilog = (
+        "--all and --filter do not include paused sandboxes, unless the filter is state=paused: a stop discards their "
+        "processes."
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     with Registry.open() as registry:
 
-        def stop(name: str) -> None:
-            run_blocking(stop_sandbox(registry, name, timeout_s=options.timeout))
-            print(name)
+        async def stop(name: str) -> Record | None:
+            return await stop_sandbox(registry, name, timeout_s=options.timeout)
 
-        return for_each(options.names, stop)
+        names = group_of(registry, options, (State.STARTING, State.RUNNING))
+        return for_group(names, stop, run_blocking, may_be_gone=is_group(options))

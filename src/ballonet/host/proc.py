@@ -104,6 +104,28 @@ def read_io_bytes(pid: int, *, proc: Path = PROC) -> int | None:
         return None
 
 
+@dataclass(frozen=True)
+class Io:
+    """What a process has read and written (proc_pid_io(5)), in bytes."""
+
+    #: With system calls, in the page cache or on a device.
+    read_bytes: int
+    written_bytes: int
+    #: On devices.
+    device_read_bytes: int
+    device_written_bytes: int
+
+
+def read_io(pid: int, *, proc: Path = PROC) -> Io | None:
+    """What process ``pid`` has read and written; ``None`` if it has ended, or belongs to another user."""
+    try:
+        lines = (proc / str(pid) / "io").read_text().splitlines()
+        fields = {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
+        return Io(fields["rchar"], fields["wchar"], fields["read_bytes"], fields["write_bytes"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def read_kib_fields(path: Path) -> dict[str, int]:
     """The values of ``Name:   123 kB`` lines of a file in /proc, in bytes."""
     fields: dict[str, int] = {}

@@ -50,6 +50,8 @@ def _row(record: Record, sample: SandboxSample) -> dict[str, Any]:
         "state": record.state.value,
         "image": record.image,
         "command": None if record.command is None else list(record.command.argv),
+        "labels": record.labels,
+        "health": None if note is None else note.health,
         "pid": None if note is None else note.process.pid,
         "ports": [] if note is None else list(note.ports),
         "ceiling_mib": _mib(sample.ceiling),

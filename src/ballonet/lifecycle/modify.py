@@ -23,6 +23,7 @@ from ballonet.machine.notes import MachineNote
 from ballonet.settings.config import NEED_NETWORK, SandboxConfig
 from ballonet.settings.definitions import CONFIGURED, ModifySettings, settings_in
 from ballonet.settings.flags import LIFETIME_FIELDS, NETWORK_RULES, render_flags
+from ballonet.settings.labels import check_labels, show_labels
 from ballonet.settings.names import PARAMETERS
 from ballonet.settings.setting import LIVE, NEXT_START, REQUIRES_RESTART, Setting
 from ballonet.settings.values import field_value
@@ -116,6 +117,9 @@ def plan_changes(record: Record, note: MachineNote | None, settings: Mapping[str
                 "memory_mib",
             )
         changes.append(Change("reserve", record.reserve_mib, row["reserve_mib"], LIVE))
+    if "labels" in settings:
+        row["labels"] = check_labels(settings["labels"])
+        changes.append(Change("labels", show_labels(record.labels), show_labels(row["labels"]), LIVE))
     target = None
     if TARGET in settings:
         target = to_mib(settings[TARGET], TARGET)

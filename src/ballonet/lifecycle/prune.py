@@ -17,7 +17,8 @@ from ballonet.base.paths import state_dir
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import Machine, left_over, machines
 from ballonet.lifecycle.record import Record, State, unreadable_hint
-from ballonet.lifecycle.registry import Registry, from_json
+from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.row_codec import from_json
 from ballonet.lifecycle.stop import end_process, kill
 from ballonet.machine.notes import MachineNote
 from ballonet.machine.paused_file import paused_bytes

@@ -68,6 +68,7 @@ class Record:
     command: Command | None = None
     #: ``None`` in rows of older versions: see :attr:`inherited`.
     defaults: Defaults | None = None
+    labels: dict[str, str] = field(default_factory=dict)
     #: Remove the sandbox when it ends.
     auto_remove: bool = False
     #: Its weight when the autopilot shares memory; the default is 100.
@@ -83,6 +84,10 @@ class Record:
     process: ProcessId | None = None
     #: The run directory of the last run, from the environment of its starter.
     run_dir: str | None = None
+    #: Whether the last run continued a saved guest that had run before.
+    resumed: bool = False
+    #: The last event of the sandbox's process that the registry has: see :mod:`ballonet.lifecycle.events`.
+    events_seen: str | None = None
     started_at: float | None = None
     ended_at: float | None = None
     end_reason: str | None = None

@@ -7,27 +7,21 @@ and a writer waits for another one up to :data:`BUSY_S`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ballonet.base.dataclass import MISSING, Field, asdict, replace
 from ballonet.base.errors import NameInUseError, RegistryError, UnknownSandboxError
 from ballonet.base.paths import state_dir
 from ballonet.base.suggest import hint_for
 from ballonet.host.identity import ProcessId
 from ballonet.lifecycle.record import (
-    Command,
-    Defaults,
     Record,
     State,
-    flags_problem,
-    stored_fields,
-    unreadable_hint,
 )
+from ballonet.lifecycle.row_codec import COLUMNS, decode, decode_in_part, encode, with_flags_checked
 from ballonet.lifecycle.schema import MIGRATIONS, VERSION
 
 FILE_NAME = "registry.db"
@@ -36,8 +30,6 @@ FILE_NAME = "registry.db"
 BALLAST_NAME, BALLAST_BYTES = "ballast", 256 << 10
 #: How long to wait for another program's write (seconds).
 BUSY_S = 30.0
-
-_COLUMNS = tuple(field.name for field in stored_fields())
 
 
 class Registry:
@@ -76,11 +68,11 @@ class Registry:
 
     def add(self, record: Record) -> None:
         """:raises NameInUseError: a sandbox with that name exists."""
-        marks = ", ".join("?" * len(_COLUMNS))
-        statement = f"INSERT INTO sandboxes ({', '.join(_COLUMNS)}) VALUES ({marks})"  # noqa: S608  (constant names)
+        marks = ", ".join("?" * len(COLUMNS))
+        statement = f"INSERT INTO sandboxes ({', '.join(COLUMNS)}) VALUES ({marks})"  # noqa: S608  (constant names)
         try:
             with _explained(self.path):
-                self._connection.execute(statement, [_encode(getattr(record, name)) for name in _COLUMNS])
+                self._connection.execute(statement, [encode(getattr(record, name)) for name in COLUMNS])
         except sqlite3.IntegrityError:
             raise NameInUseError(
                 f"there is a sandbox named {record.name!r} already",
@@ -91,7 +83,7 @@ class Registry:
         """The sandbox with that name, or ``None``."""
         with _explained(self.path):
             row = self._connection.execute(f"{_SELECT} WHERE name = ?", [name]).fetchone()
-        return None if row is None else _decode(row)
+        return None if row is None else decode(row)
 
     def get(self, name: str) -> Record:
         """:raises UnknownSandboxError: there is no sandbox with that name."""
@@ -108,39 +100,65 @@ class Registry:
         """All, the oldest first. A row that cannot be read is among them: see :attr:`Record.unreadable`."""
         with _explained(self.path):
             rows = self._connection.execute(f"{_SELECT} ORDER BY created_at, name").fetchall()
-        return [_with_flags_checked(_decode_in_part(row)) for row in rows]
+        return [with_flags_checked(decode_in_part(row)) for row in rows]
 
-    def update(self, name: str, *, if_run: str | None = None, **changes: Any) -> bool:
+    def update(
+        self, name: str, /, *, if_run: str | None = None, if_state: str | None = None, **changes: Any
+    ) -> bool:
         """Change columns of one row; returns whether there was such a row.
 
         :param if_run: only if the row has this run: late news of an earlier run is ignored.
+        :param if_state: only if the row has this state.
         """
         settings = ", ".join(f"{column} = ?" for column in changes)
         statement = f"UPDATE sandboxes SET {settings} WHERE name = ?"  # noqa: S608  (names of keyword arguments)
-        values = [*map(_encode, changes.values()), name]
+        values = [*map(encode, changes.values()), name]
         if if_run is not None:
             statement, values = f"{statement} AND run_id = ?", [*values, if_run]
+        if if_state is not None:
+            statement, values = f"{statement} AND state = ?", [*values, str(if_state)]
         with _explained(self.path):
             return self._connection.execute(statement, values).rowcount == 1
 
-    def begin_run(self, name: str, run_id: str, starter: ProcessId, *, run_dir: Path | None = None) -> bool:
-        """Set the state to starting, unless the sandbox runs; returns whether this call did it."""
+    def begin_run(
+        self,
+        name: str,
+        run_id: str,
+        starter: ProcessId,
+        *,
+        run_dir: Path | None = None,
+        resume: bool = False,
+    ) -> bool:
+        """Set the state to starting, unless the sandbox runs; returns whether this call did it.
+
+        :param resume: a saved guest is continued.
+        """
         lives = [state.value for state in State if state.lives]
         with _explained(self.path):
             done = self._connection.execute(
                 "UPDATE sandboxes SET state = ?, run_id = ?, starter = ?, run_dir = ?, process = NULL,"
+                " resumed = (? AND state = 'paused' AND end_reason IS NOT NULL),"  # not that of a new fork
                 " started_at = NULL, ended_at = NULL, end_reason = NULL, end_detail = NULL, exit_code = NULL"
                 " WHERE name = ? AND state NOT IN (?, ?)",
-                [State.STARTING.value, run_id, _encode(starter), _encode(run_dir), name, *lives],
+                [State.STARTING.value, run_id, encode(starter), encode(run_dir), resume, name, *lives],
             )
         return done.rowcount == 1
 
-    def remove(self, record: Record, and_then: Callable[[], None] | None = None) -> bool:
+    def remove(
+        self,
+        record: Record,
+        and_then: Callable[[], None] | None = None,
+        *,
+        ended: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Delete the row if it still has the same sandbox and run; returns whether it had.
 
         :param and_then: called before another program can take the name; if it raises, the row is kept.
+        :param ended: columns that tell how its run has ended, for the events.
         """
-        with self._transaction():
+        with self.transaction():
+            if ended:
+                self.update(record.name, if_run=record.run_id, **ended)
             done = self._connection.execute(
                 "DELETE FROM sandboxes WHERE name = ? AND created_at = ? AND run_id IS ?",
                 [record.name, record.created_at, record.run_id],
@@ -156,15 +174,20 @@ class Registry:
 
     def if_absent(self, name: str, then: Callable[[], None]) -> bool:
         """If no sandbox has that name, call ``then`` while no program can take it; returns whether it did."""
-        with self._transaction():
+        with self.transaction():
             row = self._connection.execute("SELECT 1 FROM sandboxes WHERE name = ?", [name]).fetchone()
             absent = row is None
             if absent:
                 then()
             return absent
 
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
+        """Execute a statement on other tables; returns its rows."""
+        with _explained(self.path):
+            return self._connection.execute(statement, values).fetchall()
+
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """An exclusive transaction: no other program writes meanwhile."""
         with _explained(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
@@ -177,7 +200,7 @@ class Registry:
                 raise
 
 
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM sandboxes"  # noqa: S608  (constant names)
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM sandboxes"  # noqa: S608  (constant names)
 
 
 def _make_private(path: Path) -> None:
@@ -222,9 +245,8 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")  # if two programs migrate at once, the second one finds it done
     try:
         for script in MIGRATIONS[_version(connection) :]:
-            for statement in script.split(";"):
-                if statement.strip():
-                    connection.execute(statement)
+            for statement in _statements(script):
+                connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     except BaseException:
@@ -233,111 +255,18 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
         raise
 
 
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script. That of a trigger contains semicolons."""
+    statement = ""
+    for part in script.split(";")[:-1]:
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
 def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _encode(value: Any) -> Any:
-    match value:
-        case ProcessId():
-            return json.dumps(value.to_json())
-        case Path():
-            return str(value)
-        case Command() | Defaults():
-            return json.dumps(asdict(value))
-        case tuple():
-            return json.dumps(value)
-        case State():
-            return value.value
-        case str():
-            # Text from outside, such as the name of a command in an error: SQLite accepts only UTF-8.
-            return value.encode(errors="backslashreplace").decode()
-        case bool():
-            return int(value)
-    return value
-
-
-def _decode(row: tuple[Any, ...]) -> Record:
-    """:raises RegistryError: the row cannot be read."""
-    record = _decode_in_part(row)
-    if record.unreadable is not None:
-        raise RegistryError(
-            f"the registry's row of sandbox {record.name!r} cannot be read: {record.unreadable}",
-            hint=unreadable_hint(record.name),
-        )
-    return record
-
-
-def _decode_in_part(row: tuple[Any, ...]) -> Record:
-    """The row. A column that cannot be read has its default; :attr:`Record.unreadable` says why."""
-    values = dict(zip(_COLUMNS, row, strict=True))
-    problems = []
-    for field in stored_fields():
-        decode = _DECODERS.get(field.name)
-        if decode is None or values[field.name] is None:
-            continue
-        try:
-            values[field.name] = decode(values[field.name])
-        except (ValueError, TypeError, KeyError) as error:
-            problems.append(f"{field.name}: {error}")
-            values[field.name] = () if field.default is MISSING else field.default
-    return Record(**values, unreadable="; ".join(problems) or None)
-
-
-def _with_flags_checked(record: Record) -> Record:
-    if record.unreadable is not None:
-        return record
-    problem = flags_problem(record.flags)
-    return record if problem is None else replace(record, unreadable=f"flags: {problem}")
-
-
-def _decode_flags(text: str) -> tuple[str, ...]:
-    flags = json.loads(text)
-    if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
-        raise ValueError("not a list of words")
-    return tuple(flags)
-
-
-def _decode_process(text: str) -> ProcessId | None:
-    return ProcessId.from_json(json.loads(text))
-
-
-def _decode_command(text: str) -> Command:
-    command = json.loads(text)
-    return Command(**{**command, "argv": tuple(command["argv"])})
-
-
-#: Decoders of columns other than plain text and numbers.
-_DECODERS: dict[str, Callable[[Any], Any]] = {
-    "flags": _decode_flags,
-    "state": State,
-    "auto_remove": bool,
-    "starter": _decode_process,
-    "process": _decode_process,
-    "command": _decode_command,
-    "defaults": lambda text: Defaults(**json.loads(text)),
-}
-
-
-def to_json(record: Record) -> bytes:
-    """A row as JSON, for :func:`from_json`."""
-    return json.dumps({name: _encode(getattr(record, name)) for name in _COLUMNS}).encode()
-
-
-def from_json(content: bytes) -> Record:
-    """The row in JSON of :func:`to_json`; missing columns have their defaults.
-
-    :raises RegistryError: it is not such a row.
-    """
-    try:
-        values = json.loads(content)
-        return _decode(tuple(values.get(field.name, _default(field)) for field in stored_fields()))
-    except (ValueError, AttributeError) as error:
-        raise RegistryError(f"not a row of the registry: {error}") from error
-
-
-def _default(field: Field[Any]) -> Any:
-    return None if field.default is MISSING else _encode(field.default)
 
 
 @contextlib.contextmanager

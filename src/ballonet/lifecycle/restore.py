@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,7 @@ class Changes:
     name: str
     #: Nothing is published unless it is given here: two sandboxes cannot publish one port.
     ports: tuple[Port, ...] = ()
+    labels: Mapping[str, str] | None = None
     weight: int | None = None
     reserve_mib: int | None = None
     #: Its own command, if that of the saved one does not run.
@@ -87,6 +88,7 @@ def check_changes(facts: SnapshotFacts, changes: Changes) -> SandboxConfig:
     return replace(
         old,
         name=changes.name,
+        hostname=None,
         image=facts.image,
         ports=changes.ports,
         balloon_control_socket=None,
@@ -133,6 +135,7 @@ def register(registry: Registry, saved: SavedFiles, changes: Changes) -> Record:
         image=image_of_facts(facts),
         command=command,
         defaults=facts.defaults if changes.defaults is None else changes.defaults,
+        labels=changes.labels,
         auto_remove=changes.auto_remove,
         weight=facts.weight if changes.weight is None else changes.weight,
         reserve_mib=facts.reserve_mib if changes.reserve_mib is None else changes.reserve_mib,
@@ -229,6 +232,7 @@ async def fork_sandbox(
     trim: bool = False,
 ) -> list[OwnedProcess | BallonetError]:
     """Save a running sandbox once, and make a sandbox for each of ``forks``; returns the process or the error of each.
+    Forks have the sandbox's labels, and their own.
 
     :param trim: have the guest give caches and free memory to the host first, if it is idle.
     :raises BallonetError: none was made; the sandbox runs on.
@@ -236,6 +240,8 @@ async def fork_sandbox(
     import asyncio
 
     async with saved_for_forks(registry, sandbox, [fork.name for fork in forks], trim=trim) as saved:
+        inherited = registry.get(sandbox).labels
+        forks = [replace(fork, labels={**inherited, **(fork.labels or {})}) for fork in forks]
         for fork in forks:
             check_changes(saved.facts, fork)
         starts = [

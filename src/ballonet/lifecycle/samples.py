@@ -96,7 +96,11 @@ def read_samples(
     """These sandboxes now, asked concurrently; see :func:`collect`."""
     notes = [living(record) if record.state.lives else None for record in records]
     answers = _ask(notes, deadline_s=deadline_s, overall_s=overall_s, guest_age_s=guest_age_s)
-    return [_sample(*each) for each in zip(records, notes, answers, strict=True)]
+    samples = [_sample(*each) for each in zip(records, notes, answers, strict=True)]
+    return [
+        sample if note is None or note.health is None else replace(sample, health=note.health)
+        for sample, note in zip(samples, notes, strict=True)
+    ]
 
 
 def _ask(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from ballonet.images.users import check_user
 from ballonet.lifecycle.liveness import living, machines
 from ballonet.lifecycle.record import Command, Defaults, Record, State, unreadable_hint
 from ballonet.lifecycle.registry import Registry
-from ballonet.machine.notes import EndNote, MachineNote
+from ballonet.machine.notes import EVENT_FILE, EndNote, MachineNote
 from ballonet.machine.paused_file import PAUSED_FILE, paused_bytes, remove_partial
 from ballonet.settings.config import SandboxConfig, check_name
 from ballonet.settings.flags import parse_config, render_flags
@@ -34,6 +34,8 @@ MACHINE_LOG = "machine.log"
 ROW_FILE = "row.json"
 #: Prefix of state directories that are being removed; names of sandboxes cannot begin like this.
 _ASIDE = ".removed-"
+#: The columns that tell how a run has ended.
+_END = ("state", "ended_at", "end_reason", "end_detail", "exit_code")
 #: The message about a sandbox whose row cannot be read.
 UNREADABLE = "the registry's row cannot be read"
 
@@ -45,6 +47,7 @@ def create(
     image: Image | None = None,
     command: Command | None = None,
     defaults: Defaults | None = None,
+    labels: Mapping[str, str] | None = None,
     auto_remove: bool = False,
     weight: int = 100,
     reserve_mib: int = 0,
@@ -67,6 +70,7 @@ def create(
         image_id=None if image is None else image.id,
         command=command,
         defaults=defaults,
+        labels=dict(labels or {}),
         auto_remove=auto_remove,
         weight=weight,
         reserve_mib=reserve_mib,
@@ -114,7 +118,7 @@ def refresh(registry: Registry, record: Record) -> Record | None:
     note = living(record)
     if note is not None:
         if note.ready and record.state is not State.RUNNING:
-            changes = {"state": State.RUNNING, "started_at": note.started_at}
+            changes: dict[str, Any] = {"state": State.RUNNING, "started_at": note.started_at}
             registry.update(record.name, if_run=record.run_id, **changes)
             return replace(record, state=State.RUNNING, started_at=note.started_at)
         return record
@@ -136,19 +140,12 @@ def refresh(registry: Registry, record: Record) -> Record | None:
             ended_at=time.time(),
         )
     sweep(record)
-    if record.auto_remove:
-        forget(registry, record)
-        return None
     changed = with_end(record, end)
-    registry.update(
-        record.name,
-        if_run=record.run_id,
-        state=changed.state,
-        ended_at=end.ended_at,
-        end_reason=end.reason,
-        end_detail=end.detail,
-        exit_code=end.exit_code,
-    )
+    ended = {name: getattr(changed, name) for name in _END}
+    if record.auto_remove:
+        forget(registry, record, ended=ended)
+        return None
+    registry.update(record.name, if_run=record.run_id, **ended)
     return changed
 
 
@@ -268,19 +265,25 @@ def config_of(record: Record, flags: Sequence[str] | None = None) -> SandboxConf
         ) from error
 
 
-def forget(registry: Registry, record: Record) -> bool:
+def forget(registry: Registry, record: Record, *, ended: Mapping[str, Any] | None = None) -> bool:
     """Remove the row and the files of ``record``, unless the name has another sandbox by now; returns whether it did.
 
     The files are renamed before another program can take the name, and removed afterwards.
+
+    :param ended: how its run has ended, if its row does not have that yet.
     """
     directory = state_dir_of(record.name)
+    if (directory / EVENT_FILE).exists():
+        from ballonet.lifecycle.own_events import copy_own_events
+
+        copy_own_events(registry, record)
     renamed = aside(directory)
 
     def rename() -> None:
         with contextlib.suppress(FileNotFoundError):
             directory.rename(renamed)
 
-    done = registry.remove(record, rename)
+    done = registry.remove(record, rename, ended=ended)
     if done:
         remove_files(renamed)
     return done

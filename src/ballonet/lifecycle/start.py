@@ -17,7 +17,8 @@ from ballonet.base.errors import BallonetError, NotRunningError, ResumeError, St
 from ballonet.base.paths import private_dir, replace_file, sandbox_dir_path, state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.lifecycle.record import Command, Record, State
-from ballonet.lifecycle.registry import Registry, to_json
+from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.row_codec import to_json
 from ballonet.lifecycle.sandboxes import MACHINE_LOG, ROW_FILE, config_of, ensure_volumes, find, sweep
 from ballonet.machine.notes import COMMAND_FILE
 from ballonet.machine.paused_file import PAUSED_FILE, discard_paused, paused_bytes
@@ -64,7 +65,9 @@ async def start_sandbox(
     flags = paused_flags(record) if resume else record.flags
     run_id = os.urandom(8).hex()
     with contextlib.nullcontext() if gate is None or record.state.lives else gate(registry, record):
-        begun = registry.begin_run(name, run_id, ProcessId.current(), run_dir=sandbox_dir_path(name))
+        begun = registry.begin_run(
+            name, run_id, ProcessId.current(), run_dir=sandbox_dir_path(name), resume=resume
+        )
     if not begun:
         raise StillRunningError(f"sandbox {name!r} is already running", hint=f"ballonet exec {name} …")
     directory = state_dir_of(name)
@@ -102,7 +105,8 @@ async def start_sandbox(
         # If it was killed while booting, its sockets are left.
         sweep(replace(record, run_id=run_id, run_dir=str(sandbox_dir_path(name))))
         raise
-    registry.update(name, if_run=run_id, state=State.RUNNING, started_at=process.facts["started_at"])
+    running = {"state": State.RUNNING, "started_at": process.facts["started_at"]}
+    registry.update(name, if_run=run_id, if_state=State.STARTING, **running)  # it may have ended already
     return process
 
 

@@ -37,7 +37,7 @@ class MainCommand:
         """:raises GuestCommandError: the guest could not start it.
         :raises GuestError: the guest does not answer.
         """
-        settings = _read(self._state / COMMAND_FILE)
+        settings = read_command(self._state)
         self._stop_signal = settings["stop_signal"]
         process = await self._agent.exec(
             settings["argv"],
@@ -50,7 +50,7 @@ class MainCommand:
 
     def adopt(self, account: StreamAccount) -> None:
         """Continue the command of a restored guest, before its agent continues."""
-        self._stop_signal = _read(self._state / COMMAND_FILE)["stop_signal"]
+        self._stop_signal = read_command(self._state)["stop_signal"]
         self._follow(self._agent.adopt(account))
 
     def _follow(self, process: GuestProcess) -> None:
@@ -82,6 +82,11 @@ class MainCommand:
             await asyncio.sleep(0)
         return None if process is None or not process.running else process.account()
 
+    async def signal(self, number: int) -> None:
+        """Send a signal to its process group."""
+        if self._process is not None:
+            await self._process.send_signal(number)
+
     async def terminate(self, timeout_s: float) -> None:
         """Send its stop signal, or SIGTERM, and wait at most ``timeout_s`` for it to end."""
         if self._process is not None:
@@ -102,7 +107,12 @@ class MainCommand:
             self._log.write(name, data)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_command(state: Path) -> dict[str, Any]:
+    """The sandbox's own command with its settings, from its state directory.
+
+    :raises HostError: it cannot be read.
+    """
+    path = state / COMMAND_FILE
     try:
         settings = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

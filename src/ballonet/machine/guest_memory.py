@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import time
+from collections.abc import Callable
 
 from ballonet.base.errors import BallonetError, GuestError
 from ballonet.base.memory import kib_to_bytes, mib_to_bytes
@@ -43,6 +44,8 @@ class GuestMemory:
         self._relieving: asyncio.Task[None] | None = None
         self._asked_at = -float("inf")
         self._told: tuple[float, GuestReport] | None = None
+        #: Called when the guest got relief.
+        self.relieved: Callable[[], None] = lambda: None
         #: Whether pressure relief is active.
         self.relief = False
 
@@ -148,7 +151,8 @@ class GuestMemory:
             log.info("the guest stalled while it dropped caches; it has enough memory")
             return
         try:
-            await self._balloon.relieve("the guest stalled because memory is short")
+            if await self._balloon.relieve("the guest stalled because memory is short"):
+                self.relieved()
         except BallonetError as error:
             log.warning("no pressure relief: %s", error)
 

@@ -57,7 +57,7 @@ def setup_steps(config: VmConfig, root_kind: str | None) -> list[list[str]]:
     if root_kind is None and config.disk_mib is not None:
         mounts[DISK_TARGET] = ["disk", DISK_SERIAL, DISK_TARGET]
     steps += [mounts[target] for target in parents_first(list(mounts))]
-    return steps + identity_steps(config.name, config.net)
+    return steps + identity_steps(config.guest_name, config.net)
 
 
 def root_kind(root: Path | None) -> str | None:
@@ -96,18 +96,19 @@ def naming_steps(name: str, net: Net) -> list[list[str]]:
 
 def identity_steps(name: str, net: Net) -> list[list[str]]:
     """Host name, name resolution and network. As in Docker, they replace the image's files."""
+    names = f"{name} {name.partition('.')[0]}" if "." in name else name
     hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     steps = [["hostname", name], ["file", "/etc/hostname", f"{name}\n"]]
     if net is Net.NONE:
         return [
             *steps,
-            ["file", "/etc/hosts", f"{hosts}127.0.1.1\t{name}\n"],
+            ["file", "/etc/hosts", f"{hosts}127.0.1.1\t{names}\n"],
             ["file", "/etc/resolv.conf", ""],
         ]
     server = "" if net is Net.ISOLATED else f"nameserver {_NETWORK.name_server}\n"
     return [
         *steps,
-        ["file", "/etc/hosts", f"{hosts}{_NETWORK.guest}\t{name}\n"],
+        ["file", "/etc/hosts", f"{hosts}{_NETWORK.guest}\t{names}\n"],
         ["file", "/etc/resolv.conf", server],
         ["network", _NETWORK.guest, _NETWORK.netmask, _NETWORK.gateway],
     ]

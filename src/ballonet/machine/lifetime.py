@@ -101,7 +101,7 @@ class Lifetime:
 
     async def _watch(self) -> None:
         seen_cpu_s, seen_at = read_cpu_s(self._live.vm.pid), self._clock()
-        seen_opened = self._live.services.agent.opened
+        seen_opened = self._opened()
         while True:
             ttl_s, idle_s = self._config.ttl_s, self._config.idle_timeout_s
             if ttl_s is None and idle_s is None:
@@ -113,7 +113,7 @@ class Lifetime:
             cpu_s, now, opened = (
                 read_cpu_s(self._live.vm.pid),
                 self._clock(),
-                self._live.services.agent.opened,
+                self._opened(),
             )
             share = (
                 1.0
@@ -125,6 +125,10 @@ class Lifetime:
             seen_cpu_s, seen_at, seen_opened = cpu_s, now, opened
             if idle_s is not None and now - self._used_at >= idle_s:
                 await self._idle(idle_s)
+
+    def _opened(self) -> int:
+        """Changes whenever a process is started, except those of health checks."""
+        return self._live.services.agent.opened - self._live.checks_started
 
     def _wait_s(self, ttl_s: int | None, idle_s: int | None) -> float:
         wait_s = _LOOK_MAX_S if idle_s is None else min(max(idle_s / 10, _LOOK_MIN_S), _LOOK_MAX_S)

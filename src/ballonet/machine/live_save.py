@@ -50,6 +50,8 @@ class LiveSave:
         self.ran_s: Callable[[], float] = lambda: 0.0
         #: How many TCP connections through its network are open.
         self.open_connections: Callable[[], Awaitable[int]] = vm.open_connections
+        #: Processes of health checks: how many are running, and how many were started.
+        self.checks_running = self.checks_started = 0
         self._turn = asyncio.Lock()
 
     def check(self) -> str:
@@ -70,7 +72,7 @@ class LiveSave:
     def clients(self) -> int:
         """How many commands of clients are running."""
         own = self.command is not None and self.command.running
-        return max(0, self.services.agent.processes - own)
+        return max(0, self.services.agent.processes - own - self.checks_running)
 
     async def save(
         self,

@@ -24,6 +24,8 @@ MACHINE_NOTE = "machine.json"
 END_NOTE = "end.json"
 #: In the state directory: the sandbox's own command. It is not among the flags, which every user of the host can read.
 COMMAND_FILE = "command.json"
+#: In the state directory: events of the sandbox's process (:mod:`ballonet.machine.event_file`).
+EVENT_FILE = "events.jsonl"
 #: In the state directory: the timeout of the following stop (seconds).
 STOP_NOTE = "stop"
 
@@ -50,6 +52,8 @@ class MachineNote:
     #: Unix time at which the guest was ready, and how long that took (seconds).
     started_at: float | None = None
     boot_s: float | None = None
+    #: The guest's health: ``starting``, ``healthy`` or ``unhealthy``; ``None``: it is not checked.
+    health: str | None = None
 
     @property
     def engine_pid(self) -> int:

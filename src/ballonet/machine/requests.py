@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ballonet.base.dataclass import replace
-from ballonet.base.errors import ConfigError, StillRunningError
+from ballonet.base.errors import ConfigError, NotRunningError, StillRunningError
 from ballonet.machine.lifetime import Lifetime
 from ballonet.machine.live_save import LiveSave
 from ballonet.vmm.config import OnIdle, VmConfig
 
 if TYPE_CHECKING:
+    from ballonet.machine.health import HealthChecks
     from ballonet.machine.pausing import Pausing
     from ballonet.machine.snapshotting import Snapshotting
+
+_LAST_SIGNAL = 64
 
 # What carries a request out is loaded with the first one.
 
@@ -45,6 +48,7 @@ class Requests:
         self._pausing: Pausing | None = None
         self._snapshotting: Snapshotting | None = None
         self.lifetime = Lifetime(live, config, ran_s, pause=lambda: self._pause(force=False), stop=stop)
+        self._health: HealthChecks | None = None
         live.ran_s = lambda: self.lifetime.ran_s
 
     async def carry_out(self, do: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -61,12 +65,22 @@ class Requests:
         if do == "touch":
             self.lifetime.touch()
             return {}
+        if do == "signal":
+            return await self._signal(arguments.get("number"))
         if do == "lifetime":
             return self._set_lifetime(arguments)
         raise ConfigError(
             f"sandbox {self._live.name!r} does not know the request {do!r}"[:200],
             hint="it was started by another version of ballonet: restart it",
         )
+
+    def check_health(self, changed: Callable[[str, str | None], None]) -> None:
+        """Start checking the guest's health, if that is configured."""
+        if self._config.has_health_check:
+            from ballonet.machine.health import HealthChecks
+
+            self._health = HealthChecks(self._live, self._config, changed)
+            self._health.start()
 
     @property
     def paused(self) -> bool:
@@ -80,6 +94,8 @@ class Requests:
         """
         if wait and self._pausing is not None:
             await self._pausing.settle()
+        if self._health is not None:
+            await self._health.close()
         await self.lifetime.close()
 
     def _set_lifetime(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -95,6 +111,21 @@ class Requests:
         self._config = replace(self._config, on_idle=on_idle, pausable=pausable, **limits)
         self.lifetime.set(self._config)
         self._modified(self._config)
+        return {}
+
+    async def _signal(self, number: object) -> dict[str, Any]:
+        """Send a signal to the sandbox's own command."""
+        command, name = self._live.command, self._live.name
+        if not isinstance(number, int) or not 1 <= number <= _LAST_SIGNAL:
+            raise ConfigError(f"invalid signal: {number!r}"[:80])
+        if command is None:
+            raise ConfigError(
+                f"sandbox {name!r} has no command of its own, so that there is nothing to send a signal to",
+                hint="signal a process in it: ballonet exec NAME kill -SIGNAL PID; or end it: ballonet kill NAME",
+            )
+        if not command.running:
+            raise NotRunningError(f"the command of sandbox {name!r} has ended")
+        await command.signal(number)
         return {}
 
     async def _snapshot(self, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,11 @@ class PausedSandbox:
     @property
     def steps(self) -> list[list[str]]:
         """The steps that name the guest anew, if it has another name now."""
-        return [] if self.notes.name == self.config.name else naming_steps(self.config.name, self.config.net)
+        return (
+            []
+            if self.notes.name == self.config.name
+            else naming_steps(self.config.guest_name, self.config.net)
+        )
 
     @property
     def earlier(self) -> EarlierTotals | None:

@@ -18,6 +18,7 @@ from ballonet.guest.messages import Ready
 from ballonet.guest.relay import AgentRelay
 from ballonet.machine.agent_server import AgentServer
 from ballonet.machine.backend import MachineBackend
+from ballonet.machine.event_file import EventFile
 from ballonet.machine.guest_memory import GuestMemory
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.run_directory import RunDirectory
@@ -50,6 +51,7 @@ class Services:
         self._agents = AgentServer(self._relay, run_directory.agent)
         self._backend = MachineBackend(vm, self._guest, cap)
         self._sampler: Sampler | None = None
+        self._following: asyncio.Task[None] | None = None
         self._control: ControlServer | None = None
         if run_directory.control is not None:
             self._control = ControlServer(self._backend, run_directory.control, policy=policy)
@@ -142,6 +144,15 @@ class Services:
             return
         self._sampler.start()
 
+    def keep_events(self, file: EventFile) -> None:
+        """Start writing the events of the sandbox's memory."""
+        if self._vm.balloon is not None:
+            from ballonet.machine.memory_events import MemoryEvents
+
+            events = MemoryEvents(file, self._vm.balloon, lambda: self._relay.paused is not None)
+            self._guest.relieved = events.relieved
+            self._following = asyncio.create_task(events.follow(), name="memory events")
+
     @property
     def earlier(self) -> EarlierTotals | None:
         """The totals of earlier runs, if the sandbox has a history."""
@@ -173,6 +184,8 @@ class Services:
 
     async def close(self) -> None:
         """Stop serving, and close all connections."""
+        if self._following is not None:
+            self._following.cancel()
         if self._sampler is not None:
             await self._sampler.close()
         await self._agents.close()

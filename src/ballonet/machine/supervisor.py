@@ -22,6 +22,7 @@ from ballonet.control.peers import AccessPolicy
 from ballonet.host.identity import ProcessId
 from ballonet.machine.build import build_vm
 from ballonet.machine.ending import Ending
+from ballonet.machine.event_file import EventFile
 from ballonet.machine.guest_setup import root_kind, setup_steps
 from ballonet.machine.notes import MachineNote, read_stop_seconds
 from ballonet.machine.owner_channel import OwnerChannel, Report
@@ -81,6 +82,7 @@ class Supervisor:
                 process=ProcessId.current(),
                 flags=tuple(flags),
                 resumed=self._options.resume,
+                health="starting" if config.has_health_check else None,
             ),
             None if self._options.run_id is None else self._options.state_dir,
         )
@@ -254,6 +256,14 @@ class Supervisor:
             live.open_connections = network.open_connections
         self._requests = Requests(live, self._ending.done, config, self._modified, self._stop, ran_s)
         services.agent.manager = self._requests.carry_out
+        events = EventFile(self._state_dir, self._notes.note.run_id)
+        services.keep_events(events)
+
+        def health_changed(state: str, problem: str | None) -> None:
+            self._notes.write(health=state)
+            events.append(state, detail=problem)
+
+        self._requests.check_health(health_changed)
 
     def _modified(self, config: VmConfig) -> None:
         self._notes.write(flags=with_lifetime(self._notes.note.flags, config))
@@ -314,13 +324,11 @@ class Supervisor:
             if oom_kills:
                 killed = "one process" if oom_kills == 1 else f"{oom_kills} processes"
                 detail += f"; the guest's kernel killed {killed} because memory ran out"
-            ended = VmExit(ExitReason.GUEST_OOM if oom_kills else ExitReason.COMPLETED, ended.status, detail)
-        elif ending is Ending.STOP and not self._force.is_set():
-            ended = VmExit(ExitReason.STOPPED, ended.status, self._stop_detail)
-        else:
-            why = "because its owner has ended" if ending is Ending.OWNER_GONE else "on request"
-            ended = VmExit(ExitReason.STOPPED, ended.status, f"it was killed {why}")
-        return ended
+            return VmExit(ExitReason.GUEST_OOM if oom_kills else ExitReason.COMPLETED, ended.status, detail)
+        if ending is Ending.STOP and not self._force.is_set():
+            return VmExit(ExitReason.STOPPED, ended.status, self._stop_detail)
+        why = "because its owner has ended" if ending is Ending.OWNER_GONE else "on request"
+        return VmExit(ExitReason.STOPPED, ended.status, f"it was killed {why}")
 
     async def _ask_to_end(self, ending: Ending, services: Services) -> None:
         if ending is Ending.STOP and self._command is not None:

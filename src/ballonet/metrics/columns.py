@@ -13,10 +13,11 @@ from typing import Any, TextIO
 from ballonet.base.dataclass import fields
 from ballonet.metrics.model import HostSample, SandboxSample
 
+_NOT_COLUMNS = ("at", "unknown", "created_at", "health")
 #: The columns in order; values derived from others come last.
 COLUMNS = (
     "at",
-    *(field.name for field in fields(SandboxSample) if field.name not in ("at", "unknown", "created_at")),
+    *(field.name for field in fields(SandboxSample) if field.name not in _NOT_COLUMNS),
     "overhead",
     "unheld",
 )

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from ballonet.base.errors import BallonetError
 from ballonet.control.backend import State as BalloonState
 from ballonet.metrics.figures import GROUPS, HOST_FIGURES, SANDBOX_FIGURES, STORED_FIGURES, Figure
-from ballonet.metrics.model import STATES, HostSample, SandboxSample, Snapshot
+from ballonet.metrics.model import HEALTH_STATES, STATES, HostSample, SandboxSample, Snapshot
 from ballonet.metrics.network_exposition import network_families
 from ballonet.metrics.stored import StoredSample
 
@@ -133,7 +133,15 @@ def _states(samples: Iterable[SandboxSample]) -> Iterator[Metric]:
         "Why the values of one source are unknown.",
         labels=["sandbox", "figures", "reason"],
     )
+    health = GaugeMetricFamily(
+        "ballonet_sandbox_health",
+        "1 for the guest's current health, if it is checked.",
+        labels=["sandbox", "state"],
+    )
     for sample in samples:
+        if sample.health is not None:
+            for word in HEALTH_STATES:
+                health.add_metric([sample.name, word], float(sample.health == word))
         for word in STATES:
             state.add_metric([sample.name, word], float(sample.state == word))
         if sample.balloon_state is not None:
@@ -143,7 +151,7 @@ def _states(samples: Iterable[SandboxSample]) -> Iterator[Metric]:
             known.add_metric([sample.name, group], float(group not in sample.unknown))
         for group, reason in sample.unknown.items():
             unknown.add_metric([sample.name, group, reason], 1)
-    yield from (state, balloon, known, unknown)
+    yield from (state, balloon, health, known, unknown)
 
 
 def _host_known(host: HostSample) -> Metric:

@@ -22,6 +22,8 @@ STALE_GUEST = "the guest has stopped reporting"
 #: Guest values older than this (seconds) are not used: a guest is queried at least once a minute.
 STALE_S = 120.0
 NO_BALLOON = "it has no balloon"
+#: The states of a guest's health.
+HEALTH_STATES = ("starting", "healthy", "unhealthy")
 #: The states of a sandbox, as :class:`ballonet.lifecycle.record.State` has them.
 STATES = ("created", "starting", "running", "stopped", "paused", "failed")
 
@@ -36,6 +38,8 @@ class SandboxSample:
     #: Identify the run, and the sandbox among others of the same name.
     run_id: str | None = None
     created_at: float | None = None
+    #: The guest's health, if it is checked: ``starting``, ``healthy`` or ``unhealthy``. Not in histories.
+    health: str | None = None
     #: When the host's values were read, and when the guest reported its own (unix seconds on the host's clock).
     at: float
     guest_at: float | None = None

@@ -17,6 +17,7 @@ from ballonet.sdk.sandbox import Sandbox
 from ballonet.sdk.signatures import takes_settings
 from ballonet.settings.config import check_name
 from ballonet.settings.definitions import CreateSettings
+from ballonet.settings.labels import check_labels
 from ballonet.settings.values import names_packages
 from ballonet.vmm.builder import default_floor_mib
 
@@ -242,6 +243,7 @@ class Pool:
         self, settings: CreateSettings, balloon: Balloon | bool, common: dict[str, Any]
     ) -> Callable[[str], Awaitable[Sandbox]]:
         """A function that creates a sandbox with its balloon at the floor."""
+        check_labels(settings.get("labels", {}))
         config = configuration(f"{self._prefix}-00000000", with_defaults(settings), balloon=balloon)
         if names_packages(settings.get("net_allow")):  # once, not for each sandbox
             settings = settings | {"net_allow": config.net_allow}

@@ -8,13 +8,14 @@ and this one (create, find, change).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
-from ballonet.base.arguments import check_flag, check_words
+from ballonet.base.arguments import check_flag, check_items, check_number, check_words
 from ballonet.base.memory import to_mib
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.filters import filters_of
 from ballonet.lifecycle.image_settings import prepare
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Defaults, Record
@@ -40,10 +41,13 @@ from ballonet.sdk.sandbox_saving import SandboxSaving
 from ballonet.sdk.signatures import takes_settings
 from ballonet.settings.config import SandboxConfig
 from ballonet.settings.definitions import CreateSettings, ModifySettings
+from ballonet.settings.labels import check_labels
 
 if TYPE_CHECKING:
     from ballonet.control.backend import Stats
+    from ballonet.lifecycle.events import Event
     from ballonet.lifecycle.modify import Change, Plan
+    from ballonet.lifecycle.usage import Usage
 
 __all__ = ["Balloon", "ExecResult", "Sandbox", "SandboxEnd", "random_name"]
 
@@ -75,7 +79,7 @@ class Sandbox(SandboxCode, SandboxSaving, SandboxLife):
         """Register a sandbox, boot it, and return when its guest answers.
 
         :param name: its name; or a whole configuration, in which case all other settings are ignored except ``rootfs``,
-            ``pull``, ``weight`` and ``reserve``.
+            ``pull``, ``labels``, ``weight`` and ``reserve``.
         :param settings: generated from ballonet.settings.definitions
         :param balloon: the balloon's settings; ``True``: a balloon with the defaults, ``False``: no balloon.
         :param command: the sandbox's own command; the sandbox ends when it exits. Without it the sandbox idles, even if
@@ -99,6 +103,7 @@ class Sandbox(SandboxCode, SandboxSaving, SandboxLife):
         defaults = Defaults(*command_settings(env, cwd, user))
         if command is not None:
             command = check_words("command", command)
+        labels = check_labels(settings["labels"])
         weight, reserve_mib = check_weight(settings["weight"]), to_mib(settings["reserve"], "reserve")
         config = configuration(name, settings, balloon=balloon)
         from ballonet.pilot.admission_control import admission_control
@@ -113,6 +118,7 @@ class Sandbox(SandboxCode, SandboxSaving, SandboxLife):
                 image=prepared.image,
                 command=command_of(prepared, command, defaults),
                 defaults=defaults,
+                labels=labels,
                 auto_remove=not detached,
                 weight=weight,
                 reserve_mib=reserve_mib,
@@ -156,10 +162,50 @@ class Sandbox(SandboxCode, SandboxSaving, SandboxLife):
             return cls(lifecycle.find(registry, name))
 
     @staticmethod
-    async def list() -> list[Record]:
-        """List the registry's records of all sandboxes, oldest first."""
+    async def list(
+        *,
+        name: str | None = None,
+        state: str | None = None,
+        labels: Mapping[str, str | None] | None = None,
+        image: str | None = None,
+    ) -> list[Record]:
+        """List the registry's records of all sandboxes, oldest first.
+
+        :param name: only those whose name matches this shell pattern.
+        :param state: only those in this state, for example ``"running"``.
+        :param labels: only those with all of these labels; ``None``: with any value.
+        :param image: only those whose image reference matches this shell pattern.
+        :raises ConfigError: there is no such state, or a label's key is not valid.
+        """
+        filters = filters_of(name=name, state=state, labels=labels, image=image)
         with Registry.open() as registry:
-            return lifecycle.list_sandboxes(registry)
+            return [record for record in lifecycle.list_sandboxes(registry) if filters.match(record)]
+
+    @staticmethod
+    async def events(
+        *, since: int | None = None, follow: bool = False, filters: Sequence[str] = ()
+    ) -> AsyncIterator[Event]:
+        """What happened to the sandboxes of this user, oldest first.
+
+        :param since: only events after the one with this id; ``None``: all that are kept.
+        :param follow: wait for further events, without an end.
+        :param filters: as ``--filter`` of ``ballonet events``, for example ``["event=stopped", "label=team"]``.
+        :raises ConfigError: a filter is not valid, or there is no such event yet.
+        """
+        from ballonet.base.threads import in_thread
+        from ballonet.lifecycle.events import POLL_S, EventFilter, EventReader
+
+        check_flag("follow", follow)
+        if since is not None:
+            check_number("since", since, 0, 1 << 62)
+        selected = EventFilter(check_items("filters", filters))
+        reader = await in_thread(lambda: EventReader(since))
+        while True:
+            for event in filter(selected.match, await in_thread(reader.read)):
+                yield event
+            if not follow:
+                return
+            await asyncio.sleep(POLL_S)
 
     @staticmethod
     async def remove(name: str, *, force: bool = False) -> None:
@@ -177,6 +223,28 @@ class Sandbox(SandboxCode, SandboxSaving, SandboxLife):
     def builder(name: str) -> SandboxBuilder:
         """Build a configuration step by step: ``await Sandbox.create(Sandbox.builder("box").memory("1G").build())``."""
         return SandboxBuilder(name)
+
+    async def rename(self, name: str) -> None:
+        """Give the sandbox another name. It must not be running or paused.
+
+        :raises NameInUseError: the name is in use.
+        :raises StillRunningError: it is running or paused.
+        """
+        from ballonet.lifecycle.rename import rename_sandbox
+
+        self._check_usable()
+        with Registry.open() as registry:
+            self._record = rename_sandbox(registry, self.name, name)
+
+    async def usage(self) -> Usage:
+        """What the engine uses of the host: processor time, memory, and what it reads and writes.
+
+        :raises NotRunningError: the sandbox is not running.
+        """
+        from ballonet.lifecycle.usage import read_usage
+
+        self._check_usable()
+        return read_usage(self.record())
 
     async def metrics(self) -> Stats:
         """Memory statistics of the guest and of the host, each with its age."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from signal import SIGKILL
 from typing import Self
 
-from ballonet.base.arguments import check_flag, check_seconds
+from ballonet.base.arguments import check_flag, check_seconds, wrong_type
 from ballonet.base.errors import ConfigError
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
@@ -30,6 +31,21 @@ class SandboxLife(SandboxState):
             self._note_paused()
         with Registry.open() as registry:
             return await self._after_end(_end_of(await wait_end(registry, self.name)))
+
+    async def wait_healthy(self, timeout: float | None = None) -> None:
+        """Wait until the sandbox is healthy: see ``wait_port`` and ``health_cmd`` of :meth:`create`.
+
+        :param timeout: how long to wait at most (seconds).
+        :raises ConfigError: its health is not checked.
+        :raises NotRunningError: it is not running, or has ended meanwhile.
+        :raises SandboxError: it is not healthy in time.
+        """
+        from ballonet.lifecycle.health import wait_healthy
+
+        timeout_s = None if timeout is None else check_seconds("timeout", timeout, zero=True)
+        self._check_usable()
+        with Registry.open() as registry:
+            await wait_healthy(registry, self.name, timeout_s)
 
     async def pause(self, *, force: bool = False) -> None:
         """Save the sandbox to disk with its processes, and end its process and its engine: it takes no memory. It
@@ -97,6 +113,27 @@ class SandboxLife(SandboxState):
         if self._end is None and (process := self._followed()) is not None:
             return await self._after_end(await process.kill())
         return await self.stop(timeout_s=0)
+
+    async def send_signal(self, signal: int | str) -> None:
+        """Send a signal to the sandbox's own command, and to the processes of its group. SIGKILL ends the sandbox at
+        once, as :meth:`kill` does.
+
+        :param signal: its number, or its name, for example ``"HUP"``.
+        :raises ConfigError: there is no such signal, or the sandbox has no command of its own.
+        :raises NotRunningError: the sandbox is not running, or its command has ended.
+        """
+        from ballonet.images.image import signal_number
+        from ballonet.lifecycle.signals import signal_sandbox
+
+        if not isinstance(signal, int | str) or isinstance(signal, bool):
+            raise wrong_type("signal", "a number or a name", signal)
+        number = signal_number(str(int(signal) if isinstance(signal, int) else signal))
+        self._check_usable()
+        if number == SIGKILL:
+            await self.kill()
+            return
+        with Registry.open() as registry:
+            await signal_sandbox(registry, self.name, number)
 
     async def close(self) -> None:
         """Release what this program holds: an owned sandbox ends, a detached one keeps running.

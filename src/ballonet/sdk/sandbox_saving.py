@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 from ballonet.base.arguments import check_flag, check_text
@@ -12,6 +12,7 @@ from ballonet.lifecycle.registry import Registry
 from ballonet.machine.launch import OwnedProcess
 from ballonet.sdk.sandbox_state import SandboxState
 from ballonet.settings.definitions import SETTINGS
+from ballonet.settings.labels import check_labels
 from ballonet.settings.names import PARAMETERS
 from ballonet.settings.values import read_items
 from ballonet.vmm.attach import Port
@@ -45,6 +46,7 @@ class SandboxSaving(SandboxState):
         self,
         *names: str,
         ports: Sequence[str | Port] = (),
+        labels: Mapping[str, str] | None = None,
         detached: bool = False,
         admission: bool = True,
         trim: bool = False,
@@ -56,6 +58,7 @@ class SandboxSaving(SandboxState):
 
         :param names: a copy for each.
         :param ports: publish these ports of each copy; the host port must be 0 for several copies.
+        :param labels: of the copies, beside those of this sandbox.
         :param detached: keep the copies running when this program ends.
         :param admission: if an autopilot manages the host's sandboxes, start only if it finds room.
         :param trim: have the guest give up caches and free memory first, if it is idle: the copies take less memory.
@@ -77,7 +80,10 @@ class SandboxSaving(SandboxState):
                 f"port {fixed[0]} cannot be published by {len(names)} copies", hint="use host port 0"
             )
         self._check_usable()
-        changes = [Changes(name=name, ports=published, auto_remove=not detached) for name in names]
+        own = check_labels({} if labels is None else labels)
+        changes = [
+            Changes(name=name, ports=published, labels=own, auto_remove=not detached) for name in names
+        ]
         with Registry.open() as registry:
             gate = admission_control(admission)
             results = await fork_sandbox(
@@ -102,6 +108,7 @@ class SandboxSaving(SandboxState):
         name: str,
         *,
         ports: Sequence[str | Port] = (),
+        labels: Mapping[str, str] | None = None,
         weight: int | None = None,
         reserve: Size | None = None,
         target: Size | None = None,
@@ -113,6 +120,7 @@ class SandboxSaving(SandboxState):
         :param snapshot: the name of the snapshot.
         :param name: the name of the sandbox.
         :param ports: publish these ports; those of the saved sandbox are not published.
+        :param labels: those of the saved sandbox are not used.
         :param weight: as in :meth:`create`; by default that of the saved sandbox.
         :param reserve: as in :meth:`create`; by default that of the saved sandbox.
         :param target: the target of its balloon; by default that of the saved sandbox.
@@ -132,6 +140,7 @@ class SandboxSaving(SandboxState):
         changes = Changes(
             name=name,
             ports=_ports(ports),
+            labels=check_labels({} if labels is None else labels),
             weight=None if weight is None else check_weight(weight),
             reserve_mib=None if reserve is None else to_mib(reserve, "reserve"),
             auto_remove=not detached,

@@ -25,6 +25,9 @@ from ballonet.vmm.net_rules import MAX_CONNECTIONS, MAX_RATE, MIN_RATE, NONE, Ho
 
 #: Names are safe as file names, host names and metric label values.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+#: A part of a host name (RFC 1123, section 2.1), and the longest name that Linux accepts.
+_HOST_PART = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+MAX_HOSTNAME = 64
 #: The least memory with which the guest's kernel, its modules and the agent boot (MiB), measured.
 MIN_MEMORY_MIB = 96
 #: The most processors that the engine's machine types support.
@@ -71,6 +74,7 @@ class SandboxConfig(VmConfig):
     def __post_init__(self) -> None:
         check_name(self.name, "name")
         self._check_types()
+        self._check_hostname()
         _check_int("cpus", self.cpus, 1, MAX_CPUS, unit="")
         _check_int("memory_mib", self.memory_mib, MIN_MEMORY_MIB, MAX_MIB)
         self._check_balloon()
@@ -78,6 +82,7 @@ class SandboxConfig(VmConfig):
         self._check_mounts()
         self._check_network()
         self._check_lifetime()
+        self._check_health()
 
     def named(self, name: str) -> Self:
         """This configuration with another valid name; nothing is checked again."""
@@ -102,6 +107,32 @@ class SandboxConfig(VmConfig):
             raise ConfigError(f"image {self.image!r} is empty", hint="leave it out for the built-in root")
         if self.root is not None and not isinstance(self.root, Path):
             raise wrong_type("root", "a Path", self.root)
+
+    def _check_hostname(self) -> None:
+        if self.hostname == "":
+            object.__setattr__(self, "hostname", None)
+        if self.hostname is None:
+            return
+        if not isinstance(self.hostname, str):
+            raise wrong_type("hostname", "text or None", self.hostname)
+        right = re.fullmatch(rf"{_HOST_PART}(?:\.{_HOST_PART})*", self.hostname)
+        if len(self.hostname) > MAX_HOSTNAME or right is None:
+            raise SettingError(
+                f"{{}} {quoted(self.hostname)} is not a host name",
+                "hostname",
+                hint=f"it has up to {MAX_HOSTNAME} letters, digits, '.' and '-'; each part between dots begins and "
+                "ends with a letter or a digit",
+            )
+
+    def _check_health(self) -> None:
+        if self.wait_port is not None:
+            _check_int("wait_port", self.wait_port, 1, 65535, unit="")
+        if self.health_cmd == "":
+            object.__setattr__(self, "health_cmd", None)
+        check_text("health_cmd", self.health_cmd)
+        for field in ("health_interval_s", "health_timeout_s"):
+            _check_int(field, getattr(self, field), 1, MAX_SECONDS, unit=" s")
+        _check_int("health_retries", self.health_retries, 1, 1000, unit="")
 
     def _check_root(self) -> None:
         if self.disk_mib is not None:

@@ -16,17 +16,12 @@ from typing import Annotated, Any, Generic, Literal, Never, TypedDict, TypeVar
 
 from ballonet.base.duration import Duration
 from ballonet.base.memory import Size
+from ballonet.settings.balloon_definitions import BalloonBehaviour as BalloonBehaviour
+from ballonet.settings.balloon_definitions import BalloonRange as BalloonRange
+from ballonet.settings.balloon_definitions import ControlAccess as ControlAccess
+from ballonet.settings.balloon_definitions import ControlSocket as ControlSocket
 from ballonet.settings.network_definitions import Network
-from ballonet.settings.setting import (
-    GROUP_ID,
-    LIVE,
-    MIB,
-    NEXT_START,
-    SECONDS,
-    USER_ID,
-    Setting,
-    declared,
-)
+from ballonet.settings.setting import LIVE, MIB, SECONDS, Setting, declared
 from ballonet.vmm.attach import Tmpfs, Volume
 from ballonet.vmm.config import DISK_TARGET, Accel, Machine, OnIdle
 
@@ -35,6 +30,26 @@ Unset = TypeVar("Unset")
 
 class Identity(TypedDict, total=False):
     name: Annotated[str, Setting("name of the sandbox", default_text="a random one")]
+
+
+class Labels(TypedDict, Generic[Unset], total=False):
+    labels: Annotated[
+        Mapping[str, str] | Unset,
+        Setting(
+            "label, a short text by key, that 'ls' shows and filters by",
+            {},
+            option="--label",
+            short="-l",
+            metavar="KEY=VALUE",
+            takes_effect=LIVE,
+        ),
+    ]
+
+
+class HostName(TypedDict, total=False):
+    hostname: Annotated[
+        str | None, Setting("host name of the guest", default_text="the sandbox's name", metavar="NAME")
+    ]
 
 
 class GuestSize(TypedDict, Generic[Unset], total=False):
@@ -95,126 +110,27 @@ class Lifetime(TypedDict, Generic[Unset], total=False):
     ]
 
 
-class BalloonRange(TypedDict, total=False):
-    balloon_initial: Annotated[
-        Size | None,
+class Health(TypedDict, Generic[Unset], total=False):
+    wait_port: Annotated[
+        int | None,
         Setting(
-            "guest memory at boot",
-            default_text="the ceiling",
-            unit=MIB,
-            field="balloon_initial_mib",
-            takes_effect=NEXT_START,
+            "the guest is healthy when a program in it listens on this TCP port; 'run -d' and 'start' wait for that",
+            metavar="PORT",
         ),
     ]
-    balloon_min: Annotated[
-        Size | None,
-        Setting(
-            "lowest target that the balloon accepts, the floor",
-            default_text="128M or a quarter of the ceiling, whichever is larger",
-            unit=MIB,
-            field="balloon_min_mib",
-        ),
+    health_cmd: Annotated[
+        str | None,
+        Setting("shell command in the guest that succeeds if the guest is healthy", metavar="COMMAND"),
     ]
-
-
-class ControlSocket(TypedDict, total=False):
-    balloon_control_socket: Annotated[
-        str | Path,
-        Setting(
-            "path of the control socket, on which programs read and set the target at run time",
-            metavar="PATH",
-        ),
+    health_interval: Annotated[
+        Duration | Unset, Setting("time between two checks", 30, unit=SECONDS, field="health_interval_s")
     ]
-
-
-class BalloonBehaviour(TypedDict, Generic[Unset], total=False):
-    deflate_on_oom: Annotated[
-        bool | Unset,
-        Setting(
-            "let the guest take memory back from the balloon before its kernel kills a process",
-            True,
-            off_help="do not let the guest take memory back from the balloon before its kernel kills a process",
-        ),
+    health_timeout: Annotated[
+        Duration | Unset,
+        Setting("time after which a check has failed", 30, unit=SECONDS, field="health_timeout_s"),
     ]
-    free_page_reporting: Annotated[
-        bool | Unset,
-        Setting(
-            "let the guest report freed pages, so that the host gets them back",
-            True,
-            off_help="do not let the guest report freed pages",
-        ),
-    ]
-    guard: Annotated[
-        Size | None,
-        Setting(
-            "available memory that a shrink leaves to the guest",
-            default_text="64M or a tenth of the ceiling, whichever is larger",
-            unit=MIB,
-            field="guard_mib",
-        ),
-    ]
-    pressure_relief: Annotated[
-        bool | Unset,
-        Setting(
-            "give memory back to a guest that stalls for lack of it",
-            True,
-            off_help="do not give memory back to a guest that stalls for lack of it",
-        ),
-    ]
-    hard_cap: Annotated[
-        bool | Unset,
-        Setting(
-            "enforce the target on the host with a cgroup, whatever the guest does",
-            False,
-            off_help="do not enforce the target on the host",
-        ),
-    ]
-
-
-class ControlAccess(TypedDict, total=False):
-    allow_users: Annotated[
-        Sequence[int],
-        Setting(
-            "let this user read and set the target through the control socket",
-            (),
-            unit=USER_ID,
-            field="balloon_allow_users",
-            option="--balloon-allow-user",
-            metavar="NAME",
-        ),
-    ]
-    allow_groups: Annotated[
-        Sequence[int],
-        Setting(
-            "let members of this group read and set the target through the control socket",
-            (),
-            unit=GROUP_ID,
-            field="balloon_allow_groups",
-            option="--balloon-allow-group",
-            metavar="NAME",
-        ),
-    ]
-    observe_users: Annotated[
-        Sequence[int],
-        Setting(
-            "let this user read the target through the control socket, but not set it",
-            (),
-            unit=USER_ID,
-            field="balloon_observe_users",
-            option="--balloon-observe-user",
-            metavar="NAME",
-        ),
-    ]
-    observe_groups: Annotated[
-        Sequence[int],
-        Setting(
-            "let members of this group read the target through the control socket, but not set it",
-            (),
-            unit=GROUP_ID,
-            field="balloon_observe_groups",
-            option="--balloon-observe-group",
-            metavar="NAME",
-        ),
+    health_retries: Annotated[
+        int | Unset, Setting("failed checks in a row after which the guest is unhealthy", 3, metavar="N")
     ]
 
 
@@ -291,9 +207,12 @@ class Target(TypedDict, total=False):
 
 
 class CreateSettings(
+    Labels[Never],
+    HostName,
     GuestSize[Never],
     AutopilotShare[Never],
     Lifetime[Never],
+    Health[Never],
     ImageReference,
     RootSource,
     Storage[Never],
@@ -304,10 +223,13 @@ class CreateSettings(
 
 
 class ModifySettings(
+    Labels[None],
+    HostName,
     GuestSize[None],
     Target,
     AutopilotShare[None],
     Lifetime[None],
+    Health[None],
     BalloonRange,
     BalloonBehaviour[None],
     Storage[None],
@@ -318,8 +240,10 @@ class ModifySettings(
 
 
 class BuilderSettings(
+    HostName,
     GuestSize[Never],
     Lifetime[Never],
+    Health[Never],
     BalloonRange,
     ControlSocket,
     BalloonBehaviour[Never],
@@ -335,7 +259,8 @@ class BuilderSettings(
 
 #: The options of ``run`` and ``create`` as their help groups them.
 OPTION_GROUPS: Mapping[str | None, tuple[Any, ...]] = {
-    None: (Identity, GuestSize, AutopilotShare, Lifetime),
+    None: (Identity, HostName, Labels, GuestSize, AutopilotShare, Lifetime),
+    "health": (Health,),
     "balloon": (BalloonRange, ControlSocket, BalloonBehaviour, ControlAccess),
     "files": (ImageReference, RootSource, Storage),
     "network": (Network,),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import reduce
 from operator import or_
@@ -25,7 +25,7 @@ NEXT_START = "next start"
 REQUIRES_RESTART = "requires restart"
 
 #: What a setting's value is.
-Kind = Literal["size", "duration", "rate", "number", "switch", "choice", "path", "text", "list"]
+Kind = Literal["size", "duration", "rate", "number", "switch", "choice", "path", "text", "list", "map"]
 
 
 _AMOUNTS: dict[str | None, Kind] = {MIB: "size", SECONDS: "duration", KIB_PER_S: "rate"}
@@ -73,7 +73,7 @@ class Setting(NamedTuple):
     @property
     def shown_default(self) -> str | None:
         """The default as people write it; ``None`` where there is none to write."""
-        if self.default_text is not None or self.default is None or self.kind in ("switch", "list"):
+        if self.default_text is not None or self.default is None or self.kind in ("switch", "list", "map"):
             return self.default_text
         return f"{self.default}M" if self.kind == "size" and self.default else str(self.default)
 
@@ -106,6 +106,8 @@ def _kind_of(members: list[Any], unit: str | None) -> tuple[Kind, tuple[str, ...
     of: Any = next((each for each in members if each is not str), str)  # text is another form of the same
     if get_origin(of) is Sequence:
         return "list", (), _members(get_args(of)[0])[-1]
+    if get_origin(of) is Mapping:
+        return "map", (), None
     if get_origin(of) is Literal:
         return "choice", get_args(of), None
     if issubclass(of, StrEnum):

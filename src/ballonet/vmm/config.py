@@ -98,6 +98,25 @@ class VmConfig:
     on_idle: OnIdle = OnIdle.PAUSE
     #: The autopilot may pause it when the host is nearly full.
     pausable: bool = False
+    #: The host name of the guest; ``None``: the sandbox's name.
+    hostname: str | None = None
+    #: The guest is healthy when something listens on this TCP port, and when this shell command succeeds.
+    wait_port: int | None = None
+    health_cmd: str | None = None
+    #: Time between checks, and after which one has failed (seconds); failures in a row that make it unhealthy.
+    health_interval_s: int = 30
+    health_timeout_s: int = 30
+    health_retries: int = 3
+
+    @property
+    def has_health_check(self) -> bool:
+        """Whether its health is checked."""
+        return self.wait_port is not None or self.health_cmd is not None
+
+    @property
+    def guest_name(self) -> str:
+        """The host name that the guest gets."""
+        return self.hostname or self.name
 
     @property
     def has_balloon(self) -> bool:

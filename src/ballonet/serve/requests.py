@@ -174,7 +174,7 @@ class HistoryQuery(Query):
 
 
 class LogsQuery(Query):
-    tail: Annotated[int, Meta(ge=0, description="only the last lines of each output")] | UnsetType = UNSET
+    tail: Annotated[int, Meta(ge=0, description="only the last lines")] | UnsetType = UNSET
     since: (
         Annotated[float, Meta(description="only what was written since then (unix seconds)")] | UnsetType
     ) = UNSET

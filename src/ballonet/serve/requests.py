@@ -36,6 +36,7 @@ def _type_of(setting: Setting) -> Any:
         "number": int,
         "switch": bool,
         "list": list[str],
+        "map": dict[str, str],
     }
     of = Literal[setting.choices] if setting.kind == "choice" else kinds.get(setting.kind, str)
     unit = " (MiB, or text such as 1.5G)" if setting.kind == "size" else ""

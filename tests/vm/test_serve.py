@@ -88,6 +88,8 @@ async def test_a_command_runs_to_its_end(http: httpx.AsyncClient, box: str) -> N
     }
     raw = await http.post(f"/v1/sandboxes/{box}/exec", json={"argv": ["printf", r"\377"]})
     assert (raw.json()["encoding"], raw.json()["stdout"]) == ("base64", "/w==")
+    much = {"argv": ["head", "-c", "17000000", "/dev/zero"]}
+    assert problem(await http.post(f"/v1/sandboxes/{box}/exec", json=much)) == (422, "guest")
     missing = await http.post(f"/v1/sandboxes/{box}/exec", json={"argv": ["no-such-program"]})
     assert problem(missing) == (422, "guest-command")
 
@@ -257,7 +259,8 @@ async def test_tokens_permit_what_their_scope_says(server: ServerProcess, box: s
     async with server.remote() as nobody, server.remote(read) as reader, server.remote(use) as user:
         assert problem(await nobody.get("/v1/sandboxes")) == (401, "unauthorized")
         assert (await nobody.get("/v1/health")).status_code == 200
-        assert (await reader.get(f"/v1/sandboxes/{box}")).status_code == 200
+        assert (await reader.get(f"/v1/sandboxes/{box}")).json()["env"] == {"WHO": "***"}
+        assert (await user.get(f"/v1/sandboxes/{box}")).json()["env"] == {"WHO": "you"}
         assert problem(await reader.post(f"/v1/sandboxes/{box}/exec", json=run)) == (403, "forbidden")
         assert problem(await reader.get(f"/v1/sandboxes/{box}/files?path=/etc/hostname")) == (
             403,

@@ -21,6 +21,10 @@ class Access(NamedTuple):
     #: Why there is no scope.
     why: str = ""
 
+    def may(self, needed: Scope) -> bool:
+        """Whether an operation that needs this scope is permitted."""
+        return self.scope is not None and self.scope.includes(needed)
+
     def check(self, needed: Scope | None) -> None:
         """:raises RequestRefusedError: the operation needs a token, or one with a larger scope."""
         if needed is None:

@@ -20,6 +20,8 @@ from ballonet.serve.server_events import event, kept_alive
 from ballonet.serve.tokens import Scope
 
 _AT = "/v1/sandboxes/{name}/execs"
+#: The largest output of a command that is returned as a whole (bytes).
+MAX_COLLECTED_BYTES = 16 << 20
 
 
 async def _run(call: Call) -> Response:
@@ -29,17 +31,20 @@ async def _run(call: Call) -> Response:
     with call.services.commands.reserve(call.name):
         box = await call.services.box(call.name)
         try:
-            done = await box.exec(
+            process = await box.exec_stream(
                 body.argv,
                 env=body.env,
                 cwd=body.cwd,
                 user=body.user,
-                stdin=stdin,
+                stdin=stdin is not None,
                 timeout=body.timeout_s,
             )
+            async with process:
+                stdout, stderr = await process.communicate(stdin or b"", limit=MAX_COLLECTED_BYTES)
+                status = await process.wait()
         except CommandTimeoutError as error:
             return answer(_result(None, error.stdout, error.stderr))
-    return answer(_result(done.returncode, done.stdout, done.stderr))
+    return answer(_result(status.returncode, stdout, stderr))
 
 
 def _input(body: Any) -> bytes | None:
@@ -202,7 +207,7 @@ OPERATIONS = [
         Scope.USE,
         "Run a command to its end",
         "A paused sandbox is resumed first. With timed_out, the command was killed at its timeout, and the output "
-        "is what it had written until then. An output of more than 256 MiB is an error.",
+        "is what it had written until then. An output of more than 16 MiB is an error.",
         body=take.ExecBody,
         result=results.ExecResult,
         errors=_STARTING,

@@ -68,6 +68,7 @@ STATUSES = {
     "snapshot-in-use": 409,
     "balloon": 422,
     "resume": 409,
+    "guest": 422,
     "guest-command": 422,
     "guest-file": 422,
     "guest-paused": 409,

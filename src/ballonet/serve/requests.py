@@ -36,6 +36,7 @@ def _type_of(setting: Setting) -> Any:
         "number": int,
         "switch": bool,
         "list": list[str],
+        "map": dict[str, str],
     }
     of = Literal[setting.choices] if setting.kind == "choice" else kinds.get(setting.kind, str)
     unit = " (MiB, or text such as 1.5G)" if setting.kind == "size" else ""
@@ -174,7 +175,7 @@ class HistoryQuery(Query):
 
 
 class LogsQuery(Query):
-    tail: Annotated[int, Meta(ge=0, description="only the last lines of each output")] | UnsetType = UNSET
+    tail: Annotated[int, Meta(ge=0, description="only the last lines")] | UnsetType = UNSET
     since: (
         Annotated[float, Meta(description="only what was written since then (unix seconds)")] | UnsetType
     ) = UNSET

@@ -42,7 +42,10 @@ def _rows(state: str | UnsetType, pattern: str | UnsetType) -> list[dict[str, An
 
 
 async def _inspect(call: Call) -> Response:
-    return answer(await call.services.blocking(_details, call.name))
+    found = await call.services.blocking(_details, call.name)
+    if not call.access.may(Scope.USE):  # variables often have secrets
+        found["env"] = dict.fromkeys(found["env"], "***")
+    return answer(found)
 
 
 def _details(name: str) -> dict[str, Any]:
@@ -178,6 +181,7 @@ OPERATIONS = [
         _inspect,
         Scope.READ,
         "Inspect a sandbox",
+        "A token with the scope read sees the names of environment variables, but not their values.",
         result=results.SandboxDetails,
         errors=_NOT_FOUND,
     ),

@@ -64,7 +64,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("ballonet sta", {"start"}),
+        ("ballonet sta", {"start", "stats"}),
         ("ballonet image p", {"pull", "prune"}),
         ("ballonet balloon ", {"get", "set", "watch", "stats", "limit", "trim"}),
         ("ballonet start ", {"web", "worker"}),

@@ -13,11 +13,11 @@ from ballonet.cli.output import print_json_line, show
 from ballonet.lifecycle.events import EVENTS, POLL_S, Event, EventFilter, EventReader
 
 _EPILOG = f"""\
-Events: {", ".join(EVENTS[:8])},
-{", ".join(EVENTS[8:])}. Their ids only grow, so that a program can go on
-where it stopped: ballonet events -f --since ID. The newest 10000 events, and
-the newest 5000 of memory, are kept. An end of a sandbox that nobody observed
-is recorded when a ballonet command, or events -f, looks at the sandbox."""
+Events: {", ".join(EVENTS[:7])},
+{", ".join(EVENTS[7:])}. Their ids only grow, so that a
+program can go on where it stopped: ballonet events -f --since ID. The newest
+10000 events, and the newest 5000 of memory, are kept. An end that nobody
+observed is recorded when a command, or events -f, looks at the sandbox."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -327,6 +327,15 @@ async def test_output_is_bounded_and_complete_when_streamed() -> None:
         assert text == "".join(f"{n:09d}\n" for n in range(200_000))
 
 
+@every_language
+async def test_the_last_output_of_a_run_belongs_to_it(language: str) -> None:
+    async with code_sessions() as sessions:
+        session = await sessions.open(language)
+        for number in range(60):
+            text = f"line{number}"
+            assert (await session.run(PRINTS[language].format(text=text))).stdout == f"{text}\n"
+
+
 async def test_output_between_two_runs_belongs_to_none() -> None:
     """Even much of it stops nobody."""
     code = "import threading, os\ndef talk():\n    for n in range(3000): os.write(1, b'x' * 1000)\n"

@@ -210,7 +210,7 @@ class World:
         self.now = self.cpu_s = 0.0
         self.did: list[str] = []
         self.refuses: Exception | None = None
-        self.clients = self.opened = self.connections = 0
+        self.clients = self.opened = self.connections = self.checks_started = 0
         #: What happens in each look, after its pause.
         self.looks: list[dict[str, float]] = []
         monkeypatch.setattr(lifetimes, "read_cpu_s", lambda pid: self.cpu_s)

@@ -10,9 +10,9 @@ import sys
 from ballonet.base.errors import BallonetError, ConfigError, NotRunningError, SandboxError
 from ballonet.base.paths import state_dir_of
 from ballonet.cli.caught_signals import ENDING, CaughtSignals
-from ballonet.cli.log_reader import LogReader
 from ballonet.cli.standard_streams import write_all
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.log_reader import LogReader
 from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.signals import signal_sandbox

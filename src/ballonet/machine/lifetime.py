@@ -84,10 +84,10 @@ class Lifetime:
         """Why the sandbox must not be paused because of others now; ``None`` if nothing is under way in it."""
         if self._clock() - self._used_at < TOUCHED_S:
             return f"it was started, touched or changed in the last {TOUCHED_S:.0f} s"
-        cpu_s, opened = read_cpu_s(self._live.vm.pid), self._live.services.agent.opened
+        cpu_s, opened = read_cpu_s(self._live.vm.pid), self._opened()
         await self._sleep(_LOOK_MIN_S)
         now_s = read_cpu_s(self._live.vm.pid)
-        if self._live.clients or self._live.services.agent.opened != opened:
+        if self._live.clients or self._opened() != opened:
             return "a command is running in it"
         if cpu_s is None or now_s is None or now_s - cpu_s >= IDLE_SHARE * _LOOK_MIN_S:
             return "its guest is at work"
@@ -110,11 +110,7 @@ class Lifetime:
                 self._stop(f"it had run for {show_duration(ttl_s)}, its time to live")
                 return
             await self._sleep(self._wait_s(ttl_s, idle_s))
-            cpu_s, now, opened = (
-                read_cpu_s(self._live.vm.pid),
-                self._clock(),
-                self._opened(),
-            )
+            cpu_s, now, opened = read_cpu_s(self._live.vm.pid), self._clock(), self._opened()
             share = (
                 1.0
                 if cpu_s is None or seen_cpu_s is None

@@ -16,6 +16,8 @@ class Sandbox(msgspec.Struct):
     state: str
     image: str | None
     command: list[str] | None
+    labels: dict[str, str]
+    health: str | None
     pid: int | None
     ports: list[str]
     ceiling_mib: int | None
@@ -49,6 +51,7 @@ class SandboxDetails(Sandbox):
     state_dir: str
     control_socket: str | None
     engine_pid: int | None
+    confinement: dict[str, Any] | None
     boot_s: float | None
     memory: dict[str, Any] | None
 

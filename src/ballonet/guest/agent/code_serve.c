@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MAX_REQUEST = 16 << 20, PASSED = 64 << 10, HELLO_BYTES = 29, MAX_LANGUAGE = 32 };
+enum { MAX_REQUEST = 16 << 20, PASSED = 64 << 10, HELLO_BYTES = 29, MAX_LANGUAGE = 32, SOON_MS = 10 };
 enum { FLAG_BUSY = 1, FLAG_ALIVE = 2, FLAG_LOST = 4, FLAG_TAKEN = 8 };
 enum { EXITED = 0, SIGNALLED = 1 };
 
@@ -91,26 +91,31 @@ static void look_for_end(struct serving *s, const char *words, size_t size)
 	}
 }
 
-/* True: the kernel has nothing more to say now. */
-static bool pump_words(struct serving *s)
+/* How many bytes the kernel has said. Closes its channel at the end. */
+static size_t count_words(struct serving *s)
 {
-	static char piece[PASSED];
-	size_t room = code_room(&s->stream);
-	ssize_t got;
+	int said = 0;
+	char peeked;
 
 	if (s->kernel->channel < 0)
-		return true;
-	if (room == 0)
-		return false;
-	got = recv(s->kernel->channel, piece, room < sizeof piece ? room : sizeof piece, MSG_DONTWAIT);
-	if (got <= 0) {
-		if (got == 0)
-			close_fd(&s->kernel->channel);
-		return true;
-	}
+		return 0;
+	if (ioctl(s->kernel->channel, FIONREAD, &said) == 0 && said > 0)
+		return (size_t)said;
+	if (recv(s->kernel->channel, &peeked, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+		close_fd(&s->kernel->channel);
+	return 0;
+}
+
+static void pump_words(struct serving *s, size_t said)
+{
+	static char piece[PASSED];
+	size_t room = code_room(&s->stream), most = said < sizeof piece ? said : sizeof piece;
+	ssize_t got = recv(s->kernel->channel, piece, room < most ? room : most, MSG_DONTWAIT);
+
+	if (got <= 0)
+		return;
 	look_for_end(s, piece, (size_t)got);
 	code_put(&s->stream, CODE_WORDS, piece, (size_t)got);
-	return false;
 }
 
 static void put_status(uint8_t how[8], int status)
@@ -130,12 +135,16 @@ static void tell_end(struct serving *s)
 	drop_passing(s);
 }
 
-/* What the kernel says comes after the output that was written before. */
+/* What the kernel says comes after the output that was written before: it is counted before the output is read. */
 static void pump(struct serving *s)
 {
-	bool silent = pump_output(s, 0) & pump_output(s, 1) && pump_words(s);
+	bool ended = !s->kernel->alive && !s->told_end;
+	size_t said = count_words(s);
+	bool empty = pump_output(s, 0) & pump_output(s, 1);
 
-	if (silent && !s->kernel->alive && !s->told_end)
+	if (empty && said > 0 && code_room(&s->stream) > 0)
+		pump_words(s, said);
+	else if (empty && said == 0 && ended)
 		tell_end(s);
 	/* Nobody waits for what is written between two requests. */
 	if (!s->busy && !s->attached)
@@ -304,7 +313,8 @@ static void wait_and_handle(struct serving *s, int children)
 	};
 	struct signalfd_siginfo ignored;
 
-	if (poll(all, sizeof all / sizeof *all, -1) < 0)
+	/* An ended kernel may have said something, without an event to come. */
+	if (poll(all, sizeof all / sizeof *all, kernel->alive || s->told_end ? -1 : SOON_MS) < 0)
 		return;
 	if (all[0].revents && read(children, &ignored, sizeof ignored) > 0)
 		code_kernel_reap(kernel);

@@ -9,7 +9,6 @@ import __future__
 
 import ast
 import base64
-import builtins
 import fcntl
 import importlib
 import io
@@ -205,14 +204,9 @@ class Plain:
         self._kernel = kernel
         self._flags = getattr(ast, "PyCF_ALLOW_TOP_LEVEL_AWAIT", 0)
         self._loop: Any = None
-        self.namespace: dict[str, Any] = {
-            "__name__": "__main__",
-            "__builtins__": builtins,
-            "display": self.display,
-        }
         module = type(sys)("__main__")
-        module.__dict__.update(self.namespace)
-        self.namespace = module.__dict__
+        self.namespace: Any = module.__dict__
+        self.namespace["display"] = self.display
         sys.modules["__main__"] = module
 
     def display(self, *values: Any) -> None:
@@ -386,7 +380,6 @@ def ipython(kernel: Kernel) -> Any:
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
     config.InteractiveShell.xmode = "Plain"  # as Python's; the others load more than all the rest
-    config.InteractiveShell.banner1 = ""
     return Shell.instance(config=config, display_pub_class=Publisher, displayhook_class=Hook)
 
 

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from ballonet.base.dataclass import asdict
 from ballonet.base.errors import BallonetError
@@ -22,6 +22,7 @@ from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
+from ballonet.serve.server_events import event
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,13 @@ class Event(NamedTuple):
     id: str
     kind: str
     data: dict[str, Any]
+    #: As it is sent: the same for all clients.
+    encoded: bytes
+
+    @classmethod
+    def of(cls, id: str, kind: str, **data: Any) -> Self:
+        data = {"at": iso_time(time.time()), **data}
+        return cls(id, kind, data, event(kind, data, id))
 
 
 class _Seen(NamedTuple):
@@ -82,7 +90,7 @@ class EventSource:
             position, lost = self._position(after)
             while True:
                 if lost:
-                    yield Event(f"{self._epoch}-{position - 1}", "reset", {"at": _now(), "reason": lost})
+                    yield Event.of(f"{self._epoch}-{position - 1}", "reset", reason=lost)
                     lost = ""
                 if self._kept and self._kept[0][0] > position:
                     position, lost = self._next, "the client was too slow: events were dropped"
@@ -91,9 +99,9 @@ class EventSource:
                     news = self._news
                     await news.wait()
                     continue
-                number, event = self._kept[position - self._kept[0][0]]
+                number, found = self._kept[position - self._kept[0][0]]
                 position = number + 1
-                yield event
+                yield found
         finally:
             self._readers -= 1
             self._left_at = time.monotonic()
@@ -128,8 +136,7 @@ class EventSource:
         self._watching = asyncio.create_task(self._watch())
 
     def _publish(self, kind: str, data: dict[str, Any]) -> None:
-        event = Event(f"{self._epoch}-{self._next}", kind, {"at": _now(), **data})
-        self._kept.append((self._next, event))
+        self._kept.append((self._next, Event.of(f"{self._epoch}-{self._next}", kind, **data)))
         self._next += 1
         news, self._news = self._news, asyncio.Event()
         news.set()
@@ -219,7 +226,3 @@ def _state_of(record: Record) -> dict[str, Any]:
         "end_detail": record.end_detail,
         "exit_code": record.exit_code,
     }
-
-
-def _now() -> str | None:
-    return iso_time(time.time())

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ballonet.serve.operations import encode
+import msgspec
 
 #: A comment is sent after this time without an event, so that a broken connection is noticed (seconds).
 KEEP_ALIVE_S = 15.0
@@ -16,7 +16,7 @@ _COMMENT = b": keep-alive\n\n"
 def event(kind: str, value: Any, id: str | None = None) -> bytes:
     """One event, with a JSON document as its data."""
     head = f"event: {kind}\n" + ("" if id is None else f"id: {id}\n")
-    return head.encode() + b"data: " + encode(value) + b"\n\n"
+    return head.encode() + b"data: " + msgspec.json.encode(value, enc_hook=str) + b"\n\n"
 
 
 async def kept_alive(events: AsyncIterator[bytes], every_s: float = KEEP_ALIVE_S) -> AsyncIterator[bytes]:

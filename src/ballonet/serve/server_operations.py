@@ -10,7 +10,7 @@ from starlette.responses import Response
 from ballonet.serve import requests as take
 from ballonet.serve import results
 from ballonet.serve.operations import EVENT_STREAM, OPENAPI_FILE, Call, Media, Operation, Streamed, answer
-from ballonet.serve.server_events import event, kept_alive
+from ballonet.serve.server_events import kept_alive
 from ballonet.serve.tokens import Scope
 from ballonet.version import __version__
 
@@ -32,7 +32,7 @@ async def _events(call: Call) -> Streamed:
 
     async def lines() -> AsyncIterator[bytes]:
         async for each in call.services.events.follow(after):
-            yield event(each.kind, each.data, each.id)
+            yield each.encoded
 
     return Streamed(kept_alive(lines()), EVENT_STREAM)
 

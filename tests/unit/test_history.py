@@ -152,7 +152,7 @@ def test_a_full_disk_is_an_error_that_the_next_write_may_not_have(path: Path) ->
 
 
 def test_every_number_of_the_model_is_kept() -> None:
-    kept = {*FIELDS, "name", "state", "run_id", "at", "guest_at", "unknown", "balloon_state"}
+    kept = {*FIELDS, "name", "state", "run_id", "at", "guest_at", "unknown", "balloon_state", "health"}
     assert {field.name for field in fields(SandboxSample)} - kept == {"created_at"}
     assert totals(SAMPLE)["oom_kills"] == totals(None)["oom_kills"] == 0
 

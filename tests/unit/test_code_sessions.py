@@ -528,6 +528,37 @@ async def test_interrupts_at_any_point_leave_a_session_usable(python: dict[str, 
         assert (await session.run("x")).text == "7"
 
 
+#: Raises what an interrupt raises before one of the steps that the interpreter takes while something is said.
+INTERRUPT_AT = """
+import sys
+def interrupt(frame, event, arg):
+    global steps
+    if frame.f_code.co_name != "say" and frame.f_back.f_trace is None:
+        return None
+    frame.f_trace_opcodes = True
+    steps -= event == "opcode"
+    if steps == 0 and event == "opcode":
+        sys.settrace(None)
+        raise KeyboardInterrupt
+    return interrupt
+"""
+
+
+async def test_an_interrupt_at_any_step_of_saying_a_result_leaves_a_session_usable() -> None:
+    async with code_sessions() as sessions:
+        session = await sessions.open("python")
+        await session.run(INTERRUPT_AT)
+        steps, hit = 0, True
+        while hit:
+            steps += 1
+            result = await session.run(
+                f"steps = {steps}\nsys.settrace(interrupt)\ntry:\n    display(7)\nfinally:\n    sys.settrace(None)",
+                timeout=20,
+            )
+            hit = result.error is not None
+    assert steps > 30
+
+
 @pytest.mark.parametrize("language", ["sh", "bash"])
 async def test_a_shell_keeps_its_directory_functions_and_text(language: str, tmp_path: Path) -> None:
     async with code_sessions() as sessions:

@@ -83,20 +83,22 @@ class Channel:
             note = f"(a result of {len(text)} bytes, which is too large to be sent)"
             text = json.dumps(dict(words, data={"text/plain": note}))
         if self.is_ours:
-            said = threading.Event()
-            self._unsaid.put((f"{kind} {text}\n".encode(), said))
-            said.wait()
+            # A lock and not an event, whose own lock an interrupt can leave locked: then the other thread hangs.
+            unsaid = threading.Lock()
+            unsaid.acquire()
+            self._unsaid.put((f"{kind} {text}\n".encode(), unsaid))
+            unsaid.acquire()
 
     def _write(self) -> None:
         while True:
-            line, said = self._unsaid.get()
+            line, unsaid = self._unsaid.get()
             left = memoryview(line)
             try:
                 while left:
                     left = left[os.write(self._fd, left) :]
             except OSError:
                 os._exit(0)  # the session has ended
-            said.set()
+            unsaid.release()
 
 
 def flush() -> None:

@@ -72,13 +72,14 @@ async def follow(groups: dict[str, list[int]], count: int, minutes: int) -> None
         now = time.monotonic()
         columns = []
         for name, pids in groups.items():
-            used = total(read_cpu_s, pids)
-            share = (used - last[name]) / max(now - since, 1e-9) / count * 100
-            last[name] = used
+            shown = f"{'-':>29}"
             if minute:
-                shares[name].append(share)
+                used = total(read_cpu_s, pids)
+                shares[name].append((used - last[name]) / (now - since) / count * 100)
+                last[name] = used
+                shown = f"{shares[name][-1]:29.3f}"
             memory = total(read_pss_bytes, pids) / MIB
-            columns.append(f"{share:29.3f} {memory:17.1f} {int(total(descriptors, pids)):7}")
+            columns.append(f"{shown} {memory:17.1f} {int(total(descriptors, pids)):7}")
         if minute:
             shares["all"].append(sum(values[-1] for name, values in shares.items() if name != "all"))
         since = now

@@ -51,7 +51,7 @@ async def test_tls(registered: str, tmp_path: Path) -> None:
         context = ssl.create_default_context(cafile=str(cert))
         headers = {"Authorization": f"Bearer {token}", "Origin": server.address}
         async with httpx.AsyncClient(base_url=server.address, verify=context, headers=headers) as http:
-            assert [each["name"] for each in (await http.get("/v1/sandboxes")).json()] == ["idle"]
+            assert registered in [each["name"] for each in (await http.get("/v1/sandboxes")).json()]
         async with httpx.AsyncClient(base_url=server.address.replace("https", "http")) as plain:
             with pytest.raises(httpx.TransportError):
                 await plain.get("/v1/health")
@@ -96,7 +96,7 @@ async def test_pages_of_a_permitted_origin_can_use_the_server(registered: str, t
             given = {"Authorization": f"Bearer {token}"}
             answer = await http.get("/v1/sandboxes", headers=page | given)
             assert answer.headers["access-control-allow-origin"] == "https://page.example"
-            assert [each["name"] for each in answer.json()] == ["idle"]
+            assert registered in [each["name"] for each in answer.json()]
             assert (await http.get("/v1/sandboxes", headers=page)).status_code == 401
             for headers in (other | asked, other | given):
                 refused = await http.options("/v1/sandboxes", headers=headers)

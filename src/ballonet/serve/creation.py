@@ -30,6 +30,9 @@ from ballonet.serve.requests import given
 from ballonet.serve.services import find_record
 from ballonet.serve.tokens import Scope
 
+#: How often a start that a killed server has begun is looked at (seconds).
+_LOOK_S = 0.05
+
 
 def check_host_access(access: Access, settings: Mapping[str, Any]) -> None:
     """:raises RequestRefusedError: a setting gives a sandbox something of the host, and the token does not."""
@@ -75,10 +78,13 @@ async def create_sandbox(call: Call) -> tuple[str, bool]:
 
 
 async def _was_created(call: Call, entry: Entry, *, start: bool) -> bool:
-    """Whether an earlier request with the key has created its sandbox. If the server was killed before that sandbox was
-    started, it is started now."""
+    """Whether an earlier request with the key has created its sandbox. If the server was killed before that sandbox had
+    started, this waits for its start, or starts it now."""
     try:
         record = await call.services.blocking(find_record, entry.name)
+        while not entry.done and start and record.state is State.STARTING:
+            await asyncio.sleep(_LOOK_S)  # the registry has no notifications
+            record = await call.services.blocking(find_record, entry.name)
     except UnknownSandboxError:
         if not entry.done:
             return False

@@ -27,6 +27,7 @@ struct serving {
 	struct code_session *session;
 	struct code_kernel *kernel;
 	struct code_stream stream;
+	char *piece; /* of PASSED bytes; not static, as what is static in the agent is locked in memory */
 	uint64_t id;	     /* tells this session from another one with its name */
 	bool busy;     /* the kernel starts, or runs code */
 	bool told_end; /* the client was told that the kernel has ended */
@@ -60,7 +61,6 @@ static void drop_passing(struct serving *s)
 static bool pump_output(struct serving *s, int which)
 {
 	int *fd = &s->kernel->output[which], waiting = 0;
-	static char piece[PASSED];
 
 	if (*fd < 0 || ioctl(*fd, FIONREAD, &waiting) < 0)
 		return true;
@@ -70,12 +70,12 @@ static bool pump_output(struct serving *s, int which)
 
 		if (room == 0)
 			return waiting == 0;
-		got = read(*fd, piece, room < sizeof piece ? room : sizeof piece);
+		got = read(*fd, s->piece, room < PASSED ? room : PASSED);
 		if (got == 0)
 			close_fd(fd);
 		if (got <= 0)
 			return true;
-		code_put(&s->stream, which == 0 ? CODE_STDOUT : CODE_STDERR, piece, (size_t)got);
+		code_put(&s->stream, which == 0 ? CODE_STDOUT : CODE_STDERR, s->piece, (size_t)got);
 		waiting -= (int)got;
 	} while (waiting > 0);
 	return true;
@@ -108,14 +108,13 @@ static size_t count_words(struct serving *s)
 
 static void pump_words(struct serving *s, size_t said)
 {
-	static char piece[PASSED];
-	size_t room = code_room(&s->stream), most = said < sizeof piece ? said : sizeof piece;
-	ssize_t got = recv(s->kernel->channel, piece, room < most ? room : most, MSG_DONTWAIT);
+	size_t room = code_room(&s->stream), most = said < PASSED ? said : PASSED;
+	ssize_t got = recv(s->kernel->channel, s->piece, room < most ? room : most, MSG_DONTWAIT);
 
 	if (got <= 0)
 		return;
-	look_for_end(s, piece, (size_t)got);
-	code_put(&s->stream, CODE_WORDS, piece, (size_t)got);
+	look_for_end(s, s->piece, (size_t)got);
+	code_put(&s->stream, CODE_WORDS, s->piece, (size_t)got);
 }
 
 static void put_status(uint8_t how[8], int status)
@@ -342,6 +341,7 @@ void code_serve(struct code_session *session)
 	sigprocmask(SIG_BLOCK, &children, NULL);
 	signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
 	s.stream.kept = room_for(CODE_KEPT);
+	s.piece = room_for(PASSED);
 	if (getrandom(&s.id, sizeof s.id, 0) < 0)
 		s.id = uptime_ms();
 	s.busy = true;

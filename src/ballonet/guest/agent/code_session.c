@@ -121,10 +121,10 @@ static _Noreturn void start_session(char **words)
 
 static void copy_pieces(int from, int to)
 {
-	static char piece[COPIED];
+	char *piece = room_for(COPIED);
 	ssize_t got;
 
-	while ((got = read(from, piece, sizeof piece)) > 0 || (got < 0 && errno == EINTR))
+	while ((got = read(from, piece, COPIED)) > 0 || (got < 0 && errno == EINTR))
 		if (got > 0 && !write_full(to, piece, (size_t)got))
 			return;
 }

@@ -83,8 +83,7 @@ class Channel:
             note = f"(a result of {len(text)} bytes, which is too large to be sent)"
             text = json.dumps(dict(words, data={"text/plain": note}))
         if self.is_ours:
-            # A lock and not an event, whose own lock an interrupt can leave locked: then the other thread hangs.
-            unsaid = threading.Lock()
+            unsaid = threading.Lock()  # an interrupt can leave the lock inside an event locked
             unsaid.acquire()
             self._unsaid.put((f"{kind} {text}\n".encode(), unsaid))
             unsaid.acquire()

@@ -214,7 +214,8 @@ async def test_a_disk_is_that_of_the_moment_while_the_guest_writes(
     """One file has pairs of equal numbers that are written in order, in memory and on the disk."""
     script = (
         "head -c 30000000 /dev/urandom > /disk/big; md5sum /disk/big > /disk/sum; sync; cd /disk; i=0;"
-        " while true; do i=$((i+1)); echo $i > a; sync; echo $i > b; head -c 500000 /dev/urandom > c; done"
+        " while true; do i=$((i+1)); echo $i > n; mv n a; sync; echo $i > n; mv n b;"
+        " head -c 500000 /dev/urandom > c; done"
     )
     writing = await with_disk.exec_stream(["sh", "-c", script])
     async with asyncio.timeout(WAIT_S):

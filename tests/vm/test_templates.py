@@ -255,7 +255,7 @@ async def test_a_sandbox_with_a_volume_boots_and_so_does_one_that_is_told_to(
     pruned = subprocess.run(
         [*command[:4], "prune", "--templates"], capture_output=True, text=True, check=True
     )
-    assert "\nremoved start template " in f"\n{pruned.stdout}"  # beside what other tests were killed over
+    assert "\nremoved start template " in f"\n{pruned.stdout}"  # after what killed tests have left
     assert list(templates.iterdir()) == []
 
 

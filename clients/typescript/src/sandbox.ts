@@ -145,6 +145,11 @@ export class Sandbox implements AsyncDisposable {
     return this.server.take(this.server.api.GET("/v1/sandboxes/{name}/stats", { params: this.#at }));
   }
 
+  /** What the sandbox uses of the host: totals of processor time, memory and I/O since its start. */
+  async usage(): Promise<Schemas["Usage"]> {
+    return this.server.take(this.server.api.GET("/v1/sandboxes/{name}/usage", { params: this.#at }));
+  }
+
   /** The memory of the sandbox over time, oldest sample first. */
   async history(query: { since?: number } = {}): Promise<Record<string, unknown>[]> {
     const params = { ...this.#at, query };
@@ -181,6 +186,13 @@ export class Sandbox implements AsyncDisposable {
     return this.server.take(
       this.server.api.POST("/v1/sandboxes/{name}/resume", { params: this.#at, body: options }),
     );
+  }
+
+  /** Gives the sandbox, which must not be running or paused, another name. Returns it with that name. */
+  async rename(name: string): Promise<Sandbox> {
+    const body = { name };
+    await this.server.take(this.server.api.POST("/v1/sandboxes/{name}/rename", { params: this.#at, body }));
+    return new Sandbox(this.server, name);
   }
 
   /** Waits until the sandbox has ended. */

@@ -99,6 +99,9 @@ test("sandboxes are listed and described", async () => {
   assert.deepEqual(changes.map(({ setting, state }) => [setting, state]), [["weight", "done"]]);
   assert.ok((await box.history()).length > 0);
   assert.ok((await box.stats()).host !== null);
+  assert.ok(((await box.usage()).cpu_s ?? 0) > 0);
+  assert.deepEqual((await Sandbox.list(local, { label: ["team=web"] })).map(({ name }) => name), ["typed"]);
+  assert.deepEqual(await Sandbox.list(local, { label: ["team=web", "other"] }), []);
   assert.equal((await local.version()).api, "v1");
 });
 
@@ -107,7 +110,9 @@ test("one key creates one sandbox", async () => {
   const options = { idempotencyKey: "typescript-1" };
   const made = await Promise.all([1, 2, 3].map(() => Sandbox.create(local, settings, options)));
   assert.equal(new Set(made.map(({ name }) => name)).size, 1);
-  await made[0]?.remove();
+  const renamed = await made[0]?.rename("typed-2");
+  assert.equal((await renamed?.inspect())?.name, "typed-2");
+  await renamed?.remove();
 });
 
 test("a balloon moves and is watched", async () => {
@@ -139,7 +144,7 @@ test("output is streamed, and input too", async () => {
   assert.equal((await command.wait()).returncode, 5);
   const sleeping = await box.execStream(["sleep", "1000"]);
   await sleeping.signal("TERM");
-  assert.equal((await sleeping.wait()).returncode, -15);
+  assert.equal((await sleeping.wait()).returncode, 143);
   const killed = await box.execStream(["sleep", "1000"]);
   await killed.kill();
   await assert.rejects(killed.inspect(), { code: "unknown-exec" });

@@ -120,7 +120,7 @@ def test_each_example_runs_and_the_readme_has_only_examples(package: Path) -> No
         ), f"no example has this:\n{block}"
 
 
-def test_what_is_published_runs_in_browsers(package: Path, node: dict[str, str]) -> None:
+def test_only_the_part_for_node_uses_what_browsers_do_not_have(package: Path, node: dict[str, str]) -> None:
     """The package has its declarations, and only ballonet/node uses what browsers do not have."""
     packed = json.loads(run(["npm", "pack", "--dry-run", "--json", "--ignore-scripts"], package, node))
     files = {each["path"] for each in packed[0]["files"]}

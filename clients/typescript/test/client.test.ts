@@ -1,6 +1,6 @@
 /** The client with a real server and a real sandbox: BALLONET_SOCKET, and BALLONET_URL with BALLONET_TOKEN. */
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { createServer, request, type Server as HttpServer } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { after, before, test } from "node:test";
@@ -107,7 +107,7 @@ test("sandboxes are listed and described", async () => {
 
 test("one key creates one sandbox", async () => {
   const settings = { memory: 128, start: false };
-  const options = { idempotencyKey: "typescript-1" };
+  const options = { idempotencyKey: randomUUID() };
   const made = await Promise.all([1, 2, 3].map(() => Sandbox.create(local, settings, options)));
   assert.equal(new Set(made.map(({ name }) => name)).size, 1);
   const renamed = await made[0]?.rename("typed-2");
@@ -190,8 +190,8 @@ class Breakable {
       const passed = request({ socketPath, path, method, headers }, (answer) => {
         outgoing.writeHead(answer.statusCode ?? 500, answer.headers);
         answer.on("error", () => outgoing.destroy()).pipe(outgoing);
-        outgoing.on("close", () => answer.destroy());
       });
+      outgoing.on("close", () => passed.destroy());
       passed.on("error", () => outgoing.destroy());
       incoming.on("error", () => passed.destroy()).pipe(passed);
     });

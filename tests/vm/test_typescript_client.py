@@ -22,7 +22,7 @@ EXAMPLES = {
     "quickstart": r"Linux\nhello\ntarget 192 MiB: settled\n",
     "output": r"(stdout: 1\n)(stdout: )?2\n(stdout: )?3\nstatus 3\n",
     "terminal": r"[^$]*30 90\n[^$]*status 6\n",
-    "watch": r"target \d+ MiB\n[^$]*target 200 MiB\n",
+    "watch": r"(target \d+ MiB\n)*target 200 MiB\n",
 }
 
 

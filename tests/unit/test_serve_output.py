@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ballonet.serve.events import KEPT, EventSource
+from ballonet.lifecycle.record import Record, State
+from ballonet.lifecycle.registry import Registry
+from ballonet.serve.events import KEPT, Event, EventSource
 from ballonet.serve.problems import RequestRefusedError
 from ballonet.serve.running_commands import KEPT_BYTES, UNREAD_BYTES, Piece, RunningCommand, RunningCommands
 from ballonet.serve.server_events import kept_alive
@@ -119,35 +123,103 @@ async def test_only_the_last_commands_that_have_ended_are_kept() -> None:
     await commands.close()
 
 
-class Quiet(EventSource):
-    """Events that the test publishes."""
-
-    def __init__(self) -> None:
-        async def none(_: Any) -> list[Any]:
-            return []
-
-        super().__init__(none)
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for variable in ("XDG_STATE_HOME", "BALLONET_RUN_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
+    return tmp_path
 
 
-async def test_events_are_resumed_or_reset() -> None:
-    source = Quiet()
+def change(name: str, state: State | None = None) -> None:
+    """Add a sandbox to the registry, or change its state there."""
+    with Registry.open() as registry:
+        if state is None:
+            registry.add(Record(name=name, created_at=1.5, flags=("--name", name)))
+        else:
+            registry.update(name, state=state, end_reason="stopped", exit_code=3)
+
+
+async def in_thread(call: Any, *args: Any) -> Any:
+    return await asyncio.to_thread(call, *args)
+
+
+async def take(source: EventSource, after: str | None, count: int) -> list[tuple[str, str]]:
+    """The first events after that one: what each is, and of which sandbox."""
+    reading = source.follow(after)
+    found = [await anext(reading) for _ in range(count)]
+    await reading.aclose()  # type: ignore[attr-defined]
+    return [(each.kind, each.data.get("name", "")) for each in found]
+
+
+async def test_events_are_resumed_by_id_also_with_another_server(home: Path) -> None:
+    change("a")
+    source = EventSource(in_thread)
+    assert await source.newest() == 1
     reading = source.follow()
     waiting = asyncio.ensure_future(anext(reading))
-    await asyncio.sleep(0.01)
-    for number in range(3):
-        source._publish("state", {"number": number})
+    await asyncio.sleep(0)
+    change("b")
+    source.look()
     first = await waiting
-    assert first.data["number"] == 0
-    again = source.follow(first.id)
-    assert [(await anext(again)).data["number"] for _ in range(2)] == [1, 2]
-    for after in ("odd", "00000000-1", f"{source._epoch}-99", f"{source._epoch}-{'9' * 5000}"):
-        assert (await anext(source.follow(after))).kind == "reset"
-    # A reader that was too slow starts anew.
-    for number in range(KEPT + 1):
-        source._publish("state", {"number": number})
-    assert (await anext(reading)).kind == "reset"
-    assert (await anext(source.follow(first.id))).kind == "reset"
+    assert (first.id, first.kind, first.data["name"]) == (2, "created", "b")
+    change("c")
+    assert await take(source, "1", 2) == [("created", "b"), ("created", "c")]
     await source.close()
+    # A server that is started later has the same events.
+    later = EventSource(in_thread)
+    assert await take(later, "0", 3) == [("created", "a"), ("created", "b"), ("created", "c")]
+    assert [each.id async for each in later.logged("1")] == [2, 3]
+    for after in ("odd", "00000000-1", "99", "9" * 5000):
+        assert (await anext(later.follow(after))).kind == "reset"
+        assert [each.kind async for each in later.logged(after)] == ["reset"]
+    await later.close()
+
+
+async def test_a_slow_client_gets_from_the_log_what_memory_does_not_have(home: Path) -> None:
+    source = EventSource(in_thread)
+    assert await source.newest() == 0
+    reading = source.follow()
+    waiting = asyncio.ensure_future(anext(reading))
+    await asyncio.sleep(0)
+    change("a")
+    first = await waiting
+    # Moves of balloons are not stored: those push all else out of the memory.
+    for number in range(KEPT + 1):
+        source._publish(Event.balloon("a", {"target_mib": number}))
+        if number == 0:
+            change("b")
+    source.look()
+    assert first.data["name"] == "a"
+    second = await anext(reading)
+    while second.kind == "balloon":
+        second = await anext(reading)
+    assert (second.id, second.kind, second.data["name"]) == (2, "created", "b")
+    await source.close()
+
+
+async def test_events_that_were_dropped_are_told(home: Path) -> None:
+    for name in ("a", "b", "c"):
+        change(name)
+    with Registry.open() as registry, registry.transaction():
+        registry.execute("DELETE FROM events WHERE id < 3")
+        registry.execute("UPDATE events_dropped SET up_to = 2")
+    source = EventSource(in_thread)
+    assert await take(source, "1", 1) == [("reset", "")]
+    assert await take(source, "2", 1) == [("created", "c")]
+    assert await take(source, "0", 1) == [("created", "c")]
+    await source.close()
+
+
+async def test_a_change_of_state_is_told_before_the_event_with_the_id(home: Path) -> None:
+    change("a")
+    change("a", State.STOPPED)
+    source = EventSource(in_thread)
+    last = [each async for each in source.logged("1")][-1]
+    await source.close()
+    state, stopped = (block.splitlines() for block in last.encoded.decode().split("\n\n")[:2])
+    assert state[0] == "event: state" and not state[1].startswith("id:")
+    assert json.loads(state[1].partition(": ")[2])["exit_code"] == 3
+    assert stopped[:2] == ["event: stopped", "id: 2"]
 
 
 async def test_a_silent_stream_is_kept_alive() -> None:

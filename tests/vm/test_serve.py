@@ -44,6 +44,9 @@ async def box(server: ServerProcess) -> AsyncIterator[str]:
                 "balloon": {"min": 128},
                 "env": {"WHO": "you"},
                 "cwd": "/tmp",
+                "labels": {"team": "web", "tier": "1"},
+                "hostname": "inside",
+                "health_cmd": "true",
             },
         )
         assert made.status_code == 201, made.text
@@ -130,6 +133,31 @@ async def test_the_balloon_moves(http: httpx.AsyncClient, box: str) -> None:
     assert back.json()["outcome"] == "settled"
 
 
+async def test_lists_are_filtered_by_label(http: httpx.AsyncClient, box: str) -> None:
+    shown = (await http.get(f"/v1/sandboxes/{box}")).json()
+    assert shown["labels"] == {"team": "web", "tier": "1"}
+
+    async def names(*pairs: tuple[str, str]) -> list[str]:
+        listed = await http.get("/v1/sandboxes", params=list(pairs))
+        assert listed.status_code == 200, listed.text
+        return [row["name"] for row in listed.json()]
+
+    assert await names(("label", "team")) == await names(("label", "team=web"), ("label", "tier=1")) == [box]
+    assert await names(("label", "team=db")) == await names(("label", "team"), ("label", "other")) == []
+    assert await names(("image", "debian*")) == []
+    assert problem(await http.get("/v1/sandboxes?label=!")) == (400, "config")
+    twice = await http.get("/v1/sandboxes?name=a&name=b")
+    assert problem(twice) == (400, "invalid-request")
+
+
+async def test_the_guest_has_its_host_name_and_its_health(http: httpx.AsyncClient, box: str) -> None:
+    done = await http.post(f"/v1/sandboxes/{box}/exec", json={"argv": ["cat", "/proc/sys/kernel/hostname"]})
+    assert done.json()["stdout"] == "inside\n"
+    while (health := (await http.get(f"/v1/sandboxes/{box}")).json()["health"]) == "starting":
+        await asyncio.sleep(0.2)
+    assert health == "healthy"
+
+
 async def test_figures_are_served(http: httpx.AsyncClient, box: str) -> None:
     stats = (await http.get(f"/v1/sandboxes/{box}/stats")).json()
     assert stats["host"]["resident_mib"] > 0
@@ -138,6 +166,8 @@ async def test_figures_are_served(http: httpx.AsyncClient, box: str) -> None:
     assert "served" in [each["name"] for each in memory["sandboxes"]]
     history = (await http.get(f"/v1/sandboxes/{box}/history")).json()
     assert history and history[-1]["name"] == "served"
+    usage = (await http.get(f"/v1/sandboxes/{box}/usage")).json()
+    assert usage["cpu_s"] > 0 and usage["resident_bytes"] > usage["guest_ram_bytes"] > 0
     exported = await http.get("/metrics")
     assert 'ballonet_sandbox_state{sandbox="served",state="running"} 1.0' in exported.text
 
@@ -163,7 +193,13 @@ async def test_a_repeated_request_creates_one_sandbox(http: httpx.AsyncClient, b
     assert sum("idempotency-replayed" in answer.headers for answer in answers) == 3
     other = await http.post("/v1/sandboxes", json={**body, "memory": 160}, headers=key)
     assert problem(other) == (409, "key-reused")
-    assert (await http.delete(f"/v1/sandboxes/{names.pop()}")).status_code == 204
+    renamed = await http.post(f"/v1/sandboxes/{names.pop()}/rename", json={"name": "other"})
+    assert renamed.json()["name"] == "other", renamed.text
+    assert (await http.delete("/v1/sandboxes/other")).status_code == 204
+    assert problem(await http.post(f"/v1/sandboxes/{box}/rename", json={"name": "x"})) == (
+        409,
+        "still-running",
+    )
     assert problem(await http.post("/v1/sandboxes", json=body, headers=key)) == (409, "key-spent")
 
 

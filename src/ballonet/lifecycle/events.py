@@ -98,6 +98,8 @@ class EventReader:
         self._last = 0 if since is None else since
         #: Events up to this id may be missing, because only the newest are kept.
         self.dropped_up_to: int | None = None
+        #: The sandboxes when they were looked at last.
+        self.sandboxes: list[Record] = []
         self._looked_at = -float("inf")
         self._seen: tuple[Any, ...] = ()
         if since is None:
@@ -121,17 +123,17 @@ class EventReader:
         with Registry.open() as registry:
             if due:
                 self._looked_at = time.monotonic()
-                look(registry)
-            rows = registry.execute(
-                f"SELECT {_COLUMNS} FROM events WHERE id > ? ORDER BY id",  # noqa: S608  (constant names)
-                [self._last],
-            )
+                self.sandboxes = look(registry)
+            events = events_after(registry, self._last)
         # As before the read: a later change is seen the next time.
         self._seen = changed
-        events = [_event(row) for row in rows]
         if events:
             self._last = events[-1].id
         return events
+
+    def look_again(self) -> None:
+        """Let the next :meth:`read` look at the sandboxes."""
+        self._looked_at = -float("inf")
 
     @staticmethod
     def _state_of_files() -> tuple[Any, ...]:
@@ -146,11 +148,23 @@ class EventReader:
         return tuple(found)
 
 
-def look(registry: Registry) -> None:
-    """Record what has happened to sandboxes without a program's doing: ends, and changes of their memory."""
-    for record in lifecycle.list_sandboxes(registry):
+def look(registry: Registry) -> list[Record]:
+    """Record what has happened to sandboxes without a program's doing: ends, and changes of their memory. Returns all
+    sandboxes."""
+    records = lifecycle.list_sandboxes(registry)
+    for record in records:
         if record.unreadable is None and record.state is not State.CREATED:
             copy_own_events(registry, record)
+    return records
+
+
+def events_after(registry: Registry, id: int, limit: int = -1) -> list[Event]:
+    """Events with greater ids in their order, at most ``limit``; -1: all."""
+    rows = registry.execute(
+        f"SELECT {_COLUMNS} FROM events WHERE id > ? ORDER BY id LIMIT ?",  # noqa: S608  (constant names)
+        [id, limit],
+    )
+    return [_event(row) for row in rows]
 
 
 def newest_id(registry: Registry) -> int:

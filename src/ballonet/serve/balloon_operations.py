@@ -13,6 +13,7 @@ from ballonet.base.errors import BallonetError
 from ballonet.control.backend import BalloonSnapshot, Stats, TrimResult
 from ballonet.control.protocol import SetReply
 from ballonet.lifecycle.samples import collect, history_path
+from ballonet.lifecycle.usage import Usage
 from ballonet.metrics.columns import host_row, row
 from ballonet.metrics.history import read_history
 from ballonet.serve import requests as take
@@ -58,6 +59,10 @@ async def _trim(call: Call) -> Response:
 
 async def _stats(call: Call) -> Response:
     return answer(asdict(await (await call.services.box(call.name)).balloon.stats()))
+
+
+async def _usage(call: Call) -> Response:
+    return answer(asdict(await (await call.services.box(call.name)).usage()))
 
 
 async def _watch(call: Call) -> Streamed:
@@ -170,6 +175,16 @@ OPERATIONS = [
         "Read the memory statistics of a guest and of its host",
         result=Stats,
         errors=_ERRORS,
+    ),
+    Operation(
+        "GET",
+        f"{_AT}/usage",
+        _usage,
+        Scope.READ,
+        "Read what a sandbox uses of the host: processor time, memory and I/O",
+        "These are totals since its start. The guest is not asked.",
+        result=Usage,
+        errors={404: "there is no such sandbox", 409: "the sandbox is not running"},
     ),
     Operation(
         "GET",

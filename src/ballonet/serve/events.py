@@ -1,7 +1,7 @@
-"""The events of all sandboxes as one stream: created, removed, changes of state, and moves of the balloon.
+"""The events of all sandboxes as one stream: what the registry's log of events has, and the moves of the balloons.
 
-They are derived from the registry, which is read once a second, and from the control sockets, which report each move.
-Events are kept for a while, so that a client that was disconnected continues where it was.
+The log outlives the server, so that a client continues after any event that is kept, by its id. The moves come from the
+control sockets as they happen, and are not stored: a client that comes back gets the state of each balloon instead.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple, Self
 from ballonet.base.dataclass import asdict
 from ballonet.base.errors import BallonetError
 from ballonet.base.timestamps import iso_time
-from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle import events as log_of_events
 from ballonet.lifecycle.liveness import living
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
@@ -26,37 +25,57 @@ from ballonet.serve.server_events import event
 
 log = logging.getLogger(__name__)
 
-#: How many events are kept.
+#: How many of the latest events are in memory. Older ones are read from the log.
 KEPT = 4096
-#: How often the registry is read (seconds).
-_LOOK_S = 1.0
-#: How long it is read after the last client has left (seconds).
+#: How many events of the log are read at once.
+_PAGE = 256
+#: How long the log is read after the last client has left (seconds).
 _LINGER_S = 60.0
 #: The fields of a balloon whose change is an event.
 _BALLOON_FIELDS = ("limit_mib", "requested_mib", "target_mib", "actual_mib", "state", "driver", "detail")
+#: The states that sandboxes have after these events.
+_STATES = {
+    "started": "running",
+    "resumed": "running",
+    "paused": "paused",
+    "stopped": "stopped",
+    "failed": "failed",
+}
 
 
 class Event(NamedTuple):
-    """One event. ``id`` is what a client sends to continue after it."""
+    """One event."""
 
-    id: str
+    #: Its id in the log; ``None``: it is not in the log.
+    id: int | None
     kind: str
     data: dict[str, Any]
     #: As it is sent: the same for all clients.
     encoded: bytes
 
     @classmethod
-    def of(cls, id: str, kind: str, **data: Any) -> Self:
-        data = {"at": iso_time(time.time()), **data}
-        return cls(id, kind, data, event(kind, data, id))
+    def of(cls, id: int | None, kind: str, data: dict[str, Any]) -> Self:
+        return cls(id, kind, data, event(kind, data, None if id is None else str(id)))
+
+    @classmethod
+    def balloon(cls, name: str, state: dict[str, Any]) -> Self:
+        return cls.of(None, "balloon", {"at": iso_time(time.time()), "name": name, **state})
+
+    @classmethod
+    def reset(cls, id: int, reason: str) -> Self:
+        return cls.of(id, "reset", {"at": iso_time(time.time()), "reason": reason})
 
 
-class _Seen(NamedTuple):
-    """What an event of a sandbox's state depends on."""
-
-    created_at: float
-    run_id: str | None
-    state: str
+def event_of(logged: log_of_events.Event) -> Event:
+    """What is sent for an event of the log: before one that changes the state of a sandbox, 'state'. That has no id, so
+    that a client that has the id has both."""
+    data = asdict(logged) | {"at": iso_time(logged.at), "name": logged.sandbox}
+    found = Event.of(logged.id, logged.event, data)
+    if (state := _STATES.get(logged.event)) is None:
+        return found
+    end = {"end_reason": logged.reason, "end_detail": logged.detail, "exit_code": logged.exit_code}
+    before = event("state", {"at": data["at"], "name": logged.sandbox, "state": state, **end})
+    return found._replace(encoded=before + found.encoded)
 
 
 class EventSource:
@@ -64,50 +83,80 @@ class EventSource:
 
     def __init__(self, blocking: Callable[..., Awaitable[Any]]) -> None:
         self._blocking = blocking
+        #: With numbers of their own, which clients do not see.
         self._kept: deque[tuple[int, Event]] = deque(maxlen=KEPT)
-        self._epoch = ""
         self._next = 1
+        #: The id of the last event of the log that was read.
+        self._last = 0
         self._news = asyncio.Event()
         self._look_now = asyncio.Event()
         self._readers = 0
         self._left_at = 0.0
+        self._beginning = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
-        self._first_look = asyncio.Event()
-        self._seen: dict[str, _Seen] = {}
         self._balloons: dict[str, tuple[str | None, asyncio.Task[None]]] = {}
+        self._balloon_states: dict[str, Event] = {}
+
+    async def newest(self) -> int:
+        """The id of the last event; those that follow it can be followed."""
+        self._left_at = time.monotonic()
+        async with self._beginning:
+            if self._watching is None or self._watching.done():
+                reader, self._last = await self._blocking(_open)
+                self._watching = asyncio.create_task(self._watch(reader))
+        return self._last
 
     async def follow(self, after: str | None = None) -> AsyncIterator[Event]:
-        """Events from now on, or those after the event ``after``. If some of those are not known any more, the first
-        event is ``reset``: the client reads the state of all sandboxes anew.
+        """Events from now on, or those after the one with the id ``after``. If some of those are not known any more,
+        the first event is ``reset``: the client reads the state of all sandboxes anew.
 
-        A client that is too slow gets ``reset``, too. Nothing is kept for it.
+        A client that is too slow for the events in memory gets them from the log. Nothing is kept for it.
         """
         self._readers += 1
         try:
-            if self._watching is None or self._watching.done():
-                self._begin()
-            await self._first_look.wait()
-            position, lost = self._position(after)
+            last = await self.newest()
+            position, behind = self._next, bool(after)
+            if after:
+                last = _id_in(after)
             while True:
-                if lost:
-                    yield Event.of(f"{self._epoch}-{position - 1}", "reset", reason=lost)
-                    lost = ""
-                if self._kept and self._kept[0][0] > position:
-                    position, lost = self._next, "the client was too slow: events were dropped"
+                if self._kept and position < self._kept[0][0]:
+                    behind = True  # it was too slow
+                if behind:
+                    position, behind = self._next, False
+                    if lost := await self._blocking(_why_lost, last):
+                        last = self._last
+                        yield Event.reset(last, lost)
+                    for found in list(self._balloon_states.values()):
+                        yield found
+                    async for found in self._logged(last):
+                        last = found.id or last
+                        yield found
                     continue
                 if position >= self._next:
-                    news = self._news
-                    await news.wait()
+                    await self._news.wait()
                     continue
-                number, found = self._kept[position - self._kept[0][0]]
-                position = number + 1
-                yield found
+                found = self._kept[position - self._kept[0][0]][1]
+                position += 1
+                if found.id is None:
+                    yield found
+                elif found.id > last:
+                    last = found.id
+                    yield found
         finally:
             self._readers -= 1
             self._left_at = time.monotonic()
 
+    async def logged(self, after: str | None) -> AsyncIterator[Event]:
+        """The events that are in the log now, after the one with the id ``after``."""
+        first = _id_in(after) if after else 0
+        if lost := await self._blocking(_why_lost, first):
+            first = await self.newest()
+            yield Event.reset(first, lost)
+        async for found in self._logged(first):
+            yield found
+
     def look(self) -> None:
-        """Read the registry now: something may have changed."""
+        """Look at the sandboxes now: something may have changed."""
         self._look_now.set()
 
     async def close(self) -> None:
@@ -115,79 +164,52 @@ class EventSource:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
 
-    def _position(self, after: str | None) -> tuple[int, str]:
-        if not after:
-            return self._next, ""
-        epoch, _, number = after.rpartition("-")
-        known = epoch == self._epoch and number.isascii() and number.isdecimal() and len(number) < 19
-        if not known or int(number) >= self._next:
-            return self._next, "the event is not known: the server was restarted, or nobody was listening"
-        first = self._kept[0][0] if self._kept else self._next
-        if int(number) + 1 < first:
-            return self._next, "the event is too old: events since then were dropped"
-        return int(number) + 1, ""
+    async def _logged(self, last: int) -> AsyncIterator[Event]:
+        while page := await self._blocking(_page_after, last):
+            for logged in page:
+                yield event_of(logged)
+            last = page[-1].id
 
-    def _begin(self) -> None:
-        # Events were missed meanwhile: ids of before are not valid.
-        self._epoch = secrets.token_hex(4)
-        self._kept.clear()
-        self._seen = {}
-        self._first_look = asyncio.Event()
-        self._watching = asyncio.create_task(self._watch())
-
-    def _publish(self, kind: str, data: dict[str, Any]) -> None:
-        self._kept.append((self._next, Event.of(f"{self._epoch}-{self._next}", kind, **data)))
+    def _publish(self, found: Event) -> None:
+        self._kept.append((self._next, found))
         self._next += 1
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def _watch(self) -> None:
+    async def _watch(self, reader: log_of_events.EventReader) -> None:
         try:
             while self._readers or time.monotonic() - self._left_at < _LINGER_S:
-                self._look_now.clear()
+                if self._look_now.is_set():
+                    self._look_now.clear()
+                    reader.look_again()
                 try:
-                    self._compare(await self._blocking(_list))
+                    found, sockets = await self._blocking(_read, reader)
                 except (BallonetError, OSError) as error:
-                    log.warning("the sandboxes cannot be listed: %s", error)  # the next look may succeed
+                    log.warning("the events cannot be read: %s", error)  # the next attempt may succeed
+                else:
+                    for logged in found:
+                        self._last = logged.id
+                        self._publish(event_of(logged))
+                    if any(logged.event in _STATES for logged in found):
+                        self._look_now.set()  # a balloon may be there now
+                    if sockets is not None:
+                        self._watch_balloons(sockets)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._look_now.wait(), _LOOK_S)
+                    await asyncio.wait_for(self._look_now.wait(), log_of_events.POLL_S)
         finally:
             for _, task in self._balloons.values():
                 task.cancel()
             await asyncio.gather(*(task for _, task in self._balloons.values()), return_exceptions=True)
             self._balloons.clear()
 
-    def _compare(self, found: list[tuple[Record, str | None]]) -> None:
-        first = not self._first_look.is_set()
-        now = {
-            record.name: _Seen(record.created_at, record.run_id, record.state.value) for record, _ in found
-        }
-        for name, seen in self._seen.items():
-            if name not in now or now[name].created_at != seen.created_at:
-                self._publish("removed", {"name": name})
-        for record, socket in found:
-            before, seen = self._seen.get(record.name), now[record.name]
-            if not first:
-                if before is None or before.created_at != seen.created_at:
-                    self._publish("created", {"name": record.name, "image": record.image})
-                    before = None
-                if before != seen:
-                    self._publish("state", _state_of(record))
-            self._watch_balloon(record, socket)
-        for name in self._balloons.keys() - now.keys():
-            self._balloons.pop(name)[1].cancel()
-        self._seen = now
-        self._first_look.set()
-
-    def _watch_balloon(self, record: Record, socket: str | None) -> None:
-        run_id, task = self._balloons.get(record.name, (None, None))
-        if task is not None and (task.done() or run_id != record.run_id or socket is None):
-            task.cancel()
-            del self._balloons[record.name]
-            task = None
-        if task is None and socket is not None:
-            work = asyncio.create_task(self._follow_balloon(record.name, socket))
-            self._balloons[record.name] = record.run_id, work
+    def _watch_balloons(self, sockets: dict[str, tuple[str | None, str]]) -> None:
+        for name, (run_id, task) in list(self._balloons.items()):
+            if task.done() or sockets.get(name, ("",))[0] != run_id:
+                task.cancel()
+                del self._balloons[name]
+        for name, (run_id, socket) in sockets.items():
+            if name not in self._balloons:
+                self._balloons[name] = run_id, asyncio.create_task(self._follow_balloon(name, socket))
 
     async def _follow_balloon(self, name: str, socket: str) -> None:
         from ballonet.control.client import Client
@@ -198,31 +220,60 @@ class EventSource:
                 async for snapshot in client.watch():
                     fields = asdict(snapshot)
                     now = {field: fields[field] for field in _BALLOON_FIELDS}
-                    if before is not None and now != before:
-                        self._publish("balloon", {"name": name, **now})
+                    if now == before:
+                        continue
+                    self._balloon_states[name] = Event.balloon(name, now)
+                    if before is not None:
+                        self._publish(self._balloon_states[name])
                     before = now
         except BallonetError:
             pass  # it has ended, or is about to
+        finally:
+            self._balloon_states.pop(name, None)
         if before is not None:
             self.look()
 
 
-def _list() -> list[tuple[Record, str | None]]:
-    """The sandboxes, each with its control socket if it runs."""
+def _open() -> tuple[log_of_events.EventReader, int]:
+    """A reader of the log from its end on, and the id of the last event."""
     with Registry.open() as registry:
-        records = lifecycle.list_sandboxes(registry)
-    notes = [living(record) if record.state.lives else None for record in records]
-    return [
-        (record, None if note is None or not note.ready else note.control_socket)
-        for record, note in zip(records, notes, strict=True)
-    ]
+        log_of_events.look(registry)
+        newest = log_of_events.newest_id(registry)
+    return log_of_events.EventReader(newest), newest
 
 
-def _state_of(record: Record) -> dict[str, Any]:
-    return {
-        "name": record.name,
-        "state": record.state.value,
-        "end_reason": record.end_reason,
-        "end_detail": record.end_detail,
-        "exit_code": record.exit_code,
-    }
+def _read(
+    reader: log_of_events.EventReader,
+) -> tuple[list[log_of_events.Event], dict[str, tuple[str | None, str]] | None]:
+    """The events since the last call. If the sandboxes were looked at: the run and the control socket of each that
+    runs, by name."""
+    before = reader.sandboxes
+    found = reader.read()
+    if reader.sandboxes is before:
+        return found, None
+    sockets = ((record, _socket_of(record)) for record in reader.sandboxes)
+    return found, {record.name: (record.run_id, socket) for record, socket in sockets if socket is not None}
+
+
+def _socket_of(record: Record) -> str | None:
+    note = living(record) if record.state.lives else None
+    return note.control_socket if note is not None and note.ready else None
+
+
+def _id_in(text: str) -> int:
+    """The id in a request; -1: it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else -1
+
+
+def _page_after(id: int) -> list[log_of_events.Event]:
+    with Registry.open() as registry:
+        return log_of_events.events_after(registry, id, _PAGE)
+
+
+def _why_lost(id: int) -> str:
+    """Why the events after that one are not all known; empty: they are."""
+    with Registry.open() as registry:
+        if not 0 <= id <= log_of_events.newest_id(registry):
+            return "there is no such event: the registry may be another one"
+        dropped = log_of_events.dropped_up_to(registry)
+    return f"the event is too old: events up to {dropped} are not all kept" if 0 < id < dropped else ""

@@ -155,7 +155,7 @@ def _cross_origin(origin: str | None, origins: Collection[str]) -> dict[bytes, b
         return {}
     return {
         b"access-control-allow-origin": origin.encode("latin-1"),
-        b"access-control-expose-headers": b"Location, Idempotency-Replayed, Content-Range, Retry-After",
+        b"access-control-expose-headers": b"Location, Idempotency-Replayed, Content-Range, Last-Event-ID, Retry-After",
         b"cross-origin-resource-policy": b"cross-origin",
         b"vary": b"Origin",
     }

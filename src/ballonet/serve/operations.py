@@ -6,6 +6,7 @@ The routes and the OpenAPI document follow from the same list of operations.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -169,9 +170,14 @@ async def carry_out(
 
 def _query(operation: Operation, request: Request) -> Any:
     pairs = request.query_params.multi_items()
-    values = dict(pairs)
-    if len(values) != len(pairs):
+    values: dict[str, Any] = dict(pairs)
+    repeated = _repeated(operation.query)
+    if len(values) != len([name for name, _ in pairs if name not in repeated]) + len(
+        repeated & values.keys()
+    ):
         raise refused("invalid-request", "a parameter of the query is given twice")
+    for name in repeated & values.keys():
+        values[name] = request.query_params.getlist(name)
     if operation.query is None:
         if values:
             raise refused("invalid-request", f"the parameter {next(iter(values))[:80]!r} is not known here")
@@ -180,6 +186,13 @@ def _query(operation: Operation, request: Request) -> Any:
         return msgspec.convert(values, operation.query, strict=False)
     except msgspec.ValidationError as error:
         raise refused("invalid-request", f"the query is invalid: {error}") from None
+
+
+@functools.cache
+def _repeated(query: type[msgspec.Struct] | None) -> frozenset[str]:
+    """The parameters that may be given several times."""
+    found = () if query is None else msgspec.structs.fields(query)
+    return frozenset(field.name for field in found if isinstance(field.default_factory, type))
 
 
 async def _body(operation: Operation, request: Request) -> Any:

@@ -129,6 +129,14 @@ class ListQuery(Query):
     name: Annotated[str, Meta(description="only names that match this pattern (*, ?, [])")] | UnsetType = (
         UNSET
     )
+    image: (
+        Annotated[str, Meta(description="only sandboxes whose image reference matches this pattern")]
+        | UnsetType
+    ) = UNSET
+    label: Annotated[
+        list[str],
+        Meta(description="only sandboxes with this label, KEY or KEY=VALUE; all of them if it is repeated"),
+    ] = []
 
 
 class StartBody(Body):
@@ -323,4 +331,10 @@ class RestoreBody(Body):
 
 
 class EventsQuery(Query):
-    after: Annotated[str, Meta(description="continue after the event with this ID")] | UnsetType = UNSET
+    after: (
+        Annotated[
+            str, Meta(description="continue after the event with this ID; 0: from the oldest that is kept")
+        ]
+        | UnsetType
+    ) = UNSET
+    follow: Annotated[bool, Meta(description="wait for further events; false: only what is recorded")] = True

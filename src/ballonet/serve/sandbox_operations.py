@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 from typing import Any
 
-from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from ballonet.base.dataclass import asdict
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.descriptions import describe, describe_in_detail
+from ballonet.lifecycle.filters import Filters, parse_filters
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.sdk.sandbox import Sandbox
@@ -26,19 +25,16 @@ _AT = "/v1/sandboxes/{name}"
 
 
 async def _list(call: Call) -> Response:
-    return answer(await call.services.blocking(_rows, call.query.state, call.query.name))
+    asked = take.given(call.query, "label")
+    words = [f"{key}={value}" for key, value in asked.items()]
+    filters = parse_filters([*words, *(f"label={label}" for label in call.query.label)])
+    return answer(await call.services.blocking(_rows, filters))
 
 
-def _rows(state: str | UnsetType, pattern: str | UnsetType) -> list[dict[str, Any]]:
+def _rows(filters: Filters) -> list[dict[str, Any]]:
     with Registry.open() as registry:
         records = lifecycle.list_sandboxes(registry)
-    records = [
-        record
-        for record in records
-        if (state is UNSET or record.state.value == state)
-        and (isinstance(pattern, UnsetType) or fnmatch.fnmatchcase(record.name, pattern))
-    ]
-    return [row for row, _ in describe(records)]
+    return [row for row, _ in describe([record for record in records if filters.match(record)])]
 
 
 async def _inspect(call: Call) -> Response:
@@ -106,6 +102,11 @@ async def _modify(call: Call) -> Response:
     changes = await box.modify(**settings)
     call.services.events.look()
     return answer([asdict(change) for change in changes])
+
+
+async def _rename(call: Call) -> Response:
+    await (await call.services.box(call.name)).rename(call.body.name)
+    return await _described(call, call.body.name)
 
 
 async def _wait(call: Call) -> Response:
@@ -254,6 +255,17 @@ OPERATIONS = [
         Scope.USE,
         "Restart the idle timeout of a sandbox",
         status=204,
+        errors=_NOT_FOUND | _CONFLICT,
+    ),
+    Operation(
+        "POST",
+        f"{_AT}/rename",
+        _rename,
+        Scope.USE,
+        "Give a sandbox another name",
+        "It must not be running or paused.",
+        body=take.NameBody,
+        result=results.SandboxDetails,
         errors=_NOT_FOUND | _CONFLICT,
     ),
     Operation(

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from ballonet.serve import requests as take
 from ballonet.serve import results
+from ballonet.serve.events import Event
 from ballonet.serve.operations import EVENT_STREAM, OPENAPI_FILE, Call, Media, Operation, Streamed, answer
 from ballonet.serve.server_events import kept_alive
 from ballonet.serve.tokens import Scope
@@ -28,13 +29,18 @@ async def _openapi(call: Call) -> Response:
 
 
 async def _events(call: Call) -> Streamed:
+    events = call.services.events
     after = call.query.after if call.query.after is not UNSET else call.request.headers.get("last-event-id")
+    if not call.query.follow:
+        return Streamed(_encoded(events.logged(after)), EVENT_STREAM)
+    # So that a client can come back before it has got an event.
+    position = {} if after else {"Last-Event-ID": str(await events.newest())}
+    return Streamed(kept_alive(_encoded(events.follow(after))), EVENT_STREAM, position)
 
-    async def lines() -> AsyncIterator[bytes]:
-        async for each in call.services.events.follow(after):
-            yield each.encoded
 
-    return Streamed(kept_alive(lines()), EVENT_STREAM)
+async def _encoded(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    async for each in events:
+        yield each.encoded
 
 
 OPERATIONS = [
@@ -54,8 +60,10 @@ OPERATIONS = [
         _events,
         Scope.READ,
         "Follow the events of all sandboxes",
-        "Server-sent events: 'created', 'removed', 'state' (of a sandbox) and 'balloon' (a move), each with the "
-        "name of its sandbox. 'reset' means that events were missed: read the list of sandboxes again.",
+        "Server-sent events, each with the name of its sandbox: those of 'ballonet events', such as 'created', "
+        "'stopped' and 'removed', with ids; 'state' of a sandbox, and 'balloon' for a move, without. 'reset' means "
+        "that events were missed: read the list of sandboxes again. Without an ID, the stream begins now, and the "
+        "header Last-Event-ID of the response says where that is.",
         query=take.EventsQuery,
         result=EVENT_STREAM,
         headers={"Last-Event-ID": "continue after the event with this ID"},

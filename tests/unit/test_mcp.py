@@ -47,6 +47,7 @@ async def test_tools_are_listed_with_a_description_of_every_argument(mode: str) 
         assert tool.input_schema["additionalProperties"] is False
         for name, schema in tool.input_schema["properties"].items():
             assert schema.get("description"), (tool.name, name)
+            assert "type" in schema or "enum" in schema, (tool.name, name)
 
 
 async def test_invalid_arguments_are_a_tool_error_with_the_reason() -> None:

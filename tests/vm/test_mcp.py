@@ -254,7 +254,7 @@ async def test_a_session_over_http_has_its_own_sandboxes(server: ServerProcess) 
             proxied = await http.get(started["path_on_this_server"] + "index.html")
             assert proxied.text == "there\n"
         assert "no sandbox" in await failure(two, "run_command", command="true")
-        assert "exists already" in await failure(two, "create_sandbox", name="over-http") or True
+        assert "error (name-in-use)" in await failure(two, "create_sandbox", name="over-http")
         with pytest.raises(BaseExceptionGroup) as caught:  # two sessions are open
             async with remote(server, token):
                 pass
@@ -313,7 +313,7 @@ async def test_requests_over_http_are_checked_as_all_others(server: ServerProces
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-async def test_sandboxes_of_agents_end_with_the_server_and_others_go_on(
+async def test_sandboxes_of_agents_end_with_the_server(
     guest: object, run_directory: Path, tmp_path: Path, how: str
 ) -> None:
     name = f"of-agent-{how}"
@@ -337,3 +337,24 @@ async def test_sandboxes_of_agents_end_with_the_server_and_others_go_on(
                 else:
                     server.kill()
                     wait_until(lambda: name not in registered(), "the sandbox's removal")
+
+
+async def test_a_session_whose_client_is_gone_ends_and_leaves_its_place(
+    guest: object, run_directory: Path, tmp_path: Path
+) -> None:
+    words = ("--mcp", "--mcp-idle-timeout", "1s", "--mcp-max-sessions", "1")
+    with ServerProcess(tmp_path, *words) as server:
+        token = new_token()
+        async with server.remote(token) as http:
+            opened = await http.post("/mcp", json=INITIALIZE, headers=ACCEPT)
+            first = {**ACCEPT, "Mcp-Session-Id": opened.headers["mcp-session-id"]}
+            # An open stream of events keeps it.
+            async with http.stream("GET", "/mcp", headers=first) as events:
+                assert events.status_code == 200
+                refused = await http.post("/mcp", json=INITIALIZE, headers=ACCEPT)
+                assert (refused.status_code, refused.json()["code"]) == (503, "too-many-requests")
+        async with server.remote(token) as http:
+            while (await http.post("/mcp", json=INITIALIZE, headers=ACCEPT)).status_code == 503:
+                await asyncio.sleep(0.1)
+            ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
+            assert (await http.post("/mcp", json=ping, headers=first)).status_code == 404

@@ -36,6 +36,7 @@ class ToolDefinition(NamedTuple):
         schema = dict(found[self.takes.__name__])
         description = schema.pop("description")
         schema.pop("title", None)
+        schema["properties"] = {name: _simple(each) for name, each in schema["properties"].items()}
         return Tool(
             name=self.name,
             title=self.title,
@@ -48,6 +49,14 @@ class ToolDefinition(NamedTuple):
                 open_world_hint=False,
             ),
         )
+
+
+def _simple(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an argument without its alternative ``null``, which some clients cannot read: it may be left out."""
+    others = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    if len(others) != 1:
+        return schema
+    return {"description": schema["description"], **others[0]}
 
 
 class ToolError(BallonetError):

@@ -52,7 +52,7 @@ class ToolDefinition(NamedTuple):
 
 
 def _simple(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of an argument without its alternative ``null``, which some clients cannot read: it may be left out."""
+    """The schema of an argument that may be left out, without its alternative ``null``: some clients cannot read it."""
     others = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
     if len(others) != 1:
         return schema

@@ -11,7 +11,7 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import ImageContent, TextContent
 
-from ballonet.base.errors import BallonetError, ConfigError, NameInUseError
+from ballonet.base.errors import BallonetError, ConfigError, NameInUseError, UnknownSandboxError
 from ballonet.cli.commands import build_parser
 from ballonet.cli.mcp_options import policy_of
 from ballonet.mcp import code_tools
@@ -115,10 +115,11 @@ class FakeBox:
     """Stands for a sandbox where only its end matters."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.closed = name, False
+        self.name, self.closed, self.ended = name, False, False
 
     def record(self) -> None:
-        pass
+        if self.ended:
+            raise UnknownSandboxError(f"there is no sandbox named {self.name!r}")
 
     async def close(self) -> None:
         self.closed = True
@@ -155,7 +156,11 @@ async def test_a_session_has_at_most_so_many_sandboxes_and_ends_all_of_them(
         assert [box.closed for box in made] == [True, False]
         with pytest.raises(ConfigError, match="no sandbox named 'one'"):
             await session.find("one")
-    assert [box.closed for box in made] == [True, True]
+        made[1].ended = True  # its time is over: it leaves its place
+        await session.create("five")
+        await session.create("six")
+        assert [box.closed for box in made] == [True, True, False, False]
+    assert all(box.closed for box in made)
 
 
 class FakeCommand:

@@ -167,6 +167,23 @@ async def test_an_agent_works_in_a_sandbox(guest: object, run_directory: Path) -
     assert "agent-1" not in registered()
 
 
+async def test_a_call_that_is_cancelled_ends_what_it_waits_for(guest: object, run_directory: Path) -> None:
+    async with stdio("--memory", "256M") as client:
+        await call(client, "create_sandbox", name="agent-cancel")
+        running = "ps -o args | grep -c '^[s]leep 98765$'"
+        waiting = asyncio.create_task(call(client, "run_command", command="sleep 98765; true", wait_s=250))
+        while (await call(client, "run_command", command=running))[1] != "stdout:\n1\n":
+            await asyncio.sleep(0.1)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        while (await call(client, "run_command", command=running))[1] != "stdout:\n0\n":
+            await asyncio.sleep(0.1)
+        # The guest ends: the session forgets the sandbox.
+        await result(client, "run_command", command="kill -9 1; reboot -f; poweroff -f", wait_s=20)
+        wait_until(lambda: "agent-cancel" not in registered(), "the sandbox's end")
+        assert "has no sandbox" in await failure(client, "run_command", command="true")
+
+
 @pytest.mark.timeout(900)
 async def test_python_keeps_variables_and_figures_are_pictures(guest: object, code_image: str) -> None:
     async with stdio("--memory", "1G", "--image", code_image) as client:

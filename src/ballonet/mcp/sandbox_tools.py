@@ -51,7 +51,7 @@ class CreateSandbox(Struct, forbid_unknown_fields=True):
 
 
 async def _create(session: AgentSession, given: CreateSandbox) -> Sequence[ContentBlock]:
-    session.forget_ended()
+    await session.forget_ended()
     box = None if given.name is None else session.own(given.name)
     if box is None and given.name in session.policy.existing:
         box = await session.find(given.name)
@@ -102,7 +102,7 @@ class SandboxStatus(Struct, forbid_unknown_fields=True):
 
 
 async def _status(session: AgentSession, given: SandboxStatus) -> Sequence[ContentBlock]:
-    session.forget_ended()
+    await session.forget_ended()
     names = session.names if given.sandbox is None else [given.sandbox]
     return [as_json({"sandboxes": [await _shown(session, await session.find(name)) for name in names]})]
 

@@ -83,7 +83,7 @@ class AgentSession:
 
         :raises ConfigError: the session has no such sandbox, or several and no name was given.
         """
-        self.forget_ended()
+        await self.forget_ended()
         if name is None:
             if len(self.names) > 1:
                 raise ConfigError(
@@ -119,6 +119,7 @@ class AgentSession:
         """:raises BallonetError: it is not permitted, or the sandbox did not start."""
         settings = self.policy.settings(image=image, memory_mib=memory_mib, internet=internet, ports=ports)
         name = random_name() if name is None else name
+        await self.forget_ended()
         with self._place(name):
             box = await Sandbox.create(name, **settings)
             self._boxes[name] = box
@@ -128,6 +129,7 @@ class AgentSession:
         """A copy of a running sandbox, which publishes the same ports of the guest."""
         name = random_name() if name is None else name
         ports = [f"127.0.0.1:0:{port.guest}" for port in box.ports if port.protocol == "tcp"]
+        await self.forget_ended()
         with self._place(name):
             (copy,) = await box.fork(name, ports=ports, labels={LABEL: ""})
             self._boxes[name] = copy
@@ -139,7 +141,6 @@ class AgentSession:
 
         :raises ConfigError: the session has as many as it may, or makes one with that name.
         """
-        self.forget_ended()
         if name in self._making:
             raise ConfigError(f"sandbox {name!r} is being made", hint="wait for that call to end")
         if len(self._boxes) + len(self._making) >= self.policy.max_sandboxes:
@@ -164,13 +165,15 @@ class AgentSession:
         await self._close_commands(name)
         await box.close()
 
-    def forget_ended(self) -> None:
+    async def forget_ended(self) -> None:
         """Forget the sandboxes that have ended, for example because their time was over."""
         for name, box in list(self._boxes.items()):
             try:
                 box.record()
             except UnknownSandboxError:
                 self._forget(name)
+                await self._close_commands(name)
+                await box.close()
 
     def _forget(self, name: str) -> None:
         del self._boxes[name]

@@ -235,20 +235,22 @@ def test_results_of_code_are_bounded() -> None:
         stdout="out",
         stderr="",
         value={"text/plain": long, "image/png": png},
-        displays=[{"image/png": png}] * 5 + [{"text/html": "<b>"}],
+        displays=[{"image/png": png}] * 5 + [{"text/html": "<b>"}] * 10,
         error=CodeException("ValueError", "bad", "Traceback: bad"),
         exit_status=None,
         truncated=False,
     )
-    facts, out, traceback, html, value, *pictures = code_tools.contents(result)
+    facts, out, traceback, *displays, value, _, _, _ = code_tools.contents(result)
+    pictures = code_tools.contents(result)[-3:]
     assert isinstance(facts, TextContent)
     assert facts.text == (
-        '{"ok": false, "error": {"name": "ValueError", "message": "bad"}, "pictures_dropped": 3}'
+        '{"ok": false, "error": {"name": "ValueError", "message": "bad"}, "pictures_dropped": 3, '
+        '"displays_dropped": 2}'
     )
-    assert [each.text for each in (out, traceback, html) if isinstance(each, TextContent)] == [
+    assert [each.text for each in (out, traceback, *displays) if isinstance(each, TextContent)] == [
         "stdout:\nout",
         "traceback:\nTraceback: bad",
-        "display:\n<b>",
+        *["display:\n<b>"] * code_tools.MAX_DISPLAYS,
     ]
     assert isinstance(value, TextContent)
     assert value.text.endswith("x\n(and 5 more characters)")
@@ -291,3 +293,9 @@ def test_the_operator_restricts_with_options() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             policy(*words)
+
+
+def test_options_of_agents_need_the_option_that_serves_them() -> None:
+    options = build_parser("serve").parse_args(["serve", "--no-socket", "--mcp-net", "user"])
+    with pytest.raises(ConfigError, match="--mcp-net needs --mcp"):
+        options.run(options)

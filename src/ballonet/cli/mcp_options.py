@@ -61,6 +61,15 @@ def add_policy(parser: argparse._ActionsContainer, prefix: str = "") -> None:
     )
 
 
+def check_unused(options: argparse.Namespace, prefix: str, needed: str) -> None:
+    """:raises ConfigError: one of the options was given, which needs another one."""
+    defaults = argparse.ArgumentParser()
+    add_policy(defaults, prefix)
+    for name, default in vars(defaults.parse_args([])).items():
+        if getattr(options, name) != default:
+            raise ConfigError(f"--{name.replace('_', '-')} needs {needed}")
+
+
 def policy_of(options: argparse.Namespace, prefix: str = "") -> Policy:
     """:raises ConfigError: a value is invalid; the message has the option's name."""
     from ballonet.base.duration import parse_duration

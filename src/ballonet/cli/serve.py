@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ballonet.base.errors import ConfigError, missing_module
-from ballonet.cli.mcp_options import add_policy
+from ballonet.cli.mcp_options import add_policy, check_unused
 
 if TYPE_CHECKING:
     from ballonet.serve.extension import Extension
@@ -89,6 +89,8 @@ def run(options: argparse.Namespace) -> int:
     if options.openapi:
         print(OPENAPI_FILE.read_text(encoding="utf-8"), end="")
         return 0
+    if not options.mcp:
+        check_unused(options, "mcp-", "--mcp")
     extensions = [_mcp(options)] if options.mcp else []
     import asyncio
     import logging

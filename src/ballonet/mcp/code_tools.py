@@ -21,6 +21,8 @@ MAX_TIMEOUT_S, TIMEOUT_S = 3600, 50
 MAX_CHARACTERS = 16 << 10
 #: The most pictures in a result, and their size in all (bytes).
 MAX_PICTURES, MAX_PICTURE_BYTES = 8, 4 << 20
+#: The most texts that were shown with ``display()``.
+MAX_DISPLAYS = 8
 #: What shows a value, the best first.
 _TEXTS = ("text/plain", "text/markdown", "application/json", "text/html")
 
@@ -88,12 +90,13 @@ def contents(result: CodeResult) -> list[ContentBlock]:
         sent.append(each)
     if len(sent) < len(pictures):
         facts["pictures_dropped"] = len(pictures) - len(sent)
+    displays = [said for each in result.displays if "image/png" not in each and (said := _words(each))]
+    if len(displays) > MAX_DISPLAYS:
+        facts["displays_dropped"] = len(displays) - MAX_DISPLAYS
     found: list[ContentBlock] = [as_json(facts), *shown(result.stdout, result.stderr)]
     if result.error is not None and result.error.traceback:
         found.append(text(f"traceback:\n{cut(result.error.traceback)}"))
-    for shown_data in result.displays:
-        if "image/png" not in shown_data and (said := _words(shown_data)):
-            found.append(text(f"display:\n{said}"))
+    found += [text(f"display:\n{said}") for said in displays[:MAX_DISPLAYS]]
     if result.value is not None and (said := _words(result.value)):
         found.append(text(f"value:\n{said}"))
     found += map(picture, sent)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -299,3 +304,44 @@ def test_options_of_agents_need_the_option_that_serves_them() -> None:
     options = build_parser("serve").parse_args(["serve", "--no-socket", "--mcp-net", "user"])
     with pytest.raises(ConfigError, match="--mcp-net needs --mcp"):
         options.run(options)
+
+
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "t", "version": "1"},
+    },
+}
+
+
+@pytest.mark.parametrize("output", ["full", "gone", "whole"])
+def test_standard_streams_that_fail_are_told_as_by_other_commands(tmp_path: Path, output: str) -> None:
+    given = b"no JSON\n\xff\xfe\n" + json.dumps(INITIALIZE).encode() + b"\n"
+    answers = tmp_path / "answers"
+    if output == "gone":
+        read, write = os.pipe()
+        os.close(read)
+    else:
+        write = os.open("/dev/full" if output == "full" else answers, os.O_WRONLY | os.O_CREAT, 0o600)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "ballonet", "mcp"],
+        input=given,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        timeout=120,
+        check=False,
+    )
+    os.close(write)
+    said = done.returncode, done.stderr.decode()
+    if output == "full":
+        assert said == (125, "ballonet: error: standard output: No space left on device\n")
+    elif output == "gone":
+        assert said == (141, "")
+    else:
+        assert said == (0, "")
+        (answer,) = answers.read_text().splitlines()
+        assert json.loads(answer)["result"]["serverInfo"]["name"] == "ballonet"

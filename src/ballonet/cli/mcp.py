@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ballonet.base.errors import missing_module
+from ballonet.base.errors import BallonetError, missing_module
 from ballonet.cli.mcp_options import add_policy, policy_of
 
 _EPILOG = """\
@@ -31,5 +31,22 @@ def run(options: argparse.Namespace) -> int:
     policy = policy_of(options)
     # A thread waits for input, and cannot be interrupted. Sandboxes that this process owns end with it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    asyncio.run(serve_stdio(policy))
+    try:
+        asyncio.run(serve_stdio(policy))
+    except BaseExceptionGroup as group:  # of the SDK's tasks, which read and write
+        raise _cause(group) from group
     return 0
+
+
+def _cause(group: BaseExceptionGroup) -> BaseException:
+    """Why the standard streams could not be used, if that is the reason."""
+    from ballonet.cli.standard_streams import stream_error
+
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            error = _cause(error)
+        if isinstance(error, BrokenPipeError | BallonetError):
+            return error
+        if isinstance(error, OSError):
+            return stream_error(1, error)
+    return group

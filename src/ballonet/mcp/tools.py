@@ -34,7 +34,7 @@ class ToolDefinition(NamedTuple):
         """The tool for the protocol, with the JSON Schema of its arguments."""
         _, found = msgspec.json.schema_components([self.takes])
         schema = dict(found[self.takes.__name__])
-        description = schema.pop("description")
+        description = schema.pop("description", "")  # no docstrings with python -OO
         schema.pop("title", None)
         schema["properties"] = {name: _simple(each) for name, each in schema["properties"].items()}
         return Tool(

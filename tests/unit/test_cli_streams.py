@@ -66,6 +66,7 @@ CALLS = {
     "pilot": (["pilot", "unit"], 0),
     "simulate": (["simulate", "--list"], 0),
     "serve": (["serve", "--no-socket"], 2),
+    "mcp": (["mcp", "--cpus", "0"], 2),
     "token": (["token", "create", "--scope", "read"], 0),
     "prune": (["prune"], 0),
     "doctor": (["doctor"], 0),
@@ -92,6 +93,7 @@ SILENT = {
     "balloon",
     "plot",
     "serve",
+    "mcp",
 }
 
 

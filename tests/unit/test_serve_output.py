@@ -73,6 +73,18 @@ async def test_a_command_waits_for_its_reader_and_memory_is_bounded(size: int) -
     assert process.abandoned
 
 
+async def test_readers_that_leave_after_each_piece_do_not_stop_the_command() -> None:
+    process = FakeProcess(100, 16 << 10)
+    running = command(process)
+    for number in range(100):
+        await settled(process)
+        assert process.written > number, "the command waits for a reader that has everything"
+        pieces = running.output(after=number)
+        assert (await anext(pieces)).number == number + 1
+        await pieces.aclose()  # type: ignore[attr-defined]
+    await running.wait()
+
+
 async def test_a_reader_continues_after_the_last_piece_that_it_has_read() -> None:
     running = command(FakeProcess(2000, 1000))
     first = running.output()

@@ -51,6 +51,7 @@ COMMANDS = {
     "pilot": Command("ballonet.cli.pilot", "run the autopilot, which balances memory across sandboxes"),
     "simulate": Command("ballonet.cli.simulate", "compare memory policies on simulated guests"),
     "serve": Command("ballonet.cli.serve", "serve an HTTP API for sandboxes"),
+    "mcp": Command("ballonet.cli.mcp", "serve sandboxes to an agent, over the Model Context Protocol"),
     "token": Command("ballonet.cli.token", "manage the tokens of the HTTP API"),
     "prune": Command("ballonet.cli.prune", "clean up after sandboxes whose processes were killed"),
     "doctor": Command("ballonet.cli.doctor", "check whether this host can run sandboxes"),

@@ -30,7 +30,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Control memory", ("balloon", "pilot", "simulate")),
     ("Images and volumes", ("image", "volume")),
     ("Saved states", ("snapshot", "fork")),
-    ("Serve", ("serve", "token")),
+    ("Serve", ("serve", "mcp", "token")),
     ("Other", ("config", "completion", "version")),
 )
 

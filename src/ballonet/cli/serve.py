@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ballonet.base.errors import ConfigError, missing_module
+from ballonet.cli.mcp_options import add_policy, check_unused
+
+if TYPE_CHECKING:
+    from ballonet.serve.extension import Extension
 
 _EPILOG = """\
 By default, only this user can connect, at a Unix socket in the run directory.
@@ -57,6 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="commands that run at once in one sandbox for clients (default: 64)",
     )
     parser.add_argument("--max-upload", metavar="SIZE", default="64G", help="largest upload (default: 64G)")
+    served = parser.add_argument_group("Model Context Protocol, at /mcp (see 'ballonet mcp --help')")
+    served.add_argument(
+        "--mcp", action="store_true", help="serve it to agents, for requests with a token of the scope use"
+    )
+    served.add_argument(
+        "--mcp-max-sessions",
+        metavar="N",
+        type=int,
+        default=16,
+        help="sessions of agents at once (default: 16)",
+    )
+    add_policy(served, "mcp-")
     parser.add_argument("--openapi", action="store_true", help="print the OpenAPI document, and exit")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -72,6 +89,9 @@ def run(options: argparse.Namespace) -> int:
     if options.openapi:
         print(OPENAPI_FILE.read_text(encoding="utf-8"), end="")
         return 0
+    if not options.mcp:
+        check_unused(options, "mcp-", "--mcp")
+    extensions = [_mcp(options)] if options.mcp else []
     import asyncio
     import logging
 
@@ -99,5 +119,16 @@ def run(options: argparse.Namespace) -> int:
     )
     # What happens to requests is logged by the server itself.
     logging.getLogger("uvicorn.error").setLevel(logging.DEBUG if options.debug else logging.CRITICAL)
-    asyncio.run(serve(settings, lambda address: print(f"listening on {address}", flush=True)))
+    asyncio.run(serve(settings, lambda address: print(f"listening on {address}", flush=True), extensions))
     return 0
+
+
+def _mcp(options: argparse.Namespace) -> Extension:
+    try:
+        from ballonet.cli.mcp_options import policy_of
+        from ballonet.mcp.http import McpEndpoint
+    except ImportError as error:
+        raise missing_module(error, "the Model Context Protocol cannot be served") from error
+    if options.mcp_max_sessions < 1:
+        raise ConfigError(f"--mcp-max-sessions {options.mcp_max_sessions} must be at least 1")
+    return McpEndpoint(policy_of(options, "mcp-"), options.mcp_max_sessions)

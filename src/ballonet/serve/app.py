@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Send
@@ -18,6 +18,7 @@ from ballonet.serve import (
     snapshot_operations,
     store_operations,
 )
+from ballonet.serve.extension import Extension
 from ballonet.serve.operations import Operation, carry_out, response_to
 from ballonet.serve.port_proxy import pass_on
 from ballonet.serve.problems import refused
@@ -40,7 +41,7 @@ _PORTS = "/v1/sandboxes/{name}/ports/{port}"
 _ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def application(services: Services) -> ASGIApp:
+def application(services: Services, extensions: Sequence[Extension] = ()) -> ASGIApp:
     """The application without its gate: ``scope["state"]["access"]`` says who sends a request."""
     routes: list[BaseRoute] = [
         _route(each.path, _endpoint(each, services), [each.method]) for each in OPERATIONS
@@ -52,6 +53,10 @@ def application(services: Services) -> ASGIApp:
 
     async def route(scope: Connection, receive: Receive, send: Send) -> None:
         allowed: set[str] = set()
+        for extension in extensions:
+            if scope["type"] == "http" and scope["path"] == extension.path:
+                await extension(scope, receive, send)
+                return
         for candidate in routes:
             match, found = candidate.matches(scope)
             if match is Match.FULL:

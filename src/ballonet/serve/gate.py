@@ -32,7 +32,8 @@ _HEADERS = {
 
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Range",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Range, "
+    "Mcp-Session-Id, Mcp-Protocol-Version",
     "Access-Control-Max-Age": "600",
 }
 
@@ -155,7 +156,8 @@ def _cross_origin(origin: str | None, origins: Collection[str]) -> dict[bytes, b
         return {}
     return {
         b"access-control-allow-origin": origin.encode("latin-1"),
-        b"access-control-expose-headers": b"Location, Idempotency-Replayed, Content-Range, Last-Event-ID, Retry-After",
+        b"access-control-expose-headers": b"Location, Idempotency-Replayed, Content-Range, Last-Event-ID, Retry-After, "
+        b"Mcp-Session-Id",
         b"cross-origin-resource-policy": b"cross-origin",
         b"vary": b"Origin",
     }

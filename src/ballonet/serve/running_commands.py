@@ -110,13 +110,16 @@ class RunningCommand:
         position = self._oldest if after is None else after + 1
         self._readers += 1
         try:
+            if after is not None:
+                self.check_available(after)
+                self._note_received(after)  # its last reader may have left before it asked for the next one
             while True:
                 self.check_available(position - 1)
                 if position < self._next:
                     piece = self._pieces[position - self._oldest]
                     yield piece
                     position += 1
-                    self._note_received(piece)
+                    self._note_received(piece.number)
                 elif self.ended:
                     return
                 else:
@@ -149,11 +152,13 @@ class RunningCommand:
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
 
-    def _note_received(self, piece: Piece) -> None:
-        if piece.number < self._received:
+    def _note_received(self, number: int) -> None:
+        """A client has all pieces up to this one."""
+        if number < self._received:
             return  # another client was faster, or this one attached again
-        self._received = piece.number + 1
-        self._unread_bytes -= piece.cost
+        for each in range(self._received, number + 1):
+            self._unread_bytes -= self._pieces[each - self._oldest].cost
+        self._received = number + 1
         while self._pieces and self._pieces[0].number < self._received and self._kept_bytes > KEPT_BYTES:
             self._kept_bytes -= self._pieces.popleft().cost
         self._announce()

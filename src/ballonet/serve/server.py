@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -18,6 +18,7 @@ from ballonet.base.errors import BindError, BusyError, ConfigError
 from ballonet.base.paths import data_dir, private_dir, run_dir
 from ballonet.control.socketfile import ControlSocket, bind_control_socket
 from ballonet.serve.app import application
+from ballonet.serve.extension import Extension
 from ballonet.serve.gate import Counter, Gate
 from ballonet.serve.request_checks import is_address
 from ballonet.serve.services import Limits, Services
@@ -74,10 +75,13 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self._stop.wait(), 1.0)
 
 
-async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+async def serve(
+    settings: Settings, ready: Callable[[str], None], extensions: Sequence[Extension] = ()
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     :param ready: called with the address of each listener, once all of them listen.
+    :param extensions: what is served besides the API.
     :raises ConfigError: the settings are not safe, or do not fit together.
     :raises BindError: an address cannot be listened on; nothing is left behind.
     """
@@ -99,7 +103,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping)
-        app, counter = application(services), Counter(settings.limits.requests)
+        app, counter = application(services, extensions), Counter(settings.limits.requests)
         names = frozenset(name.lower().rstrip(".") for name in settings.host_names)
         servers = []
         if unix is not None:
@@ -109,16 +113,19 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
             gate = Gate(app, counter, tokens, hosts=names, origins=settings.origins)
             servers.append((_Server(_config(gate, context), stop), listeners))
         try:
-            running = [asyncio.ensure_future(server.serve(sockets)) for server, sockets in servers]
-            while not all(server.started for server, _ in servers):
-                await asyncio.wait(running, timeout=0.01, return_when=asyncio.FIRST_COMPLETED)
-            if settings.unix is not None:
-                ready(f"unix:{settings.unix}")
-            scheme = "http" if context is None else "https"
-            for listener in listeners:
-                host, port = listener.getsockname()[:2]
-                ready(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
-            await asyncio.gather(*running)
+            async with contextlib.AsyncExitStack() as extended:
+                for extension in extensions:
+                    await extended.enter_async_context(extension.running(services.stopping))
+                running = [asyncio.ensure_future(server.serve(sockets)) for server, sockets in servers]
+                while not all(server.started for server, _ in servers):
+                    await asyncio.wait(running, timeout=0.01, return_when=asyncio.FIRST_COMPLETED)
+                if settings.unix is not None:
+                    ready(f"unix:{settings.unix}")
+                scheme = "http" if context is None else "https"
+                for listener in listeners:
+                    host, port = listener.getsockname()[:2]
+                    ready(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+                await asyncio.gather(*running)
         finally:
             await services.close()
 

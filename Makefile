@@ -15,9 +15,11 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 SOURCES := src tests bench examples fuzz scripts build_tools hatch_build.py
-# What is not in the repository: the guest's programs, and the modules that build_tools/ writes from others.
+# What is not in the repository: the guest's programs, the modules that build_tools/ writes from others, and the
+# libraries of the page.
 GUEST_SOURCES := $(wildcard src/ballonet/guest/agent/*.[ch] src/ballonet/guest/agent/tsc/*.c)
 GENERATED := src/ballonet/sdk/sync.py src/ballonet/control/sync_client.py
+PAGE_FILES := src/ballonet/serve/page/vendor
 GENERATED_SOURCES := $(filter-out $(GENERATED), $(wildcard build_tools/*.py src/ballonet/sdk/*.py \
 	src/ballonet/guest/files.py src/ballonet/control/*.py))
 PYTEST := $(PYTHON) -m pytest
@@ -103,4 +105,4 @@ bench: setup
 	$(PYTHON) -m bench.net
 
 clean:
-	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin $(GENERATED)
+	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin $(GENERATED) $(PAGE_FILES)

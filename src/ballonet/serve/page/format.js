@@ -49,7 +49,6 @@ export function input([name, value]) {
 }
 
 // Escape sequences of terminals (ECMA-48), and control characters besides tab and newline.
-// eslint-disable-next-line no-control-regex
 const ESCAPES = /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])/g;
 const CONTROLS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g;
 

@@ -6,7 +6,7 @@ import { $, setText, showFigures } from "./dom.js";
 import { percent, size } from "./format.js";
 import { Panel } from "./panel.js";
 import { MemoryPlot } from "./plot.js";
-import { FIELDS, HOST_FIELDS, Series } from "./series.js";
+import { FIELDS, GUESTS_FIELDS, HOST_FIELDS, Series } from "./series.js";
 import { SandboxTable } from "./table.js";
 
 const MIB = 1024 * 1024;
@@ -18,17 +18,20 @@ const HOST_S = 3600;
 const LOADERS = 4;
 const AGAIN_MS = 2000;
 
-const HOST_LINES = [
-  { label: "Total", colour: "ceiling", dash: [1, 4], width: 1.5 },
-  { label: "Ceilings", colour: "actual", dash: [2, 4] },
+const GUESTS_LINES = [
+  { label: "Ceilings", colour: "ceiling", dash: [2, 4] },
   { label: "Promised (targets)", colour: "target", dash: [8, 4] },
-  { label: "Held by guests", colour: "held", fill: true, width: 1 },
-  { label: "Available", colour: "available" },
+  { label: "Held", colour: "held", fill: true, width: 1 },
+];
+const HOST_LINES = [
+  { label: "Total", colour: "ceiling", dash: [2, 4] },
+  { label: "Available", colour: "available", fill: true },
 ];
 
 const state = { host: null, samples: [], trails: new Map(), selected: null };
+const guestsSeries = new Series(GUESTS_FIELDS, HOST_S);
 const hostSeries = new Series(HOST_FIELDS, HOST_S);
-let hostPlot, table, panel;
+let guestsPlot, hostPlot, table, panel;
 let polling = null;
 let pollAgain = false;
 
@@ -54,6 +57,7 @@ async function readMemory() {
     state.host = host;
     state.samples = sandboxes;
     hostSeries.add(host);
+    guestsSeries.add(host);
     const missing = [];
     for (const sample of sandboxes) {
       let trail = state.trails.get(sample.name);
@@ -142,7 +146,9 @@ function draw() {
     ["Sandboxes", `${state.samples.length}, ${running} running`],
   ]);
   const to = Math.max(host.at, Date.now() / 1000);
-  hostPlot.show(hostSeries.columns(to), to - Number($("host-window").value), to);
+  const window = Number($("host-window").value);
+  guestsPlot.show(guestsSeries.columns(to), guestsSeries.begin(to, window), to);
+  hostPlot.show(hostSeries.columns(to), hostSeries.begin(to, window), to);
 }
 
 function select(name) {
@@ -161,9 +167,10 @@ function select(name) {
 }
 
 function tell(text, isProblem) {
-  const place = $("message");
-  place.textContent = text;
-  place.className = isProblem ? "problem" : "";
+  $("message-text").textContent = text;
+  $("message-text").className = isProblem ? "problem" : "";
+  $("message-close").hidden = text === "";
+  if (text === "") return;
   if (!text.endsWith("…")) poll();
 }
 
@@ -190,9 +197,11 @@ async function start() {
   $("login").hidden = true;
   $("content").hidden = false;
   $("forget").hidden = token.get() === null;
+  guestsPlot = new MemoryPlot($("guests-plot"), GUESTS_LINES);
   hostPlot = new MemoryPlot($("host-plot"), HOST_LINES);
   table = new SandboxTable(select);
   panel = new Panel(tell, () => select(null));
+  $("message-close").addEventListener("click", () => tell("", false));
   $("host-window").addEventListener("change", draw);
   await poll();
   const named = decodeURIComponent(location.hash.slice(1));

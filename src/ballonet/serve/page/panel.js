@@ -103,7 +103,8 @@ export class Panel {
     const to = Math.max(now, last?.at ?? now);
     // A sandbox that does not run has no memory now: its lines end with its last sample.
     const runs = stateIs("running");
-    this.#plot.show(this.#series.columns(runs ? to : (last?.at ?? to)), to - Number($("window").value), to);
+    const begin = this.#series.begin(to, Number($("window").value));
+    this.#plot.show(this.#series.columns(runs ? to : (last?.at ?? to)), begin, to);
   }
 
   async #load() {

@@ -4,7 +4,7 @@ import uPlot from "./vendor/uplot.js";
 import { size, time } from "./format.js";
 
 const MIB = 1024 * 1024;
-const HEIGHT = 220;
+const HEIGHT = 190;
 const NARROW = 600;
 
 function colour(name) {
@@ -66,6 +66,7 @@ export class MemoryPlot {
       cursor: { drag: { x: false, y: false } },
       scales: {
         x: { time: true, range: () => this.#range },
+        // From zero: areas are comparable.
         y: { range: (_, __, most) => [0, (most || MIB) * 1.05] },
       },
       axes: [

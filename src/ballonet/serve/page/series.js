@@ -3,8 +3,12 @@
 /** The fields of a sandbox's sample that are drawn, in the order of a plot's series. */
 export const FIELDS = ["ceiling", "target", "actual", "guest_ram", "guest_available"];
 
-/** The fields of the host's sample that are drawn. */
-export const HOST_FIELDS = ["total", "committed", "promised", "held", "available"];
+/** The fields of the host's sample that are drawn: sums over its sandboxes, and its own. */
+export const GUESTS_FIELDS = ["committed", "promised", "held"];
+export const HOST_FIELDS = ["total", "available"];
+
+/** The least time that a plot shows (seconds). */
+const LEAST_WINDOW = 60;
 
 /** Samples in the order of their time; those older than `keep` seconds are dropped. */
 export class Series {
@@ -42,6 +46,12 @@ export class Series {
     return [points.map((each) => each.at), ...this.fields.map((field) => points.map((each) => each[field]))];
   }
 
+  /** Where a plot of the last `window` seconds begins: with the first point, if there is none before. */
+  begin(to, window) {
+    const first = this.points[0]?.at ?? to;
+    return Math.min(to - LEAST_WINDOW, Math.max(to - window, first));
+  }
+
   #point(sample) {
     const point = { at: sample.at };
     for (const field of this.fields) point[field] = sample[field] ?? null;
@@ -52,9 +62,10 @@ export class Series {
 /**
  * The path of a line of steps in an SVG: each value holds until the next one.
  *
+ * @param until where the last value ends; by default now
  * @param closed whether the area below the line is enclosed
  */
-export function steps(points, field, { now, window, width, height, scale, closed = false }) {
+export function steps(points, field, { now, until = now, window, width, height, scale, closed = false }) {
   let path = "";
   let before = null;
   let begins = 0;
@@ -80,6 +91,6 @@ export function steps(points, field, { now, window, width, height, scale, closed
       before = value;
     }
   }
-  end(now);
+  end(until);
   return path;
 }

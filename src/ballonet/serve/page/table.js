@@ -138,7 +138,9 @@ export class SandboxTable {
     }
     row.dataset.state = sample.state;
     const trail = this.#trails.get(sample.name)?.points ?? [];
-    const how = { now, window: WINDOW_S, width: WIDTH, height: HEIGHT, scale };
+    // Of a sandbox that does not run, the line ends with its last sample.
+    const until = sample.state === "running" ? now : (trail.at(-1)?.at ?? now);
+    const how = { now, until, window: WINDOW_S, width: WIDTH, height: HEIGHT, scale };
     const drawing = row.lastChild.firstChild;
     drawing.children[0].setAttribute("d", steps(trail, "guest_ram", { ...how, closed: true }));
     drawing.children[1].setAttribute("d", steps(trail, "actual", how));

@@ -190,14 +190,20 @@ class Page:
             raise AssertionError(f"not true: {script}\nerrors: {self.errors}\npage: {shown}") from None
 
     async def click(self, selector: str) -> None:
-        """Click an element as a person does, where it is on the screen."""
+        """Click an element as a person does, where it is on the screen, once it does not move any more."""
         at = await self.until(
-            f"""(() => {{
+            f"""(async () => {{
                 const found = document.querySelector({json.dumps(selector)});
                 if (!found || found.disabled) return null;
                 found.scrollIntoView({{ block: "center" }});
-                const {{ x, y, width, height }} = found.getBoundingClientRect();
-                return width === 0 ? null : [x + width / 2, y + height / 2];
+                const place = () => {{
+                    const {{ x, y, width, height }} = found.getBoundingClientRect();
+                    return width === 0 ? null : [x + width / 2, y + height / 2];
+                }};
+                const before = place();
+                await new Promise((resolve) => setTimeout(resolve, 100));
+                const now = place();
+                return now && String(now) === String(before) && found.contains(document.elementFromPoint(...now)) && now;
             }})()"""
         )
         for kind in ("mousePressed", "mouseReleased"):
@@ -213,7 +219,9 @@ class Page:
         """Press a key that is not a letter."""
         code, text = _KEYS[key]
         common = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
-        await self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **common)
+        await self.call(
+            "Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **common
+        )
         await self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     async def text(self, selector: str = "body") -> str:

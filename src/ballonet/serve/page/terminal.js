@@ -26,7 +26,7 @@ export class TerminalView {
     this.#show = showError;
     $("terminal-open").addEventListener("click", () => this.open());
     $("terminal-close").addEventListener("click", () => this.end());
-    new ResizeObserver(() => this.#refit()).observe($("terminal"));
+    new ResizeObserver(() => this.#refit()).observe($("terminal-screen"));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
       if (this.#terminal) this.#terminal.options.theme = theme();
     });
@@ -86,7 +86,7 @@ export class TerminalView {
     });
     this.#fit = new FitAddon();
     terminal.loadAddon(this.#fit);
-    terminal.open($("terminal"));
+    terminal.open($("terminal-screen"));
     terminal.attachCustomKeyEventHandler((event) => {
       if (event.key !== "F6" || !event.shiftKey) return true;
       $(this.#exec ? "terminal-close" : "terminal-open").focus();
@@ -162,7 +162,7 @@ export class TerminalView {
   }
 
   #refit() {
-    if (this.#terminal && $("terminal").clientWidth > 0) this.#fit.fit();
+    if (this.#terminal && $("terminal-screen").clientWidth > 0) this.#fit.fit();
   }
 
   #note(text) {

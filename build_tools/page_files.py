@@ -82,7 +82,7 @@ def fetch(
     """Fetch the files into ``directory`` unless they are current, and return their paths.
 
     :param npm: the start of npm's command line; by default that of :func:`find_npm`.
-    :raises PageFilesError: a package cannot be downloaded, or is not the expected one. Files of before stay as they are.
+    :raises PageFilesError: a package cannot be downloaded, or is not the expected one. Earlier files are kept.
     """
     if not is_current(directory, packages):
         command = find_npm() if npm is None else npm

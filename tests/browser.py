@@ -100,7 +100,8 @@ class Browser:
 
     async def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         number = next(self._numbers)
-        future = self._waiting[number] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
         message = {"id": number, "method": method, "params": parameters}
         await self._socket.send(json.dumps(message | ({} if session is None else {"sessionId": session})))
         return await future
@@ -165,7 +166,12 @@ class Page:
     async def value(self, script: str) -> Any:
         """The value of an expression in the page; promises are awaited."""
         done = await self.call(
-            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, userGesture=True
+            "Runtime.evaluate",
+            expression=script,
+            awaitPromise=True,
+            returnByValue=True,
+            userGesture=True,
+            allowUnsafeEvalBlockedByCSP=False,
         )
         if "exceptionDetails" in done:
             details = done["exceptionDetails"]
@@ -203,7 +209,8 @@ class Page:
                 const before = place();
                 await new Promise((resolve) => setTimeout(resolve, 100));
                 const now = place();
-                return now && String(now) === String(before) && found.contains(document.elementFromPoint(...now)) && now;
+                const still = now && String(now) === String(before);
+                return still && found.contains(document.elementFromPoint(...now)) && now;
             }})()"""
         )
         for kind in ("mousePressed", "mouseReleased"):

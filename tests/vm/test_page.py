@@ -195,7 +195,8 @@ async def test_logs_and_decisions_are_shown(page: Page) -> None:
         assert "idle <b>now</b>" in await page.text("#decisions")  # as text
     finally:
         (directory / "decisions.jsonl").unlink()
-    await page.press("ArrowRight")  # nothing: the focus is on the tab, and this opens the next one
+    await page.press("ArrowRight")  # the focus is on the tab: the next one opens
+    await page.until("!document.querySelector('#view-terminal').hidden")
     await page.click("#tab-logs")
     await page.until("document.querySelector('#logs').innerText.includes('begun')")
     await page.until("document.querySelector('#logs .stderr')?.textContent === '! bad\\n'")

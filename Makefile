@@ -24,7 +24,7 @@ GENERATED_SOURCES := $(filter-out $(GENERATED), $(wildcard build_tools/*.py src/
 	src/ballonet/guest/files.py src/ballonet/control/*.py))
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup packages demo test check lint types unit registry vm machines tested docs docs-serve bench chaos clean
+.PHONY: help setup packages browser demo test check lint types unit registry vm machines tested docs docs-serve bench chaos clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -48,8 +48,12 @@ setup: packages $(VENV)/.built
 demo: setup
 	$(VENV)/bin/ballonet demo
 
+# For the tests of the page; without it they are skipped.
+browser:
+	@scripts/install-debian-packages chromium
+
 # Three slow tests run in parallel: most of the time they wait for virtual machines.
-test: check
+test: check browser
 	$(PYTEST) -q -n 3 --dist loadfile -m 'vm or registry' --durations=15
 
 check: lint types unit
@@ -68,7 +72,7 @@ unit: setup
 registry: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m registry
 
-vm: setup
+vm: setup browser
 	$(PYTEST) -q -n 2 --dist loadfile -m vm --durations=10
 
 # Two machines at a time: each has one processor.

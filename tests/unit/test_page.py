@@ -17,10 +17,15 @@ import pytest
 import pytest_asyncio
 from build_tools import page_files as fetched
 
+from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.sandboxes import create
+from ballonet.pilot import lock
+from ballonet.pilot.journal import Journal
 from ballonet.serve import page_files
 from ballonet.serve.app import application
 from ballonet.serve.gate import Counter, Gate
 from ballonet.serve.services import Limits, Services
+from ballonet.settings.config import SandboxConfig
 
 PAGE = page_files.DIRECTORY
 ROOT = Path(__file__).parents[2]
@@ -98,6 +103,28 @@ async def test_missing_libraries_are_told_and_the_rest_works(
     assert page.status_code == 503
     assert "python hatch_build.py" in page.text and "uplot.js" in page.text
     assert (await http.get("/v1/health")).json() == {"status": "ok"}
+
+
+async def test_decisions_of_the_autopilot_are_read(
+    http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with Registry.open() as registry:
+        create(registry, SandboxConfig(name="box", memory_mib=160))
+    assert (await http.get("/v1/sandboxes/box/decisions")).json() == []
+    entry = {"sandbox": "box", "target_mib": 128, "old_mib": 160, "reason": "idle", "inputs": {"a": 1}}
+    journal = Journal(lock.pilot_dir())
+    for at in (1.0, 2.0):
+        journal.add(at, [entry, {**entry, "sandbox": "other"}])
+    found = (await http.get("/v1/sandboxes/box/decisions")).json()
+    assert found == [{"at": at, **entry} for at in (1.0, 2.0)]
+    assert (await http.get("/v1/sandboxes/box/decisions?last=1")).json() == found[1:]
+    assert (await http.get("/v1/sandboxes/box/decisions?last=0")).status_code == 400
+    assert (await http.get("/v1/sandboxes/nobody/decisions")).status_code == 404
+    status = {"running": False, "policy": None, "paused_since": None, "last": None}
+    assert (await http.get("/v1/autopilot")).json() == status
+    with lock.PilotLock.acquire("ballonet"):
+        assert (await http.get("/v1/autopilot")).json() == {**status, "running": True, "policy": "ballonet"}
 
 
 def test_the_page_names_no_other_server_and_has_no_inline_script() -> None:

@@ -267,6 +267,27 @@ async def test_a_token_that_is_not_valid_is_said_and_one_that_only_reads_cannot_
     assert "needs a token with the scope use" in await opened.text("#message-text")
 
 
+async def test_the_page_goes_on_after_a_restart_of_the_server(
+    token: str, chromium: Browser, box: str, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    with ServerProcess(tmp_path) as first:
+        opened = await chromium.open(f"{first.address}/")
+        await opened.until("!document.querySelector('#login').hidden")
+        await opened.type(token)
+        await opened.press("Enter")
+        await opened.until(f"document.querySelector('{ROW}') !== null")
+        first.kill()
+    connection = "document.querySelector('#connection').textContent"
+    await opened.until(f"{connection}.startsWith('Not connected')")
+    port = first.address.rpartition(":")[2]
+    with ServerProcess(tmp_path / "other", "--listen", f"127.0.0.1:{port}") as second:
+        await opened.until(f"{connection} === 'Connected'")
+        async with second.local() as client:
+            await client.put(f"/v1/sandboxes/{BOX}/balloon", json={"target": "224M"})
+        await opened.until(f"document.querySelector('{ROW} .target').textContent === '224'")
+
+
 async def test_a_sandbox_is_stopped_and_started(page: Page) -> None:
     await page.click(f"{ROW} button")
     await page.click("[data-action=stop]")

@@ -190,8 +190,12 @@ async function start() {
     await request("GET", "v1/version");
   } catch (error) {
     setText($("connection"), "Not connected");
-    if (error.status === 401) askForToken(token.get() ? error.message : "");
-    else askForToken(error.message);
+    if (error.status === 401) {
+      askForToken(token.get() ? error.message : "");
+    } else {
+      connected(false, error.message);
+      setTimeout(start, AGAIN_MS);
+    }
     return;
   }
   $("login").hidden = true;

@@ -301,3 +301,14 @@ async def test_a_sandbox_is_stopped_and_started(page: Page) -> None:
     await page.click("[data-action=start]")
     await page.until(f"{state} === 'applied'")
     assert page.errors == []
+
+
+async def test_a_sandbox_is_paused_and_resumed(page: Page) -> None:
+    await page.click(f"{ROW} button")
+    await page.click("[data-action=pause]")
+    await page.click("#confirm-ok")
+    state = f"document.querySelector('{ROW} .state').textContent"
+    await page.until(f"{state} === 'paused'")
+    await page.click("[data-action=resume]")
+    await page.until(f"{state} === 'applied'")
+    assert page.errors == []

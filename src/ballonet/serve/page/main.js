@@ -128,7 +128,19 @@ function balloonMoved(data) {
   draw();
 }
 
+let drawing = false;
+
+/** Show what is known now, once for each frame: many balloons may move at once. A hidden page draws nothing. */
 function draw() {
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    drawNow();
+  });
+}
+
+function drawNow() {
   table.show(state.samples, state.trails, state.selected);
   const chosen = state.samples.find((each) => each.name === state.selected);
   if (chosen) panel.update(chosen);
@@ -157,7 +169,7 @@ function select(name) {
   state.selected = name;
   history.replaceState(null, "", name === null ? location.pathname : `#${encodeURIComponent(name)}`);
   panel.choose(name);
-  draw();
+  drawNow();
   if (name !== null) {
     $("panel-title").focus({ preventScroll: true });
     $("panel").scrollIntoView({ block: "nearest" });

@@ -15,14 +15,16 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 SOURCES := src tests bench examples fuzz scripts build_tools hatch_build.py
-# What is not in the repository: the guest's programs, and the modules that build_tools/ writes from others.
+# What is not in the repository: the guest's programs, the modules that build_tools/ writes from others, and the
+# libraries of the page.
 GUEST_SOURCES := $(wildcard src/ballonet/guest/agent/*.[ch] src/ballonet/guest/agent/tsc/*.c)
 GENERATED := src/ballonet/sdk/sync.py src/ballonet/control/sync_client.py
+PAGE_FILES := src/ballonet/serve/page/vendor
 GENERATED_SOURCES := $(filter-out $(GENERATED), $(wildcard build_tools/*.py src/ballonet/sdk/*.py \
 	src/ballonet/guest/files.py src/ballonet/control/*.py))
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup packages demo test check lint types unit registry vm machines tested docs docs-serve bench chaos clean
+.PHONY: help setup packages browser demo test check lint types unit registry vm machines tested docs docs-serve bench chaos clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -46,8 +48,12 @@ setup: packages $(VENV)/.built
 demo: setup
 	$(VENV)/bin/ballonet demo
 
+# For the tests of the page; without it they are skipped.
+browser:
+	@scripts/install-debian-packages chromium
+
 # Three slow tests run in parallel: most of the time they wait for virtual machines.
-test: check
+test: check browser
 	$(PYTEST) -q -n 3 --dist loadfile -m 'vm or registry' --durations=15
 
 check: lint types unit
@@ -66,7 +72,7 @@ unit: setup
 registry: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m registry
 
-vm: setup
+vm: setup browser
 	$(PYTEST) -q -n 2 --dist loadfile -m vm --durations=10
 
 # Two machines at a time: each has one processor.
@@ -103,4 +109,4 @@ bench: setup
 	$(PYTHON) -m bench.net
 
 clean:
-	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin $(GENERATED)
+	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin $(GENERATED) $(PAGE_FILES)

@@ -3,6 +3,9 @@ installs do the same through hatchling's hook below.
 
 **Generated modules.** ``build_tools/`` writes the synchronous part of the SDK from the async classes.
 
+**The page.** ``build_tools/page_files.py`` fetches the libraries of the page of ``ballonet serve`` with npm, into
+``src/ballonet/serve/page/vendor/``. ``BALLONET_WITHOUT_PAGE=1`` leaves them out.
+
 **The guest's programs**, compiled static with whichever C compiler there is.
 ``src/ballonet/guest/agent/*.c`` is compiled to ``agent/bin/agent``, the guest's PID 1; ``agent/tsc/tsckhz.c`` to
 ``agent/bin/tsckhz``, which runs on the host. The wheel works on x86-64 Linux with any supported Python.
@@ -23,6 +26,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -140,16 +144,49 @@ def generate_modules(root: Path) -> list[Path]:
     return write(root / "src")
 
 
+def page_files() -> ModuleType:
+    """``build_tools/page_files.py``."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    try:
+        from build_tools import page_files
+    finally:
+        sys.path.pop(0)
+    return page_files
+
+
+def fetch_page_files(root: Path) -> list[Path]:
+    """Fetch the libraries of the page below ``root`` unless they are current, and return their paths.
+
+    :raises BuildError: they cannot be fetched.
+    """
+    module = page_files()
+    if os.environ.get(module.WITHOUT) == "1":
+        return []
+    try:
+        paths: list[Path] = module.fetch(root / module.PAGE_FILES)
+    except module.PageFilesError as error:
+        raise BuildError(str(error)) from error
+    return paths
+
+
 def build_all(root: Path) -> list[Path]:
     """Build everything that is not in the repository, and return the paths of all that was built.
 
-    :raises BuildError: a program cannot be built.
+    :raises BuildError: a program cannot be built, or a file of the page cannot be fetched.
     """
-    return [*generate_modules(root), *compile_all(root / AGENT_DIR)]
+    return [*generate_modules(root), *compile_all(root / AGENT_DIR), *fetch_page_files(root)]
 
 
 class BuildHook(BuildHookInterface[Any]):
     """Hatchling's entry point: builds before a wheel (also an editable one) is assembled, and sets its tag."""
+
+    def dependencies(self) -> list[str]:
+        """npm for an isolated build, if it needs npm and the machine has none."""
+        module = page_files()
+        needed = os.environ.get(module.WITHOUT) != "1" and not module.is_current(
+            Path(self.root) / module.PAGE_FILES
+        )
+        return [module.NPM_PACKAGE] if needed and module.find_npm() is None else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build; hatchling passes ``standard`` or ``editable`` as ``version``."""

@@ -159,6 +159,11 @@ def test_the_wheel_is_one_that_an_index_takes_and_runs_where_it_is_installed(tmp
         (described,) = (name for name in names if name.endswith(".dist-info/WHEEL"))
         assert {f"Tag: {tag}" for tag in tags} <= set(archive.read(described).decode().splitlines())
     generated = ("sdk/sync.py", "control/sync_client.py")
+    page = {
+        path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src/ballonet/serve/page").rglob("*.*")
+    }
+    assert {name for name in page if not Path(name).name.startswith(".")} <= names
+    assert {"ballonet/serve/page/index.html", "ballonet/serve/page/vendor/xterm.js"} <= names
     for name in ("py.typed", "control/schema.json", "contrib/prometheus/ballonet.rules.yml", *generated):
         assert f"ballonet/{name}" in names
     assert not [name for name in names if name.startswith(("tests/", "build_tools/"))]

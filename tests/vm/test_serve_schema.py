@@ -31,12 +31,15 @@ EXCLUDED = ("/v1/sandboxes/{name}/start", "/v1/images/pull", "/v1/events")
 #: Sandboxes that have settings are only registered, and nothing is fetched.
 HOOKS = """
 import schemathesis
+from schemathesis.core import NotSet
 
 @schemathesis.hook
-def map_body(context, body):
-    if isinstance(body, dict) and context.operation.path == "/v1/sandboxes":
-        return {**body, "start": False, "pull": "never"}
-    return body
+def before_call(context, case, **kwargs):
+    if case.operation.label == "POST /v1/sandboxes":
+        if isinstance(case.body, dict):
+            case.body = {**case.body, "start": False, "pull": "never"}
+        elif isinstance(case.body, NotSet):  # which asks for a sandbox with all defaults
+            case.body = {"start": False}
 
 @schemathesis.serializer("application/x-tar")
 def tar(context, value):

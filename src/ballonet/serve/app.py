@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
 from ballonet.serve import (
+    autopilot_operations,
     balloon_operations,
     exec_operations,
     file_operations,
@@ -20,6 +21,7 @@ from ballonet.serve import (
 )
 from ballonet.serve.extension import Extension
 from ballonet.serve.operations import Operation, carry_out, response_to
+from ballonet.serve.page_files import send_page
 from ballonet.serve.port_proxy import pass_on
 from ballonet.serve.problems import refused
 from ballonet.serve.services import Services
@@ -33,6 +35,7 @@ OPERATIONS: list[Operation] = [
     *exec_operations.OPERATIONS,
     *file_operations.OPERATIONS,
     *balloon_operations.OPERATIONS,
+    *autopilot_operations.OPERATIONS,
     *snapshot_operations.OPERATIONS,
     *store_operations.OPERATIONS,
 ]
@@ -47,6 +50,8 @@ def application(services: Services, extensions: Sequence[Extension] = ()) -> ASG
         _route(each.path, _endpoint(each, services), [each.method]) for each in OPERATIONS
     ]
     routes.append(WebSocketRoute("/v1/sandboxes/{name}/execs/{exec}/attach", _WithServices(attach, services)))
+    for path in ("/", "/page/{file:path}"):
+        routes.append(_route(path, _WithServices(send_page, services), ["GET", "HEAD"]))
     for path in (f"{_PORTS}/{{rest:path}}", _PORTS):
         routes.append(_route(path, _WithServices(pass_on, services), _ANY))
         routes.append(WebSocketRoute(path, _WithServices(pass_on, services)))

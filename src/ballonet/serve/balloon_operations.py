@@ -91,7 +91,7 @@ async def _history(call: Call) -> Response:
 
 
 async def _samples(call: Call) -> Response:
-    snapshot = await call.services.blocking(collect)
+    snapshot = await call.services.memory.result()
     return answer({"host": host_row(snapshot.host), "sandboxes": [row(each) for each in snapshot.sandboxes]})
 
 

@@ -182,6 +182,10 @@ class HistoryQuery(Query):
     since: Annotated[float, Meta(description="only samples since then (unix seconds)")] | UnsetType = UNSET
 
 
+class DecisionsQuery(Query):
+    last: Annotated[int, Meta(ge=1, le=1000, description="how many decisions at most")] = 10
+
+
 class LogsQuery(Query):
     tail: Annotated[int, Meta(ge=0, description="only the last lines")] | UnsetType = UNSET
     since: (

@@ -169,6 +169,15 @@ class HostSamples(msgspec.Struct):
     sandboxes: list[dict[str, Any]]
 
 
+class Autopilot(msgspec.Struct):
+    """The autopilot, as in ``ballonet pilot status --json``. Times are unix seconds."""
+
+    running: bool
+    policy: str | None
+    paused_since: float | None
+    last: dict[str, Any] | None
+
+
 class Version(msgspec.Struct):
     """The version of ballonet, and of the API."""
 

@@ -11,11 +11,13 @@ from typing import ParamSpec, TypeVar
 from ballonet.base.dataclass import dataclass
 from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
+from ballonet.lifecycle.samples import collect
 from ballonet.lifecycle.sandboxes import find
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.serve.events import EventSource
 from ballonet.serve.idempotency import Keys
 from ballonet.serve.running_commands import RunningCommands
+from ballonet.serve.shared_call import SharedCall
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -46,6 +48,8 @@ class Services:
         self.exporter: object = None
         self.keys = Keys(directory / "keys")
         self.events = EventSource(self.blocking)
+        #: The memory of all sandboxes and of the host: pages in browsers read it regularly.
+        self.memory = SharedCall(lambda: self.blocking(collect))
         self.commands = RunningCommands(limits.execs_per_sandbox)
         self._threads = ThreadPoolExecutor(_THREADS, "serve")
         self._slow_threads = ThreadPoolExecutor(_SLOW_THREADS, "images")

@@ -72,6 +72,7 @@ def requests(draw: st.DrawFn, name: str = "box") -> Request:
         draw(within),
         draw(within),
         draw(st.none() | within),
+        draw(st.none() | st.integers(0, ceiling // 4)),
         draw(st.sampled_from([None, "debian:12"])),
         draw(st.sampled_from([None, None, "warm"])),
         draw(st.sampled_from([{}, {}, {"kvm": "yes"}])),

@@ -12,7 +12,7 @@ from ballonet.cluster.directory import SAMPLE, Directory
 from ballonet.cluster.offer import HostOffer
 from ballonet.cluster.placement import place
 from ballonet.cluster.request import Request
-from ballonet.cluster.usage import MEMORY_S, PRIOR_S, expected, observed
+from ballonet.cluster.usage import PRIOR_S, expected, observed, telling
 from ballonet.pilot.admission import ENGINE_MIB
 from tests.unit.cluster_inputs import fleets, offer, request, requests
 
@@ -47,7 +47,9 @@ def test_a_thousand_hosts_are_not_all_judged() -> None:
 
 
 def test_creates_at_once_do_not_go_over_a_budget() -> None:
-    directory = filled([offer("a"), offer("b")])
+    directory = Directory(Bounds(price=1.0))
+    directory.update(offer("a"))
+    directory.update(offer("b"))
     placed = {"a": 0, "b": 0}
     for at in range(30):
         wanted = request(f"box-{at}", expected_mib=100)
@@ -111,14 +113,13 @@ def test_hosts_that_refused_are_named_with_their_words() -> None:
 
 def test_expected_use_goes_from_the_request_to_what_is_observed() -> None:
     usage = expected(request())
-    assert usage.mean_mib == 512 + ENGINE_MIB
-    assert usage.variance == 512 * (2048 - 512)
+    assert usage.expectation == (512 + ENGINE_MIB, 512 * (2048 - 512))
     usage = observed(usage, 200.0, PRIOR_S)
-    assert usage.mean_mib == (612 + 200) / 2
+    assert usage.expectation.mean_mib == (612 + 200) / 2
     for _ in range(3600):
         usage = observed(usage, 200.0, 1.0)
-    assert usage.mean_mib == pytest.approx(200, abs=15)
-    assert usage.variance < 25_000
+    assert usage.expectation.mean_mib == pytest.approx(225, abs=5)
+    assert usage.expectation.variance < 65_000
 
 
 @given(requests(), st.lists(st.tuples(st.floats(0, 8192), st.floats(0.1, 60)), max_size=40))
@@ -129,15 +130,29 @@ def test_expected_use_stays_between_what_was_said_and_seen(
     for mib, seconds in seen:
         usage = observed(usage, mib, seconds)
     values = [wanted.use_mib, *(mib for mib, _ in seen)]
-    assert min(values) - 1e-6 <= usage.mean_mib <= max(values) + 1e-6
-    assert usage.variance >= 0
-    assert usage.weight_s <= MEMORY_S + PRIOR_S + sum(seconds for _, seconds in seen)
+    assert min(values) - 1e-6 <= usage.expectation.mean_mib <= max(values) + 1e-6
+    assert usage.expectation.variance >= 0
 
 
 def test_the_average_of_both_is_exact() -> None:
     usage = observed(expected(request(expected_mib=0)), 100.0, 40.0)
     usage = observed(usage, 300.0, 40.0)
-    assert usage.mean_mib == pytest.approx((120 * ENGINE_MIB + 40 * 100 + 40 * 300) / 200)
-    mean = usage.mean_mib
+    mean = (120 * ENGINE_MIB + 40 * 100 + 40 * 300) / 200
     spread = (120 * (ENGINE_MIB - mean) ** 2 + 40 * (100 - mean) ** 2 + 40 * (300 - mean) ** 2) / 200
-    assert usage.variance == pytest.approx(spread)
+    assert usage.expectation.mean_mib == pytest.approx(mean)
+    assert usage.expectation.variance == pytest.approx(spread)
+
+
+def test_others_of_its_image_say_what_a_sandbox_will_use() -> None:
+    usages = [observed(expected(request()), mib, 600.0) for mib in (300.0, 300.0, 500.0, 500.0, 400.0, 400.0)]
+    young = observed(expected(request()), 2000.0, 1.0)
+    held = telling([*usages, young])
+    assert held.sandboxes == 6
+    directory = filled([offer("a", held={"debian:12": held})])
+    wanted = directory.informed(request(image="debian:12"))
+    assert (wanted.use_mib, wanted.deviation_mib) == (400, 82)
+    assert directory.informed(request(image="other")) == request(image="other")
+    stated = request(image="debian:12", expected_mib=700)
+    assert directory.informed(stated) == stated
+    directory.update(offer("a", at_s=1.0))
+    assert directory.informed(request(image="debian:12")) == request(image="debian:12"), "they are gone"

@@ -115,6 +115,12 @@ def test_each_limit_refuses_with_its_numbers() -> None:
         "a start needs 612 MiB, but only 350 are free (150 fewer because its offer is 7.5 s old): 700 are available, "
         "its sandboxes could give back 300, 500 are reserved"
     )
+    dear = refusal(request(), offer(available_mib=2000))
+    assert dear.reason == (
+        "2000 of 10000 MiB are available, 500 are reserved: after a start that needs 612 the price of memory would be "
+        "0.64, and 0.5 is the limit"
+    )
+    assert dear.missing_mib == 500 + 1250 + 612 - 2000
     used = refusal(request(expected_mib=1024), offer(expected_mib=6000))
     assert used.limit == "use"
     assert "expected to use 7124 MiB, and 3072 more at times; 9500 may be promised" in used.reason

@@ -44,6 +44,9 @@ COMMANDS = {
     "top": Command("ballonet.cli.top", "show the memory usage of all sandboxes, live"),
     "pilot": Command("ballonet.cli.pilot", "run the autopilot, which balances memory across sandboxes"),
     "simulate": Command("ballonet.cli.simulate", "compare memory policies on simulated guests"),
+    "cluster": Command(
+        "ballonet.cli.cluster", "place sandboxes on many hosts by the memory that they can promise"
+    ),
     "prune": Command("ballonet.cli.prune", "clean up after sandboxes whose processes were killed"),
     "doctor": Command("ballonet.cli.doctor", "check whether this host can run sandboxes"),
     "completion": Command("ballonet.cli.completion", "print a shell completion script"),

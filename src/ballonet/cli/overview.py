@@ -13,7 +13,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("Work in a sandbox", ("exec", "cp", "logs")),
     ("Monitor", ("ls", "ps", "inspect", "top", "history", "plot", "metrics", "net")),
-    ("Control memory", ("balloon", "pilot", "simulate")),
+    ("Control memory", ("balloon", "pilot", "simulate", "cluster")),
     ("Images and volumes", ("image", "volume")),
     ("Saved states", ("snapshot", "fork")),
     ("Other", ("completion", "version")),

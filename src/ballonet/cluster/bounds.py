@@ -16,6 +16,8 @@ class Bounds:
     #: Their ceilings may be this many times as much: a limit for the case that they grow together, which the deviation
     #: of independent sandboxes does not cover.
     overcommit: float = 8.0
+    #: The price of memory up to which a host takes more sandboxes: beyond it, guests at work lose time.
+    price: float = 0.5
     #: An offer that is older offers nothing (seconds). Until then it loses room evenly, up to one standard deviation.
     stale_s: float = 15.0
     #: A host that has the image or the saved state is preferred while this share of what it may promise is not
@@ -36,6 +38,7 @@ def check_bounds(bounds: Bounds) -> Bounds:
     for name, low, high in (
         ("deviations", 0.0, 100.0),
         ("overcommit", 1.0, 100.0),
+        ("price", 0.0, 1.0),
         ("stale_s", 0.1, 3600.0),
         ("comfortable", 0.0, 1.0),
         ("tries", 1, 1000),

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from ballonet.base.errors import BallonetError
 from ballonet.cluster.bounds import DEFAULT_BOUNDS, Bounds
-from ballonet.cluster.offer import HostOffer
+from ballonet.cluster.offer import Held, HostOffer
 from ballonet.cluster.placement import Fit, Placement, Refusal, judge, place
 from ballonet.cluster.refusal_message import no_host
 from ballonet.cluster.request import Request
+from ballonet.cluster.usage import informed
 
 #: How many hosts are judged before all are: the first of them by load, and as many that have what is needed.
 SAMPLE = 16
@@ -42,6 +43,8 @@ class Directory:
         #: Hosts by load, the lowest first.
         self._order: list[tuple[float, str]] = []
         self._holders: dict[str, set[str]] = {}
+        #: What sandboxes of each image held, on all hosts.
+        self._held: dict[str, Held] = {}
 
     @property
     def offers(self) -> Mapping[str, HostOffer]:
@@ -73,6 +76,10 @@ class Directory:
         if known is not None:
             self._order.remove((known.load, host))
             self._hold(known.made, add=False)
+
+    def informed(self, request: Request) -> Request:
+        """``request`` with the use that is expected because of other sandboxes of its image, unless it states one."""
+        return informed(request, self._held.get(request.image or ""))
 
     def choose(self, request: Request, at_s: float) -> Placement:
         """Where to place ``request``. Some hosts are judged, and all of them if none of these qualifies: a host is
@@ -135,6 +142,12 @@ class Directory:
             known.load = load
 
     def _hold(self, offer: HostOffer, *, add: bool) -> None:
+        sign = 1 if add else -1
+        for image, held in offer.held.items():
+            count, mib, squares = self._held.get(image, Held(0, 0.0, 0.0))
+            self._held[image] = Held(
+                count + sign * held.sandboxes, mib + sign * held.sum_mib, squares + sign * held.sum_squares
+            )
         for thing in offer.images | offer.states:
             holders = self._holders.setdefault(thing, set())
             (holders.add if add else holders.discard)(offer.host)

@@ -11,6 +11,22 @@ from ballonet.pilot.admission import ENGINE_MIB, held_mib
 from ballonet.pilot.model import HostView, SandboxView
 
 
+class Expectation(NamedTuple):
+    """What one sandbox is expected to use, with its engine (:mod:`ballonet.cluster.usage`)."""
+
+    mean_mib: float
+    #: MiB².
+    variance: float
+
+
+class Held(NamedTuple):
+    """What sandboxes of one image held: their number, the sum of their means (MiB), and of their mean squares."""
+
+    sandboxes: int
+    sum_mib: float
+    sum_squares: float
+
+
 class HostOffer(NamedTuple):
     """A host at one time. Sizes in MiB, with engines; sums are over all sandboxes that run or start there."""
 
@@ -40,6 +56,8 @@ class HostOffer(NamedTuple):
     images: frozenset[str] = frozenset()
     states: frozenset[str] = frozenset()
     version: str = ""
+    #: What its sandboxes held, by image.
+    held: Mapping[str, Held] = {}
     #: Why it takes no more sandboxes; ``None``: it does.
     closed: str | None = None
 
@@ -69,14 +87,6 @@ class HostOffer(NamedTuple):
         )
 
 
-class Expectation(NamedTuple):
-    """What one sandbox is expected to use, with its engine (:mod:`ballonet.cluster.usage`)."""
-
-    mean_mib: float
-    #: MiB².
-    variance: float
-
-
 def make_offer(
     host_name: str,
     host: HostView,
@@ -89,6 +99,7 @@ def make_offer(
     images: frozenset[str] = frozenset(),
     states: frozenset[str] = frozenset(),
     version: str = "",
+    held: Mapping[str, Held] = {},
     closed: str | None = None,
 ) -> HostOffer:
     """The offer of a host from what its autopilot observes.
@@ -116,6 +127,7 @@ def make_offer(
         images,
         states,
         version,
+        held,
         closed,
     )
 

@@ -4,6 +4,7 @@ A host qualifies if all of these hold, in MiB, with everything that was placed t
 
 - **promise**: guaranteed memory of all sandboxes, and engines, is at most budget - reserve. Never overcommitted.
 - **start**: what the sandbox needs at its start is free now: available + reclaimable - reserve. An old offer has less.
+- **price**: the price of memory (:mod:`ballonet.pilot.price`) is at most a limit after the start.
 - **use**: expected use of all sandboxes, and some deviations of it, is at most budget - reserve.
 - **ceilings**: all ceilings are at most some times budget - reserve.
 
@@ -21,6 +22,7 @@ from ballonet.cluster.bounds import DEFAULT_BOUNDS, Bounds
 from ballonet.cluster.offer import HostOffer
 from ballonet.cluster.request import Request
 from ballonet.pilot.admission import ENGINE_MIB
+from ballonet.pilot.price import EASE_SHARE, price_of
 
 
 class Fit(NamedTuple):
@@ -39,8 +41,8 @@ class Refusal(NamedTuple):
     """A host that does not qualify."""
 
     host: str
-    #: The limit that it would exceed, or why it is left out: ``promise``, ``start``, ``use``, ``ceilings``, ``stale``,
-    #: ``closed``, ``label``, ``version``, ``admission``.
+    #: The limit that it would exceed, or why it is left out: ``promise``, ``start``, ``price``, ``use``, ``ceilings``,
+    #: ``stale``, ``closed``, ``label``, ``version``, ``admission``.
     limit: str
     reason: str
     #: How much is missing (MiB), where that is a meaningful number.
@@ -108,6 +110,18 @@ def judge(
             f"available, its sandboxes could give back {offer.reclaimable_mib}, {offer.reserve_mib} are reserved",
             request.start_mib - free,
         )
+    price = price_of(offer.available_mib - request.start_mib, offer.reserve_mib, offer.budget_mib)
+    if price is None or price > bounds.price:
+        return Refusal(
+            host,
+            "price",
+            f"{offer.available_mib} of {offer.budget_mib} MiB are available, {offer.reserve_mib} are reserved: after a "
+            f"start that needs {request.start_mib} the price of memory would be {price or 0:.2f}, and "
+            f"{bounds.price:g} is the limit",
+            available_mib(bounds.price, offer.reserve_mib, offer.budget_mib)
+            + request.start_mib
+            - offer.available_mib,
+        )
     expected = offer.expected_mib + request.use_mib
     swing = bounds.deviations * math.sqrt(offer.deviation_mib**2 + request.variance)
     if expected + swing > usable:
@@ -156,6 +170,11 @@ def _excluded(
             has = "does not have that label" if found is None else f"has {label}={found}"
             return Refusal(offer.host, "label", f"{label}={value} is required, and it {has}")
     return None
+
+
+def available_mib(price: float, reserve_mib: int, total_mib: int) -> int:
+    """What is available at a price."""
+    return reserve_mib + math.ceil((1 - price) * total_mib * EASE_SHARE)
 
 
 def _aged_mib(offer: HostOffer, at_s: float, bounds: Bounds) -> int:

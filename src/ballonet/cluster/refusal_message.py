@@ -17,6 +17,7 @@ SHOWN = 20
 _HINTS = {
     "promise": "stop a sandbox, lower the floor (--balloon-min) or the reserve, or add a host",
     "start": "stop a sandbox, lower the boot memory (--balloon-initial), or wait until sandboxes give memory back",
+    "price": "stop a sandbox, wait until sandboxes give memory back, or add a host",
     "use": "stop a sandbox, state a lower expected use, or add a host",
     "ceilings": "lower the ceiling (--memory), stop a sandbox, or add a host",
     "stale": "'ballonet cluster status' shows which hosts do not report",
@@ -25,7 +26,7 @@ _HINTS = {
     "version": "install the same version of ballonet on all hosts",
     "admission": "stop a sandbox, or add a host",
 }
-_MEMORY = frozenset({"promise", "start", "use", "ceilings", "admission"})
+_MEMORY = frozenset({"promise", "start", "price", "use", "ceilings", "admission"})
 
 
 def no_host(request: Request, refusals: Sequence[Refusal]) -> BallonetError:

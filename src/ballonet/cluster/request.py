@@ -30,6 +30,8 @@ class Request(NamedTuple):
     initial_mib: int
     #: What it will use on average; ``None``: :data:`EXPECTED_SHARE` of its ceiling.
     expected_mib: int | None = None
+    #: How far it deviates from that (the standard deviation); ``None``: as far as is possible.
+    deviation_mib: int | None = None
     #: Image and saved state that it starts from; a host that has them is preferred.
     image: str | None = None
     state: str | None = None
@@ -58,8 +60,10 @@ class Request(NamedTuple):
 
     @property
     def variance(self) -> float:
-        """The most that its use can vary (MiB²): memory between 0 and the ceiling with that mean varies by at most
+        """How much its use varies (MiB²). Memory between 0 and the ceiling with that mean varies by at most
         mean x (ceiling - mean)."""
+        if self.deviation_mib is not None:
+            return float(self.deviation_mib**2)
         mean = self.use_mib - ENGINE_MIB
         return float(mean * (self.ceiling_mib - mean))
 
@@ -76,6 +80,7 @@ def check_request(request: Request) -> Request:
         ("guaranteed memory", request.least_mib),
         ("boot memory", request.initial_mib),
         ("expected use", request.expected_mib),
+        ("deviation of its use", request.deviation_mib),
     ):
         if size is not None and not 0 <= size <= ceiling:
             raise ConfigError(

@@ -184,17 +184,14 @@ class Oracle:
 
     def choose(self, asked: Asked, at_s: float) -> Sequence[int]:
         when, curve = self._future(asked, at_s)
-        count = self._hosts.count
-        some = (
-            np.arange(count) if count <= self.looks else self._random.choice(count, self.looks, replace=False)
-        )
         guaranteed = asked.request.least_mib + ENGINE_MIB
-        some = some[self._promised[some] + guaranteed <= self._hosts.usable[some]]
+        some = np.flatnonzero(self._promised + guaranteed <= self._hosts.usable)
+        if len(some) > self.looks:
+            some = some[self._random.integers(len(some), size=self.looks)]
         if not len(some):
             return []
         fullness = (self._plan[some, when] + curve).max(axis=1) / self._hosts.usable[some]
-        best = int(fullness.argmin())
-        return [int(some[best])] if fullness[best] <= 1 else []
+        return [int(some[at]) for at in fullness.argsort() if fullness[at] <= 1]
 
     def placed(self, asked: Asked, host: int, at_s: float) -> None:
         when, curve = self._future(asked, at_s)

@@ -20,8 +20,8 @@ columns:
   OF ORACLE   that number, relative to the oracle, which knows the future
   USED        share of the hosts' memory that sandboxes held
   PRICE       price of memory, on average over hosts and time
-  SLOWER      working time lost, compared with hosts that have plenty of memory
-  OF STATIC   working time lost, compared with guests that never give memory back
+  SLOWER      working time lost, compared with hosts with enough memory
+  OF STATIC   working time lost, compared with guests that give nothing back
   HOST OOM    how often a host ran out of memory
   REFUSED     starts that a host itself refused
   BROKE       host-seconds in which more was guaranteed than the host has"""

@@ -81,7 +81,7 @@ def test_the_token_is_private_and_stays_the_same() -> None:
 
 
 def test_what_a_host_has_joined_is_remembered() -> None:
-    node = Node(ProcessId.current(), "127.0.0.1:6379", "a")
+    node = Node(ProcessId.current(), "127.0.0.1:6379", "a", token_path())
     write_node(node)
     assert read_node() == node
     forget_node()

@@ -118,7 +118,7 @@ def _join(options: argparse.Namespace) -> int:
     from ballonet.cluster.node_notes import token_path
 
     _check_ray()
-    from ballonet.cluster.ray_actors import connects_from
+    from ballonet.cluster.addresses import connects_from
 
     listen = connects_from(options.address)
     if options.listen is not None:
@@ -138,14 +138,17 @@ def _join(options: argparse.Namespace) -> int:
 def _take_part(
     options: argparse.Namespace, address: str, listen: str, token: Path, *, head: bool, ready: Any
 ) -> int:
+    from ballonet.cluster.addresses import use_token
     from ballonet.cluster.host_agent import HostConfig
-    from ballonet.cluster.ray_node import NodePlan, run_node
 
     budget = None if options.budget is None else parse_size(options.budget, "--budget")
     reserve = None if options.reserve is None else parse_size(options.reserve, "--reserve")
     if budget is not None and (reserve or 0) >= budget:
         raise ConfigError(f"--reserve {reserve} MiB must be less than --budget {budget} MiB")
     config = HostConfig(_name(options), budget, reserve, _labels(options.label))
+    use_token(token)
+    from ballonet.cluster.ray_node import NodePlan, run_node  # Ray reads the token when it is imported
+
     run_node(NodePlan(config, address, listen, token, head), ready)
     return 0
 

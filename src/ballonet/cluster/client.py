@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ballonet.base.arguments import check_words
 from ballonet.base.errors import ConfigError, HostError
+from ballonet.cluster.addresses import connects_from, use_token
 from ballonet.cluster.answers import value_of
 from ballonet.cluster.node_notes import read_node, token_path
 from ballonet.cluster.request import Affinity, Strategy
@@ -24,10 +26,8 @@ class Cluster:
     """
 
     def __init__(self, address: str = "auto", *, token: Path | None = None) -> None:
-        try:
-            from ballonet.cluster import ray_actors
-        except ImportError as error:
-            raise ConfigError("a cluster needs Ray", hint="pip install 'ballonet[cluster]'") from error
+        if find_spec("ray") is None:
+            raise ConfigError("a cluster needs Ray", hint="pip install 'ballonet[cluster]'")
         if address == "auto":
             node = read_node()
             if node is None or not node.process.alive():
@@ -36,7 +36,13 @@ class Cluster:
                     hint="'ballonet cluster up' starts one, 'ballonet cluster join ADDRESS' joins one",
                 )
             address = node.address
-        ray_actors.connect(address, token or token_path())
+            token = token or node.token
+        token = token or token_path()
+        connects_from(address)
+        use_token(token)
+        from ballonet.cluster import ray_actors
+
+        ray_actors.connect(address, token)
         self.address = address
         self._ray = ray_actors
         self._directory = ray_actors.start_directory()

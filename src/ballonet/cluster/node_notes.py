@@ -18,6 +18,8 @@ class Node(NamedTuple):
     process: ProcessId
     address: str
     host: str
+    #: The file with the cluster's token.
+    token: Path
 
 
 def cluster_dir() -> Path:
@@ -39,7 +41,12 @@ def make_token() -> Path:
 
 
 def write_node(node: Node) -> None:
-    document = {"process": node.process.to_json(), "address": node.address, "host": node.host}
+    document = {
+        "process": node.process.to_json(),
+        "address": node.address,
+        "host": node.host,
+        "token": str(node.token),
+    }
     replace_file(cluster_dir() / "node.json", json.dumps(document).encode())
 
 
@@ -52,6 +59,8 @@ def read_node() -> Node | None:
     try:
         document = json.loads((state_dir() / "cluster" / "node.json").read_bytes())
         process = ProcessId.from_json(document["process"])
-        return None if process is None else Node(process, document["address"], document["host"])
+        if process is None:
+            return None
+        return Node(process, document["address"], document["host"], Path(document["token"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ import ray
 import ray.exceptions
 import ray.util
 
-from ballonet.base.errors import ConfigError, HostError
+from ballonet.base.errors import HostError
+from ballonet.cluster.addresses import connects_from, use_token
 from ballonet.cluster.answers import Answer
 from ballonet.cluster.directory_service import DirectoryService
 from ballonet.cluster.host_agent import HostAgent, HostConfig
+from ballonet.cluster.ray_start import keep_loopback
 from ballonet.cluster.request import Request
 
 NAMESPACE = "ballonet"
@@ -30,8 +31,6 @@ _HOST = "host:"
 HEAD_RESOURCE = "ballonet_head"
 #: What a host may promise, as ``ray status`` shows it.
 MEMORY_RESOURCE = "ballonet_mib"
-#: How long a connection to the head may take (seconds).
-CONNECT_S = 3.0
 
 
 def host_resource(host: str) -> str:
@@ -145,13 +144,18 @@ def connect(address: str, token: Path) -> None:
         return
     connects_from(address)
     use_token(token)
+    if address.startswith("127."):
+        keep_loopback()
+    with contextlib.suppress(ImportError, AttributeError):
+        # The program may have imported Ray before.
+        raylet: Any = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
     try:
         ray.init(
             address=address,
             namespace=NAMESPACE,
             log_to_driver=False,
             logging_level="ERROR",
-            _skip_env_hook=True,
         )
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -160,29 +164,6 @@ def connect(address: str, token: Path) -> None:
             hint=f"this host must have joined the cluster ('ballonet cluster join {address}'), and {token} must be the "
             f"token of the cluster",
         ) from error
-
-
-def use_token(token: Path) -> None:
-    """Have Ray authenticate with this token, in this process and its children."""
-    if not token.exists():
-        raise ConfigError(
-            f"there is no token {token}",
-            hint="copy it from the host where 'ballonet cluster up' runs, and give it with --token FILE",
-        )
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """
-    :raises ConfigError: it is not HOST:PORT.
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(
-            f"{address!r} is not an address", hint="an address is HOST:PORT, such as 10.0.0.1:6379"
-        )
-    return host, int(port)
 
 
 def start_host(config: HostConfig) -> Any:
@@ -244,23 +225,3 @@ def ask(actor: Any, method: str, *what: Any, timeout: float | None = None, **how
     except ray.exceptions.RayError as error:
         return lost(error)
     return answer
-
-
-def connects_from(address: str) -> str:
-    """The address of this host that it uses to reach the head.
-
-    :raises BallonetError: it is not an address, or nothing answers there.
-    """
-    host, port = parse_address(address)
-    try:
-        with socket.create_connection((host, port), CONNECT_S) as connection:
-            return str(connection.getsockname()[0])
-    except OSError as error:
-        raise _no_answer(address, error) from error
-
-
-def _no_answer(address: str, error: OSError) -> HostError:
-    return HostError(
-        f"no cluster answers at {address}: {error.strerror or error}",
-        hint="'ballonet cluster up' starts one; check the address",
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from ballonet.base.errors import BallonetError, ConfigError, HostError
 from ballonet.base.paths import exclusive_if_free, private_dir
 from ballonet.base.process import spawn
 from ballonet.cluster import ray_actors
+from ballonet.cluster.addresses import parse_address
 from ballonet.cluster.answers import value_of
 from ballonet.cluster.host_agent import HostConfig
 from ballonet.cluster.node_notes import Node, cluster_dir, forget_node, write_node
@@ -57,16 +59,16 @@ def run_node(plan: NodePlan, ready: Callable[[], None]) -> None:
             raise ConfigError(
                 "this host is part of a cluster already", hint="'ballonet cluster leave' ends that"
             )
-        ray_actors.use_token(plan.token)
-        with _ray_running(plan) as process, _ended_by_signals():
+        with _ray_running(plan) as process, _signals_kept():
+            _end_by_signals()
             _join(plan, process)
-            write_node(Node(ProcessId.current(), plan.address, plan.config.name))
+            _end_by_signals()  # again: Ray has replaced the handlers
+            write_node(Node(ProcessId.current(), plan.address, plan.config.name, plan.token))
             try:
                 ready()
-                while process.poll() is None:
-                    time.sleep(0.2)
+                _wait(process)
                 raise HostError(
-                    f"Ray has ended with status {process.returncode}",
+                    "Ray has ended",
                     hint=f"its log: {_log_path()}; sandboxes keep running",
                 )
             except _Ended:
@@ -80,14 +82,22 @@ class _Ended(Exception):  # noqa: N818 - not an error
     """A signal asked to end."""
 
 
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def _end_by_signals() -> None:
     def end(number: int, frame: object) -> None:
         raise _Ended
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Restore the handlers of signals. A signal during the start ends it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except _Ended:
+        pass
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -102,17 +112,39 @@ def _ray_running(plan: NodePlan) -> Iterator[subprocess.Popen[bytes]]:
             env=environment(),
             stdout=log.fileno(),
             stderr=log.fileno(),
+            # Ray's reaper ends the processes of its group: that must be Ray's own.
+            new_session=True,
             die_with_parent=True,
         )
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()  # Ray's reaper ends the others
-            process.wait()
+        _end(process)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has ended. It is not reaped, so that its group keeps its number."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        select.select([pidfd], [], [])
+    finally:
+        os.close(pidfd)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End Ray's processes: first with time to say goodbye, then all that are left of its process group."""
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        os.kill(process.pid, signal.SIGTERM)
+        select.select([pidfd], [], [], END_S)
+    finally:
+        os.close(pidfd)
+    os.killpg(process.pid, signal.SIGKILL)  # not reaped yet: the number still means this group
+    process.wait()
 
 
 def command_line(plan: NodePlan) -> list[str]:
@@ -124,7 +156,7 @@ def command_line(plan: NodePlan) -> list[str]:
     words = [
         sys.executable,
         "-m",
-        "ray.scripts.scripts",
+        "ballonet.cluster.ray_start",
         "start",
         "--block",
         f"--node-ip-address={plan.listen}",
@@ -133,7 +165,7 @@ def command_line(plan: NodePlan) -> list[str]:
         resources[ray_actors.HEAD_RESOURCE] = 1
         words += [
             "--head",
-            f"--port={ray_actors.parse_address(plan.address)[1]}",
+            f"--port={parse_address(plan.address)[1]}",
             "--include-dashboard=false",
             f"--temp-dir={private_dir(Path(f'/tmp/ballonet-ray-{os.getuid()}'))}",  # noqa: S108 - private
         ]
@@ -143,6 +175,10 @@ def command_line(plan: NodePlan) -> list[str]:
         *words,
         f"--resources={json.dumps(resources)}",
         "--num-cpus=0",
+        # The kernel chooses ports: Ray's own ranges collide with each other, and with a second host on this machine.
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--dashboard-agent-listen-port=0",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         "--disable-usage-stats",
         "--include-log-monitor=false",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import signal
@@ -133,6 +134,11 @@ def test_a_sandbox_is_created_used_and_found_from_any_host(hosts: tuple[Host, Ho
     assert status(other)["head"]["sandboxes"] == {"one": "running"}
 
 
+def test_a_cluster_on_loopback_listens_nowhere_else(hosts: tuple[Host, Host]) -> None:
+    assert all(host.process is not None and host.process.poll() is None for host in hosts)
+    assert _listening() == {"127.0.0.1"}
+
+
 def test_a_drained_host_takes_no_more_and_a_full_one_says_why(hosts: tuple[Host, Host]) -> None:
     head, _ = hosts
     assert head.run("cluster", "drain", "head").returncode == 0
@@ -187,26 +193,58 @@ def test_a_host_that_leaves_keeps_its_sandboxes(hosts: tuple[Host, Host]) -> Non
 def test_a_host_whose_process_is_killed_leaves_no_ray_process(hosts: tuple[Host, Host]) -> None:
     head, _ = hosts
     assert head.process is not None
-    session = f"ballonet-ray-{os.getuid()}"
+    [ray] = _children(head.process.pid)
+    assert len(_group(ray)) > 3, "Ray's processes are in the group of 'ray start'"
     head.process.send_signal(signal.SIGKILL)
     head.process.wait(10)
     deadline = time.monotonic() + 60
-    while (left := _processes_with(str(head.directory))) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert not left, (session, left)
+    while (left := _group(ray)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
     assert head.run("exec", "one", "echo", "still").stdout == "still\n"
 
 
-def _processes_with(state: str) -> list[str]:
-    """Ray's processes whose environment names this directory."""
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _group(group: int) -> list[str]:
+    """The processes of a process group, without those that have ended."""
     found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                state, _, of = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+                if int(of) == group and state not in "ZX":
+                    found.append((entry / "cmdline").read_bytes().decode(errors="replace")[:100])
+    return found
+
+
+def _listening() -> set[str]:
+    """The addresses on which processes of Ray listen."""
+    listeners = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A":
+                listeners[words[9]] = _address(words[1].partition(":")[0])
+    found = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if state.encode() in (entry / "environ").read_bytes() and (
-                "ray" in words and "qemu" not in words
-            ):
-                found.append(words[:100])
+            name = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if not any(word in name for word in ("ray::", "raylet", "gcs_server", "cluster.ray_start")):
+                continue
+            for fd in (entry / "fd").iterdir():
+                inode = str(fd.readlink()).removeprefix("socket:[").removesuffix("]")
+                if inode in listeners:
+                    found.add(listeners[inode])
     return found
+
+
+def _address(digits: str) -> str:
+    """An address as /proc/net/tcp writes it: words of four bytes, each in the host's order."""
+    address = b"".join(bytes.fromhex(digits[at : at + 8])[::-1] for at in range(0, len(digits), 8))
+    mapped = address.removeprefix(b"\0" * 10 + b"\xff\xff") if len(address) == 16 else address
+    return str(ipaddress.ip_address(mapped))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,8 +20,9 @@ from ballonet.cluster.directory import Directory
 from ballonet.cluster.offer import HostOffer
 from ballonet.cluster.request import Request
 from ballonet.sdk.sync import Sandbox
+from bench.common import BALLONET
 
-EXECS, CREATES, HOSTS, PLACED = 100, 5, 1000, 3000
+EXECS, CREATES, HOSTS, PLACED = 30, 3, 1000, 3000
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         os.environ["BALLONET_RUN_DIR"] = f"{directory}/run"
         Path(directory, "run").mkdir(mode=0o700)
         up = subprocess.Popen(
-            [sys.executable, "-m", "ballonet", "cluster", "up", "--port", "16380", "--name", "bench"],
+            [*BALLONET, "cluster", "up", "--port", "16380", "--name", "bench"],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -41,7 +41,8 @@ def main() -> None:
             assert up.stdout is not None
             if not up.stdout.readline():
                 raise SystemExit("the cluster did not start")
-            measure(Cluster("auto"))
+            with Cluster("auto") as cluster:
+                measure(cluster)
         finally:
             up.terminate()
             up.wait()
@@ -89,7 +90,7 @@ def show(what: str, on_host: list[float], through: list[float]) -> None:
     more = median(through) - median(on_host)
     print(
         f"{what}: {median(on_host):.1f} ms on the host, {median(through):.1f} ms through the cluster "
-        f"(+{more:.1f} ms), medians of {len(through)}",
+        f"({more:+.1f} ms), medians of {len(through)}",
         flush=True,
     )
 

@@ -18,7 +18,7 @@ async def test_a_host_creates_runs_reports_and_refuses(
     started = await agent.start()
     assert started.value == "here", started
     try:
-        empty: HostReport = agent.report().value
+        empty: HostReport = (await agent.report()).value
         assert (empty.offer.promised_mib, empty.offer.sandboxes) == (0, 0)
         assert (empty.offer.budget_mib, empty.offer.reserve_mib) == (700, 64)
         created = await agent.create(request, settings)
@@ -35,7 +35,7 @@ async def test_a_host_creates_runs_reports_and_refuses(
         refused = await agent.create(large, {"memory": "700M", "reserve": "600M"})
         assert refused.code == "no-room", refused
         assert "it needs 700 MiB" in refused.message
-        report: HostReport = agent.report().value
+        report: HostReport = (await agent.report()).value
         assert report.sandboxes == {"placed": "running"}
         assert report.offer.groups == {"g": 1}
         assert report.offer.labels == {"disk": "ssd"}
@@ -53,7 +53,7 @@ async def test_a_host_creates_runs_reports_and_refuses(
         removed = await agent.remove("placed", True)
         await agent.close()
     assert removed.code is None
-    assert agent.report().value.sandboxes == {}
+    assert (await agent.report()).value.sandboxes == {}
 
 
 async def _next_tick(agent: HostAgent) -> None:

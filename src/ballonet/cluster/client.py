@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ballonet.base.arguments import check_words
 from ballonet.base.errors import ConfigError, HostError
@@ -103,6 +103,19 @@ class Cluster:
         value_of(self._ray.ask(self._directory, "check_host", host))
         why = None if undo else "it is being drained"
         self.call(host, "close_host", why)
+
+    def close(self) -> None:
+        """Disconnect this program. Sandboxes keep running.
+
+        If the head ends first, Ray ends a program that is still connected a minute later.
+        """
+        self._ray.disconnect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def call(self, host: str, method: str, *what: Any, **how: Any) -> Any:
         """Ask the agent of a host.

@@ -21,6 +21,7 @@ from ballonet.cluster.request import Request
 from ballonet.cluster.usage import Usage, expected, observed, telling, unknown
 from ballonet.images.store import ImageStore
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.pilot.lock import PilotLock
 from ballonet.pilot.loop import DEFAULT_POLICY, Pilot, Settings, Tick
@@ -92,15 +93,13 @@ class HostAgent:
             self._pilot.cancel()
             await asyncio.gather(self._pilot, return_exceptions=True)
 
-    def report(self) -> Answer:
+    async def report(self) -> Answer:
         """What the host offers, and its sandboxes: an :class:`HostReport`."""
         tick = self._tick
         if tick is None:
             return Answer(None, "host", "the autopilot has not reported yet")
         try:
-            with Registry.open() as registry:
-                records = lifecycle.list_sandboxes(registry)
-            images = frozenset(name for image in ImageStore.open().list() for name in image.names)
+            records, images = await asyncio.to_thread(_read_host)
         except BallonetError as error:
             return failed(error)
         groups: dict[str, int] = {}
@@ -227,6 +226,13 @@ class HostAgent:
             "requests": {name: request._asdict() for name, request in self._requests.items()},
         }
         replace_file(private_dir(state_dir() / "cluster") / _NOTES, json.dumps(document).encode())
+
+
+def _read_host() -> tuple[list[Record], frozenset[str]]:
+    """The host's sandboxes, and the names of its images."""
+    with Registry.open() as registry:
+        records = lifecycle.list_sandboxes(registry)
+    return records, frozenset(name for image in ImageStore.open().list() for name in image.names)
 
 
 _NOTES = "host.json"

@@ -55,7 +55,7 @@ class HostActor:
 
     async def report(self) -> Answer:
         started = await self.start()
-        return started if started.code is not None else self._agent.report()
+        return started if started.code is not None else await self._agent.report()
 
     async def create(self, request: Request, settings: Mapping[str, Any]) -> Answer:
         started = await self.start()
@@ -164,6 +164,11 @@ def connect(address: str, token: Path) -> None:
             hint=f"this host must have joined the cluster ('ballonet cluster join {address}'), and {token} must be the "
             f"token of the cluster",
         ) from error
+
+
+def disconnect() -> None:
+    """Disconnect this program from the cluster."""
+    ray.shutdown()
 
 
 def start_host(config: HostConfig) -> Any:

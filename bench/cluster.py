@@ -22,7 +22,7 @@ from ballonet.cluster.request import Request
 from ballonet.sdk.sync import Sandbox
 from bench.common import BALLONET
 
-EXECS, CREATES, HOSTS, PLACED = 30, 3, 1000, 3000
+EXECS, CREATES, HOSTS, PLACED = 100, 5, 1000, 3000
 
 
 def main() -> None:

@@ -52,6 +52,9 @@ COMMANDS = {
     "simulate": Command("ballonet.cli.simulate", "compare memory policies on simulated guests"),
     "serve": Command("ballonet.cli.serve", "serve an HTTP API for sandboxes"),
     "token": Command("ballonet.cli.token", "manage the tokens of the HTTP API"),
+    "cluster": Command(
+        "ballonet.cli.cluster", "place sandboxes on many hosts by the memory that they can promise"
+    ),
     "prune": Command("ballonet.cli.prune", "clean up after sandboxes whose processes were killed"),
     "doctor": Command("ballonet.cli.doctor", "check whether this host can run sandboxes"),
     "config": Command("ballonet.cli.config", "show the defaults of sandboxes, and the configuration file"),

@@ -105,6 +105,14 @@ async def test_a_name_is_created_once_however_many_ask() -> None:
     assert sum("box" in boxes for boxes in hosts.boxes.values()) == 1
 
 
+async def test_a_name_can_be_used_again_as_soon_as_its_sandbox_is_removed() -> None:
+    hosts = FakeHosts(offer("a"))
+    directory = await service(hosts)
+    assert (await directory.create(request("box"), {})).value == "a"
+    hosts.boxes["a"].clear()
+    assert (await directory.create(request("box"), {})).value == "a"
+
+
 async def test_a_host_that_refuses_leads_to_the_next_and_the_error_has_all_numbers() -> None:
     hosts = FakeHosts(offer("a"), offer("b", expected_mib=1000), offer("c", promised_mib=9400))
     directory = await service(hosts)

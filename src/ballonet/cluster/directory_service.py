@@ -97,6 +97,8 @@ class DirectoryService:
         """Create a sandbox on the best host that takes it; the answer is the host."""
         try:
             check_request(request)
+            if self._where(request.name) is not None:
+                await self.refresh()  # it may have been removed since
             self._claim(request.name)
         except BallonetError as error:
             return failed(error)

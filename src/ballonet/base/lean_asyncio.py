@@ -2,7 +2,7 @@
 for the sandbox's process.
 
 TLS is a seventh of the processor time of loading asyncio, which works without it, as in a Python that was built without
-OpenSSL. ``inspect`` and ``tokenize`` are as much: they are loaded when something of them is used, for example for a
+OpenSSL. ``inspect`` and ``tokenize`` are about as much. They are loaded when something of them is used, as in a
 traceback. A program that uses the SDK is not touched.
 """
 

@@ -518,9 +518,11 @@ async def test_interrupts_at_any_point_leave_a_session_usable(python: dict[str, 
     async with code_sessions() as sessions:
         sessions.env = python
         session = await sessions.open("python")
-        for _ in range(20):
+        for wait in range(20):
+            seen = 0
             async for event in session.stream("x = 7\nwhile True:\n    print('some text')\n    display(x)"):
-                if event.kind in ("stdout", "display"):
+                seen += event.kind in ("stdout", "display")
+                if wait < seen <= wait + 3:  # later ones may arrive while the first is being handled
                     await session.interrupt()
             assert event.error is not None
         assert (await session.run("x")).text == "7"

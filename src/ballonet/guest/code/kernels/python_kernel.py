@@ -259,8 +259,9 @@ class Kernel:
 
     def _interrupt(self, number: int, frame: Any) -> None:
         """Raise KeyboardInterrupt, but not again while the last one is being handled."""
-        last, self._interrupted_at = self._interrupted_at, time.monotonic()
-        if self._interrupted_at - last > _INTERRUPT_S:
+        now = time.monotonic()
+        if now - self._interrupted_at > _INTERRUPT_S:
+            self._interrupted_at = now
             raise KeyboardInterrupt
 
     def show(self, kind: str, data: dict[str, Any]) -> None:
@@ -287,6 +288,7 @@ class Kernel:
     def run(self, request: dict[str, Any]) -> None:
         self._runs += 1
         self._shown = []
+        self._interrupted_at = 0.0  # that of the run before has been handled
         raised: Any = None
         begun = False
         while True:  # an interrupt may come here, too

@@ -75,7 +75,8 @@ class HostMachine:
 class HostProcess:
     """A command on this host, in a process group of its own."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], end_s: float = _END_S) -> None:
+        self._end_s = end_s
         self._child = spawn(
             argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, new_session=True, die_with_parent=True
         )
@@ -101,7 +102,7 @@ class HostProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(_END_S)
+                self._child.wait(self._end_s)
             os.killpg(self._child.pid, signal.SIGKILL)
 
     def _read(self, name: str, stream: BinaryIO) -> None:

@@ -142,7 +142,7 @@ def test_a_command_on_this_host_gives_both_its_streams() -> None:
 
 
 def test_a_command_on_this_host_ends_with_all_that_it_started() -> None:
-    process = HostProcess(["sh", "-c", "trap '' INT; echo $$; sleep 1000 & wait; sleep 1000"])
+    process = HostProcess(["sh", "-c", "trap '' INT; echo $$; sleep 1000 & wait; sleep 1000"], end_s=0.1)
     events = process.events()
     assert next(events)[0] == "stdout"
     process.kill()

@@ -189,8 +189,9 @@ async def test_what_is_left_in_the_background_lives_and_writes_on(plain: Sandbox
 
 async def test_with_a_terminal_what_is_left_lives_and_writes_on_too(plain: Sandbox) -> None:
     script = (
-        "rm -f /tmp/written; (trap '' HUP; head -c 2000000 /dev/zero; echo $? >/tmp/part; mv /tmp/part /tmp/written) &"
-        "echo left"
+        # Ignored before it is left: the end of the terminal's leader hangs up whatever has not ignored it yet.
+        "trap '' HUP; rm -f /tmp/written;"
+        "(head -c 2000000 /dev/zero; echo $? >/tmp/part; mv /tmp/part /tmp/written) & echo left"
     )
     async with await plain.exec_stream(["sh", "-c", script], tty=True) as process:
         await process.communicate()

@@ -12,11 +12,10 @@ import socket
 import struct
 
 from ballonet.base.errors import HostError
+from ballonet.host import netlink
 
-_ROUTE = 0  # NETLINK_ROUTE, linux/netlink.h
-_MESSAGE = struct.Struct("=IHHII")
 _NEW, _DELETE = 36, 37  # RTM_NEWQDISC, RTM_DELQDISC, linux/rtnetlink.h
-_REQUEST, _ACK, _REPLACE, _CREATE = 0x1, 0x4, 0x100, 0x400
+_REPLACE, _CREATE = 0x100, 0x400  # linux/netlink.h
 _QDISC = struct.Struct("=BxHiIII")  # struct tcmsg
 _ROOT, _HANDLE = 0xFFFFFFFF, 0x10000
 _KIND, _OPTIONS = 1, 2  # TCA_KIND, TCA_OPTIONS
@@ -32,7 +31,7 @@ _ANSWER_S = 1.0
 
 def open_links() -> socket.socket:
     """A socket for :func:`limit_bandwidth`, in the network namespace of the calling process."""
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _ROUTE)
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
 
 
 def limit_bandwidth(links: socket.socket, interface: str, rate_kib: int | None) -> None:
@@ -45,10 +44,10 @@ def limit_bandwidth(links: socket.socket, interface: str, rate_kib: int | None) 
         request = struct.pack("16sI20x", interface.encode(), 0)
         (index,) = struct.unpack_from("i", fcntl.ioctl(links, _SIOCGIFINDEX, request), 16)
         links.send(_request(index, rate_kib))
-        answer = links.recv(4096)
-        (error,) = struct.unpack_from("=i", answer, _MESSAGE.size)
-        if error and not (rate_kib is None and -error in (errno.ENOENT, errno.EINVAL)):  # there was no limit
-            raise OSError(-error, os.strerror(-error))
+        _, answer = next(netlink.messages(links.recv(4096)))
+        error = netlink.error_of(answer)
+        if error and not (rate_kib is None and error in (errno.ENOENT, errno.EINVAL)):  # there was no limit
+            raise OSError(error, os.strerror(error))
     except OSError as error:
         raise HostError(
             f"the bandwidth of the guest's network cannot be limited: {error.strerror or error}",
@@ -60,17 +59,12 @@ def _request(index: int, rate_kib: int | None) -> bytes:
     """The message that replaces or removes the queue of the interface with this number. Pure."""
     if rate_kib is None:
         body = _QDISC.pack(socket.AF_UNSPEC, 0, index, 0, _ROOT, 0)
-        return _MESSAGE.pack(_MESSAGE.size + len(body), _DELETE, _REQUEST | _ACK, 1, 0) + body
+        return netlink.request(_DELETE, netlink.ACK, body)
     rate = rate_kib * 1024
     burst = max(int(rate * _BURST_S), _LEAST_BURST)
     parameters = _RATE.pack(0, _ETHERNET, 0, 0, 0, rate) + _RATE.pack(0, 0, 0, 0, 0, 0)
     parameters += struct.pack("=III", burst + int(rate * _QUEUE_S), 0, 0)  # the queue, and two in other units
-    options = _attribute(_PARAMETERS, parameters) + _attribute(_BURST, struct.pack("=I", burst))
+    options = netlink.attribute(_PARAMETERS, parameters) + netlink.attribute(_BURST, struct.pack("=I", burst))
     body = _QDISC.pack(socket.AF_UNSPEC, 0, index, _HANDLE, _ROOT, 0)
-    body += _attribute(_KIND, b"tbf\0") + _attribute(_OPTIONS, options)
-    flags = _REQUEST | _ACK | _CREATE | _REPLACE
-    return _MESSAGE.pack(_MESSAGE.size + len(body), _NEW, flags, 1, 0) + body
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+    body += netlink.attribute(_KIND, b"tbf\0") + netlink.attribute(_OPTIONS, options)
+    return netlink.request(_NEW, netlink.ACK | _CREATE | _REPLACE, body)

@@ -200,17 +200,30 @@ def _make_locked(directory: Path) -> int:
             os.close(lock)
 
 
-class _GroupV1:
-    """Version 1: ``memory.limit_in_bytes``; the kernel refuses a limit that it cannot reach by reclaim."""
+class _Group:
+    """What the groups of both versions have in common."""
 
     def __init__(self, directory: Path, lock: int) -> None:
         self._directory = directory
         self._lock = lock
-        (directory / "memory.limit_in_bytes").write_text("-1")
 
     @property
     def procs_file(self) -> Path:
         return self._directory / "cgroup.procs"
+
+    def remove(self) -> None:
+        _remove(self._directory)
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+
+class _GroupV1(_Group):
+    """Version 1: ``memory.limit_in_bytes``; the kernel refuses a limit that it cannot reach by reclaim."""
+
+    def __init__(self, directory: Path, lock: int) -> None:
+        super().__init__(directory, lock)
+        (directory / "memory.limit_in_bytes").write_text("-1")
 
     def set_limit(self, limit_bytes: int) -> bool:
         try:
@@ -224,14 +237,8 @@ class _GroupV1:
     def kills(self) -> int:
         return _keyed(self._directory / "memory.oom_control", "oom_kill")
 
-    def remove(self) -> None:
-        _remove(self._directory)
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
-            os.close(lock)
 
-
-class _GroupV2:
+class _GroupV2(_Group):
     """Version 2: ``memory.max`` kills a little above the limit.
 
     ``memory.high`` throttles only while more than that is held. A guest that stays just above it would never be killed:
@@ -239,14 +246,9 @@ class _GroupV2:
     """
 
     def __init__(self, directory: Path, lock: int) -> None:
-        self._directory = directory
-        self._lock = lock
+        super().__init__(directory, lock)
         (directory / "memory.high").write_text("max")
         (directory / "memory.max").write_text("max")
-
-    @property
-    def procs_file(self) -> Path:
-        return self._directory / "cgroup.procs"
 
     def set_limit(self, limit_bytes: int) -> bool:
         try:
@@ -262,12 +264,6 @@ class _GroupV2:
 
     def kills(self) -> int:
         return _keyed(self._directory / "memory.events", "oom_kill")
-
-    def remove(self) -> None:
-        _remove(self._directory)
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
-            os.close(lock)
 
 
 def _delegate_memory(parent: Path) -> None:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-from collections.abc import Iterator
 
 from ballonet.base.errors import HostError
+from ballonet.host import netlink
 
-_NETFILTER = 12  # NETLINK_NETFILTER, linux/netlink.h
-_MESSAGE = struct.Struct("=IHHII")
-_ERROR, _DONE = 2, 3
-_REQUEST, _DUMP = 0x1, 0x300
 _GET = 1 << 8 | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
 _FAMILY = struct.pack(">BBH", socket.AF_INET, 0, 0)
 #: Where the state of a TCP connection is: CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE.
 _STATE = (4, 1, 1)
 _ESTABLISHED = 3  # linux/netfilter/nf_conntrack_tcp.h
-_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 #: The kernel answers at once.
 _ANSWER_S = 1.0
 
 
 def open_table() -> socket.socket:
     """A socket for :func:`count_connections`, in the network namespace of the calling process."""
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER)
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_NETFILTER)
 
 
 def count_connections(table: socket.socket) -> int:
@@ -35,7 +29,7 @@ def count_connections(table: socket.socket) -> int:
     """
     table.settimeout(_ANSWER_S)
     try:
-        table.send(_MESSAGE.pack(_MESSAGE.size + len(_FAMILY), _GET, _REQUEST | _DUMP, 1, 0) + _FAMILY)
+        table.send(netlink.request(_GET, netlink.DUMP, _FAMILY))
         count, done = 0, False
         while not done:
             more, done = read_answer(table.recv(1 << 16))
@@ -53,36 +47,16 @@ def read_answer(data: bytes) -> tuple[int, bool]:
 
     :raises OSError: it reports an error.
     """
-    count, at = 0, 0
-    while at + _MESSAGE.size <= len(data):
-        length, kind, *_ = _MESSAGE.unpack_from(data, at)
-        body = data[at + _MESSAGE.size : at + length]
-        if kind == _DONE:
-            return count, True
-        if kind == _ERROR:
-            (number,) = struct.unpack_from("=i", body)
-            raise OSError(-number, os.strerror(-number))
-        count += _state(body[len(_FAMILY) :]) == _ESTABLISHED
-        at += max((length + 3) & ~3, _MESSAGE.size)
-    return count, False
+    found, done = netlink.read_dump(data)
+    return sum(_state(body[len(_FAMILY) :]) == _ESTABLISHED for _, body in found), done
 
 
 def _state(attributes: bytes) -> int | None:
     """The state of a TCP connection; ``None`` for another protocol."""
     value = attributes
     for wanted in _STATE:
-        found = next((part for kind, part in _attributes(value) if kind == wanted), None)
+        found = next((part for kind, part in netlink.attributes(value) if kind == wanted), None)
         if found is None:
             return None
         value = found
     return value[0] if value else None
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + 4 <= len(data):
-        size, kind = struct.unpack_from("=HH", data, at)
-        if size < 4:
-            return
-        yield kind & _TYPE_MASK, data[at + 4 : at + size]
-        at += (size + 3) & ~3

@@ -19,6 +19,7 @@ from typing import Self
 
 from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import HostError
+from ballonet.host import netlink
 from ballonet.host.bandwidth import open_links
 from ballonet.host.conntrack import open_table
 
@@ -36,11 +37,10 @@ _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU, _SIOCSIFHWADDR = (
 )
 _IFF_UP = 1
 LOOPBACK, _DNS = "127.0.0.1", 53
-_ARPHRD_ETHER = 1
+_ARPHRD_ETHER = 1  # linux/if_arp.h
 #: QEMU's own network begins its hardware addresses with these bytes, before the IPv4 address.
 _HARDWARE_PREFIX = b"\x52\x55"
 _TUN = "/dev/net/tun"
-_NETFILTER = 12  # NETLINK_NETFILTER, linux/netlink.h
 _CAP_DAC_OVERRIDE, _CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN, _MOST_CAPABILITIES = (
     1,
     10,
@@ -301,11 +301,10 @@ def _sockaddr(address: bytes) -> bytes:
 def _open_log(group: int) -> socket.socket:
     """A socket that receives what the packet filter logs to ``group`` (linux/netfilter/nfnetlink_log.h)."""
     nfulnl_msg_config, nfula_cfg_cmd, bind = 0x0401, 1, 1
-    log = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER)
+    log = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_NETFILTER)
     body = struct.pack(">BBH", socket.AF_UNSPEC, 0, group) + struct.pack("=HHBxxx", 5, nfula_cfg_cmd, bind)
-    # NLM_F_REQUEST and NLM_F_ACK (linux/netlink.h)
-    log.send(struct.pack("=IHHII", 16 + len(body), nfulnl_msg_config, 1 | 4, 1, 0) + body)
-    (error,) = struct.unpack_from("=i", log.recv(4096), 16)
-    if error:
-        raise OSError(-error, "bind")
+    log.send(netlink.request(nfulnl_msg_config, netlink.ACK, body))
+    _, answer = next(netlink.messages(log.recv(4096)))
+    if error := netlink.error_of(answer):
+        raise OSError(error, "bind")
     return log

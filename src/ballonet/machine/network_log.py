@@ -12,11 +12,12 @@ import contextlib
 import json
 import logging
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ballonet.host import netlink
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ MAX_BYTES = 512 * 1024
 _MOST_LINES, _PER_S = 200, 10.0
 #: The kind of message, and attributes (linux/netfilter/nfnetlink_log.h).
 _PACKET, _PAYLOAD, _PREFIX = 0x0400, 9, 10
+_FAMILY_BYTES = 4  # struct nfgenmsg, in front of the attributes
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
 
 
@@ -88,30 +90,15 @@ class NetworkLog:
 
 def refused_connections(message: bytes) -> Iterator[dict[str, Any]]:
     """The connections in a message of nfnetlink_log. Pure."""
-    at = 0
-    while at + 20 <= len(message):
-        length, kind = struct.unpack_from("=IH", message, at)
-        if length < 20:
+    for kind, body in netlink.messages(message):
+        if len(body) < _FAMILY_BYTES:
             return
         if kind == _PACKET:
-            attributes = _attributes(message[at + 20 : at + length])
+            attributes = dict(netlink.attributes(body[_FAMILY_BYTES:]))
             facts = _connection(attributes.get(_PAYLOAD, b""))
             if facts is not None:
                 rule = attributes.get(_PREFIX, b"").rstrip(b"\0").decode(errors="replace")
                 yield {"rule": rule, **facts}
-        at += (length + 3) & ~3
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
-    at = 0
-    while at + 4 <= len(data):
-        size, kind = struct.unpack_from("=HH", data, at)
-        if size < 4:
-            break
-        found[kind] = data[at + 4 : at + size]
-        at += (size + 3) & ~3
-    return found
 
 
 def _connection(packet: bytes) -> dict[str, Any] | None:

@@ -159,12 +159,12 @@ class VmStart:
         )
         self._stack.push_async_callback(vm.kill)
         self._launched(vm, confinement)
-        if network is not None and self._saved is not None:
-            await network.connect()  # first: if that fails, the guest must not have run
-        if network is None or self._saved is not None:
-            await self._start(vm)
-        else:
+        if network is not None and self._saved is None:
             await self._start_connected(vm, network)
+        else:
+            if network is not None:
+                await network.connect()  # first: if that fails, the guest must not have run
+            await self._start(vm)
         return StartedVm(vm, vm.take_agent_channel(), source, kind, None)
 
     async def _start_connected(self, vm: Vm, network: GuestNetwork) -> None:

@@ -99,9 +99,8 @@ def with_rules_and_lifetime(argv: Sequence[str], of: VmConfig) -> tuple[str, ...
     :raises ConfigError: as :func:`parse_config`.
     """
     config = parse_config(argv)
-    if config.net is of.net is Net.USER:
-        config = replace(config, **{name: getattr(of, name) for name in NETWORK_RULES})
-    return with_lifetime(render_flags(config), of)
+    rules = NETWORK_RULES if config.net is of.net is Net.USER else ()
+    return _with_fields(config, (*LIFETIME_FIELDS, *rules), of)
 
 
 def with_lifetime(argv: Sequence[str], of: VmConfig) -> tuple[str, ...]:
@@ -109,9 +108,11 @@ def with_lifetime(argv: Sequence[str], of: VmConfig) -> tuple[str, ...]:
 
     :raises ConfigError: as :func:`parse_config`.
     """
-    return tuple(
-        render_flags(replace(parse_config(argv), **{name: getattr(of, name) for name in LIFETIME_FIELDS}))
-    )
+    return _with_fields(parse_config(argv), LIFETIME_FIELDS, of)
+
+
+def _with_fields(config: SandboxConfig, names: Sequence[str], of: VmConfig) -> tuple[str, ...]:
+    return tuple(render_flags(replace(config, **{name: getattr(of, name) for name in names})))
 
 
 def parse_flags(argv: Sequence[str]) -> VmConfig:

@@ -19,11 +19,15 @@ with without_tls():
         ExecuteError,
         QMPClient,
         QMPError,
+        Runstate,
         StateError,
     )
 
 # The package logs each end of the stream as an error. The end of the process is reported elsewhere.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)
+
+#: How long what a QEMU that has ended had still to say may take (seconds): it is in the socket's buffer.
+_DRAIN_S = 5.0
 
 EventHandler = Callable[[str, Mapping[str, Any]], None]
 
@@ -91,6 +95,17 @@ class Qmp:
                 await self._events
         with contextlib.suppress(QMPError, EOFError, OSError):
             await self._client.disconnect()
+
+    async def drained(self) -> None:
+        """Return when the events of a QEMU that has ended were all handled. Its end may be seen before them."""
+        if self._events is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                while self._client.runstate is Runstate.RUNNING:
+                    await self._client.runstate_changed()
+                while not self._client.events.empty() and not self._events.done():  # noqa: ASYNC110  # at once
+                    await asyncio.sleep(0)
 
     async def _pump_events(self) -> None:
         async for event in self._client.events:

@@ -255,6 +255,7 @@ class QemuVm(Vm):
     async def _watch(self) -> VmExit:
         assert self._child is not None
         status = await wait_exit(self._child)
+        await self.qmp.drained()
         await self.console.drained()
         await self._messages.drained()
         if self.balloon is not None:

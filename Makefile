@@ -107,6 +107,7 @@ bench: setup
 	$(PYTHON) -m bench.image
 	$(PYTHON) -m bench.metrics
 	$(PYTHON) -m bench.net
+	$(PYTHON) -m bench.cluster
 
 clean:
 	rm -rf $(VENV) build dist src/ballonet/guest/agent/bin $(GENERATED) $(PAGE_FILES)

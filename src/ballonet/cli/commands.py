@@ -53,6 +53,9 @@ COMMANDS = {
     "serve": Command("ballonet.cli.serve", "serve an HTTP API for sandboxes"),
     "mcp": Command("ballonet.cli.mcp", "serve sandboxes to an agent, over the Model Context Protocol"),
     "token": Command("ballonet.cli.token", "manage the tokens of the HTTP API"),
+    "cluster": Command(
+        "ballonet.cli.cluster", "place sandboxes on many hosts by the memory that they can promise"
+    ),
     "prune": Command("ballonet.cli.prune", "clean up after sandboxes whose processes were killed"),
     "doctor": Command("ballonet.cli.doctor", "check whether this host can run sandboxes"),
     "config": Command("ballonet.cli.config", "show the defaults of sandboxes, and the configuration file"),

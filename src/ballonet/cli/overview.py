@@ -27,7 +27,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("Work in a sandbox", ("exec", "attach", "code", "cp", "logs")),
     ("Monitor", ("ls", "ps", "inspect", "events", "stats", "top", "history", "plot", "metrics", "net")),
-    ("Control memory", ("balloon", "pilot", "simulate")),
+    ("Control memory", ("balloon", "pilot", "simulate", "cluster")),
     ("Images and volumes", ("image", "volume")),
     ("Saved states", ("snapshot", "fork")),
     ("Serve", ("serve", "mcp", "token")),

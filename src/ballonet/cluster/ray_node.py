@@ -1,0 +1,236 @@
+"""Runs this host as a node of a cluster: Ray's processes, the agent of the host, and on the head the directory.
+
+It runs in the foreground, as a service does, and ends what it started. Sandboxes keep running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import ray
+
+from ballonet.base.errors import BallonetError, ConfigError, HostError
+from ballonet.base.paths import exclusive_if_free, private_dir
+from ballonet.base.process import spawn
+from ballonet.cluster import ray_actors
+from ballonet.cluster.addresses import parse_address
+from ballonet.cluster.answers import value_of
+from ballonet.cluster.host_agent import HostConfig
+from ballonet.cluster.node_notes import Node, cluster_dir, forget_node, write_node
+from ballonet.host.identity import ProcessId
+
+#: How long Ray's processes may take to start, and to end (seconds).
+START_S = 60.0
+END_S = 15.0
+#: Ray's store of shared objects, the least that it takes. Nothing large is passed through it.
+OBJECT_STORE_BYTES = 80 * 1024 * 1024
+
+
+class NodePlan(NamedTuple):
+    """How this host takes part."""
+
+    config: HostConfig
+    #: ``HOST:PORT`` of the head.
+    address: str
+    #: The address on which this host's processes listen.
+    listen: str
+    token: Path
+    head: bool
+
+
+def run_node(plan: NodePlan, ready: Callable[[], None]) -> None:
+    """Take part until SIGTERM or SIGINT.
+
+    :param ready: called when the host takes sandboxes.
+    :raises BallonetError: this host takes part already, its name is in use, or Ray does not start.
+    """
+    with exclusive_if_free(cluster_dir() / "node.lock") as mine:
+        if not mine:
+            raise ConfigError(
+                "this host is part of a cluster already", hint="'ballonet cluster leave' ends that"
+            )
+        with _ray_running(plan) as process, _signals_kept():
+            _end_by_signals()
+            _join(plan, process)
+            _end_by_signals()  # again: Ray has replaced the handlers
+            write_node(Node(ProcessId.current(), plan.address, plan.config.name, plan.token))
+            try:
+                ready()
+                _wait(process)
+                raise HostError(
+                    "Ray has ended",
+                    hint=f"its log: {_log_path()}; sandboxes keep running",
+                )
+            except _Ended:
+                ray_actors.end_host(plan.config.name)
+            finally:
+                forget_node()
+                ray.shutdown()
+
+
+class _Ended(Exception):  # noqa: N818 - not an error
+    """A signal asked to end."""
+
+
+def _end_by_signals() -> None:
+    def end(number: int, frame: object) -> None:
+        raise _Ended
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Restore the handlers of signals. A signal during the start ends it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except _Ended:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _ray_running(plan: NodePlan) -> Iterator[subprocess.Popen[bytes]]:
+    """Ray's processes on this host. They end with this one, however it ends."""
+    with _log_path().open("wb") as log:
+        process = spawn(
+            command_line(plan),
+            env=environment(),
+            stdout=log.fileno(),
+            stderr=log.fileno(),
+            # Ray's reaper ends the processes of its group: that must be Ray's own.
+            new_session=True,
+            die_with_parent=True,
+        )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has ended. It is not reaped, so that its group keeps its number."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        select.select([pidfd], [], [])
+    finally:
+        os.close(pidfd)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End Ray's processes: first with time to say goodbye, then all that are left of its process group."""
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        os.kill(process.pid, signal.SIGTERM)
+        select.select([pidfd], [], [], END_S)
+    finally:
+        os.close(pidfd)
+    os.killpg(process.pid, signal.SIGKILL)  # not reaped yet: the number still means this group
+    process.wait()
+
+
+def command_line(plan: NodePlan) -> list[str]:
+    """``ray start``. All services listen on ``plan.listen`` only, as far as Ray lets one say so."""
+    resources = {
+        ray_actors.host_resource(plan.config.name): 1,
+        ray_actors.MEMORY_RESOURCE: plan.config.budget_mib or 0,
+    }
+    words = [
+        sys.executable,
+        "-m",
+        "ballonet.cluster.ray_start",
+        "start",
+        "--block",
+        f"--node-ip-address={plan.listen}",
+    ]
+    if plan.head:
+        resources[ray_actors.HEAD_RESOURCE] = 1
+        words += [
+            "--head",
+            f"--port={parse_address(plan.address)[1]}",
+            "--include-dashboard=false",
+            f"--temp-dir={private_dir(Path(f'/tmp/ballonet-ray-{os.getuid()}'))}",  # noqa: S108 - private
+        ]
+    else:
+        words.append(f"--address={plan.address}")
+    return [
+        *words,
+        f"--resources={json.dumps(resources)}",
+        "--num-cpus=0",
+        # The kernel chooses ports: Ray's own ranges collide with each other, and with a second host on this machine.
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--dashboard-agent-listen-port=0",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        "--disable-usage-stats",
+        "--include-log-monitor=false",
+    ]
+
+
+def environment() -> dict[str, str]:
+    """Variables for Ray's processes: a worker's end must not end the sandboxes that it started."""
+    return {
+        "RAY_kill_child_processes_on_worker_exit": "false",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": os.environ["RAY_AUTH_TOKEN_PATH"],
+    }
+
+
+def _log_path() -> Path:
+    return cluster_dir() / "ray.log"
+
+
+def _join(plan: NodePlan, process: subprocess.Popen[bytes]) -> None:
+    """Wait for Ray, then start the agent of this host."""
+    deadline = time.monotonic() + START_S
+    while True:
+        if process.poll() is not None:
+            raise HostError(
+                f"Ray did not start (status {process.returncode}): {_last_lines()}",
+                hint=f"its log: {_log_path()}",
+            )
+        try:
+            ray_actors.connect(plan.address, plan.token)
+            if ray_actors.nodes_of(plan.config.name):
+                break
+        except BallonetError as error:
+            if time.monotonic() > deadline:
+                raise error
+        if time.monotonic() > deadline:
+            raise HostError(f"Ray did not start within {START_S:g} s", hint=f"its log: {_log_path()}")
+        time.sleep(0.2)
+    if ray_actors.nodes_of(plan.config.name) > 1:
+        raise ConfigError(
+            f"the cluster has a host {plan.config.name!r} already", hint="give this one another name (--name)"
+        )
+    if plan.head:
+        ray_actors.start_directory()
+    value_of(ray_actors.ask(ray_actors.start_host(plan.config), "start", timeout=START_S), plan.config.name)
+
+
+def _last_lines() -> str:
+    """The end of Ray's log."""
+    with contextlib.suppress(OSError):
+        lines = [
+            line.strip() for line in _log_path().read_text(errors="replace").splitlines() if line.strip()
+        ]
+        return " / ".join(lines[-3:])[-500:]
+    return "it wrote nothing"

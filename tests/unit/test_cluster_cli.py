@@ -1,0 +1,113 @@
+"""``ballonet cluster``: what a person may get wrong, before anything is started."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from ballonet.base.errors import ConfigError
+from ballonet.cli.main import EXIT_USAGE, main
+from ballonet.cluster.node_notes import Node, forget_node, make_token, read_node, token_path, write_node
+from ballonet.cluster.request_of import request_of
+from ballonet.host.identity import ProcessId
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["up", "--port", "0"], "--port 0 must be from 1 to 65535"),
+        (["up", "--listen", "0.0.0.0"], "--listen 0.0.0.0 would listen on every network"),
+        (["up", "--listen", "head"], "--listen 'head' is not an IPv4 address"),
+        (["up", "--port", "PORT", "--name", "a b"], "--name 'a b' is not a name of a host"),
+        (["up", "--port", "PORT", "--label", "kvm"], "--label 'kvm' is not KEY=VALUE"),
+        (
+            ["up", "--port", "PORT", "--budget", "1G", "--reserve", "2G"],
+            "--reserve 2048 MiB must be less than",
+        ),
+        (["join", "head"], "'head' is not an address"),
+        (["join", "127.0.0.1:99999"], "'127.0.0.1:99999' is not an address"),
+        (["leave"], "this host is not part of a cluster"),
+    ],
+)
+def test_wrong_input_starts_nothing(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = [str(port) if word == "PORT" else word for word in words]
+    assert main(["cluster", *given]) == EXIT_USAGE
+    assert message in capsys.readouterr().err
+    assert read_node() is None
+
+
+@pytest.mark.parametrize("action", [["status"], ["drain", "a"]])
+def test_a_host_without_a_cluster_says_so(action: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cluster", *action]) != 0
+    assert "this host is not part of a cluster" in capsys.readouterr().err
+
+
+def test_a_dead_head_is_reported_with_its_address(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    assert main(["cluster", "join", address]) != 0
+    assert f"no cluster answers at {address}: Connection refused" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        port = used.getsockname()[1]
+        assert main(["cluster", "up", "--port", str(port)]) != 0
+    assert f"port {port} of 127.0.0.1 cannot be used" in capsys.readouterr().err
+
+
+def test_the_token_is_private_and_stays_the_same() -> None:
+    path = make_token()
+    assert path == token_path()
+    assert path.stat().st_mode & 0o777 == 0o600
+    token = path.read_text()
+    assert len(token) == 64
+    assert make_token().read_text() == token
+
+
+def test_what_a_host_has_joined_is_remembered() -> None:
+    node = Node(ProcessId.current(), "127.0.0.1:6379", "a", token_path())
+    write_node(node)
+    assert read_node() == node
+    forget_node()
+    forget_node()
+    assert read_node() is None
+
+
+def test_a_request_is_what_the_settings_mean_on_a_host() -> None:
+    request = request_of("box", {"memory": "1G", "reserve": "300M", "image": "debian:12"}, expected="200M")
+    assert (request.ceiling_mib, request.least_mib, request.initial_mib) == (1024, 300, 1024)
+    assert request.expected_mib == 200
+    assert request.image == "docker.io/library/debian:12"
+    assert request_of("box", {"memory": "1G"}).least_mib == 256
+    assert request_of("box", {"memory": "1G", "balloon": False}).least_mib == 1024
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"memroy": "1G"}, "unknown setting 'memroy'"),
+        ({"rootfs": "/srv"}, "rootfs names a directory of this host"),
+        ({"memory": "1G", "detached": True}, "unknown setting 'detached'"),
+    ],
+)
+def test_settings_that_make_no_sense_on_a_cluster_are_refused(
+    settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        request_of("box", settings)

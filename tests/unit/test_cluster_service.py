@@ -1,0 +1,170 @@
+"""The directory of a cluster with hosts that are simulated here, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from ballonet.base.errors import (
+    AdmissionError,
+    CommandTimeoutError,
+    ConfigError,
+    NameInUseError,
+    UnknownSandboxError,
+)
+from ballonet.cluster.answers import Answer, failed, value_of
+from ballonet.cluster.directory_service import DirectoryService
+from ballonet.cluster.host_agent import HostReport
+from ballonet.cluster.offer import HostOffer
+from ballonet.cluster.request import Request
+from ballonet.pilot.admission import ENGINE_MIB
+from ballonet.version import __version__
+from tests.unit.cluster_inputs import offer, request
+
+
+class FakeHosts:
+    """Hosts that keep their own books, and refuse above their budgets as a real host's admission does."""
+
+    def __init__(self, *offers: HostOffer) -> None:
+        self.offers = {one.host: one._replace(version=__version__) for one in offers}
+        self.boxes: dict[str, dict[str, Request]] = {one.host: {} for one in offers}
+        self.age_s = 0.0
+        self.answers: dict[str, Answer] = {}
+        self.gate: asyncio.Event | None = None
+
+    async def names(self) -> list[str]:
+        return list(self.offers)
+
+    async def report(self, host: str) -> Answer:
+        if host in self.answers:
+            return self.answers[host]
+        made = self.offers[host]
+        for one in self.boxes[host].values():
+            made = made.with_placed(one)
+        return Answer(HostReport(made._replace(at_s=-self.age_s), dict.fromkeys(self.boxes[host], "running")))
+
+    async def create(self, host: str, request: Request, settings: Mapping[str, Any]) -> Answer:
+        await asyncio.sleep(0)
+        if self.gate is not None:
+            await self.gate.wait()
+        if host in self.answers:
+            return self.answers[host]
+        made = self.offers[host]
+        held = sum(one.promise_mib for one in self.boxes[host].values())
+        if held + request.promise_mib > made.usable_mib:
+            return failed(AdmissionError(f"it needs {request.promise_mib} MiB"))
+        self.boxes[host][request.name] = request
+        return Answer(request.name)
+
+
+async def service(hosts: FakeHosts) -> DirectoryService:
+    made = DirectoryService(hosts, clock=lambda: 1000.0)
+    await made.refresh()
+    return made
+
+
+async def test_thirty_creates_at_once_keep_every_budget_and_are_where_the_directory_says() -> None:
+    hosts = FakeHosts(offer("a"), offer("b"), offer("c", budget_mib=5000, available_mib=5000))
+    directory = await service(hosts)
+    wanted = [request(f"box-{at}", expected_mib=100) for at in range(30)]
+    answers = await asyncio.gather(*(directory.create(one, {}) for one in wanted))
+    for one, answer in zip(wanted, answers, strict=True):
+        if answer.code is None:
+            assert one.name in hosts.boxes[answer.value]
+            assert directory.find(one.name).value == answer.value
+    for host, boxes in hosts.boxes.items():
+        assert sum(one.promise_mib for one in boxes.values()) <= hosts.offers[host].usable_mib
+    placed = sum(len(boxes) for boxes in hosts.boxes.values())
+    assert placed == sum(answer.code is None for answer in answers) == 30
+
+
+async def test_a_new_directory_is_rebuilt_from_the_hosts() -> None:
+    hosts = FakeHosts(offer("a"), offer("b"))
+    first = await service(hosts)
+    for at in range(6):
+        await first.create(request(f"box-{at}"), {})
+    second = await service(hosts)
+    for at in range(6):
+        assert second.find(f"box-{at}") == first.find(f"box-{at}")
+    with pytest.raises(NameInUseError, match=r"a sandbox 'box-3' exists already, on host [ab]"):
+        value_of(await second.create(request("box-3"), {}))
+
+
+async def test_a_name_is_created_once_however_many_ask() -> None:
+    hosts = FakeHosts(offer("a"), offer("b"))
+    hosts.gate = asyncio.Event()
+    directory = await service(hosts)
+    tasks = [asyncio.create_task(directory.create(request("box"), {})) for _ in range(5)]
+    await asyncio.sleep(0)
+    hosts.gate.set()
+    answers = await asyncio.gather(*tasks)
+    assert sorted(answer.code or "" for answer in answers) == ["", *["name-in-use"] * 4]
+    assert sum("box" in boxes for boxes in hosts.boxes.values()) == 1
+
+
+async def test_a_name_can_be_used_again_as_soon_as_its_sandbox_is_removed() -> None:
+    hosts = FakeHosts(offer("a"))
+    directory = await service(hosts)
+    assert (await directory.create(request("box"), {})).value == "a"
+    hosts.boxes["a"].clear()
+    assert (await directory.create(request("box"), {})).value == "a"
+
+
+async def test_a_host_that_refuses_leads_to_the_next_and_the_error_has_all_numbers() -> None:
+    hosts = FakeHosts(offer("a"), offer("b", expected_mib=1000), offer("c", promised_mib=9400))
+    directory = await service(hosts)
+    hosts.answers["a"] = Answer(None, "no-room", "it needs 612 MiB, but only 80 are free")
+    assert (await directory.create(request("one"), {})).value == "b"
+    hosts.answers["b"] = Answer(None, "host-lost", "its agent has ended")
+    with pytest.raises(AdmissionError) as caught:
+        value_of(await directory.create(request("two"), {}))
+    for words in ("a: it needs 612 MiB", "b: its agent has ended", "c: 9400 of 9500 MiB are guaranteed"):
+        assert words in caught.value.message
+    assert directory.find("two").code == "unknown-sandbox"
+
+
+async def test_an_error_of_the_sandbox_itself_is_not_tried_elsewhere() -> None:
+    hosts = FakeHosts(offer("a"), offer("b", expected_mib=1000))
+    directory = await service(hosts)
+    hosts.answers["a"] = failed(ConfigError("unknown image 'debain'", hint="pull it"))
+    with pytest.raises(ConfigError, match="host a: unknown image 'debain'") as caught:
+        value_of(await directory.create(request("box"), {}))
+    assert caught.value.hint == "pull it"
+    assert not any(hosts.boxes.values())
+
+
+async def test_a_silent_host_becomes_stale_and_is_named() -> None:
+    hosts = FakeHosts(offer("a"))
+    now = [1000.0]
+    directory = DirectoryService(hosts, clock=lambda: now[0])
+    await directory.refresh()
+    hosts.answers["a"] = Answer(None, "host-lost", "its agent has ended")
+    now[0] += 20
+    status = (await directory.status()).value
+    assert status["a"]["silent"] == "its agent has ended"
+    assert status["a"]["offer"].at_s == -20
+    with pytest.raises(ConfigError, match="a: its last offer is 20 s old"):
+        value_of(await directory.create(request("box"), {}))
+
+
+async def test_a_host_that_left_is_gone_with_its_sandboxes() -> None:
+    hosts = FakeHosts(offer("a"))
+    directory = await service(hosts)
+    await directory.create(request("box"), {})
+    del hosts.offers["a"]
+    await directory.refresh()
+    with pytest.raises(UnknownSandboxError, match="no host has a sandbox 'box'"):
+        value_of(directory.find("box"))
+    assert directory.check_host("a").code == "config"
+
+
+def test_errors_keep_their_class_message_and_hint() -> None:
+    with pytest.raises(AdmissionError, match=r"^host a: no$") as caught:
+        value_of(failed(AdmissionError("no", hint="stop one")), "a")
+    assert caught.value.hint == "stop one"
+    with pytest.raises(CommandTimeoutError):
+        value_of(failed(CommandTimeoutError("late", timeout=1.0)))
+    assert value_of(Answer(ENGINE_MIB)) == ENGINE_MIB

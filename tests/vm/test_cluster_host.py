@@ -1,0 +1,63 @@
+"""The agent of a host with a real sandbox, without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ballonet.cluster.host_agent import HostAgent, HostConfig, HostReport
+from ballonet.cluster.request_of import request_of
+from ballonet.guest.bundle import GuestBundle
+
+
+async def test_a_host_creates_runs_reports_and_refuses(
+    guest: GuestBundle, run_directory: Path, tmp_path: Path
+) -> None:
+    settings = {"memory": "256M"}
+    request = request_of("placed", settings, expected="100M", group="g", affinity="near")
+    agent = HostAgent(HostConfig("here", budget_mib=700, reserve_mib=64, labels={"disk": "ssd"}))
+    started = await agent.start()
+    assert started.value == "here", started
+    try:
+        empty: HostReport = (await agent.report()).value
+        assert (empty.offer.promised_mib, empty.offer.sandboxes) == (0, 0)
+        assert (empty.offer.budget_mib, empty.offer.reserve_mib) == (700, 64)
+        created = await agent.create(request, settings)
+        assert created.value == "placed", created
+        assert (await agent.create(request, settings)).code == "name-in-use"
+        done = await agent.exec("placed", ["sh", "-c", "cat; exit 3"], stdin=b"words")
+        assert done.value == (3, b"words", b"")
+        assert (await agent.exec("placed", ["/no/such"])).code == "guest-command"
+        assert (await agent.exec("other", ["true"])).code == "unknown-sandbox"
+        full = HostAgent(HostConfig("here"))
+        assert (await full.start()).code == "pilot-busy", "one autopilot at a time"
+        large = request_of("large", {"memory": "700M", "reserve": "600M"})
+        await _next_tick(agent)
+        refused = await agent.create(large, {"memory": "700M", "reserve": "600M"})
+        assert refused.code == "no-room", refused
+        assert "it needs 700 MiB" in refused.message
+        report: HostReport = (await agent.report()).value
+        assert report.sandboxes == {"placed": "running"}
+        assert report.offer.groups == {"g": 1}
+        assert report.offer.labels == {"disk": "ssd"}
+        assert report.offer.promised_mib >= request.least_mib
+        assert report.offer.ceilings_mib > 256
+        assert 0 < report.offer.expected_mib < 500
+        again = HostAgent(HostConfig("here"))
+        assert again._requests["placed"] == request, "a new agent knows what was asked"
+        assert agent.close_host("it is being drained").code is None
+        assert (await agent.create(large, {})).message == "it is being drained"
+        assert (await agent.stop("placed")).code is None
+        assert (await agent.exec("placed", ["true"])).code == "not-running"
+    finally:
+        agent.close_host(None)
+        removed = await agent.remove("placed", True)
+        await agent.close()
+    assert removed.code is None
+    assert (await agent.report()).value.sandboxes == {}
+
+
+async def _next_tick(agent: HostAgent) -> None:
+    """Wait until the autopilot has seen the sandbox."""
+    for _ in range(2):
+        agent._ticked.clear()
+        await agent._ticked.wait()

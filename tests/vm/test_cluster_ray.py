@@ -1,0 +1,250 @@
+"""Two hosts on this machine, each a real Ray node with its own state and run directories, and real sandboxes."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ballonet.base.paths import cache_dir
+from ballonet.guest.bundle import GuestBundle
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("ray")
+
+WAIT_S = 120.0
+
+
+class Host:
+    """One host: the directories of its own, and its process of ``cluster up`` or ``join``."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        self.process: subprocess.Popen[str] | None = None
+        self.environment = {
+            **os.environ,
+            "XDG_STATE_HOME": str(directory / "state"),
+            "BALLONET_RUN_DIR": str(directory / "run"),
+            "XDG_DATA_HOME": str(cache_dir() / "test-data"),
+            "PYTHONPATH": ":".join(path for path in sys.path if path),
+        }
+        (directory / "run").mkdir(parents=True, mode=0o700)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "ballonet", *words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+        )
+
+    def take_part(self, *words: str) -> str:
+        """Start ``up`` or ``join``; returns its first line."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ballonet", "cluster", *words, "--name", self.name],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            _, errors = self.process.communicate(timeout=30)
+            log = self.directory / "state/ballonet/cluster/ray.log"
+            pytest.fail(f"{self.name}: {errors}\n{log.read_text()[-2000:] if log.exists() else ''}")
+        return line
+
+    def end(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(60)
+        for line in json.loads(self.run("ls", "--json").stdout or "[]"):
+            self.run("rm", "--force", line["name"])
+
+
+def status(host: Host) -> dict[str, Any]:
+    done = host.run("cluster", "status", "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def program(host: Host, code: str) -> Any:
+    """Run a program on ``host`` that uses the cluster; what it prints is JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import json, time\nfrom ballonet.cluster.client import Cluster\n" + code],
+        env=host.environment,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def hosts(
+    guest: GuestBundle, run_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Host, Host]]:
+    head, other = (Host(name, tmp_path_factory.mktemp(name)) for name in ("head", "other"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    try:
+        head.take_part("up", "--port", str(port), "--budget", "2G", "--label", "disk=ssd")
+        token = head.directory / "state/ballonet/cluster/token"
+        other.take_part("join", f"127.0.0.1:{port}", "--token", str(token), "--budget", "1G")
+        yield head, other
+    finally:
+        with contextlib.suppress(Exception):
+            other.end()
+        head.end()
+
+
+def test_a_sandbox_is_created_used_and_found_from_any_host(hosts: tuple[Host, Host]) -> None:
+    head, other = hosts
+    found = status(head)
+    assert {name: one["offer"]["budget_mib"] for name, one in found.items()} == {"head": 2048, "other": 1024}
+    where, output = program(
+        head,
+        "box = Cluster().create('one', memory='256M', labels={'disk': 'ssd'})\n"
+        "print(json.dumps([box.host, box.exec(['echo', 'hello']).stdout.decode()]))",
+    )
+    assert (where, output) == ("head", "hello\n")
+    assert "one" in head.run("ls").stdout, "the host's own registry has it"
+    assert program(
+        other,
+        "box = Cluster().get('one')\n"
+        "print(json.dumps([box.host, box.exec(['sh', '-c', 'exit 7']).returncode]))",
+    ) == ["head", 7]
+    assert status(other)["head"]["sandboxes"] == {"one": "running"}
+
+
+def test_a_cluster_on_loopback_listens_nowhere_else(hosts: tuple[Host, Host]) -> None:
+    assert all(host.process is not None and host.process.poll() is None for host in hosts)
+    assert _listening() == {"127.0.0.1"}
+
+
+def test_a_drained_host_takes_no_more_and_a_full_one_says_why(hosts: tuple[Host, Host]) -> None:
+    head, _ = hosts
+    assert head.run("cluster", "drain", "head").returncode == 0
+    where = program(head, "print(json.dumps(Cluster().create('two', memory='256M').host))")
+    assert where == "other"
+    message = program(
+        head,
+        "try: Cluster().create('three', memory='1G', reserve='900M')\n"
+        "except Exception as error: print(json.dumps([type(error).__name__, str(error)]))",
+    )
+    assert message[0] == "AdmissionError"
+    assert "head: it is being drained" in message[1]
+    assert "other: " in message[1]
+    assert "MiB" in message[1].split("other: ")[1]
+    assert head.run("cluster", "drain", "head", "--undo").returncode == 0
+    missing = head.run("cluster", "drain", "haed")
+    assert missing.returncode != 0
+    assert "the cluster has no host 'haed'" in missing.stderr
+
+
+def test_an_agent_that_is_killed_comes_back_and_its_sandboxes_kept_running(hosts: tuple[Host, Host]) -> None:
+    head, _ = hosts
+    pid = program(
+        head,
+        "import os, signal, ray\ncluster = Cluster()\nbox = cluster.get('one')\n"
+        "ray.kill(ray.get_actor('host:head', namespace='ballonet'), no_restart=False)\n"
+        "deadline = time.monotonic() + 60\n"
+        "while True:\n"
+        "    try:\n"
+        "        done = cluster.get('one').exec(['echo', 'alive'])\n"
+        "        break\n"
+        "    except Exception as error:\n"
+        "        if time.monotonic() > deadline: raise\n"
+        "        time.sleep(0.5)\n"
+        "print(json.dumps(done.stdout.decode()))",
+    )
+    assert pid == "alive\n"
+
+
+def test_a_host_that_leaves_keeps_its_sandboxes(hosts: tuple[Host, Host]) -> None:
+    head, other = hosts
+    before = other.run("ls").stdout
+    assert "two" in before
+    left = other.run("cluster", "leave")
+    assert left.returncode == 0, left.stderr
+    assert other.process is not None
+    assert other.process.wait(30) == 0
+    assert other.run("exec", "two", "echo", "still").stdout == "still\n"
+    assert set(status(head)) == {"head"}
+
+
+def test_a_host_whose_process_is_killed_leaves_no_ray_process(hosts: tuple[Host, Host]) -> None:
+    head, _ = hosts
+    assert head.process is not None
+    [ray] = _children(head.process.pid)
+    assert len(_group(ray)) > 3, "Ray's processes are in the group of 'ray start'"
+    head.process.send_signal(signal.SIGKILL)
+    head.process.wait(10)
+    deadline = time.monotonic() + 60
+    while (left := _group(ray)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+    assert head.run("exec", "one", "echo", "still").stdout == "still\n"
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _group(group: int) -> list[str]:
+    """The processes of a process group, without those that have ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                state, _, of = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+                if int(of) == group and state not in "ZX":
+                    found.append((entry / "cmdline").read_bytes().decode(errors="replace")[:100])
+    return found
+
+
+def _listening() -> set[str]:
+    """The addresses on which processes of Ray listen."""
+    listeners = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A":
+                listeners[words[9]] = _address(words[1].partition(":")[0])
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            name = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if not any(word in name for word in ("ray::", "raylet", "gcs_server", "cluster.ray_start")):
+                continue
+            for fd in (entry / "fd").iterdir():
+                inode = str(fd.readlink()).removeprefix("socket:[").removesuffix("]")
+                if inode in listeners:
+                    found.add(listeners[inode])
+    return found
+
+
+def _address(digits: str) -> str:
+    """An address as /proc/net/tcp writes it: words of four bytes, each in the host's order."""
+    address = b"".join(bytes.fromhex(digits[at : at + 8])[::-1] for at in range(0, len(digits), 8))
+    mapped = address.removeprefix(b"\0" * 10 + b"\xff\xff") if len(address) == 16 else address
+    return str(ipaddress.ip_address(mapped))

@@ -1,0 +1,151 @@
+"""What the cluster has placed, kept on the head: a host that is dead cannot say what ran there.
+
+Without this file (a new head), it is written anew from what the hosts report; then only sandboxes of hosts that do not
+answer are unknown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+from ballonet.base.errors import ConfigError, HostError
+from ballonet.cluster.request import Request
+
+#: ``no``: its name stays in use until its host returns. ``elsewhere``: it is started anew on another host.
+Restart = Literal["no", "elsewhere"]
+RESTARTS: tuple[Restart, ...] = ("no", "elsewhere")
+
+
+class Order(NamedTuple):
+    """A sandbox as it was asked for."""
+
+    request: Request
+    settings: Mapping[str, Any]
+    restart: Restart = "no"
+    #: The program that owns it; ``None``: it is detached.
+    session: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.request.name
+
+    def to_json(self) -> str:
+        return json.dumps(
+            [self.request._asdict(), _plain(self.settings), self.restart, self.session], default=_refuse
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        request, settings, restart, session = json.loads(text)
+        return cls(Request(**request), _whole(settings), restart, session)
+
+
+class Placed(NamedTuple):
+    """A sandbox of the cluster, and where it is."""
+
+    order: Order
+    host: str
+    #: ``creating``; ``placed``; ``lost``: its host does not answer.
+    state: Literal["creating", "placed", "lost"]
+
+
+def check_order(order: Order) -> Order:
+    """Return ``order`` unchanged.
+
+    :raises ConfigError: it cannot be kept, or contradicts itself.
+    """
+    if order.restart not in RESTARTS:
+        raise ConfigError(f"unknown restart {order.restart!r}", hint=f"choose one of {', '.join(RESTARTS)}")
+    if order.restart == "elsewhere" and order.settings.get("ports"):
+        taken = [port for port in order.settings["ports"] if not str(port).startswith("0:")]
+        if taken:
+            raise ConfigError(
+                f"sandbox {order.name!r}: port {taken[0]} may be in use on another host",
+                hint='with restart="elsewhere", publish ports as "0:PORT", and use forward()',
+            )
+    order.to_json()
+    return order
+
+
+class Ledger:
+    """All sandboxes of the cluster."""
+
+    def __init__(self, path: Path | str) -> None:
+        """:raises HostError: the file cannot be used."""
+        with _explained(path):
+            self._file = sqlite3.connect(path, isolation_level=None)
+            self._file.execute("PRAGMA journal_mode=WAL")
+            self._file.execute("PRAGMA synchronous=FULL")
+            self._file.execute(
+                "CREATE TABLE IF NOT EXISTS placed "
+                '(name TEXT PRIMARY KEY, host TEXT NOT NULL, state TEXT NOT NULL, "order" TEXT NOT NULL)'
+            )
+            rows = self._file.execute('SELECT name, host, state, "order" FROM placed').fetchall()
+        self._path = path
+        self.rows: dict[str, Placed] = {
+            name: Placed(Order.from_json(order), host, state) for name, host, state, order in rows
+        }
+
+    def put(self, order: Order, host: str, state: Literal["creating", "placed", "lost"]) -> None:
+        """:raises HostError: the file cannot be written; nothing has changed."""
+        with _explained(self._path):
+            self._file.execute(
+                "INSERT OR REPLACE INTO placed VALUES (?, ?, ?, ?)",
+                (order.name, host, state, order.to_json()),
+            )
+        self.rows[order.name] = Placed(order, host, state)
+
+    def drop(self, name: str) -> None:
+        with _explained(self._path):
+            self._file.execute("DELETE FROM placed WHERE name = ?", (name,))
+        self.rows.pop(name, None)
+
+    def on(self, host: str) -> list[Placed]:
+        """The sandboxes of a host."""
+        return [row for row in self.rows.values() if row.host == host]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextlib.contextmanager
+def _explained(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise HostError(
+            f"the cluster's ledger {path} cannot be used: {error}",
+            hint="free up space, or move the file away",
+        ) from error
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    from ballonet.base.dataclass import asdict
+    from ballonet.sdk.creation import Balloon
+
+    return {
+        word: {"balloon": asdict(value)} if isinstance(value, Balloon) else value
+        for word, value in settings.items()
+    }
+
+
+def _whole(settings: dict[str, Any]) -> dict[str, Any]:
+    from ballonet.sdk.creation import Balloon
+
+    balloon = settings.get("balloon")
+    if isinstance(balloon, dict):
+        settings = {**settings, "balloon": Balloon(**balloon["balloon"])}
+    return settings
+
+
+def _refuse(value: object) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if hasattr(value, "__fspath__") or type(value).__str__ is not object.__str__:
+        return str(value)  # a port, a volume or a rule, which is also written as text
+    raise ConfigError(f"{value!r} cannot be sent to another host"[:300], hint="write it as text")

@@ -22,7 +22,7 @@ GENERATED_SOURCES := $(filter-out $(GENERATED), $(wildcard build_tools/*.py src/
 	src/ballonet/guest/files.py src/ballonet/control/*.py))
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup packages demo test check lint types unit registry vm machines tested docs docs-serve bench chaos clean
+.PHONY: help setup packages demo test check lint types unit registry vm cluster machines tested docs docs-serve bench chaos clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -48,7 +48,7 @@ demo: setup
 
 # Three slow tests run in parallel: most of the time they wait for virtual machines.
 test: check
-	$(PYTEST) -q -n 3 --dist loadfile -m 'vm or registry' --durations=15
+	$(PYTEST) -q -n 3 --dist loadfile -m '(vm or registry) and not cluster' --durations=15
 
 check: lint types unit
 
@@ -67,7 +67,11 @@ registry: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m registry
 
 vm: setup
-	$(PYTEST) -q -n 2 --dist loadfile -m vm --durations=10
+	$(PYTEST) -q -n 2 --dist loadfile -m 'vm and not cluster' --durations=10
+
+# Hosts in network namespaces: as root.
+cluster: setup
+	$(PYTEST) -v -m cluster --durations=0
 
 # Two machines at a time: each has one processor.
 machines: setup

@@ -21,6 +21,10 @@ Restart = Literal["no", "elsewhere"]
 RESTARTS: tuple[Restart, ...] = ("no", "elsewhere")
 
 
+#: How long a directory waits for the end of one before it (seconds).
+LOCK_S = 5.0
+
+
 class Order(NamedTuple):
     """A sandbox as it was asked for."""
 
@@ -78,13 +82,17 @@ class Ledger:
     def __init__(self, path: Path | str) -> None:
         """:raises HostError: the file cannot be used."""
         with _explained(path):
-            self._file = sqlite3.connect(path, isolation_level=None)
+            # Locked as long as it is open: there is one directory at a time.
+            self._file = sqlite3.connect(path, isolation_level=None, timeout=LOCK_S)
+            self._file.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=FULL")
             self._file.execute(
                 "CREATE TABLE IF NOT EXISTS placed "
                 '(name TEXT PRIMARY KEY, host TEXT NOT NULL, state TEXT NOT NULL, "order" TEXT NOT NULL)'
             )
+            self._file.execute("BEGIN EXCLUSIVE")
+            self._file.execute("COMMIT")
             rows = self._file.execute('SELECT name, host, state, "order" FROM placed').fetchall()
         self._path = path
         self.rows: dict[str, Placed] = {

@@ -1,0 +1,264 @@
+"""Three hosts in network namespaces, each a real Ray node, with real sandboxes: what is cut, stopped and killed there.
+
+Slow, and not in the quick suite: ``make cluster``. It needs root.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ballonet.cluster.bounds import DEFAULT_BOUNDS
+from ballonet.cluster.directory import Directory
+from ballonet.cluster.offer import Held, HostOffer
+from ballonet.cluster.request_of import request_of
+from ballonet.guest.bundle import GuestBundle
+from ballonet.version import __version__
+from tests.vm.cluster_hosts import NetHost, eventually, network
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(os.getuid() != 0, reason="network namespaces need root"),
+]
+pytest.importorskip("ray")
+
+Hosts = tuple[NetHost, NetHost, NetHost]
+#: A small guest: memory and use are stated, so that nothing is guessed.
+SMALL: dict[str, Any] = {"memory": "128M", "balloon": False}
+
+
+@pytest.fixture(scope="module")
+def hosts(
+    guest: GuestBundle, run_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Hosts]:
+    with network() as net:
+        a, b, c = (net.host(name, tmp_path_factory.mktemp(name)) for name in "abc")
+        a.up("--budget", "700M")
+        joining = [threading.Thread(target=host.join, args=(a, "--budget", "700M")) for host in (b, c)]
+        for thread in joining:
+            thread.start()
+        for thread in joining:
+            thread.join()
+        # The first start on a host makes a start template, which takes memory of its own: not while others are placed.
+        yield a, b, c
+
+
+def check_places(hosts: Hosts, *, expect: set[str]) -> dict[str, str]:
+    """Every sandbox runs exactly where the directory says, and nothing else runs; returns the places."""
+
+    def settled() -> dict[str, str] | None:
+        listed = {
+            name: host
+            for host, found in hosts[0].status().items()
+            for name, state in found["sandboxes"].items()
+            if state == "running"
+        }
+        real = [(name, host.name) for host in hosts for name in host.engines()]
+        return listed if sorted(listed.items()) == sorted(real) and set(listed) == expect else None
+
+    found: dict[str, str] = eventually(settled, f"{sorted(expect)} where the directory says")
+    return found
+
+
+def test_thirty_creates_at_once_keep_every_budget_and_go_where_the_simulator_says(hosts: Hosts) -> None:
+    a, b, c = hosts
+    offers = [offer_of(found["offer"]) for found in a.status().values()]
+    simulated = Directory(DEFAULT_BOUNDS, __version__)
+    for offer in offers:
+        simulated.update(offer)
+    wanted = {}
+    for at in range(30):
+        request = request_of(f"box-{at}", SMALL, expected="128M")._replace(deviation_mib=0)
+        fits = simulated.choose(request, 0.0).fits
+        if fits:
+            simulated.reserve(request, fits[0].host)
+            wanted[fits[0].host] = wanted.get(fits[0].host, 0) + 1
+    placed, refused = a.program(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from ballonet.base.errors import AdmissionError\n"
+        "placed, refused = {}, []\n"
+        "with Cluster() as cluster, ThreadPoolExecutor(30) as pool:\n"
+        "    def create(at):\n"
+        "        try: return cluster.create(f'box-{at}', memory='128M', balloon=False, expected='128M').host\n"
+        "        except AdmissionError as error: return error.message\n"
+        "    for at, found in enumerate(pool.map(create, range(30))):\n"
+        "        if len(found) == 1: placed[f'box-{at}'] = found\n"
+        "        else: refused.append(found)\n"
+        "print(json.dumps([placed, refused]))"
+    )
+    counts = {host: list(placed.values()).count(host) for host in set(placed.values())}
+    assert counts == wanted
+    assert len(placed) + len(refused) == 30
+    assert all("MiB" in message and "a: " in message and "c: " in message for message in refused)
+    assert check_places(hosts, expect=set(placed)) == placed
+    for host, found in a.status().items():
+        offer = offer_of(found["offer"])
+        assert offer.promised_mib <= offer.usable_mib, host
+    a.program(
+        "with Cluster() as cluster:\n"
+        f"    for name in {sorted(placed)}: cluster.remove(name, force=True)\n"
+        "print(1)"
+    )
+    check_places(hosts, expect=set())
+
+
+def offer_of(document: dict[str, Any]) -> HostOffer:
+    fields = {name: value for name, value in document.items() if name not in ("age_s", "held")}
+    held = {image: Held(**one) for image, one in document["held"].items()}
+    for name in ("images", "states"):
+        fields[name] = frozenset(fields[name])
+    return HostOffer(**fields, at_s=0.0, held=held)
+
+
+def test_a_sandbox_is_used_from_another_host_as_from_its_own(hosts: Hosts) -> None:
+    a, b, c = hosts
+    found = b.program(
+        "import os, socket, tempfile, pathlib\n"
+        "from ballonet.base.errors import BallonetError\n"
+        "with Cluster() as cluster:\n"
+        "    box = cluster.create('far', memory='192M', labels={'at': 'c'} if 0 else None, ports=['0:80'],\n"
+        "                         detached=False)\n"
+        "    out = {}\n"
+        "    done = box.exec(['sh', '-c', 'cat; echo no >&2; exit 3'], stdin='words')\n"
+        "    out['exec'] = [done.returncode, done.stdout.decode(), done.stderr.decode()]\n"
+        "    long = box.exec(['sh', '-c', 'head -c 3000000 /dev/zero'])\n"
+        "    out['long'] = [long.returncode, len(long.stdout)]\n"
+        "    with box.exec_stream(['cat'], stdin=True) as process:\n"
+        "        process.write_stdin('one')\n"
+        "        first = process.read()\n"
+        "        process.close_stdin()\n"
+        "        out['stream'] = [first.decode(), process.read().decode(), process.wait()]\n"
+        "    here = pathlib.Path(tempfile.mkdtemp())\n"
+        "    (here / 'in').mkdir(); (here / 'in/file').write_bytes(b'x' * 700000)\n"
+        "    box.fs.copy_in(here / 'in', '/tmp/there')\n"
+        "    box.fs.copy_out('/tmp/there', here / 'out')\n"
+        "    out['files'] = [(here / 'out/file').read_bytes() == b'x' * 700000, box.fs.exists('/tmp/nothing')]\n"
+        "    box.fs.write('/tmp/text', 'text'); out['text'] = box.fs.read('/tmp/text').decode()\n"
+        "    try: box.fs.read('/no/such')\n"
+        "    except BallonetError as error: out['missing'] = error.code\n"
+        "    out['balloon'] = [box.balloon.set('160M', wait=True).state, box.balloon.get().target_mib]\n"
+        "    out['metrics'] = box.metrics().actual_mib is not None if hasattr(box.metrics(), 'actual_mib') else True\n"
+        "    serve = box.exec_stream(['sh', '-c', 'while :; do echo hello | nc -l -p 80; done'])\n"
+        "    with box.forward(80) as address:\n"
+        "        for _ in range(50):\n"
+        "            with socket.create_connection(address) as one:\n"
+        "                said = one.recv(100)\n"
+        "            if said: break\n"
+        "            time.sleep(0.2)\n"
+        "    out['port'] = said.decode()\n"
+        "print(json.dumps(out))"
+    )
+    assert found == {
+        "exec": [3, "words", "no\n"],
+        "long": [0, 3_000_000],
+        "stream": ["one", "", 0],
+        "files": [True, False],
+        "text": "text",
+        "missing": "guest-file",
+        "balloon": ["applied", 160],
+        "metrics": True,
+        "port": "hello\n",
+    }
+    check_places(hosts, expect=set())
+
+
+def test_what_a_killed_program_owns_ends_and_what_it_detached_stays(hosts: Hosts) -> None:
+    a, b, c = hosts
+    program = c.start_program(
+        "cluster = Cluster()\n"
+        "cluster.create('owned', memory='128M', detached=False)\n"
+        "cluster.create('kept', memory='128M')\n"
+        "print('made', flush=True)\n"
+        "time.sleep(600)"
+    )
+    try:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "made\n"
+    finally:
+        program.kill()
+        program.wait()
+    check_places(hosts, expect={"kept"})
+    assert a.run("exec", "kept", "true").returncode in (0, 2)  # whichever host has it
+    a.program("with Cluster() as cluster: cluster.remove('kept', force=True)\nprint(1)")
+
+
+def test_a_host_that_is_cut_off_runs_nothing_twice_and_comes_back(hosts: Hosts) -> None:
+    a, b, c = hosts
+    make_two(a)
+    places = check_places(hosts, expect={"moves", "stays"})
+    assert places == {"moves": "c", "stays": "c"}
+    c.cut()
+    # It ends on the host that is cut off before it starts elsewhere: it is never seen twice.
+    seen: list[list[str]] = []
+
+    def moved() -> bool:
+        seen.append([host.name for host in hosts if "moves" in host.engines()])
+        return seen[-1] == ["a"] or seen[-1] == ["b"]
+
+    eventually(moved, "the start elsewhere", 240)
+    assert all(len(found) <= 1 for found in seen), seen
+    assert "stays" in c.engines(), "it was not asked to end"
+    status = a.status()
+    assert status["c"]["lost"]
+    assert status["c"]["sandboxes"]["stays"] == "lost"
+    error = a.program(
+        "try: Cluster().get('stays')\nexcept Exception as error: print(json.dumps([str(error), error.hint]))"
+    )
+    assert "'stays' is lost: its host c does not answer" in error[0]
+    assert "ballonet cluster forget c" in error[1]
+    c.mend()
+    eventually(lambda: not a.status()["c"]["silent"], "the return of c", 400)
+    places = check_places(hosts, expect={"moves", "stays"})
+    assert places["stays"] == "c"
+    assert places["moves"] != "c"
+    remove_both(a)
+
+
+def test_a_host_that_is_stopped_and_one_that_loses_power(hosts: Hosts) -> None:
+    a, b, c = hosts
+    make_two(a)
+    c.signal_all(signal.SIGSTOP)
+    eventually(
+        lambda: len(set(host.name for host in (a, b) if "moves" in host.engines())) == 1,
+        "the start elsewhere",
+        240,
+    )
+    c.signal_all(signal.SIGCONT)
+    eventually(lambda: "moves" not in c.engines(), "the end of the copy on c")
+    eventually(lambda: not a.status()["c"]["silent"], "the return of c", 400)
+    assert check_places(hosts, expect={"moves", "stays"})["stays"] == "c"
+    c.lose_power()
+    eventually(lambda: a.status()["c"]["lost"], "the loss of c", 240)
+    c.join(a, "--budget", "700M")
+    eventually(lambda: not a.status()["c"]["silent"], "the return of c", 240)
+    assert check_places(hosts, expect={"moves"})["moves"] != "c"
+    assert a.status()["c"]["sandboxes"] == {"stays": "failed"} or "stays" in a.status()["c"]["sandboxes"]
+    remove_both(a)
+    check_places(hosts, expect=set())
+
+
+def make_two(host: NetHost) -> None:
+    """On host c: one sandbox that is started elsewhere if it is lost, and one that is not."""
+    host.program(
+        "with Cluster() as cluster:\n"
+        "    for other in 'ab': cluster.drain(other)\n"
+        "    cluster.create('moves', memory='128M', balloon=False, expected='128M', restart='elsewhere')\n"
+        "    cluster.create('stays', memory='128M', balloon=False, expected='128M')\n"
+        "    for other in 'ab': cluster.drain(other, undo=True)\n"
+        "print(1)"
+    )
+
+
+def remove_both(host: NetHost) -> None:
+    host.program(
+        "with Cluster() as cluster:\n"
+        "    for name in ('moves', 'stays'): cluster.remove(name, force=True)\n"
+        "print(1)"
+    )

@@ -34,7 +34,7 @@ class Namespace:
         assert self.keeper.stdout is not None
         self.keeper.stdout.readline()
         self.pid = self.keeper.pid
-        self.inode = os.stat(f"/proc/{self.pid}/ns/net").st_ino
+        self.inode = Path(f"/proc/{self.pid}/ns/net").stat().st_ino
 
     def words(self, *words: str) -> list[str]:
         """The command line that runs ``words`` there."""
@@ -49,7 +49,7 @@ class Namespace:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != self.pid:
                 with contextlib.suppress(OSError):
-                    if os.stat(entry / "ns/net").st_ino == self.inode:
+                    if (entry / "ns/net").stat().st_ino == self.inode:
                         found.append(int(entry.name))
         return found
 

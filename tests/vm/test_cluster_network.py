@@ -53,7 +53,7 @@ def hosts(
 def check_places(hosts: Hosts, *, expect: set[str]) -> dict[str, str]:
     """Every sandbox runs exactly where the directory says, and nothing else runs; returns the places."""
 
-    def settled() -> dict[str, str] | None:
+    def settled() -> list[dict[str, str]]:
         listed = {
             name: host
             for host, found in hosts[0].status().items()
@@ -61,19 +61,20 @@ def check_places(hosts: Hosts, *, expect: set[str]) -> dict[str, str]:
             if state == "running"
         }
         real = [(name, host.name) for host in hosts for name in host.engines()]
-        return listed if sorted(listed.items()) == sorted(real) and set(listed) == expect else None
+        return [listed] if sorted(listed.items()) == sorted(real) and set(listed) == expect else []
 
-    found: dict[str, str] = eventually(settled, f"{sorted(expect)} where the directory says")
-    return found
+    [found] = eventually(settled, f"{sorted(expect)} where the directory says")
+    places: dict[str, str] = found
+    return places
 
 
 def test_thirty_creates_at_once_keep_every_budget_and_go_where_the_simulator_says(hosts: Hosts) -> None:
-    a, b, c = hosts
+    a = hosts[0]
     offers = [offer_of(found["offer"]) for found in a.status().values()]
     simulated = Directory(DEFAULT_BOUNDS, __version__)
     for offer in offers:
         simulated.update(offer)
-    wanted = {}
+    wanted: dict[str, int] = {}
     for at in range(30):
         request = request_of(f"box-{at}", SMALL, expected="128M")._replace(deviation_mib=0)
         fits = simulated.choose(request, 0.0).fits
@@ -118,12 +119,11 @@ def offer_of(document: dict[str, Any]) -> HostOffer:
 
 
 def test_a_sandbox_is_used_from_another_host_as_from_its_own(hosts: Hosts) -> None:
-    a, b, c = hosts
-    found = b.program(
+    found = hosts[1].program(
         "import os, socket, tempfile, pathlib\n"
         "from ballonet.base.errors import BallonetError\n"
         "with Cluster() as cluster:\n"
-        "    box = cluster.create('far', memory='192M', labels={'at': 'c'} if 0 else None, ports=['0:80'],\n"
+        "    box = cluster.create('far', memory='192M', ports=['0:80'],\n"
         "                         detached=False)\n"
         "    out = {}\n"
         "    done = box.exec(['sh', '-c', 'cat; echo no >&2; exit 3'], stdin='words')\n"
@@ -144,7 +144,7 @@ def test_a_sandbox_is_used_from_another_host_as_from_its_own(hosts: Hosts) -> No
         "    try: box.fs.read('/no/such')\n"
         "    except BallonetError as error: out['missing'] = error.code\n"
         "    out['balloon'] = [box.balloon.set('160M', wait=True).state, box.balloon.get().target_mib]\n"
-        "    out['metrics'] = box.metrics().actual_mib is not None if hasattr(box.metrics(), 'actual_mib') else True\n"
+        "    out['metrics'] = type(box.metrics()).__name__\n"
         "    serve = box.exec_stream(['sh', '-c', 'while :; do echo hello | nc -l -p 80; done'])\n"
         "    with box.forward(80) as address:\n"
         "        for _ in range(50):\n"
@@ -163,14 +163,14 @@ def test_a_sandbox_is_used_from_another_host_as_from_its_own(hosts: Hosts) -> No
         "text": "text",
         "missing": "guest-file",
         "balloon": ["applied", 160],
-        "metrics": True,
+        "metrics": "Stats",
         "port": "hello\n",
     }
     check_places(hosts, expect=set())
 
 
 def test_what_a_killed_program_owns_ends_and_what_it_detached_stays(hosts: Hosts) -> None:
-    a, b, c = hosts
+    a, _, c = hosts
     program = c.start_program(
         "cluster = Cluster()\n"
         "cluster.create('owned', memory='128M', detached=False)\n"
@@ -185,12 +185,17 @@ def test_what_a_killed_program_owns_ends_and_what_it_detached_stays(hosts: Hosts
         program.kill()
         program.wait()
     check_places(hosts, expect={"kept"})
-    assert a.run("exec", "kept", "true").returncode in (0, 2)  # whichever host has it
-    a.program("with Cluster() as cluster: cluster.remove('kept', force=True)\nprint(1)")
+    said = a.run("--cluster", "auto", "exec", "-i", "kept", "--", "sh", "-c", "cat; exit 5", stdin="words")
+    assert (said.returncode, said.stdout) == (5, "words"), said.stderr
+    assert "kept" in a.run("--cluster", "auto", "ls").stdout
+    ran = a.run("--cluster", "auto", "run", "-m", "128M", "--", "echo", "once")
+    assert (ran.returncode, ran.stdout) == (0, "once\n"), ran.stderr
+    assert a.run("--cluster", "auto", "rm", "--force", "kept").returncode == 0
+    check_places(hosts, expect=set())
 
 
 def test_a_host_that_is_cut_off_runs_nothing_twice_and_comes_back(hosts: Hosts) -> None:
-    a, b, c = hosts
+    a, _, c = hosts
     make_two(a)
     places = check_places(hosts, expect={"moves", "stays"})
     assert places == {"moves": "c", "stays": "c"}
@@ -226,7 +231,7 @@ def test_a_host_that_is_stopped_and_one_that_loses_power(hosts: Hosts) -> None:
     make_two(a)
     c.signal_all(signal.SIGSTOP)
     eventually(
-        lambda: len(set(host.name for host in (a, b) if "moves" in host.engines())) == 1,
+        lambda: len({host.name for host in (a, b) if "moves" in host.engines()}) == 1,
         "the start elsewhere",
         240,
     )
@@ -239,7 +244,7 @@ def test_a_host_that_is_stopped_and_one_that_loses_power(hosts: Hosts) -> None:
     c.join(a, "--budget", "700M")
     eventually(lambda: not a.status()["c"]["silent"], "the return of c", 240)
     assert check_places(hosts, expect={"moves"})["moves"] != "c"
-    assert a.status()["c"]["sandboxes"] == {"stays": "failed"} or "stays" in a.status()["c"]["sandboxes"]
+    assert "stays" in a.status()["c"]["sandboxes"], "it is known, and not running"
     remove_both(a)
     check_places(hosts, expect=set())
 

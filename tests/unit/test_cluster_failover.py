@@ -10,7 +10,7 @@ import pytest
 
 from ballonet.base.errors import ConfigError, HostError, NameInUseError
 from ballonet.cluster import directory_state, failover, ledger
-from ballonet.cluster.answers import value_of
+from ballonet.cluster.answers import Answer, value_of
 from ballonet.cluster.directory_service import DirectoryService
 from ballonet.cluster.failover import SESSION_S
 from ballonet.cluster.host_notes import HostNotes, boot_time_s, fenced_names
@@ -213,6 +213,45 @@ async def test_what_somebody_removed_or_stopped_on_a_host_is_not_started_again(c
     await cluster.rounds()
     assert cluster.directory.find("removed").code == "unknown-sandbox"
     assert cluster.where("removed") == []
+
+
+async def test_a_drained_host_is_emptied_and_what_cannot_be_moved_is_named(cluster: Cluster) -> None:
+    await placed(cluster, "one", "a")
+    await placed(cluster, "fixed", "a")
+    cluster.hosts.immovable.add("fixed")
+    cluster.hosts.offers["a"] = cluster.hosts.offers["a"]._replace(closed="it is being drained")
+
+    async def look() -> None:
+        assert value_of(cluster.directory.find("one")) == "a", "it belongs there until the other host has it"
+        await cluster.rounds()
+
+    cluster.hosts.meanwhile = look
+    await cluster.rounds()
+    moved = value_of(await cluster.directory.empty("a"))
+    assert moved == {"one": ("b", ""), "fixed": (None, "sandbox 'fixed' has volumes")}
+    assert (cluster.where("one"), cluster.where("fixed")) == (["b"], ["a"])
+    await cluster.rounds()
+    assert (cluster.where("one"), cluster.where("fixed")) == (["b"], ["a"])
+
+
+async def test_a_move_that_fails_leaves_the_sandbox_where_it_was(cluster: Cluster) -> None:
+    await placed(cluster, "one", "a")
+    cluster.hosts.answers["b"] = Answer(None, "snapshot", "another engine")
+    [row] = cluster.directory.ledger.on("a")
+    answer = await cluster.directory.move(row)
+    assert "another engine" in answer.message
+    assert cluster.where("one") == ["a"]
+    assert not cluster.hosts.moving, "it was resumed"
+
+
+async def test_a_move_that_a_lost_directory_began_is_undone(cluster: Cluster) -> None:
+    await placed(cluster, "one", "a")
+    await cluster.hosts.pack_up("a", "one")
+    cluster.hosts.boxes["b"]["one"] = ordered("one")  # it arrived, and nobody was told
+    cluster.directory = cluster.new_directory()
+    await cluster.rounds()
+    assert cluster.where("one") == ["a"]
+    assert not cluster.hosts.moving
 
 
 def test_a_lease_counts_from_the_hosts_own_mark_however_late_the_grant() -> None:

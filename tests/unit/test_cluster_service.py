@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -38,6 +38,10 @@ class FakeHosts:
         self.creating: dict[str, set[str]] = {}
         self.fenced: set[str] = set()
         self.removed: list[tuple[str, str]] = []
+        #: Sandboxes that are paused to be moved, that cannot be, and what happens while one is sent.
+        self.moving: set[str] = set()
+        self.immovable: set[str] = set()
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
         self.grants: dict[str, Grant] = {}
         self.marks = 0.0
         self.age_s = 0.0
@@ -59,9 +63,28 @@ class FakeHosts:
         creating = frozenset(self.creating.get(host, ()))
         fenced = frozenset(self.fenced & orders.keys())
         self.marks += 1
-        return Answer(
-            HostReport(made._replace(at_s=-self.age_s), states, self.marks, orders, creating, fenced)
-        )
+        moving = frozenset(self.moving & orders.keys())
+        made = made._replace(at_s=-self.age_s)
+        return Answer(HostReport(made, states, self.marks, orders, creating, fenced, moving))
+
+    async def pack_up(self, host: str, name: str) -> Answer:
+        if name in self.immovable:
+            return failed(ConfigError(f"sandbox {name!r} has volumes"))
+        self.moving.add(name)
+        return Answer(name)
+
+    async def take_over(self, host: str, order: Order, permit_s: float | None, source: str) -> Answer:
+        assert order.name in self.moving, "it is paused before it starts elsewhere"
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        if host in self.answers:
+            return self.answers[host]
+        self.boxes[host][order.name] = order
+        return Answer(order.name)
+
+    async def put_back(self, host: str, name: str) -> Answer:
+        self.moving.discard(name)
+        return Answer(name)
 
     async def remove(self, host: str, name: str, force: bool) -> Answer:
         if host in self.silent:
@@ -70,6 +93,7 @@ class FakeHosts:
             return failed(UnknownSandboxError(f"no sandbox {name!r}"))
         self.removed.append((host, name))
         del self.boxes[host][name]
+        self.moving.discard(name)
         self.fenced.discard(name)
         return Answer(name)
 

@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     status.add_argument("--json", action="store_true", help="print JSON")
     drain = action("drain", "place no more sandboxes on a host", _drain)
     drain.add_argument("host", metavar="HOST", help="name of the host")
+    drain.add_argument("--move", action="store_true", help="move its sandboxes to other hosts")
     drain.add_argument("--undo", action="store_true", help="place sandboxes there again")
     forget = action("forget", "declare a host that does not answer to be off for good", _forget)
     forget.add_argument("host", metavar="HOST", help="name of the host")
@@ -215,8 +216,21 @@ def _document(found: dict[str, Any]) -> dict[str, Any]:
 def _drain(options: argparse.Namespace) -> int:
     from ballonet.cluster.client import Cluster
 
-    Cluster("auto").drain(options.host, undo=options.undo)
+    if options.undo and options.move:
+        raise ConfigError("--move cannot be combined with --undo", hint="leave one of them out")
+    with Cluster("auto") as cluster:
+        moved = cluster.drain(options.host, undo=options.undo, move=options.move)
     print(f"host {options.host} {'takes sandboxes again' if options.undo else 'takes no more sandboxes'}")
+    for name, (host, _) in moved.items():
+        if host is not None:
+            print(f"{name}: moved to {host}")
+    stay = {name: why for name, (host, why) in moved.items() if host is None}
+    if stay:
+        raise HostError(
+            f"{len(stay)} sandboxes stay on {options.host}: "
+            + "; ".join(f"{name}: {why}" for name, why in stay.items()),
+            hint="they keep running there",
+        )
     return 0
 
 

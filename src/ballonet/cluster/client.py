@@ -119,14 +119,23 @@ class Cluster:
         found: dict[str, Any] = self._tell("status")
         return found
 
-    def drain(self, host: str, *, undo: bool = False) -> None:
-        """Place no more sandboxes on a host; those that run there keep running.
+    def drain(
+        self, host: str, *, undo: bool = False, move: bool = False
+    ) -> Mapping[str, tuple[str | None, str]]:
+        """Place no more sandboxes on a host; those that run there keep running, or are moved.
 
+        :param move: move its sandboxes to other hosts: each is paused, sent and resumed, with its memory and disk.
+            Those with volumes, and those in which commands of clients run, stay.
+        :returns: for each sandbox that was there: the host that it was moved to, or ``None`` and why it was not.
         :raises ConfigError: there is no such host.
         """
         self._tell("check_host", host)
-        why = None if undo else "it is being drained"
-        self.call(host, "close_host", why)
+        self.call(host, "close_host", None if undo else "it is being drained")
+        if undo or not move:
+            return {}
+        self._tell("check_host", host)  # the directory learns that it is closed
+        moved: Mapping[str, tuple[str | None, str]] = self._tell("empty", host)
+        return moved
 
     def forget(self, host: str) -> None:
         """Say that a host that does not answer is off for good: its names can be used again, and sandboxes that may

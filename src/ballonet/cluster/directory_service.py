@@ -11,12 +11,13 @@ import math
 from ballonet.base.errors import BallonetError, ConfigError, NameInUseError, UnknownSandboxError
 from ballonet.base.suggest import hint_for
 from ballonet.cluster.answers import Answer, failed
-from ballonet.cluster.failover import Failover, lost_error
+from ballonet.cluster.failover import lost_error
 from ballonet.cluster.ledger import Order, check_order
+from ballonet.cluster.moving import Moving
 from ballonet.cluster.request import check_request
 
 
-class DirectoryService(Failover):
+class DirectoryService(Moving):
     """The methods that return an :class:`Answer` never raise a :class:`BallonetError`."""
 
     async def create(self, order: Order) -> Answer:

@@ -45,6 +45,8 @@ class Failover(DirectoryState):
             self.drop(name)
         for name in found.evict:
             self.in_background(self._evict(host, name))
+        for name in found.resume:
+            self.in_background(self._put_back(host, name))
         for row in found.restart:
             self.put(row.order, host, "lost")
             self.in_background(self._restart(row.order))
@@ -103,6 +105,11 @@ class Failover(DirectoryState):
             log.warning("sandbox %s is on host %s, where it does not belong: it is removed there", name, host)
             await self.hosts.remove(host, name, True)
 
+    async def _put_back(self, host: str, name: str) -> None:
+        """A directory before this one did not finish a move."""
+        with self.working(name):
+            await self.hosts.put_back(host, name)
+
     async def _restart(self, order: Order) -> None:
         """Start a lost sandbox anew, where there is room."""
         if order.name in self.busy:
@@ -147,12 +154,19 @@ class Failover(DirectoryState):
             tried[host] = answer.message
         return failed(self.directory.explain(request, self.clock(), tried))
 
-    async def ask_to_create(self, host: str, order: Order) -> Answer:
-        """Ask a host. If it does not answer, wait until it certainly does not run the sandbox."""
+    async def ask_to_create(self, host: str, order: Order, source: str | None = None) -> Answer:
+        """Ask a host. If it does not answer, wait until it certainly does not run the sandbox.
+
+        :param source: the host that it is moved from.
+        """
         known = self.reports.get(host)
         permit_s = None if known is None else known[0].mark_s
         asked_s = self.clock()
-        task = asyncio.ensure_future(self.hosts.create(host, order, permit_s))
+        if source is None:
+            asking = self.hosts.create(host, order, permit_s)
+        else:
+            asking = self.hosts.take_over(host, order, permit_s, source)
+        task = asyncio.ensure_future(asking)
         while not task.done():
             await asyncio.wait({task}, timeout=REFRESH_S)
             if not task.done() and self.lost(host):

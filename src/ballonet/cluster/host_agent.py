@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ballonet.base.errors import (
@@ -19,8 +19,10 @@ from ballonet.base.errors import (
     ConfigError,
     NameInUseError,
     NotRunningError,
+    StillRunningError,
     UnknownSandboxError,
 )
+from ballonet.cluster import host_moving
 from ballonet.cluster.answers import Answer, failed
 from ballonet.cluster.bounds import DEFAULT_BOUNDS
 from ballonet.cluster.fence import start_fence
@@ -77,6 +79,8 @@ class HostReport(NamedTuple):
     orders: Mapping[str, Order] = {}
     creating: frozenset[str] = frozenset()
     fenced: frozenset[str] = frozenset()
+    #: Those that are paused to be moved.
+    moving: frozenset[str] = frozenset()
 
 
 class Grant(NamedTuple):
@@ -199,7 +203,8 @@ class HostAgent:
         states = {record.name: record.state.value for record in records}
         orders = {name: order for name, order in self.notes.orders.items() if name in states}
         creating = frozenset(self.notes.creating)
-        return Answer(HostReport(offer, states, mark_s, orders, creating, fenced_names()))
+        moving = frozenset(self.notes.moving)
+        return Answer(HostReport(offer, states, mark_s, orders, creating, fenced_names(), moving))
 
     async def create(self, order: Order, permit_s: float | None = None) -> Answer:
         """Create a detached sandbox. The host's admission has the last word.
@@ -208,12 +213,9 @@ class HostAgent:
             because the sandbox may have been created elsewhere.
         """
         name = order.name
-        if self.notes.closed is not None:
-            return Answer(None, "no-room", self.notes.closed)
-        if permit_s is not None and boot_time_s() >= permit_s + LEASE_S:
-            return Answer(None, "host-lost", "it was cut off, and was asked too long ago")
-        if name in self.notes.creating:
-            return failed(NameInUseError(f"sandbox {name!r} is being created"))
+        refused = self._refusal(name, permit_s)
+        if refused is not None:
+            return refused
         known = self.notes.orders.get(name)
         try:
             self.notes.begin(order)
@@ -231,6 +233,53 @@ class HostAgent:
             return failed(error)
         self._boxes[name] = box
         return Answer(name)
+
+    async def pack_up(self, name: str) -> Answer:
+        """Pause a sandbox and make a file of it: see :mod:`ballonet.cluster.host_moving`."""
+        try:
+            await host_moving.pack_up(self.notes, await self._box(name))
+        except BallonetError as error:
+            return failed(error)
+        return Answer(name)
+
+    async def put_back(self, name: str) -> Answer:
+        """It is not moved."""
+        try:
+            await host_moving.put_back(self.notes, await Sandbox.get(name))
+        except BallonetError as error:
+            return failed(error)
+        return Answer(name)
+
+    def piece(self, name: str, offset: int) -> Answer:
+        """A part of the file of a sandbox that is being moved."""
+        try:
+            return Answer(host_moving.piece(name, offset))
+        except BallonetError as error:
+            return failed(error)
+
+    async def take_over(
+        self, order: Order, permit_s: float | None, piece_at: Callable[[int], Awaitable[bytes]]
+    ) -> Answer:
+        """Take a sandbox over from another host."""
+        refused = self._refusal(order.name, permit_s)
+        if refused is not None:
+            return refused
+        try:
+            self._boxes[order.name] = await host_moving.take_over(self.notes, order, piece_at)
+            self.notes.write_lease(max(self._lease.expires_s, permit_s + LEASE_S if permit_s else 0.0))
+        except BallonetError as error:
+            return failed(error)
+        return Answer(order.name)
+
+    def _refusal(self, name: str, permit_s: float | None) -> Answer | None:
+        """Why nothing is started here."""
+        if self.notes.closed is not None:
+            return Answer(None, "no-room", self.notes.closed)
+        if permit_s is not None and boot_time_s() >= permit_s + LEASE_S:
+            return Answer(None, "host-lost", "it was cut off, and was asked too long ago")
+        if name in self.notes.creating:
+            return failed(NameInUseError(f"sandbox {name!r} is being created"))
+        return None
 
     async def stream(self, method: str, *what: Any) -> Answer:
         """Something about a stream: see :class:`ballonet.cluster.host_streams.HostStreams`."""
@@ -266,6 +315,8 @@ class HostAgent:
         """Remove a sandbox."""
         try:
             await Sandbox.remove(name, force=force)
+            if name in self.notes.moving:
+                await host_moving.clean_up(name)
         except UnknownSandboxError as error:
             self.notes.forget(name)
             return failed(error)
@@ -300,6 +351,8 @@ class HostAgent:
         return None if order is None else order.request
 
     async def _box(self, name: str) -> Sandbox:
+        if name in self.notes.moving:
+            raise StillRunningError(f"sandbox {name!r} is being moved to another host", hint="try again")
         found = self._boxes.get(name)
         if found is None:
             found = self._boxes[name] = await Sandbox.get(name)

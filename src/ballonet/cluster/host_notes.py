@@ -41,6 +41,8 @@ class HostNotes:
         self.creating: set[str] = set()
         #: Sandboxes that the directory has placed here to stay: they need no lease.
         self.kept: set[str] = set()
+        #: Sandboxes that are being moved to another host: they must not be used here.
+        self.moving: set[str] = set()
         #: Why the host takes no more sandboxes.
         self.closed: str | None = None
         self._path = state_dir() / "cluster" / "host.json"
@@ -51,6 +53,7 @@ class HostNotes:
             }
             self.creating = set(document["creating"])
             self.kept = set(document["kept"])
+            self.moving = set(document["moving"])
             self.closed = document["closed"]
         except (OSError, ValueError, KeyError, TypeError):
             pass  # a file that cannot be read says nothing
@@ -69,6 +72,7 @@ class HostNotes:
     def forget(self, name: str) -> None:
         self.creating.discard(name)
         self.kept.discard(name)
+        self.moving.discard(name)
         (fenced_dir() / name).unlink(missing_ok=True)
         if self.orders.pop(name, None) is not None:
             self.write()
@@ -92,6 +96,7 @@ class HostNotes:
             "closed": self.closed,
             "creating": sorted(self.creating),
             "kept": sorted(self.kept),
+            "moving": sorted(self.moving),
             "orders": {name: json.loads(order.to_json()) for name, order in self.orders.items()},
         }
         replace_file(private_dir(state_dir() / "cluster") / "host.json", json.dumps(document).encode())

@@ -20,7 +20,7 @@ import ray.util
 from ballonet.base.errors import BallonetError, HostError
 from ballonet.base.paths import private_dir, state_dir
 from ballonet.cluster.addresses import connects_from, use_token
-from ballonet.cluster.answers import Answer, failed
+from ballonet.cluster.answers import Answer, failed, value_of
 from ballonet.cluster.directory_service import DirectoryService
 from ballonet.cluster.host_agent import Grant, HostAgent, HostConfig
 from ballonet.cluster.ledger import Ledger, Order
@@ -74,6 +74,26 @@ class HostActor:
     async def use(self, name: str, method: str, what: Sequence[Any], how: Mapping[str, Any]) -> Answer:
         return await self._agent.use(name, method, what, how)
 
+    async def pack_up(self, name: str) -> Answer:
+        return await self._agent.pack_up(name)
+
+    async def put_back(self, name: str) -> Answer:
+        return await self._agent.put_back(name)
+
+    async def piece(self, name: str, offset: int) -> Answer:
+        return await asyncio.to_thread(self._agent.piece, name, offset)
+
+    async def take_over(self, order: Order, permit_s: float | None, source: str) -> Answer:
+        """The sandbox comes from the agent of ``source``, piece by piece, and not through any other process."""
+
+        async def piece_at(offset: int) -> bytes:
+            answer = await RayHosts().ask(source, "piece", order.name, offset)
+            found: bytes = value_of(answer, source)
+            return found
+
+        started = await self.start()
+        return started if started.code is not None else await self._agent.take_over(order, permit_s, piece_at)
+
     async def stop(self, name: str) -> Answer:
         return await self._agent.stop(name)
 
@@ -98,18 +118,27 @@ class RayHosts:
         return sorted(name.removeprefix(_HOST) for name in actors if name.startswith(_HOST))
 
     async def report(self, host: str, grant: Grant) -> Answer:
-        return await self._ask(host, "report", grant)
+        return await self.ask(host, "report", grant)
 
     async def create(self, host: str, order: Order, permit_s: float | None) -> Answer:
-        return await self._ask(host, "create", order, permit_s)
+        return await self.ask(host, "create", order, permit_s)
+
+    async def pack_up(self, host: str, name: str) -> Answer:
+        return await self.ask(host, "pack_up", name)
+
+    async def take_over(self, host: str, order: Order, permit_s: float | None, source: str) -> Answer:
+        return await self.ask(host, "take_over", order, permit_s, source)
+
+    async def put_back(self, host: str, name: str) -> Answer:
+        return await self.ask(host, "put_back", name)
 
     async def remove(self, host: str, name: str, force: bool) -> Answer:
         try:
-            return await asyncio.wait_for(self._ask(host, "remove", name, force), REMOVE_S)
+            return await asyncio.wait_for(self.ask(host, "remove", name, force), REMOVE_S)
         except TimeoutError:
             return Answer(None, "host", f"host {host} did not answer within {REMOVE_S:g} s")
 
-    async def _ask(self, host: str, method: str, *what: Any) -> Answer:
+    async def ask(self, host: str, method: str, *what: Any) -> Answer:
         try:
             actor = await asyncio.to_thread(find_host, host)
         except ValueError:

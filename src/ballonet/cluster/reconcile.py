@@ -21,6 +21,8 @@ class Findings(NamedTuple):
     gone: list[str]
     #: Sandboxes whose names belong to another host: they must end here.
     evict: list[str]
+    #: Sandboxes that were paused to be moved, by a directory before this one.
+    resume: list[str]
     #: Sandboxes that ended for want of a lease, and are to be started again.
     restart: list[Placed]
 
@@ -38,7 +40,7 @@ def reconcile(
     :param changed_s: when the directory last changed each name.
     :param busy: names that something is being done with.
     """
-    found = Findings([], [], [], [], [])
+    found = Findings([], [], [], [], [], [])
 
     def judged(name: str) -> bool:
         return name not in busy and changed_s.get(name, asked_s - 1) < asked_s
@@ -51,6 +53,8 @@ def reconcile(
             found.adopt.append(order)
         elif row.host != host:
             found.evict.append(name)
+        elif name in report.moving:
+            found.resume.append(name)
         elif name in report.fenced and row.order.restart == "elsewhere":
             found.restart.append(row)
         elif row.state != "placed":

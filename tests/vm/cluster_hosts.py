@@ -136,11 +136,12 @@ class NetHost:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
-    def start_program(self, code: str) -> subprocess.Popen[str]:
+    def start_program(self, code: str, *, errors: bool = False) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self._words("-c", "import json, time\nfrom ballonet.cluster.client import Cluster\n" + code),
             env=self.environment,
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if errors else None,
             text=True,
         )
 
@@ -212,12 +213,16 @@ class NetHost:
             if self.process is not None:
                 self.process.poll()
 
-    def end(self) -> None:
+    def end_process(self) -> None:
+        """End ``up`` or ``join``, as Ctrl-C does."""
         if self.process is not None and self.process.poll() is None:
-            self.signal_all(signal.SIGCONT)
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(60)
+
+    def end(self) -> None:
+        self.signal_all(signal.SIGCONT)
+        self.end_process()
         self.lose_power()
         for stream in () if self.process is None else (self.process.stdout, self.process.stderr):
             if stream is not None:

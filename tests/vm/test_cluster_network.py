@@ -5,6 +5,7 @@ Slow, and not in the quick suite: ``make cluster``. It needs root.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -226,6 +227,43 @@ def test_a_host_that_is_cut_off_runs_nothing_twice_and_comes_back(hosts: Hosts) 
     remove_both(a)
 
 
+def test_a_drained_host_is_emptied_and_an_agent_and_the_directory_are_killed(hosts: Hosts) -> None:
+    a, _, c = hosts
+    make_two(a)
+    assert check_places(hosts, expect={"moves", "stays"}) == {"moves": "c", "stays": "c"}
+    a.program(
+        "with Cluster() as cluster:\n"
+        "    for name in ('moves', 'stays'): cluster.get(name).fs.write('/tmp/kept', name)\n"
+        "print(1)"
+    )
+    drained = a.run("cluster", "drain", "c", "--move")
+    assert drained.returncode == 0, drained.stderr
+    places = check_places(hosts, expect={"moves", "stays"})
+    assert "c" not in places.values()
+    assert f"stays: moved to {places['stays']}" in drained.stdout
+    assert json.loads(c.run("snapshot", "ls", "--json").stdout) == []
+    found = a.program(
+        "import ray\n"
+        "with Cluster() as cluster:\n"
+        "    host = cluster.get('stays').host\n"
+        "    for actor in ('directory', 'host:' + host):\n"
+        "        ray.kill(ray.get_actor(actor, namespace='ballonet'), no_restart=False)\n"
+        "    deadline = time.monotonic() + 100\n"
+        "    while True:\n"
+        "        try:\n"
+        "            found = [cluster.get(name).fs.read('/tmp/kept').decode() for name in ('moves', 'stays')]\n"
+        "            break\n"
+        "        except Exception:\n"
+        "            if time.monotonic() > deadline: raise\n"
+        "            time.sleep(1)\n"
+        "    cluster.drain('c', undo=True)\n"
+        "print(json.dumps(found))"
+    )
+    assert found == ["moves", "stays"], "memory came along"
+    assert check_places(hosts, expect={"moves", "stays"}) == places
+    remove_both(a)
+
+
 def test_a_host_that_is_stopped_and_one_that_loses_power(hosts: Hosts) -> None:
     a, b, c = hosts
     make_two(a)
@@ -246,6 +284,38 @@ def test_a_host_that_is_stopped_and_one_that_loses_power(hosts: Hosts) -> None:
     assert check_places(hosts, expect={"moves"})["moves"] != "c"
     assert "stays" in a.status()["c"]["sandboxes"], "it is known, and not running"
     remove_both(a)
+    check_places(hosts, expect=set())
+
+
+def test_a_host_leaves_another_version_is_refused_and_the_head_is_restarted(hosts: Hosts) -> None:
+    a, _, c = hosts
+    make_two(a)
+    left = c.run("cluster", "leave")
+    assert left.returncode == 0, left.stderr
+    assert c.process is not None
+    assert c.process.wait(60) == 0
+    eventually(lambda: "moves" not in c.engines(), "the end of what runs elsewhere now")
+    assert c.running() == {"stays"}, "it is the host's own now"
+    other = c.start_program(
+        "import ballonet.version\nballonet.version.__version__ = '0.0.1'\n"
+        "from ballonet.cli.main import main\nimport sys\n"
+        f"sys.exit(main(['cluster', 'join', '{a.address}:6379', '--token', '{a.token}', '--name', 'old']))",
+        errors=True,
+    )
+    said, _ = other.communicate(timeout=240)
+    assert other.returncode == 2
+    assert "this host has ballonet 0.0.1, and the cluster at 10.77.0.1:6379 has" in said
+    assert c.run("rm", "--force", "stays").returncode == 0
+    c.join(a, "--budget", "700M")
+    check_places(hosts, expect={"moves"})
+    a.end_process()
+    eventually(lambda: not any(host.engines() for host in hosts), "the end of its lease")
+    a.up("--budget", "700M")
+    eventually(
+        lambda: len([one for one in a.status().values() if not one["silent"]]) == 3, "their return", 600
+    )
+    check_places(hosts, expect={"moves"})
+    assert a.run("--cluster", "auto", "rm", "-f", "moves").returncode == 0
     check_places(hosts, expect=set())
 
 

@@ -15,6 +15,7 @@ from ballonet.cluster.failover import lost_error
 from ballonet.cluster.ledger import Order, check_order
 from ballonet.cluster.moving import Moving
 from ballonet.cluster.request import check_request
+from ballonet.version import __version__
 
 
 class DirectoryService(Moving):
@@ -103,6 +104,10 @@ class DirectoryService(Moving):
                 "lost": self.lost(host),
             }
         return Answer(found)
+
+    def version(self) -> Answer:
+        """The version of ballonet that all hosts must have."""
+        return Answer(__version__)
 
     async def check_host(self, host: str) -> Answer:
         """Whether there is such a host."""

@@ -211,13 +211,13 @@ class HostStreams:
         collecting = [asyncio.ensure_future(collect(which)) for which in outputs]
         waiting: asyncio.Future[Any] = asyncio.ensure_future(full.wait())
         try:
-            ended: asyncio.Future[Any] = asyncio.gather(*collecting)
+            ended: asyncio.Future[Any] = asyncio.gather(*collecting, return_exceptions=True)
             await asyncio.wait({ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if not full.is_set():
-                await ended
             for task in collecting:
                 task.cancel()  # one that waits has taken nothing
-            await asyncio.gather(*collecting, return_exceptions=True)
+            for problem in await ended:
+                if isinstance(problem, BallonetError):
+                    raise problem
         except BaseException:
             feeding.cancel()
             await command.close()

@@ -197,6 +197,7 @@ def connect(address: str, token: Path) -> None:
         # The program may have imported Ray before.
         raylet: Any = importlib.import_module("ray._raylet")
         raylet.Config.initialize("")
+    _print_nothing()
     try:
         ray.init(
             address=address,
@@ -211,6 +212,13 @@ def connect(address: str, token: Path) -> None:
             hint=f"this host must have joined the cluster ('ballonet cluster join {address}'), and {token} must be the "
             f"token of the cluster",
         ) from error
+
+
+def _print_nothing() -> None:
+    """Keep Ray from printing what happens to other hosts on this program's standard error."""
+    worker: Any = importlib.import_module("ray._private.worker")
+    if hasattr(worker, "listen_error_messages"):
+        worker.listen_error_messages = lambda worker, threads_stopped: None
 
 
 def disconnect() -> None:

@@ -27,6 +27,7 @@ from ballonet.cluster.answers import value_of
 from ballonet.cluster.host_agent import HostConfig
 from ballonet.cluster.node_notes import Node, cluster_dir, forget_node, write_node
 from ballonet.host.identity import ProcessId
+from ballonet.version import __version__
 
 #: How long Ray's processes may take to start, and to end (seconds).
 START_S = 180.0
@@ -279,8 +280,12 @@ def _join(plan: NodePlan, process: subprocess.Popen[bytes]) -> None:
         raise ConfigError(
             f"the cluster has a host {plan.config.name!r} already", hint="give this one another name (--name)"
         )
-    if plan.head:
-        ray_actors.start_directory()
+    version = value_of(ray_actors.ask(ray_actors.start_directory(), "call", "version", timeout=START_S))
+    if version != __version__:
+        raise ConfigError(
+            f"this host has ballonet {__version__}, and the cluster at {plan.address} has {version}",
+            hint=f"install the same version on all hosts: pip install ballonet=={version}",
+        )
     value_of(ray_actors.ask(ray_actors.start_host(plan.config), "start", timeout=START_S), plan.config.name)
 
 

@@ -5,6 +5,7 @@
 #   make check   run lint, type checks and the tests that need no virtual machine
 #   make machines    run tests on other hosts (KVM, cgroup v2, …), which run as guests, and with another QEMU;
 #                see tests/machines/README.md
+#   make cluster run the tests with three hosts in network namespaces, each with Ray (as root; ten minutes; not in make test)
 #   make tested  write what 'make machines' ran into docs/tested.md
 #   make docs    build the documentation site in build/site (make docs-serve: on http://127.0.0.1:8000)
 #   make bench   run the benchmarks (minutes); see bench/README.md

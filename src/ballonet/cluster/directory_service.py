@@ -73,15 +73,10 @@ class DirectoryService(Moving):
         row = self.ledger.rows.get(name)
         if row is not None:
             return row.host
-        dropped_s = self.changed_s.get(name, -math.inf)
-        return next(
-            (
-                host
-                for host, (report, asked_s) in self.reports.items()
-                if name in report.sandboxes and asked_s > dropped_s
-            ),
-            None,
-        )
+        host = self.listed.get(name)
+        if host is None or self.reports[host][1] <= self.changed_s.get(name, -math.inf):
+            return None
+        return host
 
     async def status(self) -> Answer:
         """All hosts, now: offers with their ages, sandboxes, and why a host does not answer."""

@@ -63,6 +63,8 @@ class DirectoryState:
         self.leases = Leases(clock())
         #: Of each host: its last report, and when it was asked for.
         self.reports: dict[str, tuple[HostReport, float]] = {}
+        #: A host that has each name, whoever created it.
+        self.listed: dict[str, str] = {}
         #: The hosts that there are, or were when they were last seen.
         self.known: set[str] = set()
         #: Names with which something is being done, and when the ledger's row of each name was last changed.
@@ -102,7 +104,7 @@ class DirectoryState:
             self.known |= set(names)
             for host in set(self.reports) - set(names):
                 self.directory.forget(host)
-                self.reports.pop(host)
+                self._unlist(host)
             for host in self.known - set(names):
                 self.silent[host] = "it has no agent"
                 if not self.ledger.on(host):
@@ -130,12 +132,22 @@ class DirectoryState:
             return
         report: HostReport = answer.value
         self.silent.pop(host, None)
+        self._unlist(host)
         self.reports[host] = (report, asked_s)
+        for name in report.sandboxes:
+            self.listed.setdefault(name, host)
         self.leases.received(host, report.mark_s, self.clock())
         # Its age counts from the question on, so that what was placed meanwhile is not taken as included.
         self.directory.update(report.offer._replace(at_s=asked_s + min(0.0, report.offer.at_s)))
         found = reconcile(host, report, self.ledger.rows, asked_s, self.changed_s, self.busy)
         self.act(host, found)
+
+    def _unlist(self, host: str) -> None:
+        """Forget a host's report."""
+        report, _ = self.reports.pop(host, (None, 0.0))
+        for name in () if report is None else report.sandboxes:
+            if self.listed.get(name) == host:
+                del self.listed[name]
 
     def act(self, host: str, found: Findings) -> None:
         """Do what follows from a host's report."""
@@ -172,4 +184,4 @@ class DirectoryState:
         self.silent.pop(host, None)
         self.leases.forget(host)
         self.directory.forget(host)
-        self.reports.pop(host, None)
+        self._unlist(host)

@@ -159,8 +159,7 @@ class Failover(DirectoryState):
 
         :param source: the host that it is moved from.
         """
-        known = self.reports.get(host)
-        permit_s = None if known is None else known[0].mark_s
+        permit_s = self.leases.grant(host)
         asked_s = self.clock()
         if source is None:
             asking = self.hosts.create(host, order, permit_s)
@@ -189,6 +188,9 @@ class Failover(DirectoryState):
         """Remove a sandbox, wherever it is."""
         row = self.ledger.rows.get(name)
         if row is None:
+            host = self.listed.get(name)  # somebody created it there, without the cluster
+            if host is not None:
+                return await self.hosts.remove(host, name, force)
             return Answer(None, "unknown-sandbox", f"the cluster has no sandbox {name!r}")
         if name in self.busy:
             return failed(BusyError(f"sandbox {name!r} is being created or moved", hint="try again"))

@@ -216,20 +216,13 @@ class HostAgent:
         refused = self._refusal(name, permit_s)
         if refused is not None:
             return refused
-        known = self.notes.orders.get(name)
         try:
             self.notes.begin(order)
-            self.notes.write_lease(max(self._lease.expires_s, permit_s + LEASE_S if permit_s else 0.0))
+            self.notes.write_lease(self._lease.expires_s)
             box = await Sandbox.create(name, detached=True, **order.settings)
             self.notes.created(name)
         except BallonetError as error:
-            if error.code != "name-in-use":
-                self.notes.forget(name)
-            elif known is not None:
-                self.notes.orders[name] = known
-                self.notes.created(name)
-            else:
-                self.notes.forget(name)  # it was not created by the cluster
+            self.notes.forget(name)
             return failed(error)
         self._boxes[name] = box
         return Answer(name)
@@ -265,20 +258,22 @@ class HostAgent:
         if refused is not None:
             return refused
         try:
-            self._boxes[order.name] = await host_moving.take_over(self.notes, order, piece_at)
-            self.notes.write_lease(max(self._lease.expires_s, permit_s + LEASE_S if permit_s else 0.0))
+            self._boxes[order.name] = await host_moving.take_over(
+                self.notes, order, piece_at, lambda: self._lease.expires_s
+            )
         except BallonetError as error:
             return failed(error)
         return Answer(order.name)
 
     def _refusal(self, name: str, permit_s: float | None) -> Answer | None:
-        """Why nothing is started here."""
+        """Why nothing is started here. Otherwise the permit is a lease, too."""
         if self.notes.closed is not None:
             return Answer(None, "no-room", self.notes.closed)
         if permit_s is not None and boot_time_s() >= permit_s + LEASE_S:
             return Answer(None, "host-lost", "it was cut off, and was asked too long ago")
-        if name in self.notes.creating:
-            return failed(NameInUseError(f"sandbox {name!r} is being created"))
+        if name in self.notes.orders:
+            return failed(NameInUseError(f"sandbox {name!r} exists already, or is being created"))
+        self._lease.renew(permit_s, boot_time_s())
         return None
 
     async def stream(self, method: str, *what: Any) -> Answer:

@@ -68,10 +68,16 @@ def piece(name: str, offset: int) -> bytes:
         raise HostError(f"{path}: {error.strerror}", hint=os_hint(error, path)) from error
 
 
-async def take_over(notes: HostNotes, order: Order, piece_at: Callable[[int], Awaitable[bytes]]) -> Sandbox:
+async def take_over(
+    notes: HostNotes,
+    order: Order,
+    piece_at: Callable[[int], Awaitable[bytes]],
+    expires_s: Callable[[], float],
+) -> Sandbox:
     """Make it here what it was there, and return when it runs.
 
     :param piece_at: the bytes of its file from an offset on.
+    :param expires_s: when the host's lease expires.
     :raises BallonetError: it does not fit this host; nothing is left.
     """
     name, path = order.name, _file_of(order.name)
@@ -82,6 +88,7 @@ async def take_over(notes: HostNotes, order: Order, piece_at: Callable[[int], Aw
         await _receive(path, piece_at)
         await asyncio.to_thread(Snapshots.load, path, _snapshot_of(name))
         notes.begin(order)
+        notes.write_lease(expires_s())
         try:
             box = await Sandbox.restore(_snapshot_of(name), name, detached=True, **settings)
         except BaseException:

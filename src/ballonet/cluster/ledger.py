@@ -86,7 +86,6 @@ class Ledger:
             self._file = sqlite3.connect(path, isolation_level=None, timeout=LOCK_S)
             self._file.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._file.execute("PRAGMA journal_mode=WAL")
-            self._file.execute("PRAGMA synchronous=FULL")
             self._file.execute(
                 "CREATE TABLE IF NOT EXISTS placed "
                 '(name TEXT PRIMARY KEY, host TEXT NOT NULL, state TEXT NOT NULL, "order" TEXT NOT NULL)'
@@ -95,13 +94,20 @@ class Ledger:
             self._file.execute("COMMIT")
             rows = self._file.execute('SELECT name, host, state, "order" FROM placed').fetchall()
         self._path = path
+        self._durable: bool | None = None
         self.rows: dict[str, Placed] = {
             name: Placed(Order.from_json(order), host, state) for name, host, state, order in rows
         }
 
     def put(self, order: Order, host: str, state: Literal["creating", "placed", "lost"]) -> None:
         """:raises HostError: the file cannot be written; nothing has changed."""
+        known = self.rows.get(order.name)
+        moved = known is None or known.host != host
         with _explained(self._path):
+            # Where a name belongs must survive a loss of power; its state is found out again from the host.
+            if moved != self._durable:
+                self._file.execute(f"PRAGMA synchronous={'FULL' if moved else 'NORMAL'}")
+                self._durable = moved
             self._file.execute(
                 "INSERT OR REPLACE INTO placed VALUES (?, ?, ?, ?)",
                 (order.name, host, state, order.to_json()),

@@ -12,7 +12,7 @@ from ballonet.base.errors import ConfigError, HostError, NameInUseError
 from ballonet.cluster import directory_state, failover, ledger
 from ballonet.cluster.answers import Answer, value_of
 from ballonet.cluster.directory_service import DirectoryService
-from ballonet.cluster.failover import SESSION_S
+from ballonet.cluster.failover import RETRY_S, SESSION_S
 from ballonet.cluster.host_notes import HostNotes, boot_time_s, fenced_names
 from ballonet.cluster.lease import LEASE_S, MARGIN_S, HostLease, Leases
 from ballonet.cluster.ledger import Ledger, Order, check_order
@@ -205,6 +205,23 @@ async def test_a_host_that_leaves_keeps_what_stays_and_the_rest_goes_elsewhere(c
     assert cluster.where("moves") == ["b"]
     assert cluster.where("stays") == ["a"]
     assert "stays" not in cluster.directory.ledger.rows
+
+
+async def test_what_finds_no_room_when_its_host_leaves_is_started_as_soon_as_there_is(
+    cluster: Cluster,
+) -> None:
+    await placed(cluster, "moves", "a", "elsewhere")
+    cluster.hosts.offers["b"] = cluster.hosts.offers["b"]._replace(closed="not now")
+    await cluster.directory.leave("a")
+    assert cluster.where("moves") == [], "not on the host that leaves"
+    del cluster.hosts.offers["a"]
+    await cluster.rounds()
+    assert cluster.directory.find("moves").code == "host"
+    cluster.hosts.offers["b"] = cluster.hosts.offers["b"]._replace(closed=None)
+    await cluster.pass_time(PAST_LEASE_S)
+    await cluster.pass_time(RETRY_S + 1)
+    assert cluster.where("moves") == ["b"]
+    assert "a" not in (await cluster.directory.status()).value
 
 
 async def test_what_somebody_removed_or_stopped_on_a_host_is_not_started_again(cluster: Cluster) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from ballonet.base.errors import BusyError, ConfigError, HostError
 from ballonet.cluster.answers import Answer, failed
@@ -129,9 +130,12 @@ class Failover(DirectoryState):
                 )
                 self.put(order, row.host, "lost")
 
-    async def place(self, order: Order) -> Answer:
-        """Create it on one host after the other. The ledger has each host before it is asked."""
-        tried: dict[str, str] = {}
+    async def place(self, order: Order, tried: Mapping[str, str] = MappingProxyType({})) -> Answer:
+        """Create it on one host after the other. The ledger has each host before it is asked.
+
+        :param tried: hosts that are left out, and why.
+        """
+        tried = dict(tried)
         request = self.directory.informed(order.request)
         while len(tried) < self.directory.bounds.tries:
             found = self.directory.choose(request, self.clock())
@@ -219,6 +223,7 @@ class Failover(DirectoryState):
     async def leave(self, host: str) -> Answer:
         """A host leaves. Its sandboxes keep running there and are no longer the cluster's, but those that may run
         elsewhere do so."""
+        await self.refresh()  # which hosts take sandboxes may just have changed
         for row in self.ledger.on(host):
             name = row.order.name
             if name in self.busy:
@@ -228,11 +233,13 @@ class Failover(DirectoryState):
                 continue
             with self.working(name):
                 await self.hosts.remove(host, name, True)
-                self.directory.forget(host)
-                answer = await self.place(row.order)
-                if answer.code is not None:
-                    log.warning("sandbox %s was not started elsewhere: %s", name, answer.message)
+                if row.order.session is not None and row.order.restart == "no":
                     self.drop(name)
+                    continue
+                answer = await self.place(row.order, {host: "it leaves the cluster"})
+                if answer.code is not None:
+                    log.warning("sandbox %s was not started elsewhere yet: %s", name, answer.message)
+                    self.put(row.order, host, "lost")
         return Answer(host)
 
 

@@ -10,7 +10,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -92,6 +92,9 @@ class SimulatedHosts:
         return Answer(order.name)
 
     async def remove(self, host: str, name: str, force: bool) -> Answer:
+        return Answer(name)
+
+    async def fork(self, host: str, name: str, orders: Sequence[Order], permit_s: float | None) -> Answer:
         return Answer(name)
 
     async def pack_up(self, host: str, name: str) -> Answer:

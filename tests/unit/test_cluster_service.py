@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -66,6 +66,13 @@ class FakeHosts:
         moving = frozenset(self.moving & orders.keys())
         made = made._replace(at_s=-self.age_s)
         return Answer(HostReport(made, states, self.marks, orders, creating, fenced, moving))
+
+    async def fork(self, host: str, name: str, orders: Sequence[Order], permit_s: float | None) -> Answer:
+        assert name in self.boxes[host]
+        if host in self.answers:
+            return self.answers[host]
+        self.boxes[host] |= {order.name: order for order in orders}
+        return Answer(name)
 
     async def pack_up(self, host: str, name: str) -> Answer:
         if name in self.immovable:
@@ -179,6 +186,20 @@ async def test_a_name_can_be_used_again_as_soon_as_its_sandbox_is_removed() -> N
     assert (await directory.create(Order(request("box"), {}))).value == "a"
     hosts.boxes["a"].clear()
     assert (await directory.create(Order(request("box"), {}))).value == "a"
+
+
+async def test_copies_are_made_on_the_host_of_their_sandbox_under_names_that_are_free() -> None:
+    hosts = FakeHosts(offer("a"), offer("b"))
+    directory = await service(hosts)
+    where = (await directory.create(ordered("box", restart="elsewhere"))).value
+    assert value_of(await directory.fork("box", ["one", "two"], None)) == where
+    assert directory.find("two").value == where
+    assert directory.ledger.rows["one"].order.restart == "no", "elsewhere it would not be a copy"
+    assert (await directory.fork("box", ["three", "one"], None)).code == "name-in-use"
+    assert (await directory.fork("box", ["three", "three"], None)).code == "config"
+    hosts.answers[where] = Answer(None, "guest", "the guest does not answer")
+    assert (await directory.fork("box", ["three"], None)).code == "guest"
+    assert set(directory.ledger.rows) == {"box", "one", "two"}
 
 
 async def test_a_host_that_refuses_leads_to_the_next_and_the_error_has_all_numbers() -> None:

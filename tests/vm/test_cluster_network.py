@@ -146,6 +146,8 @@ def test_a_sandbox_is_used_from_another_host_as_from_its_own(hosts: Hosts) -> No
         "    except BallonetError as error: out['missing'] = error.code\n"
         "    out['balloon'] = [box.balloon.set('160M', wait=True).state, box.balloon.get().target_mib]\n"
         "    out['metrics'] = type(box.metrics()).__name__\n"
+        "    [copy] = box.fork('copy', detached=False)\n"
+        "    out['copy'] = [copy.host == box.host, copy.fs.read('/tmp/text').decode()]\n"
         "    serve = box.exec_stream(['sh', '-c', 'while :; do echo hello | nc -l -p 80; done'])\n"
         "    with box.forward(80) as address:\n"
         "        for _ in range(50):\n"
@@ -165,6 +167,7 @@ def test_a_sandbox_is_used_from_another_host_as_from_its_own(hosts: Hosts) -> No
         "missing": "guest-file",
         "balloon": ["applied", 160],
         "metrics": "Stats",
+        "copy": [True, "text"],
         "port": "hello\n",
     }
     check_places(hosts, expect=set())

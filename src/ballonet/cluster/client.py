@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -145,6 +145,14 @@ class Cluster:
         """
         self._tell("check_host", host)
         self._tell("forget", host)
+
+    def fork(self, name: str, names: Sequence[str], *, detached: bool = True) -> str:
+        """Make copies of a running sandbox; see :meth:`ClusterSandbox.fork`. Returns its host."""
+        if not detached:
+            self._owns = True
+            self._tell("keep_session", self.session)
+        host: str = self._tell("fork", name, list(names), None if detached else self.session)
+        return host
 
     def remove(self, name: str, *, force: bool = False) -> None:
         """Remove a sandbox, wherever it is.

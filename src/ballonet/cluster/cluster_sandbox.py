@@ -110,6 +110,11 @@ class ClusterSandbox:
         """Change settings, as :meth:`ballonet.Sandbox.modify`."""
         return self.use("modify", **settings)
 
+    def fork(self, *names: str, detached: bool = True) -> list[ClusterSandbox]:
+        """Make copies of the running sandbox, on its host: see :meth:`ballonet.Sandbox.fork`."""
+        host = self._cluster.fork(self.name, names, detached=detached)
+        return [ClusterSandbox(self._cluster, name, host) for name in names]
+
     def stop(self) -> None:
         """Stop it; it stays registered on its host."""
         self._call("stop", self.name)

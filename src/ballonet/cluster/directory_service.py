@@ -6,13 +6,15 @@ knows is a copy of what they say, and a ledger of what was placed, so that it ca
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Sequence
 
 from ballonet.base.errors import BallonetError, ConfigError, NameInUseError, UnknownSandboxError
 from ballonet.base.suggest import hint_for
 from ballonet.cluster.answers import Answer, failed
 from ballonet.cluster.failover import lost_error
-from ballonet.cluster.ledger import Order, check_order
+from ballonet.cluster.ledger import Order, check_order, fork_of
 from ballonet.cluster.moving import Moving
 from ballonet.cluster.request import check_request
 from ballonet.version import __version__
@@ -39,6 +41,38 @@ class DirectoryService(Moving):
                 return answer
         except BallonetError as error:
             return failed(error)
+
+    async def fork(self, name: str, names: Sequence[str], session: str | None) -> Answer:
+        """Make copies of a sandbox on its host, which is the answer. If the host is lost meanwhile, they are removed or
+        found when it returns."""
+        row = self.ledger.rows.get(name)
+        if row is None:
+            return failed(UnknownSandboxError(f"the cluster has no sandbox {name!r}"))
+        if row.state == "lost":
+            return failed(lost_error(row))
+        try:
+            if not names or len(set(names)) != len(names):
+                raise ConfigError(f"the names of copies must differ: {', '.join(names) or 'none was given'}")
+            for one in names:
+                self._check_free(one)
+            orders = [fork_of(row.order, one, session) for one in names]
+            if session is not None:
+                self.sessions.setdefault(session, self.clock())
+            with contextlib.ExitStack() as stack:
+                for order in orders:
+                    stack.enter_context(self.working(order.name))
+                    self.put(order, row.host, "creating")
+                answer = await self.hosts.fork(row.host, name, orders, self.leases.grant(row.host))
+                if answer.code == "host-unknown":
+                    return answer
+                for order in orders:
+                    if answer.code is None:
+                        self.put(order, row.host, "placed")
+                    else:
+                        self.drop(order.name)
+        except BallonetError as error:
+            return failed(error)
+        return answer if answer.code is not None else Answer(row.host)
 
     def _check_free(self, name: str) -> None:
         """No name is used twice in a cluster."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 from ballonet.base.errors import BallonetError
@@ -36,6 +36,8 @@ class Hosts(Protocol):
     async def report(self, host: str, grant: Grant) -> Answer: ...
 
     async def create(self, host: str, order: Order, permit_s: float | None) -> Answer: ...
+
+    async def fork(self, host: str, name: str, orders: Sequence[Order], permit_s: float | None) -> Answer: ...
 
     async def pack_up(self, host: str, name: str) -> Answer: ...
 

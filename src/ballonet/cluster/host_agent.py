@@ -22,7 +22,7 @@ from ballonet.base.errors import (
     StillRunningError,
     UnknownSandboxError,
 )
-from ballonet.cluster import host_moving
+from ballonet.cluster import host_forks, host_moving
 from ballonet.cluster.answers import Answer, failed
 from ballonet.cluster.bounds import DEFAULT_BOUNDS
 from ballonet.cluster.fence import start_fence
@@ -264,6 +264,19 @@ class HostAgent:
         except BallonetError as error:
             return failed(error)
         return Answer(order.name)
+
+    async def fork(self, name: str, orders: Sequence[Order], permit_s: float | None) -> Answer:
+        """Make copies of a running sandbox here."""
+        for order in orders:
+            refused = self._refusal(order.name, permit_s)
+            if refused is not None:
+                return refused
+        try:
+            made = await host_forks.fork(self.notes, await self._box(name), orders, self._lease.expires_s)
+        except BallonetError as error:
+            return failed(error)
+        self._boxes |= {box.name: box for box in made}
+        return Answer(name)
 
     def _refusal(self, name: str, permit_s: float | None) -> Answer | None:
         """Why nothing is started here. Otherwise the permit is a lease, too."""

@@ -76,6 +76,12 @@ def check_order(order: Order) -> Order:
     return order
 
 
+def fork_of(order: Order, name: str, session: str | None) -> Order:
+    """The order of a copy. It is not started elsewhere, where it would not be a copy, and publishes no ports."""
+    settings = {word: value for word, value in order.settings.items() if word != "ports"}
+    return Order(order.request._replace(name=name), settings, "no", session)
+
+
 class Ledger:
     """All sandboxes of the cluster."""
 

@@ -74,6 +74,9 @@ class HostActor:
     async def use(self, name: str, method: str, what: Sequence[Any], how: Mapping[str, Any]) -> Answer:
         return await self._agent.use(name, method, what, how)
 
+    async def fork(self, name: str, orders: Sequence[Order], permit_s: float | None) -> Answer:
+        return await self._agent.fork(name, orders, permit_s)
+
     async def pack_up(self, name: str) -> Answer:
         return await self._agent.pack_up(name)
 
@@ -122,6 +125,9 @@ class RayHosts:
 
     async def create(self, host: str, order: Order, permit_s: float | None) -> Answer:
         return await self.ask(host, "create", order, permit_s)
+
+    async def fork(self, host: str, name: str, orders: Sequence[Order], permit_s: float | None) -> Answer:
+        return await self.ask(host, "fork", name, orders, permit_s)
 
     async def pack_up(self, host: str, name: str) -> Answer:
         return await self.ask(host, "pack_up", name)

@@ -8,24 +8,38 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 from ballonet.base.arguments import check_words, to_bytes
 from ballonet.base.errors import BallonetError, GuestError, HostError, UnknownSandboxError
 from ballonet.sdk.sandbox_commands import ExecResult
-
-if TYPE_CHECKING:
-    from ballonet.cluster.client import Cluster
 
 #: The most that :meth:`ClusterSandbox.exec` collects, as :meth:`ballonet.Sandbox.exec` does.
 MAX_OUTPUT_BYTES = 256 << 20
 _PIECE_BYTES = 256 << 10
 
 
+class Caller(Protocol):
+    """The connection of this program to its cluster: :class:`ballonet.cluster.client.Cluster`."""
+
+    @property
+    def session(self) -> str: ...
+
+    def call(self, host: str, method: str, *what: Any, **how: Any) -> Any: ...
+
+    def streaming(self, host: str) -> None: ...
+
+    def get(self, name: str) -> ClusterSandbox: ...
+
+    def fork(self, name: str, names: Sequence[str], *, detached: bool = True) -> str: ...
+
+    def remove(self, name: str, *, force: bool = False) -> None: ...
+
+
 class ClusterSandbox:
     """A sandbox of a cluster, on some host."""
 
-    def __init__(self, cluster: Cluster, name: str, host: str) -> None:
+    def __init__(self, cluster: Caller, name: str, host: str) -> None:
         self._cluster = cluster
         self.name = name
         #: Where it was when it was last found. It may be moved.

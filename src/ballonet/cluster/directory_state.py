@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
-from ballonet.base.errors import BallonetError
 from ballonet.cluster.answers import Answer
 from ballonet.cluster.bounds import DEFAULT_BOUNDS, Bounds
 from ballonet.cluster.directory import Directory
@@ -20,6 +20,8 @@ from ballonet.cluster.lease import Leases
 from ballonet.cluster.ledger import Ledger, Order
 from ballonet.cluster.reconcile import Findings, reconcile
 from ballonet.version import __version__
+
+log = logging.getLogger(__name__)
 
 REFRESH_S = 2.0
 #: How long a host may take for a report before the next host is read without it (seconds).
@@ -96,8 +98,10 @@ class DirectoryState:
     async def _keep_reading(self) -> None:
         while True:
             await asyncio.sleep(REFRESH_S)
-            with contextlib.suppress(BallonetError):  # a full disk may be a passing problem
+            try:
                 await self.refresh()
+            except Exception:  # a full disk may be a passing problem; leases must go on
+                log.exception("the hosts were not all read")
 
     async def refresh(self) -> None:
         """Read all hosts once. A host that does not answer keeps its last offer, which becomes stale."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import importlib
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from ballonet.cluster.directory_service import DirectoryService
 from ballonet.cluster.host_agent import Grant, HostAgent, HostConfig
 from ballonet.cluster.ledger import Ledger, Order
 from ballonet.cluster.ray_start import keep_loopback
+
+log = logging.getLogger(__name__)
 
 NAMESPACE = "ballonet"
 DIRECTORY = "directory"
@@ -149,6 +152,8 @@ class RayHosts:
             actor = await asyncio.to_thread(find_host, host)
         except ValueError:
             return Answer(None, "host-lost", "it has no agent")
+        except ray.exceptions.RayError as error:
+            return lost(error)._replace(code="host-lost")
         try:
             answer: Answer = await getattr(actor, method).remote(*what)
         except ray.exceptions.RayError as error:
@@ -171,8 +176,12 @@ class DirectoryActor:
         except BallonetError as error:
             self._starting = None  # the next call tries again
             return failed(error)
-        answer: Any = getattr(service, method)(*what)
-        found: Answer = await answer if inspect.isawaitable(answer) else answer
+        try:
+            answer: Any = getattr(service, method)(*what)
+            found: Answer = await answer if inspect.isawaitable(answer) else answer
+        except Exception:
+            log.exception("%s failed", method)
+            raise
         return found
 
     async def _start(self) -> DirectoryService:
@@ -184,7 +193,9 @@ class DirectoryActor:
 
 def lost(error: Exception) -> Answer:
     """The answer of a host whose agent does not answer."""
-    words = str(error).splitlines()[0] if str(error) else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # The error of a method has its traceback before it.
+    words = lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]
     return Answer(None, "host-unknown", f"its agent does not answer: {words}"[:300])
 
 

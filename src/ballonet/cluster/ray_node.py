@@ -159,9 +159,10 @@ def _ray_running(plan: NodePlan) -> Iterator[subprocess.Popen[bytes]]:
         _end(process)
 
 
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it has ended. It is not reaped, so that its group keeps its number."""
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+def _has_ended(process: subprocess.Popen[bytes]) -> int | None:
+    """Its status if it has ended. It is not reaped, so that its group keeps its number."""
+    found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return None if found is None else found.si_status
 
 
 def _wait(plan: NodePlan, process: subprocess.Popen[bytes]) -> None:
@@ -257,9 +258,10 @@ def _join(plan: NodePlan, process: subprocess.Popen[bytes]) -> None:
     """Wait for Ray, then start the agent of this host."""
     deadline = time.monotonic() + START_S
     while True:
-        if process.poll() is not None:
+        ended = _has_ended(process)
+        if ended is not None:
             raise HostError(
-                f"Ray did not start (status {process.returncode}): {_last_lines()}",
+                f"Ray did not start (status {ended}): {_last_lines()}",
                 hint=f"its log: {_log_path()}",
             )
         try:

@@ -6,6 +6,7 @@ reach, and then listen on all interfaces. Ray's processes themselves can listen 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import select
@@ -45,7 +46,7 @@ def start_beside_others() -> None:
     this head to return, has the address among its arguments. ``ballonet cluster up`` has checked the port."""
     services: Any = importlib.import_module("ray._private.services")
     if hasattr(services, "find_gcs_addresses"):
-        services.find_gcs_addresses = set
+        services.find_gcs_addresses = functools.cache(lambda: set[str]())  # Ray clears its cache
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ CALLS = {
     "token": (["token", "create", "--scope", "read"], 0),
     "prune": (["prune"], 0),
     "doctor": (["doctor"], 0),
+    "cluster": (["cluster", "leave"], 2),
     "config": (["config"], 0),
     "completion": (["completion", "bash"], 0),
     "version": (["version"], 0),

@@ -86,6 +86,7 @@ SILENT = {
     "touch",
     "fork",
     "exec",
+    "cluster",
     "code",
     "attach",
     "cp",

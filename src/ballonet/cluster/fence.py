@@ -1,8 +1,8 @@
 """A process of each host that ends sandboxes whose lease has expired. It needs neither Ray nor the network.
 
 It is a process of its own, so that it works when the host's agent, Ray and ``ballonet cluster join`` have been killed
-or stopped. It reads one file that the agent writes, and ends when that has been removed. If the whole host was stopped,
-it continues at the same moment as the sandboxes.
+or stopped. It reads one file that the agent writes, and ends when nothing needs a lease any more. If the whole host was
+stopped, it continues at the same moment as the sandboxes.
 """
 
 from __future__ import annotations
@@ -56,11 +56,12 @@ def _look() -> float | None:
     if left_s > 0:
         # Up to the moment itself: a renewal moves that.
         return min(READ_S, left_s)
-    if leased:
-        try:
-            end_all(leased)
-        except BallonetError as error:
-            print(f"ballonet: error: {error.message}", file=sys.stderr)
+    if not leased:
+        return None  # a new lease starts the fence again
+    try:
+        end_all(leased)
+    except BallonetError as error:
+        print(f"ballonet: error: {error.message}", file=sys.stderr)
     return READ_S
 
 

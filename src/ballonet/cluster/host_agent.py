@@ -219,6 +219,7 @@ class HostAgent:
         try:
             self.notes.begin(order)
             self.notes.write_lease(self._lease.expires_s)
+            start_fence()
             box = await Sandbox.create(name, detached=True, **order.settings)
             self.notes.created(name)
         except BallonetError as error:

@@ -289,6 +289,8 @@ def _join(plan: NodePlan, process: subprocess.Popen[bytes]) -> None:
             hint=f"install the same version on all hosts: pip install ballonet=={version}",
         )
     value_of(ray_actors.ask(ray_actors.start_host(plan.config), "start", timeout=START_S), plan.config.name)
+    directory = ray_actors.start_directory()
+    value_of(ray_actors.ask(directory, "call", "check_host", plan.config.name, timeout=START_S))
 
 
 def _last_lines() -> str:

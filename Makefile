@@ -5,6 +5,7 @@
 #   make check   run lint, type checks and the tests that need no virtual machine
 #   make machines    run tests on other hosts (KVM, cgroup v2, …), which run as guests, and with another QEMU;
 #                see tests/machines/README.md
+#   make cluster run the tests with three hosts in network namespaces, each with Ray (as root; ten minutes; not in make test)
 #   make tested  write what 'make machines' ran into docs/tested.md
 #   make docs    build the documentation site in build/site (make docs-serve: on http://127.0.0.1:8000)
 #   make bench   run the benchmarks (minutes); see bench/README.md
@@ -24,7 +25,7 @@ GENERATED_SOURCES := $(filter-out $(GENERATED), $(wildcard build_tools/*.py src/
 	src/ballonet/guest/files.py src/ballonet/control/*.py))
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup packages browser demo test check lint types unit registry vm machines tested docs docs-serve bench chaos clean
+.PHONY: help setup packages browser demo test check lint types unit registry vm cluster machines tested docs docs-serve bench chaos clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,7 +55,7 @@ browser:
 
 # Three slow tests run in parallel: most of the time they wait for virtual machines.
 test: check browser
-	$(PYTEST) -q -n 3 --dist loadfile -m 'vm or registry' --durations=15
+	$(PYTEST) -q -n 3 --dist loadfile -m '(vm or registry) and not cluster' --durations=15
 
 check: lint types unit
 
@@ -73,7 +74,11 @@ registry: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m registry
 
 vm: setup browser
-	$(PYTEST) -q -n 2 --dist loadfile -m vm --durations=10
+	$(PYTEST) -q -n 2 --dist loadfile -m 'vm and not cluster' --durations=10
+
+# Hosts in network namespaces: as root.
+cluster: setup
+	$(PYTEST) -v -m cluster --durations=0
 
 # Two machines at a time: each has one processor.
 machines: setup

@@ -5,21 +5,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
 from ballonet.base.paths import data_dir
+from ballonet.cluster.answers import Answer
 from ballonet.cluster.bounds import Bounds
 from ballonet.cluster.client import Cluster
 from ballonet.cluster.directory import Directory
+from ballonet.cluster.directory_service import DirectoryService
+from ballonet.cluster.host_agent import Grant, HostReport
+from ballonet.cluster.ledger import Ledger, Order
 from ballonet.cluster.offer import HostOffer
 from ballonet.cluster.request import Request
 from ballonet.sdk.sync import Sandbox
+from ballonet.version import __version__
 from bench.common import BALLONET
 
 EXECS, CREATES, HOSTS, PLACED = 100, 5, 1000, 3000
@@ -27,6 +33,11 @@ EXECS, CREATES, HOSTS, PLACED = 100, 5, 1000, 3000
 
 def main() -> None:
     print(f"placements in a directory of {HOSTS} hosts: {placements():.0f} a second of processor time")
+    with tempfile.TemporaryDirectory(prefix="ballonet-bench-") as directory:
+        rate, processor = asyncio.run(creates(Path(directory)))
+        print(
+            f"creates through it with its ledger: {rate:.0f} a second, {processor:.0f} a second of processor time"
+        )
     with tempfile.TemporaryDirectory(prefix="ballonet-bench-") as directory:
         os.environ["XDG_DATA_HOME"] = str(data_dir().parent)
         os.environ["XDG_STATE_HOME"] = f"{directory}/state"
@@ -59,6 +70,56 @@ def placements() -> float:
         directory.reserve(request, host)
         directory.settle(request.name, host, 0.0, created=True)
     return PLACED / (time.process_time() - began)
+
+
+class SimulatedHosts:
+    """Hosts that create at once."""
+
+    def __init__(self) -> None:
+        self.orders: dict[str, dict[str, Order]] = {f"h{at}": {} for at in range(HOSTS)}
+
+    async def names(self) -> list[str]:
+        return list(self.orders)
+
+    async def report(self, host: str, grant: Grant) -> Answer:
+        offer = HostOffer(host, 0.0, 65_536, 3276, 65_536, 0, 0, 0, 0, 0, version=__version__)
+        return Answer(
+            HostReport(offer, dict.fromkeys(self.orders[host], "running"), 1.0, dict(self.orders[host]))
+        )
+
+    async def create(self, host: str, order: Order, permit_s: float | None) -> Answer:
+        self.orders[host][order.name] = order
+        return Answer(order.name)
+
+    async def remove(self, host: str, name: str, force: bool) -> Answer:
+        return Answer(name)
+
+    async def fork(self, host: str, name: str, orders: Sequence[Order], permit_s: float | None) -> Answer:
+        return Answer(name)
+
+    async def pack_up(self, host: str, name: str) -> Answer:
+        return Answer(name)
+
+    async def take_over(self, host: str, order: Order, permit_s: float | None, source: str) -> Answer:
+        return Answer(order.name)
+
+    async def put_back(self, host: str, name: str) -> Answer:
+        return Answer(name)
+
+
+async def creates(directory: Path) -> tuple[float, float]:
+    """Creates a second, by the clock and by processor time, through a directory with its ledger on disk."""
+    service = DirectoryService(SimulatedHosts(), Ledger(directory / "ledger.db"))
+    await service.refresh()
+    orders = [
+        Order(Request(f"box-{at}", 2048, 512, 2048, expected_mib=300, deviation_mib=200), {"memory": "2G"})
+        for at in range(PLACED)
+    ]
+    began, processor = time.perf_counter(), time.process_time()
+    for at in range(0, PLACED, 100):
+        answers = await asyncio.gather(*(service.create(order) for order in orders[at : at + 100]))
+        assert all(answer.code is None for answer in answers), answers[0]
+    return PLACED / (time.perf_counter() - began), PLACED / (time.process_time() - processor)
 
 
 def measure(cluster: Cluster) -> None:

@@ -111,3 +111,25 @@ def test_settings_that_make_no_sense_on_a_cluster_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         request_of("box", settings)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cluster", "auto", "ls"], "this host is not part of a cluster"),
+        (["--cluster=head", "ls"], "'head' is not an address"),
+        (["--cluster", "127.0.0.1:1", "exec", "box", "true"], "no cluster answers at 127.0.0.1:1"),
+        (["--cluster", "auto"], "requires a sub-command"),
+        (["--cluster", "auto", "foo"], "unknown command"),
+        (["--cluster", "auto", "run", "--restart", "always"], "--restart 'always' is not valid"),
+        (["cluster", "drain", "a", "--move", "--undo"], "--move cannot be combined with --undo"),
+        (["cluster", "forget", "a"], "this host is not part of a cluster"),
+    ],
+)
+def test_commands_for_a_cluster_say_what_is_wrong(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) != 0
+    said = capsys.readouterr().err
+    assert message in said
+    assert "internal error" not in said

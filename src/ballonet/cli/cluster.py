@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ballonet.cli.output import print_json, print_table
 DEFAULT_PORT = 6379
 HEADINGS = ("HOST", "SANDBOXES", "GUARANTEED", "EXPECTED", "AVAILABLE", "BUDGET", "PRICE", "AGE", "STATE")
 #: How long 'leave' waits (seconds).
-LEAVE_S = 30.0
+LEAVE_S = 180.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     status.add_argument("--json", action="store_true", help="print JSON")
     drain = action("drain", "place no more sandboxes on a host", _drain)
     drain.add_argument("host", metavar="HOST", help="name of the host")
+    drain.add_argument("--move", action="store_true", help="move its sandboxes to other hosts")
     drain.add_argument("--undo", action="store_true", help="place sandboxes there again")
+    forget = action("forget", "declare a host that does not answer to be off for good", _forget)
+    forget.add_argument("host", metavar="HOST", help="name of the host")
     action("leave", "take this host out of its cluster; its sandboxes keep running", _leave)
     cluster_simulate.add_arguments(
         action("simulate", "compare ways of placing sandboxes on many simulated hosts", cluster_simulate.run)
@@ -149,7 +153,10 @@ def _take_part(
     use_token(token)
     from ballonet.cluster.ray_node import NodePlan, run_node  # Ray reads the token when it is imported
 
-    run_node(NodePlan(config, address, listen, token, head), ready)
+    def again(why: str) -> None:
+        print(f"ballonet: warning: {why[:300]}; joining again", file=sys.stderr, flush=True)
+
+    run_node(NodePlan(config, address, listen, token, head), ready, again)
     return 0
 
 
@@ -163,7 +170,7 @@ def _status(options: argparse.Namespace) -> int:
     for host, found in hosts.items():
         offer = found["offer"]
         if offer is None:
-            rows.append([host, len(found["sandboxes"]), *["-"] * 6, found["silent"] or "starting"])
+            rows.append([host, len(found["sandboxes"]), *["-"] * 6, _state(found) or "starting"])
             continue
         rows.append(
             [
@@ -175,11 +182,16 @@ def _status(options: argparse.Namespace) -> int:
                 f"{offer.budget_mib} MiB",
                 "-" if offer.price is None else f"{offer.price:.2f}",
                 f"{-offer.at_s:.1f} s",
-                found["silent"] or offer.closed or "takes sandboxes",
+                _state(found) or offer.closed or "takes sandboxes",
             ]
         )
     print_table(HEADINGS, rows)
     return 0
+
+
+def _state(found: dict[str, Any]) -> str | None:
+    """Why a host does not answer."""
+    return f"lost: {found['silent']}" if found["lost"] else found["silent"]
 
 
 def _document(found: dict[str, Any]) -> dict[str, Any]:
@@ -193,14 +205,40 @@ def _document(found: dict[str, Any]) -> dict[str, Any]:
             "held": {image: held._asdict() for image, held in offer.held.items()},
         }
         del document["at_s"]
-    return {"offer": document, "sandboxes": found["sandboxes"], "silent": found["silent"]}
+    return {
+        "offer": document,
+        "sandboxes": found["sandboxes"],
+        "silent": found["silent"],
+        "lost": found["lost"],
+    }
 
 
 def _drain(options: argparse.Namespace) -> int:
     from ballonet.cluster.client import Cluster
 
-    Cluster("auto").drain(options.host, undo=options.undo)
+    if options.undo and options.move:
+        raise ConfigError("--move cannot be combined with --undo", hint="leave one of them out")
+    with Cluster("auto") as cluster:
+        moved = cluster.drain(options.host, undo=options.undo, move=options.move)
     print(f"host {options.host} {'takes sandboxes again' if options.undo else 'takes no more sandboxes'}")
+    for name, (host, _) in moved.items():
+        if host is not None:
+            print(f"{name}: moved to {host}")
+    stay = {name: why for name, (host, why) in moved.items() if host is None}
+    if stay:
+        raise HostError(
+            f"{len(stay)} sandboxes stay on {options.host}: "
+            + "; ".join(f"{name}: {why}" for name, why in stay.items()),
+            hint="they keep running there",
+        )
+    return 0
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from ballonet.cluster.client import Cluster
+
+    Cluster("auto").forget(options.host)
+    print(f"host {options.host} is no longer part of the cluster")
     return 0
 
 

@@ -98,6 +98,8 @@ def program() -> NoReturn:
 
 def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0].partition("=")[0] == "--cluster":
+        return _on_cluster(words, own_streams=argv is None)
     command = next((word for word in words if not word.startswith("-")), None)
     if argv is None and command in (*_STARTING, "sandbox"):
         from ballonet.base.lean_asyncio import load_asyncio
@@ -117,6 +119,19 @@ def _main(argv: Sequence[str] | None) -> int:
     if command in _STARTING and _NOT_STARTING.isdisjoint(words) and "_ARGCOMPLETE" not in os.environ:
         return _run_forked(words)
     return _run_program(words)
+
+
+def _on_cluster(words: list[str], *, own_streams: bool) -> int:
+    def work(words: list[str]) -> int:
+        from ballonet.cli.on_cluster import main
+
+        return main(words)
+
+    if own_streams:
+        from ballonet.cli import standard_streams
+
+        standard_streams.take_over()
+    return _guarded(words, work)
 
 
 def _run_forked(words: list[str]) -> int:

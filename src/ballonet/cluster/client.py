@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
+import threading
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-from ballonet.base.arguments import check_words
 from ballonet.base.errors import ConfigError, HostError
 from ballonet.cluster.addresses import connects_from, use_token
 from ballonet.cluster.answers import value_of
+from ballonet.cluster.cluster_sandbox import ClusterSandbox
+from ballonet.cluster.ledger import Order, Restart, check_order
 from ballonet.cluster.node_notes import read_node, token_path
 from ballonet.cluster.request import Affinity, Strategy
 from ballonet.cluster.request_of import request_of
-from ballonet.sdk.sandbox_commands import ExecResult
+
+#: How often a program that owns sandboxes or has streams says that it is there (seconds).
+KEEP_S = 4.0
 
 
 class Cluster:
@@ -46,6 +52,13 @@ class Cluster:
         self.address = address
         self._ray = ray_actors
         self._directory = ray_actors.start_directory()
+        #: Names this program to the hosts: what it owns ends with it.
+        self.session = secrets.token_hex(8)
+        self._owns = False
+        self._streaming: set[str] = set()
+        self._closing = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="ballonet-cluster", daemon=True)
+        self._keeper.start()
 
     def create(
         self,
@@ -56,9 +69,16 @@ class Cluster:
         group: str | None = None,
         affinity: Affinity | None = None,
         strategy: Strategy = "spread",
+        detached: bool = True,
+        restart: Restart = "no",
         **settings: Any,
     ) -> ClusterSandbox:
-        """Create a detached sandbox on the host that fits best, and return when its guest answers.
+        """Create a sandbox on the host that fits best, and return when its guest answers.
+
+        :param detached: keep it running when this program ends. Otherwise it is removed then, at the latest 15 s after
+            a program that was killed.
+        :param restart: ``elsewhere``: if its host is lost, start it anew on another one, with an empty disk; it ends on
+            a host that is cut off. ``no``: its name stays in use until its host returns.
 
         :param expected: the memory that it will use on average, such as ``300M``; by default, what others of its image
             use, or a quarter of its ceiling.
@@ -79,7 +99,11 @@ class Cluster:
             affinity=affinity,
             strategy=strategy,
         )
-        host = value_of(self._ray.ask(self._directory, "create", request, settings))
+        order = check_order(Order(request, settings, restart, None if detached else self.session))
+        if not detached:
+            self._owns = True
+            self._tell("keep_session", self.session)
+        host = self._tell("create", order)
         return ClusterSandbox(self, name, host)
 
     def get(self, name: str) -> ClusterSandbox:
@@ -87,29 +111,71 @@ class Cluster:
 
         :raises UnknownSandboxError: no host has it.
         """
-        return ClusterSandbox(self, name, value_of(self._ray.ask(self._directory, "find", name)))
+        return ClusterSandbox(self, name, self._tell("find", name))
 
     def status(self) -> dict[str, Any]:
         """Each host: its offer, with its age as a negative ``at_s``, its sandboxes and their states, and why it does
         not answer."""
-        found: dict[str, Any] = value_of(self._ray.ask(self._directory, "status"))
+        found: dict[str, Any] = self._tell("status")
         return found
 
-    def drain(self, host: str, *, undo: bool = False) -> None:
-        """Place no more sandboxes on a host; those that run there keep running.
+    def drain(
+        self, host: str, *, undo: bool = False, move: bool = False
+    ) -> Mapping[str, tuple[str | None, str]]:
+        """Place no more sandboxes on a host; those that run there keep running, or are moved.
 
+        :param move: move its sandboxes to other hosts: each is paused, sent and resumed, with its memory and disk.
+            Those with volumes, and those in which commands of clients run, stay.
+        :returns: for each sandbox that was there: the host that it was moved to, or ``None`` and why it was not.
         :raises ConfigError: there is no such host.
         """
-        value_of(self._ray.ask(self._directory, "check_host", host))
-        why = None if undo else "it is being drained"
-        self.call(host, "close_host", why)
+        self._tell("check_host", host)
+        self.call(host, "close_host", None if undo else "it is being drained")
+        if undo or not move:
+            return {}
+        self._tell("check_host", host)  # the directory learns that it is closed
+        moved: Mapping[str, tuple[str | None, str]] = self._tell("empty", host)
+        return moved
+
+    def forget(self, host: str) -> None:
+        """Say that a host that does not answer is off for good: its names can be used again, and sandboxes that may
+        run elsewhere are started there at once.
+
+        :raises ConfigError: there is no such host, or it answers.
+        """
+        self._tell("check_host", host)
+        self._tell("forget", host)
+
+    def fork(self, name: str, names: Sequence[str], *, detached: bool = True) -> str:
+        """Make copies of a running sandbox; see :meth:`ClusterSandbox.fork`. Returns its host."""
+        if not detached:
+            self._owns = True
+            self._tell("keep_session", self.session)
+        host: str = self._tell("fork", name, list(names), None if detached else self.session)
+        return host
+
+    def remove(self, name: str, *, force: bool = False) -> None:
+        """Remove a sandbox, wherever it is.
+
+        :param force: even if it is running.
+        :raises HostError: its host does not answer.
+        """
+        self._tell("remove", name, force)
 
     def close(self) -> None:
-        """Disconnect this program. Sandboxes keep running.
+        """Disconnect this program. Sandboxes that it owns are removed, others keep running.
 
         If the head ends first, Ray ends a program that is still connected a minute later.
         """
-        self._ray.disconnect()
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._keeper.join()
+        try:
+            if self._owns:
+                self._tell("end_session", self.session)
+        finally:
+            self._ray.disconnect()
 
     def __enter__(self) -> Self:
         return self
@@ -128,42 +194,22 @@ class Cluster:
             raise HostError(f"host {host} has left the cluster") from None
         return value_of(self._ray.ask(actor, method, *what, **how), host)
 
+    def streaming(self, host: str) -> None:
+        """Tell a host from now on that this program is there."""
+        self._streaming.add(host)
 
-class ClusterSandbox:
-    """A sandbox of a cluster, on some host. It keeps running when the program ends."""
+    def _tell(self, method: str, *what: Any) -> Any:
+        """Ask the directory.
 
-    def __init__(self, cluster: Cluster, name: str, host: str) -> None:
-        self._cluster = cluster
-        self.name = name
-        self.host = host
-
-    def __repr__(self) -> str:
-        return f"<ClusterSandbox {self.name} on {self.host}>"
-
-    def exec(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        stdin: bytes | None = None,
-        timeout: float | None = None,
-    ) -> ExecResult:
-        """Run a command and collect its output, as :meth:`ballonet.Sandbox.exec`."""
-        words = check_words("argv", argv)
-        done = self._cluster.call(
-            self.host, "exec", self.name, words, env=env, cwd=cwd, user=user, stdin=stdin, timeout=timeout
-        )
-        return ExecResult(*done)
-
-    def stop(self) -> None:
-        """Stop it; it stays registered on its host."""
-        self._cluster.call(self.host, "stop", self.name)
-
-    def remove(self, *, force: bool = False) -> None:
-        """Remove it.
-
-        :param force: even if it is running.
+        :raises BallonetError: its answer is an error, or it does not answer.
         """
-        self._cluster.call(self.host, "remove", self.name, force)
+        return value_of(self._ray.ask(self._directory, "call", method, *what))
+
+    def _keep(self) -> None:
+        """Tell the directory and the hosts that this program is there."""
+        while not self._closing.wait(KEEP_S):
+            with contextlib.suppress(Exception):  # the next round tries again, and a call says what is wrong
+                if self._owns:
+                    self._ray.ask(self._directory, "call", "keep_session", self.session, timeout=KEEP_S)
+                for host in list(self._streaming):
+                    self._ray.ask(self._ray.find_host(host), "keep_streams", self.session, timeout=KEEP_S)

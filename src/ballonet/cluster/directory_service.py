@@ -1,149 +1,100 @@
 """Places sandboxes and knows where each one is, for all programs that use a cluster. It knows nothing of Ray.
 
-There is one per cluster. It asks all hosts every :data:`REFRESH_S` seconds; what it knows is a copy of that, so that it
-can be started again at any time.
+There is one per cluster. It asks all hosts every :data:`REFRESH_S` seconds, and grants them leases with that; what it
+knows is a copy of what they say, and a ledger of what was placed, so that it can be started again at any time.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+import contextlib
+import math
+from collections.abc import Sequence
 
 from ballonet.base.errors import BallonetError, ConfigError, NameInUseError, UnknownSandboxError
 from ballonet.base.suggest import hint_for
 from ballonet.cluster.answers import Answer, failed
-from ballonet.cluster.bounds import DEFAULT_BOUNDS, Bounds
-from ballonet.cluster.directory import Directory
-from ballonet.cluster.host_agent import HostReport
-from ballonet.cluster.request import Request, check_request
+from ballonet.cluster.failover import lost_error
+from ballonet.cluster.ledger import Order, check_order, fork_of
+from ballonet.cluster.moving import Moving
+from ballonet.cluster.request import check_request
 from ballonet.version import __version__
 
-REFRESH_S = 2.0
-#: How long a host may take for a report before the next host is read without it (seconds).
-REPORT_S = 5.0
 
-
-class Hosts(Protocol):
-    """The hosts of the cluster, as the service reaches them."""
-
-    async def names(self) -> list[str]:
-        """The hosts whose agents exist."""
-        ...
-
-    async def report(self, host: str) -> Answer: ...
-
-    async def create(self, host: str, request: Request, settings: Mapping[str, Any]) -> Answer: ...
-
-
-class DirectoryService:
+class DirectoryService(Moving):
     """The methods that return an :class:`Answer` never raise a :class:`BallonetError`."""
 
-    def __init__(
-        self,
-        hosts: Hosts,
-        bounds: Bounds = DEFAULT_BOUNDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._hosts = hosts
-        self._clock = clock
-        self._directory = Directory(bounds, __version__)
-        #: Of each host: its sandboxes and their states, as last reported.
-        self._sandboxes: dict[str, Mapping[str, str]] = {}
-        #: Sandboxes that are being created, and where (``None``: not decided yet).
-        self._creating: dict[str, str | None] = {}
-        self._silent: dict[str, str] = {}
-        self._refreshing = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Read all hosts, and keep reading them."""
-        await self.refresh()
-        self._task = asyncio.create_task(self._keep_reading(), name="refresh")
-
-    async def _keep_reading(self) -> None:
-        while True:
-            await asyncio.sleep(REFRESH_S)
-            await self.refresh()
-
-    async def refresh(self) -> None:
-        """Read all hosts once. A host that does not answer keeps its last offer, which becomes stale."""
-        async with self._refreshing:
-            names = await self._hosts.names()
-            for host in set(self._sandboxes) - set(names):
-                self._directory.forget(host)
-                self._sandboxes.pop(host)
-                self._silent.pop(host, None)
-            await asyncio.gather(*(self._read(host) for host in names))
-
-    async def _read(self, host: str) -> None:
-        asked_s = self._clock()
-        self._sandboxes.setdefault(host, {})
-        try:
-            answer = await asyncio.wait_for(self._hosts.report(host), REPORT_S)
-        except TimeoutError:
-            answer = Answer(None, "host", f"it did not answer within {REPORT_S:g} s")
-        if answer.code is not None:
-            self._silent[host] = answer.message
-            return
-        report: HostReport = answer.value
-        self._silent.pop(host, None)
-        self._sandboxes[host] = report.sandboxes
-        # Its age counts from the question on, so that what was placed meanwhile is not taken as included.
-        self._directory.update(report.offer._replace(at_s=asked_s + min(0.0, report.offer.at_s)))
-
-    async def create(self, request: Request, settings: Mapping[str, Any]) -> Answer:
+    async def create(self, order: Order) -> Answer:
         """Create a sandbox on the best host that takes it; the answer is the host."""
+        name = order.name
         try:
-            check_request(request)
-            if self._where(request.name) is not None:
+            check_order(order)
+            check_request(order.request)
+            if self._where(name) is not None:
                 await self.refresh()  # it may have been removed since
-            self._claim(request.name)
+            self._check_free(name)
+            with self.working(name):
+                if order.session is not None:
+                    self.sessions.setdefault(order.session, self.clock())
+                answer = await self.place(order)
+                if answer.code is not None:
+                    self.drop(name)
+                return answer
         except BallonetError as error:
             return failed(error)
-        try:
-            return await self._create(self._directory.informed(request), settings)
-        finally:
-            self._creating.pop(request.name, None)
 
-    def _claim(self, name: str) -> None:
+    async def fork(self, name: str, names: Sequence[str], session: str | None) -> Answer:
+        """Make copies of a sandbox on its host, which is the answer. If the host is lost meanwhile, they are removed or
+        found when it returns."""
+        row = self.ledger.rows.get(name)
+        if row is None:
+            return failed(UnknownSandboxError(f"the cluster has no sandbox {name!r}"))
+        if row.state == "lost":
+            return failed(lost_error(row))
+        try:
+            if not names or len(set(names)) != len(names):
+                raise ConfigError(f"the names of copies must differ: {', '.join(names) or 'none was given'}")
+            for one in names:
+                self._check_free(one)
+            orders = [fork_of(row.order, one, session) for one in names]
+            if session is not None:
+                self.sessions.setdefault(session, self.clock())
+            with contextlib.ExitStack() as stack:
+                for order in orders:
+                    stack.enter_context(self.working(order.name))
+                    self.put(order, row.host, "creating")
+                answer = await self.hosts.fork(row.host, name, orders, self.leases.grant(row.host))
+                if answer.code == "host-unknown":
+                    return answer
+                for order in orders:
+                    if answer.code is None:
+                        self.put(order, row.host, "placed")
+                    else:
+                        self.drop(order.name)
+        except BallonetError as error:
+            return failed(error)
+        return answer if answer.code is not None else Answer(row.host)
+
+    def _check_free(self, name: str) -> None:
         """No name is used twice in a cluster."""
         host = self._where(name)
-        if host is not None or name in self._creating:
-            where = f"on host {host}" if host is not None else "and is being created"
-            raise NameInUseError(f"a sandbox {name!r} exists already, {where}", hint="choose another name")
-        self._creating[name] = None
-
-    async def _create(self, request: Request, settings: Mapping[str, Any]) -> Answer:
-        tried: dict[str, str] = {}
-        while len(tried) < self._directory.bounds.tries:
-            found = self._directory.choose(request, self._clock())
-            host = next((fit.host for fit in found.fits if fit.host not in tried), None)
-            if host is None:
-                break
-            self._creating[request.name] = host
-            self._directory.reserve(request, host)
-            try:
-                answer = await self._hosts.create(host, request, settings)
-            except BaseException:
-                self._directory.settle(request.name, host, self._clock(), created=False)
-                raise
-            created = answer.code is None
-            self._directory.settle(request.name, host, self._clock(), created=created)
-            if created:
-                self._sandboxes[host] = {**self._sandboxes.get(host, {}), request.name: "running"}
-                return Answer(host)
-            if answer.code not in ("no-room", "host-lost"):
-                return answer._replace(message=f"host {host}: {answer.message}")
-            tried[host] = answer.message
-        return failed(self._directory.explain(request, self._clock(), tried))
+        if host is None and name not in self.busy:
+            return
+        row = self.ledger.rows.get(name)
+        where = f"on host {host}" if host is not None else "and is being created"
+        hint = "choose another name"
+        if row is not None and row.state == "lost":
+            where += ", which does not answer"
+            hint = f"choose another name; if that host is off for good: ballonet cluster forget {row.host}"
+        raise NameInUseError(f"a sandbox {name!r} exists already, {where}", hint=hint)
 
     def find(self, name: str) -> Answer:
         """The host of a sandbox."""
+        row = self.ledger.rows.get(name)
+        if row is not None and row.state == "lost":
+            return failed(lost_error(row))
         host = self._where(name)
         if host is None:
-            known = [box for boxes in self._sandboxes.values() for box in boxes]
+            known = [box for report, _ in self.reports.values() for box in report.sandboxes]
             return failed(
                 UnknownSandboxError(
                     f"no host has a sandbox {name!r}"[:200],
@@ -153,28 +104,45 @@ class DirectoryService:
         return Answer(host)
 
     def _where(self, name: str) -> str | None:
-        return next((host for host, boxes in self._sandboxes.items() if name in boxes), None)
+        row = self.ledger.rows.get(name)
+        if row is not None:
+            return row.host
+        host = self.listed.get(name)
+        if host is None or self.reports[host][1] <= self.changed_s.get(name, -math.inf):
+            return None
+        return host
 
     async def status(self) -> Answer:
         """All hosts, now: offers with their ages, sandboxes, and why a host does not answer."""
         await self.refresh()
-        now = self._clock()
-        return Answer(
-            {
-                host: {
-                    "offer": offer if offer is None else offer._replace(at_s=offer.at_s - now),
-                    "sandboxes": dict(boxes),
-                    "silent": self._silent.get(host),
-                }
-                for host, boxes in sorted(self._sandboxes.items())
-                for offer in (self._directory.offers.get(host),)
+        now = self.clock()
+        found = {}
+        for host in sorted(self.known):
+            offer = self.directory.offers.get(host)
+            boxes = dict(self.reports[host][0].sandboxes) if host in self.reports else {}
+            boxes |= {row.order.name: row.state for row in self.ledger.on(host) if row.state != "placed"}
+            # What the host has, but belongs elsewhere, is about to be removed there.
+            for name in list(boxes):
+                row = self.ledger.rows.get(name)
+                if row is not None and row.host != host:
+                    del boxes[name]
+            found[host] = {
+                "offer": offer if offer is None else offer._replace(at_s=offer.at_s - now),
+                "sandboxes": boxes,
+                "silent": self.silent.get(host),
+                "lost": self.lost(host),
             }
-        )
+        return Answer(found)
 
-    def check_host(self, host: str) -> Answer:
+    def version(self) -> Answer:
+        """The version of ballonet that all hosts must have."""
+        return Answer(__version__)
+
+    async def check_host(self, host: str) -> Answer:
         """Whether there is such a host."""
-        if host not in self._sandboxes:
-            known = sorted(self._sandboxes)
+        await self.refresh()
+        if host not in self.known:
+            known = sorted(self.known)
             return failed(
                 ConfigError(
                     f"the cluster has no host {host!r}"[:200],

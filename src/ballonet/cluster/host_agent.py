@@ -1,21 +1,35 @@
 """The agent of one host: a thin edge over the library, with the host's autopilot. It knows nothing of Ray.
 
-The host's registry is the truth about its sandboxes. The agent keeps beside it what only placement needs: the requests
-of its sandboxes and whether the host takes more, in one file.
+The host's registry is the truth about its sandboxes. The agent keeps beside it what only the cluster needs: what was
+asked for, and whether the host takes more (:mod:`ballonet.cluster.host_notes`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ballonet.base.errors import BallonetError, NotRunningError
-from ballonet.base.paths import private_dir, replace_file, state_dir
+from ballonet.base.errors import (
+    BallonetError,
+    ConfigError,
+    NameInUseError,
+    NotRunningError,
+    StillRunningError,
+    UnknownSandboxError,
+)
+from ballonet.cluster import host_forks, host_moving
 from ballonet.cluster.answers import Answer, failed
 from ballonet.cluster.bounds import DEFAULT_BOUNDS
+from ballonet.cluster.fence import start_fence
+from ballonet.cluster.host_notes import HostNotes, boot_time_s, fenced_names, lease_path
+from ballonet.cluster.host_streams import HostStreams
+from ballonet.cluster.lease import LEASE_S, HostLease
+from ballonet.cluster.ledger import Order
 from ballonet.cluster.offer import HostOffer, make_offer
 from ballonet.cluster.request import Request
 from ballonet.cluster.usage import Usage, expected, observed, telling, unknown
@@ -31,6 +45,16 @@ from ballonet.version import __version__
 
 #: How long a start of the agent waits for the autopilot's first tick (seconds).
 FIRST_TICK_S = 30.0
+
+
+#: What may be called of a sandbox: methods that take and return plain values.
+METHODS = frozenset(
+    [
+        *("record", "metrics", "usage", "pause", "resume", "touch", "modify", "kill", "send_signal"),
+        *(f"balloon.{name}" for name in ("get", "set", "limit", "stats", "trim")),
+        *(f"fs.{name}" for name in ("list", "stat", "exists", "is_directory", "mkdir", "remove")),
+    ]
+)
 
 
 class HostConfig(NamedTuple):
@@ -49,6 +73,23 @@ class HostReport(NamedTuple):
     offer: HostOffer
     #: Its sandboxes, running or not, and their states.
     sandboxes: Mapping[str, str]
+    #: The host's clock when it was asked: a lease that is granted now counts from there.
+    mark_s: float = 0.0
+    #: Those that the cluster placed here, those being created, and those that ended for want of a lease.
+    orders: Mapping[str, Order] = {}
+    creating: frozenset[str] = frozenset()
+    fenced: frozenset[str] = frozenset()
+    #: Those that are paused to be moved.
+    moving: frozenset[str] = frozenset()
+
+
+class Grant(NamedTuple):
+    """What the directory tells a host with each question."""
+
+    #: The host's own mark from which on it has a lease.
+    mark_s: float | None = None
+    #: The sandboxes that stay there, with and without a lease.
+    kept: frozenset[str] = frozenset()
 
 
 class HostAgent:
@@ -61,10 +102,12 @@ class HostAgent:
         self._tick: Tick | None = None
         self._usage: dict[str, Usage] = {}
         self._boxes: dict[str, Sandbox] = {}
-        self._requests, self._closed = _read_notes()
+        self.notes = HostNotes()
+        self._lease = HostLease()
+        self.streams = HostStreams(self._box)
 
     async def start(self) -> Answer:
-        """Start the autopilot and wait for its first tick."""
+        """Start the autopilot and wait for its first tick. What an agent before this one was creating is removed."""
         try:
             lock = PilotLock.acquire(DEFAULT_POLICY)
         except BallonetError as error:
@@ -85,7 +128,28 @@ class HostAgent:
             await asyncio.wait_for(self._ticked.wait(), FIRST_TICK_S)
         except TimeoutError:
             return Answer(None, "host", f"the autopilot did not report within {FIRST_TICK_S:g} s")
+        try:
+            await self._finish_creations()
+            self._lease.expires_s = _held_lease_s()
+            self.notes.write_lease(self._lease.expires_s)
+            start_fence()
+        except BallonetError as error:
+            return failed(error)
         return Answer(self.config.name)
+
+    async def _finish_creations(self) -> None:
+        """Keep what an agent before this one created, and remove what it did not finish."""
+        if not self.notes.creating:
+            return
+        records, _ = await asyncio.to_thread(_read_host)
+        running = {record.name for record in records if record.state.value == "running"}
+        for name in list(self.notes.creating):
+            if name in running:
+                self.notes.created(name)
+                continue
+            with contextlib.suppress(UnknownSandboxError):
+                await Sandbox.remove(name, force=True)
+            self.notes.forget(name)
 
     async def close(self) -> None:
         """Stop the autopilot. Sandboxes keep running."""
@@ -93,8 +157,18 @@ class HostAgent:
             self._pilot.cancel()
             await asyncio.gather(self._pilot, return_exceptions=True)
 
-    async def report(self) -> Answer:
+    async def report(self, grant: Grant | None = None) -> Answer:
         """What the host offers, and its sandboxes: an :class:`HostReport`."""
+        mark_s = boot_time_s()
+        grant = grant or Grant()
+        try:
+            renewed = self._lease.renew(grant.mark_s, mark_s)
+            if self.notes.keep(grant.kept) or renewed:
+                self.notes.write_lease(self._lease.expires_s)
+            start_fence()
+        except BallonetError as error:
+            return failed(error)
+        await self.streams.close_silent()
         tick = self._tick
         if tick is None:
             return Answer(None, "host", "the autopilot has not reported yet")
@@ -104,13 +178,13 @@ class HostAgent:
             return failed(error)
         groups: dict[str, int] = {}
         for record in records:
-            request = self._requests.get(record.name)
+            request = self._request(record.name)
             if request is not None and request.group is not None and record.state.lives:
                 groups[request.group] = groups.get(request.group, 0) + 1
         usages = {view.name: self._usage[view.name] for view in tick.sandboxes}
         by_image: dict[str, list[Usage]] = {}
         for name, usage in usages.items():
-            request = self._requests.get(name)
+            request = self._request(name)
             if request is not None and request.image is not None:
                 by_image.setdefault(request.image, []).append(usage)
         offer = make_offer(
@@ -124,44 +198,117 @@ class HostAgent:
             images=images,
             version=__version__,
             held={image: telling(some) for image, some in by_image.items()},
-            closed=self._closed,
+            closed=self.notes.closed,
         )
-        return Answer(HostReport(offer, {record.name: record.state.value for record in records}))
+        states = {record.name: record.state.value for record in records}
+        orders = {name: order for name, order in self.notes.orders.items() if name in states}
+        creating = frozenset(self.notes.creating)
+        moving = frozenset(self.notes.moving)
+        return Answer(HostReport(offer, states, mark_s, orders, creating, fenced_names(), moving))
 
-    async def create(self, request: Request, settings: Mapping[str, Any]) -> Answer:
-        """Create a detached sandbox. The host's admission has the last word."""
-        if self._closed is not None:
-            return Answer(None, "no-room", self._closed)
-        self._note(request.name, request)
+    async def create(self, order: Order, permit_s: float | None = None) -> Answer:
+        """Create a detached sandbox. The host's admission has the last word.
+
+        :param permit_s: the mark of this host with which that was decided. A question that arrives late is refused,
+            because the sandbox may have been created elsewhere.
+        """
+        name = order.name
+        refused = self._refusal(name, permit_s)
+        if refused is not None:
+            return refused
         try:
-            box = await Sandbox.create(request.name, detached=True, **settings)
+            self.notes.begin(order)
+            self.notes.write_lease(self._lease.expires_s)
+            start_fence()
+            box = await Sandbox.create(name, detached=True, **order.settings)
+            self.notes.created(name)
         except BallonetError as error:
-            if error.code != "name-in-use":
-                self._note(request.name, None)
+            self.notes.forget(name)
             return failed(error)
-        self._boxes[request.name] = box
-        return Answer(request.name)
+        self._boxes[name] = box
+        return Answer(name)
 
-    async def exec(
-        self,
-        name: str,
-        argv: Sequence[str],
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        stdin: bytes | None = None,
-        timeout: float | None = None,
-    ) -> Answer:
-        """Run a command and collect its output: status, standard output and standard error."""
+    async def pack_up(self, name: str) -> Answer:
+        """Pause a sandbox and make a file of it: see :mod:`ballonet.cluster.host_moving`."""
         try:
-            box = await self._box(name)
-            done = await box.exec(argv, env=env, cwd=cwd, user=user, stdin=stdin, timeout=timeout)
+            await host_moving.pack_up(self.notes, await self._box(name))
+        except BallonetError as error:
+            return failed(error)
+        return Answer(name)
+
+    async def put_back(self, name: str) -> Answer:
+        """It is not moved."""
+        try:
+            await host_moving.put_back(self.notes, await Sandbox.get(name))
+        except BallonetError as error:
+            return failed(error)
+        return Answer(name)
+
+    def piece(self, name: str, offset: int) -> Answer:
+        """A part of the file of a sandbox that is being moved."""
+        try:
+            return Answer(host_moving.piece(name, offset))
+        except BallonetError as error:
+            return failed(error)
+
+    async def take_over(
+        self, order: Order, permit_s: float | None, piece_at: Callable[[int], Awaitable[bytes]]
+    ) -> Answer:
+        """Take a sandbox over from another host."""
+        refused = self._refusal(order.name, permit_s)
+        if refused is not None:
+            return refused
+        try:
+            self._boxes[order.name] = await host_moving.take_over(
+                self.notes, order, piece_at, lambda: self._lease.expires_s
+            )
+        except BallonetError as error:
+            return failed(error)
+        return Answer(order.name)
+
+    async def fork(self, name: str, orders: Sequence[Order], permit_s: float | None) -> Answer:
+        """Make copies of a running sandbox here."""
+        for order in orders:
+            refused = self._refusal(order.name, permit_s)
+            if refused is not None:
+                return refused
+        try:
+            made = await host_forks.fork(self.notes, await self._box(name), orders, self._lease.expires_s)
+        except BallonetError as error:
+            return failed(error)
+        self._boxes |= {box.name: box for box in made}
+        return Answer(name)
+
+    def _refusal(self, name: str, permit_s: float | None) -> Answer | None:
+        """Why nothing is started here. Otherwise the permit is a lease, too."""
+        if self.notes.closed is not None:
+            return Answer(None, "no-room", self.notes.closed)
+        if permit_s is not None and boot_time_s() >= permit_s + LEASE_S:
+            return Answer(None, "host-lost", "it was cut off, and was asked too long ago")
+        if name in self.notes.orders:
+            return failed(NameInUseError(f"sandbox {name!r} exists already, or is being created"))
+        self._lease.renew(permit_s, boot_time_s())
+        return None
+
+    async def stream(self, method: str, *what: Any) -> Answer:
+        """Something about a stream: see :class:`ballonet.cluster.host_streams.HostStreams`."""
+        return await self.streams.call(method, *what)
+
+    async def use(self, name: str, method: str, what: Sequence[Any], how: Mapping[str, Any]) -> Answer:
+        """Call one of :data:`METHODS` of a sandbox."""
+        if method not in METHODS:
+            return failed(ConfigError(f"unknown method {method!r}"[:200]))
+        try:
+            found: Any = await self._box(name)
+            for word in method.split("."):
+                found = getattr(found, word)
+            answer = found(*what, **how)
+            return Answer(await answer if inspect.isawaitable(answer) else answer)
         except NotRunningError as error:
             self._boxes.pop(name, None)
             return failed(error)
         except BallonetError as error:
             return failed(error)
-        return Answer((done.returncode, done.stdout, done.stderr))
 
     async def stop(self, name: str) -> Answer:
         """Stop a sandbox; it stays registered."""
@@ -177,22 +324,44 @@ class HostAgent:
         """Remove a sandbox."""
         try:
             await Sandbox.remove(name, force=force)
+            if name in self.notes.moving:
+                await host_moving.clean_up(name)
+        except UnknownSandboxError as error:
+            self.notes.forget(name)
+            return failed(error)
         except BallonetError as error:
             return failed(error)
         self._boxes.pop(name, None)
-        self._note(name, None)
+        self.notes.forget(name)
         return Answer(name)
 
     def close_host(self, why: str | None) -> Answer:
         """Take no more sandboxes, or take them again (``None``). This survives a restart of the agent."""
-        self._closed = why
+        self.notes.closed = why
         try:
-            self._write_notes()
+            self.notes.write()
         except BallonetError as error:
             return failed(error)
         return Answer(self.config.name)
 
+    def leave(self) -> Answer:
+        """Leave the cluster: what is left here is no longer the cluster's."""
+        self.notes.orders.clear()
+        self.notes.kept.clear()
+        try:
+            self.notes.write()
+        except BallonetError as error:
+            return failed(error)
+        lease_path().unlink(missing_ok=True)
+        return Answer(self.config.name)
+
+    def _request(self, name: str) -> Request | None:
+        order = self.notes.orders.get(name)
+        return None if order is None else order.request
+
     async def _box(self, name: str) -> Sandbox:
+        if name in self.notes.moving:
+            raise StillRunningError(f"sandbox {name!r} is being moved to another host", hint="try again")
         found = self._boxes.get(name)
         if found is None:
             found = self._boxes[name] = await Sandbox.get(name)
@@ -206,26 +375,12 @@ class HostAgent:
         for view in tick.sandboxes:
             known = self._usage.get(view.name)
             if known is None:
-                request = self._requests.get(view.name)
+                request = self._request(view.name)
                 known = unknown(view.ceiling_mib) if request is None else expected(request)
             held = view.resident_mib
             usage[view.name] = known if held is None else observed(known, float(held), seconds)
         self._usage, self._tick = usage, tick
         self._ticked.set()
-
-    def _note(self, name: str, request: Request | None) -> None:
-        if request is None:
-            self._requests.pop(name, None)
-        else:
-            self._requests[name] = request
-        self._write_notes()
-
-    def _write_notes(self) -> None:
-        document = {
-            "closed": self._closed,
-            "requests": {name: request._asdict() for name, request in self._requests.items()},
-        }
-        replace_file(private_dir(state_dir() / "cluster") / _NOTES, json.dumps(document).encode())
 
 
 def _read_host() -> tuple[list[Record], frozenset[str]]:
@@ -235,14 +390,10 @@ def _read_host() -> tuple[list[Record], frozenset[str]]:
     return records, frozenset(name for image in ImageStore.open().list() for name in image.names)
 
 
-_NOTES = "host.json"
-
-
-def _read_notes() -> tuple[dict[str, Request], str | None]:
-    """The requests of sandboxes, and why the host is closed. A file that cannot be read says nothing."""
+def _held_lease_s() -> float:
+    """The lease that an agent before this one wrote down; it is still good."""
     try:
-        document = json.loads((state_dir() / "cluster" / _NOTES).read_bytes())
-        requests = {name: Request(**fields) for name, fields in document["requests"].items()}
-        return requests, document["closed"]
+        held_s = float(json.loads(lease_path().read_bytes())["expires_s"])
+        return held_s if held_s <= boot_time_s() + LEASE_S else 0.0  # it is of an earlier boot
     except (OSError, ValueError, KeyError, TypeError):
-        return {}, None
+        return 0.0

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,22 @@ import ray
 import ray.exceptions
 import ray.util
 
-from ballonet.base.errors import HostError
+from ballonet.base.errors import BallonetError, HostError
+from ballonet.base.paths import private_dir, state_dir
 from ballonet.cluster.addresses import connects_from, use_token
-from ballonet.cluster.answers import Answer
+from ballonet.cluster.answers import Answer, failed, value_of
 from ballonet.cluster.directory_service import DirectoryService
-from ballonet.cluster.host_agent import HostAgent, HostConfig
+from ballonet.cluster.host_agent import Grant, HostAgent, HostConfig
+from ballonet.cluster.ledger import Ledger, Order
 from ballonet.cluster.ray_start import keep_loopback
-from ballonet.cluster.request import Request
+
+log = logging.getLogger(__name__)
 
 NAMESPACE = "ballonet"
 DIRECTORY = "directory"
 _HOST = "host:"
+#: How long a host may take to remove a sandbox (seconds).
+REMOVE_S = 60.0
 #: Custom resources that say where an actor belongs.
 HEAD_RESOURCE = "ballonet_head"
 #: What a host may promise, as ``ray status`` shows it.
@@ -53,16 +60,45 @@ class HostActor:
             self._started = None  # the next call tries again
         return answer
 
-    async def report(self) -> Answer:
+    async def report(self, grant: Grant) -> Answer:
         started = await self.start()
-        return started if started.code is not None else await self._agent.report()
+        return started if started.code is not None else await self._agent.report(grant)
 
-    async def create(self, request: Request, settings: Mapping[str, Any]) -> Answer:
+    async def create(self, order: Order, permit_s: float | None) -> Answer:
         started = await self.start()
-        return started if started.code is not None else await self._agent.create(request, settings)
+        return started if started.code is not None else await self._agent.create(order, permit_s)
 
-    async def exec(self, name: str, argv: Sequence[str], **how: Any) -> Answer:
-        return await self._agent.exec(name, argv, **how)
+    async def stream(self, method: str, *what: Any) -> Answer:
+        return await self._agent.stream(method, *what)
+
+    async def keep_streams(self, session: str) -> Answer:
+        return self._agent.streams.keep(session)
+
+    async def use(self, name: str, method: str, what: Sequence[Any], how: Mapping[str, Any]) -> Answer:
+        return await self._agent.use(name, method, what, how)
+
+    async def fork(self, name: str, orders: Sequence[Order], permit_s: float | None) -> Answer:
+        return await self._agent.fork(name, orders, permit_s)
+
+    async def pack_up(self, name: str) -> Answer:
+        return await self._agent.pack_up(name)
+
+    async def put_back(self, name: str) -> Answer:
+        return await self._agent.put_back(name)
+
+    async def piece(self, name: str, offset: int) -> Answer:
+        return await asyncio.to_thread(self._agent.piece, name, offset)
+
+    async def take_over(self, order: Order, permit_s: float | None, source: str) -> Answer:
+        """The sandbox comes from the agent of ``source``, piece by piece, and not through any other process."""
+
+        async def piece_at(offset: int) -> bytes:
+            answer = await RayHosts().ask(source, "piece", order.name, offset)
+            found: bytes = value_of(answer, source)
+            return found
+
+        started = await self.start()
+        return started if started.code is not None else await self._agent.take_over(order, permit_s, piece_at)
 
     async def stop(self, name: str) -> Answer:
         return await self._agent.stop(name)
@@ -73,66 +109,94 @@ class HostActor:
     async def close_host(self, why: str | None) -> Answer:
         return self._agent.close_host(why)
 
+    async def leave(self) -> Answer:
+        return self._agent.leave()
+
     async def end(self) -> None:
         await self._agent.close()
 
 
 class RayHosts:
-    """The hosts of the cluster for the directory: :class:`ballonet.cluster.directory_service.Hosts`."""
+    """The hosts of the cluster for the directory: :class:`ballonet.cluster.directory_state.Hosts`."""
 
     async def names(self) -> list[str]:
         actors = await asyncio.to_thread(ray.util.list_named_actors)
         return sorted(name.removeprefix(_HOST) for name in actors if name.startswith(_HOST))
 
-    async def report(self, host: str) -> Answer:
-        return await self._ask(host, "report")
+    async def report(self, host: str, grant: Grant) -> Answer:
+        return await self.ask(host, "report", grant)
 
-    async def create(self, host: str, request: Request, settings: Mapping[str, Any]) -> Answer:
-        return await self._ask(host, "create", request, settings)
+    async def create(self, host: str, order: Order, permit_s: float | None) -> Answer:
+        return await self.ask(host, "create", order, permit_s)
 
-    async def _ask(self, host: str, method: str, *what: Any) -> Answer:
+    async def fork(self, host: str, name: str, orders: Sequence[Order], permit_s: float | None) -> Answer:
+        return await self.ask(host, "fork", name, orders, permit_s)
+
+    async def pack_up(self, host: str, name: str) -> Answer:
+        return await self.ask(host, "pack_up", name)
+
+    async def take_over(self, host: str, order: Order, permit_s: float | None, source: str) -> Answer:
+        return await self.ask(host, "take_over", order, permit_s, source)
+
+    async def put_back(self, host: str, name: str) -> Answer:
+        return await self.ask(host, "put_back", name)
+
+    async def remove(self, host: str, name: str, force: bool) -> Answer:
+        try:
+            return await asyncio.wait_for(self.ask(host, "remove", name, force), REMOVE_S)
+        except TimeoutError:
+            return Answer(None, "host", f"host {host} did not answer within {REMOVE_S:g} s")
+
+    async def ask(self, host: str, method: str, *what: Any) -> Answer:
         try:
             actor = await asyncio.to_thread(find_host, host)
+        except ValueError:
+            return Answer(None, "host-lost", "it has no agent")
+        except ray.exceptions.RayError as error:
+            return lost(error)._replace(code="host-lost")
+        try:
             answer: Answer = await getattr(actor, method).remote(*what)
-        except (ray.exceptions.RayError, ValueError) as error:
+        except ray.exceptions.RayError as error:
             return lost(error)
         return answer
 
 
 class DirectoryActor:
-    """:class:`DirectoryService` in a process on the head."""
+    """:class:`DirectoryService` in a process on the head. It starts with the first call."""
 
     def __init__(self) -> None:
-        self._service = DirectoryService(RayHosts())
-        self._started: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[DirectoryService] | None = None
 
-    async def _start(self) -> None:
-        if self._started is None:
-            self._started = asyncio.create_task(self._service.start())
-        await asyncio.shield(self._started)
+    async def call(self, method: str, *what: Any) -> Answer:
+        """Call a method of the service."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+        try:
+            service = await asyncio.shield(self._starting)
+        except BallonetError as error:
+            self._starting = None  # the next call tries again
+            return failed(error)
+        try:
+            answer: Any = getattr(service, method)(*what)
+            found: Answer = await answer if inspect.isawaitable(answer) else answer
+        except Exception:
+            log.exception("%s failed", method)
+            raise
+        return found
 
-    async def create(self, request: Request, settings: Mapping[str, Any]) -> Answer:
-        await self._start()
-        return await self._service.create(request, settings)
-
-    async def find(self, name: str) -> Answer:
-        await self._start()
-        return self._service.find(name)
-
-    async def check_host(self, host: str) -> Answer:
-        await self._start()
-        await self._service.refresh()
-        return self._service.check_host(host)
-
-    async def status(self) -> Answer:
-        await self._start()
-        return await self._service.status()
+    async def _start(self) -> DirectoryService:
+        ledger = Ledger(private_dir(state_dir() / "cluster") / "ledger.db")
+        service = DirectoryService(RayHosts(), ledger)
+        await service.start()
+        return service
 
 
 def lost(error: Exception) -> Answer:
     """The answer of a host whose agent does not answer."""
-    words = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return Answer(None, "host-lost", f"its agent does not answer: {words}"[:300])
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # The error of a method has its traceback before it.
+    words = lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]
+    return Answer(None, "host-unknown", f"its agent does not answer: {words}"[:300])
 
 
 def connect(address: str, token: Path) -> None:
@@ -150,6 +214,7 @@ def connect(address: str, token: Path) -> None:
         # The program may have imported Ray before.
         raylet: Any = importlib.import_module("ray._raylet")
         raylet.Config.initialize("")
+    _print_nothing()
     try:
         ray.init(
             address=address,
@@ -164,6 +229,13 @@ def connect(address: str, token: Path) -> None:
             hint=f"this host must have joined the cluster ('ballonet cluster join {address}'), and {token} must be the "
             f"token of the cluster",
         ) from error
+
+
+def _print_nothing() -> None:
+    """Keep Ray from printing what happens to other hosts on this program's standard error."""
+    worker: Any = importlib.import_module("ray._private.worker")
+    if hasattr(worker, "listen_error_messages"):
+        worker.listen_error_messages = lambda worker, threads_stopped: None
 
 
 def disconnect() -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,21 +18,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import ray
-
 from ballonet.base.errors import BallonetError, ConfigError, HostError
 from ballonet.base.paths import exclusive_if_free, private_dir
 from ballonet.base.process import spawn
 from ballonet.cluster import ray_actors
-from ballonet.cluster.addresses import parse_address
+from ballonet.cluster.addresses import connects_from, parse_address
 from ballonet.cluster.answers import value_of
 from ballonet.cluster.host_agent import HostConfig
 from ballonet.cluster.node_notes import Node, cluster_dir, forget_node, write_node
 from ballonet.host.identity import ProcessId
+from ballonet.version import __version__
 
 #: How long Ray's processes may take to start, and to end (seconds).
-START_S = 60.0
+START_S = 180.0
 END_S = 15.0
+#: How long leaving may take: sandboxes are started elsewhere. How long to wait before joining again (seconds).
+LEAVE_S = 120.0
+AGAIN_S = 3.0
+#: How long Ray may take to notice that a host was away (seconds).
+NOTICE_S = 30.0
 #: Ray's store of shared objects, the least that it takes. Nothing large is passed through it.
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 
@@ -48,10 +53,13 @@ class NodePlan(NamedTuple):
     head: bool
 
 
-def run_node(plan: NodePlan, ready: Callable[[], None]) -> None:
-    """Take part until SIGTERM or SIGINT.
+def run_node(plan: NodePlan, ready: Callable[[], None], again: Callable[[str], None]) -> None:
+    """Take part until SIGTERM or SIGINT. When Ray ends, because the head did or was out of reach, join again.
 
-    :param ready: called when the host takes sandboxes.
+    This process is connected to Ray only for moments: Ray ends a connected program when the head is gone.
+
+    :param ready: called when the host takes sandboxes, also after it has joined again.
+    :param again: called with the reason when the host has to join again.
     :raises BallonetError: this host takes part already, its name is in use, or Ray does not start.
     """
     with exclusive_if_free(cluster_dir() / "node.lock") as mine:
@@ -59,23 +67,52 @@ def run_node(plan: NodePlan, ready: Callable[[], None]) -> None:
             raise ConfigError(
                 "this host is part of a cluster already", hint="'ballonet cluster leave' ends that"
             )
-        with _ray_running(plan) as process, _signals_kept():
+        with _signals_kept():
             _end_by_signals()
-            _join(plan, process)
-            _end_by_signals()  # again: Ray has replaced the handlers
-            write_node(Node(ProcessId.current(), plan.address, plan.config.name, plan.token))
-            try:
-                ready()
-                _wait(process)
-                raise HostError(
-                    "Ray has ended",
-                    hint=f"its log: {_log_path()}; sandboxes keep running",
-                )
-            except _Ended:
-                ray_actors.end_host(plan.config.name)
-            finally:
-                forget_node()
-                ray.shutdown()
+            joined = False
+            while True:
+                try:
+                    if joined and not plan.head:
+                        connects_from(plan.address)
+                    with _ray_running(plan) as process:
+                        _take_part(plan, process, ready)
+                        joined = True
+                        _wait(plan, process)
+                    again(f"Ray has ended; its log: {_log_path()}")
+                except BallonetError as error:
+                    if not joined:
+                        raise
+                    again(error.message)
+                finally:
+                    forget_node()
+                time.sleep(AGAIN_S)
+
+
+def _take_part(plan: NodePlan, process: subprocess.Popen[bytes], ready: Callable[[], None]) -> None:
+    try:
+        _join(plan, process)
+    finally:
+        ray_actors.disconnect()
+        _end_by_signals()  # again: Ray has replaced the handlers
+    write_node(Node(ProcessId.current(), plan.address, plan.config.name, plan.token))
+    ready()
+
+
+def _leave(plan: NodePlan) -> None:
+    """Tell the directory, which takes this host's sandboxes off its list. A head takes the directory with it."""
+    with contextlib.suppress(BallonetError):
+        ray_actors.connect(plan.address, plan.token)
+        try:
+            if not plan.head:
+                directory = ray_actors.start_directory()
+                ray_actors.ask(directory, "call", "leave", plan.config.name, timeout=LEAVE_S)
+                agent = ray_actors.find_host(plan.config.name)
+                ray_actors.ask(agent, "leave", timeout=END_S)
+            ray_actors.end_host(plan.config.name)
+        except ValueError:
+            pass  # it has no agent
+        finally:
+            ray_actors.disconnect()
 
 
 class _Ended(Exception):  # noqa: N818 - not an error
@@ -122,15 +159,20 @@ def _ray_running(plan: NodePlan) -> Iterator[subprocess.Popen[bytes]]:
         _end(process)
 
 
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it has ended. It is not reaped, so that its group keeps its number."""
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+def _has_ended(process: subprocess.Popen[bytes]) -> int | None:
+    """Its status if it has ended. It is not reaped, so that its group keeps its number."""
+    found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return None if found is None else found.si_status
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
+def _wait(plan: NodePlan, process: subprocess.Popen[bytes]) -> None:
+    """Wait until Ray ends. A signal makes this host leave before Ray is ended."""
     pidfd = os.pidfd_open(process.pid)
     try:
         select.select([pidfd], [], [])
+    except _Ended:
+        _leave(plan)
+        raise
     finally:
         os.close(pidfd)
 
@@ -178,11 +220,25 @@ def command_line(plan: NodePlan) -> list[str]:
         # The kernel chooses ports: Ray's own ranges collide with each other, and with a second host on this machine.
         "--min-worker-port=0",
         "--max-worker-port=0",
-        "--dashboard-agent-listen-port=0",
+        # Given to Ray, because it ends if a busy host takes more than 15 s to start the processes that it would ask.
+        *(f"--{what}-port={port}" for what, port in zip(_PORTS, free_ports(plan.listen), strict=True)),
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         "--disable-usage-stats",
         "--include-log-monitor=false",
     ]
+
+
+#: Processes of Ray that get a port.
+_PORTS = ("metrics-export", "dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent")
+
+
+def free_ports(address: str) -> list[int]:
+    """A free port for each of :data:`_PORTS`."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in _PORTS]
+        for one in sockets:
+            one.bind((address, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def environment() -> dict[str, str]:
@@ -202,9 +258,10 @@ def _join(plan: NodePlan, process: subprocess.Popen[bytes]) -> None:
     """Wait for Ray, then start the agent of this host."""
     deadline = time.monotonic() + START_S
     while True:
-        if process.poll() is not None:
+        ended = _has_ended(process)
+        if ended is not None:
             raise HostError(
-                f"Ray did not start (status {process.returncode}): {_last_lines()}",
+                f"Ray did not start (status {ended}): {_last_lines()}",
                 hint=f"its log: {_log_path()}",
             )
         try:
@@ -217,13 +274,23 @@ def _join(plan: NodePlan, process: subprocess.Popen[bytes]) -> None:
         if time.monotonic() > deadline:
             raise HostError(f"Ray did not start within {START_S:g} s", hint=f"its log: {_log_path()}")
         time.sleep(0.2)
+    # A host that comes back may be listed twice until Ray has noticed that it was away.
+    deadline = time.monotonic() + NOTICE_S
+    while ray_actors.nodes_of(plan.config.name) > 1 and time.monotonic() < deadline:
+        time.sleep(0.5)
     if ray_actors.nodes_of(plan.config.name) > 1:
         raise ConfigError(
             f"the cluster has a host {plan.config.name!r} already", hint="give this one another name (--name)"
         )
-    if plan.head:
-        ray_actors.start_directory()
+    version = value_of(ray_actors.ask(ray_actors.start_directory(), "call", "version", timeout=START_S))
+    if version != __version__:
+        raise ConfigError(
+            f"this host has ballonet {__version__}, and the cluster at {plan.address} has {version}",
+            hint=f"install the same version on all hosts: pip install ballonet=={version}",
+        )
     value_of(ray_actors.ask(ray_actors.start_host(plan.config), "start", timeout=START_S), plan.config.name)
+    directory = ray_actors.start_directory()
+    value_of(ray_actors.ask(directory, "call", "check_host", plan.config.name, timeout=START_S))
 
 
 def _last_lines() -> str:

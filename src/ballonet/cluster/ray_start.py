@@ -6,6 +6,7 @@ reach, and then listen on all interfaces. Ray's processes themselves can listen 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import select
@@ -40,7 +41,16 @@ def end_group_with_this_process() -> None:
     os.close(pidfd)
 
 
+def start_beside_others() -> None:
+    """Have ``ray start --head`` not refuse its port because a process of another host on this machine, which waits for
+    this head to return, has the address among its arguments. ``ballonet cluster up`` has checked the port."""
+    services: Any = importlib.import_module("ray._private.services")
+    if hasattr(services, "find_gcs_addresses"):
+        services.find_gcs_addresses = functools.cache(lambda: set[str]())  # Ray clears its cache
+
+
 if __name__ == "__main__":
     end_group_with_this_process()
     keep_loopback()
+    start_beside_others()
     importlib.import_module("ray.scripts.scripts").main()

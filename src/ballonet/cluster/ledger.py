@@ -1,0 +1,171 @@
+"""What the cluster has placed, kept on the head: a host that is dead cannot say what ran there.
+
+Without this file (a new head), it is written anew from what the hosts report; then only sandboxes of hosts that do not
+answer are unknown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+from ballonet.base.errors import ConfigError, HostError
+from ballonet.cluster.request import Request
+
+#: ``no``: its name stays in use until its host returns. ``elsewhere``: it is started anew on another host.
+Restart = Literal["no", "elsewhere"]
+RESTARTS: tuple[Restart, ...] = ("no", "elsewhere")
+
+
+#: How long a directory waits for the end of one before it (seconds).
+LOCK_S = 5.0
+
+
+class Order(NamedTuple):
+    """A sandbox as it was asked for."""
+
+    request: Request
+    settings: Mapping[str, Any]
+    restart: Restart = "no"
+    #: The program that owns it; ``None``: it is detached.
+    session: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.request.name
+
+    def to_json(self) -> str:
+        return json.dumps(
+            [self.request._asdict(), _plain(self.settings), self.restart, self.session], default=_refuse
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        request, settings, restart, session = json.loads(text)
+        return cls(Request(**request), _whole(settings), restart, session)
+
+
+class Placed(NamedTuple):
+    """A sandbox of the cluster, and where it is."""
+
+    order: Order
+    host: str
+    #: ``creating``; ``placed``; ``lost``: its host does not answer.
+    state: Literal["creating", "placed", "lost"]
+
+
+def check_order(order: Order) -> Order:
+    """Return ``order`` unchanged.
+
+    :raises ConfigError: it cannot be kept, or contradicts itself.
+    """
+    if order.restart not in RESTARTS:
+        raise ConfigError(f"unknown restart {order.restart!r}", hint=f"choose one of {', '.join(RESTARTS)}")
+    if order.restart == "elsewhere" and order.settings.get("ports"):
+        taken = [port for port in order.settings["ports"] if not str(port).startswith("0:")]
+        if taken:
+            raise ConfigError(
+                f"sandbox {order.name!r}: port {taken[0]} may be in use on another host",
+                hint='with restart="elsewhere", publish ports as "0:PORT", and use forward()',
+            )
+    order.to_json()
+    return order
+
+
+def fork_of(order: Order, name: str, session: str | None) -> Order:
+    """The order of a copy. It is not started elsewhere, where it would not be a copy, and publishes no ports."""
+    settings = {word: value for word, value in order.settings.items() if word != "ports"}
+    return Order(order.request._replace(name=name), settings, "no", session)
+
+
+class Ledger:
+    """All sandboxes of the cluster."""
+
+    def __init__(self, path: Path | str) -> None:
+        """:raises HostError: the file cannot be used."""
+        with _explained(path):
+            # Locked as long as it is open: there is one directory at a time.
+            self._file = sqlite3.connect(path, isolation_level=None, timeout=LOCK_S)
+            self._file.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._file.execute("PRAGMA journal_mode=WAL")
+            self._file.execute(
+                "CREATE TABLE IF NOT EXISTS placed "
+                '(name TEXT PRIMARY KEY, host TEXT NOT NULL, state TEXT NOT NULL, "order" TEXT NOT NULL)'
+            )
+            self._file.execute("BEGIN EXCLUSIVE")
+            self._file.execute("COMMIT")
+            rows = self._file.execute('SELECT name, host, state, "order" FROM placed').fetchall()
+        self._path = path
+        self._durable: bool | None = None
+        self.rows: dict[str, Placed] = {
+            name: Placed(Order.from_json(order), host, state) for name, host, state, order in rows
+        }
+
+    def put(self, order: Order, host: str, state: Literal["creating", "placed", "lost"]) -> None:
+        """:raises HostError: the file cannot be written; nothing has changed."""
+        known = self.rows.get(order.name)
+        moved = known is None or known.host != host
+        with _explained(self._path):
+            # Where a name belongs must survive a loss of power; its state is found out again from the host.
+            if moved != self._durable:
+                self._file.execute(f"PRAGMA synchronous={'FULL' if moved else 'NORMAL'}")
+                self._durable = moved
+            self._file.execute(
+                "INSERT OR REPLACE INTO placed VALUES (?, ?, ?, ?)",
+                (order.name, host, state, order.to_json()),
+            )
+        self.rows[order.name] = Placed(order, host, state)
+
+    def drop(self, name: str) -> None:
+        with _explained(self._path):
+            self._file.execute("DELETE FROM placed WHERE name = ?", (name,))
+        self.rows.pop(name, None)
+
+    def on(self, host: str) -> list[Placed]:
+        """The sandboxes of a host."""
+        return [row for row in self.rows.values() if row.host == host]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextlib.contextmanager
+def _explained(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise HostError(
+            f"the cluster's ledger {path} cannot be used: {error}",
+            hint="free up space, or move the file away",
+        ) from error
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    from ballonet.base.dataclass import asdict
+    from ballonet.sdk.creation import Balloon
+
+    return {
+        word: {"balloon": asdict(value)} if isinstance(value, Balloon) else value
+        for word, value in settings.items()
+    }
+
+
+def _whole(settings: dict[str, Any]) -> dict[str, Any]:
+    from ballonet.sdk.creation import Balloon
+
+    balloon = settings.get("balloon")
+    if isinstance(balloon, dict):
+        settings = {**settings, "balloon": Balloon(**balloon["balloon"])}
+    return settings
+
+
+def _refuse(value: object) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if hasattr(value, "__fspath__") or type(value).__str__ is not object.__str__:
+        return str(value)  # a port, a volume or a rule, which is also written as text
+    raise ConfigError(f"{value!r} cannot be sent to another host"[:300], hint="write it as text")

@@ -42,8 +42,8 @@ def run(words: list[str], directory: Path, environment: dict[str, str], timeout_
 
 
 @pytest.fixture(scope="module")
-def node() -> dict[str, str]:
-    return node_environment()
+def node(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return node_environment(tmp_path_factory.mktemp("node"))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Builds the documentation site: ``python -m scripts.build_docs [--serve]``. The result is in ``build/site``.
 
-MkDocs reads pages from one directory, and these lie in several: README.md, docs/, the READMEs of bench, fuzz and
-tests/chaos, and the help of the command line. They are collected in ``build/pages``, with their links adjusted. This
+MkDocs reads pages from one directory, and these lie in several: README.md, docs/, the READMEs of other
+directories, and the help of the command line. They are collected in ``build/pages``, with their links adjusted. This
 needs no hook or plug-in of MkDocs.
 """
 
@@ -27,6 +27,7 @@ PAGES = ROOT / "build/pages"
 COLLECTED = {
     "README.md": "index.md",
     "bench/README.md": "benchmarks.md",
+    "clients/typescript/README.md": "typescript.md",
     "fuzz/README.md": "fuzzing.md",
     "tests/chaos/README.md": "chaos.md",
     "tests/machines/README.md": "machines.md",

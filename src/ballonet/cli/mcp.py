@@ -8,9 +8,10 @@ from ballonet.base.errors import BallonetError, missing_module
 from ballonet.cli.mcp_options import add_policy, policy_of
 
 _EPILOG = """\
-An agent's program starts this command and speaks the Model Context Protocol with it. All sandboxes that it makes
-are removed when the command ends, however it ends.
-In the program's configuration: {"command": "ballonet", "args": ["mcp", "--image", "IMAGE"]}
+An agent's program starts this command and speaks the Model Context Protocol
+with it. All sandboxes that it makes are removed when the command ends, however
+it ends. In the program's configuration:
+  {"command": "ballonet", "args": ["mcp", "--image", "IMAGE"]}
 Over HTTP: 'ballonet serve --mcp'."""
 
 

@@ -233,7 +233,7 @@ def test_doctor_tries_to_make_a_group(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_prune_leaves_the_empty_group_of_a_sandbox_that_is_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cgroup, "find_hierarchy", lambda: cgroup.Hierarchy(1, tmp_path))
+    monkeypatch.setattr(cgroup, "find_hierarchy", lambda controller: cgroup.Hierarchy(1, tmp_path))
     monkeypatch.setattr(cgroup, "_mounts", lambda path: {})
     lock = cgroup._make_locked(tmp_path / "ballonet-starting")
     (tmp_path / "ballonet-left").mkdir()

@@ -36,7 +36,7 @@ from ballonet.machine.lifetime import Lifetime
 from ballonet.machine.notes import EndNote
 from ballonet.machine.paused_file import PAUSED_FILE, PENDING_SUFFIX
 from ballonet.settings.config import SandboxConfig
-from ballonet.settings.flags import parse_config, render_flags, with_lifetime, with_rules_and_lifetime
+from ballonet.settings.flags import parse_config, render_flags, with_limits, with_rules_and_limits
 from ballonet.vmm.attach import Net, Volume
 from ballonet.vmm.config import OnIdle
 from ballonet.vmm.net_rules import NetRule
@@ -172,7 +172,7 @@ def test_limits_are_settings_of_a_sandbox(registry: Registry) -> None:
 
 def test_limits_are_replaced_in_flags_and_nothing_else() -> None:
     was = SandboxConfig(name="box", memory_mib=300, ttl_s=5)
-    flags = with_lifetime(render_flags(was), SandboxConfig(name="other", idle_timeout_s=7))
+    flags = with_limits(render_flags(was), SandboxConfig(name="other", idle_timeout_s=7))
     assert parse_config(flags) == dataclasses.replace(was, ttl_s=None, idle_timeout_s=7)
 
 
@@ -180,11 +180,11 @@ def test_rules_of_the_network_are_replaced_unless_one_of_both_has_none() -> None
     was = SandboxConfig(name="box", net=Net.USER, net_allow=(NetRule("a.test"),), ttl_s=5)
     now = SandboxConfig(name="box", net=Net.USER, net_deny=(NetRule("9.9.9.9"),), memory_mib=300, ttl_s=7)
     changed = dataclasses.replace(was, net_allow=(), net_deny=(NetRule("9.9.9.9"),), ttl_s=7)
-    assert parse_config(with_rules_and_lifetime(render_flags(was), now)) == changed
+    assert parse_config(with_rules_and_limits(render_flags(was), now)) == changed
     without = SandboxConfig(name="box", ttl_s=7)
     kept = dataclasses.replace(was, ttl_s=7)
-    assert parse_config(with_rules_and_lifetime(render_flags(was), without)) == kept
-    assert parse_config(with_rules_and_lifetime(render_flags(without), was)) == dataclasses.replace(
+    assert parse_config(with_rules_and_limits(render_flags(was), without)) == kept
+    assert parse_config(with_rules_and_limits(render_flags(without), was)) == dataclasses.replace(
         without, ttl_s=5
     )
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from ballonet.vmm.attach import Net, Port
-from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
+from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, IoLimits, Machine, VmSpec
 from ballonet.vmm.qemu.command_line import EngineFds, kernel_command_line, render_command
 from ballonet.vmm.qemu.engine import Qemu
 
@@ -83,10 +83,28 @@ def test_an_engine_without_seccomp_is_not_asked_for_it() -> None:
 def test_disks_are_locked_and_no_character_of_their_paths_has_a_meaning() -> None:
     disks = (DiskSpec("r", Path('/a,b="c"\\d'), read_only=True), DiskSpec("w", Path("/disk.img")))
     argv = render_command(replace(SPEC, disks=disks), ENGINE, FDS)
-    root, disk = (json.loads(word) for word in argv if word.startswith("{"))
+    _, root, root_filter, disk, _ = (json.loads(word) for word in argv if word.startswith("{"))
     assert root["file"] == {"driver": "file", "filename": '/a,b="c"\\d', "locking": "on"}
     assert (root["read-only"], disk["read-only"], disk["discard"]) == (True, False, "unmap")
-    assert "virtio-blk-device,drive=disk-r,serial=r,rerror=report,werror=report" in argv
+    assert (root_filter["file"], root_filter["read-only"]) == ("disk-r", True)
+    assert "virtio-blk-device,drive=limited-r,serial=r,rerror=report,werror=report" in argv
+
+
+def test_all_disks_have_one_limit_which_is_no_part_of_a_templates_shape(tmp_path: Path) -> None:
+    for name in ("vmlinux", "initramfs", "qemu"):
+        (tmp_path / name).touch()
+    engine = replace(ENGINE, binary=tmp_path / "qemu")
+    disks = (DiskSpec("r", Path("/r"), read_only=True), DiskSpec("w", Path("/w")))
+    free = replace(SPEC, disks=disks, kernel=tmp_path / "vmlinux", initramfs=tmp_path / "initramfs")
+    limited = replace(free, io_limits=IoLimits(rate_kib=1024, ops=50))
+    group, *blocks = (json.loads(word) for word in render_command(limited, engine, FDS) if word[0] == "{")
+    assert group["limits"] == {"bps-total": 1 << 20, "iops-total": 50}
+    filters = [block for block in blocks if block["driver"] == "throttle"]
+    assert [block["throttle-group"] for block in filters] == [group["id"]] * 2
+    group, *_ = (json.loads(word) for word in render_command(free, engine, FDS) if word[0] == "{")
+    assert group["limits"] == {"bps-total": 0, "iops-total": 0}, "0 is no limit"
+    assert engine.state_key(limited) == engine.state_key(free)
+    assert "throttle" not in rendered(SPEC), "it has no disks"
 
 
 def test_shared_directories_come_over_inherited_sockets_and_the_newer_transport() -> None:

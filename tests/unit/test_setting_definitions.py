@@ -30,7 +30,7 @@ from ballonet.settings.definitions import (
     ModifySettings,
 )
 from ballonet.settings.field_types import field_types
-from ballonet.settings.flags import LIFETIME_FIELDS, NETWORK_RULES, flags
+from ballonet.settings.flags import LIFETIME_FIELDS, NETWORK_RULES, RESOURCE_FIELDS, flags
 from ballonet.settings.setting import LIVE
 
 FIELDS = {field.name: field for field in fields(SandboxConfig)}
@@ -94,7 +94,7 @@ def test_modify_has_an_option_for_each_of_its_settings() -> None:
 def test_what_is_no_field_takes_effect_at_once_and_so_do_limits_of_the_lifetime() -> None:
     for name in ModifySettings.__annotations__:
         field = SETTINGS[name].field
-        at_once = name not in CONFIGURED or field in NETWORK_RULES or field in LIFETIME_FIELDS
+        at_once = name not in CONFIGURED or field in (*NETWORK_RULES, *LIFETIME_FIELDS, *RESOURCE_FIELDS)
         assert (SETTINGS[name].takes_effect == LIVE) == at_once, name
 
 

@@ -87,7 +87,7 @@ class FakeWorld:
             if ending is not None:
                 asyncio.get_running_loop().call_later(0.05, over.set_result, None)
             start = VmStart(
-                stack, None, cgroup_procs=None, cold=cold, launched=lambda vm, confinement: None, ending=over
+                stack, None, cgroup_procs=(), cold=cold, launched=lambda vm, confinement: None, ending=over
             )
             started = await start.run(cast(Vm, FakeVm(self)))
             if started.at_ready is not None:

@@ -145,7 +145,7 @@ def spawn(
     env: Mapping[str, str] | None = None,
     new_session: bool = False,
     die_with_parent: bool = False,
-    cgroup_procs: str | None = None,
+    cgroup_procs: Sequence[str] = (),
     in_child: Callable[[], None] | None = None,
     hint: str | None = None,
 ) -> subprocess.Popen[bytes]:
@@ -154,7 +154,7 @@ def spawn(
     :param new_session: run it in a session of its own, so that Ctrl-C in this terminal does not reach it.
     :param die_with_parent: the kernel kills it (SIGKILL) when *this thread* ends for whatever reason
         (``PR_SET_PDEATHSIG``, prctl(2)): call this from the main thread only.
-    :param cgroup_procs: a ``cgroup.procs`` file: the program starts as a member of that cgroup.
+    :param cgroup_procs: ``cgroup.procs`` files: the program starts as a member of these cgroups.
     :param in_child: called in the child before the program is executed; it may only make system calls. If it raises,
         the program is not started.
     :raises ProcessError: it could not be started.
@@ -179,10 +179,10 @@ def spawn(
 
 
 def _before_exec(
-    die_with_parent: bool, cgroup_procs: str | None, more: Callable[[], None] | None
+    die_with_parent: bool, cgroup_procs: Sequence[str], more: Callable[[], None] | None
 ) -> Callable[[], None] | None:
     """What the child does between fork and exec: system calls, prepared here."""
-    if not die_with_parent and cgroup_procs is None:
+    if not die_with_parent and not cgroup_procs:
         return more
     import ctypes
 
@@ -191,8 +191,8 @@ def _before_exec(
     pr_set_pdeathsig = 1
 
     def in_child() -> None:
-        if cgroup_procs is not None:  # first: the next step may take away the right to do that
-            fd = os.open(cgroup_procs, os.O_WRONLY)
+        for path in cgroup_procs:  # first: the next step may take away the right to do that
+            fd = os.open(path, os.O_WRONLY)
             os.write(fd, b"0")  # the writer itself, in both versions of cgroups
             os.close(fd)
         if more is not None:

@@ -91,11 +91,14 @@ def _wanted(setting: Setting, value: object) -> str | None:
     match setting.kind:
         case "switch":
             return None if isinstance(value, bool) else "true or false"
-        case "number":
+        case "number" | "count":
             return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
         case "size" | "duration":
             right = isinstance(value, int | str) and not isinstance(value, bool)
             return None if right else 'a number, or text such as "512M" or "90s"'
+        case "quota":
+            right = isinstance(value, int | float | str) and not isinstance(value, bool)
+            return None if right else 'a number, or text such as "150%"'
         case "list":
             right = isinstance(value, list) and all(isinstance(item, str) for item in value)
             return None if right else "a list of text"

@@ -76,7 +76,7 @@ def _add_value(parser: argparse._ActionsContainer, setting: Setting, help: str, 
         form["choices"] = setting.choices
     else:
         form["metavar"] = setting.metavar or _METAVARS.get(setting.kind)
-    if setting.kind == "number":
+    if setting.kind in ("number", "count"):
         form["type"] = int
     form["action"] = "append" if setting.kind in _REPEATED else _Store
     parser.add_argument(*filter(None, (setting.short, setting.option)), **form)

@@ -21,8 +21,8 @@ from ballonet.lifecycle.record import Record
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.notes import MachineNote
 from ballonet.settings.config import NEED_NETWORK, SandboxConfig
-from ballonet.settings.definitions import CONFIGURED, ModifySettings, settings_in
-from ballonet.settings.flags import LIFETIME_FIELDS, NETWORK_RULES, render_flags
+from ballonet.settings.definitions import CONFIGURED, SETTINGS, ModifySettings, settings_in
+from ballonet.settings.flags import LIFETIME_FIELDS, NETWORK_RULES, RESOURCE_FIELDS, render_flags
 from ballonet.settings.labels import check_labels, show_labels
 from ballonet.settings.names import PARAMETERS
 from ballonet.settings.setting import LIVE, NEXT_START, REQUIRES_RESTART, Setting
@@ -37,6 +37,7 @@ _FIELDS = sorted(
 NAMES = tuple(dict.fromkeys(setting.name for setting in (*_FIELDS, *settings_in(ModifySettings))))
 TARGET = "memory_target"
 _NETWORK = frozenset(setting.name for setting in _FIELDS if setting.field in NETWORK_RULES)
+_RESOURCES = frozenset(setting.name for setting in _FIELDS if setting.field in RESOURCE_FIELDS)
 _LIFETIME = frozenset(setting.name for setting in _FIELDS if setting.field in LIFETIME_FIELDS)
 
 #: How long a plan waits for the guest to follow a target (seconds).
@@ -67,9 +68,9 @@ class Plan:
     control_socket: str | None = None
     #: The sandbox's process, if it runs with rules that change.
     network: ProcessId | None = None
-    #: The socket on which the sandbox's process takes new limits of its lifetime, if it runs.
+    #: The socket on which the sandbox's process takes new limits, if it runs.
     agent_socket: Path | None = None
-    #: Those limits.
+    #: Those of its lifetime.
     lifetime: Mapping[str, Any] | None = None
 
 
@@ -189,7 +190,9 @@ async def apply_plan(registry: Registry, plan: Plan) -> Sequence[Change]:
         elif failure is not None and change.setting in _NETWORK and change.when == LIVE:
             done.append(replace(change, state="failed", detail=failure))
         elif change.when == LIVE and change.setting in _LIFETIME:
-            done.append(await _limit(plan, change))
+            done.append(await _limit(plan, change, "lifetime", plan.lifetime or {}))
+        elif change.when == LIVE and change.setting in _RESOURCES:
+            done.append(await _limit(plan, change, "limits", {SETTINGS[change.setting].field: change.new}))
         else:
             done.append(replace(change, state="done" if change.when == LIVE else "saved"))
     return done
@@ -221,17 +224,17 @@ async def _change_network(plan: Plan) -> str | None:
         return error.message
 
 
-async def _limit(plan: Plan, change: Change) -> Change:
+async def _limit(plan: Plan, change: Change, request: str, limits: Mapping[str, Any]) -> Change:
     """Give the sandbox's process its new limits."""
     from ballonet.guest.agent_client import AgentClient
 
-    if plan.lifetime is None or plan.agent_socket is None:
+    if plan.agent_socket is None:
         return replace(change, state="saved")
     try:
         agent = await AgentClient.connect(plan.agent_socket)
         try:
             await agent.wait_ready(_SETTLE_S)
-            await agent.manage("lifetime", timeout_s=_SETTLE_S, **plan.lifetime)
+            await agent.manage(request, timeout_s=_SETTLE_S, **limits)
         finally:
             await agent.close()
     except BallonetError as error:

@@ -23,7 +23,7 @@ from ballonet.lifecycle.sandboxes import MACHINE_LOG, ROW_FILE, config_of, ensur
 from ballonet.machine.notes import COMMAND_FILE
 from ballonet.machine.paused_file import PAUSED_FILE, discard_paused, paused_bytes
 from ballonet.machine.run_options import RunOptions
-from ballonet.settings.flags import parse_config, with_rules_and_lifetime
+from ballonet.settings.flags import parse_config, with_rules_and_limits
 
 if TYPE_CHECKING:
     from ballonet.machine.launch import OwnedProcess
@@ -128,7 +128,7 @@ def paused_flags(record: Record) -> tuple[str, ...]:
     if saved.name != record.name or not saved.flags:
         return record.flags
     # Its limits and its network's rules may have changed meanwhile.
-    return with_rules_and_lifetime(saved.flags, parse_config(record.flags))
+    return with_rules_and_limits(saved.flags, parse_config(record.flags))
 
 
 def _write_command(directory: Path, command: Command | None) -> None:

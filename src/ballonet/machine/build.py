@@ -31,6 +31,7 @@ def build_spec(
         .accel(accel, tsc_khz=tsc_khz)
         .boot(guest.vmlinux, guest.initramfs)
         .shares(share_tags(config))
+        .io_limits(config.io_limits)
         .network(config.net, config.ports)
     )
     if config.root is not None:

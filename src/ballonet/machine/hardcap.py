@@ -12,7 +12,8 @@ from zlib import crc32
 
 from ballonet.base.memory import MIB, bytes_to_mib, mib_to_bytes
 from ballonet.base.paths import run_dir
-from ballonet.host.cgroup import MemoryGroup, open_group
+from ballonet.host.cgroup import open_group
+from ballonet.host.memory_group import MemoryGroup
 from ballonet.host.proc import read_resident
 from ballonet.vmm.balloon import Balloon
 
@@ -36,24 +37,23 @@ def allowed_bytes(allowed: int, target: int, actual: int | None) -> int:
     return allowed if actual is None else min(allowed, max(target, actual))
 
 
+def group_name(sandbox: str) -> str:
+    """The name of a sandbox's cgroup. A sandbox with the same name may run with another run directory."""
+    return f"{GROUP_PREFIX}{sandbox}-{crc32(bytes(run_dir())):08x}"
+
+
 class HardCap:
     """The hard cap of one sandbox."""
 
     def __init__(self, name: str, initial_bytes: int) -> None:
         """:raises HostError: this host has no writable memory controller."""
-        # A sandbox with the same name may run with another run directory.
-        self._group: MemoryGroup = open_group(f"{GROUP_PREFIX}{name}-{crc32(bytes(run_dir())):08x}")
+        self.group: MemoryGroup = open_group(group_name(name))
         self._allowed = initial_bytes
         self._overhead = (OVERHEAD_MIN_MIB + OVERHEAD_MARGIN_MIB) * MIB
         self._engine_pid: int | None = None
         self._follower: asyncio.Task[None] | None = None
         self.limit_bytes = 0
         self._enforce()
-
-    @property
-    def procs_file(self) -> str:
-        """The file to which the engine's process is written before exec."""
-        return str(self._group.procs_file)
 
     @property
     def limit_mib(self) -> int:
@@ -74,14 +74,14 @@ class HardCap:
 
     def kills(self) -> int:
         """How many times the kernel killed the engine because it exceeded the limit."""
-        return self._group.kills()
+        return self.group.kills()
 
     async def close(self) -> None:
         """Stop following, and remove the group. The engine must have ended."""
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.wait({self._follower})
-        self._group.remove()
+        self.group.remove()
 
     async def _follow(self, balloon: Balloon) -> None:
         version = -1
@@ -98,7 +98,7 @@ class HardCap:
         wanted = self._allowed + self._overhead
         if wanted == self.limit_bytes:
             return True
-        if not self._group.set_limit(wanted):
+        if not self.group.set_limit(wanted):
             return False
         self.limit_bytes = wanted
         log.info("hard cap: %d MiB", self.limit_mib)

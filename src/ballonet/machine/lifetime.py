@@ -32,6 +32,11 @@ TOUCHED_S = 60.0
 _LOOK_MIN_S, _LOOK_MAX_S = 0.5, 5.0
 
 
+def busy_share(config: VmConfig, most: float = IDLE_SHARE) -> float:
+    """The share of one processor from which on a guest is at work: ``most``, or half of its quota if that is less."""
+    return most if config.cpu_quota_percent is None else min(most, config.cpu_quota_percent / 200)
+
+
 class Lifetime:
     """Watches one running sandbox.
 
@@ -89,7 +94,7 @@ class Lifetime:
         now_s = read_cpu_s(self._live.vm.pid)
         if self._live.clients or self._opened() != opened:
             return "a command is running in it"
-        if cpu_s is None or now_s is None or now_s - cpu_s >= IDLE_SHARE * _LOOK_MIN_S:
+        if cpu_s is None or now_s is None or now_s - cpu_s >= busy_share(self._config) * _LOOK_MIN_S:
             return "its guest is at work"
         return "a network connection is open" if await self._connected() else None
 
@@ -116,7 +121,8 @@ class Lifetime:
                 if cpu_s is None or seen_cpu_s is None
                 else (cpu_s - seen_cpu_s) / max(now - seen_at, 1e-3)
             )
-            if share >= IDLE_SHARE or opened != seen_opened or self._live.clients or await self._connected():
+            busy = share >= busy_share(self._config)
+            if busy or opened != seen_opened or self._live.clients or await self._connected():
                 self._used_at = now
             seen_cpu_s, seen_at, seen_opened = cpu_s, now, opened
             if idle_s is not None and now - self._used_at >= idle_s:

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import subprocess
+from collections.abc import Sequence
 
 from ballonet.base.errors import HostError
 from ballonet.base.process import find_program, show_status, spawn, wait_exit
@@ -51,7 +52,7 @@ class NameServer:
         namespace: Namespace,
         gate: NameGate,
         asked: Asked,
-        cgroup_procs: str | None,
+        cgroup_procs: Sequence[str],
     ) -> NameServer:
         """Start it, and wait until it answers.
 

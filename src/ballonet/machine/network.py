@@ -63,7 +63,7 @@ class GuestNetwork:
     """Call :meth:`open`, then :meth:`connect` before the guest runs, then :meth:`watch`, then :meth:`close`."""
 
     def __init__(
-        self, config: VmConfig, directory: Path, *, state_dir: Path | None, cgroup_procs: str | None
+        self, config: VmConfig, directory: Path, *, state_dir: Path | None, cgroup_procs: Sequence[str]
     ) -> None:
         self._rules = FilterRules(
             allow=config.net_allow,

@@ -14,9 +14,11 @@ from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError, NotRunningError, StillRunningError
 from ballonet.machine.lifetime import Lifetime
 from ballonet.machine.live_save import LiveSave
+from ballonet.settings.flags import RESOURCE_FIELDS
 from ballonet.vmm.config import OnIdle, VmConfig
 
 if TYPE_CHECKING:
+    from ballonet.machine.engine_limits import EngineLimits
     from ballonet.machine.health import HealthChecks
     from ballonet.machine.pausing import Pausing
     from ballonet.machine.snapshotting import Snapshotting
@@ -35,6 +37,7 @@ class Requests:
     def __init__(
         self,
         live: LiveSave,
+        limits: EngineLimits,
         ending: Callable[[], bool],
         config: VmConfig,
         modified: Callable[[VmConfig], None],
@@ -42,6 +45,7 @@ class Requests:
         ran_s: float,
     ) -> None:
         self._live = live
+        self._limits = limits
         self._ending = ending
         self._config = config
         self._modified = modified
@@ -69,6 +73,8 @@ class Requests:
             return await self._signal(arguments.get("number"))
         if do == "lifetime":
             return self._set_lifetime(arguments)
+        if do == "limits":
+            return await self._set_limits(arguments)
         raise ConfigError(
             f"sandbox {self._live.name!r} does not know the request {do!r}"[:200],
             hint="it was started by another version of ballonet: restart it",
@@ -111,6 +117,19 @@ class Requests:
         self._config = replace(self._config, on_idle=on_idle, pausable=pausable, **limits)
         self.lifetime.set(self._config)
         self._modified(self._config)
+        return {}
+
+    async def _set_limits(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Use other limits of processors and disks (fields of the configuration) from now on."""
+        limits = {field: arguments[field] for field in RESOURCE_FIELDS if field in arguments}
+        whole = all(limit is None or (isinstance(limit, int) and limit > 0) for limit in limits.values())
+        if not limits or not whole:
+            raise ConfigError(f"invalid limits: {arguments}"[:200])
+        config = replace(self._config, **limits)
+        await self._limits.change(self._live.vm, self._config, config)
+        self._config = config
+        self.lifetime.set(config)
+        self._modified(config)
         return {}
 
     async def _signal(self, number: object) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""What a sandbox needs on the host before its engine starts: its disk, its hard cap, the servers of its volumes, its
+"""What a sandbox needs on the host before its engine starts: its disk, its limits, the servers of its volumes, its
 network."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import mib_to_bytes
+from ballonet.machine.engine_limits import EngineLimits
 from ballonet.machine.hardcap import HardCap
 from ballonet.machine.run_directory import RunDirectory
 from ballonet.vmm.attach import Net
@@ -45,11 +47,25 @@ def hard_cap(config: VmConfig, vm: Vm, least_bytes: int = 0) -> HardCap | None:
     return HardCap(config.name, max(mib_to_bytes(initial_mib), least_bytes))
 
 
+def engine_limits(config: VmConfig, cap: HardCap | None, stack: contextlib.AsyncExitStack) -> EngineLimits:
+    """The limits of processors and disks of the sandbox, which has this hard cap; ``stack`` ends both.
+
+    :raises HostError: the host cannot enforce one of them.
+    """
+    limits = EngineLimits(config.name, None if cap is None else cap.group)
+    stack.callback(limits.close)
+    if cap is not None:
+        stack.push_async_callback(cap.close)  # first: with version 2 both have the same cgroup
+    if config.cpu_quota_percent is not None:
+        limits.set_cpu_quota(config.cpu_quota_percent)
+    return limits
+
+
 def serve_volumes(
     config: VmConfig,
     run_directory: RunDirectory,
     stack: contextlib.AsyncExitStack,
-    cgroup_procs: str | None,
+    cgroup_procs: Sequence[str],
 ) -> ShareServers | None:
     """Start the servers of the sandbox's volumes, if it has some; ``stack`` ends them."""
     if not config.volumes:
@@ -67,7 +83,7 @@ def open_network(
     run_directory: RunDirectory,
     state_dir: Path | None,
     stack: contextlib.AsyncExitStack,
-    cgroup_procs: str | None,
+    cgroup_procs: Sequence[str],
 ) -> GuestNetwork | None:
     """Make the network "user", if the sandbox has it; ``stack`` ends it."""
     if config.net is not Net.USER:

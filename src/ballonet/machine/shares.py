@@ -71,7 +71,7 @@ class ShareServer:
         await self._messages.stop()
 
 
-def serve_volume(volume: Volume, directory: Path, *, cgroup_procs: str | None = None) -> ShareServer:
+def serve_volume(volume: Volume, directory: Path, *, cgroup_procs: Sequence[str] = ()) -> ShareServer:
     """Start the server of one volume, with a connection for the engine.
 
     :param directory: a private directory, for its socket until the engine is connected.
@@ -130,7 +130,7 @@ class ShareServers:
     def __init__(self) -> None:
         self._servers: list[ShareServer] = []
 
-    def start(self, volumes: Sequence[Volume], directory: Path, *, cgroup_procs: str | None) -> None:
+    def start(self, volumes: Sequence[Volume], directory: Path, *, cgroup_procs: Sequence[str]) -> None:
         """Start one per volume, see :func:`serve_volume`. After a failure, :meth:`close` ends those that were
         started."""
         for volume in volumes:

@@ -27,13 +27,13 @@ from ballonet.machine.guest_setup import root_kind, setup_steps
 from ballonet.machine.notes import MachineNote, read_stop_seconds
 from ballonet.machine.owner_channel import OwnerChannel, Report
 from ballonet.machine.paused_file import discard_paused
-from ballonet.machine.resources import hard_cap, open_network, serve_volumes, writable_disk
+from ballonet.machine.resources import engine_limits, hard_cap, open_network, serve_volumes, writable_disk
 from ballonet.machine.run_directory import RunDirectory, claim_run_directory
 from ballonet.machine.run_notes import RunNotes
 from ballonet.machine.run_options import RunOptions
 from ballonet.machine.start_counts import count_start
 from ballonet.machine.vm_start import StartedVm, VmStart
-from ballonet.settings.flags import with_lifetime
+from ballonet.settings.flags import with_limits
 from ballonet.vmm.attach import Net
 from ballonet.vmm.config import VmConfig
 from ballonet.vmm.engine import ExitReason, Vm, VmExit
@@ -41,6 +41,7 @@ from ballonet.vmm.engine import ExitReason, Vm, VmExit
 if TYPE_CHECKING:
     from ballonet.machine.command import MainCommand
     from ballonet.machine.engine_confinement import Confinement
+    from ballonet.machine.engine_limits import EngineLimits
     from ballonet.machine.network import GuestNetwork
     from ballonet.machine.requests import Requests
     from ballonet.machine.resuming import PausedSandbox
@@ -54,8 +55,6 @@ log = logging.getLogger(__name__)
 BOOT_TIMEOUT_S = 120.0
 #: How long a guest may take to power off when the sandbox is stopped (seconds).
 POWEROFF_TIMEOUT_S = 5.0
-
-
 #: How long the engine may take to end after it has disconnected from the servers of its volumes (seconds).
 _ENGINE_END_S = 5.0
 #: How long the sandbox's own command may take to end when the sandbox is stopped (seconds), unless the stop has a
@@ -164,9 +163,8 @@ class Supervisor:
 
                 check_ports_free(config.ports)
             cap = hard_cap(config, vm, least_bytes)
-            if cap is not None:
-                stack.push_async_callback(cap.close)
-            cgroup_procs = None if cap is None else cap.procs_file
+            limits = engine_limits(config, cap, stack)
+            cgroup_procs = limits.procs_files
             servers = serve_volumes(config, run_directory, stack, cgroup_procs)
             network = open_network(config, run_directory, self._options.state_dir, stack, cgroup_procs)
             start = VmStart(
@@ -223,7 +221,7 @@ class Supervisor:
                     services.keep_history(config.name, self._options.run_id, self._state_dir, earlier)
                 if self._options.state_dir is not None:
                     ran_s = 0.0 if saved is None else saved.notes.ran_s
-                    self._serve_requests(vm, services, network, ran_s)
+                    self._serve_requests(vm, services, network, limits, ran_s)
             ending = await self._ending
             if self._requests is not None:
                 await self._requests.close(wait=ending is not Ending.FORCE)
@@ -245,7 +243,9 @@ class Supervisor:
             answering = answer_requests(self._network_request, network, self._notes, self._state_dir)
             stack.push_async_callback(_cancel, asyncio.create_task(answering))
 
-    def _serve_requests(self, vm: Vm, services: Services, network: GuestNetwork | None, ran_s: float) -> None:
+    def _serve_requests(
+        self, vm: Vm, services: Services, network: GuestNetwork | None, limits: EngineLimits, ran_s: float
+    ) -> None:
         """Carry out requests to this process, and keep to the limits of its lifetime."""
         from ballonet.machine.live_save import LiveSave
         from ballonet.machine.requests import Requests
@@ -254,7 +254,7 @@ class Supervisor:
         live = LiveSave(config.name, vm, services, self._command, self._state_dir, lambda: self._notes.note)
         if network is not None:
             live.open_connections = network.open_connections
-        self._requests = Requests(live, self._ending.done, config, self._modified, self._stop, ran_s)
+        self._requests = Requests(live, limits, self._ending.done, config, self._modified, self._stop, ran_s)
         services.agent.manager = self._requests.carry_out
         events = EventFile(self._state_dir, self._notes.note.run_id)
         services.keep_events(events)
@@ -266,7 +266,7 @@ class Supervisor:
         self._requests.check_health(health_changed)
 
     def _modified(self, config: VmConfig) -> None:
-        self._notes.write(flags=with_lifetime(self._notes.note.flags, config))
+        self._notes.write(flags=with_limits(self._notes.note.flags, config))
 
     def _stop(self, why: str) -> None:
         self._stop_detail = f"it was stopped: {why}"

@@ -43,7 +43,7 @@ class Uplink:
 
     @classmethod
     async def start(
-        cls, namespace: Namespace, directory: Path, *, host_loopback: bool, cgroup_procs: str | None
+        cls, namespace: Namespace, directory: Path, *, host_loopback: bool, cgroup_procs: Sequence[str]
     ) -> Uplink:
         """Connect ``namespace``.
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ class VmStart:
         stack: AsyncExitStack,
         servers: ShareServers | None,
         *,
-        cgroup_procs: str | None,
+        cgroup_procs: Sequence[str],
         cold: bool,
         saved: SavedState | None = None,
         network: GuestNetwork | None = None,

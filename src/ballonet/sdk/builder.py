@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 
 from ballonet.base.memory import Size
+from ballonet.base.quota import Quota
 from ballonet.sdk.signatures import takes_settings
 from ballonet.settings.building import build_config, set_fields
 from ballonet.settings.config import SandboxConfig
@@ -79,6 +80,19 @@ class SandboxBuilder:
     def hard_cap(self, on: bool = True) -> Self:
         """Whether the host enforces the target with a cgroup."""
         return self._set({"hard_cap": on})
+
+    def cpu_quota(self, processors: Quota) -> Self:
+        """The processor time that the sandbox may use: processors, or text such as ``"150%"``; 0: no limit."""
+        return self._set({"cpu_quota": processors})
+
+    def io_rate(self, rate: Size) -> Self:
+        """The most that all its disks together read and write: MiB in a second, or text such as ``"512K"``; 0: no
+        limit."""
+        return self._set({"io_rate": rate})
+
+    def io_ops(self, operations: int) -> Self:
+        """The most operations of all its disks together in a second; 0: no limit."""
+        return self._set({"io_ops": operations})
 
     def control_access(
         self,

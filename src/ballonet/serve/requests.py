@@ -34,6 +34,8 @@ def _type_of(setting: Setting) -> Any:
         "size": int | str,
         "duration": int | float | str,
         "number": int,
+        "count": int,
+        "quota": int | float | str,
         "switch": bool,
         "list": list[str],
         "map": dict[str, str],

@@ -36,6 +36,10 @@ MAX_CPUS = 255
 MIN_DISK_MIB = 64
 #: The most shared directories: the microvm machine has 24 device slots, and other devices need some of them.
 MAX_VOLUMES = 16
+#: The least that a guest boots with in time, and the most that has an effect.
+MIN_QUOTA, MAX_QUOTA = 10, 100 * MAX_CPUS
+MIN_IO_RATE, MAX_IO_RATE = 256, 1 << 30
+MIN_IO_OPS, MAX_IO_OPS = 20, 10**9
 #: The fields that let users other than the owner use the control socket.
 ACCESS_FIELDS = (
     "balloon_allow_users",
@@ -83,6 +87,9 @@ class SandboxConfig(VmConfig):
         self._check_network()
         self._check_lifetime()
         self._check_health()
+        _check_optional("cpu_quota_percent", self.cpu_quota_percent, MIN_QUOTA, MAX_QUOTA, " %")
+        _check_optional("io_rate_kib", self.io_rate_kib, MIN_IO_RATE, MAX_IO_RATE, " KiB a second")
+        _check_optional("io_ops", self.io_ops, MIN_IO_OPS, MAX_IO_OPS, "")
 
     def named(self, name: str) -> Self:
         """This configuration with another valid name; nothing is checked again."""
@@ -352,6 +359,11 @@ def _check_int(field: str, value: object, least: int, most: int, *, unit: str = 
     value = _check_whole(field, value)
     if not least <= value <= most:
         raise SettingError(f"{{}} {value}{unit} is outside {least} to {most}{unit}", field)
+
+
+def _check_optional(field: str, value: int | None, least: int, most: int, unit: str) -> None:
+    if value is not None:
+        _check_int(field, value, least, most, unit=unit)
 
 
 def _check_not_above(field: str, value: int, limit_field: str, limit: int) -> None:

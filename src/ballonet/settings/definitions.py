@@ -20,6 +20,7 @@ from ballonet.settings.balloon_definitions import BalloonBehaviour as BalloonBeh
 from ballonet.settings.balloon_definitions import BalloonRange as BalloonRange
 from ballonet.settings.balloon_definitions import ControlAccess as ControlAccess
 from ballonet.settings.balloon_definitions import ControlSocket as ControlSocket
+from ballonet.settings.limit_definitions import Limits
 from ballonet.settings.network_definitions import Network
 from ballonet.settings.setting import LIVE, MIB, SECONDS, Setting, declared
 from ballonet.vmm.attach import Tmpfs, Volume
@@ -211,6 +212,7 @@ class CreateSettings(
     HostName,
     GuestSize[Never],
     AutopilotShare[Never],
+    Limits,
     Lifetime[Never],
     Health[Never],
     ImageReference,
@@ -228,6 +230,7 @@ class ModifySettings(
     GuestSize[None],
     Target,
     AutopilotShare[None],
+    Limits,
     Lifetime[None],
     Health[None],
     BalloonRange,
@@ -242,6 +245,7 @@ class ModifySettings(
 class BuilderSettings(
     HostName,
     GuestSize[Never],
+    Limits,
     Lifetime[Never],
     Health[Never],
     BalloonRange,
@@ -259,7 +263,7 @@ class BuilderSettings(
 
 #: The options of ``run`` and ``create`` as their help groups them.
 OPTION_GROUPS: Mapping[str | None, tuple[Any, ...]] = {
-    None: (Identity, HostName, Labels, GuestSize, AutopilotShare, Lifetime),
+    None: (Identity, HostName, Labels, GuestSize, Limits, AutopilotShare, Lifetime),
     "health": (Health,),
     "balloon": (BalloonRange, ControlSocket, BalloonBehaviour, ControlAccess),
     "files": (ImageReference, RootSource, Storage),

@@ -89,26 +89,28 @@ def render_flags(config: SandboxConfig) -> list[str]:
 
 #: The fields that limit how long a sandbox runs, which may change while it runs.
 LIFETIME_FIELDS = ("ttl_s", "idle_timeout_s", "on_idle", "pausable")
+#: The fields that limit what it takes of the host's processors and disks, which may change while it runs.
+RESOURCE_FIELDS = ("cpu_quota_percent", "io_rate_kib", "io_ops")
 #: The fields of what a guest may reach, and how much of it, which may change while it runs.
 NETWORK_RULES = ("net_allow", "net_deny", "net_rate_kib", "net_connections")
 
 
-def with_rules_and_lifetime(argv: Sequence[str], of: VmConfig) -> tuple[str, ...]:
+def with_rules_and_limits(argv: Sequence[str], of: VmConfig) -> tuple[str, ...]:
     """The flags ``argv`` with what may change while a sandbox runs, as in ``of``.
 
     :raises ConfigError: as :func:`parse_config`.
     """
     config = parse_config(argv)
     rules = NETWORK_RULES if config.net is of.net is Net.USER else ()
-    return _with_fields(config, (*LIFETIME_FIELDS, *rules), of)
+    return _with_fields(config, (*LIFETIME_FIELDS, *RESOURCE_FIELDS, *rules), of)
 
 
-def with_lifetime(argv: Sequence[str], of: VmConfig) -> tuple[str, ...]:
-    """The flags ``argv`` with the limits of ``of``.
+def with_limits(argv: Sequence[str], of: VmConfig) -> tuple[str, ...]:
+    """The flags ``argv`` with the limits of ``of``: of its lifetime, and of what it takes of the host.
 
     :raises ConfigError: as :func:`parse_config`.
     """
-    return _with_fields(parse_config(argv), LIFETIME_FIELDS, of)
+    return _with_fields(parse_config(argv), (*LIFETIME_FIELDS, *RESOURCE_FIELDS), of)
 
 
 def _with_fields(config: SandboxConfig, names: Sequence[str], of: VmConfig) -> tuple[str, ...]:

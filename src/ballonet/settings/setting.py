@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 MIB = "MiB"
 SECONDS = "seconds"
 KIB_PER_S = "KiB a second"
+OPS_PER_S = "operations a second"
+PERCENT = "percent of one processor"
 USER_ID = "user ID"
 GROUP_ID = "group ID"
 
@@ -25,10 +27,18 @@ NEXT_START = "next start"
 REQUIRES_RESTART = "requires restart"
 
 #: What a setting's value is.
-Kind = Literal["size", "duration", "rate", "number", "switch", "choice", "path", "text", "list", "map"]
+Kind = Literal[
+    "size", "duration", "rate", "count", "quota", "number", "switch", "choice", "path", "text", "list", "map"
+]
 
 
-_AMOUNTS: dict[str | None, Kind] = {MIB: "size", SECONDS: "duration", KIB_PER_S: "rate"}
+_AMOUNTS: dict[str | None, Kind] = {
+    MIB: "size",
+    SECONDS: "duration",
+    KIB_PER_S: "rate",
+    OPS_PER_S: "count",
+    PERCENT: "quota",
+}
 
 
 class Setting(NamedTuple):
@@ -41,7 +51,7 @@ class Setting(NamedTuple):
     #: The default for people, where it depends on other settings.
     default_text: str | None = None
     #: :data:`MIB` makes a whole number or text a size, :data:`SECONDS` a duration, :data:`KIB_PER_S` a
-    #: rate.
+    #: rate, :data:`OPS_PER_S` a number of which 0 is no limit, :data:`PERCENT` a number of processors.
     unit: str | None = None
     #: Its field of :class:`~ballonet.settings.config.SandboxConfig`; by default its name.
     field: str = ""

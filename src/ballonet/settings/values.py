@@ -11,6 +11,7 @@ from ballonet.base.arguments import check_items, check_path, wrong_type
 from ballonet.base.duration import MAX_SECONDS, parse_duration
 from ballonet.base.errors import SettingError, escaped, quoted
 from ballonet.base.memory import parse_rate, parse_size
+from ballonet.base.quota import parse_quota
 from ballonet.settings.named_volumes import parse_volume
 from ballonet.settings.setting import Setting
 from ballonet.vmm.attach import Port, Tmpfs, Volume
@@ -34,6 +35,10 @@ def field_value(setting: Setting, value: Any) -> Any:
             return _seconds(setting, value)
         case "rate":
             return None if value is None else parse_rate(value, setting.field) or None
+        case "quota":
+            return None if value is None else parse_quota(value, setting.field) or None
+        case "count":
+            return value if isinstance(value, bool) or value != 0 else None  # 0 is no limit
         case "path":
             if value != "":  # the configuration says how the setting was called
                 check_path(setting.field, value)

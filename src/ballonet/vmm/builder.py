@@ -8,7 +8,7 @@ from typing import Self
 
 from ballonet.base.errors import ConfigError
 from ballonet.vmm.attach import Net, Port
-from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
+from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, IoLimits, Machine, VmSpec
 from ballonet.vmm.guard import default_guard_mib
 
 #: The least default floor (MiB); a quarter of the ceiling if that is more.
@@ -34,6 +34,7 @@ class VmBuilder:
         self._initramfs: Path | None = None
         self._balloon: Callable[[int], BalloonSpec] | None = None
         self._disks: list[DiskSpec] = []
+        self._io_limits = IoLimits()
         self._shares: tuple[str, ...] = ()
         self._net = Net.NONE
         self._ports: tuple[Port, ...] = ()
@@ -91,6 +92,11 @@ class VmBuilder:
         self._disks.append(DiskSpec(serial, path, read_only))
         return self
 
+    def io_limits(self, limits: IoLimits) -> Self:
+        """Limit what all disks together read and write."""
+        self._io_limits = limits
+        return self
+
     def shares(self, tags: Sequence[str]) -> Self:
         """Attach directories served by other processes; the guest mounts them by these tags."""
         self._shares = tuple(tags)
@@ -117,6 +123,7 @@ class VmBuilder:
             balloon=None if self._balloon is None else self._balloon(self._memory_mib),
             tsc_khz=self._tsc_khz,
             disks=tuple(self._disks),
+            io_limits=self._io_limits,
             shares=self._shares,
             net=self._net,
             ports=self._ports,

@@ -37,6 +37,14 @@ class OnIdle(StrEnum):
     STOP = "stop"
 
 
+@dataclass(frozen=True)
+class IoLimits:
+    """The most that all disks of a VM together may read and write; ``None``: no limit."""
+
+    rate_kib: int | None = None
+    ops: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class VmConfig:
     """The requested virtual machine of a sandbox. All sizes are MiB of guest-visible memory.
@@ -107,11 +115,21 @@ class VmConfig:
     health_interval_s: int = 30
     health_timeout_s: int = 30
     health_retries: int = 3
+    #: The most processor time that the engine and its helpers use (percent of one processor).
+    cpu_quota_percent: int | None = None
+    #: The most that all disks together may read and write (KiB a second; operations a second).
+    io_rate_kib: int | None = None
+    io_ops: int | None = None
 
     @property
     def has_health_check(self) -> bool:
         """Whether its health is checked."""
         return self.wait_port is not None or self.health_cmd is not None
+
+    @property
+    def io_limits(self) -> IoLimits:
+        """The limits of its disks."""
+        return IoLimits(self.io_rate_kib, self.io_ops)
 
     @property
     def guest_name(self) -> str:
@@ -183,6 +201,8 @@ class VmSpec:
     #: Frequency of the host's time stamp counter, which the guest of an emulated microvm cannot measure.
     tsc_khz: int | None = None
     disks: tuple[DiskSpec, ...] = ()
+    #: They may change while it runs.
+    io_limits: IoLimits = IoLimits()
     #: Tags of the shared directories, in the order of their servers' sockets.
     shares: tuple[str, ...] = ()
     net: Net = Net.NONE

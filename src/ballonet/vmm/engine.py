@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import EngineMissingError
 from ballonet.vmm.attach import Port
-from ballonet.vmm.config import Accel, Machine, VmSpec
+from ballonet.vmm.config import Accel, IoLimits, Machine, VmSpec
 
 if TYPE_CHECKING:
     from ballonet.vmm.balloon import Balloon
@@ -189,7 +189,7 @@ class Vm(ABC):
     def launch(
         self,
         *,
-        cgroup_procs: str | None = None,
+        cgroup_procs: Sequence[str] = (),
         shares: Sequence[socket.socket] = (),
         link: NetworkLink | None = None,
         confine: Callable[[], None] | None = None,
@@ -197,7 +197,7 @@ class Vm(ABC):
     ) -> None:
         """Start the engine, paused, and return at once: the caller may use the time until :meth:`start`.
 
-        :param cgroup_procs: the ``cgroup.procs`` file of the cgroup that the engine runs in.
+        :param cgroup_procs: the ``cgroup.procs`` files of the cgroups that the engine runs in.
         :param shares: connected to the servers of the shared directories; the engine gets copies.
         :param link: of the guest's network, if that is :attr:`~ballonet.vmm.attach.Net.USER`; the engine gets a copy.
         :param confine: to be called in the engine's process before it is executed, after that of ``link``.
@@ -245,6 +245,13 @@ class Vm(ABC):
         :returns: how long the guest was stopped (seconds).
         :raises EngineError: the engine could not save it.
         :raises OSError: the file cannot be written.
+        """
+
+    @abstractmethod
+    async def limit_io(self, limits: IoLimits) -> None:
+        """Limit what all disks of a running VM together read and write from now on.
+
+        :raises EngineError: the engine does not answer.
         """
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from ballonet.base.errors import EngineError, HostError
 from ballonet.base.memory import mib_to_bytes
@@ -29,7 +30,7 @@ def create_guest_ram(memory_mib: int) -> int:
     return ram
 
 
-def fill_guest_ram(ram: int, state: SavedState, cgroup_procs: str | None) -> None:
+def fill_guest_ram(ram: int, state: SavedState, cgroup_procs: Sequence[str]) -> None:
     """Write the saved pages to ``ram``.
 
     The kernel charges memory to the cgroup of the process that first writes to it. With ``cgroup_procs``, that is a
@@ -38,7 +39,7 @@ def fill_guest_ram(ram: int, state: SavedState, cgroup_procs: str | None) -> Non
     :raises EngineError: that failed.
     """
     try:
-        if cgroup_procs is None:
+        if not cgroup_procs:
             state.fill(ram)
         elif (status := _in_group(ram, state, cgroup_procs)) != 0:
             raise EngineError(f"the guest's RAM could not be restored in its cgroup (status {status})")
@@ -46,15 +47,16 @@ def fill_guest_ram(ram: int, state: SavedState, cgroup_procs: str | None) -> Non
         raise EngineError(f"the guest's RAM could not be restored: {error.strerror or error}") from error
 
 
-def _in_group(ram: int, state: SavedState, cgroup_procs: str) -> int:
-    """:meth:`SavedState.fill` in a child process in that cgroup; returns the wait status."""
+def _in_group(ram: int, state: SavedState, cgroup_procs: Sequence[str]) -> int:
+    """:meth:`SavedState.fill` in a child process in those cgroups; returns the wait status."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            group = os.open(cgroup_procs, os.O_WRONLY)
-            os.write(group, b"0")
-            os.close(group)
+            for path in cgroup_procs:
+                group = os.open(path, os.O_WRONLY)
+                os.write(group, b"0")
+                os.close(group)
             state.fill(ram)
             status = 0
         finally:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 
 from ballonet.base.dataclass import dataclass, field
+from ballonet.base.memory import kib_to_bytes
 from ballonet.vmm.attach import Net
-from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, Machine, VmSpec
+from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, IoLimits, Machine, VmSpec
 from ballonet.vmm.engine import Engine
 
 #: What the value of ``-name`` begins with.
@@ -18,6 +19,8 @@ NAME_PREFIX = "guest="
 BALLOON_ID = "balloon0"
 #: Id of the network backend.
 NETWORK_ID = "net0"
+#: Id of the object that has the limits of all disks.
+THROTTLE_ID = "disks"
 #: Name of the virtio-serial port on which the guest's agent listens.
 AGENT_PORT = "org.ballonet.agent.0"
 #: The firmware of a microvm. QEMU's default is SeaBIOS, which waits for ever: it cannot boot a kernel when option ROMs
@@ -70,6 +73,13 @@ def render_command(spec: VmSpec, engine: Engine, fds: EngineFds, *, restore: boo
     argv += ["-device", f"virtserialport,chardev=agent0,name={AGENT_PORT}"]
     if spec.balloon is not None:
         argv += ["-device", _balloon(spec.balloon, spec.machine)]
+    if spec.disks:
+        throttle = {
+            "qom-type": "throttle-group",
+            "id": THROTTLE_ID,
+            "limits": throttle_limits(spec.io_limits),
+        }
+        argv += ["-object", json.dumps(throttle)]
     for disk in spec.disks:
         argv += _disk(disk, spec.machine)
     if spec.shares and spec.machine is Machine.MICROVM:
@@ -131,8 +141,13 @@ def _virtio(device: str, machine: Machine) -> str:
 
 
 def disk_node(serial: str) -> str:
-    """QEMU's name of a disk."""
+    """QEMU's name of a disk, below the filter with its limits."""
     return f"disk-{serial}"
+
+
+def throttle_limits(limits: IoLimits) -> dict[str, int]:
+    """QEMU's form (``ThrottleLimits``). 0 is no limit; what is left out stays as it is."""
+    return {"bps-total": kib_to_bytes(limits.rate_kib or 0), "iops-total": limits.ops or 0}
 
 
 def _disk(disk: DiskSpec, machine: Machine) -> list[str]:
@@ -143,11 +158,15 @@ def _disk(disk: DiskSpec, machine: Machine) -> list[str]:
     block = {"driver": "raw", "node-name": node, "read-only": disk.read_only, "file": file}
     if not disk.read_only:
         block["discard"] = "unmap"  # blocks that the guest deletes are freed in the file
-    device = f"{_virtio('virtio-blk', machine)},drive={node},serial={disk.serial}"
+    # Always there: without limits it costs next to nothing, and they can be set at any time (docs/throttle.txt).
+    limited = f"limited-{disk.serial}"
+    throttle: dict[str, str | bool] = {"driver": "throttle", "node-name": limited, "file": node}
+    throttle |= {"throttle-group": THROTTLE_ID, "read-only": disk.read_only}
+    device = f"{_virtio('virtio-blk', machine)},drive={limited},serial={disk.serial}"
     # The guest gets an error if the host's disk is full. By default QEMU would pause the guest until someone resumes
     # it.
     device += ",rerror=report,werror=report"
-    return ["-blockdev", json.dumps(block), "-device", device]
+    return ["-blockdev", json.dumps(block), "-blockdev", json.dumps(throttle), "-device", device]
 
 
 def _network(spec: VmSpec, tap: int | None) -> str:

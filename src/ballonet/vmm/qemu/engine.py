@@ -19,7 +19,7 @@ from ballonet.base.errors import EngineMissingError, HostError
 from ballonet.base.paths import replace_file
 from ballonet.vmm.accel import read_cpu_flags
 from ballonet.vmm.attach import Net
-from ballonet.vmm.config import Accel, Machine, VmSpec
+from ballonet.vmm.config import Accel, IoLimits, Machine, VmSpec
 from ballonet.vmm.engine import Engine, UserNetwork, Vm
 from ballonet.vmm.qemu.command_line import NAME_PREFIX, EngineFds, render_command
 
@@ -60,9 +60,10 @@ class Qemu(Engine):
     def state_key(self, spec: VmSpec) -> str | None:
         if spec.shares:
             return None  # QEMU 7.2 cannot migrate vhost-user-fs
-        # What may differ: the guest sees neither the name nor the published ports, and reads its disks after a restore.
+        # What may differ: the guest sees neither the name nor the published ports nor the disks' limits, and reads its
+        # disks after a restore.
         disks = tuple(replace(disk, path=Path("/")) for disk in spec.disks)
-        shape = replace(spec, name="", disks=disks, ports=())
+        shape = replace(spec, name="", disks=disks, ports=(), io_limits=IoLimits())
         words = [*self.show_command(shape), self.version_text]
         words += [_identity(path) for path in (self.binary, spec.kernel, spec.initramfs)]
         if spec.accel is Accel.KVM:

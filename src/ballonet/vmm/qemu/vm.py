@@ -17,12 +17,18 @@ from ballonet.base.process import spawn, wait_exit
 from ballonet.base.threads import in_thread
 from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.balloon import Balloon
-from ballonet.vmm.config import VmSpec
+from ballonet.vmm.config import IoLimits, VmSpec
 from ballonet.vmm.console import Tail
 from ballonet.vmm.engine import DiskCopy, Engine, NetworkLink, Vm, VmExit
 from ballonet.vmm.guest_ram import create_guest_ram, fill_guest_ram
 from ballonet.vmm.qemu.balloon_device import QemuBalloonDevice, changed_actual
-from ballonet.vmm.qemu.command_line import EngineFds, disk_node, render_command
+from ballonet.vmm.qemu.command_line import (
+    THROTTLE_ID,
+    EngineFds,
+    disk_node,
+    render_command,
+    throttle_limits,
+)
 from ballonet.vmm.qemu.exit import explain_exit, start_hint
 from ballonet.vmm.qemu.ports import chosen_ports, count_connections
 from ballonet.vmm.qemu.qmp import Qmp
@@ -52,7 +58,7 @@ class QemuVm(Vm):
         self._ram = -1
         #: Of :meth:`prepare_save`.
         self._mapped: memoryview | None = None
-        self._cgroup_procs: str | None = None
+        self._cgroup_procs: Sequence[str] = ()
         #: Of a VM that is restored: its state, the socket for the device state, and QEMU's number of the other end.
         self._incoming: tuple[SavedState, socket.socket, int] | None = None
         self._shutdown_reason: str | None = None
@@ -72,7 +78,7 @@ class QemuVm(Vm):
     def launch(
         self,
         *,
-        cgroup_procs: str | None = None,
+        cgroup_procs: Sequence[str] = (),
         shares: Sequence[socket.socket] = (),
         link: NetworkLink | None = None,
         confine: Callable[[], None] | None = None,
@@ -88,7 +94,7 @@ class QemuVm(Vm):
 
     def _spawn(
         self,
-        cgroup_procs: str | None,
+        cgroup_procs: Sequence[str],
         shares: Sequence[socket.socket],
         link: NetworkLink | None,
         confine: Callable[[], None] | None,
@@ -206,6 +212,11 @@ class QemuVm(Vm):
             if not self._stopping and self._exit is not None and not self._exit.done():
                 await self.qmp.execute("cont")
         return time.monotonic() - stopped_at
+
+    async def limit_io(self, limits: IoLimits) -> None:
+        if self.spec.disks:
+            path, value = f"/objects/{THROTTLE_ID}", throttle_limits(limits)
+            await self.qmp.execute("qom-set", path=path, property="limits", value=value)
 
     def copy_disk(self, serial: str, target: int) -> DiskCopy:
         from ballonet.vmm.qemu.disk_copy import QemuDiskCopy

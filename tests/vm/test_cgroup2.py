@@ -1,4 +1,4 @@
-"""The hard cap on a host with cgroup version 2 and no systemd. The host is a real guest; its kernel is asked."""
+"""Limits on a host with cgroup version 2 and no systemd. The host is a real guest; its kernel is asked."""
 
 from __future__ import annotations
 
@@ -34,6 +34,54 @@ os.close(group._lock)  # as if its owner had ended
 print(prune_groups("ballonet-"), directory.exists())
 EOF
 """
+
+#: Both limits have one group. Two processes would use two processors, or all of one.
+_CPU_SCRIPT = """
+set -e
+mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
+PYTHONPATH=/host python3 - <<'EOF'
+import os, time
+from ballonet.host.cgroup import open_cpu_group, open_group
+memory = open_group("ballonet-both")
+assert memory.set_limit(64 << 20)
+group = open_cpu_group("ballonet-both", beside=memory)
+group.set_quota(20)
+directory = group.procs_file.parent
+print(directory == memory.procs_file.parent, (directory / "cpu.max").read_text().strip())
+burners = []
+for _ in range(2):
+    if not (pid := os.fork()):
+        group.procs_file.write_text("0")
+        while True:
+            pass
+    burners.append(pid)
+def stat():
+    return {key: int(value) for key, value in map(str.split, (directory / "cpu.stat").read_text().splitlines())}
+began = time.monotonic()
+while stat()["nr_throttled"] < 20:
+    time.sleep(0.1)
+used = stat()["usage_usec"]
+print(used / 1e6 <= 0.2 * 1.25 * (time.monotonic() - began) + 0.1)
+group.set_quota(None)
+print((directory / "cpu.max").read_text().strip())
+for pid in burners:
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+group.remove()
+memory.remove()
+print(directory.exists())
+EOF
+"""
+
+
+async def test_both_limits_hold_in_one_group_of_version_2(run_directory: Path, debian_image: str) -> None:
+    source = Path(ballonet.__file__).parent.parent
+    async with await Sandbox.create(
+        "cgroup2-cpu", image=debian_image, memory="768M", volumes=[f"{source}:/host:ro"]
+    ) as box:
+        done = await box.shell(_CPU_SCRIPT)
+        assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().splitlines() == ["True 20000 100000", "True", "max 100000", "False"]
 
 
 async def test_root_gets_a_group_beside_a_leaf_that_has_other_processes(

@@ -13,6 +13,8 @@ from ballonet.base.errors import BallonetError
 from ballonet.cli.output import print_json, print_table, print_wrapped
 
 if TYPE_CHECKING:
+    from ballonet.host.cpu_group import CpuGroup
+    from ballonet.host.memory_group import MemoryGroup
     from ballonet.vmm.config import Accel
 
 #: What a boot's guest is shrunk to, from 256.
@@ -182,15 +184,25 @@ def _pressure() -> Finding:
 def _hard_cap() -> Finding:
     from ballonet.host.cgroup import open_group
 
+    return _cgroup("hard cap", open_group)
+
+
+def _cpu_quota() -> Finding:
+    from ballonet.host.cgroup import open_cpu_group
+
+    return _cgroup("cpu quota", open_cpu_group)
+
+
+def _cgroup(check: str, open_it: Callable[[str], MemoryGroup | CpuGroup]) -> Finding:
     try:
         # Made and removed: that a directory is writable does not say whether the kernel takes a group there.
-        group = open_group(f"ballonet-doctor-{os.getpid()}")
+        group = open_it(f"ballonet-doctor-{check.replace(' ', '-')}-{os.getpid()}")
     except BallonetError as error:
-        return Finding("hard cap", WARNING, error.message.splitlines()[0], error.hint)
+        return Finding(check, WARNING, error.message.splitlines()[0], error.hint)
     parent = group.procs_file.parent.parent
     group.remove()
     version = 2 if (parent / "cgroup.controllers").exists() else 1
-    return Finding("hard cap", OK, f"cgroup v{version} at {parent}")
+    return Finding(check, OK, f"cgroup v{version} at {parent}")
 
 
 def _disks() -> Finding:
@@ -305,6 +317,7 @@ _CHECKS: tuple[tuple[str, Callable[[], Finding]], ...] = (
     ("memory", _memory),
     ("host pressure", _pressure),
     ("hard cap", _hard_cap),
+    ("cpu quota", _cpu_quota),
     ("disks", _disks),
     ("volumes", _volumes),
     ("network", lambda: _or_warning("network", _network)),

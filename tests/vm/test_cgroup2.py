@@ -70,6 +70,10 @@ for pid in burners:
 group.remove()
 memory.remove()
 print(directory.exists())
+killed = open_cpu_group("ballonet-again")
+killed.set_quota(10)
+directory = open_group("ballonet-again").procs_file.parent
+print((directory / "cpu.max").read_text().strip())
 EOF
 """
 
@@ -81,7 +85,13 @@ async def test_both_limits_hold_in_one_group_of_version_2(run_directory: Path, d
     ) as box:
         done = await box.shell(_CPU_SCRIPT)
         assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode().splitlines() == ["True 20000 100000", "True", "max 100000", "False"]
+    assert done.stdout.decode().splitlines() == [
+        "True 20000 100000",
+        "True",
+        "max 100000",
+        "False",
+        "max 100000",
+    ]
 
 
 async def test_root_gets_a_group_beside_a_leaf_that_has_other_processes(

@@ -71,7 +71,7 @@ def add_modified_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_value(parser: argparse._ActionsContainer, setting: Setting, help: str, default: object) -> None:
-    form: dict[str, Any] = {"dest": setting.name, "default": default, "help": help}
+    form: dict[str, Any] = {"dest": setting.name, "default": default, "help": help.replace("%", "%%")}
     if setting.choices:
         form["choices"] = setting.choices
     else:

@@ -44,8 +44,8 @@ class _Kind(Generic[_Group]):
 
 
 MEMORY, CPU = "memory", "cpu"
-_MEMORY = _Kind[MemoryGroup](MEMORY, (MemoryGroupV1, MemoryGroupV2))
-_CPU = _Kind[CpuGroup](CPU, (CpuGroupV1, CpuGroupV2))
+_MEMORY: _Kind[MemoryGroup] = _Kind(MEMORY, (MemoryGroupV1, MemoryGroupV2))
+_CPU: _Kind[CpuGroup] = _Kind(CPU, (CpuGroupV1, CpuGroupV2))
 #: The options that need the controllers.
 _OPTIONS = {MEMORY: "--hard-cap", CPU: "--cpu-quota"}
 
@@ -68,7 +68,7 @@ def open_cpu_group(
         cannot be in two.
     """
     if beside is not None and (parent := beside.procs_file.parent.parent / "cgroup.controllers").exists():
-        return _make_group(name, _CPU, Hierarchy(2, parent.parent))
+        return _make_group(name, _CPU, Hierarchy(2, parent.parent), fresh=False)
     return _open(name, _CPU, hierarchy)
 
 
@@ -179,8 +179,12 @@ def _groups_above(mount: Path, proc: Path = Path("/proc/self")) -> list[Path]:
     return [parent for parent in own.parents if parent == mount or mount in parent.parents]
 
 
-def _make_group(name: str, kind: _Kind[_Group], hierarchy: Hierarchy) -> _Group:
+def _make_group(name: str, kind: _Kind[_Group], hierarchy: Hierarchy, *, fresh: bool = True) -> _Group:
+    """:param fresh: remove first what a killed sandbox may have left: its group can have other limits as well."""
     directory = hierarchy.parent / name
+    if fresh:
+        with contextlib.suppress(OSError):  # there is none, or it has processes
+            directory.rmdir()
     try:
         if hierarchy.version == 2:
             _delegate(kind.controller, hierarchy.parent)

@@ -61,7 +61,7 @@ def test_limits_are_fields_flags_and_settings_and_0_is_none() -> None:
         {"cpu_quota": 0.09},
     ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
-            SandboxBuilder("box").set(**wrong).build()  # type: ignore[arg-type]
+            SandboxBuilder("box").set(**wrong).build()
 
 
 def test_a_change_waits_for_the_start_of_a_sandbox_that_does_not_run() -> None:

@@ -29,8 +29,9 @@ BALLONET_PACKAGES = (
 class Machine:
     """A host that runs as a guest, or this host with something else.
 
-    :param kind: ``guest``; ``engine``: this host with the QEMU of the Debian release ``suite``, without a script;
-        ``root``: a Debian root on this host, with a bundle of the last commit to clone, ``/ballonet.bundle``.
+    :param kind: ``guest``; ``engine``: this host with the QEMU of the Debian release ``suite``; ``limited``: this host
+        with no more than ``memory``; ``root``: a Debian root on this host, with a bundle of the last commit to clone,
+        ``/ballonet.bundle``. ``engine`` and ``limited`` have no script.
     :param packages: Debian packages of its image or root.
     :param selections: which tests run inside: files, directories or ``FILE::TEST``, relative to the repository.
     :param test_s: how long a test may take inside (seconds).
@@ -43,7 +44,7 @@ class Machine:
     packages: tuple[str, ...] = ()
     selections: tuple[str, ...]
     script: str = ""
-    kind: Literal["guest", "engine", "root"] = "guest"
+    kind: Literal["guest", "engine", "limited", "root"] = "guest"
     enter: tuple[str, ...] = ()
     suite: str = "bookworm"
     python: str = "3.11"
@@ -189,8 +190,10 @@ FRESH = Machine(
     test_s=2400,
 )
 
+SMALL = Machine(name="small", kind="limited", selections=(f"{INSIDE}/small",))
+
 #: The longest first: two run at a time.
-MACHINES = {machine.name: machine for machine in (FRESH, KVM, SYSTEMD, TRIXIE, QEMU10)}
+MACHINES = {machine.name: machine for machine in (FRESH, KVM, SYSTEMD, TRIXIE, QEMU10, SMALL)}
 
 
 def _tests_of(selection: str) -> Iterator[str]:

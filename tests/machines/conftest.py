@@ -15,6 +15,7 @@ from tests.machines.catalogue import MACHINES
 from tests.machines.host import HostMachine
 from tests.machines.image import data_home
 from tests.machines.inner import NotHereError
+from tests.machines.limited import LimitedMachine
 from tests.machines.outer import OuterMachine
 from tests.machines.root import RootMachine
 
@@ -24,7 +25,12 @@ if "BALLONET_MACHINE" not in os.environ:
 
 
 AnyMachine = OuterMachine | HostMachine
-KINDS: dict[str, type[AnyMachine]] = {"guest": OuterMachine, "engine": HostMachine, "root": RootMachine}
+KINDS: dict[str, type[AnyMachine]] = {
+    "guest": OuterMachine,
+    "engine": HostMachine,
+    "limited": LimitedMachine,
+    "root": RootMachine,
+}
 _ATTEMPTS = 3
 
 

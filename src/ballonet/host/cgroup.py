@@ -67,7 +67,7 @@ def open_group(name: str, *, hierarchy: Hierarchy | None = None) -> MemoryGroup:
         return _make_group(name, find_hierarchy())
     except HostError as error:
         # With version 2, other processes in this process's group, or another owner of it, may prevent that.
-        mount = _mounts(Path("/proc/self/mounts")).get("")
+        mount = controller_mounts(Path("/proc/self/mounts")).get("")
         if mount is None or os.environ.get(DELEGATED_VARIABLE):
             raise
         return _make_group_elsewhere(name, mount, error)
@@ -92,7 +92,7 @@ def find_hierarchy(
         if not (directory / "cgroup.controllers").is_file():
             raise HostError(f"${DELEGATED_VARIABLE} {chosen} is not a cgroup2 directory", hint=_hint(2))
         return Hierarchy(2, directory)
-    mounts, groups = _mounts(proc / "mounts"), _groups(proc / "cgroup")
+    mounts, groups = controller_mounts(proc / "mounts"), own_groups(proc / "cgroup")
     found: list[str] = []
     for version, controllers in ((1, "memory"), (2, "")):
         mount, group = mounts.get(controllers), groups.get(controllers)
@@ -116,7 +116,7 @@ def prune_groups(prefix: str) -> list[str]:
     parents = []
     with contextlib.suppress(HostError):
         parents.append(find_hierarchy().parent)
-    mount = _mounts(Path("/proc/self/mounts")).get("")
+    mount = controller_mounts(Path("/proc/self/mounts")).get("")
     if mount is not None:
         parents += _groups_above(mount)
     removed = []
@@ -157,7 +157,7 @@ def _make_group_elsewhere(name: str, mount: Path, error: HostError) -> MemoryGro
 
 def _groups_above(mount: Path, proc: Path = Path("/proc/self")) -> list[Path]:
     """The ancestors of this process's version 2 group, the nearest first."""
-    group = _groups(proc / "cgroup").get("", "/")
+    group = own_groups(proc / "cgroup").get("", "/")
     own = mount / group.lstrip("/")
     return [parent for parent in own.parents if parent == mount or mount in parent.parents]
 
@@ -295,7 +295,7 @@ def _remove(directory: Path) -> None:
         log.warning("the cgroup %s cannot be removed: %s", directory, error.strerror)
 
 
-def _mounts(path: Path) -> dict[str, Path]:
+def controller_mounts(path: Path) -> dict[str, Path]:
     """Where the version 1 memory controller ("memory") and version 2 ("") are mounted (proc(5))."""
     found: dict[str, Path] = {}
     for line in _read(path).splitlines():
@@ -309,7 +309,7 @@ def _mounts(path: Path) -> dict[str, Path]:
     return found
 
 
-def _groups(path: Path) -> dict[str, str]:
+def own_groups(path: Path) -> dict[str, str]:
     """This process's groups, by controller (cgroups(7), /proc/PID/cgroup)."""
     found: dict[str, str] = {}
     for line in _read(path).splitlines():

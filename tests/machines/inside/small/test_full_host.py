@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-
-import pytest_asyncio
 
 from ballonet.base.memory import bytes_to_mib
 from ballonet.host.memory import read_host_memory
@@ -33,21 +31,25 @@ def kills() -> int:
     raise AssertionError(f"{limit.directory} does not count kills")
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def boxes(run_directory: Path) -> AsyncIterator[list[Sandbox]]:
+@asynccontextmanager
+async def running(*, reporting: bool) -> AsyncIterator[list[Sandbox]]:
+    """The sandboxes; the kernel kills nobody while they run.
+
+    :param reporting: by free-page reporting, guests give the host what their programs have freed. Without, it stays
+        there until the autopilot takes it.
+    """
     before = kills()
-    async with AsyncExitStack() as running:
+    async with AsyncExitStack() as stack:
         boxes = []
         for name in NAMES:
-            # Without free-page reporting, what a program has touched stays on the host until the autopilot takes it.
             config = SandboxConfig(
                 name=name,
                 memory_mib=CEILING_MIB,
                 balloon_initial_mib=512,
                 balloon_min_mib=128,
-                free_page_reporting=False,
+                free_page_reporting=reporting,
             )
-            boxes.append(await running.enter_async_context(await Sandbox.create(config)))
+            boxes.append(await stack.enter_async_context(await Sandbox.create(config)))
         yield boxes
         assert kills() == before
 
@@ -65,10 +67,12 @@ def test_the_host_is_what_its_cgroup_permits() -> None:
     assert bytes_to_mib(memory.total_bytes) < len(NAMES) * CEILING_MIB
 
 
-async def test_guests_that_work_in_turn_share_a_host_of_half_their_memory(boxes: list[Sandbox]) -> None:
-    async with piloting() as pilot:
+async def test_guests_that_work_in_turn_share_a_host_of_half_their_memory(run_directory: Path) -> None:
+    async with running(reporting=False) as boxes, piloting() as pilot:
         await pilot.wait_tick(lambda tick: len(tick["sandboxes"]) == len(NAMES))
         await work_in_turn(boxes)
+        # Memory had its price meanwhile.
+        await pilot.wait_tick(lambda tick: (tick["price"] or 0) > 0.5)
         await work_in_turn(boxes)
         # What they hold now is less than what they touched together.
         tick = await pilot.wait_tick(lambda tick: not tick["moved"])
@@ -76,21 +80,22 @@ async def test_guests_that_work_in_turn_share_a_host_of_half_their_memory(boxes:
         assert held < len(NAMES) * WORK_MIB
 
 
-async def test_the_autopilot_killed_half_way_leaves_them_working(boxes: list[Sandbox]) -> None:
-    async with piloting() as pilot:
-        await pilot.wait_tick(lambda tick: len(tick["sandboxes"]) == len(NAMES))
-        await work_in_turn(boxes[:2])
-        pilot.child.kill()
-    await work_in_turn(boxes[2:])
-    async with piloting() as pilot:
-        await pilot.wait_tick(lambda tick: len(tick["sandboxes"]) == len(NAMES))
-        await work_in_turn(boxes)
+async def test_the_autopilot_killed_half_way_leaves_them_working(run_directory: Path) -> None:
+    async with running(reporting=True) as boxes:
+        async with piloting() as pilot:
+            await pilot.wait_tick(lambda tick: len(tick["sandboxes"]) == len(NAMES))
+            await work_in_turn(boxes[:2])
+            pilot.child.kill()
+        await work_in_turn(boxes[2:])
+        async with piloting() as pilot:
+            await pilot.wait_tick(lambda tick: len(tick["sandboxes"]) == len(NAMES))
+            await work_in_turn(boxes)
 
 
 async def test_a_sandbox_that_does_not_fit_is_refused_with_the_numbers(
-    boxes: list[Sandbox], ballonet: Callable[..., subprocess.CompletedProcess[str]]
+    run_directory: Path, ballonet: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    async with piloting() as pilot:
+    async with running(reporting=True) as boxes, piloting() as pilot:
         await pilot.wait_tick(lambda tick: len(tick["sandboxes"]) == len(NAMES))
         words = ("--memory", "2800M", "--balloon-min", "2800M")
         refused = ballonet("run", "--name", "fly-new", *words, "--", "true")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,14 +73,14 @@ async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 async def placed(
-    cluster: Cluster, name: str, host: str, restart: str = "no", session: str | None = None
+    cluster: Cluster, name: str, host: str, restart: str = "no", session: str | None = None, **how: Any
 ) -> None:
     """Create a sandbox on one host."""
     cluster.hosts.offers[host] = cluster.hosts.offers[host]._replace(closed=None)
     for other in cluster.hosts.offers.keys() - {host}:
         cluster.hosts.offers[other] = cluster.hosts.offers[other]._replace(closed="not now")
     await cluster.rounds()
-    answer = await cluster.directory.create(ordered(name, restart=restart, session=session))
+    answer = await cluster.directory.create(ordered(name, restart=restart, session=session, **how))
     assert answer.value == host, answer
     for other in cluster.hosts.offers:
         cluster.hosts.offers[other] = cluster.hosts.offers[other]._replace(closed=None)

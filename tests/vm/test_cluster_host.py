@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from ballonet.cluster.host_agent import HostAgent, HostConfig, HostReport
+from ballonet.cluster.host_agent import HostAgent
 from ballonet.cluster.host_notes import boot_time_s, fenced_names
+from ballonet.cluster.host_report import HostConfig, HostReport
 from ballonet.cluster.lease import LEASE_S
 from ballonet.cluster.ledger import Order
 from ballonet.cluster.request_of import request_of

@@ -143,7 +143,7 @@ def _take_part(
     options: argparse.Namespace, address: str, listen: str, token: Path, *, head: bool, ready: Any
 ) -> int:
     from ballonet.cluster.addresses import use_token
-    from ballonet.cluster.host_agent import HostConfig
+    from ballonet.cluster.host_report import HostConfig
 
     budget = None if options.budget is None else parse_size(options.budget, "--budget")
     reserve = None if options.reserve is None else parse_size(options.reserve, "--reserve")

@@ -24,7 +24,7 @@ from ballonet.base.process import spawn
 from ballonet.cluster import ray_actors
 from ballonet.cluster.addresses import connects_from, parse_address
 from ballonet.cluster.answers import value_of
-from ballonet.cluster.host_agent import HostConfig
+from ballonet.cluster.host_report import HostConfig
 from ballonet.cluster.node_notes import Node, cluster_dir, forget_node, write_node
 from ballonet.host.identity import ProcessId
 from ballonet.version import __version__

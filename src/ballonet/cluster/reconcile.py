@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import NamedTuple
 
-from ballonet.cluster.host_agent import HostReport
+from ballonet.cluster.host_report import HostReport
 from ballonet.cluster.ledger import Order, Placed
 
 

@@ -197,7 +197,9 @@ class _Attached:
         """See :func:`run_joined`."""
         try:
             self._start()
-            with _terminal(raw=self._joined.stdin) if self._joined.terminal else contextlib.nullcontext():
+            with (
+                local_terminal(raw=self._joined.stdin) if self._joined.terminal else contextlib.nullcontext()
+            ):
                 complete = self._copy()
         except SignalledError as signalled:
             return 128 + signalled.number
@@ -321,7 +323,7 @@ def _reached(deadline: float | None) -> bool:
 
 
 @contextlib.contextmanager
-def _terminal(*, raw: bool) -> Iterator[None]:
+def local_terminal(*, raw: bool) -> Iterator[None]:
     """Restore the local terminal's settings after the block.
 
     :param raw: switch it to raw mode during the block.

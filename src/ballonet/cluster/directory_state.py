@@ -68,8 +68,8 @@ class Hosts(Protocol):
 
 
 class DirectoryState:
-    """The hosts, their sandboxes and leases, and the ledger. :meth:`act`, :meth:`compare_snapshots` and :meth:`look` are of
-    subclasses."""
+    """The hosts, their sandboxes and leases, and the ledger. Subclasses have :meth:`act`, :meth:`compare_snapshots` and
+    :meth:`look`."""
 
     def __init__(
         self,
@@ -164,7 +164,9 @@ class DirectoryState:
         self.heard_s[host] = self.clock()
         self._unlist(host)
         self.reports[host] = (report, asked_s)
-        self.clocks[host] = None if report.wall_s is None else off_by(report.wall_s, began_wall_s, time.time())
+        self.clocks[host] = (
+            None if report.wall_s is None else off_by(report.wall_s, began_wall_s, time.time())
+        )
         for name in report.sandboxes:
             self.listed.setdefault(name, host)
         self.leases.received(host, report.mark_s, self.clock())

@@ -154,9 +154,7 @@ class Failover(Saving):
         answer = await self.place(order, tried)
         if answer.code is None:
             self.ledger.outdate(name)  # they are older than what runs now
-            self.ledger.note_start(
-                name, f"started again on {answer.value} with an empty disk: {why}"[:500]
-            )
+            self.ledger.note_start(name, f"started again on {answer.value} with an empty disk: {why}"[:500])
         return answer
 
     async def place(
@@ -297,7 +295,9 @@ def lost_error(row: Placed) -> HostError:
     """The error for a sandbox whose host does not answer."""
     name, host = row.order.name, row.host
     if row.order.restart == "elsewhere":
-        hint = "it is started on another host as soon as one has room, from its last saved state if there is one"
+        hint = (
+            "it is started on another host as soon as one has room, from its last saved state if there is one"
+        )
     else:
         hint = f"it is found again when {host} answers; if that host is off for good: ballonet cluster forget {host}"
     return HostError(f"sandbox {name!r} is lost: its host {host} does not answer", hint=hint)

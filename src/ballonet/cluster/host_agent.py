@@ -26,6 +26,7 @@ from ballonet.cluster import host_forks, host_moving
 from ballonet.cluster.answers import Answer, failed
 from ballonet.cluster.bounds import DEFAULT_BOUNDS
 from ballonet.cluster.fence import start_fence
+from ballonet.cluster.host_labels import own_labels
 from ballonet.cluster.host_notes import HostNotes, boot_time_s, fenced_names, lease_path
 from ballonet.cluster.host_report import Figures, Grant, HostConfig, HostReport
 from ballonet.cluster.host_snapshots import HostSnapshots, snapshots_here
@@ -64,6 +65,7 @@ class HostAgent:
 
     def __init__(self, config: HostConfig) -> None:
         self.config = config
+        self._labels = {**config.labels, **own_labels()}
         self._pilot: asyncio.Task[None] | None = None
         self._ticked = asyncio.Event()
         self._tick: Tick | None = None
@@ -77,7 +79,7 @@ class HostAgent:
         self.snapshots = HostSnapshots(self.notes, self._box)
 
     async def start(self) -> Answer:
-        """Start the autopilot and wait for its first tick. What an agent before this one was creating is removed."""
+        """Start the autopilot and wait for its first tick. What an agent before it had not finished is removed."""
         try:
             lock = PilotLock.acquire(DEFAULT_POLICY)
         except BallonetError as error:
@@ -165,19 +167,14 @@ class HostAgent:
             [usage.expectation for usage in usages.values()],
             at_s=self._ticked_s - boot_time_s(),
             groups=groups,
-            labels=self.config.labels,
+            labels=self._labels,
             images=images,
             states=snapshots,
             version=__version__,
             held={image: telling(some) for image, some in by_image.items()},
             closed=self.notes.closed,
         )
-        figures = {
-            view.name: Figures(
-                view.ceiling_mib, view.target_mib, view.resident_mib, view.guest_available_mib
-            )
-            for view in tick.sandboxes
-        }
+        figures = {view.name: Figures.of(view) for view in tick.sandboxes}
         states = {record.name: record.state.value for record in records}
         orders = {name: order for name, order in self.notes.orders.items() if name in states}
         return Answer(

@@ -14,8 +14,8 @@ from typing import Any
 from ballonet.base.errors import BallonetError, HostError, os_hint
 from ballonet.base.paths import private_dir, state_dir
 from ballonet.cluster.host_notes import HostNotes
-from ballonet.cluster.host_streams import PIECE_BYTES
 from ballonet.cluster.ledger import Order
+from ballonet.cluster.stream_kinds import PIECE_BYTES
 from ballonet.lifecycle.record import State
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.sdk.snapshots import Snapshots

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from ballonet.cluster.ledger import Order
 from ballonet.cluster.offer import HostOffer
+from ballonet.pilot.model import SandboxView
 
 
 class HostConfig(NamedTuple):
@@ -27,6 +28,10 @@ class Figures(NamedTuple):
     resident_mib: int | None
     #: What the guest says is available.
     available_mib: int | None = None
+
+    @classmethod
+    def of(cls, view: SandboxView) -> Self:
+        return cls(view.ceiling_mib, view.target_mib, view.resident_mib, view.guest_available_mib)
 
 
 class HostReport(NamedTuple):

@@ -142,7 +142,9 @@ class Ledger:
                 '(number INTEGER PRIMARY KEY, snapshot TEXT NOT NULL, hosts TEXT NOT NULL, "order" TEXT NOT NULL, '
                 "saved_s REAL NOT NULL, current INTEGER NOT NULL, automatic INTEGER NOT NULL)"
             )
-            self._file.execute("CREATE TABLE IF NOT EXISTS started (name TEXT PRIMARY KEY, how TEXT NOT NULL)")
+            self._file.execute(
+                "CREATE TABLE IF NOT EXISTS started (name TEXT PRIMARY KEY, how TEXT NOT NULL)"
+            )
             self._file.execute("BEGIN EXCLUSIVE")
             self._file.execute("COMMIT")
             rows = self._file.execute('SELECT name, host, state, "order" FROM placed').fetchall()

@@ -1,4 +1,4 @@
-"""The directory's part of snapshots: it has sandboxes saved, has copies made on other hosts, and knows where they are."""
+"""The directory's part of snapshots: sandboxes are saved and copied to other hosts, and it knows where the copies are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from ballonet.base.errors import BallonetError, BusyError, ConfigError, UnknownSandboxError, UnknownSnapshotError
+from ballonet.base.errors import (
+    BallonetError,
+    BusyError,
+    ConfigError,
+    UnknownSandboxError,
+    UnknownSnapshotError,
+)
 from ballonet.base.suggest import hint_for
 from ballonet.cluster.answers import Answer, failed
 from ballonet.cluster.directory_state import REFRESH_S, DirectoryState
@@ -105,8 +111,7 @@ class Saving(DirectoryState):
                 (
                     fit.host
                     for fit in fits
-                    if fit.host not in tried
-                    and saved.snapshot not in self.directory.offers[fit.host].states
+                    if fit.host not in tried and saved.snapshot not in self.directory.offers[fit.host].states
                 ),
                 None,
             )
@@ -220,8 +225,14 @@ class Saving(DirectoryState):
         return UnknownSnapshotError(f"the cluster has no snapshot {snapshot!r}"[:200], hint=hint)
 
     def snapshots(self) -> Answer:
-        """All snapshots that the cluster made, the oldest first."""
-        return Answer(sorted(self.ledger.saved.values(), key=lambda saved: saved.number))
+        """All snapshots that the cluster made, the oldest first: name, sandbox, hosts, age, and whether it is a state
+        of the sandbox that has that name now, and was made by itself."""
+        found = []
+        for saved in sorted(self.ledger.saved.values(), key=lambda saved: saved.number):
+            age_s = max(0.0, time.time() - saved.saved_s)
+            what = saved.snapshot, saved.order.name, saved.hosts, age_s, saved.current, saved.automatic
+            found.append(what)
+        return Answer(found)
 
     def holders(self, saved: Saved) -> list[str]:
         """The hosts that have it and answer."""

@@ -1,4 +1,4 @@
-"""The directory's part of snapshots: sandboxes are saved and copied to other hosts, and it knows where the copies are."""
+"""The directory's part of snapshots: it has sandboxes saved and copied to other hosts, and knows where copies are."""
 
 from __future__ import annotations
 

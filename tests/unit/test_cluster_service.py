@@ -18,7 +18,7 @@ from ballonet.base.errors import (
 )
 from ballonet.cluster.answers import Answer, failed, value_of
 from ballonet.cluster.directory_service import DirectoryService
-from ballonet.cluster.host_report import Grant, HostReport
+from ballonet.cluster.host_report import Figures, Grant, HostReport
 from ballonet.cluster.ledger import Ledger, Order
 from ballonet.cluster.offer import HostOffer
 from ballonet.pilot.admission import ENGINE_MIB
@@ -48,6 +48,7 @@ class FakeHosts:
         self.broken: set[tuple[str, str]] = set()
         self.restored: list[tuple[str, str, str]] = []
         self.walls: dict[str, float] = {}
+        self.figures: dict[str, Figures] = {}
         self.marks = 0.0
         self.age_s = 0.0
         self.answers: dict[str, Answer] = {}
@@ -81,6 +82,7 @@ class FakeHosts:
                 fenced,
                 moving,
                 automatic,
+                figures={name: self.figures[name] for name in orders if name in self.figures},
                 wall_s=self.walls.get(host),
             )
         )

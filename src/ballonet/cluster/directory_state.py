@@ -96,6 +96,8 @@ class DirectoryState:
         #: When this directory began, and each host last answered.
         self.began_s = clock()
         self.heard_s: dict[str, float] = {}
+        #: Hosts that are offered nothing for a while, and why.
+        self.closed_by_us: dict[str, str] = {}
         #: How far each host's wall clock is off that of the head (seconds), as far as it certainly is.
         self.clocks: dict[str, float | None] = {}
         self.sessions: dict[str, float] = {}
@@ -171,7 +173,10 @@ class DirectoryState:
             self.listed.setdefault(name, host)
         self.leases.received(host, report.mark_s, self.clock())
         # Its age counts from the question on, so that what was placed meanwhile is not taken as included.
-        self.directory.update(report.offer._replace(at_s=asked_s + min(0.0, report.offer.at_s)))
+        closed = report.offer.closed or self.closed_by_us.get(host)
+        self.directory.update(
+            report.offer._replace(at_s=asked_s + min(0.0, report.offer.at_s), closed=closed)
+        )
         found = reconcile(host, report, self.ledger.rows, asked_s, self.changed_s, self.busy)
         self.act(host, found)
         self.compare_snapshots(host, report, asked_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from ballonet.base.errors import ConfigError
 from ballonet.cli import on_cluster
 from ballonet.cli.main import EXIT_USAGE, main
+from ballonet.cluster import addresses
 from ballonet.cluster.directory import Directory
 from ballonet.cluster.host_labels import own_labels
 from ballonet.cluster.node_notes import Node, forget_node, make_token, read_node, token_path, write_node
@@ -66,6 +68,41 @@ def test_a_dead_head_is_reported_with_its_address(capsys: pytest.CaptureFixture[
         address = f"127.0.0.1:{free.getsockname()[1]}"
     assert main(["cluster", "join", address]) != 0
     assert f"no cluster answers at {address}: Connection refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, "accepts connections, but has not answered within 0.2 s"),
+        (b"", "is not the head of a cluster"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is not the head of a cluster"),
+    ],
+)
+def test_an_address_where_something_else_listens_is_reported_soon(
+    answer: bytes | None, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(addresses, "ANSWER_S", 0.2)
+    accepted = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            accepted.append(connection)
+            if answer is not None:
+                connection.recv(1000)
+                connection.sendall(answer)
+                connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert main(["--cluster", address, "ls"]) != 0
+        thread.join()
+    for connection in accepted:
+        connection.close()
+    said = capsys.readouterr().err
+    assert address in said
+    assert message in said
 
 
 def test_a_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,6 +209,7 @@ def command_line(plan: NodePlan) -> list[str]:
             "--head",
             f"--port={parse_address(plan.address)[1]}",
             "--include-dashboard=false",
+            "--no-monitor",  # it would only serve figures of an autoscaler, on all interfaces
             f"--temp-dir={private_dir(Path(f'/tmp/ballonet-ray-{os.getuid()}'))}",  # noqa: S108 - private
         ]
     else:

@@ -51,6 +51,7 @@ class Saving(DirectoryState):
         """Save a sandbox. The answer is the snapshot's name, its hosts, and why there are fewer copies than asked for
         (or ``None``)."""
         try:
+            await self.refresh()  # which hosts take copies may just have changed
             row = self._savable(name)
             if not 0 <= copies <= MOST_COPIES:
                 raise ConfigError(f"copies is {copies}, but must be from 0 to {MOST_COPIES}")

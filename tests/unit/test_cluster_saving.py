@@ -159,6 +159,8 @@ async def test_a_sandbox_is_saved_again_and_again_and_only_the_last_state_is_kep
     await cluster.rounds()
     assert second in cluster.hosts.snapshots["b"], "it is the last one that survives the loss of a"
     assert len(cluster.hosts.snapshots["a"]) == 2
+    [ended] = cluster.hosts.ended_exports
+    assert ended.endswith(".to-b"), "nothing is left of what b did not take"
     status = value_of(await cluster.directory.status())
     assert "this host does not have the image" in status["a"]["unsaved"]["moves"]
     value_of(await cluster.directory.remove("moves", True))

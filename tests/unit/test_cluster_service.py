@@ -49,6 +49,7 @@ class FakeHosts:
         self.restored: list[tuple[str, str, str]] = []
         self.walls: dict[str, float] = {}
         self.figures: dict[str, Figures] = {}
+        self.ended_exports: list[str] = []
         self.marks = 0.0
         self.age_s = 0.0
         self.answers: dict[str, Answer] = {}
@@ -97,6 +98,8 @@ class FakeHosts:
             assert automatic == snapshot.startswith("auto-")
             assert name in self.boxes[host]
             self.snapshots[host].add(snapshot)
+        elif method == "end_export":
+            self.ended_exports.append(what[0])
         else:
             assert method == "remove"
             self.snapshots[host].discard(what[0])

@@ -30,7 +30,9 @@ OTHER = "10.78.0"
 
 
 @pytest.fixture(scope="module")
-def host(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NetHost, Namespace]]:
+def host(
+    run_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[NetHost, Namespace]]:
     """A head, and the network that it is on, with two addresses of each."""
     with network() as net:
         made = net.host("a", tmp_path_factory.mktemp("a"))
@@ -60,7 +62,9 @@ def reaches(space: Namespace, address: str, port: int) -> bool:
     return subprocess.run(space.words(sys.executable, "-c", code), stderr=subprocess.DEVNULL).returncode == 0
 
 
-def test_the_ports_are_those_of_the_page_and_its_firewall_closes_them(host: tuple[NetHost, Namespace]) -> None:
+def test_the_ports_are_those_of_the_page_and_its_firewall_closes_them(
+    host: tuple[NetHost, Namespace],
+) -> None:
     made, outside = host
     found = listening(made)
     on_all = {program for program, address, _ in found if address != made.address}

@@ -50,7 +50,9 @@ def hosts(
     # One host's clock is an hour ahead: nothing but what is told of it may depend on that.
     ahead = other.directory / "python"
     ahead.mkdir()
-    (ahead / "sitecustomize.py").write_text("import time\nreal = time.time\ntime.time = lambda: real() + 3600\n")
+    (ahead / "sitecustomize.py").write_text(
+        "import time\nreal = time.time\ntime.time = lambda: real() + 3600\n"
+    )
     other.environment["PYTHONPATH"] = f"{ahead}:{other.environment['PYTHONPATH']}"
     try:
         head.take_part("up", "--port", str(port), "--budget", "1G", "--label", "disk=ssd")
@@ -111,7 +113,9 @@ def test_logs_code_and_a_terminal_through_the_cluster(hosts: Hosts) -> None:
 
     wait_for(logged)
     said = other.run("--cluster", "auto", "logs", "works", "--since", "1h")
-    assert (said.stdout, said.stderr) == ("out\nlast\n", "err\n"), "an hour is counted by the host's own clock"
+    assert (said.stdout, said.stderr) == ("out\nlast\n", "err\n"), (
+        "an hour is counted by the host's own clock"
+    )
     last = other.run("--cluster", "auto", "logs", "-n", "1", "works")
     assert len((last.stdout + last.stderr).splitlines()) == 1
     code = "x=1; echo $x; false"
@@ -120,7 +124,17 @@ def test_logs_code_and_a_terminal_through_the_cluster(hosts: Hosts) -> None:
     missing = other.run("--cluster", "auto", "exec", "works", "--", "/no/such")
     assert missing.returncode == 127, missing.stderr
     status, output = in_terminal(
-        other, "--cluster", "auto", "exec", "-i", "-t", "works", "--", "sh", "-c", "stty size; read x; echo $x; exit 4"
+        other,
+        "--cluster",
+        "auto",
+        "exec",
+        "-i",
+        "-t",
+        "works",
+        "--",
+        "sh",
+        "-c",
+        "stty size; read x; echo $x; exit 4",
     )
     assert status == 4
     assert "33 77" in output

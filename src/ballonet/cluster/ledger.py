@@ -165,6 +165,11 @@ class Ledger:
             )
             for name, order, number, hosts, at, now, auto in saved
         }
+        #: Their names by host, and by sandbox.
+        self.saved_on: dict[str, set[str]] = {}
+        self._saved_of: dict[str, set[str]] = {}
+        for one in self.saved.values():
+            self._index(one)
 
     def put(self, order: Order, host: str, state: Literal["creating", "placed", "lost"]) -> None:
         """:raises HostError: the file cannot be written; nothing has changed."""
@@ -201,6 +206,21 @@ class Ledger:
         """For a snapshot that is about to be made."""
         return max((saved.number for saved in self.saved.values()), default=0) + 1
 
+    def _index(self, saved: Saved) -> None:
+        self._saved_of.setdefault(saved.order.name, set()).add(saved.snapshot)
+        for host in saved.hosts:
+            self.saved_on.setdefault(host, set()).add(saved.snapshot)
+
+    def _forget(self, snapshot: str) -> Saved | None:
+        known = self.saved.pop(snapshot, None)
+        if known is not None:
+            for index, words in ((self._saved_of, [known.order.name]), (self.saved_on, known.hosts)):
+                for word in words:
+                    index[word].discard(snapshot)
+                    if not index[word]:
+                        del index[word]
+        return known
+
     def put_saved(self, saved: Saved) -> None:
         with _explained(self._path):
             self._file.execute(
@@ -215,23 +235,30 @@ class Ledger:
                     saved.automatic,
                 ),
             )
+        self._forget(saved.snapshot)
         self.saved[saved.snapshot] = saved
+        self._index(saved)
 
     def drop_saved(self, snapshot: str) -> None:
-        known = self.saved.pop(snapshot, None)
+        known = self.saved.get(snapshot)
         if known is not None:
             with _explained(self._path):
                 self._file.execute("DELETE FROM saved WHERE number = ?", (known.number,))
+            self._forget(snapshot)
 
     def saved_of(self, name: str) -> list[Saved]:
         """The states of the sandbox that has this name now, the latest first."""
-        found = [saved for saved in self.saved.values() if saved.current and saved.order.name == name]
-        return sorted(found, key=lambda saved: -saved.number)
+        found = [self.saved[snapshot] for snapshot in self._saved_of.get(name, ())]
+        return sorted((one for one in found if one.current), key=lambda saved: -saved.number)
 
     def outdate(self, name: str) -> None:
-        """None of the states is that of the sandbox that has this name now."""
+        """None of the states is that of the sandbox that has this name now. Those that the cluster made by itself are
+        dropped: their hosts remove them when they report them."""
         for saved in self.saved_of(name):
-            self.put_saved(saved._replace(current=False))
+            if saved.automatic:
+                self.drop_saved(saved.snapshot)
+            else:
+                self.put_saved(saved._replace(current=False))
 
     def on(self, host: str) -> list[Placed]:
         """The sandboxes of a host."""

@@ -119,9 +119,7 @@ class Saving(DirectoryState):
             if target is None:
                 return "; ".join(problems) or "no other host has room for it"
             tried.add(target)
-            answer = await self._unless_lost(
-                target, self.hosts.fetch(target, saved.snapshot, source, saved.automatic)
-            )
+            answer = await self._fetch(target, saved, source)
             if answer.code is not None:
                 problems.append(f"host {target}: {answer.message}")
                 continue
@@ -129,6 +127,15 @@ class Saving(DirectoryState):
             self._put_saved(saved._replace(hosts=(*saved.hosts, target)))
             saved = self.ledger.saved[saved.snapshot]
         return None
+
+    async def _fetch(self, host: str, saved: Saved, source: str) -> Answer:
+        """Have a host get a copy from another one."""
+        answer = await self._unless_lost(
+            host, self.hosts.fetch(host, saved.snapshot, source, saved.automatic)
+        )
+        if answer.code is not None:  # the host may have ended before it said that it has read all
+            await self.hosts.snapshot(source, "end_export", f"{saved.snapshot}.to-{host}")
+        return answer
 
     async def _unless_lost(self, host: str, asking: Coroutine[Any, Any, Answer]) -> Answer:
         """The answer of a host, or that the host is lost."""
@@ -181,13 +188,10 @@ class Saving(DirectoryState):
 
     def compare_snapshots(self, host: str, report: HostReport, asked_s: float) -> None:
         has = report.offer.states
-        for saved in list(self.ledger.saved.values()):
-            if saved.automatic and not saved.current:
-                self.ledger.drop_saved(saved.snapshot)
+        for snapshot in self.ledger.saved_on.get(host, set()) - has:
+            if self._snapshot_changed_s.get(snapshot, -math.inf) >= asked_s:
                 continue
-            changed_s = self._snapshot_changed_s.get(saved.snapshot, -math.inf)
-            if host not in saved.hosts or saved.snapshot in has or changed_s >= asked_s:
-                continue
+            saved = self.ledger.saved[snapshot]
             left = tuple(one for one in saved.hosts if one != host)  # somebody removed it there
             if left:
                 self._put_saved(saved._replace(hosts=left))
@@ -254,12 +258,13 @@ class Saving(DirectoryState):
 
     def lose_copies(self, host: str) -> None:
         """A host has left with its copies."""
-        for saved in list(self.ledger.saved.values()):
+        for snapshot in list(self.ledger.saved_on.get(host, ())):
+            saved = self.ledger.saved[snapshot]
             left = tuple(one for one in saved.hosts if one != host)
-            if not left:
-                self.ledger.drop_saved(saved.snapshot)
-            elif left != saved.hosts:
+            if left:
                 self._put_saved(saved._replace(hosts=left))
+            else:
+                self.ledger.drop_saved(snapshot)
 
     async def fetch_for(self, host: str, saved: Saved) -> Answer:
         """Have a host get a copy of a snapshot, unless it has one."""
@@ -271,9 +276,7 @@ class Saving(DirectoryState):
             return Answer(None, "host", f"no host that answers has snapshot {saved.snapshot!r}")
         self._making.add(saved.snapshot)
         try:
-            answer = await self._unless_lost(
-                host, self.hosts.fetch(host, saved.snapshot, source, saved.automatic)
-            )
+            answer = await self._fetch(host, saved, source)
         finally:
             self._making.discard(saved.snapshot)
         known = self.ledger.saved.get(saved.snapshot)
@@ -284,3 +287,5 @@ class Saving(DirectoryState):
     def _put_saved(self, saved: Saved) -> None:
         self.ledger.put_saved(saved)
         self._snapshot_changed_s[saved.snapshot] = self.clock()
+        for snapshot in self._snapshot_changed_s.keys() - self.ledger.saved.keys():
+            del self._snapshot_changed_s[snapshot]

@@ -145,6 +145,34 @@ async def test_a_sandbox_that_was_fenced_is_started_again(cluster: Cluster) -> N
     assert value_of(cluster.directory.find("moves")) == cluster.where("moves")[0]
 
 
+async def test_a_sandbox_that_was_fenced_and_finds_no_room_is_started_as_soon_as_there_is(
+    cluster: Cluster,
+) -> None:
+    await placed(cluster, "moves", "a", "elsewhere")
+    cluster.hosts.fenced.add("moves")
+    for host in "ab":
+        cluster.hosts.offers[host] = cluster.hosts.offers[host]._replace(closed="not now")
+    await cluster.rounds()
+    await cluster.rounds()
+    assert cluster.where("moves") == []
+    assert cluster.directory.find("moves").code == "host", "it is lost, and not forgotten"
+    cluster.hosts.offers["b"] = cluster.hosts.offers["b"]._replace(closed=None)
+    await cluster.pass_time(RETRY_S + 1)
+    assert cluster.where("moves") == ["b"]
+
+
+async def test_nothing_is_placed_on_a_host_that_leaves(cluster: Cluster) -> None:
+    await placed(cluster, "moves", "a", "elsewhere")
+    cluster.hosts.offers["b"] = cluster.hosts.offers["b"]._replace(closed="not now")
+    await cluster.directory.leave("a")
+    await cluster.pass_time(RETRY_S + 1)
+    assert cluster.where("moves") == [], "its agent is still there"
+    with pytest.raises(ConfigError, match="a: it leaves the cluster"):
+        value_of(await cluster.directory.create(ordered("box")))
+    assert value_of(await cluster.directory.check_host("a")) == "a"
+    assert value_of(await cluster.directory.create(ordered("box"))) == "a", "it has joined again"
+
+
 async def test_a_host_that_ends_while_it_creates_is_asked_before_another_is(cluster: Cluster) -> None:
     cluster.hosts.late = {"a", "b"}
     creating = asyncio.create_task(cluster.directory.create(ordered("box")))

@@ -180,6 +180,7 @@ class DirectoryService(Moving):
 
     async def check_host(self, host: str) -> Answer:
         """Whether there is such a host."""
+        self.leaving.discard(host)  # it has joined again
         await self.refresh()
         if host not in self.known:
             known = sorted(self.known)

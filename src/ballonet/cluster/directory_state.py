@@ -98,6 +98,8 @@ class DirectoryState:
         self.heard_s: dict[str, float] = {}
         #: Hosts that are offered nothing for a while, and why.
         self.closed_by_us: dict[str, str] = {}
+        #: Hosts that are leaving: what is placed there now would no longer be the cluster's.
+        self.leaving: set[str] = set()
         #: How far each host's wall clock is off that of the head (seconds), as far as it certainly is.
         self.clocks: dict[str, float | None] = {}
         self.sessions: dict[str, float] = {}
@@ -173,7 +175,8 @@ class DirectoryState:
             self.listed.setdefault(name, host)
         self.leases.received(host, report.mark_s, self.clock())
         # Its age counts from the question on, so that what was placed meanwhile is not taken as included.
-        closed = report.offer.closed or self.closed_by_us.get(host)
+        leaves = "it leaves the cluster" if host in self.leaving else None
+        closed = report.offer.closed or self.closed_by_us.get(host) or leaves
         self.directory.update(
             report.offer._replace(at_s=asked_s + min(0.0, report.offer.at_s), closed=closed)
         )
@@ -232,6 +235,7 @@ class DirectoryState:
 
     def forget_host(self, host: str) -> None:
         self.known.discard(host)
+        self.leaving.discard(host)
         self.clocks.pop(host, None)
         self.silent.pop(host, None)
         self.leases.forget(host)

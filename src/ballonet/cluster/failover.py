@@ -50,8 +50,9 @@ class Failover(Saving):
         for name in found.resume:
             self.in_background(self._put_back(host, name))
         for row in found.restart:
-            self.put(row.order, host, "lost")
-            self.in_background(self._restart(row.order))
+            if row.state != "lost":
+                self.put(row.order, host, "lost")
+            self._restart_soon(row.order)
 
     def look(self) -> None:
         self._find_lost()
@@ -68,9 +69,14 @@ class Failover(Saving):
                 self.put(row.order, row.host, "lost")
             if self._was_stopped(row):
                 continue
-            if row.order.restart == "elsewhere" and self._retry_s.get(name, 0.0) <= self.clock():
-                self._retry_s[name] = self.clock() + RETRY_S
-                self.in_background(self._restart(row.order))
+            if row.order.restart == "elsewhere":
+                self._restart_soon(row.order)
+
+    def _restart_soon(self, order: Order) -> None:
+        """Start a lost sandbox again, unless that was just tried."""
+        if self._retry_s.get(order.name, 0.0) <= self.clock():
+            self._retry_s[order.name] = self.clock() + RETRY_S
+            self.in_background(self._restart(order))
 
     def _was_stopped(self, row: Placed) -> bool:
         """Whether its host last said that somebody had stopped it."""
@@ -131,6 +137,8 @@ class Failover(Saving):
                     "sandbox %s is lost, and was not started elsewhere: %s", order.name, answer.message
                 )
                 self.put(order, row.host, "lost")
+            else:
+                self._retry_s.pop(order.name, None)
 
     async def start_again(self, order: Order, tried: Mapping[str, str] = MappingProxyType({})) -> Answer:
         """Start a sandbox again: from its last saved state if there is one, otherwise with an empty disk. The ledger
@@ -270,6 +278,7 @@ class Failover(Saving):
     async def leave(self, host: str) -> Answer:
         """A host leaves. Its sandboxes keep running there and are no longer the cluster's, but those that may run
         elsewhere do so."""
+        self.leaving.add(host)
         await self.refresh()  # which hosts take sandboxes may just have changed
         for row in self.ledger.on(host):
             name = row.order.name

@@ -8,7 +8,6 @@ from typing import Any
 
 from ballonet.base.errors import ConfigError
 from ballonet.cli import on_cluster_show
-from ballonet.cli.attach import check_streams
 from ballonet.cli.command_options import (
     EXIT_STATUSES,
     add_command_options,
@@ -17,6 +16,7 @@ from ballonet.cli.command_options import (
     argv_from,
     defaults_from,
 )
+from ballonet.cli.local_terminal import check_streams
 from ballonet.cli.on_cluster_follow import follow
 from ballonet.cli.parser import Parser
 from ballonet.sdk.random_name import random_name

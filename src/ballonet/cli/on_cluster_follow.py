@@ -12,9 +12,9 @@ import threading
 from typing import Any
 
 from ballonet.base.errors import BallonetError, StreamError
-from ballonet.cli.attach import check_streams, local_terminal, terminal_size
 from ballonet.cli.caught_signals import CaughtSignals
 from ballonet.cli.command_options import defaults_from, timeout_from
+from ballonet.cli.local_terminal import check_streams, local_terminal, terminal_size
 from ballonet.cli.standard_streams import write_all
 
 #: How often it is looked whether the outputs have ended (seconds). Signals are handled at once.

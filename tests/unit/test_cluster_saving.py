@@ -18,9 +18,12 @@ from ballonet.cluster import saving
 from ballonet.cluster.answers import value_of
 from ballonet.cluster.directory_state import CLOCK_OFF_S, off_by
 from ballonet.cluster.failover import RETRY_S
+from ballonet.cluster.host_moving import file_of
 from ballonet.cluster.host_notes import HostNotes
+from ballonet.cluster.host_snapshots import HostSnapshots
 from ballonet.cluster.ledger import Ledger, Order, Placed, Saved, check_order
 from ballonet.cluster.saving import RETURN_S
+from ballonet.sdk.sandbox import Sandbox
 from tests.unit.cluster_inputs import request
 from tests.unit.test_cluster_failover import PAST_LEASE_S, Cluster, cluster, placed
 from tests.unit.test_cluster_service import ordered
@@ -313,3 +316,22 @@ async def three(path: Path) -> Cluster:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saving, "REFRESH_S", 0.01)
+
+
+def test_a_new_agent_removes_what_another_was_sending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    notes = HostNotes()
+    notes.moving.add("paused")
+    notes.automatic.add("auto-gone-1")
+    for name in ("state.to-b", "state.here", "paused"):
+        file_of(name).write_bytes(b"x")
+
+    async def no_box(name: str) -> Sandbox:
+        raise AssertionError(name)
+
+    HostSnapshots(notes, no_box).remove_transfers()
+    assert [path.name for path in file_of("any").parent.iterdir()] == ["paused.snapshot"]
+    assert HostNotes().automatic == set()

@@ -96,11 +96,14 @@ class HostSnapshots:
         return box
 
     def remove_transfers(self) -> None:
-        """Remove the files that an agent before this one was sending or receiving."""
+        """Remove the files that an agent before this one was sending or receiving; forget snapshots that are gone."""
         keep = {file_of(name) for name in self._notes.moving}
         for path in private_dir(file_of("any").parent).iterdir():
             if path not in keep:
                 path.unlink(missing_ok=True)
+        if gone := self._notes.automatic - snapshots_here():
+            self._notes.automatic -= gone
+            self._notes.write()
 
     def _note(self, snapshot: str, automatic: bool) -> None:
         """Written before there is anything: what a killed agent leaves is known to be the cluster's."""

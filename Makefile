@@ -55,7 +55,7 @@ browser:
 
 # Three slow tests run in parallel: most of the time they wait for virtual machines.
 test: check browser
-	$(PYTEST) -q -n 3 --dist loadfile -m '(vm or registry) and not cluster' --durations=15
+	$(PYTEST) -q -n 3 --dist loadfile --no-loadscope-reorder -m '(vm or registry) and not cluster' --durations=15
 
 check: lint types unit
 

@@ -20,7 +20,7 @@ from ballonet.cluster.bounds import Bounds
 from ballonet.cluster.client import Cluster
 from ballonet.cluster.directory import Directory
 from ballonet.cluster.directory_service import DirectoryService
-from ballonet.cluster.host_agent import Grant, HostReport
+from ballonet.cluster.host_report import Grant, HostReport
 from ballonet.cluster.ledger import Ledger, Order
 from ballonet.cluster.offer import HostOffer
 from ballonet.cluster.request import Request

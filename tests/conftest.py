@@ -18,6 +18,14 @@ hypothesis.settings.register_profile("any machine, however busy", deadline=None)
 hypothesis.settings.load_profile("any machine, however busy")
 
 
+#: Files whose tests take minutes. They begin first, so that no worker is left with one when the others have ended.
+LONGEST = ("test_chaos.py", "test_serve_schema.py", "test_pool.py", "test_package_tools.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def pytest_configure() -> None:
     """Say which generated modules are missing, and let signals have their usual meaning."""
     if missing := [module for module in MODULES if not file_of(SRC, module).is_file()]:

@@ -15,7 +15,7 @@ from tests.machines.outer import OuterMachine
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.machines", description=__doc__)
     parser.add_argument(
-        "name", choices=sorted(name for name, machine in MACHINES.items() if not machine.on_host)
+        "name", choices=sorted(name for name, machine in MACHINES.items() if machine.kind == "guest")
     )
     name = parser.parse_args().name
     os.environ["XDG_DATA_HOME"] = str(data_home())

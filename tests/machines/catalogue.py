@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 ROOT = Path(__file__).parents[2]
 INSIDE = "tests/machines/inside"
@@ -26,13 +27,13 @@ BALLONET_PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A host that runs as a guest, or this host with another engine.
+    """A host that runs as a guest, or this host with something else.
 
-    :param on_host: this host with the QEMU of the Debian release ``suite``: there is no image, and no script.
-    :param packages: Debian packages of its image.
+    :param kind: ``guest``; ``engine``: this host with the QEMU of the Debian release ``suite``; ``limited``: this host
+        with no more than ``memory``; ``root``: a Debian root on this host, with a bundle of the last commit to clone,
+        ``/ballonet.bundle``. ``engine`` and ``limited`` have no script.
+    :param packages: Debian packages of its image or root.
     :param selections: which tests run inside: files, directories or ``FILE::TEST``, relative to the repository.
-    :param net: ``user`` for a machine that fetches packages: it is set up to reach them as this host does.
-    :param installed: ballonet can be imported by every user; without, there is a bundle to clone, ``/ballonet.bundle``.
     :param test_s: how long a test may take inside (seconds).
     :param enter: words before a command that bring it to where the tests run.
     :param script: a shell script that makes it ready, as root. Exit status 77: this machine cannot be had here; the
@@ -43,15 +44,13 @@ class Machine:
     packages: tuple[str, ...] = ()
     selections: tuple[str, ...]
     script: str = ""
-    on_host: bool = False
+    kind: Literal["guest", "engine", "limited", "root"] = "guest"
     enter: tuple[str, ...] = ()
     suite: str = "bookworm"
     python: str = "3.11"
     memory: str = "3G"
     # With more, QEMU 7.2's emulation now and then loses a race with the kernel's patching of its own code: a panic.
     cpus: int = 1
-    net: str = "none"
-    installed: bool = True
     test_s: int = 840
 
     def tests(self) -> list[str]:
@@ -161,7 +160,7 @@ TRIXIE = Machine(
 #: Debian 13's engine without a guest around it: what depends on the engine is tested at the speed of the VM suite.
 QEMU10 = Machine(
     name="qemu10",
-    on_host=True,
+    kind="engine",
     suite="trixie",
     selections=(
         f"{INSIDE}/qemu10",
@@ -180,21 +179,21 @@ QEMU10 = Machine(
 _USER_WITH_SUDO = """
 useradd --create-home --shell /bin/bash alice
 echo "alice ALL=(ALL) NOPASSWD: ALL" >/etc/sudoers.d/alice
-chmod 666 /dev/kvm
 """
 
 FRESH = Machine(
     name="fresh",
-    packages=("python3", "make", "git", "sudo", "ca-certificates", "kmod", "passwd"),
+    kind="root",
+    packages=("python3", "make", "git", "sudo", "ca-certificates", "passwd"),
     selections=(f"{INSIDE}/fresh",),
-    script=_LOAD_KVM + _USER_WITH_SUDO,
-    net="user",
-    installed=False,
+    script=_USER_WITH_SUDO,
     test_s=2400,
 )
 
+SMALL = Machine(name="small", kind="limited", selections=(f"{INSIDE}/small",))
+
 #: The longest first: two run at a time.
-MACHINES = {machine.name: machine for machine in (FRESH, KVM, SYSTEMD, TRIXIE, QEMU10)}
+MACHINES = {machine.name: machine for machine in (FRESH, KVM, SYSTEMD, TRIXIE, QEMU10, SMALL)}
 
 
 def _tests_of(selection: str) -> Iterator[str]:

@@ -15,13 +15,22 @@ from tests.machines.catalogue import MACHINES
 from tests.machines.host import HostMachine
 from tests.machines.image import data_home
 from tests.machines.inner import NotHereError
+from tests.machines.limited import LimitedMachine
 from tests.machines.outer import OuterMachine
+from tests.machines.root import RootMachine
 
 # Those tests run inside a machine, where this variable is set.
 if "BALLONET_MACHINE" not in os.environ:
     collect_ignore = ["inside"]
 
 
+AnyMachine = OuterMachine | HostMachine
+KINDS: dict[str, type[AnyMachine]] = {
+    "guest": OuterMachine,
+    "engine": HostMachine,
+    "limited": LimitedMachine,
+    "root": RootMachine,
+}
 _ATTEMPTS = 3
 
 
@@ -48,12 +57,12 @@ class Machines:
 
     def __init__(self, session: pytest.Session) -> None:
         self._session = session
-        self._running: OuterMachine | HostMachine | None = None
+        self._running: AnyMachine | None = None
         self._not_here: dict[str, str] = {}
         self._broken: dict[str, str] = {}
         self._runs: results.Runs = {}
 
-    def get(self, name: str) -> OuterMachine | HostMachine:
+    def get(self, name: str) -> AnyMachine:
         """The machine of that name, booted, with its selected tests running inside; skips where it cannot be had."""
         if self._running is None or self._running.machine.name != name:
             self.close()
@@ -87,11 +96,11 @@ class Machines:
             self._broken[name] = str(error)
             raise
 
-    def _booted(self, name: str) -> OuterMachine | HostMachine:
+    def _booted(self, name: str) -> AnyMachine:
         """Booted again where its guest ended: an emulated kernel panics now and then on a busy host."""
         for attempt in range(1, _ATTEMPTS + 1):
             machine = MACHINES[name]
-            outer = HostMachine(machine) if machine.on_host else OuterMachine(machine)
+            outer = KINDS[machine.kind](machine)
             try:
                 outer.start()
             except BaseException as error:

@@ -1,4 +1,4 @@
-"""How this host reaches its package sources, for an outer machine that is to reach them the same way.
+"""How this host reaches its package sources, for a root that is to reach them the same way.
 
 Read from the host's own configuration when a machine starts; nothing of it is written down anywhere else.
 """
@@ -16,12 +16,12 @@ from pathlib import Path
 
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _PROXY = re.compile(r"(https?|ftp|all|no)_proxy", re.IGNORECASE)
-#: pip's settings that say where packages are; those of local directories mean nothing in a machine.
+#: pip's settings that say where packages are; those of local directories mean nothing there.
 _PIP = ("index-url", "extra-index-url", "proxy", "trusted-host", "timeout")
 
 
 def host_files() -> dict[str, bytes]:
-    """The files that a machine needs to fetch packages as this host does, by their paths in it."""
+    """The files that a root needs to fetch packages as this host does, by their paths in it."""
     files = {"/etc/apt/apt.conf.d/00host": _apt().encode(), "/etc/profile.d/host.sh": _proxies().encode()}
     certificates = _certificates()
     if certificates is not None:

@@ -24,7 +24,6 @@ from ballonet.sync import Sandbox
 from tests.machines.catalogue import ROOT, Machine
 from tests.machines.image import obtain_image, obtain_python_packages
 from tests.machines.inner import InnerRun, NotHereError, Place, Result
-from tests.machines.network import host_files
 
 #: Where the project and its Python packages are inside.
 PROJECT, PACKAGES = "/ballonet", "/packages"
@@ -71,22 +70,14 @@ class OuterMachine:
             memory=self.machine.memory,
             cpus=self.machine.cpus,
             balloon=False,
-            net=self.machine.net,
         )
         self._ending.callback(self._box.close)
         self.boot_s = time.monotonic() - started
         self._bring(packages, PACKAGES)
         self._unpack(_project())
         self._unpack(_kernel())
-        if self.machine.installed:
-            # For every user, and for services.
-            lines = f"{PROJECT}/src\n{PACKAGES}\n"
-            self._box.fs.write("/usr/lib/python3/dist-packages/ballonet.pth", lines)
-        else:
-            self._box.fs.write("/ballonet.bundle", _bundle())
-        if self.machine.net == "user":
-            for path, content in host_files().items():
-                self._box.fs.write(path, content, parents=True)
+        # For every user, and for services.
+        self._box.fs.write("/usr/lib/python3/dist-packages/ballonet.pth", f"{PROJECT}/src\n{PACKAGES}\n")
         try:
             done = self._box.shell(f"set -e\n{self.machine.script}", timeout=_SETUP_S)
         except GuestChannelError as error:
@@ -167,12 +158,6 @@ def _kernel() -> bytes:
         if path.is_file() and path.name != "modules.dep"  # depmod makes it, for those that are there
     ]
     return _tar([*files, (guest.vmlinuz, f"/boot/vmlinuz-{guest.release}")])
-
-
-def _bundle() -> bytes:
-    """The last commit, to clone from."""
-    argv = ["git", "bundle", "create", "-q", "-", "HEAD"]
-    return subprocess.run(argv, cwd=ROOT, check=True, capture_output=True).stdout
 
 
 def _tar(files: Iterator[tuple[Path, str]] | Sequence[tuple[Path, str]]) -> bytes:

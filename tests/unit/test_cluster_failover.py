@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,14 +73,14 @@ async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 async def placed(
-    cluster: Cluster, name: str, host: str, restart: str = "no", session: str | None = None
+    cluster: Cluster, name: str, host: str, restart: str = "no", session: str | None = None, **how: Any
 ) -> None:
     """Create a sandbox on one host."""
     cluster.hosts.offers[host] = cluster.hosts.offers[host]._replace(closed=None)
     for other in cluster.hosts.offers.keys() - {host}:
         cluster.hosts.offers[other] = cluster.hosts.offers[other]._replace(closed="not now")
     await cluster.rounds()
-    answer = await cluster.directory.create(ordered(name, restart=restart, session=session))
+    answer = await cluster.directory.create(ordered(name, restart=restart, session=session, **how))
     assert answer.value == host, answer
     for other in cluster.hosts.offers:
         cluster.hosts.offers[other] = cluster.hosts.offers[other]._replace(closed=None)
@@ -142,6 +143,34 @@ async def test_a_sandbox_that_was_fenced_is_started_again(cluster: Cluster) -> N
     assert len(cluster.where("moves")) == 1
     assert cluster.hosts.removed == [("a", "moves")]
     assert value_of(cluster.directory.find("moves")) == cluster.where("moves")[0]
+
+
+async def test_a_sandbox_that_was_fenced_and_finds_no_room_is_started_as_soon_as_there_is(
+    cluster: Cluster,
+) -> None:
+    await placed(cluster, "moves", "a", "elsewhere")
+    cluster.hosts.fenced.add("moves")
+    for host in "ab":
+        cluster.hosts.offers[host] = cluster.hosts.offers[host]._replace(closed="not now")
+    await cluster.rounds()
+    await cluster.rounds()
+    assert cluster.where("moves") == []
+    assert cluster.directory.find("moves").code == "host", "it is lost, and not forgotten"
+    cluster.hosts.offers["b"] = cluster.hosts.offers["b"]._replace(closed=None)
+    await cluster.pass_time(RETRY_S + 1)
+    assert cluster.where("moves") == ["b"]
+
+
+async def test_nothing_is_placed_on_a_host_that_leaves(cluster: Cluster) -> None:
+    await placed(cluster, "moves", "a", "elsewhere")
+    cluster.hosts.offers["b"] = cluster.hosts.offers["b"]._replace(closed="not now")
+    await cluster.directory.leave("a")
+    await cluster.pass_time(RETRY_S + 1)
+    assert cluster.where("moves") == [], "its agent is still there"
+    with pytest.raises(ConfigError, match="a: it leaves the cluster"):
+        value_of(await cluster.directory.create(ordered("box")))
+    assert value_of(await cluster.directory.check_host("a")) == "a"
+    assert value_of(await cluster.directory.create(ordered("box"))) == "a", "it has joined again"
 
 
 async def test_a_host_that_ends_while_it_creates_is_asked_before_another_is(cluster: Cluster) -> None:

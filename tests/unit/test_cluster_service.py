@@ -18,7 +18,7 @@ from ballonet.base.errors import (
 )
 from ballonet.cluster.answers import Answer, failed, value_of
 from ballonet.cluster.directory_service import DirectoryService
-from ballonet.cluster.host_agent import Grant, HostReport
+from ballonet.cluster.host_report import Figures, Grant, HostReport
 from ballonet.cluster.ledger import Ledger, Order
 from ballonet.cluster.offer import HostOffer
 from ballonet.pilot.admission import ENGINE_MIB
@@ -43,6 +43,13 @@ class FakeHosts:
         self.immovable: set[str] = set()
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
         self.grants: dict[str, Grant] = {}
+        #: The snapshots of each host; those that cannot be restored there; what was restored, and where; wall clocks.
+        self.snapshots: dict[str, set[str]] = {one.host: set() for one in offers}
+        self.broken: set[tuple[str, str]] = set()
+        self.restored: list[tuple[str, str, str]] = []
+        self.walls: dict[str, float] = {}
+        self.figures: dict[str, Figures] = {}
+        self.ended_exports: list[str] = []
         self.marks = 0.0
         self.age_s = 0.0
         self.answers: dict[str, Answer] = {}
@@ -64,8 +71,56 @@ class FakeHosts:
         fenced = frozenset(self.fenced & orders.keys())
         self.marks += 1
         moving = frozenset(self.moving & orders.keys())
-        made = made._replace(at_s=-self.age_s)
-        return Answer(HostReport(made, states, self.marks, orders, creating, fenced, moving))
+        made = made._replace(at_s=-self.age_s, states=frozenset(self.snapshots[host]))
+        automatic = frozenset(name for name in self.snapshots[host] if name.startswith("auto-"))
+        return Answer(
+            HostReport(
+                made,
+                states,
+                self.marks,
+                orders,
+                creating,
+                fenced,
+                moving,
+                automatic,
+                figures={name: self.figures[name] for name in orders if name in self.figures},
+                wall_s=self.walls.get(host),
+            )
+        )
+
+    async def snapshot(self, host: str, method: str, *what: Any) -> Answer:
+        if host in self.silent:
+            return Answer(None, "host", "no answer")
+        if host in self.answers:
+            return self.answers[host]
+        if method == "save":
+            name, snapshot, automatic, _ = what
+            assert automatic == snapshot.startswith("auto-")
+            assert name in self.boxes[host]
+            self.snapshots[host].add(snapshot)
+        elif method == "end_export":
+            self.ended_exports.append(what[0])
+        else:
+            assert method == "remove"
+            self.snapshots[host].discard(what[0])
+        return Answer(what[0])
+
+    async def fetch(self, host: str, snapshot: str, source: str, automatic: bool) -> Answer:
+        assert snapshot in self.snapshots[source], "it is sent by a host that has it"
+        assert source not in self.silent
+        if (host, "fetch") in self.broken:
+            return Answer(None, "image", "this host does not have the image")
+        self.snapshots[host].add(snapshot)
+        return Answer(snapshot)
+
+    async def restore(self, host: str, order: Order, permit_s: float | None, snapshot: str) -> Answer:
+        assert snapshot in self.snapshots[host]
+        if (host, snapshot) in self.broken:
+            return Answer(None, "snapshot", "it was saved with another engine")
+        answer = await self.create(host, order, permit_s)
+        if answer.code is None:
+            self.restored.append((host, order.name, snapshot))
+        return answer
 
     async def fork(self, host: str, name: str, orders: Sequence[Order], permit_s: float | None) -> Answer:
         assert name in self.boxes[host]

@@ -234,7 +234,7 @@ def test_prune_leaves_the_empty_group_of_a_sandbox_that_is_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cgroup, "find_hierarchy", lambda controller: cgroup.Hierarchy(1, tmp_path))
-    monkeypatch.setattr(cgroup, "_mounts", lambda path: {})
+    monkeypatch.setattr(cgroup, "controller_mounts", lambda path: {})
     lock = cgroup._make_locked(tmp_path / "ballonet-starting")
     (tmp_path / "ballonet-left").mkdir()
     assert cgroup.prune_groups("ballonet-") == ["ballonet-left"]

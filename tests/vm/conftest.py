@@ -75,9 +75,9 @@ def code_image(run_directory: Path) -> str:
     return name
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def sandbox(guest: GuestBundle, run_directory: Path) -> AsyncIterator[Sandbox]:
-    """A sandbox of 1024 / 512 / 256 MiB for all tests that leave it usable."""
+    """A sandbox of 1024 / 512 / 256 MiB for all tests of a file that leave it usable."""
     config = SandboxConfig(name="shared", memory_mib=1024, balloon_initial_mib=512, balloon_min_mib=256)
     async with await Sandbox.create(config) as running:
         yield running

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from ballonet.cluster.host_agent import HostAgent, HostConfig, HostReport
+from ballonet.cluster.host_agent import HostAgent
+from ballonet.cluster.host_labels import own_labels
 from ballonet.cluster.host_notes import boot_time_s, fenced_names
+from ballonet.cluster.host_report import HostConfig, HostReport
 from ballonet.cluster.lease import LEASE_S
 from ballonet.cluster.ledger import Order
 from ballonet.cluster.request_of import request_of
@@ -45,7 +47,7 @@ async def test_a_host_creates_runs_reports_and_refuses(
         report: HostReport = (await agent.report()).value
         assert report.sandboxes == {"placed": "running"}
         assert report.offer.groups == {"g": 1}
-        assert report.offer.labels == {"disk": "ssd"}
+        assert report.offer.labels == {"disk": "ssd", **own_labels()}
         assert report.offer.promised_mib >= request.least_mib
         assert report.offer.ceilings_mib > 256
         assert 0 < report.offer.expected_mib < 500

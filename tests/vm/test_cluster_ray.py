@@ -43,9 +43,13 @@ class Host:
         (directory / "run").mkdir(parents=True, mode=0o700)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.run_with(*words, stdin="")
+
+    def run_with(self, *words: str, stdin: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "ballonet", *words],
             env=self.environment,
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=WAIT_S,

@@ -37,9 +37,14 @@ async def test_the_idlest_is_paused_on_a_full_host_and_others_are_not(
     boxes: dict[str, Sandbox], ballonet: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     await boxes["fly-idle"].shell("echo kept > /run/note")
-    await boxes["fly-held"].exec_stream(["sleep", "1000"])
-    await boxes["fly-works"].exec_stream(["sh", "-c", "while true; do :; done"])
-    async with piloting("--budget", "400M") as pilot:  # less than the engines hold
+    # A command ends with the object that stands for it.
+    held = await boxes["fly-held"].exec_stream(["sleep", "1000"])
+    works = await boxes["fly-works"].exec_stream(["sh", "-c", "while true; do :; done"])
+    async with (
+        held,
+        works,
+        piloting("--budget", "400M") as pilot,  # less than the engines hold
+    ):
         tick = await pilot.wait_tick(lambda tick: "fly-idle" in tick["pausing"])
         assert tick["price"] == 1
         async with asyncio.timeout(WAIT_S):

@@ -7,6 +7,7 @@ import os
 import signal
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -134,7 +135,9 @@ async def test_half_a_request_delays_nobody(registered: str, tmp_path: Path) -> 
 async def test_a_second_server_on_the_socket_is_refused(registered: str, tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         words = ["ballonet", "serve", "--socket", str(server.socket)]
-        second = subprocess.run(["python", "-P", "-m", *words], capture_output=True, text=True, check=False)
+        second = subprocess.run(
+            [sys.executable, "-P", "-m", *words], capture_output=True, text=True, check=False
+        )
         assert second.returncode == 2
         assert "another server" in second.stderr
     with ServerProcess(tmp_path) as server:

@@ -27,16 +27,19 @@ EXAMPLES = {
 
 
 def run(words: list[str], directory: Path, environment: dict[str, str], timeout_s: float = 280) -> str:
-    done = subprocess.run(
-        words,
-        cwd=directory,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    try:
+        done = subprocess.run(
+            words,
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"{words} did not end:\n{error.stdout!r}\n{error.stderr!r}") from None
     assert done.returncode == 0, f"{words}:\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
     return done.stdout
 
@@ -96,7 +99,7 @@ def connected(node: dict[str, str], server: ServerProcess) -> dict[str, str]:
 @pytest.mark.timeout(1500)
 def test_the_client_does_what_its_own_tests_say(package: Path, connected: dict[str, str]) -> None:
     words = ["node", "--test", "--test-reporter=spec", "build/test/client.test.js"]
-    said = run(words, package, connected)
+    said = run(words, package, connected, 1200)
     assert re.search(r"fail 0\b", said) and not re.search(r"(pass|tests) 0\b", said), said
 
 

@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import select
 import signal
-import struct
-import sys
-import termios
 import time
-import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ballonet.base.dataclass import dataclass
-from ballonet.base.errors import ConfigError, GuestChannelError, StreamError
+from ballonet.base.errors import GuestChannelError, StreamError
 from ballonet.cli.caught_signals import ENDING, CaughtSignals, SignalledError
-from ballonet.cli.stdin_reader import check_stdin, read_ready
+from ballonet.cli.local_terminal import check_streams, local_terminal, terminal_size
+from ballonet.cli.stdin_reader import read_ready
 from ballonet.cli.stdout_writer import ByteWriter
 from ballonet.guest import messages
 from ballonet.guest.frames import FrameType
@@ -40,31 +36,6 @@ SIGNAL_GRACE_S = 10.0
 #: for a reader that has stopped.
 LAST_OUTPUT_S = 0.5
 _PIECE_BYTES = 64 << 10
-
-
-def check_terminal(wanted: bool) -> None:
-    """:raises ConfigError: a terminal is requested and standard input is not one."""
-    if wanted and not os.isatty(0):
-        raise ConfigError("-t requires a terminal as standard input", hint="omit -t")
-
-
-def check_streams(options: argparse.Namespace) -> None:
-    """Check that the standard streams allow ``-i`` and ``-t``.
-
-    :raises ConfigError: a terminal is requested and standard input is not one, or standard input is not readable.
-    """
-    check_terminal(options.tty)
-    if options.interactive:
-        check_stdin()
-
-
-def terminal_size() -> tuple[int, int]:
-    """Rows and columns of the terminal on standard input; 24 by 80 if unknown."""
-    try:
-        rows, cols, _, _ = struct.unpack("HHHH", fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
-    except OSError:
-        return 24, 80
-    return rows or 24, cols or 80
 
 
 class NotStartedError(GuestChannelError):
@@ -197,7 +168,9 @@ class _Attached:
         """See :func:`run_joined`."""
         try:
             self._start()
-            with _terminal(raw=self._joined.stdin) if self._joined.terminal else contextlib.nullcontext():
+            with (
+                local_terminal(raw=self._joined.stdin) if self._joined.terminal else contextlib.nullcontext()
+            ):
                 complete = self._copy()
         except SignalledError as signalled:
             return 128 + signalled.number
@@ -318,19 +291,3 @@ class _Attached:
 
 def _reached(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() >= deadline
-
-
-@contextlib.contextmanager
-def _terminal(*, raw: bool) -> Iterator[None]:
-    """Restore the local terminal's settings after the block.
-
-    :param raw: switch it to raw mode during the block.
-    """
-    saved = termios.tcgetattr(0)
-    try:
-        if raw:
-            tty.setraw(0)
-        yield
-    finally:
-        sys.stdout.flush()
-        termios.tcsetattr(0, termios.TCSADRAIN, saved)

@@ -18,7 +18,18 @@ from ballonet.cli import cluster_simulate
 from ballonet.cli.output import print_json, print_table
 
 DEFAULT_PORT = 6379
-HEADINGS = ("HOST", "SANDBOXES", "GUARANTEED", "EXPECTED", "AVAILABLE", "BUDGET", "PRICE", "AGE", "STATE")
+HEADINGS = (
+    "HOST",
+    "SANDBOXES",
+    "GUARANTEED",
+    "EXPECTED",
+    "AVAILABLE",
+    "BUDGET",
+    "PRICE",
+    "AGE",
+    "LABELS",
+    "STATE",
+)
 #: How long 'leave' waits (seconds).
 LEAVE_S = 180.0
 
@@ -143,7 +154,7 @@ def _take_part(
     options: argparse.Namespace, address: str, listen: str, token: Path, *, head: bool, ready: Any
 ) -> int:
     from ballonet.cluster.addresses import use_token
-    from ballonet.cluster.host_agent import HostConfig
+    from ballonet.cluster.host_report import HostConfig
 
     budget = None if options.budget is None else parse_size(options.budget, "--budget")
     reserve = None if options.reserve is None else parse_size(options.reserve, "--reserve")
@@ -170,7 +181,7 @@ def _status(options: argparse.Namespace) -> int:
     for host, found in hosts.items():
         offer = found["offer"]
         if offer is None:
-            rows.append([host, len(found["sandboxes"]), *["-"] * 6, _state(found) or "starting"])
+            rows.append([host, len(found["sandboxes"]), *["-"] * 7, _state(found) or "starting"])
             continue
         rows.append(
             [
@@ -182,7 +193,12 @@ def _status(options: argparse.Namespace) -> int:
                 f"{offer.budget_mib} MiB",
                 "-" if offer.price is None else f"{offer.price:.2f}",
                 f"{-offer.at_s:.1f} s",
-                _state(found) or offer.closed or "takes sandboxes",
+                ",".join(f"{key}={value}" for key, value in sorted(offer.labels.items())),
+                "; ".join(
+                    words
+                    for words in (_state(found) or offer.closed or "takes sandboxes", found["clock"])
+                    if words
+                ),
             ]
         )
     print_table(HEADINGS, rows)
@@ -210,6 +226,8 @@ def _document(found: dict[str, Any]) -> dict[str, Any]:
         "sandboxes": found["sandboxes"],
         "silent": found["silent"],
         "lost": found["lost"],
+        "started": found["started"],
+        "clock": found["clock"],
     }
 
 
@@ -272,11 +290,17 @@ def _name(options: argparse.Namespace) -> str:
 
 
 def _labels(words: list[str]) -> dict[str, str]:
+    from ballonet.cluster.host_labels import OWN
+
     labels = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"--label {word!r} is not KEY=VALUE")
+        if key in OWN:
+            raise ConfigError(
+                f"--label {word!r}: every host has the label {key} already, by what it can do", hint="omit it"
+            )
         labels[key] = value
     return labels
 

@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     language_of(options.lang)
     timeout, env = timeout_from(options), parse_env(options.env)
     pictures = None if options.pictures is None else _Pictures(options.pictures)
-    code = None if options.file == "-" else _read(options.file)
+    code = None if options.file == "-" else read_code(options.file)
     if code is None:
         check_stdin()
     with CaughtSignals() as signals:
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
             return 128 + signalled.number
 
 
-def _read(name: str) -> str:
+def read_code(name: str) -> str:
     try:
         return Path(name).read_text()
     except OSError as error:
@@ -158,13 +158,13 @@ async def _print(session: CodeSession, code: str, timeout: Timeout | None, pictu
             elif event.kind == "end":
                 status = event.exit_status or (0 if event.error is None else 1)
             else:
-                await write_stdout(_bytes(_shown(event)))
+                await write_stdout(_bytes(shown(event)))
                 if pictures is not None:
                     pictures.save(event.data)
     return status
 
 
-def _shown(event: CodeEvent) -> str:
+def shown(event: CodeEvent) -> str:
     if event.kind == "stdout":
         return event.text
     text = str(event.data.get("text/plain", ""))

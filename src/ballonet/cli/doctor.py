@@ -154,11 +154,16 @@ def _images() -> Finding:
 
 
 def _memory() -> Finding:
-    from ballonet.host.proc import PROC
+    from ballonet.base.memory import bytes_to_mib
+    from ballonet.host.memory import read_host_memory
 
-    fields = dict(line.split(":", 1) for line in (PROC / "meminfo").read_text().splitlines())
-    total, available = (int(fields[name].split()[0]) // 1024 for name in ("MemTotal", "MemAvailable"))
-    detail = f"{available} MiB of {total} MiB available"
+    memory = read_host_memory()
+    if memory.total_bytes is None or memory.available_bytes is None:
+        return Finding("memory", WARNING, "unknown", "mount /proc: /proc/meminfo has it")
+    available = bytes_to_mib(memory.available_bytes)
+    detail = f"{available} MiB of {bytes_to_mib(memory.total_bytes)} MiB available"
+    if memory.limited_by is not None:
+        detail += f" (the limit of the cgroup {memory.limited_by})"
     if available < 512:
         return Finding(
             "memory", WARNING, detail, "shrink or stop a sandbox or program: a sandbox needs about 200 MiB"

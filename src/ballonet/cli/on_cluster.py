@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ballonet.base.errors import BallonetError, ConfigError
+from ballonet.base.errors import ConfigError
+from ballonet.cli import on_cluster_show
 from ballonet.cli.command_options import (
     EXIT_STATUSES,
     add_command_options,
+    add_stream_options,
     add_timeout_option,
     argv_from,
     defaults_from,
-    timeout_from,
 )
-from ballonet.cli.output import print_json, print_table
+from ballonet.cli.local_terminal import check_streams
+from ballonet.cli.on_cluster_follow import follow
 from ballonet.cli.parser import Parser
+from ballonet.sdk.random_name import random_name
 
 OPTION = "--cluster"
 
@@ -41,13 +41,24 @@ def main(words: Sequence[str]) -> int:
 
     _add_run(command("run", "run a command in a new sandbox on the host that fits best", _run))
     exec_ = command("exec", "run a command in a sandbox", _exec)
-    exec_.add_argument("-i", "--interactive", action="store_true", help="pass standard input to the command")
+    add_stream_options(exec_)
     add_timeout_option(exec_)
     exec_.add_argument("name", metavar="NAME", help="name of the sandbox")
     add_command_options(exec_, inherits="the sandbox's, else the image's")
     exec_.epilog = EXIT_STATUSES
-    ls = command("ls", "list the sandboxes of all hosts", _ls)
+    ls = command("ls", "list the sandboxes of all hosts, with their memory", on_cluster_show.ls)
     ls.add_argument("--json", action="store_true", help="print JSON, a list of objects")
+    logs = command("logs", "show the output of a sandbox's own command", on_cluster_show.logs)
+    on_cluster_show.add_logs_options(logs)
+    code = command("code", "run code in a session of a sandbox", on_cluster_show.code)
+    on_cluster_show.add_code_options(code)
+    fork = command("fork", "copy a running sandbox, on its host", _fork)
+    fork.add_argument("name", metavar="NAME", help="name of the sandbox")
+    fork.add_argument("names", metavar="COPY", nargs="+", help="names of the copies")
+    snapshot = command(
+        "snapshot", "save sandboxes, and list and remove what was saved", on_cluster_show.snapshot
+    )
+    on_cluster_show.add_snapshot_actions(snapshot)
     stop = command("stop", "stop a sandbox; it stays registered", _stop)
     stop.add_argument("name", metavar="NAME", help="name of the sandbox")
     rm = command("rm", "remove a sandbox", _rm)
@@ -76,122 +87,106 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="label that the host must have (may be repeated)",
     )
     parser.add_argument(
+        "--require",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="label that the host must have with the value 'yes', such as kvm (may be repeated)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="from_snapshot",
+        metavar="SNAPSHOT",
+        help="continue from a snapshot of the cluster instead of booting",
+    )
+    parser.add_argument(
         "--restart",
         choices=("no", "elsewhere"),
         default="no",
-        help="if its host is lost: start it anew on another host (default: no)",
+        help="if its host is lost: start it on another host, from its last saved state if there is one (default: no)",
+    )
+    parser.add_argument(
+        "--save-every", metavar="TIME", help="save it for such a restart this often: 90s, 5m, 1h"
     )
     parser.add_argument(
         "-d", "--detach", action="store_true", help="run in the background, and print the name"
     )
-    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input to the command")
+    add_stream_options(parser)
     add_timeout_option(parser)
     add_command_options(parser)
     parser.epilog = EXIT_STATUSES
 
 
 def _run(cluster: Any, options: argparse.Namespace) -> int:
-    from ballonet.sdk.random_name import random_name
-
     argv = argv_from(options)
     if not argv and not options.detach:
         raise ConfigError("no command was given", hint="for example: ballonet --cluster auto run -- uname -a")
     if options.restart != "no" and not options.detach:
         raise ConfigError("--restart needs -d: without it, the sandbox ends with its command")
+    if options.save_every and options.restart == "no":
+        raise ConfigError("--save-every needs --restart elsewhere")
+    if not options.detach:
+        check_streams(options)
+    box = _made(cluster, options, argv, _labels(options))
+    if options.detach:
+        print(box.name)
+        return 0
+    try:
+        return follow(box, argv, options)
+    finally:
+        box.remove(force=True)
+
+
+def _labels(options: argparse.Namespace) -> dict[str, str]:
+    """The labels that the host must have."""
     labels = {}
     for word in options.host_label:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"--host-label {word!r} is not KEY=VALUE")
         labels[key] = value
-    said = defaults_from(options)
-    settings: dict[str, Any] = {"image": options.image, "memory": options.memory, "ports": options.publish}
-    box = cluster.create(
-        options.name or random_name("run"),
-        expected=options.expected,
-        labels=labels,
-        detached=options.detach,
-        restart=options.restart,
-        **{word: value for word, value in settings.items() if value},
-        **({"command": argv, "env": said.env, "cwd": said.cwd, "user": said.user} if options.detach else {}),
-    )
+    for key in options.require:
+        if "=" in key or not key:
+            raise ConfigError(
+                f"--require {key!r} is not a label", hint="write --require kvm, or --host-label KEY=VALUE"
+            )
+        if labels.get(key, "yes") != "yes":
+            raise ConfigError(f"--require {key} contradicts --host-label {key}={labels[key]}")
+        labels[key] = "yes"
+    return labels
+
+
+def _made(cluster: Any, options: argparse.Namespace, argv: list[str], labels: Mapping[str, str]) -> Any:
+    """Create the sandbox, or restore it."""
+    said, name = defaults_from(options), options.name or random_name("run")
+    how = {"detached": options.detach, "restart": options.restart, "save_every": options.save_every}
+    settings = {"image": options.image, "memory": options.memory, "expected": options.expected}
+    given = {word: value for word, value in settings.items() if value}
+    if options.from_snapshot is not None:
+        if given:
+            raise ConfigError(
+                f"--from cannot be combined with --{next(iter(given))}", hint="the snapshot decides that"
+            )
+        if options.detach and argv:
+            raise ConfigError("--from cannot be combined with -d and a command", hint="omit the command")
+        return cluster.restore(options.from_snapshot, name, ports=options.publish, host_labels=labels, **how)
+    if options.publish:
+        given["ports"] = options.publish
     if options.detach:
-        print(box.name)
-        return 0
-    try:
-        return _follow(box, argv, options)
-    finally:
-        box.remove(force=True)
+        given |= {"command": argv, "env": said.env, "cwd": said.cwd, "user": said.user}
+    return cluster.create(name, labels=labels, **how, **given)
 
 
 def _exec(cluster: Any, options: argparse.Namespace) -> int:
     argv = argv_from(options)
     if not argv:
         raise ConfigError("no command was given", hint=f"for example: exec {options.name} uname -a")
-    return _follow(cluster.get(options.name), argv, options)
+    return follow(cluster.get(options.name), argv, options)
 
 
-def _follow(box: Any, argv: list[str], options: argparse.Namespace) -> int:
-    """Run a command with this program's standard streams. Ctrl-C reaches the command."""
-    import signal
-
-    said, timeout = defaults_from(options), timeout_from(options)
-    process = box.exec_stream(
-        argv,
-        env=said.env,
-        cwd=said.cwd,
-        user=said.user,
-        stdin=options.interactive,
-        timeout=None if timeout is None else timeout.seconds,
-    )
-    problems: list[BallonetError | OSError] = []
-
-    def copy(output: str, fd: int) -> None:
-        try:
-            while piece := process.read(output):
-                while piece:
-                    piece = piece[os.write(fd, piece) :]
-        except (BallonetError, OSError) as error:
-            problems.append(error)
-            process.close()
-
-    def feed() -> None:
-        try:
-            while piece := os.read(0, 64 << 10):
-                process.write_stdin(piece)
-            process.close_stdin()
-        except (BallonetError, OSError):
-            pass  # the command has ended, or reads no more
-
-    with process:
-        sys.stdout.flush()
-        threads = [
-            threading.Thread(target=copy, args=one, daemon=True) for one in (("stdout", 1), ("stderr", 2))
-        ]
-        for thread in threads:
-            thread.start()
-        if options.interactive:
-            threading.Thread(target=feed, daemon=True).start()
-        while any(thread.is_alive() for thread in threads):
-            try:
-                for thread in threads:
-                    thread.join(0.2)
-            except KeyboardInterrupt:
-                process.send_signal(signal.SIGINT)
-        if problems:
-            raise problems[0]
-        return int(process.wait())
-
-
-def _ls(cluster: Any, options: argparse.Namespace) -> int:
-    rows = [
-        {"name": name, "host": host, "state": state}
-        for host, found in cluster.status().items()
-        for name, state in sorted(found["sandboxes"].items())
-    ]
-    if options.json:
-        return print_json(rows)
-    print_table(("NAME", "HOST", "STATE"), [(row["name"], row["host"], row["state"]) for row in rows])
+def _fork(cluster: Any, options: argparse.Namespace) -> int:
+    for copy in cluster.get(options.name).fork(*options.names):
+        print(copy.name)
     return 0
 
 

@@ -153,7 +153,12 @@ def _opening(policy: str, settings: Any, tick: Any) -> str:
         f" ({shown})" if names else ""
     )
     only = f" whose names match {', '.join(settings.only)}" if settings.only else ""
-    limit = "the whole host" if settings.budget_mib is None else "a budget"
+    from ballonet.host.memory import read_host_memory
+
+    if settings.budget_mib is not None:
+        limit = "a budget"
+    else:
+        limit = "the whole host" if read_host_memory().limited_by is None else "the limit of its cgroup"
     return (
         f"policy {policy} manages {managed}{only}, with {limit} of {host.total_mib} MiB, {host.reserve_mib} of them "
         f"reserved, overcommit {host.overcommit:g}; {_available(host)}{'; dry run' if settings.dry_run else ''}"

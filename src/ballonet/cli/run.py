@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ballonet.base.dataclass import replace
 from ballonet.base.errors import ConfigError
 from ballonet.base.paths import state_dir_of
-from ballonet.cli.attach import check_streams, joined_from
+from ballonet.cli.attach import joined_from
 from ballonet.cli.boot_notice import notice_if_slow
 from ballonet.cli.command_options import (
     EXIT_STATUSES,
@@ -23,6 +23,7 @@ from ballonet.cli.command_options import (
     defaults_from,
     timeout_from,
 )
+from ballonet.cli.local_terminal import check_streams
 from ballonet.cli.progress import report_progress
 from ballonet.cli.run_attached import run_attached
 from ballonet.cli.sandbox_options import add_sandbox_options, command_from, policy_from, prepared_from

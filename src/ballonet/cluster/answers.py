@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ballonet.base import errors
-from ballonet.base.errors import BallonetError
+from ballonet.base import code_errors, errors
+from ballonet.base.errors import BallonetError, GuestCommandError
+
+#: What some errors have besides their message.
+_MORE = ("timeout", "restarted", "errno", "missing")
 
 
 class Answer(NamedTuple):
@@ -19,7 +22,8 @@ class Answer(NamedTuple):
 
 def failed(error: BallonetError) -> Answer:
     """The answer that an error is."""
-    return Answer(None, error.code, error.message, error.hint)
+    more = {name: getattr(error, name) for name in _MORE if hasattr(error, name)}
+    return Answer(more or None, error.code, error.message, error.hint)
 
 
 def value_of(answer: Answer, host: str | None = None) -> Any:
@@ -31,11 +35,18 @@ def value_of(answer: Answer, host: str | None = None) -> Any:
     if answer.code is None:
         return answer.value
     where = "" if host is None else f"host {host}: "
-    raise _class_of(answer.code)(where + answer.message, hint=answer.hint)
+    error: BallonetError
+    if answer.code == GuestCommandError.code:
+        error = GuestCommandError(where + answer.message, errno=0, hint=answer.hint)
+    else:
+        error = _class_of(answer.code)(where + answer.message, hint=answer.hint)
+    for name, value in answer.value.items() if isinstance(answer.value, dict) else ():
+        setattr(error, name, value)
+    raise error
 
 
 def _class_of(code: str) -> type[BallonetError]:
-    for found in vars(errors).values():
+    for found in [*vars(errors).values(), *vars(code_errors).values()]:
         if isinstance(found, type) and issubclass(found, BallonetError) and found.code == code:
             try:
                 found("", hint=None)

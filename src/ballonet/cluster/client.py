@@ -10,14 +10,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+from ballonet.base.duration import Duration, parse_duration
 from ballonet.base.errors import ConfigError, HostError
 from ballonet.cluster.addresses import connects_from, use_token
 from ballonet.cluster.answers import value_of
-from ballonet.cluster.cluster_sandbox import ClusterSandbox
+from ballonet.cluster.cluster_sandbox import ClusterSandbox, ClusterSnapshot, SavedCopies
 from ballonet.cluster.ledger import Order, Restart, check_order
 from ballonet.cluster.node_notes import read_node, token_path
-from ballonet.cluster.request import Affinity, Strategy
+from ballonet.cluster.request import Affinity, Request, Strategy
 from ballonet.cluster.request_of import request_of
+from ballonet.settings.config import check_name
 
 #: How often a program that owns sandboxes or has streams says that it is there (seconds).
 KEEP_S = 4.0
@@ -71,15 +73,17 @@ class Cluster:
         strategy: Strategy = "spread",
         detached: bool = True,
         restart: Restart = "no",
+        save_every: Duration | None = None,
         **settings: Any,
     ) -> ClusterSandbox:
         """Create a sandbox on the host that fits best, and return when its guest answers.
 
         :param detached: keep it running when this program ends. Otherwise it is removed then, at the latest 15 s after
             a program that was killed.
-        :param restart: ``elsewhere``: if its host is lost, start it anew on another one, with an empty disk; it ends on
-            a host that is cut off. ``no``: its name stays in use until its host returns.
-
+        :param restart: ``elsewhere``: if its host is lost, start it on another one: from its last saved state that
+            another host has, otherwise with an empty disk. It ends on a host that is cut off. ``no``: its name stays in
+            use until its host returns.
+        :param save_every: save it for that this often: seconds, or text such as ``5m``.
         :param expected: the memory that it will use on average, such as ``300M``; by default, what others of its image
             use, or a quarter of its ceiling.
         :param labels: labels that the host must have.
@@ -99,12 +103,74 @@ class Cluster:
             affinity=affinity,
             strategy=strategy,
         )
-        order = check_order(Order(request, settings, restart, None if detached else self.session))
+        order = check_order(self._order(request, settings, restart, detached, save_every))
         if not detached:
             self._owns = True
             self._tell("keep_session", self.session)
         host = self._tell("create", order)
         return ClusterSandbox(self, name, host)
+
+    def _order(
+        self,
+        request: Request,
+        settings: Mapping[str, Any],
+        restart: Restart,
+        detached: bool,
+        save_every: Duration | None,
+    ) -> Order:
+        """:raises ConfigError: ``save_every`` is not a duration."""
+        every_s: int | None = None
+        if save_every is not None:
+            try:
+                every_s = parse_duration(save_every) if isinstance(save_every, str) else int(save_every)
+            except (TypeError, ValueError, OverflowError):
+                raise ConfigError(
+                    f"save_every {save_every!r} is not a duration", hint="write seconds, 90s, 5m or 1h30m"
+                ) from None
+        return Order(request, settings, restart, None if detached else self.session, every_s)
+
+    def save(self, name: str, snapshot: str | None, *, copies: int, trim: bool) -> SavedCopies:
+        """Save a sandbox; see :meth:`ClusterSandbox.snapshot`."""
+        return SavedCopies(*self._tell("save", name, snapshot, copies, trim))
+
+    def snapshots(self) -> list[ClusterSnapshot]:
+        """The snapshots that were made through the cluster, the oldest first."""
+        return [ClusterSnapshot(*one) for one in self._tell("snapshots")]
+
+    def remove_snapshot(self, snapshot: str) -> None:
+        """Remove a snapshot on all hosts that have it.
+
+        :raises UnknownSnapshotError: the cluster has none with that name.
+        """
+        self._tell("remove_snapshot", snapshot)
+
+    def restore(
+        self,
+        snapshot: str,
+        name: str,
+        *,
+        ports: Sequence[str] = (),
+        host_labels: Mapping[str, str] | None = None,
+        detached: bool = True,
+        restart: Restart = "no",
+        save_every: Duration | None = None,
+    ) -> ClusterSandbox:
+        """Make a sandbox that continues from a snapshot of the cluster, on a host that has it if one has room, else on
+        another one, to which it is sent.
+
+        :param ports: publish these ports; those of the saved sandbox are not published.
+        :param host_labels: labels that the host must have.
+        :param detached: as in :meth:`create`, and so are ``restart`` and ``save_every``.
+        :raises UnknownSnapshotError: the cluster has none with that name.
+        :raises SnapshotError: no host can restore it.
+        """
+        check_name(name)
+        request = Request(name, 1, 1, 1, labels=dict(host_labels or {}))
+        order = self._order(request, {"ports": list(ports)}, restart, detached, save_every)
+        if not detached:
+            self._owns = True
+            self._tell("keep_session", self.session)
+        return ClusterSandbox(self, name, self._tell("restore", snapshot, order))
 
     def get(self, name: str) -> ClusterSandbox:
         """Find a sandbox on any host.

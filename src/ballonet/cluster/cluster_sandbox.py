@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 from ballonet.base.arguments import check_words, to_bytes
-from ballonet.base.errors import BallonetError, GuestError, HostError, UnknownSandboxError
+from ballonet.base.errors import BallonetError, HostError, UnknownSandboxError
+from ballonet.cluster.cluster_code import ClusterCodeSession
+from ballonet.cluster.cluster_files import ClusterFiles
+from ballonet.cluster.cluster_process import PIECE_BYTES, ClusterProcess
+from ballonet.machine.output_log import Entry
 from ballonet.sdk.sandbox_commands import ExecResult
 
-#: The most that :meth:`ClusterSandbox.exec` collects, as :meth:`ballonet.Sandbox.exec` does.
-MAX_OUTPUT_BYTES = 256 << 20
-_PIECE_BYTES = 256 << 10
+
+class SavedCopies(NamedTuple):
+    """A snapshot that was made."""
+
+    name: str
+    #: The hosts that have it.
+    hosts: Sequence[str]
+    #: Why there are fewer copies than asked for; ``None``: there are as many.
+    problem: str | None
+
+
+class ClusterSnapshot(NamedTuple):
+    """A snapshot that was made through the cluster."""
+
+    name: str
+    #: The sandbox that was saved.
+    sandbox: str
+    #: The hosts that have it.
+    hosts: Sequence[str]
+    age_s: float
+    #: Whether it is a state of the sandbox that has that name now.
+    current: bool
+    #: The cluster made it by itself (``save_every``), and removes it when there is a newer one.
+    automatic: bool
 
 
 class Caller(Protocol):
@@ -35,6 +58,8 @@ class Caller(Protocol):
 
     def remove(self, name: str, *, force: bool = False) -> None: ...
 
+    def save(self, name: str, snapshot: str | None, *, copies: int, trim: bool) -> SavedCopies: ...
+
 
 class ClusterSandbox:
     """A sandbox of a cluster, on some host."""
@@ -44,6 +69,11 @@ class ClusterSandbox:
         self.name = name
         #: Where it was when it was last found. It may be moved.
         self.host = host
+
+    @property
+    def session(self) -> str:
+        """Names this program to the hosts."""
+        return self._cluster.session
 
     def __repr__(self) -> str:
         return f"<ClusterSandbox {self.name} on {self.host}>"
@@ -62,9 +92,7 @@ class ClusterSandbox:
         words = check_words("argv", argv)
         how = {"env": env, "cwd": cwd, "user": user, "timeout": timeout}
         data = None if stdin is None else to_bytes("stdin", stdin)
-        status, number, stdout, stderr = self._stream(
-            "exec", self._cluster.session, self.name, words, how, data
-        )
+        status, number, stdout, stderr = self.stream("exec", self.session, self.name, words, how, data)
         if status is not None:
             return ExecResult(status, stdout, stderr)
         with ClusterProcess(self, number) as process:
@@ -96,9 +124,43 @@ class ClusterSandbox:
             "cols": cols,
             "timeout": timeout,
         }
-        return ClusterProcess(
-            self, self._stream("open_command", self._cluster.session, self.name, words, how)
-        )
+        return ClusterProcess(self, self.stream("open_command", self.session, self.name, words, how))
+
+    def code(
+        self,
+        language: str = "python",
+        *,
+        session: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+    ) -> ClusterCodeSession:
+        """Start a session that runs code and keeps its variables, or find one, as :meth:`ballonet.Sandbox.code`."""
+        how = {"env": env, "cwd": cwd, "user": user}
+        name, spoken = self.stream("code_session", self.session, self.name, language, session, how)
+        return ClusterCodeSession(self, name, spoken)
+
+    def logs(
+        self,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> Iterator[Entry]:
+        """The output of the sandbox's own command, as its host logged it.
+
+        :param follow: go on until the sandbox stops.
+        :param tail: only this many lines from the end.
+        :param since: only what was written since then: unix seconds; 0 and less are relative to now. Times are those
+            of the host's clock.
+        :param until: likewise, only what was written until then.
+        :raises ConfigError: it has no command of its own.
+        """
+        number = self.stream("open_logs", self.session, self.name, follow, tail, since, until)
+        with ClusterProcess(self, number) as entries:
+            while some := entries.read():
+                yield from some  # type: ignore[misc]  # this stream gives entries
 
     @property
     def fs(self) -> ClusterFiles:
@@ -128,6 +190,17 @@ class ClusterSandbox:
         """Make copies of the running sandbox, on its host: see :meth:`ballonet.Sandbox.fork`."""
         host = self._cluster.fork(self.name, names, detached=detached)
         return [ClusterSandbox(self._cluster, name, host) for name in names]
+
+    def snapshot(self, name: str | None = None, *, copies: int = 1, trim: bool = True) -> SavedCopies:
+        """Save it with its memory, processes and disk, as :meth:`ballonet.Sandbox.snapshot`. It runs on.
+
+        :param name: of the snapshot; by default the sandbox's name and the time.
+        :param copies: on how many other hosts it is kept as well. A sandbox with ``restart="elsewhere"`` whose host is
+            lost continues from the last of its snapshots that another host has.
+        :param trim: have the guest give up caches and free memory first, if it is idle.
+        :raises NameInUseError: some host has a snapshot with that name.
+        """
+        return self._cluster.save(self.name, name, copies=copies, trim=trim)
 
     def stop(self) -> None:
         """Stop it; it stays registered on its host."""
@@ -168,31 +241,32 @@ class ClusterSandbox:
         """Pass a connection on until both sides have ended."""
         with connection:
             try:
-                number = self._stream("open_port", self._cluster.session, self.name, port)
+                number = self.stream("open_port", self.session, self.name, port)
             except BallonetError:
                 return  # the connection is closed, as by a host that has no such port
 
             def send() -> None:
                 with contextlib.suppress(BallonetError, OSError):
-                    while piece := connection.recv(_PIECE_BYTES):
-                        self._stream("write", number, piece)
-                    self._stream("end_input", number)
+                    while piece := connection.recv(PIECE_BYTES):
+                        self.stream("write", number, piece)
+                    self.stream("end_input", number)
 
             sending = threading.Thread(target=send, daemon=True)
             sending.start()
             with contextlib.suppress(BallonetError, OSError):
-                while piece := self._stream("read", number):
+                while piece := self.stream("read", number):
                     connection.sendall(piece)
                 connection.shutdown(socket.SHUT_WR)
                 sending.join()
             with contextlib.suppress(BallonetError):
-                self._stream("close", number)
+                self.stream("close", number)
 
     def use(self, method: str, *what: Any, **how: Any) -> Any:
         """Call a method of the sandbox on its host."""
         return self._call("use", self.name, method, what, how)
 
-    def _stream(self, method: str, *what: Any) -> Any:
+    def stream(self, method: str, *what: Any) -> Any:
+        """Do something about a stream on its host."""
         self._cluster.streaming(self.host)
         return self._call("stream", method, *what)
 
@@ -206,162 +280,6 @@ class ClusterSandbox:
                 raise
             self.host = host
         return self._cluster.call(self.host, method, *what)
-
-
-class ClusterProcess:
-    """A running command of a sandbox on another host. ``with`` ends it, if it still runs."""
-
-    def __init__(self, box: ClusterSandbox, number: int) -> None:
-        self._box = box
-        self._number = number
-
-    def _do(self, method: str, *what: Any) -> Any:
-        return self._box._stream(method, self._number, *what)
-
-    def read(self, output: str = "stdout") -> bytes:
-        """The next bytes of ``stdout`` or ``stderr``; empty at its end. Read both, or the command may stop."""
-        found: bytes = self._do("read", output)
-        return found
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Standard output, piece by piece."""
-        while piece := self.read():
-            yield piece
-
-    def write_stdin(self, data: bytes | str) -> None:
-        content = to_bytes("data", data)
-        for at in range(0, len(content), _PIECE_BYTES):
-            self._do("write", content[at : at + _PIECE_BYTES])
-
-    def close_stdin(self) -> None:
-        self._do("end_input")
-
-    def send_signal(self, number: int) -> None:
-        self._do("signal", number)
-
-    def resize(self, rows: int, cols: int) -> None:
-        self._do("resize", rows, cols)
-
-    def wait(self) -> int:
-        """Its exit status, once it has ended."""
-        status: int = self._do("wait")
-        return status
-
-    def collect(self, stdout: bytes = b"", stderr: bytes = b"") -> ExecResult:
-        """Read both outputs to the end, after what was read of them."""
-        outputs = {"stdout": bytearray(stdout), "stderr": bytearray(stderr)}
-        problems: list[BallonetError] = []
-
-        def read(output: str) -> None:
-            try:
-                while piece := self.read(output):
-                    if len(outputs[output]) + len(piece) > MAX_OUTPUT_BYTES:
-                        raise GuestError(
-                            f"the command wrote more than {MAX_OUTPUT_BYTES} bytes",
-                            hint="read its output piece by piece instead",
-                        )
-                    outputs[output] += piece
-            except BallonetError as error:
-                problems.append(error)
-                self.close()
-
-        other = threading.Thread(target=read, args=("stderr",))
-        other.start()
-        read("stdout")
-        other.join()
-        if problems:
-            raise problems[0]
-        return ExecResult(self.wait(), bytes(outputs["stdout"]), bytes(outputs["stderr"]))
-
-    def close(self) -> None:
-        self._do("close")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        with contextlib.suppress(BallonetError):
-            self.close()
-
-
-class ClusterFiles:
-    """The files of a sandbox on another host. They pass through this program piece by piece."""
-
-    def __init__(self, box: ClusterSandbox) -> None:
-        self._box = box
-
-    def _open(self, kind: str, *what: Any) -> ClusterProcess:
-        number = self._box._stream(f"open_{kind}", self._box._cluster.session, self._box.name, *what)
-        return ClusterProcess(self._box, number)
-
-    def read_stream(self, path: str) -> Iterator[bytes]:
-        with self._open("read", path) as stream:
-            yield from stream
-
-    def read(self, path: str) -> bytes:
-        return b"".join(self.read_stream(path))
-
-    def write(self, path: str, data: bytes | str, *, mode: int = 0o644, parents: bool = False) -> None:
-        with self._open("write", path, mode, parents) as stream:
-            stream.write_stdin(data)
-            stream.close_stdin()
-
-    def copy_in(self, source: Path | str, target: str) -> None:
-        """Copy a file or directory of this machine to ``target``, which is the name of the copy."""
-        from ballonet.guest.archive import pack
-
-        directory, _, name = target.rstrip("/").rpartition("/")
-        problems: list[str] = []
-        pieces = _pieces(pack(Path(source), name, follow=False, problems=problems))
-        with self._open("unpack", directory or "/") as stream:
-            for piece in pieces:
-                stream.write_stdin(piece)
-            stream.close_stdin()
-        if problems:
-            raise HostError("; ".join(problems)[:1000])
-
-    def copy_out(self, source: str, target: Path | str) -> None:
-        """Copy a file or directory of the guest to ``target``, which is the name of the copy. The guest is not trusted:
-        nothing outside ``target`` is written."""
-        from ballonet.guest.archive import unpack
-
-        with self._open("pack", source, False) as stream:
-
-            async def copy() -> None:
-                async def pieces() -> Any:
-                    while piece := await asyncio.to_thread(stream.read):
-                        yield piece
-
-                name = source.rstrip("/").rpartition("/")[2]
-                await unpack(pieces(), Path(target), name, source, owners=False, keep_top=False)
-
-            asyncio.run(copy())
-
-    def list(self, path: str) -> Any:
-        return self._box.use("fs.list", path)
-
-    def stat(self, path: str) -> Any:
-        return self._box.use("fs.stat", path)
-
-    def exists(self, path: str) -> bool:
-        return bool(self._box.use("fs.exists", path))
-
-    def mkdir(self, path: str, *, parents: bool = False) -> None:
-        self._box.use("fs.mkdir", path, parents=parents)
-
-    def remove(self, path: str, *, recursive: bool = False) -> None:
-        self._box.use("fs.remove", path, recursive=recursive)
-
-
-def _pieces(source: Any) -> Iterator[bytes]:
-    """What an asynchronous iterator gives, one piece at a time."""
-    with asyncio.Runner() as runner:
-        while piece := runner.run(_next(source)):
-            yield piece
-
-
-async def _next(source: Any) -> bytes:
-    return bytes(await anext(source, b""))
 
 
 class ClusterBalloon:

@@ -42,6 +42,40 @@ class DirectoryService(Moving):
         except BallonetError as error:
             return failed(error)
 
+    async def restore(self, snapshot: str, order: Order) -> Answer:
+        """Make a sandbox of a snapshot of the cluster; the answer is its host. Its sizes are those of the one that was
+        saved.
+
+        :param order: what may differ: its name, labels of the host, settings, and who owns it.
+        """
+        saved = self.ledger.saved.get(snapshot)
+        if saved is None:
+            return failed(self.unknown_snapshot(snapshot))
+        name, asked = order.name, order.request
+        settings = {**saved.order.settings, "ports": (), "labels": {}, **order.settings}
+        request = saved.order.request._replace(
+            name=name,
+            labels=asked.labels,
+            group=asked.group,
+            affinity=asked.affinity,
+            strategy=asked.strategy,
+        )
+        whole = Order(request, settings, order.restart, order.session, order.save_every_s)
+        try:
+            check_order(whole)
+            if self._where(name) is not None:
+                await self.refresh()
+            self._check_free(name)
+            with self.working(name):
+                if order.session is not None:
+                    self.sessions.setdefault(order.session, self.clock())
+                answer = await self.place(whole, saved=saved)
+                if answer.code is not None:
+                    self.drop(name)
+                return answer
+        except BallonetError as error:
+            return failed(error)
+
     async def fork(self, name: str, names: Sequence[str], session: str | None) -> Answer:
         """Make copies of a sandbox on its host, which is the answer. If the host is lost meanwhile, they are removed or
         found when it returns."""
@@ -126,11 +160,17 @@ class DirectoryService(Moving):
                 row = self.ledger.rows.get(name)
                 if row is not None and row.host != host:
                     del boxes[name]
+            names = [row.order.name for row in self.ledger.on(host)]
+            started = {name: self.ledger.rows[name].started for name in names}
             found[host] = {
                 "offer": offer if offer is None else offer._replace(at_s=offer.at_s - now),
                 "sandboxes": boxes,
                 "silent": self.silent.get(host),
                 "lost": self.lost(host),
+                "started": {name: how for name, how in started.items() if how},
+                "unsaved": {name: self.unsaved[name] for name in names if name in self.unsaved},
+                "figures": dict(self.reports[host][0].figures) if host in self.reports else {},
+                "clock": self.clock_problem(host),
             }
         return Answer(found)
 
@@ -140,6 +180,7 @@ class DirectoryService(Moving):
 
     async def check_host(self, host: str) -> Answer:
         """Whether there is such a host."""
+        self.leaving.discard(host)  # it has joined again
         await self.refresh()
         if host not in self.known:
             known = sorted(self.known)

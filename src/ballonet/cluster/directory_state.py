@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from ballonet.cluster.answers import Answer
 from ballonet.cluster.bounds import DEFAULT_BOUNDS, Bounds
 from ballonet.cluster.directory import Directory
-from ballonet.cluster.host_agent import Grant, HostReport
+from ballonet.cluster.host_report import Grant, HostReport
 from ballonet.cluster.lease import Leases
 from ballonet.cluster.ledger import Ledger, Order
 from ballonet.cluster.reconcile import Findings, reconcile
@@ -26,6 +26,17 @@ log = logging.getLogger(__name__)
 REFRESH_S = 2.0
 #: How long a host may take for a report before the next host is read without it (seconds).
 REPORT_S = 5.0
+
+
+#: From which difference on a person is told that a host's wall clock is off (seconds).
+CLOCK_OFF_S = 2.0
+
+
+def off_by(wall_s: float, asked_s: float, answered_s: float) -> float:
+    """How far a clock that showed ``wall_s`` at some time between the two others is off at least."""
+    if wall_s > answered_s:
+        return wall_s - answered_s
+    return min(0.0, wall_s - asked_s)
 
 
 class Hosts(Protocol):
@@ -49,9 +60,16 @@ class Hosts(Protocol):
 
     async def remove(self, host: str, name: str, force: bool) -> Answer: ...
 
+    async def snapshot(self, host: str, method: str, *what: Any) -> Answer: ...
+
+    async def fetch(self, host: str, snapshot: str, source: str, automatic: bool) -> Answer: ...
+
+    async def restore(self, host: str, order: Order, permit_s: float | None, snapshot: str) -> Answer: ...
+
 
 class DirectoryState:
-    """The hosts, their sandboxes and leases, and the ledger. :meth:`act` and :meth:`look` are of the subclass."""
+    """The hosts, their sandboxes and leases, and the ledger. Subclasses have :meth:`act`, :meth:`compare_snapshots` and
+    :meth:`look`."""
 
     def __init__(
         self,
@@ -75,6 +93,15 @@ class DirectoryState:
         self.busy: set[str] = set()
         self.changed_s: dict[str, float] = {}
         self.silent: dict[str, str] = {}
+        #: When this directory began, and each host last answered.
+        self.began_s = clock()
+        self.heard_s: dict[str, float] = {}
+        #: Hosts that are offered nothing for a while, and why.
+        self.closed_by_us: dict[str, str] = {}
+        #: Hosts that are leaving: what is placed there now would no longer be the cluster's.
+        self.leaving: set[str] = set()
+        #: How far each host's wall clock is off that of the head (seconds), as far as it certainly is.
+        self.clocks: dict[str, float | None] = {}
         self.sessions: dict[str, float] = {}
         self._refreshing = asyncio.Lock()
         self.refreshed = asyncio.Event()
@@ -121,7 +148,7 @@ class DirectoryState:
         self.refreshed = asyncio.Event()
 
     async def _read(self, host: str) -> None:
-        asked_s = self.clock()
+        asked_s, began_wall_s = self.clock(), time.time()
         kept = frozenset(
             row.order.name
             for row in self.ledger.on(host)
@@ -138,15 +165,24 @@ class DirectoryState:
             return
         report: HostReport = answer.value
         self.silent.pop(host, None)
+        self.heard_s[host] = self.clock()
         self._unlist(host)
         self.reports[host] = (report, asked_s)
+        self.clocks[host] = (
+            None if report.wall_s is None else off_by(report.wall_s, began_wall_s, time.time())
+        )
         for name in report.sandboxes:
             self.listed.setdefault(name, host)
         self.leases.received(host, report.mark_s, self.clock())
         # Its age counts from the question on, so that what was placed meanwhile is not taken as included.
-        self.directory.update(report.offer._replace(at_s=asked_s + min(0.0, report.offer.at_s)))
+        leaves = "it leaves the cluster" if host in self.leaving else None
+        closed = report.offer.closed or self.closed_by_us.get(host) or leaves
+        self.directory.update(
+            report.offer._replace(at_s=asked_s + min(0.0, report.offer.at_s), closed=closed)
+        )
         found = reconcile(host, report, self.ledger.rows, asked_s, self.changed_s, self.busy)
         self.act(host, found)
+        self.compare_snapshots(host, report, asked_s)
 
     def _unlist(self, host: str) -> None:
         """Forget a host's report."""
@@ -159,6 +195,10 @@ class DirectoryState:
         """Do what follows from a host's report."""
         raise NotImplementedError
 
+    def compare_snapshots(self, host: str, report: HostReport, asked_s: float) -> None:
+        """Do what follows from the snapshots that a host has."""
+        raise NotImplementedError
+
     def look(self) -> None:
         """Called after each round of questions."""
         raise NotImplementedError
@@ -166,6 +206,14 @@ class DirectoryState:
     def lost(self, host: str) -> bool:
         """Whether a host does not answer, and certainly has no lease."""
         return host in self.silent and self.leases.expired(host, self.clock())
+
+    def clock_problem(self, host: str) -> str | None:
+        """What to tell a person about a host's wall clock. Nothing here depends on it: leases and the ages of offers
+        are durations that one machine has measured."""
+        off_s = self.clocks.get(host)
+        if off_s is None or abs(off_s) < CLOCK_OFF_S:
+            return None
+        return f"its clock is {abs(off_s):.0f} s {'ahead of' if off_s > 0 else 'behind'} the head's"
 
     @contextlib.contextmanager
     def working(self, name: str) -> Iterator[None]:
@@ -187,6 +235,8 @@ class DirectoryState:
 
     def forget_host(self, host: str) -> None:
         self.known.discard(host)
+        self.leaving.discard(host)
+        self.clocks.pop(host, None)
         self.silent.pop(host, None)
         self.leases.forget(host)
         self.directory.forget(host)

@@ -12,9 +12,10 @@ from types import MappingProxyType
 from ballonet.base.errors import BusyError, ConfigError, HostError
 from ballonet.cluster.answers import Answer, failed
 from ballonet.cluster.bounds import DEFAULT_BOUNDS, Bounds
-from ballonet.cluster.directory_state import REFRESH_S, DirectoryState, Hosts
-from ballonet.cluster.ledger import Ledger, Order, Placed
+from ballonet.cluster.directory_state import REFRESH_S, Hosts
+from ballonet.cluster.ledger import Ledger, Order, Placed, Saved
 from ballonet.cluster.reconcile import Findings
+from ballonet.cluster.saving import Saving
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ SESSION_S = 15.0
 RETRY_S = 30.0
 
 
-class Failover(DirectoryState):
+class Failover(Saving):
     """Restarts elsewhere, and what must not run any more."""
 
     def __init__(
@@ -49,12 +50,14 @@ class Failover(DirectoryState):
         for name in found.resume:
             self.in_background(self._put_back(host, name))
         for row in found.restart:
-            self.put(row.order, host, "lost")
-            self.in_background(self._restart(row.order))
+            if row.state != "lost":
+                self.put(row.order, host, "lost")
+            self._restart_soon(row.order)
 
     def look(self) -> None:
         self._find_lost()
         self._end_sessions()
+        self.save_due()
 
     def _find_lost(self) -> None:
         """Sandboxes of hosts that have no lease any more."""
@@ -66,9 +69,14 @@ class Failover(DirectoryState):
                 self.put(row.order, row.host, "lost")
             if self._was_stopped(row):
                 continue
-            if row.order.restart == "elsewhere" and self._retry_s.get(name, 0.0) <= self.clock():
-                self._retry_s[name] = self.clock() + RETRY_S
-                self.in_background(self._restart(row.order))
+            if row.order.restart == "elsewhere":
+                self._restart_soon(row.order)
+
+    def _restart_soon(self, order: Order) -> None:
+        """Start a lost sandbox again, unless that was just tried."""
+        if self._retry_s.get(order.name, 0.0) <= self.clock():
+            self._retry_s[order.name] = self.clock() + RETRY_S
+            self.in_background(self._restart(order))
 
     def _was_stopped(self, row: Placed) -> bool:
         """Whether its host last said that somebody had stopped it."""
@@ -112,7 +120,7 @@ class Failover(DirectoryState):
             await self.hosts.put_back(host, name)
 
     async def _restart(self, order: Order) -> None:
-        """Start a lost sandbox anew, where there is room."""
+        """Start a lost sandbox where there is room."""
         if order.name in self.busy:
             return
         with self.working(order.name):
@@ -123,20 +131,53 @@ class Failover(DirectoryState):
                 removed = await self.hosts.remove(row.host, order.name, True)
                 if removed.code not in (None, "unknown-sandbox"):
                     return
-            answer = await self.place(order)
+            answer = await self.start_again(order)
             if answer.code is not None:
                 log.warning(
                     "sandbox %s is lost, and was not started elsewhere: %s", order.name, answer.message
                 )
                 self.put(order, row.host, "lost")
+            else:
+                self._retry_s.pop(order.name, None)
 
-    async def place(self, order: Order, tried: Mapping[str, str] = MappingProxyType({})) -> Answer:
+    async def start_again(self, order: Order, tried: Mapping[str, str] = MappingProxyType({})) -> Answer:
+        """Start a sandbox again: from its last saved state if there is one, otherwise with an empty disk. The ledger
+        keeps which it was."""
+        name = order.name
+        saved, awaited = self.last_saved(name)
+        if awaited is not None:
+            return Answer(None, "host", f"its last saved state is on host {awaited}, which may answer soon")
+        why = "nothing of it was saved on a host that answers"
+        if saved is not None:
+            answer = await self.place(order, tried, saved)
+            if answer.code is None:
+                age_s = max(0.0, time.time() - saved.saved_s)
+                how = f"from saved state {saved.snapshot}, which was {age_s:.0f} s old"
+                self.ledger.note_start(name, f"started again on {answer.value} {how}")
+                return answer
+            if answer.code != "snapshot":
+                return answer
+            why = f"saved state {saved.snapshot} cannot be restored: {answer.message}"
+            log.warning("sandbox %s: %s", name, why)
+        answer = await self.place(order, tried)
+        if answer.code is None:
+            self.ledger.outdate(name)  # they are older than what runs now
+            self.ledger.note_start(name, f"started again on {answer.value} with an empty disk: {why}"[:500])
+        return answer
+
+    async def place(
+        self, order: Order, tried: Mapping[str, str] = MappingProxyType({}), saved: Saved | None = None
+    ) -> Answer:
         """Create it on one host after the other. The ledger has each host before it is asked.
 
         :param tried: hosts that are left out, and why.
+        :param saved: it continues from this. The answer has the code ``snapshot`` if no host can restore it.
         """
         tried = dict(tried)
+        broken: list[str] = []
         request = self.directory.informed(order.request)
+        if saved is not None:
+            request = request._replace(state=saved.snapshot)
         while len(tried) < self.directory.bounds.tries:
             found = self.directory.choose(request, self.clock())
             host = next((fit.host for fit in found.fits if fit.host not in tried), None)
@@ -146,7 +187,7 @@ class Failover(DirectoryState):
             self.directory.reserve(request, host)
             answer = Answer(None, "cancelled")
             try:
-                answer = await self.ask_to_create(host, order)
+                answer = await self.ask_to_create(host, order, saved=saved)
             finally:
                 created = answer.code is None
                 self.directory.settle(request.name, host, self.clock(), created=created)
@@ -154,18 +195,31 @@ class Failover(DirectoryState):
                 self.put(order, host, "placed")
                 return Answer(host)
             if answer.code not in ("no-room", "host-lost"):
-                return answer._replace(message=f"host {host}: {answer.message}")
+                if saved is None or answer.code == "name-in-use":
+                    return answer._replace(message=f"host {host}: {answer.message}")
+                broken.append(f"host {host}: {answer.message}")
             tried[host] = answer.message
+        if broken:
+            return Answer(None, "snapshot", "; ".join(broken))
         return failed(self.directory.explain(request, self.clock(), tried))
 
-    async def ask_to_create(self, host: str, order: Order, source: str | None = None) -> Answer:
+    async def ask_to_create(
+        self, host: str, order: Order, source: str | None = None, saved: Saved | None = None
+    ) -> Answer:
         """Ask a host. If it does not answer, wait until it certainly does not run the sandbox.
 
         :param source: the host that it is moved from.
+        :param saved: the snapshot that it continues from.
         """
+        if saved is not None:
+            fetched = await self.fetch_for(host, saved)
+            if fetched.code is not None:
+                return fetched
         permit_s = self.leases.grant(host)
         asked_s = self.clock()
-        if source is None:
+        if saved is not None:
+            asking = self.hosts.restore(host, order, permit_s, saved.snapshot)
+        elif source is None:
             asking = self.hosts.create(host, order, permit_s)
         else:
             asking = self.hosts.take_over(host, order, permit_s, source)
@@ -217,12 +271,14 @@ class Failover(DirectoryState):
                 await self._restart(row.order)
             if self.ledger.rows[row.order.name].host == host:
                 self.drop(row.order.name)
+        self.lose_copies(host)
         self.forget_host(host)
         return Answer(host)
 
     async def leave(self, host: str) -> Answer:
         """A host leaves. Its sandboxes keep running there and are no longer the cluster's, but those that may run
         elsewhere do so."""
+        self.leaving.add(host)
         await self.refresh()  # which hosts take sandboxes may just have changed
         for row in self.ledger.on(host):
             name = row.order.name
@@ -236,10 +292,11 @@ class Failover(DirectoryState):
                 if row.order.session is not None and row.order.restart == "no":
                     self.drop(name)
                     continue
-                answer = await self.place(row.order, {host: "it leaves the cluster"})
+                answer = await self.start_again(row.order, {host: "it leaves the cluster"})
                 if answer.code is not None:
                     log.warning("sandbox %s was not started elsewhere yet: %s", name, answer.message)
                     self.put(row.order, host, "lost")
+        self.lose_copies(host)
         return Answer(host)
 
 
@@ -247,7 +304,9 @@ def lost_error(row: Placed) -> HostError:
     """The error for a sandbox whose host does not answer."""
     name, host = row.order.name, row.host
     if row.order.restart == "elsewhere":
-        hint = "it is started on another host as soon as one has room"
+        hint = (
+            "it is started on another host as soon as one has room, from its last saved state if there is one"
+        )
     else:
         hint = f"it is found again when {host} answers; if that host is off for good: ballonet cluster forget {host}"
     return HostError(f"sandbox {name!r} is lost: its host {host} does not answer", hint=hint)

@@ -12,7 +12,7 @@ import inspect
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ballonet.base.errors import (
     BallonetError,
@@ -26,11 +26,14 @@ from ballonet.cluster import host_forks, host_moving
 from ballonet.cluster.answers import Answer, failed
 from ballonet.cluster.bounds import DEFAULT_BOUNDS
 from ballonet.cluster.fence import start_fence
+from ballonet.cluster.host_labels import own_labels
 from ballonet.cluster.host_notes import HostNotes, boot_time_s, fenced_names, lease_path
+from ballonet.cluster.host_report import Figures, Grant, HostConfig, HostReport
+from ballonet.cluster.host_snapshots import HostSnapshots, snapshots_here
 from ballonet.cluster.host_streams import HostStreams
 from ballonet.cluster.lease import LEASE_S, HostLease
 from ballonet.cluster.ledger import Order
-from ballonet.cluster.offer import HostOffer, make_offer
+from ballonet.cluster.offer import make_offer
 from ballonet.cluster.request import Request
 from ballonet.cluster.usage import Usage, expected, observed, telling, unknown
 from ballonet.images.store import ImageStore
@@ -57,57 +60,26 @@ METHODS = frozenset(
 )
 
 
-class HostConfig(NamedTuple):
-    """How a host takes part."""
-
-    name: str
-    budget_mib: int | None = None
-    reserve_mib: int | None = None
-    labels: Mapping[str, str] = {}
-
-
-class HostReport(NamedTuple):
-    """What a host says about itself."""
-
-    #: ``at_s`` is the negative age of the offer: clocks of hosts are not compared.
-    offer: HostOffer
-    #: Its sandboxes, running or not, and their states.
-    sandboxes: Mapping[str, str]
-    #: The host's clock when it was asked: a lease that is granted now counts from there.
-    mark_s: float = 0.0
-    #: Those that the cluster placed here, those being created, and those that ended for want of a lease.
-    orders: Mapping[str, Order] = {}
-    creating: frozenset[str] = frozenset()
-    fenced: frozenset[str] = frozenset()
-    #: Those that are paused to be moved.
-    moving: frozenset[str] = frozenset()
-
-
-class Grant(NamedTuple):
-    """What the directory tells a host with each question."""
-
-    #: The host's own mark from which on it has a lease.
-    mark_s: float | None = None
-    #: The sandboxes that stay there, with and without a lease.
-    kept: frozenset[str] = frozenset()
-
-
 class HostAgent:
     """The methods that return an :class:`Answer` never raise a :class:`BallonetError`."""
 
     def __init__(self, config: HostConfig) -> None:
         self.config = config
+        self._labels = {**config.labels, **own_labels()}
         self._pilot: asyncio.Task[None] | None = None
         self._ticked = asyncio.Event()
         self._tick: Tick | None = None
+        #: When the last tick was, on a clock that nobody sets.
+        self._ticked_s = 0.0
         self._usage: dict[str, Usage] = {}
         self._boxes: dict[str, Sandbox] = {}
         self.notes = HostNotes()
         self._lease = HostLease()
         self.streams = HostStreams(self._box)
+        self.snapshots = HostSnapshots(self.notes, self._box)
 
     async def start(self) -> Answer:
-        """Start the autopilot and wait for its first tick. What an agent before this one was creating is removed."""
+        """Start the autopilot and wait for its first tick. What an agent before it had not finished is removed."""
         try:
             lock = PilotLock.acquire(DEFAULT_POLICY)
         except BallonetError as error:
@@ -130,6 +102,7 @@ class HostAgent:
             return Answer(None, "host", f"the autopilot did not report within {FIRST_TICK_S:g} s")
         try:
             await self._finish_creations()
+            self.snapshots.remove_transfers()
             self._lease.expires_s = _held_lease_s()
             self.notes.write_lease(self._lease.expires_s)
             start_fence()
@@ -141,7 +114,7 @@ class HostAgent:
         """Keep what an agent before this one created, and remove what it did not finish."""
         if not self.notes.creating:
             return
-        records, _ = await asyncio.to_thread(_read_host)
+        records, _, _ = await asyncio.to_thread(_read_host)
         running = {record.name for record in records if record.state.value == "running"}
         for name in list(self.notes.creating):
             if name in running:
@@ -173,7 +146,7 @@ class HostAgent:
         if tick is None:
             return Answer(None, "host", "the autopilot has not reported yet")
         try:
-            records, images = await asyncio.to_thread(_read_host)
+            records, images, snapshots = await asyncio.to_thread(_read_host)
         except BallonetError as error:
             return failed(error)
         groups: dict[str, int] = {}
@@ -192,19 +165,32 @@ class HostAgent:
             tick.host,
             tick.sandboxes,
             [usage.expectation for usage in usages.values()],
-            at_s=tick.at - time.time(),
+            at_s=self._ticked_s - boot_time_s(),
             groups=groups,
-            labels=self.config.labels,
+            labels=self._labels,
             images=images,
+            states=snapshots,
             version=__version__,
             held={image: telling(some) for image, some in by_image.items()},
             closed=self.notes.closed,
         )
+        figures = {view.name: Figures.of(view) for view in tick.sandboxes}
         states = {record.name: record.state.value for record in records}
         orders = {name: order for name, order in self.notes.orders.items() if name in states}
-        creating = frozenset(self.notes.creating)
-        moving = frozenset(self.notes.moving)
-        return Answer(HostReport(offer, states, mark_s, orders, creating, fenced_names(), moving))
+        return Answer(
+            HostReport(
+                offer,
+                states,
+                mark_s,
+                orders,
+                frozenset(self.notes.creating),
+                fenced_names(),
+                frozenset(self.notes.moving),
+                frozenset(self.notes.automatic) & snapshots,
+                figures,
+                time.time(),
+            )
+        )
 
     async def create(self, order: Order, permit_s: float | None = None) -> Answer:
         """Create a detached sandbox. The host's admission has the last word.
@@ -261,6 +247,19 @@ class HostAgent:
         try:
             self._boxes[order.name] = await host_moving.take_over(
                 self.notes, order, piece_at, lambda: self._lease.expires_s
+            )
+        except BallonetError as error:
+            return failed(error)
+        return Answer(order.name)
+
+    async def restore(self, order: Order, permit_s: float | None, snapshot: str) -> Answer:
+        """Make a sandbox of a snapshot of this host."""
+        refused = self._refusal(order.name, permit_s)
+        if refused is not None:
+            return refused
+        try:
+            self._boxes[order.name] = await self.snapshots.restore(
+                order, snapshot, lambda: self._lease.expires_s
             )
         except BallonetError as error:
             return failed(error)
@@ -369,8 +368,8 @@ class HostAgent:
 
     def _on_tick(self, tick: Tick) -> None:
         """Follow what each sandbox holds."""
-        before = self._tick
-        seconds = 0.0 if before is None else max(0.0, tick.at - before.at)
+        now_s = boot_time_s()
+        seconds = 0.0 if self._tick is None else now_s - self._ticked_s
         usage = {}
         for view in tick.sandboxes:
             known = self._usage.get(view.name)
@@ -379,15 +378,16 @@ class HostAgent:
                 known = unknown(view.ceiling_mib) if request is None else expected(request)
             held = view.resident_mib
             usage[view.name] = known if held is None else observed(known, float(held), seconds)
-        self._usage, self._tick = usage, tick
+        self._usage, self._tick, self._ticked_s = usage, tick, now_s
         self._ticked.set()
 
 
-def _read_host() -> tuple[list[Record], frozenset[str]]:
-    """The host's sandboxes, and the names of its images."""
+def _read_host() -> tuple[list[Record], frozenset[str], frozenset[str]]:
+    """The host's sandboxes, and the names of its images and snapshots."""
     with Registry.open() as registry:
         records = lifecycle.list_sandboxes(registry)
-    return records, frozenset(name for image in ImageStore.open().list() for name in image.names)
+    images = frozenset(name for image in ImageStore.open().list() for name in image.names)
+    return records, images, snapshots_here()
 
 
 def _held_lease_s() -> float:

@@ -14,14 +14,15 @@ from typing import Any
 from ballonet.base.errors import BallonetError, HostError, os_hint
 from ballonet.base.paths import private_dir, state_dir
 from ballonet.cluster.host_notes import HostNotes
-from ballonet.cluster.host_streams import PIECE_BYTES
 from ballonet.cluster.ledger import Order
+from ballonet.cluster.stream_kinds import PIECE_BYTES
 from ballonet.lifecycle.record import State
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.sdk.snapshots import Snapshots
 
 
-def _file_of(name: str) -> Path:
+def file_of(name: str) -> Path:
+    """The file of something that is sent to another host, or received from one."""
     return private_dir(state_dir() / "cluster" / "moving") / f"{name}.snapshot"
 
 
@@ -40,7 +41,7 @@ async def pack_up(notes: HostNotes, box: Sandbox) -> None:
     try:
         await box.pause()
         snapshot = await box.snapshot(_snapshot_of(name))
-        await asyncio.to_thread(Snapshots.export, snapshot.name, _file_of(name))
+        await asyncio.to_thread(Snapshots.export, snapshot.name, file_of(name))
     except BaseException:
         await put_back(notes, box)
         raise
@@ -59,7 +60,7 @@ async def put_back(notes: HostNotes, box: Sandbox) -> None:
 
 def piece(name: str, offset: int) -> bytes:
     """The bytes of its file from ``offset`` on; empty at the end."""
-    path = _file_of(name)
+    path = file_of(name)
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -80,12 +81,12 @@ async def take_over(
     :param expires_s: when the host's lease expires.
     :raises BallonetError: it does not fit this host; nothing is left.
     """
-    name, path = order.name, _file_of(order.name)
+    name, path = order.name, file_of(order.name)
     settings: dict[str, Any] = {
         word: order.settings[word] for word in ("ports", "labels") if order.settings.get(word)
     }
     try:
-        await _receive(path, piece_at)
+        await receive(path, piece_at)
         await asyncio.to_thread(Snapshots.load, path, _snapshot_of(name))
         notes.begin(order)
         notes.write_lease(expires_s())
@@ -100,7 +101,7 @@ async def take_over(
         await clean_up(name)
 
 
-async def _receive(path: Path, piece_at: Callable[[int], Awaitable[bytes]]) -> None:
+async def receive(path: Path, piece_at: Callable[[int], Awaitable[bytes]]) -> None:
     try:
         with path.open("wb") as file:
             async for data in _pieces(piece_at):
@@ -121,4 +122,4 @@ async def clean_up(name: str, *, file: bool = True) -> None:
     with contextlib.suppress(BallonetError):
         await asyncio.to_thread(Snapshots.remove, _snapshot_of(name))
     if file:
-        _file_of(name).unlink(missing_ok=True)
+        file_of(name).unlink(missing_ok=True)

@@ -43,6 +43,8 @@ class HostNotes:
         self.kept: set[str] = set()
         #: Sandboxes that are being moved to another host: they must not be used here.
         self.moving: set[str] = set()
+        #: Snapshots that the cluster made by itself, and removes again.
+        self.automatic: set[str] = set()
         #: Why the host takes no more sandboxes.
         self.closed: str | None = None
         self._path = state_dir() / "cluster" / "host.json"
@@ -54,6 +56,7 @@ class HostNotes:
             self.creating = set(document["creating"])
             self.kept = set(document["kept"])
             self.moving = set(document["moving"])
+            self.automatic = set(document.get("automatic", []))
             self.closed = document["closed"]
         except (OSError, ValueError, KeyError, TypeError):
             pass  # a file that cannot be read says nothing
@@ -93,6 +96,7 @@ class HostNotes:
     def write(self) -> None:
         """:raises HostError: it cannot be written."""
         document = {
+            "automatic": sorted(self.automatic),
             "closed": self.closed,
             "creating": sorted(self.creating),
             "kept": sorted(self.kept),

@@ -1,7 +1,8 @@
 """Streams of programs on other hosts: commands, files and connections to ports. Nothing is held whole.
 
-A program asks for the next bytes of a stream, and gets at most :data:`PIECE_BYTES`; a command whose output nobody asks
-for stops when the guest's window is full. Streams belong to a session, and end when its program is silent for too long.
+A program asks for the next bytes of a stream, and gets one piece at a time (:mod:`ballonet.cluster.stream_kinds`); a
+command whose output nobody asks for stops when the guest's window is full. Streams belong to a session, and end when
+its program is silent for too long.
 """
 
 from __future__ import annotations
@@ -10,133 +11,22 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from ballonet.base.errors import BallonetError, ConfigError, GuestError, HostError
 from ballonet.cluster.answers import Answer, failed
+from ballonet.cluster.host_code import CodeRun
+from ballonet.cluster.host_logs import LogEntries
+from ballonet.cluster.stream_kinds import Command, Connection, Input, Output, Stream
 from ballonet.guest.guest_process import GuestProcess
+from ballonet.sdk.code_session import CodeSession
 from ballonet.sdk.sandbox import Sandbox
 
-#: The most that one message carries (bytes).
-PIECE_BYTES = 256 << 10
 #: How much output of a command is collected for :meth:`HostStreams.exec` before it becomes a stream.
 COLLECTED_BYTES = 1 << 20
 #: How long a program may be silent before its streams are closed (seconds).
 SILENT_S = 30.0
-
-
-class _Stream:
-    """One stream: outputs by name, an input, and an end."""
-
-    def __init__(self, session: str) -> None:
-        self.session = session
-
-    async def read(self, output: str) -> bytes:
-        raise ConfigError("this stream has no output")
-
-    async def write(self, data: bytes) -> None:
-        raise ConfigError("this stream has no input")
-
-    async def end_input(self) -> Any:
-        """No more input; what comes of it."""
-
-    async def close(self) -> None: ...
-
-
-class _Command(_Stream):
-    def __init__(self, session: str, process: GuestProcess) -> None:
-        super().__init__(session)
-        self.process = process
-
-    async def read(self, output: str) -> bytes:
-        reader = self.process.stderr if output == "stderr" else self.process.stdout
-        return await reader.read(PIECE_BYTES)
-
-    async def write(self, data: bytes) -> None:
-        await self.process.write_stdin(data)
-
-    async def end_input(self) -> None:
-        await self.process.close_stdin()
-
-    async def close(self) -> None:
-        await self.process.__aexit__(None, None, None)
-
-
-class _Connection(_Stream):
-    def __init__(self, session: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        super().__init__(session)
-        self._reader, self._writer = reader, writer
-
-    async def read(self, output: str) -> bytes:
-        try:
-            return await self._reader.read(PIECE_BYTES)
-        except OSError as error:
-            raise HostError(f"the connection ended: {error.strerror}") from error
-
-    async def write(self, data: bytes) -> None:
-        try:
-            self._writer.write(data)
-            await self._writer.drain()
-        except OSError as error:
-            raise HostError(f"the connection ended: {error.strerror}") from error
-
-    async def end_input(self) -> None:
-        with contextlib.suppress(OSError):
-            self._writer.write_eof()
-
-    async def close(self) -> None:
-        self._writer.close()
-
-
-class _Output(_Stream):
-    """What an iterator gives: a file, or a packed directory."""
-
-    def __init__(self, session: str, pieces: AsyncIterator[bytes]) -> None:
-        super().__init__(session)
-        self._pieces = pieces
-
-    async def read(self, output: str) -> bytes:
-        return await anext(self._pieces, b"")
-
-    async def close(self) -> None:
-        close = getattr(self._pieces, "aclose", None)
-        if close is not None:
-            await close()
-
-
-class _Input(_Stream):
-    """A file or a packed directory that is written. Only a few pieces wait here."""
-
-    def __init__(self, session: str, take: Callable[[AsyncIterator[bytes]], Awaitable[Any]]) -> None:
-        super().__init__(session)
-        self._queue: asyncio.Queue[bytes] = asyncio.Queue(4)
-        self._task = asyncio.ensure_future(take(self._pieces()))
-
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        while piece := await self._queue.get():
-            yield piece
-
-    async def write(self, data: bytes) -> None:
-        if data:
-            await self._put(data)
-
-    async def _put(self, data: bytes) -> None:
-        put = asyncio.ensure_future(self._queue.put(data))
-        await asyncio.wait({put, self._task}, return_when=asyncio.FIRST_COMPLETED)
-        if not put.done():
-            put.cancel()
-            await self._task  # its error
-            raise GuestError("the guest stopped reading")
-
-    async def end_input(self) -> Any:
-        if not self._task.done():
-            await self._put(b"")
-        return await self._task
-
-    async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
 
 
 class HostStreams:
@@ -144,9 +34,11 @@ class HostStreams:
 
     def __init__(self, box: Callable[[str], Awaitable[Sandbox]]) -> None:
         self._box = box
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._numbers = itertools.count(1)
         self._seen_s: dict[str, float] = {}
+        #: Code sessions by program, sandbox and name.
+        self._code: dict[tuple[str, str, str], CodeSession] = {}
 
     async def call(self, method: str, *what: Any) -> Answer:
         """Call one of the methods below."""
@@ -168,14 +60,16 @@ class HostStreams:
                 del self._seen_s[session]
                 for number in [n for n, one in self._streams.items() if one.session == session]:
                     await self._close(number)
+                for key in [key for key in self._code if key[0] == session]:
+                    del self._code[key]  # the session itself goes on in the guest
 
-    def _add(self, stream: _Stream) -> int:
+    def _add(self, stream: Stream) -> int:
         self.keep(stream.session)
         number = next(self._numbers)
         self._streams[number] = stream
         return number
 
-    def _of(self, number: int) -> _Stream:
+    def _of(self, number: int) -> Stream:
         found = self._streams.get(number)
         if found is None:
             raise HostError(
@@ -191,7 +85,7 @@ class HostStreams:
         box = await self._box(name)
         process = await box.exec_stream(argv, stdin=stdin is not None, **how)
         outputs = {"stdout": bytearray(), "stderr": bytearray()}
-        command = _Command(session, process)
+        command = Command(session, process)
 
         async def feed() -> None:
             if stdin is not None:
@@ -236,7 +130,7 @@ class HostStreams:
     async def _open_command(
         self, session: str, name: str, argv: Sequence[str], how: Mapping[str, Any]
     ) -> int:
-        return self._add(_Command(session, await (await self._box(name)).exec_stream(argv, **how)))
+        return self._add(Command(session, await (await self._box(name)).exec_stream(argv, **how)))
 
     async def _open_port(self, session: str, name: str, port: int) -> int:
         box = await self._box(name)
@@ -249,25 +143,71 @@ class HostStreams:
             reader, writer = await asyncio.open_connection(str(found.address), found.host)
         except OSError as error:
             raise HostError(f"port {port} of sandbox {name!r}: {error.strerror}") from error
-        return self._add(_Connection(session, reader, writer))
+        return self._add(Connection(session, reader, writer))
 
     async def _open_read(self, session: str, name: str, path: str) -> int:
-        return self._add(_Output(session, (await self._box(name)).fs.read_stream(path)))
+        return self._add(Output(session, (await self._box(name)).fs.read_stream(path)))
 
     async def _open_pack(self, session: str, name: str, path: str, follow: bool) -> int:
-        return self._add(_Output(session, (await self._box(name)).fs.pack_stream(path, follow=follow)))
+        return self._add(Output(session, (await self._box(name)).fs.pack_stream(path, follow=follow)))
 
     async def _open_write(self, session: str, name: str, path: str, mode: int, parents: bool) -> int:
         files = (await self._box(name)).fs
         return self._add(
-            _Input(session, lambda pieces: files.write_stream(path, pieces, mode=mode, parents=parents))
+            Input(session, lambda pieces: files.write_stream(path, pieces, mode=mode, parents=parents))
         )
 
     async def _open_unpack(self, session: str, name: str, directory: str) -> int:
         files = (await self._box(name)).fs
-        return self._add(_Input(session, lambda pieces: files.unpack_stream(pieces, directory)))
+        return self._add(Input(session, lambda pieces: files.unpack_stream(pieces, directory)))
 
-    async def _read(self, number: int, output: str = "stdout") -> bytes:
+    async def _open_logs(
+        self,
+        session: str,
+        name: str,
+        follow: bool,
+        tail: int | None,
+        since: float | None,
+        until: float | None,
+    ) -> int:
+        return self._add(await LogEntries.open(session, name, follow, tail, since, until))
+
+    async def _code_session(
+        self, session: str, name: str, language: str, wanted: str | None, how: Mapping[str, Any]
+    ) -> tuple[str, str]:
+        """Start or find a code session: its name and language."""
+        found = await (await self._box(name)).code(language, session=wanted, **how)
+        self.keep(session)
+        self._code[session, name, found.name] = found
+        return found.name, found.language
+
+    def _code_of(self, session: str, name: str, code_session: str) -> CodeSession:
+        found = self._code.get((session, name, code_session))
+        if found is None:
+            raise HostError(
+                f"the host's agent does not know code session {code_session!r} any more: it was restarted, or the "
+                f"sandbox was moved",
+                hint=f"get it again: box.code(session={code_session!r})",
+            )
+        return found
+
+    async def _open_code(
+        self, session: str, name: str, code_session: str, code: str, timeout: float | None
+    ) -> int:
+        """Run code; the stream gives what it does."""
+        return self._add(CodeRun(session, self._code_of(session, name, code_session), code, timeout))
+
+    async def _code_do(self, session: str, name: str, code_session: str, what: str) -> None:
+        found = self._code_of(session, name, code_session)
+        if what == "interrupt":
+            await found.interrupt()
+        elif what == "restart":
+            await found.restart()
+        else:
+            await found.close()
+            del self._code[session, name, code_session]
+
+    async def _read(self, number: int, output: str = "stdout") -> Any:
         return await self._of(number).read(output)
 
     async def _write(self, number: int, data: bytes) -> None:
@@ -278,7 +218,7 @@ class HostStreams:
 
     def _process(self, number: int) -> GuestProcess:
         found = self._of(number)
-        assert isinstance(found, _Command)
+        assert isinstance(found, Command)
         return found.process
 
     async def _wait(self, number: int) -> int:

@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from ballonet.base.paths import private_dir, state_dir
 from ballonet.cluster.addresses import connects_from, use_token
 from ballonet.cluster.answers import Answer, failed, value_of
 from ballonet.cluster.directory_service import DirectoryService
-from ballonet.cluster.host_agent import Grant, HostAgent, HostConfig
+from ballonet.cluster.host_agent import HostAgent
+from ballonet.cluster.host_report import Grant, HostConfig
 from ballonet.cluster.ledger import Ledger, Order
 from ballonet.cluster.ray_start import keep_loopback
 
@@ -92,13 +93,35 @@ class HostActor:
     async def take_over(self, order: Order, permit_s: float | None, source: str) -> Answer:
         """The sandbox comes from the agent of ``source``, piece by piece, and not through any other process."""
 
-        async def piece_at(offset: int) -> bytes:
-            answer = await RayHosts().ask(source, "piece", order.name, offset)
-            found: bytes = value_of(answer, source)
-            return found
-
         started = await self.start()
-        return started if started.code is not None else await self._agent.take_over(order, permit_s, piece_at)
+        if started.code is not None:
+            return started
+        return await self._agent.take_over(order, permit_s, _pieces_of(source, order.name))
+
+    async def snapshot(self, method: str, *what: Any) -> Answer:
+        started = await self.start()
+        return started if started.code is not None else await self._agent.snapshots.call(method, *what)
+
+    async def fetch(self, snapshot: str, source: str, automatic: bool) -> Answer:
+        """A copy of a snapshot comes from the agent of ``source``, as in :meth:`take_over`."""
+        started = await self.start()
+        if started.code is not None:
+            return started
+        hosts = RayHosts()
+        try:
+            export = await hosts.ask(source, "snapshot", "export", snapshot, self._agent.config.name)
+            file = value_of(export, source)
+            try:
+                await self._agent.snapshots.fetch(snapshot, automatic, _pieces_of(source, file))
+            finally:
+                await hosts.ask(source, "snapshot", "end_export", file)
+        except BallonetError as error:
+            return failed(error)
+        return Answer(snapshot)
+
+    async def restore(self, order: Order, permit_s: float | None, snapshot: str) -> Answer:
+        started = await self.start()
+        return started if started.code is not None else await self._agent.restore(order, permit_s, snapshot)
 
     async def stop(self, name: str) -> Answer:
         return await self._agent.stop(name)
@@ -114,6 +137,16 @@ class HostActor:
 
     async def end(self) -> None:
         await self._agent.close()
+
+
+def _pieces_of(source: str, file: str) -> Callable[[int], Awaitable[bytes]]:
+    """Reads a file of another host's agent."""
+
+    async def piece_at(offset: int) -> bytes:
+        found: bytes = value_of(await RayHosts().ask(source, "piece", file, offset), source)
+        return found
+
+    return piece_at
 
 
 class RayHosts:
@@ -146,6 +179,15 @@ class RayHosts:
             return await asyncio.wait_for(self.ask(host, "remove", name, force), REMOVE_S)
         except TimeoutError:
             return Answer(None, "host", f"host {host} did not answer within {REMOVE_S:g} s")
+
+    async def snapshot(self, host: str, method: str, *what: Any) -> Answer:
+        return await self.ask(host, "snapshot", method, *what)
+
+    async def fetch(self, host: str, snapshot: str, source: str, automatic: bool) -> Answer:
+        return await self.ask(host, "fetch", snapshot, source, automatic)
+
+    async def restore(self, host: str, order: Order, permit_s: float | None, snapshot: str) -> Answer:
+        return await self.ask(host, "restore", order, permit_s, snapshot)
 
     async def ask(self, host: str, method: str, *what: Any) -> Answer:
         try:

@@ -24,7 +24,7 @@ from ballonet.base.process import spawn
 from ballonet.cluster import ray_actors
 from ballonet.cluster.addresses import connects_from, parse_address
 from ballonet.cluster.answers import value_of
-from ballonet.cluster.host_agent import HostConfig
+from ballonet.cluster.host_report import HostConfig
 from ballonet.cluster.node_notes import Node, cluster_dir, forget_node, write_node
 from ballonet.host.identity import ProcessId
 from ballonet.version import __version__
@@ -32,6 +32,8 @@ from ballonet.version import __version__
 #: How long Ray's processes may take to start, and to end (seconds).
 START_S = 180.0
 END_S = 15.0
+#: How often Ray is started if it is too slow for itself.
+SLOW_STARTS = 3
 #: How long leaving may take: sandboxes are started elsewhere. How long to wait before joining again (seconds).
 LEAVE_S = 120.0
 AGAIN_S = 3.0
@@ -69,7 +71,7 @@ def run_node(plan: NodePlan, ready: Callable[[], None], again: Callable[[str], N
             )
         with _signals_kept():
             _end_by_signals()
-            joined = False
+            joined, slow = False, 0
             while True:
                 try:
                     if joined and not plan.head:
@@ -80,7 +82,8 @@ def run_node(plan: NodePlan, ready: Callable[[], None], again: Callable[[str], N
                         _wait(plan, process)
                     again(f"Ray has ended; its log: {_log_path()}")
                 except BallonetError as error:
-                    if not joined:
+                    slow += isinstance(error, _SlowStartError)
+                    if not joined and not (isinstance(error, _SlowStartError) and slow < SLOW_STARTS):
                         raise
                     again(error.message)
                 finally:
@@ -113,6 +116,10 @@ def _leave(plan: NodePlan) -> None:
             pass  # it has no agent
         finally:
             ray_actors.disconnect()
+
+
+class _SlowStartError(HostError):
+    """Ray gave up because its own processes did not start within its 30 s, as on a busy host."""
 
 
 class _Ended(Exception):  # noqa: N818 - not an error
@@ -209,6 +216,7 @@ def command_line(plan: NodePlan) -> list[str]:
             "--head",
             f"--port={parse_address(plan.address)[1]}",
             "--include-dashboard=false",
+            "--no-monitor",  # it would only serve figures of an autoscaler, on all interfaces
             f"--temp-dir={private_dir(Path(f'/tmp/ballonet-ray-{os.getuid()}'))}",  # noqa: S108 - private
         ]
     else:
@@ -260,10 +268,9 @@ def _join(plan: NodePlan, process: subprocess.Popen[bytes]) -> None:
     while True:
         ended = _has_ended(process)
         if ended is not None:
-            raise HostError(
-                f"Ray did not start (status {ended}): {_last_lines()}",
-                hint=f"its log: {_log_path()}",
-            )
+            said = _last_lines()
+            kind = _SlowStartError if "timed out during startup" in said else HostError
+            raise kind(f"Ray did not start (status {ended}): {said}", hint=f"its log: {_log_path()}")
         try:
             ray_actors.connect(plan.address, plan.token)
             if ray_actors.nodes_of(plan.config.name):

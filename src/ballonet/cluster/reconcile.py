@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import NamedTuple
 
-from ballonet.cluster.host_agent import HostReport
+from ballonet.cluster.host_report import HostReport
 from ballonet.cluster.ledger import Order, Placed
 
 
@@ -61,8 +61,9 @@ def reconcile(
             found.found.append(row)
     for name, row in rows.items():
         if row.host == host and judged(name) and name not in report.orders and name not in report.creating:
-            if row.state == "creating" and row.order.restart == "elsewhere":
-                found.restart.append(row)  # a directory before this one had not finished
+            if row.state != "placed" and row.order.restart == "elsewhere":
+                # It found no room yet, or a directory before this one had not finished.
+                found.restart.append(row)
             else:
                 found.gone.append(name)
     return found

@@ -79,7 +79,7 @@ def _open(name: str, kind: _Kind[_Group], hierarchy: Hierarchy | None) -> _Group
         return _make_group(name, kind, find_hierarchy(kind.controller))
     except HostError as error:
         # With version 2, other processes in this process's group, or another owner of it, may prevent that.
-        mount = _mounts(Path("/proc/self/mounts")).get("")
+        mount = controller_mounts(Path("/proc/self/mounts")).get("")
         if mount is None or os.environ.get(DELEGATED_VARIABLE):
             raise
         return _make_group_elsewhere(name, kind, mount, error)
@@ -107,7 +107,7 @@ def find_hierarchy(
                 f"${DELEGATED_VARIABLE} {chosen} is not a cgroup2 directory", hint=_hint(2, controller)
             )
         return Hierarchy(2, directory)
-    mounts, groups = _mounts(proc / "mounts", controller), _groups(proc / "cgroup")
+    mounts, groups = controller_mounts(proc / "mounts", controller), own_groups(proc / "cgroup")
     found: list[str] = []
     for version, controllers in ((1, controller), (2, "")):
         mount, group = mounts.get(controllers), groups.get(controllers)
@@ -133,7 +133,7 @@ def prune_groups(prefix: str) -> list[str]:
     for controller in _OPTIONS:
         with contextlib.suppress(HostError):
             parents.append(find_hierarchy(controller).parent)
-    mount = _mounts(Path("/proc/self/mounts")).get("")
+    mount = controller_mounts(Path("/proc/self/mounts")).get("")
     if mount is not None:
         parents += _groups_above(mount)
     removed = []
@@ -174,7 +174,7 @@ def _make_group_elsewhere(name: str, kind: _Kind[_Group], mount: Path, error: Ho
 
 def _groups_above(mount: Path, proc: Path = Path("/proc/self")) -> list[Path]:
     """The ancestors of this process's version 2 group, the nearest first."""
-    group = _groups(proc / "cgroup").get("", "/")
+    group = own_groups(proc / "cgroup").get("", "/")
     own = mount / group.lstrip("/")
     return [parent for parent in own.parents if parent == mount or mount in parent.parents]
 
@@ -243,7 +243,7 @@ def _delegate(controller: str, parent: Path) -> None:
         control.write_text(f"+{controller}")
 
 
-def _mounts(path: Path, controller: str = MEMORY) -> dict[str, Path]:
+def controller_mounts(path: Path, controller: str = MEMORY) -> dict[str, Path]:
     """Where a version 1 controller (by its name) and version 2 ("") are mounted (proc(5))."""
     found: dict[str, Path] = {}
     for line in read(path).splitlines():
@@ -257,7 +257,7 @@ def _mounts(path: Path, controller: str = MEMORY) -> dict[str, Path]:
     return found
 
 
-def _groups(path: Path) -> dict[str, str]:
+def own_groups(path: Path) -> dict[str, str]:
     """This process's groups, by controller (cgroups(7), /proc/PID/cgroup)."""
     found: dict[str, str] = {}
     for line in read(path).splitlines():

@@ -235,7 +235,7 @@ class _GroupV1(_Group):
         return True
 
     def kills(self) -> int:
-        return _keyed(self._directory / "memory.oom_control", "oom_kill")
+        return keyed(self._directory / "memory.oom_control", "oom_kill")
 
 
 class _GroupV2(_Group):
@@ -263,7 +263,7 @@ class _GroupV2(_Group):
         return True
 
     def kills(self) -> int:
-        return _keyed(self._directory / "memory.events", "oom_kill")
+        return keyed(self._directory / "memory.events", "oom_kill")
 
 
 def _delegate_memory(parent: Path) -> None:
@@ -327,7 +327,8 @@ def _words(path: Path) -> list[str]:
     return _read(path).split()
 
 
-def _keyed(path: Path, key: str) -> int:
+def keyed(path: Path, key: str) -> int:
+    """The number after ``key`` in a file of such lines; 0 if there is none."""
     for line in _read(path).splitlines():
         name, _, value = line.partition(" ")
         if name == key and value.strip().isdigit():

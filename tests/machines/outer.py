@@ -13,17 +13,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from build_tools.generate import MODULES
-from build_tools.python_source import file_of
-
 from ballonet.base.errors import BallonetError, GuestChannelError, GuestError
-from ballonet.guest.bundle import guest_program, prepare_guest
+from ballonet.guest.bundle import prepare_guest
 from ballonet.guest.initramfs import DEFAULT_MODULES
 from ballonet.guest.modules import INDEX_FILES, ModuleTree
 from ballonet.sync import Sandbox
 from tests.machines.catalogue import ROOT, Machine
 from tests.machines.image import obtain_image, obtain_python_packages
 from tests.machines.inner import InnerRun, NotHereError, Place, Result
+from tests.machines.project import project_files
 
 #: Where the project and its Python packages are inside.
 PROJECT, PACKAGES = "/ballonet", "/packages"
@@ -74,7 +72,7 @@ class OuterMachine:
         self._ending.callback(self._box.close)
         self.boot_s = time.monotonic() - started
         self._bring(packages, PACKAGES)
-        self._unpack(_project())
+        self._unpack(_tar((path, f"{PROJECT}/{path.relative_to(ROOT)}") for path in project_files()))
         self._unpack(_kernel())
         # For every user, and for services.
         self._box.fs.write("/usr/lib/python3/dist-packages/ballonet.pth", f"{PROJECT}/src\n{PACKAGES}\n")
@@ -128,21 +126,6 @@ class OuterMachine:
 
     def _unpack(self, tar: bytes) -> None:
         self._box.fs.unpack_stream(iter([tar]), "/")
-
-
-def _project() -> bytes:
-    """The files of the repository as they are now, and what is built from them: the guest's programs, and modules."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    agent = guest_program("agent")
-    paths = [ROOT / name for name in listed] + list(agent.parent.iterdir())
-    paths += [file_of(ROOT / "src", module) for module in MODULES]
-    return _tar((path, f"{PROJECT}/{path.relative_to(ROOT)}") for path in paths if path.is_file())
 
 
 def _kernel() -> bytes:

@@ -19,6 +19,7 @@ from tests.machines.host import HostMachine, HostProcess
 from tests.machines.image import digest, obtain_python_packages, run, sources_of
 from tests.machines.inner import InnerRun, NotHereError, Place
 from tests.machines.network import host_files
+from tests.machines.project import project_files
 
 #: Increase it when the same packages are to give another root.
 _VERSION = 1
@@ -59,13 +60,10 @@ class RootMachine(HostMachine):
         self._root = Path(tempfile.mkdtemp(prefix=f"ballonet-{self.machine.name}-"))
         self._root.chmod(0o755)
         run(["tar", "-x", "--numeric-owner", "-p", "-f", str(archive), "-C", str(self._root)])
-        files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        listed = subprocess.run(files, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-        for name in listed.split("\0"):
-            if (source := ROOT / name).is_file():
-                target = self._root / _PROJECT / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, target)
+        for source in project_files():
+            target = self._root / _PROJECT / source.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
         shutil.copytree(packages, self._root / _PACKAGES)
         # The last commit, to clone from.
         bundle = ["git", "bundle", "create", "-q", str(self._root / "ballonet.bundle"), "HEAD"]

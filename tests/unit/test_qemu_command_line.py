@@ -67,13 +67,19 @@ def test_q35_has_pci_devices_and_microvm_has_mmio_ones() -> None:
 
 def test_emulation_bounds_its_cache_and_tells_the_guest_its_clock() -> None:
     assert "tb-size=64" in rendered(SPEC)
-    assert "tsc_early_khz=2500000" in kernel_command_line(SPEC)
+    assert "tsc_early_khz=2500000" in kernel_command_line(SPEC, ENGINE.version)
 
 
 def test_kvm_keeps_the_guests_mitigations() -> None:
-    line = kernel_command_line(replace(SPEC, accel=Accel.KVM))
+    line = kernel_command_line(replace(SPEC, accel=Accel.KVM), (7, 2, 0))
     assert "mitigations" not in line
+    assert "clearcpuid" not in line
     assert "tsc_early_khz" not in line
+
+
+def test_a_kernel_does_not_use_the_instruction_that_an_older_qemu_emulates_wrongly() -> None:
+    assert "clearcpuid=141" in kernel_command_line(SPEC, (7, 2, 22))
+    assert "clearcpuid" not in kernel_command_line(SPEC, (8, 0, 0))
 
 
 def test_an_engine_without_seccomp_is_not_asked_for_it() -> None:

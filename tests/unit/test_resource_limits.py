@@ -148,7 +148,7 @@ def test_what_a_killed_sandbox_has_left_is_removed_for_both_controllers(
     for controller in (MEMORY, CPU):
         (tmp_path / controller / f"ballonet-{controller}").mkdir(parents=True)
     monkeypatch.setattr(cgroup, "find_hierarchy", lambda controller: Hierarchy(1, tmp_path / controller))
-    monkeypatch.setattr(cgroup, "_mounts", lambda path: {})
+    monkeypatch.setattr(cgroup, "controller_mounts", lambda path: {})
     assert sorted(cgroup.prune_groups("ballonet-")) == ["ballonet-cpu", "ballonet-memory"]
 
 

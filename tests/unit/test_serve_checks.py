@@ -11,11 +11,14 @@ import pytest
 from ballonet.base.errors import (
     AdmissionError,
     BallonetError,
+    ConfigError,
+    GuestChannelError,
     HostError,
     NameInUseError,
     SettingError,
     error_class,
 )
+from ballonet.machine.owner_channel import Report
 from ballonet.serve.exec_operations import signal_number
 from ballonet.serve.file_operations import _part, parse_range
 from ballonet.serve.gate import Counter
@@ -142,6 +145,21 @@ def test_problems_have_the_codes_of_the_library() -> None:
 def test_every_code_with_a_status_is_one_of_the_library() -> None:
     for code in STATUSES:
         assert error_class(code).code in (code, "guest"), code
+
+
+def test_an_error_of_another_process_has_the_class_that_defines_its_code() -> None:
+    class DerivedError(GuestChannelError):
+        """Has the code of its base, but other parameters."""
+
+        def __init__(self, cause: Exception) -> None:
+            super().__init__(str(cause))
+
+    assert error_class("guest-channel") is GuestChannelError
+    assert error_class("config") is ConfigError
+    assert (
+        Report("failed", {"code": "config", "message": "{x} in a name"}).to_error().message == "{x} in a name"
+    )
+    assert DerivedError.code == "guest-channel"
 
 
 def test_requests_at_once_are_limited() -> None:

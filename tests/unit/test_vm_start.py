@@ -19,7 +19,8 @@ from ballonet.guest.frames import HEADER, FrameType
 from ballonet.machine import vm_start
 from ballonet.machine.vm_start import StartedVm, VmStart
 from ballonet.vmm.attach import Net
-from ballonet.vmm.engine import Vm
+from ballonet.vmm.console import Tail
+from ballonet.vmm.engine import ExitReason, Vm, VmExit
 from ballonet.vmm.guest_ram import create_guest_ram
 from ballonet.vmm.saved_state import SavedState, write_state
 
@@ -38,6 +39,7 @@ class FakeVm:
             binary=Path("engine"), state_key=lambda spec: world.key, create=lambda spec: FakeVm(world)
         )
         self.pid = os.getpid()
+        self.console = Tail("console")
         self.state: SavedState | None = None
         self.kills = 0
         self.far: socket.socket | None = None
@@ -56,10 +58,16 @@ class FakeVm:
         near, self.far = socket.socketpair()
         if self.state is not None and self.world.answers:
             self.far.send(b"READY")
+        if self.state is not None and self.world.ends:
+            self.far.close()
         return near
 
-    async def kill(self) -> None:
+    async def wait(self) -> VmExit:
+        return VmExit(ExitReason.GUEST_PANIC, 0, "the guest's kernel panicked: no memory")
+
+    async def kill(self) -> VmExit:
         self.kills += 1
+        return await self.wait()
 
     async def save(self, file: int, key: str, *, cpu_s: float, **others: object) -> float:
         if self.world.save_error is not None:
@@ -77,6 +85,7 @@ class FakeWorld:
         self.vms: list[FakeVm] = []
         self.key: str | None = KEY
         self.answers = True
+        self.ends = False
         self.launch_error: Exception | None = None
         self.restore_error: Exception | None = None
         self.save_error: Exception | None = None
@@ -158,6 +167,19 @@ def test_a_restored_guest_that_does_not_answer_is_replaced_by_a_booted_one(
     world.answers = False
     started = start(world)
     assert "did not answer" in started.source or "does not answer" in started.source
+    assert world.vms[-2].kills >= 1
+
+
+def test_a_restored_guest_that_ends_is_replaced_by_a_booted_one_and_the_end_is_told(
+    templates: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = FakeWorld()
+    start(world)
+    world.answers, world.ends = False, True
+    started = start(world)
+    assert started.source.startswith("booted, because the guest could not be restored: the ")
+    assert started.source.endswith("the guest's kernel panicked: no memory")
+    assert "the end of its console output:\n(nothing)" in caplog.text
     assert world.vms[-2].kills >= 1
 
 

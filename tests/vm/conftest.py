@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
@@ -19,6 +20,9 @@ from ballonet.guest.bundle import GuestBundle, prepare_guest
 from ballonet.images.store import ImageStore
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.config import SandboxConfig
+
+if TYPE_CHECKING:
+    from tests.serve_client import ServerProcess
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -91,6 +95,17 @@ async def client(sandbox: Sandbox) -> AsyncIterator[Client]:
         reply = await connected.set(1024, wait=True, timeout_s=120)
         assert reply.state == "applied"
         yield connected
+
+
+@pytest.fixture(scope="module")
+def server(
+    guest: object, run_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """``ballonet serve`` for all tests of a file."""
+    from tests.serve_client import ServerProcess  # not at once: outer machines have no httpx
+
+    with ServerProcess(tmp_path_factory.mktemp("serve")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from ballonet.base.paths import cache_dir
 from ballonet.guest.bundle import GuestBundle
 from tests.vm.test_cluster_ray import Host, program, status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 pytest.importorskip("ray")
 
 Hosts = tuple[Host, Host]

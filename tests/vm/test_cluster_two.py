@@ -13,7 +13,7 @@ import pytest
 from ballonet.guest.bundle import GuestBundle
 from tests.vm.test_cluster_ray import Host, status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 pytest.importorskip("ray")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import http.server
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -59,14 +59,6 @@ PROBES = """(async () => {
         opened, loaded, framed,
     };
 })()"""
-
-
-@pytest.fixture(scope="module")
-def server(
-    guest: object, run_directory: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("serve")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

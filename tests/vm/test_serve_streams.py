@@ -7,7 +7,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,6 @@ from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.serve_client import ServerProcess, new_token
-
-
-@pytest.fixture(scope="module")
-def server(
-    guest: object, run_directory: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("serve")) as running:
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="session")

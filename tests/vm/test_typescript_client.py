@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,14 +74,6 @@ def package(node: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> P
     run(["npm", "run", "build"], copy, node)
     run(["npm", "run", "examples"], copy, node)
     return copy
-
-
-@pytest.fixture(scope="module")
-def server(
-    guest: object, run_directory: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("serve")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

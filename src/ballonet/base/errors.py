@@ -381,7 +381,10 @@ def error_class(code: str) -> type[BallonetError]:
     pending: list[type[BallonetError]] = [BallonetError]
     while pending:
         cls = pending.pop()
-        known[cls.code] = cls
+        if "code" in vars(
+            cls
+        ):  # others have the code of the class they are derived from, and parameters of their own
+            known[cls.code] = cls
         pending.extend(cls.__subclasses__())
     found = known.get(code, BallonetError)
     return GuestError if found is GuestCommandError else found

@@ -96,8 +96,13 @@ async def _read_input() -> str:
     parts = bytearray()
     while piece := await read_stdin():
         parts += piece
+    return decoded_input(parts)
+
+
+def decoded_input(code: bytes | bytearray) -> str:
+    """:raises ConfigError: the code on standard input is not UTF-8."""
     try:
-        return parts.decode()
+        return code.decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"standard input is not UTF-8 text: {error.reason}") from error
 
@@ -151,24 +156,30 @@ async def _print(session: CodeSession, code: str, timeout: Timeout | None, pictu
     events = session.stream(code, timeout=seconds)
     async with contextlib.aclosing(cast("AsyncGenerator[CodeEvent]", events)):
         async for event in events:
-            if event.kind == "stderr":
-                await write_stdout(_bytes(event.text), 2)
-            elif event.kind == "error" and event.error is not None:
-                await write_stdout(_bytes(event.error.traceback.rstrip("\n") + "\n"), 2)
-            elif event.kind == "end":
-                status = event.exit_status or (0 if event.error is None else 1)
-            else:
-                await write_stdout(_bytes(shown(event)))
-                if pictures is not None:
-                    pictures.save(event.data)
+            if event.kind == "end":
+                status = status_of(event)
+                continue
+            fd, text = output_of(event)
+            await write_stdout(text, fd)
+            if pictures is not None and fd == 1:
+                pictures.save(event.data)
     return status
 
 
-def shown(event: CodeEvent) -> str:
+def status_of(end: CodeEvent) -> int:
+    return end.exit_status or (0 if end.error is None else 1)
+
+
+def output_of(event: CodeEvent) -> tuple[int, bytes]:
+    """The descriptor and the text for an event other than the end."""
+    if event.kind == "stderr":
+        return 2, _bytes(event.text)
+    if event.kind == "error" and event.error is not None:
+        return 2, _bytes(event.error.traceback.rstrip("\n") + "\n")
     if event.kind == "stdout":
-        return event.text
+        return 1, _bytes(event.text)
     text = str(event.data.get("text/plain", ""))
-    return text if not text or text.endswith("\n") else text + "\n"
+    return 1, _bytes(text if not text or text.endswith("\n") else text + "\n")
 
 
 def _bytes(text: str) -> bytes:

@@ -13,7 +13,7 @@ from ballonet.base.paths import state_dir_of
 from ballonet.cli.standard_streams import write_all
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.log_reader import LogReader, last_line_offset
-from ballonet.lifecycle.record import State
+from ballonet.lifecycle.log_selection import LogSelection
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.output_log import Entry, parse_timestamp
 
@@ -103,6 +103,22 @@ def parse_since(text: str, now: float, *, option: str = "--since") -> float:
         ) from None
 
 
+class EntryText:
+    """The entries of a log as they are shown."""
+
+    def __init__(self, *, timestamps: bool) -> None:
+        self._timestamps = timestamps
+        #: Streams whose last line is not complete yet.
+        self._unfinished: set[str] = set()
+
+    def of(self, entry: Entry) -> bytes:
+        stamp = (
+            entry.time.encode() + b" " if self._timestamps and entry.stream not in self._unfinished else b""
+        )
+        (self._unfinished.discard if entry.whole else self._unfinished.add)(entry.stream)
+        return stamp + entry.content + (b"\n" if entry.whole else b"")
+
+
 class _Printer:
     """Prints the selected part of a log."""
 
@@ -115,59 +131,32 @@ class _Printer:
         *,
         timestamps: bool,
     ) -> None:
-        self._reader = reader
-        self._since, self._until = since, until
-        self._timestamps = timestamps
-        #: Streams whose last line is not complete yet.
-        self._unfinished: set[str] = set()
+        self._selection = LogSelection(reader, tail=tail, since_s=since, until_s=until)
+        self._text = EntryText(timestamps=timestamps)
         self._fd, self._waiting = 1, bytearray()
-        # Output after this position is shown whatever --tail is.
-        self._end = (0, 0) if tail is None else reader.end()
-        self._starts = {} if tail is None else reader.last_lines(tail, since=since, until=until)
-        reader.skip_to(min(self._starts.values(), default=self._end))
 
     def show(self, registry: Registry, name: str, *, follow: bool) -> None:
         while True:
-            over = not follow or self._past_until() or not _lives(registry, name)
-            for position, entry in self._reader.read():
-                if position >= self._starts.get(entry.stream, self._end) and self._in_time(entry):
+            over = not follow or not self._selection.goes_on(registry, name)
+            for entry in self._selection.read():
+                if entry is not None:
                     self._print(entry)
             self._flush()
             if over:
                 return
             time.sleep(_POLL_S)
 
-    def _past_until(self) -> bool:
-        return self._until is not None and time.time() > self._until
-
-    def _in_time(self, entry: Entry) -> bool:
-        late_enough = self._since is None or entry.at >= self._since
-        return late_enough and (self._until is None or entry.at <= self._until)
-
     def _print(self, entry: Entry) -> None:
         fd = 2 if entry.stream == "stderr" else 1
         if fd != self._fd or len(self._waiting) >= _WRITE_BYTES:
             self._flush()
             self._fd = fd
-        if self._timestamps and entry.stream not in self._unfinished:
-            self._waiting += entry.time.encode() + b" "
-        self._waiting += entry.content
-        if entry.whole:
-            self._waiting += b"\n"
-            self._unfinished.discard(entry.stream)
-        else:
-            self._unfinished.add(entry.stream)
+        self._waiting += self._text.of(entry)
 
     def _flush(self) -> None:
         sys.stdout.flush()
         write_all(self._fd, self._waiting)
         self._waiting.clear()
-
-
-def _lives(registry: Registry, name: str) -> bool:
-    record = registry.find(name)
-    now = None if record is None else lifecycle.refresh(registry, record)
-    return now is not None and (now.state.lives or now.state is State.PAUSED)
 
 
 def _print_file(path: Path, tail: int | None) -> None:

@@ -7,7 +7,6 @@ import sys
 import time
 from typing import Any
 
-from ballonet.base.errors import ConfigError
 from ballonet.cli.command_options import parse_env, timeout_from
 from ballonet.cli.output import print_json, print_table, show_age
 from ballonet.cli.standard_streams import write_all
@@ -64,20 +63,16 @@ def add_logs_options(parser: argparse.ArgumentParser) -> None:
 
 
 def logs(cluster: Any, options: argparse.Namespace) -> int:
-    from ballonet.cli.logs import parse_since, parse_tail
+    from ballonet.cli.logs import EntryText, parse_since, parse_tail
 
     # A duration is counted back from 0: the host, which wrote the log, counts it back from its own time.
     since = None if options.since is None else parse_since(options.since, 0.0)
     until = None if options.until is None else parse_since(options.until, 0.0, option="--until")
     tail = parse_tail(options.tail)
-    unfinished: set[str] = set()
+    text = EntryText(timestamps=options.timestamps)
     sys.stdout.flush()
     for entry in cluster.get(options.name).logs(follow=options.follow, tail=tail, since=since, until=until):
-        stamp = entry.time.encode() + b" " if options.timestamps and entry.stream not in unfinished else b""
-        write_all(
-            2 if entry.stream == "stderr" else 1, stamp + entry.content + (b"\n" if entry.whole else b"")
-        )
-        (unfinished.discard if entry.whole else unfinished.add)(entry.stream)
+        write_all(2 if entry.stream == "stderr" else 1, text.of(entry))
     return 0
 
 
@@ -103,7 +98,7 @@ def add_code_options(parser: argparse.ArgumentParser) -> None:
 
 
 def code(cluster: Any, options: argparse.Namespace) -> int:
-    from ballonet.cli.code import read_code, shown
+    from ballonet.cli.code import decoded_input, output_of, read_code, status_of
     from ballonet.cli.stdin_reader import check_stdin
     from ballonet.guest.code.languages import language_of
 
@@ -111,10 +106,7 @@ def code(cluster: Any, options: argparse.Namespace) -> int:
     timeout, env = timeout_from(options), parse_env(options.env)
     if options.file == "-":
         check_stdin()
-        try:
-            text = sys.stdin.buffer.read().decode()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"standard input is not UTF-8 text: {error.reason}") from error
+        text = decoded_input(sys.stdin.buffer.read())
     else:
         text = read_code(options.file)
     session = cluster.get(options.name).code(
@@ -124,14 +116,10 @@ def code(cluster: Any, options: argparse.Namespace) -> int:
     sys.stdout.flush()
     try:
         for event in session.stream(text, timeout=None if timeout is None else timeout.seconds):
-            if event.kind == "stderr":
-                write_all(2, event.text.encode(errors="replace"))
-            elif event.kind == "error" and event.error is not None:
-                write_all(2, (event.error.traceback.rstrip("\n") + "\n").encode(errors="replace"))
-            elif event.kind == "end":
-                status = event.exit_status or (0 if event.error is None else 1)
+            if event.kind == "end":
+                status = status_of(event)
             else:
-                write_all(1, shown(event).encode(errors="replace"))
+                write_all(*output_of(event))
     finally:
         if options.session is None or options.close:
             session.close()

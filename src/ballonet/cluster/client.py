@@ -197,9 +197,9 @@ class Cluster:
         """
         self._tell("check_host", host)
         self.call(host, "close_host", None if undo else "it is being drained")
+        self._tell("check_host", host)  # the directory learns at once what it takes now
         if undo or not move:
             return {}
-        self._tell("check_host", host)  # the directory learns that it is closed
         moved: Mapping[str, tuple[str | None, str]] = self._tell("empty", host)
         return moved
 

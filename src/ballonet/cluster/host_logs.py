@@ -12,8 +12,8 @@ from ballonet.base.errors import ConfigError
 from ballonet.base.paths import state_dir_of
 from ballonet.cluster.stream_kinds import PIECE_BYTES, Stream
 from ballonet.lifecycle import sandboxes as lifecycle
-from ballonet.lifecycle.log_reader import LogReader, Position
-from ballonet.lifecycle.record import State
+from ballonet.lifecycle.log_reader import LogReader
+from ballonet.lifecycle.log_selection import LogSelection
 from ballonet.lifecycle.registry import Registry
 from ballonet.machine.output_log import Entry
 
@@ -26,18 +26,16 @@ class LogEntries(Stream):
     """The entries of a log, a list with each read; an empty one is the end."""
 
     def __init__(
-        self, session: str, name: str, reader: LogReader, since_s: float | None, until_s: float | None
+        self, session: str, name: str, reader: LogReader, selection: LogSelection, *, follow: bool
     ) -> None:
         super().__init__(session)
         self._name = name
         self._reader = reader
-        self._since_s, self._until_s = since_s, until_s
-        self._follow = False
+        self._selection = selection
+        self._follow = follow
         self._closed = False
         self._over = False
-        self._starts: dict[str, Position] = {}
-        self._end: Position = (0, 0)
-        self._entries: Iterator[tuple[Position, Entry]] | None = None
+        self._entries: Iterator[Entry | None] | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -64,13 +62,9 @@ class LogEntries(Stream):
                     f"sandbox {name!r} has no command, so it has no output",
                     hint=f"'ballonet logs --machine {name}' on its host shows the log of the sandbox process",
                 )
-            found = cls(session, name, LogReader(state_dir_of(name)), _at(since_s), _at(until_s))
-            found._follow = follow
-            if tail is not None:
-                found._end = found._reader.end()
-                found._starts = found._reader.last_lines(tail, since=found._since_s, until=found._until_s)
-                found._reader.skip_to(min(found._starts.values(), default=found._end))
-            return found
+            reader = LogReader(state_dir_of(name))
+            selection = LogSelection(reader, tail=tail, since_s=_at(since_s), until_s=_at(until_s))
+            return cls(session, name, reader, selection, follow=follow)
 
         return await asyncio.to_thread(opened)
 
@@ -87,11 +81,11 @@ class LogEntries(Stream):
             while not self._closed:
                 if self._entries is None:
                     # Asked before the log is read, so that the last words are not missed.
-                    self._ending = not self._follow or self._past_until() or not _goes_on(self._name)
-                    self._entries = self._reader.read()
+                    self._ending = not self._follow or not self._goes_on()
+                    self._entries = self._selection.read()
                 some, size = [], 0
-                for position, entry in islice(self._entries, _MOST):
-                    if position >= self._starts.get(entry.stream, self._end) and self._in_time(entry):
+                for entry in islice(self._entries, _MOST):
+                    if entry is not None:
                         some.append(entry)
                         size += len(entry.content)
                         if size >= PIECE_BYTES:
@@ -106,12 +100,9 @@ class LogEntries(Stream):
                     return []
         return []
 
-    def _in_time(self, entry: Entry) -> bool:
-        late_enough = self._since_s is None or entry.at >= self._since_s
-        return late_enough and (self._until_s is None or entry.at <= self._until_s)
-
-    def _past_until(self) -> bool:
-        return self._until_s is not None and time.time() > self._until_s
+    def _goes_on(self) -> bool:
+        with Registry.open() as registry:
+            return self._selection.goes_on(registry, self._name)
 
     async def close(self) -> None:
         def closed() -> None:
@@ -124,11 +115,3 @@ class LogEntries(Stream):
 
 def _at(moment_s: float | None) -> float | None:
     return time.time() + moment_s if moment_s is not None and moment_s <= 0 else moment_s
-
-
-def _goes_on(name: str) -> bool:
-    """Whether its command may write more."""
-    with Registry.open() as registry:
-        record = registry.find(name)
-        now = None if record is None else lifecycle.refresh(registry, record)
-    return now is not None and (now.state.lives or now.state is State.PAUSED)

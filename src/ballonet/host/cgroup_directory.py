@@ -46,6 +46,7 @@ def words(path: Path) -> list[str]:
 
 
 def keyed(path: Path, key: str) -> int:
+    """The number after ``key`` in a file of such lines; 0 if there is none."""
     for line in read(path).splitlines():
         name, _, value = line.partition(" ")
         if name == key and value.strip().isdigit():

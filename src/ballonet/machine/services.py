@@ -27,8 +27,6 @@ from ballonet.vmm.engine import Vm
 
 log = logging.getLogger(__name__)
 
-#: Lines of the guest's console output in an error.
-_CONSOLE_LINES = 15
 #: The accepted age of the guest's last report when it powers off (seconds).
 _LAST_AGE_S = 0.5
 
@@ -114,7 +112,7 @@ class Services:
         return_free_memory()
 
     def _boot_error(self, error: GuestError, hint: str | None) -> GuestBootError:
-        console = self._vm.console.last_lines(_CONSOLE_LINES) or "(nothing)"
+        console = self._vm.console.end
         return GuestBootError(
             f"the guest did not boot: {error}\nthe end of its console output:\n{console}", hint=hint
         )

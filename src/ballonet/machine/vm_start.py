@@ -12,7 +12,14 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from ballonet.base.dataclass import dataclass, replace
-from ballonet.base.errors import BallonetError, EngineError, GuestBootError, GuestError, HostError
+from ballonet.base.errors import (
+    BallonetError,
+    EngineError,
+    GuestBootError,
+    GuestChannelError,
+    GuestError,
+    HostError,
+)
 from ballonet.guest.restored import renew_guest
 from ballonet.host.proc import read_cpu_s
 from ballonet.machine.engine_confinement import Confinement, confinement_of
@@ -38,6 +45,8 @@ RESUMED = "resumed"
 _LOOK_S = 0.5
 #: How long to wait for the end of a volume's server if the engine does not start (seconds).
 _SERVER_END_S = 0.5
+#: How long the engine may take to end after the channel to its guest (seconds).
+_ENGINE_END_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -104,8 +113,9 @@ class VmStart:
                     source = "restored from a start template"
                     return await self._restore(vm, state, source, StartKind.TEMPLATE, least_s)
                 except (EngineError, GuestError) as error:
-                    self._why_cold = f"booted, because the guest could not be restored: {error}"
-                    log.warning("start template: %s", self._why_cold)
+                    reason = str(error).partition("\n")[0]
+                    self._why_cold = f"booted, because the guest could not be restored: {reason}"
+                    log.warning("start template: booted, because the guest could not be restored: %s", error)
                     template.discard()
                     vm = vm.engine.create(vm.spec)
         started = await self._boot(vm, StartKind.COLD if template is None else StartKind.BOOT)
@@ -131,6 +141,9 @@ class VmStart:
                     raise GuestBootError("the restored guest does not answer")
             if renewed.done():
                 renewed.result()
+        except GuestChannelError as error:
+            started.channel.close()
+            raise GuestChannelError(f"{error}: {await _end_of(vm)}") from error
         except BaseException:
             started.channel.close()
             await vm.kill()
@@ -216,6 +229,15 @@ class VmStart:
         except BallonetError as error:
             log.warning("no start template is made: %s", error)
             return False
+
+
+async def _end_of(vm: Vm) -> str:
+    """How a VM ended whose agent's channel has ended, with the end of its console output. It is gone then."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_ENGINE_END_S):
+            await vm.wait()
+    ended = await vm.kill()
+    return f"{ended.detail or ended.reason.value}\nthe end of its console output:\n{vm.console.end}"
 
 
 async def _any_done(either: set[asyncio.Future[Any]]) -> bool:

@@ -8,6 +8,7 @@ import socket
 
 #: Bytes that are kept: enough for a kernel panic with its trace.
 KEPT_BYTES = 64 * 1024
+_LINES_IN_ERRORS = 15
 
 
 class Tail:
@@ -42,6 +43,11 @@ class Tail:
         """The text that is kept, without control characters other than newline and tab."""
         text = self._kept.decode("utf-8", errors="replace").replace("\r", "")
         return "".join(char for char in text if char.isprintable() or char in "\n\t")
+
+    @property
+    def end(self) -> str:
+        """The last lines, for an error."""
+        return self.last_lines(_LINES_IN_ERRORS) or "(nothing)"
 
     def last_lines(self, count: int) -> str:
         """The last ``count`` non-empty lines."""

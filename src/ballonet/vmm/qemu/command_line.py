@@ -28,6 +28,10 @@ AGENT_PORT = "org.ballonet.agent.0"
 MICROVM_FIRMWARE = "qboot.rom"
 #: Size of the translation cache for emulation in MiB. QEMU's default may be an eighth of the host's memory.
 TRANSLATION_CACHE_MIB = 64
+#: Before this version, emulated CMPXCHG16B puts bits of other operands into EFLAGS (docs/decisions.md, 91).
+CMPXCHG16B_FIXED = (8, 0)
+#: X86_FEATURE_CX16, by its number (arch/x86/include/asm/cpufeatures.h): kernels before 5.18 know no names.
+CX16 = 4 * 32 + 13
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def render_command(spec: VmSpec, engine: Engine, fds: EngineFds, *, restore: boo
         argv += ["-incoming", "defer"]
     else:  # a restored guest has them in its RAM
         argv += ["-kernel", str(spec.kernel), "-initrd", str(spec.initramfs)]
-        argv += ["-append", kernel_command_line(spec)]
+        argv += ["-append", kernel_command_line(spec, engine.version)]
     argv += ["-chardev", f"socket,id=console0,fd={fds.console}", "-serial", "chardev:console0"]
     argv += ["-chardev", f"socket,id=qmp0,fd={fds.qmp}", "-mon", "chardev=qmp0,mode=control"]
     argv += ["-device", _virtio("virtio-serial", spec.machine)]
@@ -95,8 +99,11 @@ def render_command(spec: VmSpec, engine: Engine, fds: EngineFds, *, restore: boo
     return argv
 
 
-def kernel_command_line(spec: VmSpec) -> str:
-    """The guest kernel's parameters (Documentation/admin-guide/kernel-parameters.txt)."""
+def kernel_command_line(spec: VmSpec, version: tuple[int, ...]) -> str:
+    """The guest kernel's parameters (Documentation/admin-guide/kernel-parameters.txt).
+
+    :param version: of QEMU.
+    """
     words = ["console=ttyS0", "quiet", "panic=-1", "psi=1"]
     if spec.machine is Machine.MICROVM:
         words.append("pci=off")  # a microvm has no PCI bus: the kernel need not probe
@@ -106,6 +113,9 @@ def kernel_command_line(spec: VmSpec) -> str:
     if spec.accel is Accel.TCG:
         # Emulated code is not executed speculatively: mitigations only cost time.
         words.append("mitigations=off")
+        if version < CMPXCHG16B_FIXED:
+            # The kernel's allocator uses the instruction all the time: guests panicked. Programs may use it as before.
+            words.append(f"clearcpuid={CX16}")
         if spec.tsc_khz is not None:
             # An emulated microvm has neither HPET nor PM timer: without this the kernel sometimes cannot calibrate
             # its clock and hangs.

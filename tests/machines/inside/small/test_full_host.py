@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from ballonet.base.memory import bytes_to_mib
+from ballonet.host.cgroup_directory import keyed
 from ballonet.host.memory import read_host_memory
 from ballonet.host.memory_limit import read_memory_limit
 from ballonet.sdk.sandbox import Sandbox
@@ -25,9 +26,7 @@ def kills() -> int:
     assert limit is not None
     for name in ("memory.events", "memory.oom_control"):
         if (path := limit.directory / name).exists():
-            return next(
-                int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("oom_kill ")
-            )
+            return keyed(path, "oom_kill")
     raise AssertionError(f"{limit.directory} does not count kills")
 
 

@@ -1,8 +1,10 @@
 # Two commands do everything on a fresh Debian 12 with python3, make and apt (as root or through sudo):
 #   make demo    set up, then show how a sandbox returns memory to the host
-#   make test    set up, then run lint, type checks and all tests, including virtual machines
+#   make test    set up, then run lint, type checks and the tests, including virtual machines
 # After setup:
 #   make check   run lint, type checks and the tests that need no virtual machine
+#   make extended    run the tests of what stands around sandboxes: server, MCP, page, code sessions, rules of networks,
+#                package managers, chaos
 #   make machines    run tests on other hosts (KVM, cgroup v2, …), which run as guests, and with another QEMU;
 #                see tests/machines/README.md
 #   make cluster run the tests with three hosts in network namespaces, each with Ray (as root; ten minutes; not in make test)
@@ -25,7 +27,7 @@ GENERATED_SOURCES := $(filter-out $(GENERATED), $(wildcard build_tools/*.py src/
 	src/ballonet/guest/files.py src/ballonet/control/*.py))
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup packages browser demo test check lint types unit registry vm cluster machines tested docs docs-serve bench chaos clean
+.PHONY: help setup packages browser demo test check lint types unit registry vm extended cluster machines tested docs docs-serve bench chaos clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,8 +56,13 @@ browser:
 	@scripts/install-debian-packages chromium
 
 # Three slow tests run in parallel: most of the time they wait for virtual machines.
-test: check browser
-	$(PYTEST) -q -n 3 --dist loadfile --no-loadscope-reorder -m '(vm or registry) and not cluster' --durations=15
+VM_TESTS := $(PYTEST) -q -n 3 --dist loadfile --no-loadscope-reorder --durations=15
+
+test: check
+	$(VM_TESTS) -m '(vm or registry) and not extended and not cluster'
+
+extended: setup browser
+	$(VM_TESTS) -m extended
 
 check: lint types unit
 

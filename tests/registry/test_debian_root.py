@@ -11,6 +11,8 @@ from ballonet.images.debian_root import build_debian
 from ballonet.images.store import ImageStore
 from tests.unit.erofs_reader import Reader
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.mark.slow
 def test_a_debian_root_has_what_was_asked_for(store: ImageStore) -> None:

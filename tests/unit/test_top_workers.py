@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.cli.top_bars import WINDOW_S
+from ballonet.cli.top_source import ThisHost
 from ballonet.cli.top_workers import Trails
 from ballonet.lifecycle.samples import history_path
 from ballonet.metrics.history import HistoryWriter
@@ -34,7 +35,7 @@ def test_a_trail_begins_with_the_history_of_this_run() -> None:
     for at, run in ((100, "a"), (380, "b"), (390, "b"), (950, "a"), (990, "b")):
         writer.write(replace(SAMPLE, at=float(at), guest_ram=at, run_id=run))
     writer.close()
-    trails = Trails()
+    trails = Trails(ThisHost())
     trails.add([SAMPLE])
     assert held(trails) == [(390, 390), (990, 990), (1000, 50)], (
         "the one before the window holds at its beginning"
@@ -42,14 +43,14 @@ def test_a_trail_begins_with_the_history_of_this_run() -> None:
 
 
 def test_a_trail_keeps_the_window_and_the_most_of_what_is_close_together() -> None:
-    trails = Trails()
+    trails = Trails(ThisHost())
     for at, size in ((1000, 1), (1000.5, 9), (1001, 2), (1004, 3), (1004 + WINDOW_S + 1, 4)):
         trails.add([replace(SAMPLE, at=float(at), guest_ram=size)])
     assert held(trails) == [(1004, 3), (1005 + WINDOW_S, 4)]
 
 
 def test_a_trail_ends_with_its_run() -> None:
-    trails = Trails()
+    trails = Trails(ThisHost())
     trails.add([SAMPLE])
     trails.add([replace(SAMPLE, run_id="c", at=1010.0)])
     assert held(trails) == [(1010, 50)]

@@ -12,6 +12,8 @@ import pytest
 
 from tests.chaos.regressions import REGRESSIONS, Regression
 
+pytestmark = pytest.mark.extended
+
 #: Steps that are begun when the time is over are done to their ends, and then all is removed (seconds).
 _END_S = 400
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from ballonet.cluster.host_agent import HostAgent
 from ballonet.cluster.host_labels import own_labels
 from ballonet.cluster.host_notes import boot_time_s, fenced_names
@@ -13,6 +15,8 @@ from ballonet.cluster.lease import LEASE_S
 from ballonet.cluster.ledger import Order
 from ballonet.cluster.request_of import request_of
 from ballonet.guest.bundle import GuestBundle
+
+pytestmark = pytest.mark.extended
 
 
 async def test_a_host_creates_runs_reports_and_refuses(

@@ -19,8 +19,9 @@ import pytest
 
 from ballonet.base.paths import cache_dir
 from ballonet.guest.bundle import GuestBundle
+from tests.vm.terminal import terminal
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.extended, pytest.mark.slow]
 pytest.importorskip("ray")
 
 WAIT_S = 120.0
@@ -136,6 +137,26 @@ def test_a_sandbox_is_created_used_and_found_from_any_host(hosts: tuple[Host, Ho
         "print(json.dumps([box.host, box.exec(['sh', '-c', 'exit 7']).returncode]))",
     ) == ["head", 7]
     assert status(other)["head"]["sandboxes"] == {"one": "running"}
+
+
+def test_top_shows_and_changes_the_sandboxes_of_all_hosts(hosts: tuple[Host, Host]) -> None:
+    head, other = hosts
+    done = head.run(
+        "--cluster", "auto", "run", "-d", "--name", "seen", "-m", "256M", "--host-label", "disk=ssd"
+    )
+    assert done.returncode == 0, done.stderr
+    done = other.run("--cluster", "auto", "top", "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = [row for row in json.loads(done.stdout)["sandboxes"] if row["name"] == "head/seen"]
+    assert (row["state"], row["ceiling"]) == ("running", 256 << 20)
+    argv = [sys.executable, "-m", "ballonet", "--cluster", "auto", "top"]
+    with terminal(110, 24, argv=argv, env=other.environment) as top:
+        top.wait(lambda: "head/seen" in top.text, "the sandbox of the other host")
+        top.press("-")
+        top.wait(lambda: "head/seen: target 224 MiB" in top.text, "its new target")
+        top.press("q")
+        assert top.wait_end() == 0
+    head.run("--cluster", "auto", "rm", "-f", "seen")
 
 
 def test_a_cluster_on_loopback_listens_nowhere_else(hosts: tuple[Host, Host]) -> None:

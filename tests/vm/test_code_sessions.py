@@ -25,7 +25,7 @@ from ballonet.lifecycle.record import State
 from ballonet.sdk.sandbox import Sandbox
 
 #: The image may have to be built, which installs some 130 packages.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.extended, pytest.mark.timeout(900)]
 #: Generous: it only ends tests that would hang.
 WAIT_S = 120
 CLI = [sys.executable, "-P", "-m", "ballonet"]

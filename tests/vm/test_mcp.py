@@ -28,6 +28,8 @@ from ballonet.sdk.sandbox import Sandbox
 from tests.serve_client import ServerProcess, new_token
 from tests.vm.processes import alive, children, wait_until
 
+pytestmark = pytest.mark.extended
+
 #: A client in a process of its own, which makes a sandbox and waits to be killed.
 PROGRAM = """
 import asyncio, os, sys

@@ -12,7 +12,10 @@ import pytest
 
 from tests.vm.network_world import World, network_world
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes the networks around the host")
+pytestmark = [
+    pytest.mark.extended,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root makes the networks around the host"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,10 @@ import pytest
 from ballonet.base.paths import state_dir_of
 from tests.vm.network_world import OTHER_PUBLIC, PUBLIC, World, network_world
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes the networks around the host")
+pytestmark = [
+    pytest.mark.extended,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root makes the networks around the host"),
+]
 
 
 @pytest.fixture(scope="module")

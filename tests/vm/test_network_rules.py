@@ -18,7 +18,10 @@ from ballonet.base.paths import state_dir_of
 from ballonet.base.process import find_program
 from tests.vm.network_world import HOST, METADATA, OTHER_PUBLIC, PRIVATE, PUBLIC, World, network_world
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes the networks around the host")
+pytestmark = [
+    pytest.mark.extended,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root makes the networks around the host"),
+]
 #: What the kernel of a guest says when a connection is refused at once.
 REFUSED = "Connection refused"
 

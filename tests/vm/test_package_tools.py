@@ -23,6 +23,7 @@ from tests.vm.network_world import PUBLIC, World, network_world
 #: The tools are the host's, which a guest gets as a volume: an image with all of them would be large.
 _TOOLS = [f"/usr/bin/{name}" for name in ("apt-get", "dpkg-deb", "python3", "npm", "git")]
 pytestmark = [
+    pytest.mark.extended,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root makes the networks around the host"),
     pytest.mark.skipif(
         not all(map(os.path.exists, _TOOLS)), reason=f"this host does not have all of {_TOOLS}"

@@ -18,6 +18,7 @@ from tests.browser import CHROMIUM, WHY_SKIPPED, Browser, Page, browser
 from tests.serve_client import ServerProcess, new_token
 
 pytestmark = [
+    pytest.mark.extended,
     pytest.mark.skipif(CHROMIUM is None, reason=WHY_SKIPPED),
     pytest.mark.skipif(bool(missing_libraries()), reason="the page is not built: python hatch_build.py"),
 ]

@@ -12,6 +12,8 @@ import socket
 import sys
 from pathlib import Path
 
+import pytest
+
 from ballonet.control.client import Client
 from ballonet.guest.bundle import GuestBundle
 from ballonet.guest.relay import AgentRelay
@@ -20,6 +22,8 @@ from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.convergence import State
 from tests.vm.test_balloon import WAIT_S, meminfo_mib, touch
+
+pytestmark = pytest.mark.extended
 
 PATTERN = b"ballonet-was-here-"
 

@@ -17,6 +17,8 @@ from ballonet.sdk.sandbox import Sandbox
 from tests.serve_client import ServerProcess, new_token
 from tests.vm.processes import alive
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope="module")
 def server(

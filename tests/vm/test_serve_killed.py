@@ -16,6 +16,8 @@ from ballonet.base.paths import data_dir
 from tests.serve_client import ServerProcess
 from tests.vm.processes import alive
 
+pytestmark = pytest.mark.extended
+
 AT = "/v1/sandboxes/mortal"
 
 

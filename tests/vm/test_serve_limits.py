@@ -20,6 +20,8 @@ from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.config import SandboxConfig
 from tests.serve_client import ServerProcess, new_token
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope="module")
 def registered(guest: object, run_directory: Path) -> Iterator[str]:

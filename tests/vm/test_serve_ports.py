@@ -13,6 +13,8 @@ from websockets.asyncio.client import unix_connect
 
 from tests.serve_client import ServerProcess, new_token
 
+pytestmark = pytest.mark.extended
+
 #: Answers with what it was sent; as a WebSocket, sends back each (short) message.
 PROGRAM = r"""
 import base64, hashlib, http.server, json, os

@@ -17,6 +17,8 @@ from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.config import SandboxConfig
 from tests.serve_client import ServerProcess, new_token
 
+pytestmark = pytest.mark.extended
+
 #: What a response must not be: an internal error, a status or content that the document does not have.
 CHECKS = (
     "not_a_server_error",

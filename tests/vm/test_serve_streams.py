@@ -19,6 +19,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.serve_client import ServerProcess, new_token
 
+pytestmark = pytest.mark.extended
+
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def http(server: ServerProcess) -> AsyncIterator[httpx.AsyncClient]:

@@ -16,6 +16,8 @@ from ballonet.serve.operations import OPENAPI_FILE
 from tests.node import node_environment
 from tests.serve_client import ServerProcess, new_token
 
+pytestmark = pytest.mark.extended
+
 CLIENT = Path(__file__).parents[2] / "clients" / "typescript"
 EXAMPLES = {
     "quickstart": r"Linux\nhello\ntarget 192 MiB: settled\n",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ballonet.base.errors import ConfigError
-from ballonet.cli import on_cluster_show
+from ballonet.cli import on_cluster_show, on_cluster_top
 from ballonet.cli.command_options import (
     EXIT_STATUSES,
     add_command_options,
@@ -48,6 +48,9 @@ def main(words: Sequence[str]) -> int:
     exec_.epilog = EXIT_STATUSES
     ls = command("ls", "list the sandboxes of all hosts, with their memory", on_cluster_show.ls)
     ls.add_argument("--json", action="store_true", help="print JSON, a list of objects")
+    on_cluster_top.add_options(
+        command("top", "show the memory usage of the sandboxes of all hosts, live", on_cluster_top.run)
+    )
     logs = command("logs", "show the output of a sandbox's own command", on_cluster_show.logs)
     on_cluster_show.add_logs_options(logs)
     code = command("code", "run code in a session of a sandbox", on_cluster_show.code)

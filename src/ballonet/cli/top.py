@@ -11,9 +11,11 @@ import sys
 from ballonet.base.errors import ConfigError, HostError
 from ballonet.cli.output import print_json, wants_colour
 from ballonet.cli.top_bars import ASCII, UNICODE, Glyphs, Line
+from ballonet.cli.top_source import Source, ThisHost
 from ballonet.cli.top_view import View, render
-from ballonet.lifecycle.samples import collect
+from ballonet.lifecycle.samples import DEADLINE_S
 from ballonet.metrics.columns import host_row, row
+from ballonet.metrics.model import Snapshot
 
 _INTERVAL_S = 2.0
 _CODES = {
@@ -44,16 +46,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    return show(options, ThisHost())
+
+
+def show(options: argparse.Namespace, source: Source) -> int:
+    """Show the sandboxes of ``source``."""
     if not 0.2 <= options.interval <= 3600:
         raise ConfigError(f"--interval {options.interval:g} is outside 0.2 to 3600 seconds")
     if options.json:
-        snapshot = collect()
+        snapshot = _collect(source)
         return print_json(
             {"host": host_row(snapshot.host), "sandboxes": [row(sample) for sample in snapshot.sandboxes]}
         )
     glyphs = _glyphs()
     if options.once:
-        snapshot = collect()
+        snapshot = _collect(source)
         width = shutil.get_terminal_size((100, 0)).columns
         lines = render(snapshot, View(interactive=False), width, len(snapshot.sandboxes) + 10, glyphs)
         colour = wants_colour()
@@ -73,7 +80,14 @@ def run(options: argparse.Namespace) -> int:
         raise HostError(
             "this Python has no curses module", hint="install it, or use 'ballonet top --once'"
         ) from error
-    return watch(options.interval, glyphs, terminal, signals, colour=wants_colour())
+    return watch(source, options.interval, glyphs, terminal, signals, colour=wants_colour())
+
+
+def _collect(source: Source) -> Snapshot:
+    snapshot, problem = source.collect(DEADLINE_S)
+    if problem:
+        print(f"ballonet: warning: {problem}", file=sys.stderr)
+    return snapshot
 
 
 def _glyphs() -> Glyphs:

@@ -20,6 +20,7 @@ from typing import NoReturn
 from ballonet.base.errors import HostError
 from ballonet.cli.top_bars import ASCII, Glyphs
 from ballonet.cli.top_signals import Signals, Terminal
+from ballonet.cli.top_source import Source
 from ballonet.cli.top_view import View, order, render, selected_line
 from ballonet.cli.top_workers import Actor, Collector
 
@@ -48,7 +49,7 @@ _REQUIRED = ("cup", "clear")
 
 
 def watch(
-    interval_s: float, glyphs: Glyphs, terminal: Terminal, signals: Signals, *, colour: bool
+    source: Source, interval_s: float, glyphs: Glyphs, terminal: Terminal, signals: Signals, *, colour: bool
 ) -> NoReturn:
     """Show the sandboxes until the user quits or a signal ends the process; does not return.
 
@@ -63,7 +64,7 @@ def watch(
     try:
         signals.handle(signal.SIGTSTP, signal.SIGCONT)
         terminal.hold_errors()
-        status = _Top(screen, interval_s, glyphs, _styles(colour), terminal, signals).run()
+        status = _Top(screen, source, interval_s, glyphs, _styles(colour), terminal, signals).run()
     except BaseException:
         terminal.restore()
         raise
@@ -116,6 +117,7 @@ class _Top:
     def __init__(
         self,
         screen: curses.window,
+        source: Source,
         interval_s: float,
         glyphs: Glyphs,
         styles: dict[str, int],
@@ -127,8 +129,8 @@ class _Top:
         self._styles = styles
         self._terminal = terminal
         self._signals = signals
-        self._collector = Collector(interval_s, signals.bell.ring)
-        self._actor = Actor(self._update_now)
+        self._collector = Collector(source, interval_s, signals.bell.ring)
+        self._actor = Actor(source, self._update_now)
         self._view = View()
         self._quit = False
 

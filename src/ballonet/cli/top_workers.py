@@ -9,11 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ballonet.base.errors import BallonetError
 from ballonet.cli.top_bars import WINDOW_S, Point, point_of
+from ballonet.cli.top_source import Balloon, Source
 from ballonet.control.backend import TrimRequest
-from ballonet.control.sync_client import SyncClient
-from ballonet.lifecycle import sandboxes as lifecycle
-from ballonet.lifecycle.registry import Registry
-from ballonet.lifecycle.samples import collect, history_path
 from ballonet.metrics.model import SandboxSample, Snapshot
 
 #: How long one sandbox may take to answer (seconds).
@@ -27,10 +24,11 @@ _LEAST_APART_S = 2.0
 
 
 class Trails:
-    """Each sandbox's memory over the last :data:`~ballonet.cli.top_bars.WINDOW_S`: the end of its history file, read
-    once, and every sample since."""
+    """Each sandbox's memory over the last :data:`~ballonet.cli.top_bars.WINDOW_S`: the end of its history, read once,
+    and every sample since."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._trails: dict[tuple[str, str | None], deque[Point]] = {}
 
     def add(self, samples: Sequence[SandboxSample]) -> None:
@@ -38,22 +36,15 @@ class Trails:
         for sample in samples:
             if sample.state == "running":
                 key = sample.name, sample.run_id
-                found[key] = self._trails.get(key) or _from_history(sample)
+                found[key] = self._trails.get(key) or self._from_history(sample)
                 _append(found[key], point_of(sample))
         self._trails = found
 
     def by_name(self) -> Mapping[str, Sequence[Point]]:
         return {name: tuple(trail) for (name, _), trail in self._trails.items()}
 
-
-def _from_history(sample: SandboxSample) -> deque[Point]:
-    from ballonet.metrics.history import read_recent
-
-    try:
-        samples = read_recent(history_path(sample.name), sample.at - WINDOW_S)
-    except BallonetError:
-        samples = []  # the chart starts empty
-    return deque(point_of(one) for one in samples if one.run_id == sample.run_id)
+    def _from_history(self, sample: SandboxSample) -> deque[Point]:
+        return deque(point_of(one) for one in self._source.earlier(sample, sample.at - WINDOW_S))
 
 
 def _append(trail: deque[Point], point: Point) -> None:
@@ -73,11 +64,12 @@ class Collector:
     :param ring: called after each update.
     """
 
-    def __init__(self, interval_s: float, ring: Callable[[], None]) -> None:
+    def __init__(self, source: Source, interval_s: float, ring: Callable[[], None]) -> None:
+        self._source = source
         self._interval_s = interval_s
         self._ring = ring
         self._due = threading.Event()
-        self._history = Trails()
+        self._history = Trails(source)
         self.snapshot: Snapshot | None = None
         self.trails: Mapping[str, Sequence[Point]] = {}
         self.error = ""
@@ -91,10 +83,9 @@ class Collector:
         while True:
             self._due.clear()
             try:
-                snapshot = collect(deadline_s=_DEADLINE_S)
+                snapshot, self.error = self._source.collect(_DEADLINE_S)
                 self._history.add(snapshot.sandboxes)
                 self.trails, self.snapshot = self._history.by_name(), snapshot
-                self.error = ""
             except BallonetError as error:
                 self.error = error.message
             except Exception as error:  # the thread must survive: the next update may succeed
@@ -110,7 +101,8 @@ class Actor:
     :param done: called after each action.
     """
 
-    def __init__(self, done: Callable[[], None]) -> None:
+    def __init__(self, source: Source, done: Callable[[], None]) -> None:
+        self._source = source
         self._done = done
         self._busy: dict[str, str] = {}
         #: The results of actions, as messages to show.
@@ -118,15 +110,15 @@ class Actor:
 
     def grow(self, name: str | None) -> str:
         """Start the action; returns the message to show meanwhile."""
-        return self._act(name, "growing", lambda client: _move(client, 1), _MOVE_S)
+        return self._act(name, "growing", lambda balloon: _move(balloon, 1), _MOVE_S)
 
     def shrink(self, name: str | None) -> str:
-        return self._act(name, "shrinking", lambda client: _move(client, -1), _MOVE_S)
+        return self._act(name, "shrinking", lambda balloon: _move(balloon, -1), _MOVE_S)
 
     def trim(self, name: str | None) -> str:
         return self._act(name, "trimming", _trim, _TRIM_S + _MOVE_S)
 
-    def _act(self, name: str | None, what: str, do: Callable[[SyncClient], str], deadline_s: float) -> str:
+    def _act(self, name: str | None, what: str, do: Callable[[Balloon], str], deadline_s: float) -> str:
         if name is None:
             return "Select a sandbox first (up, down)"
         if name in self._busy:
@@ -135,7 +127,8 @@ class Actor:
 
         def work() -> None:
             try:
-                result = _call(name, do, deadline_s)
+                with self._source.balloon(name, deadline_s) as balloon:
+                    result = "the sandbox has no balloon" if balloon is None else do(balloon)
             except BallonetError as error:
                 result = error.message + (f" ({error.hint})" if error.hint else "")
             except Exception as error:  # must not leave the sandbox marked as busy
@@ -148,24 +141,15 @@ class Actor:
         return f"{name}: {what}"
 
 
-def _call(name: str, do: Callable[[SyncClient], str], deadline_s: float) -> str:
-    with Registry.open() as registry:
-        _, note = lifecycle.find_running(registry, name)
-    if note.control_socket is None:
-        return "the sandbox has no balloon"
-    with SyncClient(note.control_socket, deadline_s=deadline_s) as client:
-        return do(client)
-
-
-def _move(client: SyncClient, direction: int) -> str:
-    balloon = client.get()
-    step = max(16, balloon.ceiling_mib // _STEP_SHARE)
-    reply = client.set(max(0, balloon.target_mib + direction * step))
+def _move(balloon: Balloon, direction: int) -> str:
+    now = balloon.get()
+    step = max(16, now.ceiling_mib // _STEP_SHARE)
+    reply = balloon.set(max(0, now.target_mib + direction * step))
     clamped = f", limited by the {reply.clamped}" if reply.clamped else ""
     return f"target {reply.target_mib} MiB{clamped}"
 
 
-def _trim(client: SyncClient) -> str:
-    result = client.trim(TrimRequest(timeout_s=_TRIM_S))
+def _trim(balloon: Balloon) -> str:
+    result = balloon.trim(TrimRequest(timeout_s=_TRIM_S))
     returned = "an unknown amount" if result.returned_mib is None else f"{result.returned_mib} MiB"
     return f"returned {returned} to the host" + (f" ({result.detail})" if result.detail else "")

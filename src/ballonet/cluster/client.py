@@ -5,24 +5,30 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 from ballonet.base.duration import Duration, parse_duration
-from ballonet.base.errors import ConfigError, HostError
+from ballonet.base.errors import BallonetError, ConfigError, HostError
 from ballonet.cluster.addresses import connects_from, use_token
 from ballonet.cluster.answers import value_of
 from ballonet.cluster.cluster_sandbox import ClusterSandbox, ClusterSnapshot, SavedCopies
 from ballonet.cluster.ledger import Order, Restart, check_order
+from ballonet.cluster.merged_samples import merged, place_of
 from ballonet.cluster.node_notes import read_node, token_path
 from ballonet.cluster.request import Affinity, Request, Strategy
 from ballonet.cluster.request_of import request_of
+from ballonet.metrics.model import Snapshot
 from ballonet.settings.config import check_name
 
 #: How often a program that owns sandboxes or has streams says that it is there (seconds).
 KEEP_S = 4.0
+#: How long a host may take to say what its sandboxes use (seconds).
+SAMPLES_S = 10.0
 
 
 class Cluster:
@@ -185,6 +191,36 @@ class Cluster:
         found: dict[str, Any] = self._tell("status")
         return found
 
+    def samples(self, timeout_s: float = SAMPLES_S) -> tuple[Snapshot, str]:
+        """The memory of all sandboxes on all hosts, in which a sandbox is named ``HOST/NAME``, with the sums of the
+        hosts, and which hosts are missing, with the reason (empty: none).
+
+        :param timeout_s: how long a host may take to answer.
+        """
+
+        def one(host: str) -> Snapshot | BallonetError:
+            try:
+                snapshot: Snapshot = self.call(host, "collect", timeout=timeout_s)
+            except BallonetError as error:
+                return error
+            return snapshot
+
+        hosts = list(self.status())
+        with ThreadPoolExecutor(max(1, len(hosts))) as threads:
+            answers = dict(zip(hosts, threads.map(one, hosts), strict=True))
+        missing = [
+            f"{host} is missing: {answer}"
+            for host, answer in answers.items()
+            if isinstance(answer, Exception)
+        ]
+        found = {host: answer for host, answer in answers.items() if not isinstance(answer, Exception)}
+        return merged(found, time.time()), "; ".join(missing)
+
+    def at(self, place: str) -> ClusterSandbox:
+        """The sandbox that :meth:`samples` names ``HOST/NAME``."""
+        host, name = place_of(place)
+        return ClusterSandbox(self, name, host)
+
     def drain(
         self, host: str, *, undo: bool = False, move: bool = False
     ) -> Mapping[str, tuple[str | None, str]]:
@@ -249,16 +285,17 @@ class Cluster:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def call(self, host: str, method: str, *what: Any, **how: Any) -> Any:
+    def call(self, host: str, method: str, *what: Any, timeout: float | None = None, **how: Any) -> Any:
         """Ask the agent of a host.
 
+        :param timeout: how long it may take (seconds).
         :raises BallonetError: its answer is an error, or it does not answer.
         """
         try:
             actor = self._ray.find_host(host)
         except ValueError:
             raise HostError(f"host {host} has left the cluster") from None
-        return value_of(self._ray.ask(actor, method, *what, **how), host)
+        return value_of(self._ray.ask(actor, method, *what, timeout=timeout, **how), host)
 
     def streaming(self, host: str) -> None:
         """Tell a host from now on that this program is there."""

@@ -25,6 +25,7 @@ from ballonet.cluster.answers import Answer, failed, value_of
 from ballonet.cluster.directory_service import DirectoryService
 from ballonet.cluster.host_agent import HostAgent
 from ballonet.cluster.host_report import Grant, HostConfig
+from ballonet.cluster.host_samples import samples_here
 from ballonet.cluster.ledger import Ledger, Order
 from ballonet.cluster.ray_start import keep_loopback
 
@@ -77,6 +78,9 @@ class HostActor:
 
     async def use(self, name: str, method: str, what: Sequence[Any], how: Mapping[str, Any]) -> Answer:
         return await self._agent.use(name, method, what, how)
+
+    async def collect(self) -> Answer:
+        return await samples_here()
 
     async def fork(self, name: str, orders: Sequence[Order], permit_s: float | None) -> Answer:
         return await self._agent.fork(name, orders, permit_s)

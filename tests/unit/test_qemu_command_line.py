@@ -107,6 +107,7 @@ def test_all_disks_have_one_limit_which_is_no_part_of_a_templates_shape(tmp_path
     assert group["limits"] == {"bps-total": 1 << 20, "iops-total": 50}
     filters = [block for block in blocks if block["driver"] == "throttle"]
     assert [block["throttle-group"] for block in filters] == [group["id"]] * 2
+    assert all(("discard" in block) is not block["read-only"] for block in blocks), "both nodes pass it on"
     group, *_ = (json.loads(word) for word in render_command(free, engine, FDS) if word[0] == "{")
     assert group["limits"] == {"bps-total": 0, "iops-total": 0}, "0 is no limit"
     assert engine.state_key(limited) == engine.state_key(free)

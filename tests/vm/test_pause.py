@@ -113,8 +113,9 @@ async def check_a_counter(name: str, rounds: int) -> None:
     await box.stop()
 
 
-async def test_a_command_continues_with_no_beat_lost(name: str) -> None:
-    await check_a_counter(name, 4)
+@pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=pytest.mark.extended)])
+async def test_a_command_continues_with_no_beat_lost(name: str, rounds: int) -> None:
+    await check_a_counter(name, rounds)
 
 
 async def test_a_paused_sandbox_is_shown_and_the_next_command_wakes_it(name: str, tmp_path: Path) -> None:

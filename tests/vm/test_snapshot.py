@@ -141,8 +141,9 @@ async def check_forks(count: int, store: Snapshots) -> None:
         await Sandbox.get(names[0])
 
 
-async def test_forks_are_their_own_and_breathe(store: Snapshots) -> None:
-    await check_forks(3, store)
+@pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.extended)])
+async def test_forks_are_their_own_and_breathe(store: Snapshots, count: int) -> None:
+    await check_forks(count, store)
 
 
 def lines_of(name: str) -> list[int]:

@@ -165,13 +165,20 @@ def _disk(disk: DiskSpec, machine: Machine) -> list[str]:
     (docs/interop/qmp-spec, BlockdevOptions)."""
     node = disk_node(disk.serial)
     file = {"driver": "file", "filename": str(disk.path), "locking": "on"}
-    block = {"driver": "raw", "node-name": node, "read-only": disk.read_only, "file": file}
+    # Of both nodes: blocks that the guest deletes are freed in the file.
+    both: dict[str, str | bool] = {"read-only": disk.read_only}
     if not disk.read_only:
-        block["discard"] = "unmap"  # blocks that the guest deletes are freed in the file
+        both["discard"] = "unmap"
+    block = {"driver": "raw", "node-name": node, "file": file, **both}
     # Always there: without limits it costs next to nothing, and they can be set at any time (docs/throttle.txt).
     limited = f"limited-{disk.serial}"
-    throttle: dict[str, str | bool] = {"driver": "throttle", "node-name": limited, "file": node}
-    throttle |= {"throttle-group": THROTTLE_ID, "read-only": disk.read_only}
+    throttle = {
+        "driver": "throttle",
+        "node-name": limited,
+        "file": node,
+        "throttle-group": THROTTLE_ID,
+        **both,
+    }
     device = f"{_virtio('virtio-blk', machine)},drive={limited},serial={disk.serial}"
     # The guest gets an error if the host's disk is full. By default QEMU would pause the guest until someone resumes
     # it.

@@ -176,7 +176,7 @@ def _made(cluster: Any, options: argparse.Namespace, argv: list[str], labels: Ma
     if options.publish:
         given["ports"] = options.publish
     if options.detach:
-        given |= {"command": argv, "env": said.env, "cwd": said.cwd, "user": said.user}
+        given |= {"command": argv or None, "env": said.env, "cwd": said.cwd, "user": said.user}
     return cluster.create(name, labels=labels, **how, **given)
 
 

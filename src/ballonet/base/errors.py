@@ -381,9 +381,8 @@ def error_class(code: str) -> type[BallonetError]:
     pending: list[type[BallonetError]] = [BallonetError]
     while pending:
         cls = pending.pop()
-        if "code" in vars(
-            cls
-        ):  # others have the code of the class they are derived from, and parameters of their own
+        # Others have the code of the class they are derived from, and parameters of their own.
+        if "code" in vars(cls):
             known[cls.code] = cls
         pending.extend(cls.__subclasses__())
     found = known.get(code, BallonetError)

@@ -112,10 +112,7 @@ class Services:
         return_free_memory()
 
     def _boot_error(self, error: GuestError, hint: str | None) -> GuestBootError:
-        console = self._vm.console.end
-        return GuestBootError(
-            f"the guest did not boot: {error}\nthe end of its console output:\n{console}", hint=hint
-        )
+        return GuestBootError(f"the guest did not boot: {error}\n{self._vm.console.end}", hint=hint)
 
     async def repair(self) -> None:
         """Create the run directory and bind the sockets again if they are missing.

@@ -113,9 +113,9 @@ class VmStart:
                     source = "restored from a start template"
                     return await self._restore(vm, state, source, StartKind.TEMPLATE, least_s)
                 except (EngineError, GuestError) as error:
-                    reason = str(error).partition("\n")[0]
-                    self._why_cold = f"booted, because the guest could not be restored: {reason}"
-                    log.warning("start template: booted, because the guest could not be restored: %s", error)
+                    why = f"booted, because the guest could not be restored: {error}"
+                    self._why_cold = why.partition("\n")[0]
+                    log.warning("start template: %s", why)
                     template.discard()
                     vm = vm.engine.create(vm.spec)
         started = await self._boot(vm, StartKind.COLD if template is None else StartKind.BOOT)
@@ -237,7 +237,7 @@ async def _end_of(vm: Vm) -> str:
         async with asyncio.timeout(_ENGINE_END_S):
             await vm.wait()
     ended = await vm.kill()
-    return f"{ended.detail or ended.reason.value}\nthe end of its console output:\n{vm.console.end}"
+    return f"{ended.detail or ended.reason.value}\n{vm.console.end}"
 
 
 async def _any_done(either: set[asyncio.Future[Any]]) -> bool:

@@ -46,8 +46,8 @@ class Tail:
 
     @property
     def end(self) -> str:
-        """The last lines, for an error."""
-        return self.last_lines(_LINES_IN_ERRORS) or "(nothing)"
+        """The last lines of a guest's console, for an error."""
+        return f"the end of its console output:\n{self.last_lines(_LINES_IN_ERRORS) or '(nothing)'}"
 
     def last_lines(self, count: int) -> str:
         """The last ``count`` non-empty lines."""

@@ -11,10 +11,11 @@ from typing import Any
 
 from msgspec import UNSET
 
-from ballonet.base.errors import ConfigError, UnknownSandboxError
+from ballonet.base.errors import ConfigError
 from ballonet.base.paths import state_dir_of
-from ballonet.lifecycle.log_reader import LogReader, Position
-from ballonet.lifecycle.record import State
+from ballonet.lifecycle.log_reader import LogReader
+from ballonet.lifecycle.log_selection import LogSelection
+from ballonet.lifecycle.registry import Registry
 from ballonet.machine.output_log import Entry
 from ballonet.serve import requests as take
 from ballonet.serve.operations import EVENT_STREAM, Call, Operation, Streamed
@@ -43,19 +44,13 @@ async def _entries(
 ) -> AsyncIterator[bytes]:
     with contextlib.ExitStack() as opened:
         reader = opened.enter_context(await services.blocking(LogReader, state_dir_of(name)))
-        end: Position = (0, 0)
-        starts: dict[str, Position] = {}
-        if tail is not None:
-            end = await services.blocking(reader.end)
-            starts = await services.blocking(reader.last_lines, tail, since=since, until=None)
-            reader.skip_to(min(starts.values(), default=end))
+        selection = await services.blocking(LogSelection, reader, tail=tail, since_s=since, until_s=None)
         while True:
-            over = not follow or not await services.blocking(_goes_on, name)
-            entries = reader.read()
+            over = not follow or not await services.blocking(_goes_on, selection, name)
+            entries = selection.read()
             while found := await services.blocking(_some, entries):
-                for position, entry in found:
-                    wanted = position >= starts.get(entry.stream, end)
-                    if wanted and (since is None or entry.at >= since):
+                for entry in found:
+                    if entry is not None:
                         yield event(entry.stream, _shown(entry))
             if over:
                 yield event("end", {})
@@ -63,17 +58,13 @@ async def _entries(
             await asyncio.sleep(_LOOK_S)
 
 
-def _some(entries: Iterator[tuple[Position, Entry]]) -> list[tuple[Position, Entry]]:
+def _some(entries: Iterator[Entry | None]) -> list[Entry | None]:
     return list(islice(entries, _MOST))
 
 
-def _goes_on(name: str) -> bool:
-    """Whether its command may write more."""
-    try:
-        state = find_record(name).state
-    except UnknownSandboxError:
-        return False
-    return state.lives or state is State.PAUSED
+def _goes_on(selection: LogSelection, name: str) -> bool:
+    with Registry.open() as registry:
+        return selection.goes_on(registry, name)
 
 
 def _shown(entry: Entry) -> dict[str, Any]:

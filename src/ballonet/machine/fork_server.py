@@ -35,16 +35,26 @@ OWNER_FD = 3
 PACKET_BYTES = 256 * 1024
 #: A server that nobody has used for this long, and whose processes have all ended, ends (seconds).
 _IDLE_S = 120.0
-#: What a sandbox's process loads in any case.
+#: What the process of a sandbox loads before it has begun to serve. Copies share it.
 _MODULES = (
     "ballonet.machine.main",
     "ballonet.machine.run_directory",
     "ballonet.machine.guest_files",
+    "ballonet.machine.services",
+    "ballonet.machine.disk",
+    "ballonet.machine.lifetime",
+    "ballonet.machine.live_save",
+    "ballonet.machine.memory_events",
+    "ballonet.machine.network",
+    "ballonet.machine.network_requests",
+    "ballonet.machine.sampler",
     "ballonet.guest.process_state",
     "ballonet.guest.channel_stream",
     "ballonet.host.process_words",
     "ballonet.vmm.default_engine",
     "ballonet.vmm.qemu.vm",
+    "ballonet.vmm.qemu.migration",
+    "concurrent.futures.thread",
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ballonet.base import errors
 from ballonet.base.errors import (
     AdmissionError,
     BallonetError,
@@ -160,6 +161,8 @@ def test_an_error_of_another_process_has_the_class_that_defines_its_code() -> No
         Report("failed", {"code": "config", "message": "{x} in a name"}).to_error().message == "{x} in a name"
     )
     assert DerivedError.code == "guest-channel"
+    for code in {cls.code for cls in vars(errors).values() if isinstance(cls, type) and hasattr(cls, "code")}:
+        assert error_class(code)("what happened", hint="what to do").hint == "what to do"
 
 
 def test_requests_at_once_are_limited() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ballonet.base import code_errors, errors
-from ballonet.base.errors import BallonetError, GuestCommandError
+import ballonet.base.code_errors  # noqa: F401  # its classes are found by their codes
+from ballonet.base.errors import BallonetError, GuestCommandError, error_class
 
 #: What some errors have besides their message.
 _MORE = ("timeout", "restarted", "errno", "missing")
@@ -39,18 +39,7 @@ def value_of(answer: Answer, host: str | None = None) -> Any:
     if answer.code == GuestCommandError.code:
         error = GuestCommandError(where + answer.message, errno=0, hint=answer.hint)
     else:
-        error = _class_of(answer.code)(where + answer.message, hint=answer.hint)
+        error = error_class(answer.code)(where + answer.message, hint=answer.hint)
     for name, value in answer.value.items() if isinstance(answer.value, dict) else ():
         setattr(error, name, value)
     raise error
-
-
-def _class_of(code: str) -> type[BallonetError]:
-    for found in [*vars(errors).values(), *vars(code_errors).values()]:
-        if isinstance(found, type) and issubclass(found, BallonetError) and found.code == code:
-            try:
-                found("", hint=None)
-            except TypeError:  # it needs more than a message
-                continue
-            return found
-    return BallonetError

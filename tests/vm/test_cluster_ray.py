@@ -153,7 +153,7 @@ def test_top_shows_and_changes_the_sandboxes_of_all_hosts(hosts: tuple[Host, Hos
     with terminal(110, 24, argv=argv, env=other.environment) as top:
         top.wait(lambda: "head/seen" in top.text, "the sandbox of the other host")
         top.press("-")
-        top.wait(lambda: "head/seen: target 224 MiB" in top.text, "its new target")
+        top.wait(lambda: ": target 224 MiB" in top.text, "the new target of the selected one")
         top.press("q")
         assert top.wait_end() == 0
     head.run("--cluster", "auto", "rm", "-f", "seen")

@@ -69,12 +69,12 @@ async def test_statistics_follow_what_the_guest_does(sandbox: Sandbox, client: C
     await sandbox.exec(["dd", "if=/dev/zero", "of=/tmp/held", "bs=1M", "count=200"])
     during = (await client.stats()).guest.available_mib
     await sandbox.exec(["rm", "/tmp/held"])
-    after = (await client.stats()).guest.available_mib
     assert before is not None
     assert during is not None
-    assert after is not None
     assert before - during > 180
-    assert after - during > 180
+    async with asyncio.timeout(WAIT_S):  # pages that are being reported to the host are not free meanwhile
+        while ((await client.stats()).guest.available_mib or 0) - during <= 180:
+            await asyncio.sleep(0.2)
 
 
 def pages_with_pattern(pid: int) -> int:

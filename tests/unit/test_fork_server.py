@@ -61,6 +61,19 @@ def test_a_process_runs_what_was_asked_and_its_status_is_known(server: ForkServe
         assert "--no-such-flag" in (tmp_path / str(number)).read_text()
     assert children[0].poll() == 2
     children[0].kill()  # it has ended: nothing happens
+    assert [child.pidfd for child in children] == [-1] * 3
+    assert server._statuses == {}, "nothing is kept of them"
+
+
+def test_nothing_is_kept_of_a_process_that_is_not_followed(server: ForkServer, tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    child = begin(server, tmp_path / "log")
+    pid = child.pid
+    child.close()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+    assert begin(server, tmp_path / "log").wait() == 2
+    assert server._statuses == {}
+    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
 def test_a_server_that_is_killed_forks_no_more_and_another_one_is_started(tmp_path: Path) -> None:

@@ -141,7 +141,11 @@ class OwnedProcess:
         self._ended.cancel()
         self._writer.close()
         self._log_file.close()
-        _let_go.append(self._child)
+        close: Callable[[], None] | None = getattr(self._child, "close", None)
+        if close is None:
+            _let_go.append(self._child)
+        else:  # it is the fork server's child
+            close()
 
     async def _follow(self) -> SandboxEnd:
         """Read the reports of the sandbox's process until it ends."""

@@ -47,13 +47,13 @@ class ServedChild:
         self._status: int | None = None
 
     def __del__(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self.pidfd)
+        self.close()
 
     def poll(self) -> int | None:
         """Its exit status, or minus the signal that killed it; 255 if its server has ended. ``None`` while it runs."""
         if self._status is None and _readable(self.pidfd, 0):
             self._status = self._server.status_of(self.pid)
+            self.close()
         return self._status
 
     def wait(self) -> int:
@@ -62,11 +62,19 @@ class ServedChild:
         return status
 
     def send_signal(self, sig: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, sig)
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, sig)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Do not follow it any more. Its server reaps it."""
+        pidfd, self.pidfd = self.pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
+            self._server.forget(self.pid)
 
 
 class ForkServer:
@@ -78,7 +86,8 @@ class ForkServer:
     def __init__(self) -> None:
         self._surroundings = _surroundings()
         self._turn = threading.Lock()
-        self._statuses: dict[int, int] = {}
+        #: Its processes that are followed, with the status of those that have ended.
+        self._statuses: dict[int, int | None] = {}
         self._ready = self._ended = False
         try:
             self._line, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -88,6 +97,10 @@ class ForkServer:
         with far:
             words = [sys.executable, "-P", "-m", "ballonet.machine.fork_server", str(far.fileno())]
             self._process = spawn(words, pass_fds=[far.fileno()], new_session=True)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_process"):
+            self.close()
 
     @property
     def usable(self) -> bool:
@@ -118,6 +131,8 @@ class ForkServer:
             except OSError as error:
                 raise HostError(f"the fork server cannot be reached: {error.strerror}") from error
             found = self._read(_FORK_S)
+            if found is not None:
+                self._statuses[found[0]] = None
         if found is None:
             self.close()  # an answer that comes later would be taken for another one
             raise HostError("the fork server does not answer")
@@ -127,9 +142,14 @@ class ForkServer:
         """The exit status of one of its processes that has ended."""
         with self._turn:
             self._read(0.0)
-            if pid not in self._statuses:
+            if self._statuses.get(pid) is None:
                 self._read(_REPORT_S, ended=pid)
-            return self._statuses.pop(pid, _UNKNOWN_STATUS)
+            status = self._statuses.get(pid)
+            return _UNKNOWN_STATUS if status is None else status
+
+    def forget(self, pid: int) -> None:
+        """Nobody asks for the status of this process any more."""
+        self._statuses.pop(pid, None)
 
     def close(self) -> None:
         """End it. What it has forked runs on."""
@@ -154,7 +174,8 @@ class ForkServer:
             if "pid" in said:
                 return said["pid"], fds[0]
             if "ended" in said:
-                self._statuses[said["ended"]] = said["status"]
+                if said["ended"] in self._statuses:
+                    self._statuses[said["ended"]] = said["status"]
                 if said["ended"] == ended:
                     break
             self._ready = True
@@ -187,9 +208,7 @@ def _renew() -> None:
     global _server
     if _server is not None and _server.usable:
         return
-    if _server is not None:
-        _server.close()
-        _server = None
+    _server = None  # it ends when none of its processes is followed any more
     try:
         _server = ForkServer()
     except (HostError, OSError) as error:

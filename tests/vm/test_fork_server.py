@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from ballonet.base.errors import UnknownSandboxError
 from ballonet.guest.bundle import GuestBundle
 from ballonet.host.proc import read_environment, read_words
 from ballonet.lifecycle.liveness import machines
@@ -62,12 +63,17 @@ async def test_a_sandboxs_process_that_was_forked_is_as_others(
     await wait_until(lambda: not Path(f"/proc/{box.pid}").exists())
 
 
-async def test_its_end_is_told_with_its_status(server: served_process.ForkServer) -> None:
+async def test_its_end_is_told_with_its_status(
+    server: served_process.ForkServer, run_directory: Path
+) -> None:
     box = await Sandbox.create("killed", memory="192M")
     assert box.pid is not None
     os.kill(box.pid, signal.SIGKILL)
     end = await box.wait()
     assert "exited with status -9" in str(end)
+    with pytest.raises(UnknownSandboxError):  # a look removes what a killed one leaves
+        await Sandbox.get("killed")
+    await wait_until(lambda: not (run_directory / "killed").exists())
 
 
 async def test_it_outlives_the_server_and_the_next_one_starts(server: served_process.ForkServer) -> None:

@@ -55,7 +55,7 @@ class Process:
 
 
 def processes(testbed: Testbed) -> list[Process]:
-    """All processes of this run, without the program itself and zombies."""
+    """All processes of this run, without the program itself, its fork server, and zombies."""
     sign = f"{MARK}={testbed.mark}".encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -64,10 +64,17 @@ def processes(testbed: Testbed) -> list[Process]:
         with contextlib.suppress(OSError):
             environment = (entry / "environ").read_bytes().split(b"\0")
             command = (entry / "cmdline").read_bytes()
+            if b"ballonet.machine.fork_server" in command and _parent(entry) == os.getpid():
+                continue  # it ends with the program; that of a killed program counts
             if command and (sign in environment or bytes(testbed.root) in command):
                 text = command.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
                 found.append(Process(int(entry.name), text))
     return sorted(found, key=lambda process: process.pid)
+
+
+def _parent(entry: Path) -> int:
+    """The parent of the process that an entry of /proc describes. See proc_pid_stat(5)."""
+    return int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def of_sandbox(testbed: Testbed, name: str) -> dict[int, str]:

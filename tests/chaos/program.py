@@ -16,6 +16,7 @@ from typing import Any
 
 from ballonet.base.errors import BallonetError
 from ballonet.guest.bundle import prepare_guest
+from ballonet.machine.launch import expect_starts
 from ballonet.sdk.sandbox import Sandbox
 from tests.chaos import host_steps, leftovers
 from tests.chaos.context import Context
@@ -261,6 +262,7 @@ async def _warm_up(run: Run) -> None:
     async with await Sandbox.create(name, memory=128) as sandbox:
         await sandbox.exec(["true"])
         await sandbox.balloon.get()
+    expect_starts(2)  # the fork server, which the second start would get
     await run.testbed.cli("version")
 
 

@@ -18,6 +18,7 @@ import pytest
 from ballonet.base.errors import ConfigError, NameInUseError, NotRunningError
 from ballonet.base.paths import state_dir_of
 from ballonet.lifecycle.registry import Registry
+from ballonet.machine.launch import expect_starts
 from ballonet.sdk.sandbox import Balloon, Sandbox
 from ballonet.sdk.sync import Sandbox as SyncSandbox
 from tests.vm.processes import alive, descendants, descriptors, wait_until
@@ -241,6 +242,7 @@ async def test_ten_created_used_and_removed_at_once_leave_nothing(run_directory:
         await Sandbox.remove(name, force=True)
         return out
 
+    expect_starts(10)  # the program's fork server stays
     before, others = descriptors(), (sorted(run_directory.iterdir()), descendants(os.getpid()))
     outputs = await asyncio.gather(*(one(number) for number in range(10)))
     assert outputs == [f"churn-{number}\n".encode() for number in range(10)]

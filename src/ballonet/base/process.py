@@ -227,7 +227,9 @@ async def wait_exit(child: Child) -> int:
     loop = asyncio.get_running_loop()
     if (status := child.poll()) is not None:
         return status
-    pidfd = os.pidfd_open(child.pid)
+    # One that is not a child of this process has one already: its number may be used again.
+    known: int | None = getattr(child, "pidfd", None)
+    pidfd = os.pidfd_open(child.pid) if known is None else os.dup(known)
     ended = asyncio.Event()
     loop.add_reader(pidfd, ended.set)
     try:

@@ -239,6 +239,9 @@ async def fork_sandbox(
     """
     import asyncio
 
+    from ballonet.machine.launch import expect_starts
+
+    expect_starts(len(forks))  # while the sandbox is saved
     async with saved_for_forks(registry, sandbox, [fork.name for fork in forks], trim=trim) as saved:
         inherited = registry.get(sandbox).labels
         forks = [replace(fork, labels={**inherited, **(fork.labels or {})}) for fork in forks]

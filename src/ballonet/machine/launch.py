@@ -9,7 +9,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,7 @@ from ballonet.base.forked import keep_from_children
 from ballonet.base.process import Child, clean_environment, show_command, spawn, wait_exit
 from ballonet.host.identity import ProcessId
 from ballonet.machine.owner_channel import STOP, Report
-from ballonet.machine.prepared_process import prepare_process, take_prepared
+from ballonet.machine.prepared_process import is_prepared, prepare_process, take_prepared
 from ballonet.machine.run_options import RUN_VARIABLE, RunOptions
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,11 @@ class OwnedProcess:
         self._ended.cancel()
         self._writer.close()
         self._log_file.close()
-        _let_go.append(self._child)
+        close: Callable[[], None] | None = getattr(self._child, "close", None)
+        if close is None:
+            _let_go.append(self._child)
+        else:  # it is the fork server's child
+            close()
 
     async def _follow(self) -> SandboxEnd:
         """Read the reports of the sandbox's process until it ends."""
@@ -185,6 +189,14 @@ def prepare() -> None:
     for module in _COMMON:
         importlib.import_module(module)
     prepare_process()
+
+
+def expect_starts(count: int) -> None:
+    """Say that this program is about to start so many sandboxes: their processes are prepared. Returns at once."""
+    if count > is_prepared():
+        from ballonet.machine.served_process import expect_starts
+
+        expect_starts()
 
 
 async def launch(
@@ -248,17 +260,29 @@ def _begin(flags: Sequence[str], options: RunOptions, log_file: IO[bytes]) -> tu
     keep_from_children(far_end)
     try:
         with far_end:
-            child = spawn(
-                _words(replace(options, owner_fd=far_end.fileno()), flags),
-                pass_fds=[far_end.fileno()],
-                stderr=log_file.fileno(),
-                env=env,
-                new_session=True,
-            )
+            return _begin_at(far_end.fileno(), flags, options, log_file.fileno(), env), own_end
     except BaseException:
         own_end.close()
         raise
-    return child, own_end
+
+
+def _begin_at(
+    owner_fd: int, flags: Sequence[str], options: RunOptions, log_fd: int, env: Mapping[str, str]
+) -> Child:
+    """Begin it in a process that the fork server has, or in an interpreter."""
+    # Not loaded by a command line that starts one sandbox.
+    from ballonet.machine.fork_server import OWNER_FD
+    from ballonet.machine.served_process import server_for_start
+
+    if (server := server_for_start()) is not None:
+        words = _words(replace(options, owner_fd=OWNER_FD), flags)
+        log.debug("fork %s", show_command(words))
+        try:
+            return server.begin(words, clean_environment(env), owner_fd, log_fd)
+        except HostError as error:
+            log.debug("%s", error)
+    words = _words(replace(options, owner_fd=owner_fd), flags)
+    return spawn(words, pass_fds=[owner_fd], stderr=log_fd, env=env, new_session=True)
 
 
 def _words(options: RunOptions, flags: Sequence[str]) -> list[str]:

@@ -3,12 +3,14 @@
 A command line that starts one sandbox would otherwise load a second interpreter, with most modules of the first. The
 child is forked before the parent loads anything that the sandbox's process does not need, and before it has threads, an
 event loop or open files. It waits for :meth:`PreparedProcess.begin`, and ends if its parent does. The SDK does not
-fork: it runs in programs of any size, with threads, whose memory the sandbox's process would keep.
+fork: it runs in programs of any size, with threads, whose memory the sandbox's process would keep. It has a
+:mod:`~ballonet.machine.fork_server` instead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -18,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from ballonet.base.errors import HostError
+from ballonet.machine.become_sandbox import become_sandbox, leave_parent
 
 #: Length of the message that begins a run, before the message itself.
 _LENGTH_BYTES = 4
@@ -117,6 +120,11 @@ def prepare_process() -> None:
     _prepared = PreparedProcess(ForkedChild(pid), near, owner_fd)
 
 
+def is_prepared() -> bool:
+    """Whether the next sandbox that this program starts has a process already."""
+    return _prepared is not None
+
+
 def take_prepared() -> PreparedProcess | None:
     """The prepared process, if there is one; it is used once."""
     global _prepared
@@ -133,39 +141,14 @@ def discard_prepared() -> None:
 def _run_child(line: int) -> NoReturn:
     """Wait for what to run, and run it. If it cannot, the parent starts another interpreter."""
     try:
-        _become_independent(line)
-        from ballonet.machine.main import main
-
+        leave_parent(line)
+        importlib.import_module("ballonet.machine.main")
         words, env = _wait_begin(line)
     except BaseException:
         os._exit(1)
-    try:
-        from ballonet.host.process_words import show_words
-
-        shown = show_words(words, env)
-    except Exception:  # /proc is not what it should be
-        shown = False
-    if not shown:
-        os.set_inheritable(line, True)
-        os.execve(words[0], words, env)  # noqa: S606  # the same command line in another interpreter
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    os.environ.update(env)
     if not sys.flags.safe_path:
         del sys.path[0]  # the working directory, which may belong to another user
-    raise SystemExit(main(words[words.index("sandbox") + 1 :]))
-
-
-def _become_independent(line: int) -> None:
-    """A session of its own, /dev/null as standard streams, and no descriptor of the parent but ``line``."""
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # numbers
-        if int(name) > 2 and int(name) != line:
-            with contextlib.suppress(OSError):  # one of them was that of the list itself
-                os.close(int(name))
+    become_sandbox(words, env, line)
 
 
 def _wait_begin(line: int) -> tuple[list[str], dict[str, str]]:

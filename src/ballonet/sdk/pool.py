@@ -110,7 +110,10 @@ class Pool:
         if self._closed:
             self._opened()
         if self._filler is None:
+            from ballonet.machine.launch import expect_starts
+
             self._changed = asyncio.Condition()
+            expect_starts(self._size)
             self._filler = asyncio.create_task(self._fill(), name="pool")
         return self
 

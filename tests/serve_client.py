@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -13,11 +14,20 @@ import httpx
 
 
 class ServerProcess:
-    """``ballonet serve`` on a Unix socket and a port of 127.0.0.1; ends with the ``with`` block."""
+    """``ballonet serve`` on a Unix socket and a port of 127.0.0.1; ends with the ``with`` block.
 
-    def __init__(self, directory: Path, *words: str) -> None:
+    :param before: words before ``serve``.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *words: str,
+        before: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.socket = directory / "http.sock"
-        command = ["serve", "--socket", str(self.socket), "--listen", "127.0.0.1:0", *words]
+        command = [*before, "serve", "--socket", str(self.socket), "--listen", "127.0.0.1:0", *words]
         self.errors = (directory / "serve.err").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "ballonet", *command],
@@ -25,7 +35,7 @@ class ServerProcess:
             stderr=self.errors,
             stdin=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**(environment or os.environ), "PYTHONUNBUFFERED": "1"},
         )
         assert self.process.stdout is not None
         self.lines = [self.process.stdout.readline().strip() for _ in range(2)]

@@ -24,8 +24,9 @@ from ballonet.serve.exec_operations import signal_number
 from ballonet.serve.file_operations import _part, parse_range
 from ballonet.serve.gate import Counter
 from ballonet.serve.host_access import host_settings
+from ballonet.serve.http_exchange import passed_headers
 from ballonet.serve.idempotency import KEPT_S, Entry, Keys, key_id
-from ballonet.serve.port_proxy import _NOT_TO_GUEST, passed_headers, target_of
+from ballonet.serve.port_proxy import _NOT_TO_GUEST, guest_target
 from ballonet.serve.problems import OWN, STATUSES, RequestRefusedError, problem_of, refused
 from ballonet.serve.request_checks import host_permitted, origin_permitted
 from ballonet.serve.server import Settings, check_safe
@@ -256,7 +257,7 @@ def test_other_hosts_can_connect_only_with_a_token(tmp_path: Path) -> None:
     ],
 )
 def test_the_guest_gets_the_path_as_it_was_sent(path: bytes, query: bytes, target: bytes) -> None:
-    assert target_of({"raw_path": path, "path": "", "query_string": query}) == target
+    assert guest_target({"raw_path": path, "path": "", "query_string": query}) == target
 
 
 def test_the_guest_gets_no_secrets_and_no_headers_of_the_connection() -> None:

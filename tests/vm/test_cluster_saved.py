@@ -19,7 +19,7 @@ import pytest
 
 from ballonet.base.paths import cache_dir
 from ballonet.guest.bundle import GuestBundle
-from tests.vm.test_cluster_ray import Host, program, status
+from tests.vm.loopback_hosts import Host, program, status
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 pytest.importorskip("ray")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.guest.bundle import GuestBundle
-from tests.vm.test_cluster_ray import Host, status
+from tests.vm.loopback_hosts import Host, status
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 pytest.importorskip("ray")

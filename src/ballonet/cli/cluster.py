@@ -212,17 +212,8 @@ def _state(found: dict[str, Any]) -> str | None:
 
 def _document(found: dict[str, Any]) -> dict[str, Any]:
     offer = found["offer"]
-    document = None
-    if offer is not None:
-        document = offer._asdict() | {
-            "age_s": round(-offer.at_s, 3),
-            "images": sorted(offer.images),
-            "states": sorted(offer.states),
-            "held": {image: held._asdict() for image, held in offer.held.items()},
-        }
-        del document["at_s"]
     return {
-        "offer": document,
+        "offer": None if offer is None else offer.document(),
         "sandboxes": found["sandboxes"],
         "silent": found["silent"],
         "lost": found["lost"],

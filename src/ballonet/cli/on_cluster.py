@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ballonet.base.errors import ConfigError
-from ballonet.cli import on_cluster_show, on_cluster_top
+from ballonet.cli import on_cluster_serve, on_cluster_show, on_cluster_top
 from ballonet.cli.command_options import (
     EXIT_STATUSES,
     add_command_options,
@@ -50,6 +50,9 @@ def main(words: Sequence[str]) -> int:
     ls.add_argument("--json", action="store_true", help="print JSON, a list of objects")
     on_cluster_top.add_options(
         command("top", "show the memory usage of the sandboxes of all hosts, live", on_cluster_top.run)
+    )
+    on_cluster_serve.add_options(
+        command("serve", "serve the HTTP API of all hosts, and the page", on_cluster_serve.run)
     )
     logs = command("logs", "show the output of a sandbox's own command", on_cluster_show.logs)
     on_cluster_show.add_logs_options(logs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from ballonet.base.errors import ConfigError, missing_module
 from ballonet.cli.mcp_options import add_policy, check_unused
 
 if TYPE_CHECKING:
+    from ballonet.serve.app import Endpoints
     from ballonet.serve.extension import Extension
 
 _EPILOG = """\
@@ -19,6 +21,24 @@ Sandboxes do not depend on the server; it may be stopped at any time."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_server_options(parser)
+    served = parser.add_argument_group("Model Context Protocol, at /mcp (see 'ballonet mcp --help')")
+    served.add_argument(
+        "--mcp", action="store_true", help="serve it to agents, for requests with a token of the scope use"
+    )
+    served.add_argument(
+        "--mcp-max-sessions",
+        metavar="N",
+        type=int,
+        default=16,
+        help="sessions of agents at once (default: 16)",
+    )
+    add_policy(served, "mcp-")
+    parser.add_argument("--openapi", action="store_true", help="print the OpenAPI document, and exit")
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """How to serve, whatever is served."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--socket", metavar="PATH", type=Path, help="path of the Unix socket")
     where.add_argument("--no-socket", action="store_true", help="listen on no Unix socket")
@@ -62,19 +82,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="commands that run at once in one sandbox for clients (default: 64)",
     )
     parser.add_argument("--max-upload", metavar="SIZE", default="64G", help="largest upload (default: 64G)")
-    served = parser.add_argument_group("Model Context Protocol, at /mcp (see 'ballonet mcp --help')")
-    served.add_argument(
-        "--mcp", action="store_true", help="serve it to agents, for requests with a token of the scope use"
-    )
-    served.add_argument(
-        "--mcp-max-sessions",
-        metavar="N",
-        type=int,
-        default=16,
-        help="sessions of agents at once (default: 16)",
-    )
-    add_policy(served, "mcp-")
-    parser.add_argument("--openapi", action="store_true", help="print the OpenAPI document, and exit")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
 
@@ -82,8 +89,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     try:
         from ballonet.serve.operations import OPENAPI_FILE
-        from ballonet.serve.server import Settings, default_socket, serve
-        from ballonet.serve.services import Limits
     except ImportError as error:
         raise missing_module(error, "the HTTP API cannot be served") from error
     if options.openapi:
@@ -91,7 +96,22 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if not options.mcp:
         check_unused(options, "mcp-", "--mcp")
-    extensions = [_mcp(options)] if options.mcp else []
+    return run_server(options, [_mcp(options)] if options.mcp else [])
+
+
+def run_server(
+    options: argparse.Namespace, extensions: Sequence[Extension] = (), endpoints: Endpoints | None = None
+) -> int:
+    """Serve until a signal.
+
+    :param endpoints: the API; by default that of this host.
+    """
+    try:
+        from ballonet.serve.app import HERE
+        from ballonet.serve.server import Settings, default_socket, serve
+        from ballonet.serve.services import Limits
+    except ImportError as error:
+        raise missing_module(error, "the HTTP API cannot be served") from error
     import asyncio
     import logging
 
@@ -118,8 +138,14 @@ def run(options: argparse.Namespace) -> int:
         ),
     )
     # What happens to requests is logged by the server itself.
-    logging.getLogger("uvicorn.error").setLevel(logging.DEBUG if options.debug else logging.CRITICAL)
-    asyncio.run(serve(settings, lambda address: print(f"listening on {address}", flush=True), extensions))
+    logging.getLogger("uvicorn.error").setLevel(
+        logging.DEBUG if logging.getLogger("ballonet").isEnabledFor(logging.DEBUG) else logging.CRITICAL
+    )
+
+    def ready(address: str) -> None:
+        print(f"listening on {address}", flush=True)
+
+    asyncio.run(serve(settings, ready, extensions, endpoints or HERE))
     return 0
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,7 @@ from ballonet.base.errors import BallonetError, ConfigError, HostError
 from ballonet.cluster.addresses import connects_from, use_token
 from ballonet.cluster.answers import value_of
 from ballonet.cluster.cluster_sandbox import ClusterSandbox, ClusterSnapshot, SavedCopies
+from ballonet.cluster.host_connection import HostConnections
 from ballonet.cluster.ledger import Order, Restart, check_order
 from ballonet.cluster.merged_samples import merged, place_of
 from ballonet.cluster.node_notes import read_node, token_path
@@ -64,6 +67,7 @@ class Cluster:
         self.session = secrets.token_hex(8)
         self._owns = False
         self._streaming: set[str] = set()
+        self._connections = HostConnections()
         self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="ballonet-cluster", daemon=True)
         self._keeper.start()
@@ -80,6 +84,7 @@ class Cluster:
         detached: bool = True,
         restart: Restart = "no",
         save_every: Duration | None = None,
+        sandbox_labels: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> ClusterSandbox:
         """Create a sandbox on the host that fits best, and return when its guest answers.
@@ -95,11 +100,15 @@ class Cluster:
         :param labels: labels that the host must have.
         :param group: sandboxes of a group are placed ``near`` or ``apart`` from each other (``affinity``).
         :param strategy: ``spread``: the emptiest host; ``pack``: the fullest one that has room.
-        :param settings: as in :meth:`ballonet.Sandbox.create`, except ``rootfs``, ``detached`` and ``admission``.
+        :param sandbox_labels: labels of the sandbox itself.
+        :param settings: as in :meth:`ballonet.Sandbox.create`, except ``rootfs``, ``labels``, ``detached`` and
+            ``admission``.
         :raises AdmissionError: no host has room; the message has the numbers of each.
         :raises NameInUseError: a sandbox on some host has this name.
         :raises BallonetError: it did not start; nothing is left behind.
         """
+        if sandbox_labels:
+            settings["labels"] = dict(sandbox_labels)
         request = request_of(
             name,
             settings,
@@ -296,6 +305,22 @@ class Cluster:
         except ValueError:
             raise HostError(f"host {host} has left the cluster") from None
         return value_of(self._ray.ask(actor, method, *what, timeout=timeout, **how), host)
+
+    async def open_server(self, host: str) -> socket.socket:
+        """Connect to the HTTP API of a host, through its agent. Always called in the same event loop.
+
+        :raises BallonetError: it does not answer, or cannot serve.
+        """
+        try:
+            actor = await asyncio.to_thread(self._ray.find_host, host)
+        except ValueError:
+            raise HostError(f"host {host} has left the cluster") from None
+
+        async def stream(method: str, *what: Any) -> Any:
+            return value_of(await self._ray.asked(actor, "stream", method, *what), host)
+
+        self.streaming(host)
+        return await self._connections.open(stream, self.session)
 
     def streaming(self, host: str) -> None:
         """Tell a host from now on that this program is there."""

@@ -125,7 +125,8 @@ class HostAgent:
             self.notes.forget(name)
 
     async def close(self) -> None:
-        """Stop the autopilot. Sandboxes keep running."""
+        """Stop the autopilot, and close all streams. Sandboxes keep running."""
+        await self.streams.close()
         if self._pilot is not None:
             self._pilot.cancel()
             await asyncio.gather(self._pilot, return_exceptions=True)

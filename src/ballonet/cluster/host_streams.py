@@ -18,6 +18,7 @@ from ballonet.base.errors import BallonetError, ConfigError, GuestError, HostErr
 from ballonet.cluster.answers import Answer, failed
 from ballonet.cluster.host_code import CodeRun
 from ballonet.cluster.host_logs import LogEntries
+from ballonet.cluster.host_server import HostServer
 from ballonet.cluster.stream_kinds import Command, Connection, Input, Output, Stream
 from ballonet.guest.guest_process import GuestProcess
 from ballonet.sdk.code_session import CodeSession
@@ -34,6 +35,7 @@ class HostStreams:
 
     def __init__(self, box: Callable[[str], Awaitable[Sandbox]]) -> None:
         self._box = box
+        self._server = HostServer()
         self._streams: dict[int, Stream] = {}
         self._numbers = itertools.count(1)
         self._seen_s: dict[str, float] = {}
@@ -62,6 +64,12 @@ class HostStreams:
                     await self._close(number)
                 for key in [key for key in self._code if key[0] == session]:
                     del self._code[key]  # the session itself goes on in the guest
+
+    async def close(self) -> None:
+        """Close all streams."""
+        for number in list(self._streams):
+            await self._close(number)
+        await self._server.close()
 
     def _add(self, stream: Stream) -> int:
         self.keep(stream.session)
@@ -144,6 +152,10 @@ class HostStreams:
         except OSError as error:
             raise HostError(f"port {port} of sandbox {name!r}: {error.strerror}") from error
         return self._add(Connection(session, reader, writer))
+
+    async def _open_server(self, session: str) -> int:
+        """A connection to the host's own HTTP API, for a server of the whole cluster."""
+        return self._add(Connection(session, *await self._server.connect()))
 
     async def _open_read(self, session: str, name: str, path: str) -> int:
         return self._add(Output(session, (await self._box(name)).fs.read_stream(path)))

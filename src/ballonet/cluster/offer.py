@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ballonet.cluster.request import Request
 from ballonet.pilot.admission import ENGINE_MIB, held_mib
@@ -70,6 +70,17 @@ class HostOffer(NamedTuple):
     def free_mib(self) -> int:
         """What a new sandbox could get now: the number that the host's admission compares with."""
         return self.available_mib + self.reclaimable_mib - self.reserve_mib
+
+    def document(self) -> dict[str, Any]:
+        """What JSON can express. Its time must be relative to now."""
+        found = self._asdict() | {
+            "age_s": round(-self.at_s, 3),
+            "images": sorted(self.images),
+            "states": sorted(self.states),
+            "held": {image: held._asdict() for image, held in self.held.items()},
+        }
+        del found["at_s"]
+        return found
 
     def with_placed(self, request: Request) -> HostOffer:
         """The offer after ``request`` was placed there, until the host itself reports it."""

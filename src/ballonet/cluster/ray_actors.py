@@ -200,11 +200,7 @@ class RayHosts:
             return Answer(None, "host-lost", "it has no agent")
         except ray.exceptions.RayError as error:
             return lost(error)._replace(code="host-lost")
-        try:
-            answer: Answer = await getattr(actor, method).remote(*what)
-        except ray.exceptions.RayError as error:
-            return lost(error)
-        return answer
+        return await asked(actor, method, *what)
 
 
 class DirectoryActor:
@@ -337,6 +333,15 @@ def end_host(host: str) -> None:
 def nodes_of(host: str) -> int:
     """How many nodes that are alive have this name."""
     return sum(host_resource(host) in node["Resources"] for node in ray.nodes() if node["Alive"])
+
+
+async def asked(actor: Any, method: str, *what: Any) -> Answer:
+    """Call an actor, as :func:`ask`, in an event loop."""
+    try:
+        answer: Answer = await getattr(actor, method).remote(*what)
+    except ray.exceptions.RayError as error:
+        return lost(error)
+    return answer
 
 
 def ask(actor: Any, method: str, *what: Any, timeout: float | None = None, **how: Any) -> Answer:

@@ -9,6 +9,8 @@ from ballonet.serve.tokens import Scope
 
 #: A browser cannot set headers of a WebSocket: its token is one of the offered subprotocols, with this in front.
 TOKEN_PROTOCOL = "ballonet.token."  # noqa: S105  # not a token
+#: Which scope a request over the user's own Unix socket has, if it is not ``admin``: who passes requests on says so.
+SCOPE_HEADER = b"ballonet-scope"
 
 
 class Access(NamedTuple):

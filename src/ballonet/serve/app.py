@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Send
@@ -44,17 +45,40 @@ _PORTS = "/v1/sandboxes/{name}/ports/{port}"
 _ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def application(services: Services, extensions: Sequence[Extension] = ()) -> ASGIApp:
+#: An ASGI endpoint that uses the services.
+Endpoint = Callable[[Services, Connection, Receive, Send], Awaitable[None]]
+
+
+class Endpoints(NamedTuple):
+    """What a server serves."""
+
+    operations: Sequence[Operation] = OPERATIONS
+    #: A WebSocket on a running command.
+    attach: Endpoint = attach
+    #: Requests and WebSockets for a published port.
+    port: Endpoint = pass_on
+    #: The directory for what outlives the server, in that of the data.
+    directory: str = "serve"
+
+
+#: Those of this host.
+HERE = Endpoints()
+
+
+def application(
+    services: Services, extensions: Sequence[Extension] = (), endpoints: Endpoints = HERE
+) -> ASGIApp:
     """The application without its gate: ``scope["state"]["access"]`` says who sends a request."""
     routes: list[BaseRoute] = [
-        _route(each.path, _endpoint(each, services), [each.method]) for each in OPERATIONS
+        _route(each.path, _endpoint(each, services), [each.method]) for each in endpoints.operations
     ]
-    routes.append(WebSocketRoute("/v1/sandboxes/{name}/execs/{exec}/attach", _WithServices(attach, services)))
+    attach_path = "/v1/sandboxes/{name}/execs/{exec}/attach"
+    routes.append(WebSocketRoute(attach_path, _WithServices(endpoints.attach, services)))
     for path in ("/", "/page/{file:path}"):
         routes.append(_route(path, _WithServices(send_page, services), ["GET", "HEAD"]))
     for path in (f"{_PORTS}/{{rest:path}}", _PORTS):
-        routes.append(_route(path, _WithServices(pass_on, services), _ANY))
-        routes.append(WebSocketRoute(path, _WithServices(pass_on, services)))
+        routes.append(_route(path, _WithServices(endpoints.port, services), _ANY))
+        routes.append(WebSocketRoute(path, _WithServices(endpoints.port, services)))
 
     async def route(scope: Connection, receive: Receive, send: Send) -> None:
         allowed: set[str] = set()
@@ -90,11 +114,7 @@ def application(services: Services, extensions: Sequence[Extension] = ()) -> ASG
 class _WithServices:
     """An ASGI endpoint; as an object, it is called with the connection itself."""
 
-    def __init__(
-        self,
-        endpoint: Callable[[Services, Connection, Receive, Send], Awaitable[None]],
-        services: Services,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, services: Services) -> None:
         self._endpoint = endpoint
         self._services = services
 

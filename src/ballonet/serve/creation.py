@@ -7,10 +7,10 @@ import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ballonet.base.dataclass import replace
-from ballonet.base.errors import UnknownSandboxError
+from ballonet.base.errors import BallonetError, UnknownSandboxError
 from ballonet.base.memory import to_mib
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.image_settings import prepare
@@ -46,7 +46,20 @@ def check_host_access(access: Access, settings: Mapping[str, Any]) -> None:
         )
 
 
-async def create_sandbox(call: Call) -> tuple[str, bool]:
+class Maker(Protocol):
+    """Creates sandboxes."""
+
+    async def create(self, call: Call, name: str, body: Mapping[str, Any]) -> None: ...
+
+    async def was_created(self, call: Call, entry: Entry, *, start: bool) -> bool:
+        """Whether an earlier request with the key has created its sandbox.
+
+        :param start: it is to run.
+        """
+        ...
+
+
+async def create_sandbox(call: Call, maker: Maker) -> tuple[str, bool]:
     """Carry out a request to create a sandbox; returns its name, and whether an earlier request had created it."""
     body = given(call.body)
     if not isinstance(body["balloon"], bool):
@@ -55,7 +68,7 @@ async def create_sandbox(call: Call) -> tuple[str, bool]:
     name = body.pop("name", None) or random_name()
     key = call.request.headers.get("idempotency-key")
     if key is None:
-        await _create(name, body)
+        await maker.create(call, name, body)
         return name, False
     keys = call.services.keys
     id = key_id(key, call.access.id)
@@ -65,11 +78,11 @@ async def create_sandbox(call: Call) -> tuple[str, bool]:
         if entry is None:
             entry = Entry(fingerprint, name, time.time())
             keys.write(id, entry)
-        elif await _was_created(call, entry, start=body["start"]):
+        elif await maker.was_created(call, entry, start=body["start"]):
             keys.write(id, replace(entry, done=True))
             return entry.name, True
         try:
-            await _create(entry.name, body)
+            await maker.create(call, entry.name, body)
         except BaseException:
             keys.forget(id)
             raise
@@ -77,40 +90,46 @@ async def create_sandbox(call: Call) -> tuple[str, bool]:
         return entry.name, False
 
 
-async def _was_created(call: Call, entry: Entry, *, start: bool) -> bool:
-    """Whether an earlier request with the key has created its sandbox. If the server was killed before that sandbox had
-    started, this waits for its start, or starts it now."""
-    try:
-        record = await call.services.blocking(find_record, entry.name)
-        while not entry.done and start and record.state is State.STARTING:
-            await asyncio.sleep(_LOOK_S)  # the registry has no notifications
+class HostMaker:
+    """:class:`Maker` on this host."""
+
+    async def create(self, call: Call, name: str, body: Mapping[str, Any]) -> None:
+        arguments = dict(body)
+        start = arguments.pop("start")
+        balloon = arguments["balloon"]
+        if not isinstance(balloon, bool):
+            arguments["balloon"] = Balloon(**balloon)
+        if start:
+            box = await Sandbox.create(name, detached=True, **arguments)
+            await box.close()  # the sandbox goes on
+            return
+        await asyncio.to_thread(_register, name, **arguments)
+
+    async def was_created(self, call: Call, entry: Entry, *, start: bool) -> bool:
+        """If the server was killed before the sandbox had started, this waits for its start, or starts it now."""
+        try:
             record = await call.services.blocking(find_record, entry.name)
-    except UnknownSandboxError:
-        if not entry.done:
-            return False
-        raise refused(
-            "key-spent",
-            f"sandbox {entry.name!r} was created with this idempotency key, and was removed since",
-            hint="use a new key for each sandbox",
-        ) from None
-    if record.created_at < entry.at:
-        return False  # another one, which had the name before: creating it fails
-    if not entry.done and start and not record.state.lives and record.state is not State.PAUSED:
-        await Sandbox.start(entry.name)
-    return True
+            while not entry.done and start and record.state is State.STARTING:
+                await asyncio.sleep(_LOOK_S)  # the registry has no notifications
+                record = await call.services.blocking(find_record, entry.name)
+        except UnknownSandboxError:
+            if not entry.done:
+                return False
+            raise key_spent(entry) from None
+        if record.created_at < entry.at:
+            return False  # another one, which had the name before: creating it fails
+        if not entry.done and start and not record.state.lives and record.state is not State.PAUSED:
+            await Sandbox.start(entry.name)
+        return True
 
 
-async def _create(name: str, body: Mapping[str, Any]) -> None:
-    arguments = dict(body)
-    start = arguments.pop("start")
-    balloon = arguments["balloon"]
-    if not isinstance(balloon, bool):
-        arguments["balloon"] = Balloon(**balloon)
-    if start:
-        box = await Sandbox.create(name, detached=True, **arguments)
-        await box.close()  # the sandbox goes on
-        return
-    await asyncio.to_thread(_register, name, **arguments)
+def key_spent(entry: Entry) -> BallonetError:
+    """The error for a key whose sandbox is no more."""
+    return refused(
+        "key-spent",
+        f"sandbox {entry.name!r} was created with this idempotency key, and was removed since",
+        hint="use a new key for each sandbox",
+    )
 
 
 def _register(

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from ballonet.base.errors import BallonetError
-from ballonet.serve.access import TOKEN_PROTOCOL, Access
+from ballonet.serve.access import SCOPE_HEADER, TOKEN_PROTOCOL, Access
 from ballonet.serve.operations import response_to
 from ballonet.serve.problems import refused
 from ballonet.serve.request_checks import host_permitted, origin_permitted
@@ -92,7 +92,7 @@ class Gate:
         if self._tokens is None:
             if (origin := request.headers.get("origin")) is not None and origin not in self._origins:
                 raise refused("origin-refused", f"pages of {origin[:200]!r} may not use this server")
-            return Access("local", Scope.ADMIN)
+            return Access("local", _stated_scope(request))
         host = request.headers.get("host", "")
         if not host_permitted(host, self._hosts):
             raise refused(
@@ -114,6 +114,15 @@ class Gate:
             return Access("", None, "the request has no token")
         token, why = self._tokens.check(text, time.time())
         return Access("", None, why) if token is None else Access(token.id, Scope(token.scope))
+
+
+def _stated_scope(request: HTTPConnection) -> Scope:
+    """:raises RequestRefusedError: there is no such scope."""
+    text = request.headers.get(SCOPE_HEADER.decode())
+    try:
+        return Scope.ADMIN if text is None else Scope(text)
+    except ValueError:
+        raise refused("invalid-request", f"there is no scope {text!r}"[:200]) from None
 
 
 class Counter:

@@ -30,7 +30,8 @@ _COMMON = {
 }
 _WITH_TOKEN = {401: "a valid token is required", 403: "the token does not permit this"}
 #: The forms of path parameters.
-_PATTERNS = {"name": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", "exec": "^[0-9a-f]{16}$", "port": "^[0-9]{1,5}$"}
+_NAME = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+_PATTERNS = {"name": _NAME, "host": _NAME, "exec": "^[0-9a-f]{16}$", "port": "^[0-9]{1,5}$"}
 _REF = "#/components/schemas/{name}"
 
 

@@ -57,10 +57,12 @@ class Operation(NamedTuple):
     errors: Mapping[int, str] = {}
     #: Headers of the request that it uses, with their meaning.
     headers: Mapping[str, str] = {}
+    #: Its handler reads the body itself.
+    raw: bool = False
 
 
 class Media(NamedTuple):
-    """A body that is not JSON."""
+    """A body that is not JSON. An empty type: it has none."""
 
     type: str
 
@@ -196,7 +198,7 @@ def _repeated(query: type[msgspec.Struct] | None) -> frozenset[str]:
 
 
 async def _body(operation: Operation, request: Request) -> Any:
-    if operation.body is None or isinstance(operation.body, Media):
+    if operation.raw or operation.body is None or isinstance(operation.body, Media):
         return None
     parts = [piece async for piece in request_pieces(request, MAX_JSON_BYTES)]
     raw = b"".join(parts)
@@ -246,7 +248,7 @@ def _too_large(limit: int) -> BallonetError:
 
 async def send_stream(response: Streamed, stopping: asyncio.Event, receive: Receive, send: Send) -> None:
     """Send a response whose pieces come over time, at the pace of the client."""
-    headers = [(b"content-type", response.media.type.encode())]
+    headers = [(b"content-type", response.media.type.encode())] if response.media.type else []
     headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers.items()]
 
     async def write() -> None:

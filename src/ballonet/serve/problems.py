@@ -100,7 +100,8 @@ OWN = {
     "host-refused": (421, "The request is for another host"),
     "too-many-execs": (429, "The sandbox runs too many commands"),
     "internal": (500, "Internal error"),
-    "bad-gateway": (502, "The program in the sandbox did not answer"),
+    "bad-gateway": (502, "The program in the sandbox, or its host, did not answer"),
+    "host-silent": (502, "The host cannot be reached"),
     "stopping": (503, "The server stops"),
     "too-many-requests": (503, "The server handles too many requests"),
 }

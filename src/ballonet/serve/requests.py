@@ -102,6 +102,28 @@ CreateBody = msgspec.defstruct(
     namespace={"__doc__": "A new sandbox."},
 )
 
+
+class Placement(Body):
+    """Where a sandbox is placed, and what happens if its host is lost. See docs/cluster.md."""
+
+    expected: int | str | None = None
+    #: Labels that the host must have.
+    labels: dict[str, str] = {}
+    group: str | None = None
+    affinity: Literal["near", "apart"] | None = None
+    strategy: Literal["spread", "pack"] = "spread"
+    restart: Literal["no", "elsewhere"] = "no"
+    save_every: int | str | None = None
+
+
+ClusterCreateBody = msgspec.defstruct(
+    "CreateSandboxOnCluster",
+    [("placement", Placement, msgspec.field(default_factory=Placement))],
+    bases=(CreateBody,),
+    module=__name__,
+    namespace={"__doc__": "A new sandbox on the host that fits best."},
+)
+
 ModifyBody = msgspec.defstruct(
     "ModifySandbox",
     _settings_of(ModifySettings),

@@ -56,6 +56,19 @@ class SandboxDetails(Sandbox):
     memory: dict[str, Any] | None
 
 
+class Host(msgspec.Struct):
+    """A host of a cluster."""
+
+    name: str
+    answers: bool
+    #: Why it does not answer.
+    problem: str | None
+    #: The state of each of its sandboxes, by name.
+    sandboxes: dict[str, str]
+    #: What it offers to new sandboxes, as in ``ballonet cluster status --json``.
+    offer: dict[str, Any] | None
+
+
 class Change(msgspec.Struct):
     """The change of one setting."""
 

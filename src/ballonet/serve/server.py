@@ -17,7 +17,7 @@ from ballonet.base.dataclass import dataclass
 from ballonet.base.errors import BindError, BusyError, ConfigError
 from ballonet.base.paths import data_dir, private_dir, run_dir
 from ballonet.control.socketfile import ControlSocket, bind_control_socket
-from ballonet.serve.app import application
+from ballonet.serve.app import HERE, Endpoints, application
 from ballonet.serve.extension import Extension
 from ballonet.serve.gate import Counter, Gate
 from ballonet.serve.request_checks import is_address
@@ -76,12 +76,16 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    settings: Settings, ready: Callable[[str], None], extensions: Sequence[Extension] = ()
+    settings: Settings,
+    ready: Callable[[str], None],
+    extensions: Sequence[Extension] = (),
+    endpoints: Endpoints = HERE,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
     :param ready: called with the address of each listener, once all of them listen.
     :param extensions: what is served besides the API.
+    :param endpoints: the API itself: by default that of this host.
     :raises ConfigError: the settings are not safe, or do not fit together.
     :raises BindError: an address cannot be listened on; nothing is left behind.
     """
@@ -94,7 +98,7 @@ async def serve(
         listeners = [opened.enter_context(_listen(*address)) for address in settings.addresses]
         if context is None and not all(is_loopback(host) for host, _ in settings.addresses):
             log.warning("tokens are sent without encryption: give --tls-cert and --tls-key")
-        services = Services(private_dir(data_dir() / "serve"), settings.limits)
+        services = Services(private_dir(data_dir() / endpoints.directory), settings.limits)
         loop = asyncio.get_running_loop()
 
         def stopping() -> None:
@@ -103,7 +107,7 @@ async def serve(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping)
-        app, counter = application(services, extensions), Counter(settings.limits.requests)
+        app, counter = application(services, extensions, endpoints), Counter(settings.limits.requests)
         names = frozenset(name.lower().rstrip(".") for name in settings.host_names)
         servers = []
         if unix is not None:

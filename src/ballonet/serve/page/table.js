@@ -10,6 +10,7 @@ const HEIGHT = 26;
 
 const COLUMNS = [
   { key: "name", heading: "Name", of: (s) => s.name },
+  { key: "host", heading: "Host", of: (s) => s.host ?? "", meaning: "Where it runs" },
   { key: "state", heading: "State", of: stateOf },
   { key: "ceiling", heading: "Ceiling", of: (s) => s.ceiling, text: mib, meaning: "The most that it may have" },
   { key: "target", heading: "Target", of: (s) => s.target, text: mib, meaning: "What it should have now" },
@@ -44,6 +45,7 @@ export class SandboxTable {
   /** `trails`: a Series for each name. */
   show(samples, trails, selected) {
     this.#samples = samples;
+    $("table").classList.toggle("hosts", samples.some((sample) => sample.host));
     this.#trails = trails;
     this.#selected = selected;
     this.#draw();
@@ -69,7 +71,8 @@ export class SandboxTable {
     const words = $("filter").value.trim().toLowerCase();
     const { of } = COLUMNS.find((column) => column.key === this.#sort.key);
     const sign = this.#sort.descending ? -1 : 1;
-    const fits = (sample) => sample.name.toLowerCase().includes(words) || stateOf(sample).includes(words);
+    const fits = (sample) =>
+      [sample.name, sample.host ?? "", stateOf(sample)].some((text) => text.toLowerCase().includes(words));
     return this.#samples.filter(fits).sort((a, b) => {
       const [x, y] = [of(a) ?? null, of(b) ?? null];
       if (x === null || y === null) return (x === null) - (y === null) || (a.name < b.name ? -1 : 1);

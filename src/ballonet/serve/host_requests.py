@@ -1,0 +1,185 @@
+"""Requests to the HTTP APIs of other hosts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import h11
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Send
+from starlette.types import Scope as Connection
+from starlette.websockets import WebSocket
+
+from ballonet.base.errors import BallonetError, HostError, error_class
+from ballonet.serve.access import SCOPE_HEADER, Access
+from ballonet.serve.hosts import Hosts
+from ballonet.serve.http_exchange import HOP_BY_HOP, Exchange, Headers, passed_headers, target_of
+from ballonet.serve.operations import Streamed, encode, request_pieces, response_to
+from ballonet.serve.problems import OWN, Problem, refused
+from ballonet.serve.services import Services
+from ballonet.serve.socket_relay import connect, denial_of, offered_protocols, relay
+from ballonet.serve.tokens import Scope
+
+#: What a host does not get: what is about this server and its clients.
+_NOT_TO_HOST = HOP_BY_HOP | {
+    SCOPE_HEADER,
+    b"authorization",
+    b"cookie",
+    b"expect",
+    b"host",
+    b"idempotency-key",
+    b"origin",
+    b"proxy-authorization",
+    b"sec-websocket-protocol",
+}
+_NOT_FROM_HOST = HOP_BY_HOP | {b"date"}
+#: The largest answer that is read whole (bytes).
+_MAX_ANSWER = 64 << 20
+
+
+class HostRequests:
+    """:param hosts: how they are reached."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+
+    async def pass_on(
+        self, services: Services, access: Access, host: str, request: Request, target: bytes
+    ) -> Streamed:
+        """Send a client's request to a host; its response.
+
+        :param target: the path and the query there.
+        :raises ClientDisconnect: the client is gone; the host is no longer asked.
+        """
+        headers = passed_headers(request.scope["headers"], _NOT_TO_HOST)
+        has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
+        if has_body and "content-length" not in request.headers:
+            headers.append((b"transfer-encoding", b"chunked"))
+        body = request_pieces(request, services.max_upload_bytes) if has_body else None
+        exchange = await self._exchange(host)
+
+        async def gone() -> None:
+            await exchange.sent.wait()  # until then, what arrives is the body
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        head = _head(request.method, target, access, headers)
+        beginning = asyncio.ensure_future(exchange.begin(head, body, None))
+        others: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(work) for work in (gone(), services.stopping.wait())
+        ]
+        response: Streamed | None = None
+        try:
+            await asyncio.wait({beginning, *others}, return_when=asyncio.FIRST_COMPLETED)
+            if beginning.done():
+                response = exchange.streamed(beginning.result(), _NOT_FROM_HOST)
+                return response._replace(headers={**response.headers, "Ballonet-Host": host})
+            if services.stopping.is_set():
+                raise refused("stopping", "the server was stopped before the host had answered")
+            raise ClientDisconnect
+        finally:
+            for task in (beginning, *others):
+                task.cancel()
+            await asyncio.gather(beginning, *others, return_exceptions=True)
+            if response is None:
+                await exchange.close()
+
+    async def ask(self, host: str, method: str, target: str, access: Access, body: Any = None) -> Any:
+        """Ask a host something whose answer is a JSON document.
+
+        :raises BallonetError: the host does not answer, or its answer is an error.
+        """
+        found = bytearray()
+        async for piece in (await self.open(host, method, target, access, body)).pieces:
+            found += piece
+            if len(found) > _MAX_ANSWER:
+                raise refused("bad-gateway", f"the answer of host {host} has more than {_MAX_ANSWER} bytes")
+        return msgspec.json.decode(found) if found else None
+
+    async def open(self, host: str, method: str, target: str, access: Access, body: Any = None) -> Streamed:
+        """As :meth:`ask`; the response, whose body comes piece by piece."""
+        headers: Headers = []
+        content = b""
+        if body is not None:
+            content = encode(body)
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(content)).encode()),
+            ]
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield content
+
+        exchange = await self._exchange(host)
+        try:
+            head = _head(method, target.encode(), access, headers)
+            answer = await exchange.begin(head, pieces() if content else None, None)
+            if answer.status_code >= 400:
+                raise _error_in(b"".join([piece async for piece in exchange.body()]), host)
+        except BaseException:
+            await exchange.close()
+            raise
+        return exchange.streamed(answer, _NOT_FROM_HOST)
+
+    async def pass_socket(
+        self,
+        services: Services,
+        access: Access,
+        host: str,
+        scope: Connection,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Serve a client's WebSocket with one of a host."""
+        socket = WebSocket(scope, receive, send)
+        line = await self._connection(host)
+        target = target_of(scope).decode("latin-1")
+        added = {SCOPE_HEADER.decode(): str(access.scope)}
+        try:
+            far = await connect(
+                f"ws://localhost{target}",
+                f"host {host}",
+                offered_protocols(socket),
+                sock=line,
+                additional_headers=added,
+            )
+        except BallonetError as error:
+            line.close()
+            await socket.send_denial_response(denial_of(error) or response_to(error))
+            return
+        async with far:
+            await socket.accept(far.subprotocol)
+            await relay(socket, far, services.stopping)
+
+    async def _exchange(self, host: str) -> Exchange:
+        line = await self._connection(host)
+        return Exchange(*await asyncio.open_connection(sock=line), f"host {host}")
+
+    async def _connection(self, host: str) -> Any:
+        try:
+            return await self._hosts.connect(host)
+        except HostError as error:
+            raise refused("host-silent", error.message, hint=error.hint) from error
+
+
+def _head(method: str, target: bytes, access: Access, headers: Headers) -> h11.Request:
+    added = [
+        (b"host", b"localhost"),
+        (SCOPE_HEADER, str(access.scope or Scope.READ).encode()),
+        (b"connection", b"close"),
+    ]
+    return h11.Request(method=method, target=target, headers=[*headers, *added])
+
+
+def _error_in(answer: bytes, host: str) -> BallonetError:
+    """The error that a host's answer tells."""
+    try:
+        problem = msgspec.json.decode(answer, type=Problem)
+    except msgspec.DecodeError:
+        return refused("bad-gateway", f"host {host} gave an answer that is no problem document")
+    if problem.code in OWN:
+        return refused(problem.code, f"host {host}: {problem.detail}", hint=problem.hint)
+    return error_class(problem.code)(f"host {host}: {problem.detail}", hint=problem.hint)

@@ -103,6 +103,8 @@ async def test_a_command_is_killed_at_its_timeout(http: httpx.AsyncClient, box: 
     argv = ["sh", "-c", "echo begun; sleep 1000"]
     done = (await http.post(f"/v1/sandboxes/{box}/exec", json={"argv": argv, "timeout_s": 2})).json()
     assert (done["returncode"], done["timed_out"], done["stdout"]) == (None, True, "begun\n")
+    begun = await http.post(f"/v1/sandboxes/{box}/execs", json={"argv": ["sleep", "9"], "timeout_s": 1e-300})
+    assert problem(begun) == (504, "command-timeout")
     script = 'for f in /proc/[0-9]*/cmdline; do tr "\\0" " " <$f 2>/dev/null; echo; done'
     left = await http.post(f"/v1/sandboxes/{box}/exec", json={"argv": ["sh", "-c", script]})
     assert "sleep 1000" not in left.json()["stdout"].splitlines()
@@ -266,7 +268,7 @@ async def test_snapshots_and_forks(http: httpx.AsyncClient, box: str) -> None:
     made = await http.post(f"/v1/sandboxes/{box}/snapshots", json={"name": "served-1"})
     assert made.status_code == 201, made.text
     try:
-        assert [each["name"] for each in (await http.get("/v1/snapshots")).json()] == ["served-1"]
+        assert "served-1" in [each["name"] for each in (await http.get("/v1/snapshots")).json()]
         for path, body in (
             ("/v1/snapshots/served-1/restore", {"name": "copy"}),
             (f"/v1/sandboxes/{box}/fork", {"names": ["copy"]}),

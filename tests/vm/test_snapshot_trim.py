@@ -44,6 +44,18 @@ async def trims(box: Sandbox) -> int:
     return count
 
 
+async def small_snapshot(store: Snapshots, box: Sandbox, most_bytes: float) -> None:
+    """Make the snapshot ``small`` until it is no larger: on a busy host, an idle guest may look as if it worked."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            held = memfd_bytes(box.engine_pid)
+            found = await box.snapshot("small")
+            assert found.readable().resident_bytes == pytest.approx(held, abs=16 * MIB)
+            if found.state_path.stat().st_size <= most_bytes:
+                return
+            store.remove("small")
+
+
 async def test_a_snapshot_of_an_idle_guest_has_no_caches_and_the_guest_keeps_its_target(
     store: Snapshots,
 ) -> None:
@@ -52,10 +64,7 @@ async def test_a_snapshot_of_an_idle_guest_has_no_caches_and_the_guest_keeps_its
         assert held > _FILES_MIB * MIB
         whole = await box.snapshot("whole", trim=False)
         assert whole.state_path.stat().st_size > _FILES_MIB * MIB
-        small = await box.snapshot("small")
-        facts = small.readable()
-        assert facts.resident_bytes == pytest.approx(held, abs=16 * MIB)
-        assert small.state_path.stat().st_size <= 0.5 * held
+        await small_snapshot(store, box, 0.5 * held)
         assert memfd_bytes(box.engine_pid) <= 0.6 * held, "the host has the memory"
         status = await box.balloon.get()
         assert (status.target_mib, status.actual_mib, status.state) == (300, 300, "applied")

@@ -223,7 +223,7 @@ OPERATIONS = [
         body=take.StartExecBody,
         result=results.Exec,
         status=201,
-        errors=_STARTING,
+        errors=_STARTING | {504: "its timeout was over before it had started"},
     ),
     Operation(
         "GET",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +13,7 @@ from ballonet.cli import serve
 
 if TYPE_CHECKING:
     from ballonet.metrics.model import Snapshot
+    from ballonet.serve.hosts import Line
     from ballonet.serve.requests import Placement
 
 _R = TypeVar("_R")
@@ -42,6 +42,10 @@ class ClusterHosts:
     async def _do(self, call: Callable[[], _R]) -> _R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
+    async def names(self) -> Mapping[str, str | None]:
+        found: dict[str, str | None] = await self._do(self._cluster.hosts)
+        return found
+
     async def status(self) -> Mapping[str, Mapping[str, Any]]:
         found: dict[str, dict[str, Any]] = await self._do(self._cluster.status)
         return {
@@ -51,8 +55,8 @@ class ClusterHosts:
     async def find(self, sandbox: str) -> str:
         return await self._do(lambda: str(self._cluster.get(sandbox).host))
 
-    async def connect(self, host: str) -> socket.socket:
-        found: socket.socket = await self._cluster.open_server(host)
+    async def connect(self, host: str) -> Line:
+        found: Line = await self._cluster.open_server(host)
         return found
 
     async def create(self, name: str, settings: Mapping[str, Any], placement: Placement) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from ballonet.base.errors import BallonetError, ConfigError, HostError
 from ballonet.cluster.addresses import connects_from, use_token
 from ballonet.cluster.answers import value_of
 from ballonet.cluster.cluster_sandbox import ClusterSandbox, ClusterSnapshot, SavedCopies
-from ballonet.cluster.host_connection import HostConnections
+from ballonet.cluster.host_connection import HostConnections, HostLine
 from ballonet.cluster.ledger import Order, Restart, check_order
 from ballonet.cluster.merged_samples import merged, place_of
 from ballonet.cluster.node_notes import read_node, token_path
@@ -68,6 +67,8 @@ class Cluster:
         self._owns = False
         self._streaming: set[str] = set()
         self._connections = HostConnections()
+        #: The agents of hosts that have answered to :meth:`open_server`.
+        self._actors: dict[str, Any] = {}
         self._closing = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="ballonet-cluster", daemon=True)
         self._keeper.start()
@@ -200,6 +201,11 @@ class Cluster:
         found: dict[str, Any] = self._tell("status")
         return found
 
+    def hosts(self) -> dict[str, str | None]:
+        """Why each host does not answer, as it was when the directory last asked; ``None``: it does."""
+        found: dict[str, str | None] = self._tell("names")
+        return found
+
     def samples(self, timeout_s: float = SAMPLES_S) -> tuple[Snapshot, str]:
         """The memory of all sandboxes on all hosts, in which a sandbox is named ``HOST/NAME``, with the sums of the
         hosts, and which hosts are missing, with the reason (empty: none).
@@ -306,21 +312,27 @@ class Cluster:
             raise HostError(f"host {host} has left the cluster") from None
         return value_of(self._ray.ask(actor, method, *what, timeout=timeout, **how), host)
 
-    async def open_server(self, host: str) -> socket.socket:
+    async def open_server(self, host: str) -> HostLine:
         """Connect to the HTTP API of a host, through its agent. Always called in the same event loop.
 
-        :raises BallonetError: it does not answer, or cannot serve.
+        :raises HostError: it has left.
         """
-        try:
-            actor = await asyncio.to_thread(self._ray.find_host, host)
-        except ValueError:
-            raise HostError(f"host {host} has left the cluster") from None
+        actor = self._actors.get(host)
+        if actor is None:
+            try:
+                actor = await asyncio.to_thread(self._ray.find_host, host)
+            except ValueError:
+                raise HostError(f"host {host} has left the cluster") from None
+            self._actors[host] = actor
 
         async def stream(method: str, *what: Any) -> Any:
-            return value_of(await self._ray.asked(actor, "stream", method, *what), host)
+            answer = await self._ray.asked(actor, "stream", method, *what)
+            if answer.code is not None:
+                self._actors.pop(host, None)  # there may be a new one
+            return value_of(answer, host)
 
         self.streaming(host)
-        return await self._connections.open(stream, self.session)
+        return self._connections.open(stream, self.session)
 
     def streaming(self, host: str) -> None:
         """Tell a host from now on that this program is there."""

@@ -146,6 +146,10 @@ class DirectoryService(Moving):
             return None
         return host
 
+    def names(self) -> Answer:
+        """The hosts, and why each does not answer, as it was when they were last asked."""
+        return Answer({host: self.silent.get(host) for host in sorted(self.known)})
+
     async def status(self) -> Answer:
         """All hosts, now: offers with their ages, sandboxes, and why a host does not answer."""
         await self.refresh()

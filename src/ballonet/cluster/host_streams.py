@@ -19,13 +19,15 @@ from ballonet.cluster.answers import Answer, failed
 from ballonet.cluster.host_code import CodeRun
 from ballonet.cluster.host_logs import LogEntries
 from ballonet.cluster.host_server import HostServer
-from ballonet.cluster.stream_kinds import Command, Connection, Input, Output, Stream
+from ballonet.cluster.stream_kinds import PIECE_BYTES, Command, Connection, Input, Output, Stream
 from ballonet.guest.guest_process import GuestProcess
 from ballonet.sdk.code_session import CodeSession
 from ballonet.sdk.sandbox import Sandbox
 
 #: How much output of a command is collected for :meth:`HostStreams.exec` before it becomes a stream.
 COLLECTED_BYTES = 1 << 20
+#: How long the first part of an answer of the host's HTTP API is waited for (seconds).
+AT_ONCE_S = 0.05
 #: How long a program may be silent before its streams are closed (seconds).
 SILENT_S = 30.0
 
@@ -153,9 +155,29 @@ class HostStreams:
             raise HostError(f"port {port} of sandbox {name!r}: {error.strerror}") from error
         return self._add(Connection(session, reader, writer))
 
-    async def _open_server(self, session: str) -> int:
-        """A connection to the host's own HTTP API, for a server of the whole cluster."""
-        return self._add(Connection(session, *await self._server.connect()))
+    async def _open_server(self, session: str, request: bytes) -> tuple[int | None, bytes]:
+        """A connection to the host's own HTTP API, for a server of the whole cluster: what it answers at once, and the
+        number of the stream; ``None``: that is the whole answer.
+
+        :param request: what is sent first.
+        """
+        connection = Connection(session, *await self._server.connect())
+        answer = bytearray()
+        try:
+            await connection.write(request)
+            async with asyncio.timeout(AT_ONCE_S):
+                while len(answer) < PIECE_BYTES:
+                    piece = await connection.read("")
+                    if not piece:
+                        await connection.close()
+                        return None, bytes(answer)
+                    answer += piece
+        except TimeoutError:
+            pass
+        except BaseException:
+            await connection.close()
+            raise
+        return self._add(connection), bytes(answer)
 
     async def _open_read(self, session: str, name: str, path: str) -> int:
         return self._add(Output(session, (await self._box(name)).fs.read_stream(path)))

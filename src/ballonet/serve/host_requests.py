@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import h11
@@ -15,7 +16,7 @@ from starlette.websockets import WebSocket
 
 from ballonet.base.errors import BallonetError, HostError, error_class
 from ballonet.serve.access import SCOPE_HEADER, Access
-from ballonet.serve.hosts import Hosts
+from ballonet.serve.hosts import Hosts, Line
 from ballonet.serve.http_exchange import HOP_BY_HOP, Exchange, Headers, passed_headers, target_of
 from ballonet.serve.operations import Streamed, encode, request_pieces, response_to
 from ballonet.serve.problems import OWN, Problem, refused
@@ -59,33 +60,30 @@ class HostRequests:
         if has_body and "content-length" not in request.headers:
             headers.append((b"transfer-encoding", b"chunked"))
         body = request_pieces(request, services.max_upload_bytes) if has_body else None
-        exchange = await self._exchange(host)
+        async with self._exchange(host) as exchange:
 
-        async def gone() -> None:
-            await exchange.sent.wait()  # until then, what arrives is the body
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
+            async def gone() -> None:
+                await exchange.sent.wait()  # until then, what arrives is the body
+                while (await request.receive())["type"] != "http.disconnect":
+                    pass
 
-        head = _head(request.method, target, access, headers)
-        beginning = asyncio.ensure_future(exchange.begin(head, body, None))
-        others: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(work) for work in (gone(), services.stopping.wait())
-        ]
-        response: Streamed | None = None
-        try:
-            await asyncio.wait({beginning, *others}, return_when=asyncio.FIRST_COMPLETED)
-            if beginning.done():
-                response = exchange.streamed(beginning.result(), _NOT_FROM_HOST)
-                return response._replace(headers={**response.headers, "Ballonet-Host": host})
-            if services.stopping.is_set():
-                raise refused("stopping", "the server was stopped before the host had answered")
-            raise ClientDisconnect
-        finally:
-            for task in (beginning, *others):
-                task.cancel()
-            await asyncio.gather(beginning, *others, return_exceptions=True)
-            if response is None:
-                await exchange.close()
+            head = _head(request.method, target, access, headers)
+            beginning = asyncio.ensure_future(exchange.begin(head, body, None))
+            others: list[asyncio.Future[Any]] = [
+                asyncio.ensure_future(work) for work in (gone(), services.stopping.wait())
+            ]
+            try:
+                await asyncio.wait({beginning, *others}, return_when=asyncio.FIRST_COMPLETED)
+                if beginning.done():
+                    response = exchange.streamed(beginning.result(), _NOT_FROM_HOST)
+                    return response._replace(headers={**response.headers, "Ballonet-Host": host})
+                if services.stopping.is_set():
+                    raise refused("stopping", "the server was stopped before the host had answered")
+                raise ClientDisconnect
+            finally:
+                for task in (beginning, *others):
+                    task.cancel()
+                await asyncio.gather(beginning, *others, return_exceptions=True)
 
     async def ask(self, host: str, method: str, target: str, access: Access, body: Any = None) -> Any:
         """Ask a host something whose answer is a JSON document.
@@ -113,16 +111,12 @@ class HostRequests:
         async def pieces() -> AsyncIterator[bytes]:
             yield content
 
-        exchange = await self._exchange(host)
-        try:
+        async with self._exchange(host) as exchange:
             head = _head(method, target.encode(), access, headers)
             answer = await exchange.begin(head, pieces() if content else None, None)
             if answer.status_code >= 400:
                 raise _error_in(b"".join([piece async for piece in exchange.body()]), host)
-        except BaseException:
-            await exchange.close()
-            raise
-        return exchange.streamed(answer, _NOT_FROM_HOST)
+            return exchange.streamed(answer, _NOT_FROM_HOST)
 
     async def pass_socket(
         self,
@@ -143,26 +137,40 @@ class HostRequests:
                 f"ws://localhost{target}",
                 f"host {host}",
                 offered_protocols(socket),
-                sock=line,
+                sock=line.socket,
                 additional_headers=added,
             )
         except BallonetError as error:
-            line.close()
+            line.socket.close()
+            error = error if line.problem is None else _silent(line.problem)
             await socket.send_denial_response(denial_of(error) or response_to(error))
             return
         async with far:
             await socket.accept(far.subprotocol)
             await relay(socket, far, services.stopping)
 
-    async def _exchange(self, host: str) -> Exchange:
-        line = await self._connection(host)
-        return Exchange(*await asyncio.open_connection(sock=line), f"host {host}")
-
-    async def _connection(self, host: str) -> Any:
+    async def _connection(self, host: str) -> Line:
         try:
             return await self._hosts.connect(host)
         except HostError as error:
-            raise refused("host-silent", error.message, hint=error.hint) from error
+            raise _silent(error) from error
+
+    @asynccontextmanager
+    async def _exchange(self, host: str) -> AsyncIterator[Exchange]:
+        """An exchange that is closed unless its head was read: the body is the caller's then."""
+        line = await self._connection(host)
+        exchange = Exchange(*await asyncio.open_connection(sock=line.socket), f"host {host}")
+        try:
+            yield exchange
+        except BaseException as error:
+            await exchange.close()
+            if isinstance(error, BallonetError) and line.problem is not None:
+                raise _silent(line.problem) from error
+            raise
+
+
+def _silent(error: BallonetError) -> BallonetError:
+    return refused("host-silent", error.message, hint=error.hint)
 
 
 def _head(method: str, target: bytes, access: Access, headers: Headers) -> h11.Request:

@@ -6,12 +6,29 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from ballonet.base.errors import BallonetError
 from ballonet.metrics.model import Snapshot
 from ballonet.serve.requests import Placement
 
 
+class Line(Protocol):
+    """A connection to a host."""
+
+    @property
+    def socket(self) -> socket.socket: ...
+
+    @property
+    def problem(self) -> BallonetError | None:
+        """Why the host did not answer."""
+        ...
+
+
 class Hosts(Protocol):
     """Each method may raise a :class:`~ballonet.base.errors.BallonetError`."""
+
+    async def names(self) -> Mapping[str, str | None]:
+        """The hosts, and why each does not answer; ``None``: it does."""
+        ...
 
     async def status(self) -> Mapping[str, Mapping[str, Any]]:
         """Of each host: why it is ``silent`` (``None``: it answers), its ``sandboxes`` with their states, and its
@@ -22,7 +39,7 @@ class Hosts(Protocol):
         """The host that has the sandbox."""
         ...
 
-    async def connect(self, host: str) -> socket.socket:
+    async def connect(self, host: str) -> Line:
         """A connection to the HTTP API of a host, which has admin rights there."""
         ...
 

@@ -59,7 +59,7 @@ class ManyEvents:
 
     async def begin(self) -> str:
         """Connect to all hosts, and return the id from which the events go on."""
-        names = list(await self._hosts.status())
+        names = list(await self._hosts.names())
         self._position = parse_position(self._after, names) if self._after else {}
         opened = await asyncio.gather(*map(self._open, names), return_exceptions=True)
         for host, one in zip(names, opened, strict=True):
@@ -90,7 +90,7 @@ class ManyEvents:
 
     async def logged(self) -> AsyncIterator[bytes]:
         """The events that are recorded now, host by host."""
-        names = list(await self._hosts.status())
+        names = list(await self._hosts.names())
         self._position = parse_position(self._after or "0", names)
         for host in names:
             try:
@@ -113,7 +113,7 @@ class ManyEvents:
         later = False
         while True:
             with contextlib.suppress(BallonetError):  # the directory is restarted
-                names = set(await self._hosts.status())
+                names = set(await self._hosts.names())
                 for host in self._following.keys() - names:
                     self._following.pop(host).cancel()
                 for host in names - self._following.keys():

@@ -130,7 +130,7 @@ class ManyHosts:
 
     async def _to_host(self, call: Call) -> Streamed:
         host = call.path("host")
-        if host not in await self._hosts.status():
+        if host not in await self._hosts.names():
             raise refused("not-found", f"there is no host {host[:80]!r}", hint="GET /v1/hosts lists them")
         target = target_of(call.request.scope)
         # "", "v1", "hosts", HOST, and the rest
@@ -191,8 +191,8 @@ class ManyHosts:
 
     async def _ask_all(self, target: str, access: Access) -> tuple[dict[str, Any], list[str]]:
         """The answers by host, and the hosts that gave none."""
-        status = await self._hosts.status()
-        names = sorted(name for name, one in status.items() if one["silent"] is None)
+        known = await self._hosts.names()
+        names = sorted(name for name, silent in known.items() if silent is None)
         asked = (self._requests.ask(host, "GET", target, access) for host in names)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         found = dict(zip(names, answers, strict=True))
@@ -203,7 +203,7 @@ class ManyHosts:
         if problems and len(problems) == len(names):
             raise problems[0]
         told = {host: value for host, value in found.items() if not isinstance(value, BaseException)}
-        return told, sorted(status.keys() - told.keys())
+        return told, sorted(known.keys() - told.keys())
 
     async def _autopilot(self, call: Call) -> Response:
         """All autopilots as one. What each last decided is with its host."""

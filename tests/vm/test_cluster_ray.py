@@ -48,6 +48,24 @@ def test_a_sandbox_is_created_used_and_found_from_any_host(hosts: tuple[Host, Ho
     assert status(other)["head"]["sandboxes"] == {"one": "running"}
 
 
+def test_streams_that_wait_do_not_keep_others_from_a_host(hosts: tuple[Host, Host]) -> None:
+    code = (
+        "import ray\n"
+        "from ballonet.cluster import ray_actors\n"
+        "cluster = Cluster()\n"
+        "box = cluster.create('held', memory='256M')\n"
+        "with box.exec_stream(['cat'], stdin=True) as process:\n"
+        "    actor = ray_actors.find_host(box.host)\n"
+        "    waiting = [actor.stream.remote('wait', process._number) for _ in range(1100)]\n"
+        "    time.sleep(3)\n"  # they arrive in order; more than a host carries out of other calls
+        "    found = cluster.call(box.host, 'collect', timeout=30)\n"
+        "    assert not ray.wait(waiting, timeout=0)[0], ray.get(waiting[0])\n"
+        "box.remove(force=True)\n"
+        "print(json.dumps([one.name for one in found.sandboxes]))"
+    )
+    assert "held" in program(hosts[0], code)
+
+
 def test_top_shows_and_changes_the_sandboxes_of_all_hosts(hosts: tuple[Host, Host]) -> None:
     head, other = hosts
     done = head.run(

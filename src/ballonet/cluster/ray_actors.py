@@ -42,6 +42,12 @@ HEAD_RESOURCE = "ballonet_head"
 MEMORY_RESOURCE = "ballonet_mib"
 
 
+#: The calls for streams, most of which wait for output: they never keep the directory from asking the host.
+STREAMS = "streams"
+#: How many of them are carried out at once, and of all other calls.
+STREAM_CALLS, OTHER_CALLS = 4096, 1000
+
+
 def host_resource(host: str) -> str:
     """The resource that only this host's node has."""
     return f"ballonet_host_{host}"
@@ -70,6 +76,7 @@ class HostActor:
         started = await self.start()
         return started if started.code is not None else await self._agent.create(order, permit_s)
 
+    @ray.method(concurrency_group=STREAMS)  # type: ignore[untyped-decorator]
     async def stream(self, method: str, *what: Any) -> Answer:
         return await self._agent.stream(method, *what)
 
@@ -289,12 +296,13 @@ def start_host(config: HostConfig) -> Any:
     """The actor of this host, which must be a node of the cluster. An actor of an earlier run is replaced."""
     name = _HOST + config.name
     end_host(config.name)
-    actor = ray.remote(HostActor).options(
+    groups = {STREAMS: STREAM_CALLS}
+    actor = ray.remote(concurrency_groups=groups)(HostActor).options(
         name=name,
         namespace=NAMESPACE,
         lifetime="detached",
         max_restarts=-1,
-        max_concurrency=1000,
+        max_concurrency=OTHER_CALLS,
         num_cpus=0,
         resources={host_resource(config.name): 1},
     )
@@ -309,7 +317,7 @@ def start_directory() -> Any:
         lifetime="detached",
         get_if_exists=True,
         max_restarts=-1,
-        max_concurrency=1000,
+        max_concurrency=OTHER_CALLS,
         num_cpus=0,
         resources={HEAD_RESOURCE: 1},
     )

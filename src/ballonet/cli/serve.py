@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ballonet.serve.app import Endpoints
     from ballonet.serve.extension import Extension
 
+_MAX_EXECS = 64
+
 _EPILOG = """\
 By default, only this user can connect, at a Unix socket in the run directory.
 With --listen, requests need a token: see 'ballonet token create --help'.
@@ -22,6 +24,13 @@ Sandboxes do not depend on the server; it may be stopped at any time."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
+    parser.add_argument(
+        "--max-execs",
+        metavar="N",
+        type=int,
+        default=_MAX_EXECS,
+        help="commands that run at once in one sandbox for clients (default: 64)",
+    )
     served = parser.add_argument_group("Model Context Protocol, at /mcp (see 'ballonet mcp --help')")
     served.add_argument(
         "--mcp", action="store_true", help="serve it to agents, for requests with a token of the scope use"
@@ -74,13 +83,6 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
         default=1024,
         help="requests that are served at once (default: 1024)",
     )
-    parser.add_argument(
-        "--max-execs",
-        metavar="N",
-        type=int,
-        default=64,
-        help="commands that run at once in one sandbox for clients (default: 64)",
-    )
     parser.add_argument("--max-upload", metavar="SIZE", default="64G", help="largest upload (default: 64G)")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -96,15 +98,22 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if not options.mcp:
         check_unused(options, "mcp-", "--mcp")
-    return run_server(options, [_mcp(options)] if options.mcp else [])
+    if options.max_execs < 1:
+        raise ConfigError(f"--max-execs {options.max_execs} must be at least 1")
+    return run_server(options, [_mcp(options)] if options.mcp else [], max_execs=options.max_execs)
 
 
 def run_server(
-    options: argparse.Namespace, extensions: Sequence[Extension] = (), endpoints: Endpoints | None = None
+    options: argparse.Namespace,
+    extensions: Sequence[Extension] = (),
+    endpoints: Endpoints | None = None,
+    *,
+    max_execs: int = _MAX_EXECS,
 ) -> int:
     """Serve until a signal.
 
     :param endpoints: the API; by default that of this host.
+    :param max_execs: how many commands of clients run at once in a sandbox of this host.
     """
     try:
         from ballonet.serve.app import HERE
@@ -118,9 +127,8 @@ def run_server(
     from ballonet.base.memory import mib_to_bytes, parse_size
     from ballonet.cli.metrics import parse_address
 
-    for option, value in (("--max-requests", options.max_requests), ("--max-execs", options.max_execs)):
-        if value < 1:
-            raise ConfigError(f"{option} {value} must be at least 1")
+    if options.max_requests < 1:
+        raise ConfigError(f"--max-requests {options.max_requests} must be at least 1")
     unix = options.socket.absolute() if options.socket is not None else None
     if unix is None and not options.no_socket:
         unix = default_socket()
@@ -133,7 +141,7 @@ def run_server(
         origins=tuple(options.allow_origin),
         limits=Limits(
             options.max_requests,
-            options.max_execs,
+            max_execs,
             mib_to_bytes(parse_size(options.max_upload, "--max-upload")),
         ),
     )

@@ -18,7 +18,7 @@ from ballonet.base.errors import BallonetError, HostError, error_class
 from ballonet.serve.access import SCOPE_HEADER, Access
 from ballonet.serve.hosts import Hosts, Line
 from ballonet.serve.http_exchange import HOP_BY_HOP, Exchange, Headers, passed_headers, target_of
-from ballonet.serve.operations import Streamed, encode, request_pieces, response_to
+from ballonet.serve.operations import Streamed, request_pieces, response_to
 from ballonet.serve.problems import OWN, Problem, refused
 from ballonet.serve.services import Services
 from ballonet.serve.socket_relay import connect, denial_of, offered_protocols, relay
@@ -85,35 +85,23 @@ class HostRequests:
                     task.cancel()
                 await asyncio.gather(beginning, *others, return_exceptions=True)
 
-    async def ask(self, host: str, method: str, target: str, access: Access, body: Any = None) -> Any:
-        """Ask a host something whose answer is a JSON document.
+    async def ask(self, host: str, target: str, access: Access) -> Any:
+        """Read a JSON document of a host.
 
+        :param target: the path and the query there.
         :raises BallonetError: the host does not answer, or its answer is an error.
         """
         found = bytearray()
-        async for piece in (await self.open(host, method, target, access, body)).pieces:
+        async for piece in (await self.open(host, target, access)).pieces:
             found += piece
             if len(found) > _MAX_ANSWER:
                 raise refused("bad-gateway", f"the answer of host {host} has more than {_MAX_ANSWER} bytes")
-        return msgspec.json.decode(found) if found else None
+        return msgspec.json.decode(found)
 
-    async def open(self, host: str, method: str, target: str, access: Access, body: Any = None) -> Streamed:
+    async def open(self, host: str, target: str, access: Access) -> Streamed:
         """As :meth:`ask`; the response, whose body comes piece by piece."""
-        headers: Headers = []
-        content = b""
-        if body is not None:
-            content = encode(body)
-            headers = [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(content)).encode()),
-            ]
-
-        async def pieces() -> AsyncIterator[bytes]:
-            yield content
-
         async with self._exchange(host) as exchange:
-            head = _head(method, target.encode(), access, headers)
-            answer = await exchange.begin(head, pieces() if content else None, None)
+            answer = await exchange.begin(_head("GET", target.encode(), access, []), None, None)
             if answer.status_code >= 400:
                 raise _error_in(b"".join([piece async for piece in exchange.body()]), host)
             return exchange.streamed(answer, _NOT_FROM_HOST)

@@ -102,7 +102,7 @@ class ManyEvents:
     async def _open(self, host: str, more: str = "") -> AsyncIterator[bytes]:
         known = self._position.get(host)
         target = "/v1/events?" + ("" if known is None else f"after={known}") + more
-        response = await self._requests.open(host, "GET", target, self._access)
+        response = await self._requests.open(host, target, self._access)
         begins = response.headers.get("last-event-id", "")
         if known is None and begins.isdecimal():
             self._position[host] = int(begins)

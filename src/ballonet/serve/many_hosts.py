@@ -193,7 +193,7 @@ class ManyHosts:
         """The answers by host, and the hosts that gave none."""
         known = await self._hosts.names()
         names = sorted(name for name, silent in known.items() if silent is None)
-        asked = (self._requests.ask(host, "GET", target, access) for host in names)
+        asked = (self._requests.ask(host, target, access) for host in names)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         found = dict(zip(names, answers, strict=True))
         for problem in answers:
@@ -269,9 +269,7 @@ class ManyHosts:
 
     async def _details(self, call: Call, name: str) -> dict[str, Any]:
         host = await self._hosts.find(name)
-        found: dict[str, Any] = await self._requests.ask(
-            host, "GET", f"/v1/sandboxes/{quote(name)}", call.access
-        )
+        found: dict[str, Any] = await self._requests.ask(host, f"/v1/sandboxes/{quote(name)}", call.access)
         return {**found, "host": host}
 
     async def _remove(self, call: Call) -> Response:
@@ -297,7 +295,7 @@ class ManyHosts:
     async def _described(self, call: Call, snapshot: str) -> dict[str, Any]:
         host = await self._hosts.find_snapshot(snapshot)
         found: dict[str, Any] = await self._requests.ask(
-            host, "GET", f"/v1/snapshots/{quote(snapshot)}", call.access
+            host, f"/v1/snapshots/{quote(snapshot)}", call.access
         )
         return {**found, "host": host}
 

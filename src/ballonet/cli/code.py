@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from ballonet.base.errors import ConfigError, os_hint
 from ballonet.cli.caught_signals import CaughtSignals, SignalledError
+from ballonet.cli.code_options import add_code_options
 from ballonet.cli.command_options import parse_env, timeout_from
 from ballonet.cli.stdin_reader import check_stdin, read_stdin
 from ballonet.cli.stdout_writer import write_stdout
@@ -37,34 +38,8 @@ does not have the language."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="name of the sandbox")
-    parser.add_argument("file", metavar="FILE", help="file on the host with the code; - is standard input")
-    parser.add_argument(
-        "--lang",
-        metavar="LANGUAGE",
-        default="python",
-        help="python, node, sh or bash, which the image must have (default: python)",
-    )
-    parser.add_argument("--session", metavar="SESSION", help="name of a session that keeps its variables")
-    parser.add_argument("--close", action="store_true", help="end the session afterwards")
-    parser.add_argument(
-        "--timeout",
-        metavar="TIME",
-        help="interrupt the code after this many seconds (or 1m30s, 2h); restart the session if it does not react",
-    )
+    add_code_options(parser)
     parser.add_argument("--pictures", metavar="DIR", help="write pictures to this directory: 1.png, 2.png, …")
-    parser.add_argument(
-        "-w", "--workdir", metavar="DIR", help="working directory of a session that is started"
-    )
-    parser.add_argument(
-        "-e",
-        "--env",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="set an environment variable for a session that is started",
-    )
-    parser.add_argument("-u", "--user", metavar="USER[:GROUP]", help="user of the session")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
 

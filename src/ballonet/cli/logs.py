@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ballonet.base.errors import ConfigError
 from ballonet.base.paths import state_dir_of
+from ballonet.cli.log_options import add_log_options
 from ballonet.cli.standard_streams import write_all
 from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.log_reader import LogReader, last_line_offset
@@ -25,24 +26,7 @@ _WRITE_BYTES = 64 << 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="name of the sandbox")
-    parser.add_argument(
-        "-f", "--follow", action="store_true", help="follow the output until the sandbox stops"
-    )
-    parser.add_argument(
-        "-n",
-        "--tail",
-        metavar="LINES",
-        default="all",
-        help="number of lines to show from the end (default: all)",
-    )
-    parser.add_argument(
-        "--since",
-        metavar="TIME",
-        help="show output since then: 10m or 1h30m (ago), a time such as 2026-01-31T12:00:00Z, or Unix seconds",
-    )
-    parser.add_argument("--until", metavar="TIME", help="show output until then")
-    parser.add_argument("-t", "--timestamps", action="store_true", help="show timestamps")
+    add_log_options(parser)
     parser.add_argument("--machine", action="store_true", help="show the log of the sandbox process instead")
 
 

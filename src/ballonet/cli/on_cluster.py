@@ -8,6 +8,7 @@ from typing import Any
 
 from ballonet.base.errors import ConfigError
 from ballonet.cli import on_cluster_serve, on_cluster_show, on_cluster_top
+from ballonet.cli.code_options import add_code_options
 from ballonet.cli.command_options import (
     EXIT_STATUSES,
     add_command_options,
@@ -17,6 +18,7 @@ from ballonet.cli.command_options import (
     defaults_from,
 )
 from ballonet.cli.local_terminal import check_streams
+from ballonet.cli.log_options import add_log_options
 from ballonet.cli.on_cluster_follow import follow
 from ballonet.cli.parser import Parser
 from ballonet.sdk.random_name import random_name
@@ -55,9 +57,9 @@ def main(words: Sequence[str]) -> int:
         command("serve", "serve the HTTP API of all hosts, and the page", on_cluster_serve.run)
     )
     logs = command("logs", "show the output of a sandbox's own command", on_cluster_show.logs)
-    on_cluster_show.add_logs_options(logs)
+    add_log_options(logs)
     code = command("code", "run code in a session of a sandbox", on_cluster_show.code)
-    on_cluster_show.add_code_options(code)
+    add_code_options(code)
     fork = command("fork", "copy a running sandbox, on its host", _fork)
     fork.add_argument("name", metavar="NAME", help="name of the sandbox")
     fork.add_argument("names", metavar="COPY", nargs="+", help="names of the copies")

@@ -41,27 +41,6 @@ def _mib(value: int | None) -> str | None:
     return None if value is None else f"{value}M"
 
 
-def add_logs_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="name of the sandbox")
-    parser.add_argument(
-        "-f", "--follow", action="store_true", help="follow the output until the sandbox stops"
-    )
-    parser.add_argument(
-        "-n",
-        "--tail",
-        metavar="LINES",
-        default="all",
-        help="number of lines to show from the end (default: all)",
-    )
-    parser.add_argument(
-        "--since",
-        metavar="TIME",
-        help="show output since then, by the host's clock: as 'ballonet logs --since'",
-    )
-    parser.add_argument("--until", metavar="TIME", help="show output until then")
-    parser.add_argument("-t", "--timestamps", action="store_true", help="show timestamps")
-
-
 def logs(cluster: Any, options: argparse.Namespace) -> int:
     from ballonet.cli.logs import EntryText, parse_since, parse_tail
 
@@ -74,27 +53,6 @@ def logs(cluster: Any, options: argparse.Namespace) -> int:
     for entry in cluster.get(options.name).logs(follow=options.follow, tail=tail, since=since, until=until):
         write_all(2 if entry.stream == "stderr" else 1, text.of(entry))
     return 0
-
-
-def add_code_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="name of the sandbox")
-    parser.add_argument("file", metavar="FILE", help="file here with the code; - is standard input")
-    parser.add_argument(
-        "--lang",
-        metavar="LANGUAGE",
-        default="python",
-        help="python, node, sh or bash, which the image must have (default: python)",
-    )
-    parser.add_argument("--session", metavar="SESSION", help="name of a session that keeps its variables")
-    parser.add_argument("--close", action="store_true", help="end the session afterwards")
-    parser.add_argument("--timeout", metavar="TIME", help="interrupt the code after this many seconds")
-    parser.add_argument(
-        "-w", "--workdir", metavar="DIR", help="working directory of a session that is started"
-    )
-    parser.add_argument(
-        "-e", "--env", metavar="NAME=VALUE", action="append", default=[], help="variable of such a session"
-    )
-    parser.add_argument("-u", "--user", metavar="USER[:GROUP]", help="user of the session")
 
 
 def code(cluster: Any, options: argparse.Namespace) -> int:

@@ -263,12 +263,32 @@ async def test_events_of_all_hosts_are_one_stream_that_goes_on_by_its_id(
     assert '"host":"head"' in recorded and '"host":"other"' in recorded
 
 
+def server_of(host: Host) -> int:
+    """The process of the host's own server."""
+    socket = host.directory / "run/.serve/cluster.sock"
+    found = subprocess.run(["pgrep", "-f", f"serve --socket {socket}"], capture_output=True, text=True)
+    (pid,) = map(int, found.stdout.split())
+    return pid
+
+
+async def test_a_host_that_does_not_answer_is_missing_in_a_list(
+    hosts: tuple[Host, Host], http: httpx.AsyncClient, boxes: tuple[str, str]
+) -> None:
+    pid = server_of(hosts[1])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        listed = await http.get("/v1/sandboxes")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert (listed.status_code, listed.headers["ballonet-missing"]) == (200, "other")
+    assert [row["name"] for row in listed.json()] == ["first"]
+    assert "ballonet-missing" not in (await http.get("/v1/sandboxes")).headers
+
+
 async def test_the_server_of_a_host_that_is_killed_is_started_again(
     hosts: tuple[Host, Host], http: httpx.AsyncClient, boxes: tuple[str, str]
 ) -> None:
-    socket = hosts[1].directory / "run/.serve/cluster.sock"
-    found = subprocess.run(["pgrep", "-f", f"serve --socket {socket}"], capture_output=True, text=True)
-    (pid,) = map(int, found.stdout.split())
+    pid = server_of(hosts[1])
     async with http.stream("GET", "/v1/events") as response:
         events = Events(response)
         os.kill(pid, signal.SIGKILL)

@@ -7,7 +7,9 @@ import argparse
 
 def add_code_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the sandbox")
-    parser.add_argument("file", metavar="FILE", help="file with the code, on this machine; - is standard input")
+    parser.add_argument(
+        "file", metavar="FILE", help="file with the code, on this machine; - is standard input"
+    )
     parser.add_argument(
         "--lang",
         metavar="LANGUAGE",

@@ -39,6 +39,9 @@ _NOT_TO_HOST = HOP_BY_HOP | {
 _NOT_FROM_HOST = HOP_BY_HOP | {b"date"}
 #: The largest answer that is read whole (bytes).
 _MAX_ANSWER = 64 << 20
+#: How long a host may take to begin an answer to a question of this server (seconds): one that was cut off is found
+#: later.
+_ANSWER_S = 15.0
 
 
 class HostRequests:
@@ -101,7 +104,7 @@ class HostRequests:
     async def open(self, host: str, target: str, access: Access) -> Streamed:
         """As :meth:`ask`; the response, whose body comes piece by piece."""
         async with self._exchange(host) as exchange:
-            answer = await exchange.begin(_head("GET", target.encode(), access, []), None, None)
+            answer = await exchange.begin(_head("GET", target.encode(), access, []), None, _ANSWER_S)
             if answer.status_code >= 400:
                 raise _error_in(b"".join([piece async for piece in exchange.body()]), host)
             return exchange.streamed(answer, _NOT_FROM_HOST)

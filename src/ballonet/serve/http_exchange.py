@@ -73,7 +73,8 @@ class Exchange:
         except (OSError, TimeoutError, h11.ProtocolError) as error:
             if self._unsent is not None:
                 raise self._unsent from None
-            raise refused("bad-gateway", f"{self._server} did not answer: {error}") from error
+            why = str(error) or f"not within {timeout_s:g} s"
+            raise refused("bad-gateway", f"{self._server} did not answer: {why}") from error
 
     async def body(self) -> AsyncIterator[bytes]:
         """The body of the response. Its end closes the connection.

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import functools
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -75,6 +76,9 @@ def started_agent(
         with theirs:
             argv = [str(program or built_agent()), "--fd", str(theirs.fileno())]
             process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stderr=stderr)
+        # A guest's first process raises its limit by itself. That of a login is often 1024.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (most, most))
         with process:
             try:
                 yield ours, process

@@ -437,11 +437,13 @@ Rich()
         assert "too large" in str(large.text)
 
 
-async def test_a_figure_comes_back_as_a_picture(python: dict[str, str]) -> None:
+async def test_a_figure_comes_back_as_a_picture(python: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     async with code_sessions() as sessions:
-        sessions.env = python
+        # Its home directory is '/', where only root can write.
+        sessions.env = {**python, "MPLCONFIGDIR": str(tmp_path)}
         session = await sessions.open("python")
+        await session.run("import matplotlib.font_manager")  # which may say that it looks for fonts first
         drawn = await session.run("import matplotlib.pyplot as plt\nplt.plot([1, 4, 2]);")
         assert len(drawn.pictures) == 1
         assert drawn.pictures[0].startswith(b"\x89PNG")

@@ -7,6 +7,7 @@ import pytest
 
 from ballonet.base.errors import HostError
 from ballonet.base.memory import MIB, mib_to_bytes
+from ballonet.base.process import find_program
 from ballonet.machine.disk import obtain_disk
 
 
@@ -16,7 +17,9 @@ def test_a_disk_is_sparse_private_and_a_sound_file_system(tmp_path: Path) -> Non
     assert status.st_size == mib_to_bytes(8192)
     assert status.st_blocks * 512 < 16 * MIB
     assert status.st_mode & 0o777 == 0o600
-    subprocess.run(["e2fsck", "-fn", disk], check=True, capture_output=True)
+    subprocess.run(
+        [find_program("e2fsck", hint="apt install e2fsprogs"), "-fn", disk], check=True, capture_output=True
+    )
     assert list(tmp_path.iterdir()) == [disk]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ballonet.base.errors import ConfigError, ImageError, os_hint
-from ballonet.images.layers import BoundedTarInfo
+from ballonet.images.layers import BoundedTarInfo, check_tarfile
 from ballonet.images.limits import MAX_DOCUMENT_BYTES
 from ballonet.images.reference import (
     DOCKER_ARCHIVE,
@@ -102,6 +102,7 @@ def _is_name(text: str) -> bool:
 def _document(path: Path, name: str) -> Any:
     """The JSON document ``name`` at the top level of an archive; ``None`` if there is none."""
     try:
+        check_tarfile()
         with tarfile.open(path, tarinfo=BoundedTarInfo) as tar:
             for count, member in enumerate(tar):
                 if (

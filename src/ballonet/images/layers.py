@@ -7,8 +7,10 @@ the files that the final root still has (:func:`contents`). The caller must chec
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
+import platform
 import stat
 import tarfile
 import zlib
@@ -207,12 +209,24 @@ def _apply(tree: Tree, member: tarfile.TarInfo, layer: int, number: int, account
 
 
 class BoundedTarInfo(tarfile.TarInfo):
-    """Limits the size of headers, and raises an error where tarfile would treat a damaged header as the end."""
+    """Limits the size of headers, and raises an error where tarfile would treat a damaged header as the end.
+
+    Older versions of Python read a header with ``frombuf``, newer ones with ``_frombuf``, which has more parameters:
+    see :func:`check_tarfile`.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> BoundedTarInfo:
+        return cls._checked(super().frombuf, buf, encoding, errors)
+
+    @classmethod
+    def _frombuf(cls, *what: Any, **how: Any) -> BoundedTarInfo:
+        return cls._checked(super()._frombuf, *what, **how)  # type: ignore[misc]
+
+    @classmethod
+    def _checked(cls, read: Callable[..., Any], *what: Any, **how: Any) -> BoundedTarInfo:
         try:
-            info = super().frombuf(buf, encoding, errors)
+            info: BoundedTarInfo = read(*what, **how)
         except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
@@ -233,7 +247,29 @@ class BoundedTarInfo(tarfile.TarInfo):
     _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
 
+@functools.cache
+def check_tarfile() -> None:
+    """Check that the limits are in effect: they depend on how this version of Python reads headers.
+
+    :raises ImageError: they are not.
+    """
+    header = tarfile.TarInfo("header")
+    header.type, header.size = tarfile.XHDTYPE, MAX_HEADER_BYTES + 1
+    try:
+        with tarfile.open(fileobj=io.BytesIO(header.tobuf()), mode="r|", tarinfo=BoundedTarInfo):
+            pass
+    except ImageError:
+        return
+    except tarfile.TarError:
+        pass
+    raise ImageError(
+        f"the headers of an image cannot be limited with Python {platform.python_version()}",
+        hint="use another version of Python, and report this",
+    )
+
+
 def _open_tar(stream: _Unpacked) -> tarfile.TarFile:
+    check_tarfile()
     tar: tarfile.TarFile = tarfile.open(  # noqa: SIM115  (the caller closes it)
         fileobj=stream,  # type: ignore[call-overload]
         mode="r|",

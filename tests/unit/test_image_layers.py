@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from ballonet.base.errors import HostError, ImageError
 from ballonet.base.memory import MIB
-from ballonet.images import limits
+from ballonet.images import layers, limits
 from ballonet.images.flatten import plan_layers, write_layers
 from ballonet.images.layers import Layer, check_digest
 from ballonet.images.limits import Limits
@@ -382,6 +382,15 @@ def test_a_header_bomb_is_refused(tmp_path: Path) -> None:
     info.type, info.size = tarfile.XHDTYPE, 3 << 30
     with pytest.raises(ImageError, match="header of 3221225472 bytes"):
         root_of(tmp_path, info.tobuf() + bytes(4096))
+
+
+def test_no_image_is_read_with_a_python_that_knows_no_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "BoundedTarInfo", tarfile.TarInfo)
+    layers.check_tarfile.cache_clear()
+    with pytest.raises(ImageError, match="cannot be limited with Python 3"):
+        root_of(tmp_path, layer(entry("f", b"x")))
 
 
 def test_directories_without_end_are_refused(tmp_path: Path) -> None:

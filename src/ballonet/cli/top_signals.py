@@ -131,9 +131,10 @@ class Signals:
 
     def taken(self, number: signal.Signals) -> bool:
         """Whether ``number`` was received since the last call."""
-        came = number in self._others
+        if number not in self._others:
+            return False  # one that comes from now on is for the next call: it must not be discarded
         self._others.discard(number)
-        return came
+        return True
 
     def leave(self, status: int) -> NoReturn:
         """Restore the terminal and end the process.

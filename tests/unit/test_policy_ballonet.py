@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ballonet.pilot.checks import Seen, check_decision, problem_of, remember
@@ -22,7 +22,7 @@ from ballonet.pilot.simulator.trace import Point, Trace
 from tests.unit.policy_inputs import host, sandbox
 
 #: Ticks of a second after which nothing moves any more while nothing changes.
-CONVERGED_S = 120
+CONVERGED_S = 240
 
 
 def at_reserve() -> Ballonet:
@@ -442,6 +442,8 @@ def test_the_heavier_of_two_that_are_alike_never_gets_less(
         max_size=4,
     )
 )
+# Little is taken from a guest at work on a host with plenty: the last time after 131 s.
+@example([(256, 0.0, 1.0, 0.0), (1024, 0.5, 0.125, 0.0), (1024, 0.25, 0.0625, 0.15), (4096, 0.5, 1.0, 0.15)])
 @settings(max_examples=12)
 def test_targets_come_to_rest_and_stay_there(guests: list[tuple[int, float, float, float]]) -> None:
     specs = []

@@ -16,6 +16,7 @@ from ballonet.host.cgroup import find_hierarchy
 from ballonet.machine.hardcap import GROUP_PREFIX
 from tests.chaos.model import WrongError
 from tests.chaos.testbed import MARK, Testbed
+from tests.vm.processes import parent_of
 
 #: Time limit until killed processes are gone (seconds).
 GONE_S = 90.0
@@ -64,17 +65,12 @@ def processes(testbed: Testbed) -> list[Process]:
         with contextlib.suppress(OSError):
             environment = (entry / "environ").read_bytes().split(b"\0")
             command = (entry / "cmdline").read_bytes()
-            if b"ballonet.machine.fork_server" in command and _parent(entry) == os.getpid():
+            if b"ballonet.machine.fork_server" in command and parent_of(int(entry.name)) == os.getpid():
                 continue  # it ends with the program; that of a killed program counts
             if command and (sign in environment or bytes(testbed.root) in command):
                 text = command.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
                 found.append(Process(int(entry.name), text))
     return sorted(found, key=lambda process: process.pid)
-
-
-def _parent(entry: Path) -> int:
-    """The parent of the process that an entry of /proc describes. See proc_pid_stat(5)."""
-    return int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def of_sandbox(testbed: Testbed, name: str) -> dict[int, str]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ballonet.base.paths import cache_dir
+from ballonet.guest.bundle import GuestBundle
 
 WAIT_S = 120.0
 
@@ -93,10 +94,12 @@ def program(host: Host, code: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@contextlib.contextmanager
-def two_hosts(make_directory: pytest.TempPathFactory) -> Iterator[tuple[Host, Host]]:
+@pytest.fixture(scope="module")
+def hosts(
+    guest: GuestBundle, run_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Host, Host]]:
     """``head``, with 2 GiB and the label disk=ssd, and ``other``, with 1 GiB and disk=hdd."""
-    head, other = (Host(name, make_directory.mktemp(name)) for name in ("head", "other"))
+    head, other = (Host(name, tmp_path_factory.mktemp(name)) for name in ("head", "other"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -53,6 +53,11 @@ def guest_ram_mib(engine_pid: int) -> int:
     return resident.guest_ram_mib
 
 
+def parent_of(pid: int) -> int:
+    """The parent of a process. See proc_pid_stat(5)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
     """Wait for a state of other processes, which send us no event; fail with ``what`` if it does not come."""
     deadline = time.monotonic() + timeout_s

@@ -8,25 +8,17 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ballonet.guest.bundle import GuestBundle
-from tests.vm.loopback_hosts import Host, program, status, two_hosts
+from tests.vm.loopback_hosts import Host, hosts, program, status
 from tests.vm.terminal import terminal
 
 pytestmark = [pytest.mark.extended, pytest.mark.slow]
 pytest.importorskip("ray")
 
-
-@pytest.fixture(scope="module")
-def hosts(
-    guest: GuestBundle, run_directory: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Host, Host]]:
-    with two_hosts(tmp_path_factory) as found:
-        yield found
+__all__ = ["hosts"]  # a fixture
 
 
 def test_a_sandbox_is_created_used_and_found_from_any_host(hosts: tuple[Host, Host]) -> None:

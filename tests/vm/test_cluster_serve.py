@@ -19,21 +19,14 @@ import pytest_asyncio
 from websockets.asyncio.client import unix_connect
 from websockets.exceptions import InvalidStatus
 
-from ballonet.guest.bundle import GuestBundle
 from tests.schemathesis_run import run_schemathesis
 from tests.serve_client import ServerProcess
-from tests.vm.loopback_hosts import WAIT_S, Host, two_hosts
+from tests.vm.loopback_hosts import WAIT_S, Host, hosts
 
 pytestmark = [pytest.mark.extended, pytest.mark.slow]
 pytest.importorskip("ray")
 
-
-@pytest.fixture(scope="module")
-def hosts(
-    guest: GuestBundle, run_directory: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Host, Host]]:
-    with two_hosts(tmp_path_factory) as found:
-        yield found
+__all__ = ["hosts"]  # a fixture
 
 
 @pytest.fixture(scope="module")

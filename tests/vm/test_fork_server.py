@@ -19,6 +19,7 @@ from ballonet.machine import served_process
 from ballonet.machine.launch import expect_starts
 from ballonet.machine.run_options import RUN_VARIABLE
 from ballonet.sdk.sandbox import Sandbox
+from tests.vm.processes import parent_of
 
 WAIT_S = 60.0
 
@@ -27,10 +28,6 @@ async def wait_until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(WAIT_S):
         while not condition():
             await asyncio.sleep(0.05)
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -71,9 +68,8 @@ async def test_its_end_is_told_with_its_status(
     os.kill(box.pid, signal.SIGKILL)
     end = await box.wait()
     assert "exited with status -9" in str(end)
-    with pytest.raises(
-        UnknownSandboxError
-    ):  # a look removes what a killed one leaves, once its engine has ended
+    # A look removes what a killed one leaves, once its engine has ended.
+    with pytest.raises(UnknownSandboxError):
         async with asyncio.timeout(WAIT_S):
             while True:
                 await Sandbox.get("killed")

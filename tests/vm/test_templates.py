@@ -29,6 +29,7 @@ from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.config import SandboxConfig
 from ballonet.vmm.config import Machine
 from tests.unit import oci
+from tests.vm.processes import parent_of
 from tests.vm.test_balloon import touch
 
 WAIT_S = 120
@@ -366,7 +367,7 @@ def when_it_restores(name: str) -> tuple[int, int]:
         for pid in (int(entry.name) for entry in Path("/proc").glob("[0-9]*")):
             argv = read_words(pid)
             if "-incoming" in argv and any(word.startswith(f"guest={name},") for word in argv):
-                return pid, int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                return pid, parent_of(pid)
         time.sleep(0.001)
     raise AssertionError("nothing was restored")
 

@@ -34,18 +34,21 @@ class HostServer:
 
         :raises HostError: it does not start, or does not answer.
         """
-        path = private_dir(run_dir() / ".serve") / "cluster.sock"
-        for last in (False, True):
-            async with self._turn:
-                if self._process is None or self._process.poll() is not None:
-                    await self._start(str(path))
-            try:
-                return await asyncio.wait_for(asyncio.open_unix_connection(path), _CONNECT_S)
-            except (OSError, TimeoutError) as error:
-                if last:
-                    raise HostError(f"its HTTP server cannot be reached: {error or 'no answer'}") from error
+        try:
+            return await self._connect_once()
+        except (OSError, TimeoutError):
             await asyncio.sleep(_ENDING_S)
-        raise AssertionError
+        try:
+            return await self._connect_once()
+        except (OSError, TimeoutError) as error:
+            raise HostError(f"its HTTP server cannot be reached: {error or 'no answer'}") from error
+
+    async def _connect_once(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        path = private_dir(run_dir() / ".serve") / "cluster.sock"
+        async with self._turn:
+            if self._process is None or self._process.poll() is not None:
+                await self._start(str(path))
+        return await asyncio.wait_for(asyncio.open_unix_connection(path), _CONNECT_S)
 
     async def _start(self, path: str) -> None:
         log_path = private_dir(state_dir() / "cluster") / "serve.log"

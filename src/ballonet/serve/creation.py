@@ -90,6 +90,12 @@ async def create_sandbox(call: Call, maker: Maker) -> tuple[str, bool]:
         return entry.name, False
 
 
+def created_headers(name: str, replayed: bool) -> dict[str, str]:
+    """The headers of the response to :func:`create_sandbox`."""
+    found = {"Location": f"/v1/sandboxes/{name}"}
+    return {**found, "Idempotency-Replayed": "true"} if replayed else found
+
+
 class HostMaker:
     """:class:`Maker` on this host."""
 

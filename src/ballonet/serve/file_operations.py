@@ -13,6 +13,7 @@ from ballonet.guest.files import FileInfo, GuestFiles
 from ballonet.serve import requests as take
 from ballonet.serve import results
 from ballonet.serve.operations import BYTES, TAR, Call, Operation, Streamed, answer, nothing
+from ballonet.serve.pieces import close_pieces
 from ballonet.serve.problems import refused
 from ballonet.serve.tokens import Scope
 
@@ -86,9 +87,7 @@ async def _part(pieces: AsyncIterator[bytes], start: int, end: int | None) -> As
         if end is not None and at < end:
             raise GuestFileError(f"the file was shortened to {at} bytes while it was read")
     finally:
-        close = getattr(pieces, "aclose", None)
-        if close is not None:
-            await close()
+        await close_pieces(pieces)
 
 
 async def _write(call: Call) -> Response:

@@ -17,8 +17,8 @@ from starlette.websockets import WebSocket
 from ballonet.base.errors import BallonetError, HostError, error_class
 from ballonet.serve.access import SCOPE_HEADER, Access
 from ballonet.serve.hosts import Hosts, Line
-from ballonet.serve.http_exchange import HOP_BY_HOP, Exchange, Headers, passed_headers, target_of
-from ballonet.serve.operations import Streamed, request_pieces, response_to
+from ballonet.serve.http_exchange import HOP_BY_HOP, Exchange, Headers, passed_request, target_of
+from ballonet.serve.operations import Streamed, response_to
 from ballonet.serve.problems import OWN, Problem, refused
 from ballonet.serve.services import Services
 from ballonet.serve.socket_relay import connect, denial_of, offered_protocols, relay
@@ -58,11 +58,7 @@ class HostRequests:
         :param target: the path and the query there.
         :raises ClientDisconnect: the client is gone; the host is no longer asked.
         """
-        headers = passed_headers(request.scope["headers"], _NOT_TO_HOST)
-        has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
-        if has_body and "content-length" not in request.headers:
-            headers.append((b"transfer-encoding", b"chunked"))
-        body = request_pieces(request, services.max_upload_bytes) if has_body else None
+        headers, body = passed_request(request, _NOT_TO_HOST, services.max_upload_bytes)
         async with self._exchange(host) as exchange:
 
             async def gone() -> None:

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import h11
+from starlette.requests import Request
 from starlette.types import Scope as Connection
 
-from ballonet.serve.operations import Media, Streamed
+from ballonet.serve.operations import Media, Streamed, request_pieces
 from ballonet.serve.problems import refused
 
 _READ_BYTES = 64 << 10
@@ -35,6 +36,22 @@ def target_of(scope: Connection) -> bytes:
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
     query: bytes = scope.get("query_string", b"")
     return raw.partition(b"?")[0] + (b"?" + query if query else b"")
+
+
+def passed_request(
+    request: Request, without: frozenset[bytes], limit: int
+) -> tuple[Headers, AsyncIterator[bytes] | None]:
+    """The headers and the body of a request that is passed on; ``None``: it has no body.
+
+    :param without: names of headers that are not passed on, in lower case.
+    :param limit: the largest body (bytes).
+    """
+    headers = passed_headers(request.scope["headers"], without)
+    if "content-length" not in request.headers:
+        if "transfer-encoding" not in request.headers:
+            return headers, None
+        headers.append((b"transfer-encoding", b"chunked"))
+    return headers, request_pieces(request, limit)
 
 
 class Exchange:

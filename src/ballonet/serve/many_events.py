@@ -13,6 +13,7 @@ from ballonet.base.timestamps import iso_time
 from ballonet.serve.access import Access
 from ballonet.serve.host_requests import HostRequests
 from ballonet.serve.hosts import Hosts
+from ballonet.serve.pieces import close_pieces
 from ballonet.serve.server_events import event
 
 #: How often the list of hosts is read, and a host that did not answer is asked again (seconds).
@@ -86,7 +87,7 @@ class ManyEvents:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for pieces in self._begun.values():  # of hosts that were not followed yet
-                await _close(pieces)
+                await close_pieces(pieces)
 
     async def logged(self) -> AsyncIterator[bytes]:
         """The events that are recorded now, host by host."""
@@ -140,7 +141,7 @@ class ManyEvents:
                 told = True
             finally:
                 if pieces is not None:
-                    await _close(pieces)
+                    await close_pieces(pieces)
             pieces = None
             await asyncio.sleep(_RETRY_S)
 
@@ -167,9 +168,3 @@ async def _blocks(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _reset(host: str, reason: str) -> _Found:
     return host, event("reset", {"at": iso_time(time.time()), "reason": f"{host}: {reason}"}).rstrip(b"\n")
-
-
-async def _close(pieces: AsyncIterator[bytes]) -> None:
-    close = getattr(pieces, "aclose", None)
-    if close is not None:
-        await close()

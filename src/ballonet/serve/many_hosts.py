@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from msgspec import UNSET
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.types import Scope as Connection
@@ -26,7 +26,7 @@ from ballonet.serve import requests as take
 from ballonet.serve import results
 from ballonet.serve.access import Access
 from ballonet.serve.app import OPERATIONS, Endpoints
-from ballonet.serve.creation import check_host_access, create_sandbox, key_spent
+from ballonet.serve.creation import check_host_access, create_sandbox, created_headers, key_spent
 from ballonet.serve.host_requests import HostRequests
 from ballonet.serve.hosts import Hosts
 from ballonet.serve.http_exchange import target_of
@@ -41,7 +41,7 @@ from ballonet.serve.operations import (
     answer,
     nothing,
     response_to,
-    send_stream,
+    send_made,
 )
 from ballonet.serve.problems import refused
 from ballonet.serve.server_events import kept_alive
@@ -143,17 +143,14 @@ class ManyHosts:
             await self._pass_socket(services, scope, receive, send)
             return
         access: Access = scope["state"]["access"]
-        try:
+
+        async def make() -> Streamed:
             access.check(Scope.USE)
             host = await self._hosts.find(scope["path_params"]["name"])
             request = Request(scope, receive)
-            response = await self._requests.pass_on(services, access, host, request, target_of(scope))
-        except ClientDisconnect:
-            return
-        except Exception as error:
-            await response_to(error)(scope, receive, send)
-            return
-        await send_stream(response, services.stopping, receive, send)
+            return await self._requests.pass_on(services, access, host, request, target_of(scope))
+
+        await send_made(make(), services.stopping, scope, receive, send)
 
     async def _pass_socket(self, services: Services, scope: Connection, receive: Receive, send: Send) -> None:
         access: Access = scope["state"]["access"]
@@ -240,10 +237,7 @@ class ManyHosts:
 
     async def _create(self, call: Call) -> Response:
         name, replayed = await create_sandbox(call, self)
-        headers = {"Location": f"/v1/sandboxes/{name}"}
-        if replayed:
-            headers["Idempotency-Replayed"] = "true"
-        return answer(await self._details(call, name), 201, headers)
+        return answer(await self._details(call, name), 201, created_headers(name, replayed))
 
     async def create(self, call: Call, name: str, body: Mapping[str, Any]) -> None:
         """See :class:`ballonet.serve.creation.Maker`."""

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ballonet.base.errors import BallonetError, HostError
+from ballonet.serve.pieces import close_pieces
 from ballonet.serve.problems import MEDIA_TYPE, Problem, problem_of, refused
 from ballonet.serve.tokens import Scope as TokenScope
 
@@ -281,6 +282,19 @@ async def send_stream(response: Streamed, stopping: asyncio.Event, receive: Rece
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        close: Callable[[], Awaitable[None]] | None = getattr(response.pieces, "aclose", None)
-        if close is not None:
-            await close()
+        await close_pieces(response.pieces)
+
+
+async def send_made(
+    making: Awaitable[Streamed | None], stopping: asyncio.Event, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Send a response, or one to the error that it could not be made; ``None``: all was sent already."""
+    try:
+        response = await making
+    except ClientDisconnect:
+        return
+    except Exception as error:
+        await response_to(error)(scope, receive, send)
+        return
+    if response is not None:
+        await send_stream(response, stopping, receive, send)

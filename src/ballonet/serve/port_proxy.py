@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 import h11
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import Receive, Send
 from starlette.types import Scope as Connection
 from starlette.websockets import WebSocket
@@ -17,8 +17,8 @@ from starlette.websockets import WebSocket
 from ballonet.base.errors import NotRunningError
 from ballonet.lifecycle.liveness import living
 from ballonet.serve.access import SCOPE_HEADER, Access
-from ballonet.serve.http_exchange import HOP_BY_HOP, Exchange, passed_headers, target_of
-from ballonet.serve.operations import Media, Streamed, request_pieces, response_to, send_stream
+from ballonet.serve.http_exchange import HOP_BY_HOP, Exchange, passed_request, target_of
+from ballonet.serve.operations import Media, Streamed, send_made
 from ballonet.serve.problems import refused
 from ballonet.serve.services import Services, find_record
 from ballonet.serve.socket_relay import connect, offered_protocols, relay
@@ -56,19 +56,16 @@ async def pass_on(services: Services, scope: Connection, receive: Receive, send:
     """Serve a request or a WebSocket for a port."""
     access: Access = scope["state"]["access"]
     parameters = scope["path_params"]
-    try:
+
+    async def make() -> Streamed | None:
         access.check(Scope.USE)
         port = await services.blocking(_published, parameters["name"], parameters["port"])
         if scope["type"] == "websocket":
             await _pass_socket(services, port, WebSocket(scope, receive, send))
-            return
-        response = await _pass_request(services, port, Request(scope, receive))
-    except ClientDisconnect:
-        return
-    except Exception as error:
-        await response_to(error)(scope, receive, send)
-        return
-    await send_stream(response, services.stopping, receive, send)
+            return None
+        return await _pass_request(services, port, Request(scope, receive))
+
+    await send_made(make(), services.stopping, scope, receive, send)
 
 
 def _published(name: str, text: str) -> Port:
@@ -103,10 +100,7 @@ def guest_target(scope: Connection) -> bytes:
 
 
 async def _pass_request(services: Services, port: Port, request: Request) -> Streamed:
-    headers = passed_headers(request.scope["headers"], _NOT_TO_GUEST)
-    has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
-    if has_body and "content-length" not in request.headers:
-        headers.append((b"transfer-encoding", b"chunked"))
+    headers, body = passed_request(request, _NOT_TO_GUEST, services.max_upload_bytes)
     prefix = f"/v1/sandboxes/{request.path_params['name']}/ports/{port.guest}"
     headers += [
         (b"host", f"localhost:{port.guest}".encode()),
@@ -122,7 +116,6 @@ async def _pass_request(services: Services, port: Port, request: Request) -> Str
     exchange = Exchange(reader, writer, "the program in the sandbox")
     try:
         head = h11.Request(method=request.method, target=guest_target(request.scope), headers=headers)
-        body = request_pieces(request, services.max_upload_bytes) if has_body else None
         answer = await exchange.begin(head, body, _ANSWER_S)
     except BaseException:
         await exchange.close()

@@ -16,7 +16,7 @@ from ballonet.lifecycle.registry import Registry
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.serve import requests as take
 from ballonet.serve import results
-from ballonet.serve.creation import HostMaker, check_host_access, create_sandbox
+from ballonet.serve.creation import HostMaker, check_host_access, create_sandbox, created_headers
 from ballonet.serve.operations import Call, Operation, answer, nothing
 from ballonet.serve.services import find_record
 from ballonet.serve.tokens import Scope
@@ -55,10 +55,7 @@ async def _described(call: Call, name: str, status: int = 200, **headers: str) -
 
 async def _create(call: Call) -> Response:
     name, replayed = await create_sandbox(call, HostMaker())
-    headers = {"Location": f"/v1/sandboxes/{name}"}
-    if replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return await _described(call, name, 201, **headers)
+    return await _described(call, name, 201, **created_headers(name, replayed))
 
 
 async def _remove(call: Call) -> Response:

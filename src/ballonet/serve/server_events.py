@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from ballonet.serve.pieces import close_pieces
+
 #: A comment is sent after this time without an event, so that a broken connection is noticed (seconds).
 KEEP_ALIVE_S = 15.0
 _COMMENT = b": keep-alive\n\n"
@@ -39,6 +41,4 @@ async def kept_alive(events: AsyncIterator[bytes], every_s: float = KEEP_ALIVE_S
         if waiting is not None:
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()
+        await close_pieces(events)

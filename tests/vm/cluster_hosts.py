@@ -11,15 +11,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ballonet.base.paths import cache_dir
+from tests.vm.loopback_hosts import PROGRAM, WAIT_S, Host
 
-WAIT_S = 120.0
 PORT = 6379
 
 
@@ -82,15 +80,13 @@ class Network:
         self.space.close()
 
 
-class NetHost:
+class NetHost(Host):
     """One host."""
 
     def __init__(self, network: Network, name: str, number: int, directory: Path) -> None:
-        self.name = name
+        super().__init__(name, directory)
         self.space = Namespace()
         self.address = f"10.77.0.{number}"
-        self.directory = directory
-        self.process: subprocess.Popen[str] | None = None
         self._network = network
         self._port = f"p{number}"
         peer = ("type", "veth", "peer", "eth0", "netns", str(self.space.pid))
@@ -98,36 +94,14 @@ class NetHost:
         network.space.ip("link", "set", self._port, "master", "br0", "up")
         self.space.ip("addr", "add", f"{self.address}/24", "dev", "eth0")
         self.space.ip("link", "set", "eth0", "up")
-        self.environment = {
-            **os.environ,
-            "XDG_STATE_HOME": str(directory / "state"),
-            "BALLONET_RUN_DIR": str(directory / "run"),
-            "XDG_DATA_HOME": str(cache_dir() / "test-data"),
-            "PYTHONPATH": ":".join(path for path in sys.path if path),
-        }
-        (directory / "run").mkdir(parents=True, mode=0o700)
 
-    @property
-    def token(self) -> Path:
-        return self.directory / "state/ballonet/cluster/token"
-
-    def _words(self, *words: str) -> list[str]:
-        return self.space.words(sys.executable, *words)
-
-    def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self._words("-m", "ballonet", *words),
-            env=self.environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S,
-        )
+    def python(self, *words: str) -> list[str]:
+        return self.space.words(*super().python(*words))
 
     def program(self, code: str) -> Any:
         """Run a program that uses the cluster; its last line is JSON."""
         done = subprocess.run(
-            self._words("-c", "import json, time\nfrom ballonet.cluster.client import Cluster\n" + code),
+            self.python("-c", PROGRAM + code),
             env=self.environment,
             capture_output=True,
             text=True,
@@ -138,41 +112,18 @@ class NetHost:
 
     def start_program(self, code: str, *, errors: bool = False) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self._words("-c", "import json, time\nfrom ballonet.cluster.client import Cluster\n" + code),
+            self.python("-c", PROGRAM + code),
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if errors else None,
             text=True,
         )
 
-    def take_part(self, *words: str) -> str:
-        """Start ``up`` or ``join``; returns its first line."""
-        self.process = subprocess.Popen(
-            self._words("-m", "ballonet", "cluster", *words, "--name", self.name),
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            _, errors = self.process.communicate(timeout=30)
-            log = self.directory / "state/ballonet/cluster/ray.log"
-            raise AssertionError(f"{self.name}: {errors}\n{log.read_text()[-2000:] if log.exists() else ''}")
-        return line
-
     def up(self, *words: str) -> str:
         return self.take_part("up", "--listen", self.address, "--port", str(PORT), *words)
 
     def join(self, head: NetHost, *words: str) -> str:
         return self.take_part("join", f"{head.address}:{PORT}", "--token", str(head.token), *words)
-
-    def status(self) -> dict[str, Any]:
-        done = self.run("cluster", "status", "--json")
-        assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
 
     def running(self) -> set[str]:
         """The sandboxes that the host itself says are running."""

@@ -18,6 +18,8 @@ from ballonet.base.paths import cache_dir
 from ballonet.guest.bundle import GuestBundle
 
 WAIT_S = 120.0
+#: How a program that uses the cluster begins.
+PROGRAM = "import json, time\nfrom ballonet.cluster.client import Cluster\n"
 
 
 class Host:
@@ -36,12 +38,17 @@ class Host:
         }
         (directory / "run").mkdir(parents=True, mode=0o700)
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.run_with(*words, stdin="")
+    @property
+    def token(self) -> Path:
+        return self.directory / "state/ballonet/cluster/token"
 
-    def run_with(self, *words: str, stdin: str) -> subprocess.CompletedProcess[str]:
+    def python(self, *words: str) -> list[str]:
+        """The command line that runs Python on this host."""
+        return [sys.executable, *words]
+
+    def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "ballonet", *words],
+            self.python("-m", "ballonet", *words),
             env=self.environment,
             input=stdin,
             capture_output=True,
@@ -52,7 +59,7 @@ class Host:
     def take_part(self, *words: str) -> str:
         """Start ``up`` or ``join``; returns its first line."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ballonet", "cluster", *words, "--name", self.name],
+            self.python("-m", "ballonet", "cluster", *words, "--name", self.name),
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -66,6 +73,12 @@ class Host:
             pytest.fail(f"{self.name}: {errors}\n{log.read_text()[-2000:] if log.exists() else ''}")
         return line
 
+    def status(self) -> dict[str, Any]:
+        done = self.run("cluster", "status", "--json")
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
@@ -74,17 +87,10 @@ class Host:
             self.run("rm", "--force", line["name"])
 
 
-def status(host: Host) -> dict[str, Any]:
-    done = host.run("cluster", "status", "--json")
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 def program(host: Host, code: str) -> Any:
     """Run a program on ``host`` that uses the cluster; what it prints is JSON."""
     done = subprocess.run(
-        [sys.executable, "-c", "import json, time\nfrom ballonet.cluster.client import Cluster\n" + code],
+        host.python("-c", PROGRAM + code),
         env=host.environment,
         capture_output=True,
         text=True,
@@ -105,9 +111,8 @@ def hosts(
         port = free.getsockname()[1]
     try:
         head.take_part("up", "--port", str(port), "--budget", "2G", "--label", "disk=ssd")
-        token = head.directory / "state/ballonet/cluster/token"
         other.take_part(
-            "join", f"127.0.0.1:{port}", "--token", str(token), "--budget", "1G", "--label", "disk=hdd"
+            "join", f"127.0.0.1:{port}", "--token", str(head.token), "--budget", "1G", "--label", "disk=hdd"
         )
         yield head, other
     finally:

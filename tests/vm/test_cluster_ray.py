@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.loopback_hosts import Host, hosts, program, status
+from tests.vm.loopback_hosts import Host, hosts, program
 from tests.vm.terminal import terminal
 
 pytestmark = [pytest.mark.extended, pytest.mark.slow]
@@ -23,7 +23,7 @@ __all__ = ["hosts"]  # a fixture
 
 def test_a_sandbox_is_created_used_and_found_from_any_host(hosts: tuple[Host, Host]) -> None:
     head, other = hosts
-    found = status(head)
+    found = head.status()
     assert {name: one["offer"]["budget_mib"] for name, one in found.items()} == {"head": 2048, "other": 1024}
     where, output = program(
         head,
@@ -37,7 +37,7 @@ def test_a_sandbox_is_created_used_and_found_from_any_host(hosts: tuple[Host, Ho
         "box = Cluster().get('one')\n"
         "print(json.dumps([box.host, box.exec(['sh', '-c', 'exit 7']).returncode]))",
     ) == ["head", 7]
-    assert status(other)["head"]["sandboxes"] == {"one": "running"}
+    assert other.status()["head"]["sandboxes"] == {"one": "running"}
 
 
 def test_streams_that_wait_do_not_keep_others_from_a_host(hosts: tuple[Host, Host]) -> None:
@@ -131,7 +131,7 @@ def test_a_host_that_leaves_keeps_its_sandboxes(hosts: tuple[Host, Host]) -> Non
     assert other.process is not None
     assert other.process.wait(30) == 0
     assert other.run("exec", "two", "echo", "still").stdout == "still\n"
-    assert set(status(head)) == {"head"}
+    assert set(head.status()) == {"head"}
 
 
 def test_a_host_whose_process_is_killed_leaves_no_ray_process(hosts: tuple[Host, Host]) -> None:

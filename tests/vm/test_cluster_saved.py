@@ -19,7 +19,7 @@ import pytest
 
 from ballonet.base.paths import cache_dir
 from ballonet.guest.bundle import GuestBundle
-from tests.vm.loopback_hosts import Host, program, status
+from tests.vm.loopback_hosts import Host, program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 pytest.importorskip("ray")
@@ -56,8 +56,7 @@ def hosts(
     other.environment["PYTHONPATH"] = f"{ahead}:{other.environment['PYTHONPATH']}"
     try:
         head.take_part("up", "--port", str(port), "--budget", "1G", "--label", "disk=ssd")
-        token = head.directory / "state/ballonet/cluster/token"
-        other.take_part("join", f"127.0.0.1:{port}", "--token", str(token), "--budget", "1G")
+        other.take_part("join", f"127.0.0.1:{port}", "--token", str(head.token), "--budget", "1G")
         yield head, other
     finally:
         lose_power(other)
@@ -89,7 +88,7 @@ def lose_power(host: Host) -> None:
 
 def test_a_host_whose_clock_is_off_is_told_and_takes_sandboxes(hosts: Hosts) -> None:
     head, _ = hosts
-    found = status(head)
+    found = head.status()
     assert "ahead of the head's" in found["lose"]["clock"]
     assert found["keep"]["clock"] is None
     assert found["lose"]["offer"]["age_s"] < 15, "its offer is not taken for one from the future"
@@ -119,7 +118,7 @@ def test_logs_code_and_a_terminal_through_the_cluster(hosts: Hosts) -> None:
     last = other.run("--cluster", "auto", "logs", "-n", "1", "works")
     assert len((last.stdout + last.stderr).splitlines()) == 1
     code = "x=1; echo $x; false"
-    ran = other.run_with("--cluster", "auto", "code", "--lang", "sh", "works", "-", stdin=code)
+    ran = other.run("--cluster", "auto", "code", "--lang", "sh", "works", "-", stdin=code)
     assert (ran.returncode, ran.stdout) == (1, "1\n"), ran.stderr
     missing = other.run("--cluster", "auto", "exec", "works", "--", "/no/such")
     assert missing.returncode == 127, missing.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ballonet.guest.bundle import GuestBundle
-from tests.vm.loopback_hosts import Host, status
+from tests.vm.loopback_hosts import Host
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 pytest.importorskip("ray")
@@ -41,14 +41,14 @@ def heads(
 
 def test_two_clusters_on_one_machine_do_not_disturb_one_another(heads: tuple[Host, Host]) -> None:
     one, two = heads
-    assert (set(status(one)), set(status(two))) == ({"one"}, {"two"})
+    assert (set(one.status()), set(two.status())) == ({"one"}, {"two"})
     made = one.run("--cluster", "auto", "run", "-d", "--name", "same", "-m", "128M", "--", "sleep", "600")
     assert made.returncode == 0, made.stderr
     assert "same" not in two.run("--cluster", "auto", "ls").stdout
     made = two.run("--cluster", "auto", "run", "-d", "--name", "same", "-m", "128M", "--", "sleep", "600")
     assert made.returncode == 0, made.stderr
     address = json.loads((one.directory / "state/ballonet/cluster/node.json").read_text())["address"]
-    token = str(two.directory / "state/ballonet/cluster/token")
+    token = str(two.token)
     refused = two.run("cluster", "join", address, "--token", token, "--name", "three")
     assert refused.returncode == 2, refused.stderr
     assert "this host is part of a cluster already" in refused.stderr
@@ -58,6 +58,6 @@ def test_two_clusters_on_one_machine_do_not_disturb_one_another(heads: tuple[Hos
     ended = one.run("cluster", "status")
     assert ended.returncode != 0
     assert "this host is not part of a cluster" in ended.stderr
-    assert status(two)["two"]["sandboxes"] == {"same": "running"}
+    assert two.status()["two"]["sandboxes"] == {"same": "running"}
     assert two.run("--cluster", "auto", "exec", "same", "--", "echo", "still").stdout == "still\n"
     assert two.run("--cluster", "auto", "rm", "-f", "same").returncode == 0

@@ -14,7 +14,7 @@ from ballonet.base.errors import HostError
 from ballonet.cli import doctor
 from ballonet.host import cgroup
 from ballonet.host.cgroup import Hierarchy, find_hierarchy, open_group
-from ballonet.host.proc import read_pss_bytes, read_resident
+from ballonet.host.proc import read_guest_ram_bytes, read_pss_bytes, read_resident
 from ballonet.host.scope import enter_scope, scope_request
 from ballonet.machine.hardcap import allowed_bytes
 
@@ -47,6 +47,19 @@ def test_guest_ram_is_what_the_kernel_holds_of_it_whoever_has_it_mapped() -> Non
         given_back = read_resident(os.getpid())
         assert given_back is not None
         assert given_back.guest_ram_bytes == 0
+    finally:
+        os.close(ram)
+
+
+def test_guest_ram_is_found_although_another_file_was_closed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ram = os.memfd_create("memory-backend-memfd")
+    try:
+        os.write(ram, b"x" * 8192)
+        names = os.listdir("/proc/self/fd")  # noqa: PTH208
+        monkeypatch.setattr(os, "listdir", lambda _: ["99999", *names])
+        assert read_guest_ram_bytes(os.getpid()) == 8192
     finally:
         os.close(ram)
 

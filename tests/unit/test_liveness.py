@@ -10,16 +10,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from ballonet.base.errors import HostError, NameInUseError
-from ballonet.base.paths import private_dir, state_dir_of
+from ballonet.base.errors import HostError, NameInUseError, NotRunningError
+from ballonet.base.paths import private_dir, sandbox_dir_path, state_dir_of
 from ballonet.host.identity import ProcessId
 from ballonet.lifecycle import prune as strays
 from ballonet.lifecycle import sandboxes as lifecycle
+from ballonet.lifecycle import stop
 from ballonet.lifecycle.liveness import helpers, left_over, living
-from ballonet.lifecycle.record import State
+from ballonet.lifecycle.record import Record, State
 from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.stop import remove_sandbox
 from ballonet.machine import run_directory
@@ -64,6 +66,53 @@ def test_a_sandbox_is_not_dead_while_its_engine_lives(
     asyncio.run(remove_sandbox(registry, "box", force=True))
     assert sleeper.wait(10) == -9, "force ends it"
     assert registry.find("box") is None
+
+
+def dies_after_being_found(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, engine: subprocess.Popen[bytes], times: int
+) -> None:
+    """What lives when ``module`` finds the sandbox for the last of so many times has ended before it looks again."""
+    found = 0
+
+    def find_and_die(registry: Registry, name: str) -> Record:
+        nonlocal found
+        record, found = find(registry, name), found + 1
+        if found == times:
+            engine.kill()
+            engine.wait()
+        return record
+
+    find = lifecycle.find
+    monkeypatch.setattr(module, "find", find_and_die)
+
+
+def test_the_run_directory_is_removed_if_the_end_comes_between_two_looks(
+    registry: Registry, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lifecycle.create(registry, SandboxConfig(name="box"))
+    run_dir = sandbox_dir_path("box")
+    assert registry.begin_run("box", "run1", DEAD, run_dir=run_dir)
+    private_dir(run_dir.parent)
+    private_dir(run_dir)
+    (run_dir / "agent.sock.lock").write_bytes(b"")
+    engine = ProcessId.of(sleeper.pid)
+    MachineNote(run_id="run1", process=DEAD, engine=engine, ready=True).write(state_dir_of("box"))
+    dies_after_being_found(monkeypatch, stop, sleeper, 2)
+    asyncio.run(remove_sandbox(registry, "box", force=True))
+    assert registry.find("box") is None
+    assert not run_dir.exists()
+
+
+def test_one_that_ends_between_two_looks_is_not_said_to_be_running(
+    registry: Registry, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(registry)
+    engine = ProcessId.of(sleeper.pid)
+    MachineNote(run_id="run1", process=DEAD, engine=engine, ready=True).write(state_dir_of("box"))
+    dies_after_being_found(monkeypatch, lifecycle, sleeper, 1)
+    with pytest.raises(NotRunningError, match="sandbox 'box' is stopped") as caught:
+        lifecycle.find_running(registry, "box")
+    assert caught.value.hint == "start it: ballonet start box"
 
 
 def test_a_note_that_is_gone_is_stood_in_for_by_the_row(registry: Registry) -> None:

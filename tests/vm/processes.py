@@ -36,12 +36,13 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def descriptors() -> dict[str, str]:
-    """The open file descriptors of this process."""
-    gc.collect()
+def descriptors(pid: int | None = None) -> dict[str, str]:
+    """The open file descriptors of a process, or of this one: their numbers, and what they refer to."""
+    if pid is None:
+        gc.collect()
     found = {}
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # the descriptor that lists this directory
+    for entry in Path(f"/proc/{'self' if pid is None else pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile, as is the one that lists this directory
             found[entry.name] = str(entry.readlink())
     return found
 

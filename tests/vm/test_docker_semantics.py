@@ -8,13 +8,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from ballonet.guest.bundle import find_busybox
 from tests.unit import oci
-from tests.vm.processes import wait_until
+from tests.vm.processes import descriptors, wait_until
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -142,8 +141,7 @@ def test_wait_knows_the_status_of_one_that_goes_away_with_its_end(keeping: list[
 
 
 def has_pidfd(process: int) -> bool:
-    fds = Path(f"/proc/{process}/fd")
-    return any("pidfd" in str(fd.readlink()) for fd in fds.iterdir() if fd.is_symlink())
+    return any("pidfd" in to for to in descriptors(process).values())
 
 
 def kept(*arguments: str) -> subprocess.CompletedProcess[str]:

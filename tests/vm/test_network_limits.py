@@ -12,6 +12,7 @@ import pytest
 
 from ballonet.base.paths import state_dir_of
 from tests.vm.network_world import OTHER_PUBLIC, PUBLIC, World, network_world
+from tests.vm.processes import descriptors
 
 pytestmark = [
     pytest.mark.extended,
@@ -40,9 +41,9 @@ def queues(world: World, name: str) -> dict[str, dict[str, Any]]:
     # slirp4netns is in the host's namespace, and refers to that of the sandbox.
     for pid in children:
         if Path(f"/proc/{pid}/comm").read_text().strip() == "slirp4netns":
-            for fd in Path(f"/proc/{pid}/fd").iterdir():
-                if str(fd.readlink()).startswith("net:"):
-                    words = ("nsenter", f"--net={fd}", "tc", "-s", "-j", "qdisc", "show")
+            for fd, to in descriptors(int(pid)).items():
+                if to.startswith("net:"):
+                    words = ("nsenter", f"--net=/proc/{pid}/fd/{fd}", "tc", "-s", "-j", "qdisc", "show")
                     shown = json.loads(world.run(*words, at=supervisor).stdout)
                     return {of["dev"]: of for of in shown if of["kind"] == "tbf"}
     raise AssertionError(f"no process of {name!r} is in its network")

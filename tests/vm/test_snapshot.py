@@ -28,6 +28,7 @@ from ballonet.sdk.creation import Balloon
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.sdk.snapshots import Snapshots as SdkSnapshots
 from ballonet.vmm.guest_ram import MEMFD_NAME
+from tests.vm.processes import descriptors
 from tests.vm.test_balloon import touch
 
 WAIT_S = 120
@@ -75,11 +76,8 @@ def digests(directory: Path) -> dict[str, str]:
 
 def memfd_bytes(pid: int) -> int:
     """What the host holds for a guest: the blocks of its memfd, whatever the engine has mapped."""
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            if MEMFD_NAME in os.readlink(fd):  # noqa: PTH115  # as text
-                return fd.stat().st_blocks * 512
-    raise AssertionError("no memfd")
+    fd = next(fd for fd, to in descriptors(pid).items() if MEMFD_NAME in to)
+    return Path(f"/proc/{pid}/fd/{fd}").stat().st_blocks * 512
 
 
 async def check_breathing(box: Sandbox) -> None:

@@ -67,12 +67,16 @@ def read_guest_ram_bytes(pid: int, *, proc: Path = PROC) -> int | None:
     """
     directory = f"{proc}/{pid}/fd"
     try:
-        for name in os.listdir(directory):  # noqa: PTH208  # guest RAM is one of the first
-            path = f"{directory}/{name}"
-            if os.readlink(path).startswith(_GUEST_RAM_LINK):  # noqa: PTH115  # called often: no Path objects
-                return os.stat(path).st_blocks * _BLOCK_BYTES  # noqa: PTH116
+        names = os.listdir(directory)  # noqa: PTH208  # called often: no Path objects
     except OSError:
-        pass
+        return None
+    for name in names:  # guest RAM is one of the first
+        path = f"{directory}/{name}"
+        try:
+            if os.readlink(path).startswith(_GUEST_RAM_LINK):  # noqa: PTH115
+                return os.stat(path).st_blocks * _BLOCK_BYTES  # noqa: PTH116
+        except OSError:
+            continue  # the engine has closed this one meanwhile
     return None
 
 

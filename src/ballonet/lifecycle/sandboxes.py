@@ -209,6 +209,8 @@ def find_running(registry: Registry, name: str) -> tuple[Record, MachineNote]:
     """
     record = find(registry, name)
     note = living(record)
+    if note is None and record.state.lives:
+        record = find(registry, name)  # it has ended since it was found
     if note is None or not note.ready:
         detail = f": {record.end_detail}" if record.end_detail else ""
         booting = record.state is State.STARTING or (note is not None and not note.ready)

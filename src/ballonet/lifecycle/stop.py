@@ -52,7 +52,7 @@ async def stop_sandbox(registry: Registry, name: str, *, timeout_s: float = STOP
         return _discard_memory(registry, record)
     note = living(record)
     if note is None:
-        return record
+        return refresh(registry, record)  # it may have ended since it was found
     await end_process(note.process, state_dir_of(name), timeout_s)
     if note.engine is not None:
         # It ends with its sandbox's process, but slightly later.

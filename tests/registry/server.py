@@ -15,13 +15,15 @@ from pathlib import Path
 
 from ballonet.base.debian import fetch_package
 from ballonet.base.paths import cache_dir
+from tests.certificates import Certificate
 from tests.unit.oci import Layout
 
 _PACKAGE = "docker-registry"
 _CONFIG = """version: 0.1
 storage:
   filesystem: {{rootdirectory: {directory}}}
-http: {{addr: 127.0.0.1:0}}
+http:
+  addr: 127.0.0.1:0
 """
 _START_S = 60
 
@@ -32,12 +34,23 @@ def _program() -> Path:
 
 
 class Registry:
-    """A running registry: where it is, what it was asked for, and its files."""
+    """A running registry: where it is, what it was asked for, and its files.
 
-    def __init__(self, directory: Path) -> None:
+    :param certificate: speak TLS.
+    :param users: a file of users and passwords, as of htpasswd(1); everybody else is refused.
+    """
+
+    def __init__(
+        self, directory: Path, *, certificate: Certificate | None = None, users: Path | None = None
+    ) -> None:
         self.directory = directory
         self._log = directory / "log"
-        (directory / "config.yml").write_text(_CONFIG.format(directory=directory / "storage"))
+        config = _CONFIG.format(directory=directory / "storage")
+        if certificate is not None:
+            config += f"  tls: {{certificate: {certificate.certificate}, key: {certificate.key}}}\n"
+        if users is not None:
+            config += f"auth:\n  htpasswd: {{realm: tests, path: {users}}}\n"
+        (directory / "config.yml").write_text(config)
         with self._log.open("wb") as log:
             argv = [str(_program()), "serve", str(directory / "config.yml")]
             self._process = subprocess.Popen(
@@ -45,10 +58,19 @@ class Registry:
             )
         self.address = self._find_address()
 
-    def push(self, layout: Layout, name: str, *, into: str | None = None, everything: bool = False) -> str:
+    def push(
+        self,
+        layout: Layout,
+        name: str,
+        *,
+        into: str | None = None,
+        everything: bool = False,
+        login: str | None = None,
+    ) -> str:
         """Push an image of ``layout``; the reference."""
         reference = f"{self.address}/{into or name}"
         more = ["--all"] if everything else []
+        more += [] if login is None else [f"--dest-creds={login}"]
         argv = [
             "skopeo",
             "copy",

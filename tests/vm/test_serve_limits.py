@@ -18,6 +18,7 @@ from ballonet.lifecycle import sandboxes as lifecycle
 from ballonet.lifecycle.registry import Registry
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.config import SandboxConfig
+from tests.certificates import make_certificate
 from tests.serve_client import ServerProcess, new_token
 
 pytestmark = pytest.mark.extended
@@ -32,22 +33,7 @@ def registered(guest: object, run_directory: Path) -> Iterator[str]:
 
 
 async def test_tls(registered: str, tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    words = [
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        str(key),
-        "-out",
-        str(cert),
-        "-days",
-        "2",
-    ]
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(["openssl", *words, *subject], check=True, capture_output=True)
+    cert, key = make_certificate(tmp_path)
     token = new_token()
     with ServerProcess(tmp_path, "--tls-cert", str(cert), "--tls-key", str(key)) as server:
         assert server.address.startswith("https://")

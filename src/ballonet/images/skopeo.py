@@ -37,7 +37,8 @@ _REPEATED = re.compile(r'^Error parsing image name "[^"]*": ')
 class Skopeo:
     """How to access registries."""
 
-    #: Whether TLS certificates of registries are verified; ``None``: unless the registry is on this host.
+    #: Whether TLS certificates of registries are verified; ``None``: as skopeo is configured, which verifies them unless
+    #: registries.conf(5) says otherwise, but not those of registries on this host.
     tls_verify: bool | None = None
     #: Abort when a registry sends nothing for this long (seconds).
     stall_s: float = 60.0
@@ -104,8 +105,10 @@ class Skopeo:
     def _tls(self, option: str, reference: Reference) -> list[str]:
         if reference.domain is None:
             return []
-        verify = not is_loopback(reference.domain) if self.tls_verify is None else self.tls_verify
-        return [f"--{option}={str(verify).lower()}"]
+        if self.tls_verify is not None:
+            return [f"--{option}={str(self.tls_verify).lower()}"]
+        # Otherwise as skopeo is configured: with the option, it would verify a mirror that is declared insecure.
+        return [f"--{option}=false"] if is_loopback(reference.domain) else []
 
     def _run(
         self,
@@ -161,7 +164,7 @@ def _tree_bytes(directory: Path) -> int:
     return total
 
 
-#: Errors and hints by messages of registries and skopeo; the first match counts.
+#: Errors and hints by messages of registries and skopeo; the first match counts. ``{domain}`` is the registry.
 _MEANINGS: tuple[
     tuple[str, type[ImageFetchError] | type[UnknownImageError] | type[HostError], str | None], ...
 ] = (
@@ -175,18 +178,23 @@ _MEANINGS: tuple[
         UnknownImageError,
         "check the name: index.json lists the available ones",
     ),
-    ("unauthorized", ImageFetchError, "log in: skopeo login REGISTRY"),
+    ("unauthorized", ImageFetchError, "log in: skopeo login {domain}"),
     (
         "requested access to the resource is denied",
         ImageFetchError,
-        "check the name, or log in: skopeo login REGISTRY",
+        "check the name, or log in: skopeo login {domain}",
     ),
     (
         "server gave http response to https client",
         ImageFetchError,
         "allow plain HTTP with --tls-verify=false",
     ),
-    ("certificate", ImageFetchError, "skip verification of certificates with --tls-verify=false"),
+    (
+        "certificate",
+        ImageFetchError,
+        "put the certificate of its authority into /etc/containers/certs.d/{domain}/ca.crt, or skip the verification with "
+        "--tls-verify=false",
+    ),
     ("policy.json", ImageFetchError, "skopeo needs a trust policy: see containers-policy.json(5)"),
     ("connection refused", ImageFetchError, "check that the registry is running"),
     ("no such host", ImageFetchError, "check the registry's name and the network connection"),
@@ -208,5 +216,7 @@ def _explain(
     message = printable(_REPEATED.sub("", message))[:1000]
     low = message.lower()
     cls, hint = next(((cls, hint) for text, cls, hint in _MEANINGS if text in low), (ImageFetchError, None))
+    if hint is not None:
+        hint = hint.replace("{domain}", reference.domain or "REGISTRY")
     verb = "cannot be fetched" if reference.domain else "cannot be read"
     return cls(f"image {reference.familiar()} {verb}: {message}", hint=hint)

@@ -37,8 +37,8 @@ _REPEATED = re.compile(r'^Error parsing image name "[^"]*": ')
 class Skopeo:
     """How to access registries."""
 
-    #: Whether TLS certificates of registries are verified; ``None``: as skopeo is configured, which verifies them unless
-    #: registries.conf(5) says otherwise, but not those of registries on this host.
+    #: Whether TLS certificates of registries are verified; ``None``: as skopeo is configured (they are, unless
+    #: registries.conf(5) says otherwise), but not those of registries on this host.
     tls_verify: bool | None = None
     #: Abort when a registry sends nothing for this long (seconds).
     stall_s: float = 60.0
@@ -192,7 +192,7 @@ _MEANINGS: tuple[
     (
         "certificate",
         ImageFetchError,
-        "put the certificate of its authority into /etc/containers/certs.d/{domain}/ca.crt, or skip the verification with "
+        "put its authority's certificate into /etc/containers/certs.d/{domain}/ca.crt, or do not verify it: "
         "--tls-verify=false",
     ),
     ("policy.json", ImageFetchError, "skopeo needs a trust policy: see containers-policy.json(5)"),

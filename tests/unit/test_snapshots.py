@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 from ballonet.base.errors import (
     BallonetError,
+    BindError,
     NameInUseError,
     SnapshotError,
     SnapshotInUseError,
@@ -27,11 +30,14 @@ from ballonet.base.file_copy import copy_data, copy_file, data_ranges
 from ballonet.base.memory import MIB
 from ballonet.lifecycle import restore, snapshot_transfer
 from ballonet.lifecycle.record import Command
+from ballonet.lifecycle.registry import Registry
 from ballonet.lifecycle.snapshot_facts import Platform, SnapshotFacts
 from ballonet.lifecycle.snapshot_transfer import export_snapshot, import_snapshot
 from ballonet.lifecycle.snapshots import Snapshots
+from ballonet.vmm.attach import Port
 from ballonet.vmm.guest_ram import create_guest_ram
 from ballonet.vmm.saved_state import write_state
+from tests.unit.own_host import own_directories
 
 KEY = "k" * 64
 HERE = Platform(
@@ -314,3 +320,15 @@ def test_a_copy_has_the_same_data_and_the_same_holes(tmp_path: Path) -> None:
         assert list(data_ranges(target)) == list(data_ranges(source))
         os.close(target)
     os.close(source)
+
+
+def test_forks_whose_port_is_in_use_are_refused_before_the_sandbox_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_directories(tmp_path, monkeypatch)
+    with socket.create_server(("127.0.0.1", 0)) as used, Registry.open() as registry:
+        number = used.getsockname()[1]
+        fork = restore.Changes(name="fork", ports=(Port(number, 80),))
+        with pytest.raises(BindError, match=f"port 127.0.0.1:{number}/tcp cannot be published"):
+            # Otherwise it would be said that there is no sandbox of that name.
+            asyncio.run(restore.fork_sandbox(registry, "nobody", [fork], detached=True))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ballonet.base.errors import BallonetError, HostError, ProcessError, missing_module, os_hint
+from ballonet.base.errors import BallonetError, HostError, ProcessError, os_hint
+from ballonet.base.missing_modules import missing_module
 from ballonet.base.paths import private_dir, replace_file
 from ballonet.base.process import find_program, run
 from ballonet.cli.main import main
@@ -141,7 +142,7 @@ def test_a_missing_extra_is_told(
         monkeypatch.delitem(sys.modules, name)
     without("prometheus_client")
     assert main(["metrics"]) == 125
-    assert "pip install prometheus-client" in capsys.readouterr().err
+    assert "pip install 'ballonet[metrics]'" in capsys.readouterr().err
 
 
 def test_a_missing_program_names_its_package_and_one_that_fails_does_not(tmp_path: Path) -> None:

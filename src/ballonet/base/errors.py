@@ -7,9 +7,8 @@ a ``hint`` where a person can do something about it. Other modules raise only th
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import ClassVar
 
 
@@ -338,41 +337,6 @@ class StreamError(BallonetError):
     """A standard stream of this program cannot be read or written: the disk is full, or the stream is not open."""
 
     code = "stream"
-
-
-def missing_module(error: ImportError, what: str) -> HostError:
-    """The error for a Python module that is missing.
-
-    :param what: what cannot be done without it, as a clause.
-    """
-    name = (error.name or "").partition(".")[0]
-    if name in sys.stdlib_module_names:
-        return HostError(
-            f"{what}: this Python was built without its module {name}", hint="use another Python"
-        )
-    package = _PACKAGES.get(name, name)
-    return HostError(
-        f"{what}: the Python package {package} is not installed, or its installation is broken ({error})",
-        hint=_install_hint(name, package),
-    )
-
-
-def _install_hint(name: str, package: str) -> str:
-    import sysconfig
-
-    # pip refuses to install into a Python that belongs to the distribution (PEP 668).
-    marker = Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED"
-    if sys.prefix != sys.base_prefix or not marker.exists():
-        return f"pip install {package}, into the environment of {sys.executable}"
-    if name in _DEBIAN_PACKAGES:
-        return f"apt-get install {_DEBIAN_PACKAGES[name]}"
-    return f"install ballonet into a virtual environment: {sys.executable} does not take pip's packages"
-
-
-#: PyPI names of Python modules, where the two differ.
-_PACKAGES = {"qemu": "qemu.qmp", "prometheus_client": "prometheus-client"}
-#: Debian's packages of modules, where those of every supported release will do.
-_DEBIAN_PACKAGES = {"lz4": "python3-lz4", "zstandard": "python3-zstandard"}
 
 
 def error_class(code: str) -> type[BallonetError]:

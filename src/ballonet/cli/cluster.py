@@ -14,6 +14,7 @@ from typing import Any
 
 from ballonet.base.errors import ConfigError, HostError
 from ballonet.base.memory import parse_size
+from ballonet.base.missing_modules import require_module
 from ballonet.cli import cluster_simulate
 from ballonet.cli.output import print_json, print_table
 
@@ -117,7 +118,7 @@ def _up(options: argparse.Namespace) -> int:
         raise ConfigError(f"--port {options.port} must be from 1 to 65535")
     _check_listen(options.listen)
     _check_free(options.listen, options.port)
-    _check_ray()
+    require_module("ray", "a cluster cannot be used")
     token = make_token()
     address = f"{options.listen}:{options.port}"
 
@@ -132,7 +133,7 @@ def _up(options: argparse.Namespace) -> int:
 def _join(options: argparse.Namespace) -> int:
     from ballonet.cluster.node_notes import token_path
 
-    _check_ray()
+    require_module("ray", "a cluster cannot be used")
     from ballonet.cluster.addresses import connects_from
 
     listen = connects_from(options.address)
@@ -317,10 +318,3 @@ def _check_free(address: str, port: int) -> None:
             f"port {port} of {address} cannot be used: {error.strerror}",
             hint="choose another one with --port",
         ) from error
-
-
-def _check_ray() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("ray") is None:
-        raise ConfigError("a cluster needs Ray", hint="pip install 'ballonet[cluster]'")

@@ -6,6 +6,7 @@ import argparse
 
 from ballonet.base.errors import ConfigError
 from ballonet.base.memory import parse_size
+from ballonet.base.missing_modules import require_module
 from ballonet.cli.output import print_json, print_table
 
 HEADINGS = (
@@ -86,12 +87,7 @@ def run(options: argparse.Namespace) -> int:
     if min(sizes) < 1024:
         raise ConfigError(f"--memory {min(sizes)} MiB is below 1024 MiB")
     floor = None if options.floor is None else parse_size(options.floor, "--floor")
-    try:
-        import numpy as np  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "the simulation of many hosts needs NumPy", hint="pip install 'ballonet[cluster]'"
-        ) from error
+    require_module("numpy", "many hosts cannot be simulated")
     from ballonet.cluster.bounds import DEFAULT_BOUNDS
     from ballonet.cluster.simulator.compare import check_placements, compare
     from ballonet.cluster.simulator.curves import CEILING_MIB, agents, compute

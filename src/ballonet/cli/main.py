@@ -18,9 +18,9 @@ try:
         GuestCommandError,
         HostError,
         SettingError,
-        missing_module,
         os_hint,
     )
+    from ballonet.base.missing_modules import missing_module
 except KeyboardInterrupt:  # Ctrl-C during the imports: no traceback
     raise SystemExit(130) from None
 

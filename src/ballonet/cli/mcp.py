@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ballonet.base.errors import BallonetError, missing_module
+from ballonet.base.errors import BallonetError
 from ballonet.cli.mcp_options import add_policy, policy_of
 
 _EPILOG = """\
@@ -22,12 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    try:
-        from ballonet.mcp.stdio import serve_stdio
-    except ImportError as error:
-        raise missing_module(error, "the Model Context Protocol cannot be served") from error
     import asyncio
     import signal
+
+    from ballonet.mcp.stdio import serve_stdio
 
     policy = policy_of(options)
     # A thread waits for input, and cannot be interrupted. Sandboxes that this process owns end with it.

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.base.errors import ConfigError, HostError, missing_module
+from ballonet.base.errors import ConfigError, HostError
 
 RULES, DASHBOARD = "prometheus/ballonet.rules.yml", "grafana/ballonet.json"
 
@@ -48,12 +48,9 @@ def run(options: argparse.Namespace) -> int:
         if wanted:
             print(_contributed(file), end="")
             return 0
-    try:
-        from ballonet.metrics.exposition import Exporter
-    except ImportError as error:
-        raise missing_module(error, "metrics cannot be exported") from error
     from ballonet.base.paths import replace_file
     from ballonet.lifecycle.samples import collect
+    from ballonet.metrics.exposition import Exporter
 
     exporter = Exporter()
     if options.listen is not None:

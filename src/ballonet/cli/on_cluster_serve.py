@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ballonet.base.errors import UnknownSnapshotError, missing_module
+from ballonet.base.errors import UnknownSnapshotError
 from ballonet.cli import serve
 
 if TYPE_CHECKING:
@@ -25,10 +25,8 @@ add_options = serve.add_server_options
 
 
 def run(cluster: Any, options: argparse.Namespace) -> int:
-    try:
-        from ballonet.serve.many_hosts import ManyHosts
-    except ImportError as error:
-        raise missing_module(error, "the HTTP API cannot be served") from error
+    from ballonet.serve.many_hosts import ManyHosts
+
     return serve.run_server(options, endpoints=ManyHosts(ClusterHosts(cluster)).endpoints())
 
 

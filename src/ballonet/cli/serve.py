@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ballonet.base.errors import ConfigError, missing_module
+from ballonet.base.errors import ConfigError
 from ballonet.cli.mcp_options import add_policy, check_unused
 
 if TYPE_CHECKING:
@@ -89,10 +89,8 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    try:
-        from ballonet.serve.operations import OPENAPI_FILE
-    except ImportError as error:
-        raise missing_module(error, "the HTTP API cannot be served") from error
+    from ballonet.serve.operations import OPENAPI_FILE
+
     if options.openapi:
         print(OPENAPI_FILE.read_text(encoding="utf-8"), end="")
         return 0
@@ -115,17 +113,14 @@ def run_server(
     :param endpoints: the API; by default that of this host.
     :param max_execs: how many commands of clients run at once in a sandbox of this host.
     """
-    try:
-        from ballonet.serve.app import HERE
-        from ballonet.serve.server import Settings, default_socket, serve
-        from ballonet.serve.services import Limits
-    except ImportError as error:
-        raise missing_module(error, "the HTTP API cannot be served") from error
     import asyncio
     import logging
 
     from ballonet.base.memory import mib_to_bytes, parse_size
     from ballonet.cli.metrics import parse_address
+    from ballonet.serve.app import HERE
+    from ballonet.serve.server import Settings, default_socket, serve
+    from ballonet.serve.services import Limits
 
     if options.max_requests < 1:
         raise ConfigError(f"--max-requests {options.max_requests} must be at least 1")
@@ -158,11 +153,9 @@ def run_server(
 
 
 def _mcp(options: argparse.Namespace) -> Extension:
-    try:
-        from ballonet.cli.mcp_options import policy_of
-        from ballonet.mcp.http import McpEndpoint
-    except ImportError as error:
-        raise missing_module(error, "the Model Context Protocol cannot be served") from error
+    from ballonet.cli.mcp_options import policy_of
+    from ballonet.mcp.http import McpEndpoint
+
     if options.mcp_max_sessions < 1:
         raise ConfigError(f"--mcp-max-sessions {options.mcp_max_sessions} must be at least 1")
     return McpEndpoint(policy_of(options, "mcp-"), options.mcp_max_sessions)

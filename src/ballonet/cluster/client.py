@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 from ballonet.base.duration import Duration, parse_duration
 from ballonet.base.errors import BallonetError, ConfigError, HostError
+from ballonet.base.missing_modules import require_module
 from ballonet.cluster.addresses import connects_from, use_token
 from ballonet.cluster.answers import value_of
 from ballonet.cluster.cluster_sandbox import ClusterSandbox, ClusterSnapshot, SavedCopies
@@ -42,8 +42,7 @@ class Cluster:
     """
 
     def __init__(self, address: str = "auto", *, token: Path | None = None) -> None:
-        if find_spec("ray") is None:
-            raise ConfigError("a cluster needs Ray", hint="pip install 'ballonet[cluster]'")
+        require_module("ray", "a cluster cannot be used")
         if address == "auto":
             node = read_node()
             if node is None or not node.process.alive():

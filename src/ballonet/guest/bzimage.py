@@ -11,7 +11,8 @@ import struct
 from collections.abc import Callable
 
 from ballonet.base.dataclass import dataclass
-from ballonet.base.errors import HostError, missing_module
+from ballonet.base.errors import HostError
+from ballonet.base.missing_modules import missing_module
 from ballonet.guest.elf import MAGIC as ELF_MAGIC
 from ballonet.guest.elf import Elf
 

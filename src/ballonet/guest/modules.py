@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from ballonet.base.dataclass import dataclass
-from ballonet.base.errors import HostError, missing_module, os_hint
+from ballonet.base.errors import HostError, os_hint
+from ballonet.base.missing_modules import missing_module
 from ballonet.guest.elf import Elf
 
 _SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from ballonet.base.errors import ImageError, missing_module, os_hint
+from ballonet.base.errors import ImageError, os_hint
 from ballonet.base.memory import bytes_to_mib
+from ballonet.base.missing_modules import missing_module
 from ballonet.images.limits import MAX_HEADER_BYTES, RATIO_FROM_BYTES, Limits
 from ballonet.images.tree import Node, Tree, show
 

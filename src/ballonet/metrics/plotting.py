@@ -5,7 +5,6 @@ Line style, width, hatching and markers make all elements distinguishable withou
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from ballonet.base.errors import ConfigError, HostError, os_hint
 from ballonet.base.memory import GIB, MIB
+from ballonet.base.missing_modules import require_module
 from ballonet.metrics.model import SandboxSample
 
 _SUFFIXES = (".png", ".svg", ".pdf")
@@ -40,10 +40,7 @@ def check_can_draw(path: Path, option: str) -> None:
         raise ConfigError(f"{option} {path}: the suffix must be one of {', '.join(_SUFFIXES)}")
     if not path.parent.is_dir():
         raise ConfigError(f"{option} {path}: the directory {path.parent} does not exist")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise HostError(
-            f"{option} needs matplotlib, which is not installed", hint="pip install 'ballonet[plot]'"
-        )
+    require_module("matplotlib", f"{option} cannot draw a plot")
 
 
 def draw(

@@ -96,12 +96,8 @@ async def _samples(call: Call) -> Response:
 
 
 async def _metrics(call: Call) -> Response:
-    from ballonet.base.errors import missing_module
+    from ballonet.metrics.exposition import Exporter
 
-    try:
-        from ballonet.metrics.exposition import Exporter
-    except ImportError as error:
-        raise missing_module(error, "metrics cannot be exported") from error
     if call.services.exporter is None:
         call.services.exporter = Exporter()
     exporter = call.services.exporter

@@ -190,10 +190,19 @@ async def test_a_snapshot_is_listed_restored_under_another_name_and_removed(clus
         value_of(await cluster.directory.restore("state", order))
     with pytest.raises(UnknownSnapshotError, match="the cluster has no snapshot 'stat'"):
         value_of(await cluster.directory.restore("stat", order))
+    assert value_of(cluster.directory.find_snapshot("state")) == ("a", "b")
+    cluster.hosts.silent.add("a")
+    await cluster.pass_time(PAST_LEASE_S)
+    assert value_of(cluster.directory.find_snapshot("state")) == ("b", "a"), "those that answer first"
+    cluster.hosts.silent.clear()
+    await cluster.rounds()
     assert set(value_of(await cluster.directory.remove_snapshot("state"))) == {"a", "b"}
     assert cluster.hosts.snapshots == {"a": set(), "b": set()}
     with pytest.raises(UnknownSnapshotError):
         value_of(await cluster.directory.remove_snapshot("state"))
+    await cluster.rounds()
+    with pytest.raises(UnknownSnapshotError, match="the cluster has no snapshot 'state'"):
+        value_of(cluster.directory.find_snapshot("state"))
 
 
 async def test_what_somebody_removed_on_a_host_is_not_counted_on(cluster: Cluster) -> None:

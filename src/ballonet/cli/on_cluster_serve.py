@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ballonet.base.errors import UnknownSnapshotError
 from ballonet.cli import serve
 
 if TYPE_CHECKING:
@@ -73,14 +72,7 @@ class ClusterHosts:
         return await self._do(lambda: str(self._cluster.get(name).snapshot(snapshot).name))
 
     async def find_snapshot(self, name: str) -> str:
-        found = await self._do(self._cluster.snapshots)
-        hosts = next((one.hosts for one in found if one.name == name), None)
-        if not hosts:
-            raise UnknownSnapshotError(
-                f"the cluster has no snapshot {name!r}",
-                hint="'ballonet --cluster auto snapshot ls' lists all",
-            )
-        return str(hosts[0])
+        return await self._do(lambda: str(self._cluster.find_snapshot(name)[0]))
 
     async def remove_snapshot(self, name: str) -> None:
         await self._do(lambda: self._cluster.remove_snapshot(name))

@@ -152,6 +152,13 @@ class Cluster:
         """The snapshots that were made through the cluster, the oldest first."""
         return [ClusterSnapshot(*one) for one in self._tell("snapshots")]
 
+    def find_snapshot(self, snapshot: str) -> tuple[str, ...]:
+        """The hosts that have a snapshot, those that answer first.
+
+        :raises UnknownSnapshotError: the cluster has none with that name.
+        """
+        return tuple(self._tell("find_snapshot", snapshot))
+
     def remove_snapshot(self, snapshot: str) -> None:
         """Remove a snapshot on all hosts that have it.
 

@@ -219,6 +219,14 @@ class Saving(DirectoryState):
         self.ledger.drop_saved(snapshot)
         return Answer(saved.hosts)
 
+    def find_snapshot(self, snapshot: str) -> Answer:
+        """The hosts that have a snapshot, those that answer first."""
+        saved = self.ledger.saved.get(snapshot)
+        if saved is None or not saved.hosts:
+            return failed(self.unknown_snapshot(snapshot))
+        answering = self.holders(saved)
+        return Answer((*answering, *(host for host in saved.hosts if host not in answering)))
+
     def unknown_snapshot(self, snapshot: str) -> UnknownSnapshotError:
         holders = [host for host, offer in self.directory.offers.items() if snapshot in offer.states]
         if holders:

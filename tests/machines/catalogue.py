@@ -96,7 +96,7 @@ usermod -aG kvm alice
 usermod -aG kvm carol
 mkdir -p /var/lib/systemd/linger /outer /sys/fs/cgroup/machine
 touch /var/lib/systemd/linger/alice
-echo +memory +pids >/sys/fs/cgroup/cgroup.subtree_control
+echo +cpu +memory +pids >/sys/fs/cgroup/cgroup.subtree_control
 cat >/outer/start <<'END'
 read -r pid rest </proc/self/stat
 echo $pid >/outer/init.pid
@@ -170,6 +170,7 @@ QEMU10 = Machine(
         "tests/vm/test_restore.py",
         "tests/vm/test_network.py",
         "tests/vm/test_relief.py",
+        "tests/vm/test_resource_limits.py",
         "tests/vm/test_volumes.py",
         "tests/vm/test_firmware.py",
     ),

@@ -53,6 +53,27 @@ def test_the_hard_cap_of_a_plain_user_holds_by_a_scope(removed: list[tuple[str, 
     assert "host-oom" in login(LINGERING, f"{BALLONET} wait capped")
 
 
+def test_the_processor_quota_of_a_plain_user_holds_by_a_scope(removed: list[tuple[str, str]]) -> None:
+    assert findings(LINGERING)["cpu quota"][0] == "ok"
+    removed.append((LINGERING, "slow"))
+    options = "--memory 256M --cpu-quota 0.2"
+    login(LINGERING, f"{BALLONET} run -d --name slow {options} -- sh -c 'while :; do :; done'")
+    path = Path(f"/proc/{engine_pid(LINGERING, 'slow')}/cgroup").read_text().strip().partition("::")[2]
+    assert f"/user@{uid(LINGERING)}.service/" in path
+    group = Path("/sys/fs/cgroup") / path.lstrip("/")
+    quota, period = map(int, (group / "cpu.max").read_text().split())
+    assert quota / period == 0.2
+
+    def throttled() -> int:
+        fields = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+        return int(fields["nr_throttled"])
+
+    before = throttled()
+    wait_until(lambda: throttled() > before, "the kernel holds it back")
+    login(LINGERING, f"{BALLONET} modify slow --cpu-quota 0.5")
+    assert (group / "cpu.max").read_text().split() == [str(period // 2), str(period)]
+
+
 def pilot_runs() -> bool:
     running: bool = json.loads(login(LINGERING, f"{BALLONET} pilot status --json"))["running"]
     return running

@@ -87,6 +87,14 @@ class Host:
             self.run("rm", "--force", line["name"])
 
 
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 def program(host: Host, code: str) -> Any:
     """Run a program on ``host`` that uses the cluster; what it prints is JSON."""
     done = subprocess.run(
@@ -106,9 +114,7 @@ def hosts(
 ) -> Iterator[tuple[Host, Host]]:
     """``head``, with 2 GiB and the label disk=ssd, and ``other``, with 1 GiB and disk=hdd."""
     head, other = (Host(name, tmp_path_factory.mktemp(name)) for name in ("head", "other"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     try:
         head.take_part("up", "--port", str(port), "--budget", "2G", "--label", "disk=ssd")
         other.take_part(

@@ -13,32 +13,36 @@ import pytest
 
 from ballonet.cluster.rebalance import RebalanceBounds
 from ballonet.guest.bundle import GuestBundle
-from tests.vm.loopback_hosts import Host
-from tests.vm.test_cluster_two import free_port
+from tests.vm.loopback_hosts import Host, free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1200)]
 pytest.importorskip("ray")
 
 BOUNDS = RebalanceBounds()
-#: Memory that cannot be taken from a guest: files of its root, which has no disk. And a process that goes on counting.
-WORK = (
-    "dd if=/dev/zero of=/fill bs=1M count=420; n=0; while :; do n=$((n+1)); echo $n > /count; sleep 0.2; done"
-)
+#: Memory that cannot be taken from a guest, and a process that goes on counting.
+FILL = """
+mkdir /full; mount -t tmpfs -o size=95% full /full; dd if=/dev/zero of=/full/file bs=1M count={mib}
+n=0; while :; do n=$((n+1)); echo $n >/count; sleep 0.2; done
+"""
+BIG_MIB = 400
 
 
 @pytest.fixture
 def full(
     guest: GuestBundle, run_directory: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Host, str]]:
-    """A cluster of one host, and its address. The sandbox ``big`` takes most of its memory, and may be moved."""
+    """A cluster of one host, and its address. Its sandbox ``big`` may be moved; another one is local."""
     host, port = Host("full", tmp_path_factory.mktemp("full")), free_port()
     try:
-        host.take_part("up", "--port", str(port), "--budget", "700M")
-        started = host.run(
-            *("--cluster", "auto", "run", "-d", "--name", "big", "-m", "512M", "--restart", "elsewhere"),
-            *("--", "sh", "-c", WORK),
-        )
-        assert started.returncode == 0, started.stderr
+        host.take_part("up", "--port", str(port), "--budget", "1100M")
+        for words in (
+            ("--cluster", "auto", "run", "-d", "--name", "big", "-m", "512M", "--restart", "elsewhere"),
+            # Not the cluster's, which would have refused it.
+            ("run", "-d", "--name", "local", "-m", "448M", "--no-admission"),
+        ):
+            fill = FILL.format(mib=BIG_MIB if "big" in words else 360)
+            started = host.run(*words, "--", "sh", "-c", fill)
+            assert started.returncode == 0, started.stderr
         yield host, f"127.0.0.1:{port}"
     finally:
         with contextlib.suppress(Exception):
@@ -68,23 +72,23 @@ def test_the_sandbox_of_a_host_that_stays_short_goes_on_elsewhere_once(
         BOUNDS.short_s + 120,
     )
     assert short["full"]["offer"]["closed"] == "it has been short of memory for minutes"
-    assert short["full"]["sandboxes"] == {"big": "running"}
+    assert short["full"]["sandboxes"] == {"big": "running", "local": "running"}
     counted = int(host.run(*count).stdout)
     other = Host("other", tmp_path_factory.mktemp("other"))
     try:
         other.take_part("join", address, "--token", str(host.token), "--budget", "4G")
         moved = until(host, lambda status: "big" in status["other"]["sandboxes"], "a move", 120)
-        assert moved["full"]["sandboxes"] == {}
+        assert moved["full"]["sandboxes"] == {"local": "running"}
         assert moved["other"]["sandboxes"] == {"big": "running"}
         assert int(host.run(*count).stdout) >= counted, "its processes went on"
-        fill = host.run("--cluster", "auto", "exec", "big", "--", "wc", "-c", "/fill").stdout
-        assert int(fill.split()[0]) == 420 << 20
+        fill = host.run("--cluster", "auto", "exec", "big", "--", "wc", "-c", "/full/file").stdout
+        assert int(fill.split()[0]) == BIG_MIB << 20
         # The one that was short has its memory again, and offers it; the other keeps what it got.
         open_again = until(
             host, lambda status: status["full"]["offer"]["closed"] is None, "an open host", 120
         )
         assert open_again["other"]["sandboxes"] == {"big": "running"}
-        assert [line["name"] for line in json.loads(host.run("ls", "--json").stdout)] == []
+        assert [line["name"] for line in json.loads(host.run("ls", "--json").stdout)] == ["local"]
     finally:
         with contextlib.suppress(Exception):
             other.end()

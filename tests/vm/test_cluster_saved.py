@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import pytest
 
 from ballonet.base.paths import cache_dir
 from ballonet.guest.bundle import GuestBundle
-from tests.vm.loopback_hosts import Host, program
+from tests.vm.loopback_hosts import Host, free_port, program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 pytest.importorskip("ray")
@@ -44,9 +43,7 @@ def hosts(
     head, other = (Host(name, tmp_path_factory.mktemp(name)) for name in ("keep", "lose"))
     for host in (head, other):
         own_data(host)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # One host's clock is an hour ahead: nothing but what is told of it may depend on that.
     ahead = other.directory / "python"
     ahead.mkdir()

@@ -271,10 +271,13 @@ def test_prometheus_accepts_every_query_of_the_dashboard_and_the_rules(prometheu
 def test_an_idle_guest_is_not_asked_for_each_scrape(kept: str) -> None:
     asked = sample(kept, guest_age_s=0).guest_at
     assert asked is not None
+    # An answer has its age when it is sent. On a busy host, it may arrive much later.
+    while time.time() < asked + 5:
+        time.sleep(0.1)
     for _ in range(3):
         again = sample(kept).guest_at
         assert again is not None
-        assert abs(again - asked) < 0.1
+        assert again < asked + 5
 
 
 def in_time(kept: str, during: Callable[[], None] = lambda: None, deadline_s: float = 2.0) -> SandboxSample:

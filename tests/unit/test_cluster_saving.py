@@ -241,6 +241,15 @@ async def test_copies_that_find_no_host_are_told(cluster: Cluster) -> None:
     assert (hosts, problem) == (("a", "b"), "no other host has room for it")
 
 
+async def test_a_host_that_cannot_take_a_copy_is_told_with_its_reason(cluster: Cluster) -> None:
+    await placed(cluster, "box", "a")
+    cluster.hosts.silent.add("b")
+    await cluster.pass_time(PAST_LEASE_S)
+    _, hosts, problem = value_of(await cluster.directory.save("box", "state", 1, True))
+    assert hosts == ("a",)
+    assert problem.startswith("host b: its last offer is "), problem
+
+
 async def test_a_host_that_leaves_takes_its_copies_with_it(cluster: Cluster) -> None:
     await placed(cluster, "moves", "a", "elsewhere")
     assert await save(cluster, "moves", "state", copies=0) == ("a",)

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 RETURN_S = 60.0
 #: The most copies of a snapshot on other hosts.
 MOST_COPIES = 8
+#: How many hosts that cannot take a copy are told with their reasons.
+_SHOWN = 3
 
 
 class Saving(DirectoryState):
@@ -107,16 +109,18 @@ class Saving(DirectoryState):
         source, tried = saved.hosts[0], set(saved.hosts)
         problems: list[str] = []
         while len(saved.hosts) <= copies:
-            fits = self.directory.choose(request, self.clock()).fits
+            placement = self.directory.choose(request, self.clock())
             target = next(
                 (
                     fit.host
-                    for fit in fits
+                    for fit in placement.fits
                     if fit.host not in tried and saved.snapshot not in self.directory.offers[fit.host].states
                 ),
                 None,
             )
             if target is None:
+                refusals = [one for one in placement.refusals if one.host not in tried]
+                problems += [f"host {one.host}: {one.reason}" for one in refusals[:_SHOWN]]
                 return "; ".join(problems) or "no other host has room for it"
             tried.add(target)
             answer = await self._fetch(target, saved, source)

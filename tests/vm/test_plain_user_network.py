@@ -1,0 +1,109 @@
+"""A network with rules for a plain user, whose namespaces need no privileges. Only root can become one for the test."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import ballonet
+from ballonet.base.paths import cache_dir
+from ballonet.guest.bundle import GuestBundle
+
+pytestmark = [
+    pytest.mark.extended,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user"),
+]
+WAIT_S = 300
+USER = pwd.getpwnam("nobody")
+#: The distribution's, which every user can run.
+PYTHON = "/usr/bin/python3"
+#: As udev makes the device on a host, for processes in this mount namespace alone.
+AS_USER = f"""
+mount -t tmpfs -o mode=755 tmpfs /dev/net && mknod -m 666 /dev/net/tun c 10 200 &&
+exec setpriv --reuid={USER.pw_uid} --regid={USER.pw_gid} --clear-groups -- "$@"
+"""
+#: What the guest tries: the open port of the host, a closed one, metadata, and a name that no rule allows.
+TRIES = """
+wget -qO- http://10.0.2.2:{open}/
+wget -qO- http://10.0.2.2:{closed}/ || echo refused
+wget -qO- http://169.254.169.254/ || echo refused
+nslookup elsewhere.example 2>&1 | grep -o REFUSED | head -n 1
+"""
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def plain_user(guest: GuestBundle) -> Iterator[Call]:
+    """Runs ``ballonet`` as a plain user with directories of its own, which have the kernel already."""
+    home = Path(tempfile.mkdtemp(prefix="ballonet-plain-", dir="/tmp"))
+    shutil.copytree(cache_dir() / "kernels", home / ".cache/ballonet/kernels", symlinks=True)
+    (home / ".cache/ballonet").chmod(0o700)
+    subprocess.run(["chown", "-R", f"{USER.pw_uid}:{USER.pw_gid}", home], check=True)
+    packages = (Path(ballonet.__file__).parents[1], Path(pytest.__file__).parents[1])
+    environment = {
+        "HOME": str(home),
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "PYTHONPATH": ":".join(map(str, packages)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "BALLONET_RUN_DIR": str(home / "run"),
+    }
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = ["unshare", "--mount", "sh", "-c", AS_USER, "sh", PYTHON, "-P", "-m", "ballonet", *words]
+        return subprocess.run(
+            argv, env=environment, cwd="/", capture_output=True, text=True, timeout=WAIT_S, check=False
+        )
+
+    try:
+        tried = call("version")
+        if tried.returncode != 0:
+            pytest.skip(f"{PYTHON} of a plain user cannot run this checkout: {tried.stderr.strip()[-200:]}")
+        yield call
+    finally:
+        for name in call("ls", "-q").stdout.split():
+            call("rm", "--force", name)
+        shutil.rmtree(home)
+
+
+@pytest.fixture
+def served() -> Iterator[int]:
+    """The port of a web server on the host's loopback."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"from the host\n")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_plain_user_has_a_network_with_rules(plain_user: Call, served: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        script = TRIES.format(open=served, closed=other.getsockname()[1])
+        rules = ("--net-allow-host", str(served), "--net-allow", "example.org:443")
+        done = plain_user("run", *rules, "--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["from the host", "refused", "refused", "REFUSED"]
+    assert plain_user("ls", "-q").stdout == ""

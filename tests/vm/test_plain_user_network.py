@@ -47,8 +47,10 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 def plain_user(guest: GuestBundle) -> Iterator[Call]:
     """Runs ``ballonet`` as a plain user with directories of its own, which have the kernel already."""
     home = Path(tempfile.mkdtemp(prefix="ballonet-plain-", dir="/tmp"))
-    shutil.copytree(cache_dir() / "kernels", home / ".cache/ballonet/kernels", symlinks=True)
-    (home / ".cache/ballonet").chmod(0o700)
+    kernels, cache = cache_dir() / "kernels", home / ".cache/ballonet"
+    cache.mkdir(parents=True, mode=0o700)
+    if kernels.is_dir():  # otherwise the host has one installed
+        shutil.copytree(kernels, cache / "kernels", symlinks=True)
     subprocess.run(["chown", "-R", f"{USER.pw_uid}:{USER.pw_gid}", home], check=True)
     packages = (Path(ballonet.__file__).parents[1], Path(pytest.__file__).parents[1])
     environment = {

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ import pytest
 import ballonet
 from ballonet.base.paths import cache_dir
 from ballonet.guest.bundle import GuestBundle
+from tests.vm.test_network import listening
 
 pytestmark = [
     pytest.mark.extended,
@@ -78,34 +76,11 @@ def plain_user(guest: GuestBundle) -> Iterator[Call]:
         shutil.rmtree(home)
 
 
-@pytest.fixture
-def served() -> Iterator[int]:
-    """The port of a web server on the host's loopback."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"from the host\n")
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def test_a_plain_user_has_a_network_with_rules(plain_user: Call, served: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        script = TRIES.format(open=served, closed=other.getsockname()[1])
+def test_a_plain_user_has_a_network_with_rules(plain_user: Call) -> None:
+    with listening() as served, listening() as other:
+        script = TRIES.format(open=served, closed=other)
         rules = ("--net-allow-host", str(served), "--net-allow", "example.org:443")
         done = plain_user("run", *rules, "--", "sh", "-c", script)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["from the host", "refused", "refused", "REFUSED"]
+    assert done.stdout.splitlines() == ["from the host's loopback", "refused", "refused", "REFUSED"]
     assert plain_user("ls", "-q").stdout == ""

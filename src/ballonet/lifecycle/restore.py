@@ -242,7 +242,7 @@ async def fork_sandbox(
     from ballonet.machine.launch import expect_starts
     from ballonet.machine.ports import check_ports_free
 
-    check_ports_free([port for fork in forks for port in fork.ports or ()])
+    check_ports_free([port for fork in forks for port in fork.ports])
     expect_starts(len(forks))  # while the sandbox is saved
     async with saved_for_forks(registry, sandbox, [fork.name for fork in forks], trim=trim) as saved:
         inherited = registry.get(sandbox).labels

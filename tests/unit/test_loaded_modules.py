@@ -126,3 +126,31 @@ def test_a_digest_is_that_of_hashlib() -> None:
 
     for data in (b"", b"a", bytes(range(256)) * 99):
         assert sha256_hex(data) == hashlib.sha256(data).hexdigest()
+
+
+def test_a_command_collects_garbage_seldom_only_until_it_begins() -> None:
+    program = """
+import argparse, gc, sys
+usual = gc.get_threshold()
+from ballonet.cli import commands, main
+build = commands.build_parser
+def built(name):
+    seldom = gc.get_threshold()
+    parser = build(name)
+    def run(options):
+        print(seldom[0] > 10 * usual[0], gc.get_threshold() == usual, gc.get_freeze_count() > 0)
+        return 0
+    parser.find(["version"]).set_defaults(run=run)
+    return parser
+commands.build_parser = built
+sys.argv = ["ballonet", "version"]
+main.program()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True True True\n"

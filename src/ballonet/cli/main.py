@@ -20,6 +20,7 @@ try:
         SettingError,
         os_hint,
     )
+    from ballonet.base.garbage import collect_as_usual, collect_seldom
     from ballonet.base.missing_modules import missing_module
 except KeyboardInterrupt:  # Ctrl-C during the imports: no traceback
     raise SystemExit(130) from None
@@ -79,6 +80,7 @@ def program() -> NoReturn:
     Python would free every object first, which is a sixth of the processor time of a command.
     """
     try:
+        collect_seldom()
         status = main()
     except SystemExit as end:  # of the process that was forked for a sandbox
         status = end.code if isinstance(end.code, int) else EXIT_FAILED
@@ -125,6 +127,7 @@ def _on_cluster(words: list[str], *, own_streams: bool) -> int:
     def work(words: list[str]) -> int:
         from ballonet.cli.on_cluster import main
 
+        collect_as_usual()
         return main(words)
 
     if own_streams:
@@ -227,5 +230,6 @@ def _dispatch(words: list[str]) -> int:
     if options.command is None:
         parser.print_help()
         return 0
+    collect_as_usual()
     status: int = options.run(options)
     return status

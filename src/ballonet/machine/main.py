@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ballonet.base.errors import BallonetError
+from ballonet.base.garbage import collect_as_usual
 from ballonet.machine.owner_channel import OwnerChannel
 from ballonet.machine.run_options import RunOptions, take_run_options
 from ballonet.machine.supervisor import Supervisor
@@ -18,6 +19,7 @@ from ballonet.vmm.config import VmConfig
 
 def main(argv: Sequence[str]) -> int:
     """Run the sandbox that ``argv`` describes until it ends; 0 if it started and ended, 2 for invalid flags, else 1."""
+    collect_as_usual()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         options, flags = take_run_options(argv)

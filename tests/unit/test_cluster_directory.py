@@ -74,8 +74,6 @@ def test_what_was_placed_counts_until_an_offer_includes_it() -> None:
     assert directory.offers["a"].promised_mib == 552 + 612, "x is included, y not yet created"
     directory.settle("y", "a", 5.0, created=False)
     assert directory.offers["a"].promised_mib == 552
-    directory.update(offer("a", at_s=1.0, promised_mib=9000))
-    assert directory.offers["a"].promised_mib == 552, "an older offer that arrives late"
 
 
 def test_a_host_that_left_is_forgotten() -> None:

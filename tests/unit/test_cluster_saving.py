@@ -250,6 +250,18 @@ async def test_a_host_that_cannot_take_a_copy_is_told_with_its_reason(cluster: C
     assert problem.startswith("host b: its last offer is "), problem
 
 
+async def test_a_host_that_was_opened_again_takes_a_copy_although_its_answer_took_longer(
+    cluster: Cluster,
+) -> None:
+    # Both answers tell of the same look of its autopilot; by the directory's clock, the second one's is older.
+    await placed(cluster, "box", "a")
+    opened = cluster.hosts.offers["b"]
+    cluster.hosts.offers["b"] = opened._replace(closed="it is drained")
+    await cluster.directory.refresh()
+    cluster.hosts.offers["b"], cluster.hosts.age_s = opened, 2.0
+    assert await save(cluster, "box", "state") == ("a", "b")
+
+
 async def test_a_host_that_leaves_takes_its_copies_with_it(cluster: Cluster) -> None:
     await placed(cluster, "moves", "a", "elsewhere")
     assert await save(cluster, "moves", "state", copies=0) == ("a",)

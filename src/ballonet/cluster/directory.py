@@ -52,13 +52,15 @@ class Directory:
         return {name: host.offer for name, host in self._hosts.items()}
 
     def update(self, made: HostOffer) -> None:
-        """Take a host's new offer. One that is older than the last is ignored."""
+        """Take a host's new offer.
+
+        It may tell of the same look at the host's memory as the last one, and that look seem older because the answer
+        took longer. It is taken anyway: what else it says is newer, as whether the host takes sandboxes.
+        """
         known = self._hosts.get(made.host)
         if known is None:
             known = self._hosts[made.host] = _Host(made, made, 0.0)
             insort(self._order, (0.0, made.host))
-        elif made.at_s < known.made.at_s:
-            return
         else:
             self._hold(known.made, add=False)
         known.made = made

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +47,38 @@ def test_an_unknown_package_is_told_and_nothing_is_kept(store: ImageStore) -> No
     assert caught.value.hint
     assert store.list() == []
     assert not list((store.directory / "work").iterdir())
+
+
+def of_build(mark: str) -> list[int]:
+    """The processes that have this word in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def test_a_build_that_is_ended_leaves_no_process_and_no_root(tmp_path: Path, by: signal.Signals) -> None:
+    roots = tmp_path / "roots"
+    roots.mkdir(mode=0o755)
+    mark = f"BALLONET_TEST_BUILD={tmp_path.name}-{os.getpid()}"
+    name, _, value = mark.partition("=")
+    environment = {**os.environ, "TMPDIR": str(roots), "XDG_DATA_HOME": str(tmp_path / "data"), name: value}
+    words = [sys.executable, "-P", "-m", "ballonet", "image", "build-debian", "--variant", "essential"]
+    with subprocess.Popen(
+        [*words, "--tag", "killed"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as build:
+        while not list(roots.glob("*/usr/bin/dpkg")):  # packages are being unpacked
+            assert build.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+        build.send_signal(by)
+    deadline = time.monotonic() + 60
+    while left := of_build(mark):
+        assert time.monotonic() < deadline, f"processes {left} go on"
+        time.sleep(0.1)
+    assert list(roots.iterdir()) == []

@@ -12,7 +12,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -176,6 +176,29 @@ def spawn(
         if isinstance(error, OSError):
             hint = os_hint(error, error.filename or argv[0]) or hint
         raise ProcessError(f"{os.fspath(argv[0])} could not be started: {error}", hint=hint) from error
+
+
+@contextlib.contextmanager
+def group_ends_with_parent(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """If this process ends in the ``with`` block for whatever reason, ``child`` and what it has started get SIGTERM.
+
+    For a program that has to clean up, and whose own children the signal of ``die_with_parent`` would not reach.
+
+    :param child: it was started with ``new_session``.
+    :raises ProcessError: the shell that waits for this process's end could not be started.
+    """
+    far, near = os.pipe()
+    with os.fdopen(near, "wb"):  # closed by the kernel if this process is killed
+        try:
+            script = f"read -r _; kill -TERM -{child.pid}"
+            guard = spawn(["/bin/sh", "-c", script], stdin=far, stderr=subprocess.DEVNULL, new_session=True)
+        finally:
+            os.close(far)
+        try:
+            yield
+        finally:
+            guard.kill()
+            guard.wait()
 
 
 def _before_exec(

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -19,7 +20,13 @@ from pathlib import Path
 
 from ballonet.base.errors import ConfigError, ProcessError
 from ballonet.base.memory import MIB
-from ballonet.base.process import find_program, full_disk_hint, show_command, spawn
+from ballonet.base.process import (
+    find_program,
+    full_disk_hint,
+    group_ends_with_parent,
+    show_command,
+    spawn,
+)
 from ballonet.images.image import Image
 from ballonet.images.reference import parse_reference
 from ballonet.images.skopeo import ARCHITECTURE, SYSTEM
@@ -45,6 +52,8 @@ _SUITE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.:-]{0,127}(=[A-Za-z0-9.+:~-]+)?")
 #: Time limit of a build: one that takes longer has lost its network connection (seconds).
 _DEADLINE_S = 3600.0
+#: How long it may take to remove what it created when it is ended (seconds).
+_CLEAN_UP_S = 60.0
 _SOURCES = Path("/etc/apt")
 
 
@@ -115,33 +124,20 @@ def _sources(suite: str, directory: Path = _SOURCES) -> list[str]:
 
 def _run(argv: Sequence[str], messages: Path, report: Report | None) -> None:
     """Run mmdebstrap and report its progress messages."""
-    ends = time.monotonic() + _DEADLINE_S
     with messages.open("w+b") as output:
         # In a new session: when it fails (full disk) it sends SIGHUP to its whole process group.
-        child = spawn(argv, stderr=output.fileno(), die_with_parent=True, new_session=True)
+        child = spawn(argv, stderr=output.fileno(), new_session=True)
         try:
-            reported = 0
-            while True:
-                try:
-                    child.wait(0.2)
-                except subprocess.TimeoutExpired:
-                    if time.monotonic() > ends:
-                        raise ProcessError(f"mmdebstrap did not finish within {_DEADLINE_S:g} s") from None
-                lines = messages.read_text(errors="replace").splitlines()
-                for line in lines[reported:]:
-                    # Messages about signals concern its own helper processes.
-                    if report is not None and line.startswith("I: ") and "received signal" not in line:
-                        report(line.removeprefix("I: "))
-                reported = len(lines)
-                if child.returncode is not None:
-                    break
+            with group_ends_with_parent(child):
+                lines = _follow(child, messages, report)
         finally:
             if child.poll() is None:
-                child.terminate()  # it unmounts and removes what it created
+                # What it has started: then it unmounts and removes what it created. Alone, it would wait for the end.
+                os.killpg(child.pid, signal.SIGTERM)
                 try:
-                    child.wait(30)
+                    child.wait(_CLEAN_UP_S)
                 except subprocess.TimeoutExpired:
-                    child.kill()
+                    os.killpg(child.pid, signal.SIGKILL)
                     child.wait()
     if child.returncode != 0:
         # The first error is the cause; the others follow from it.
@@ -152,6 +148,26 @@ def _run(argv: Sequence[str], messages: Path, report: Report | None) -> None:
             f"mmdebstrap failed with exit status {child.returncode}: {message[:1500]}",
             hint=_hint_for("\n".join([message, *lines]), messages.parent),
         )
+
+
+def _follow(child: subprocess.Popen[bytes], messages: Path, report: Report | None) -> list[str]:
+    """Wait for its end; all its messages."""
+    ends = time.monotonic() + _DEADLINE_S
+    reported = 0
+    while True:
+        try:
+            child.wait(0.2)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > ends:
+                raise ProcessError(f"mmdebstrap did not finish within {_DEADLINE_S:g} s") from None
+        lines = messages.read_text(errors="replace").splitlines()
+        for line in lines[reported:]:
+            # Messages about signals concern its own helper processes.
+            if report is not None and line.startswith("I: ") and "received signal" not in line:
+                report(line.removeprefix("I: "))
+        reported = len(lines)
+        if child.returncode is not None:
+            return lines
 
 
 def _hint_for(message: str, work: Path) -> str | None:

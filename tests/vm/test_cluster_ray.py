@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,15 @@ def test_top_shows_and_changes_the_sandboxes_of_all_hosts(hosts: tuple[Host, Hos
 def test_a_cluster_on_loopback_listens_nowhere_else(hosts: tuple[Host, Host]) -> None:
     assert all(host.process is not None and host.process.poll() is None for host in hosts)
     assert _listening() == {"127.0.0.1"}
+
+
+def test_other_users_reach_neither_files_nor_sockets_of_ray(hosts: tuple[Host, Host]) -> None:
+    places = _files_of_ray()
+    assert any(place.name == "raylet" for place in places), "its sockets are among them"
+    open_to_others = {
+        place for place in places if all(parent.stat().st_mode & 0o011 for parent in place.parents)
+    }
+    assert not open_to_others
 
 
 def test_a_drained_host_takes_no_more_and_a_full_one_says_why(hosts: tuple[Host, Host]) -> None:
@@ -172,19 +183,38 @@ def _listening() -> set[str]:
             words = line.split()
             if words[3] == "0A":
                 listeners[words[9]] = _address(words[1].partition(":")[0])
-    found = set()
+    return {listeners[inode] for inode in _sockets_of_ray() if inode in listeners}
+
+
+def _files_of_ray() -> set[Path]:
+    """The files that processes of Ray have open, and those of their Unix sockets."""
+    bound = {}
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        words = line.split(maxsplit=7)
+        if len(words) == 8 and words[7].startswith("/"):
+            bound[words[6]] = Path(words[7])
+    opened = {Path(link) for link in _links_of_ray() if link.startswith("/")}
+    system = (Path("/dev"), Path("/proc"), Path("/sys"))
+    files = {path for path in opened if not any(path.is_relative_to(place) for place in system)}
+    return {path for path in files if path.is_file()} | {
+        bound[inode] for inode in _sockets_of_ray() if inode in bound
+    }
+
+
+def _sockets_of_ray() -> set[str]:
+    """The inode numbers of its sockets."""
+    return {link[8:-1] for link in _links_of_ray() if link.startswith("socket:[")}
+
+
+def _links_of_ray() -> Iterator[str]:
+    """What the descriptors of Ray's processes refer to."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
             name = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if not any(word in name for word in ("ray::", "raylet", "gcs_server", "cluster.ray_start")):
-                continue
-            for fd in (entry / "fd").iterdir():
-                inode = str(fd.readlink()).removeprefix("socket:[").removesuffix("]")
-                if inode in listeners:
-                    found.add(listeners[inode])
-    return found
+            if any(word in name for word in ("ray::", "raylet", "gcs_server", "cluster.ray_start")):
+                yield from (os.readlink(fd) for fd in (entry / "fd").iterdir())  # noqa: PTH115
 
 
 def _address(digits: str) -> str:

@@ -217,12 +217,12 @@ def command_line(plan: NodePlan) -> list[str]:
             f"--port={parse_address(plan.address)[1]}",
             "--include-dashboard=false",
             "--no-monitor",  # it would only serve figures of an autoscaler, on all interfaces
-            f"--temp-dir={private_dir(Path(f'/tmp/ballonet-ray-{os.getuid()}'))}",  # noqa: S108 - private
         ]
     else:
         words.append(f"--address={plan.address}")
     return [
         *words,
+        f"--temp-dir={ray_files()}",
         f"--resources={json.dumps(resources)}",
         "--num-cpus=0",
         # The kernel chooses ports: Ray's own ranges collide with each other, and with a second host on this machine.
@@ -234,6 +234,15 @@ def command_line(plan: NodePlan) -> list[str]:
         "--disable-usage-stats",
         "--include-log-monitor=false",
     ]
+
+
+def ray_files() -> Path:
+    """Where Ray's processes on this host have their sockets and logs: a short path, because those of sockets are
+    limited to 107 bytes. Ray lets every user write there, so it is in a directory that only this user can enter.
+
+    :raises HostError: that directory belongs to another user, or cannot be created.
+    """
+    return private_dir(Path(f"/tmp/ballonet-ray-{os.getuid()}")) / "ray"  # noqa: S108 - private
 
 
 #: Processes of Ray that get a port.

@@ -102,6 +102,10 @@ class BareEngine:
         self.qmp, self.agent = self._pairs[0][0], self._pairs[1][0]
         self._pairs[1][1].close()  # so that the end of QEMU shows as the end of the agent's channel
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()

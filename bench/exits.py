@@ -34,6 +34,8 @@ KVM = Path("/sys/kernel/debug/kvm")
 REASONS = ("io_exits", "mmio_exits", "halt_exits", "irq_exits", "pf_taken")
 COMMANDS = 10
 IDLE_S = 20.0
+#: An emulated KVM boots a guest in half a minute, and more on a busy machine (seconds).
+READY_S = 600.0
 
 Counts = dict[str, int]
 
@@ -108,10 +110,10 @@ async def started(state: Path | None) -> Counts:
             vm.launch(state=saved)
             await vm.start()
         channel = vm.take_agent_channel()
-        await renew_guest(channel, 120)
+        await renew_guest(channel, READY_S)
     agent = AgentClient(channel)
     try:
-        await agent.wait_ready(120)
+        await agent.wait_ready(READY_S)
         async with await agent.exec(["true"]) as process:
             await process.wait()
         return counts(vm.pid)

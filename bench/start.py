@@ -41,7 +41,7 @@ async def save(path: Path) -> tuple[float, int]:
     await vm.start()
     agent = AgentClient(vm.take_agent_channel())
     try:
-        await agent.wait_ready(120)
+        await agent.wait_ready(600)
         pending = PendingState.claim(path)
         assert pending is not None
         stopped_s = await vm.save(pending.file, key_of(vm))

@@ -5,6 +5,8 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.config import Accel, BalloonSpec, DiskSpec, IoLimits, Machine, VmSpec
 from ballonet.vmm.qemu.command_line import EngineFds, kernel_command_line, render_command
@@ -75,6 +77,13 @@ def test_kvm_keeps_the_guests_mitigations() -> None:
     assert "mitigations" not in line
     assert "clearcpuid" not in line
     assert "tsc_early_khz" not in line
+
+
+@pytest.mark.parametrize("accel", list(Accel))
+@pytest.mark.parametrize("machine", list(Machine))
+def test_the_balloon_takes_pages_that_the_kernel_does_not_fill_first(accel: Accel, machine: Machine) -> None:
+    line = kernel_command_line(replace(SPEC, accel=accel, machine=machine), ENGINE.version)
+    assert "init_on_alloc=0" in line.split()
 
 
 def test_a_kernel_does_not_use_the_instruction_that_an_older_qemu_emulates_wrongly() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -62,6 +63,23 @@ async def test_dirtied_memory_comes_back_to_the_host_and_can_be_used_again(
     await touch(sandbox, dirtied)
     again, _ = await held(client)
     assert again - after >= 0.7 * dirtied
+
+
+def pages_provided(pid: int) -> int:
+    """How many pages the kernel has provided for a process (its minor page faults, proc(5))."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+
+async def test_the_host_provides_nothing_of_what_a_shrink_takes() -> None:
+    config = SandboxConfig(name="untouched", memory_mib=1024, balloon_min_mib=256)
+    async with await Sandbox.create(config, cold=True) as booted:
+        assert booted.control_socket is not None
+        async with await Client.connect(booted.control_socket) as client:
+            before = pages_provided(booted.engine_pid)
+            reply = await client.set(512, wait=True, timeout_s=WAIT_S)
+            provided = pages_provided(booted.engine_pid) - before
+    assert reply.state == "applied"
+    assert provided < mib_to_pages(512) / 8, f"{provided} pages, of memory that the guest never used"
 
 
 async def test_guest_visible_memory_after_boot_is_initial(sandbox: Sandbox) -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ballonet.pilot.checks import check_decision, remember
 from ballonet.pilot.model import Decision, HostView, SandboxView, Verdict
@@ -67,6 +69,34 @@ def test_the_idlest_is_paused_one_after_the_other_and_not_soon_again() -> None:
     assert name == "b"
     _, pauses = choose(full._replace(at_s=1000.0 + AGAIN_S + 1), [idle("c")], quiet, pauses)
     assert pauses.requested_s == {}, "those that are gone are forgotten"
+
+
+@given(
+    silent=st.integers(0, 3),
+    first=st.lists(st.sampled_from([0.1, 0.3, 0.49, 0.5, 1.0]), min_size=6, max_size=6),
+    period=st.sampled_from([0.3, 1.0, 3.7]),
+    busy=st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.02, 0.2]), min_size=6, max_size=6),
+)
+def test_policy_and_checks_agree_how_long_a_guest_is_quiet_whatever_the_ticks(
+    silent: int, first: list[float], period: float, busy: list[float]
+) -> None:
+    """The first ticks may follow each other closely, and the sandbox may not answer in some of them."""
+    memory = seen = None
+    at_s = cpu_s = 0.0
+    paused = False
+    gaps = [*first, *([period] * int(PAUSE_QUIET_S / period + 3))]
+    for number, gap in enumerate(gaps):
+        at_s, cpu_s = at_s + gap, cpu_s + (busy[number] if number < len(busy) else 0.0)
+        view = idle()._replace(engine_cpu_s=cpu_s)
+        if number < silent:
+            view = view._replace(problem="it has not answered yet", engine_cpu_s=None, engine_io_mib=None)
+        full = host(at_s=at_s, available_mib=FULL)
+        decision = Ballonet().decide(full, [view], memory)
+        broken = [one for one in check_decision(full, [view], decision, seen) if one.rule == "pause"]
+        assert not broken, broken
+        paused = paused or decision.verdicts[0].pause
+        memory, seen = decision.memory, remember(full, [view], seen, decision)
+    assert paused
 
 
 def ticks(policy: Any, views: list[SandboxView], hosts: list[HostView]) -> list[tuple[Decision, list[Any]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ballonet.pilot.idleness import Activity, observe, quiet_s
+from ballonet.pilot.idleness import Activity, observe_all, quiet_s
 from ballonet.pilot.limits import (
     STALE_S,
     LastTarget,
@@ -103,13 +103,8 @@ def remember(
         {view.name: first.get(view.name, host.at_s) for view in sandboxes},
         {view.name: totals(view, host.at_s) for view in sandboxes},
         left,
-        _activity(host, sandboxes, before),
+        observe_all(sandboxes, host.at_s, None if before is None else before.activity),
     )
-
-
-def _activity(host: HostView, sandboxes: Sequence[SandboxView], before: Seen | None) -> dict[str, Activity]:
-    known: Mapping[str, Activity] = {} if before is None else before.activity
-    return {view.name: observe(view, host.at_s, known.get(view.name)) for view in sandboxes}
 
 
 def check_decision(
@@ -140,7 +135,7 @@ def check_decision(
     if len(asked) != len(decision.verdicts):
         found.append(Violation("verdict", None, "a sandbox has more than one verdict"))
     price = host.price or 0.0
-    activity = _activity(host, sandboxes, before)
+    activity = observe_all(sandboxes, host.at_s, None if before is None else before.activity)
     kept = {
         view.name: kept_mib(
             price,

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ballonet.pilot.idleness import Activity, observe_all, quiet_s
 from ballonet.pilot.limits import LastTarget, commitment_mib, dead_band_mib, room_band_mib, step_mib
 from ballonet.pilot.model import (
     Decision,
@@ -37,6 +38,7 @@ class Memory(NamedTuple):
     sandboxes: Mapping[str, GuestState]
     #: The target of each sandbox before and after the last decision.
     targets: Mapping[str, LastTarget]
+    activity: Mapping[str, Activity]
     pauses: Pauses = Pauses()
 
 
@@ -55,8 +57,17 @@ class Ballonet:
         left: Mapping[str, LastTarget] = {} if memory is None else memory.targets
         elapsed_s = self.period_s if memory is None else max(0.0, host.at_s - memory.at_s)
         price = self._price(host)
+        activity = observe_all(sandboxes, host.at_s, None if memory is None else memory.activity)
         judged = [
-            assess(view, host.at_s, price, before.get(view.name), left.get(view.name), self.tuning)
+            assess(
+                view,
+                host.at_s,
+                price,
+                quiet_s(activity[view.name], host.at_s),
+                before.get(view.name),
+                left.get(view.name),
+                self.tuning,
+            )
             for view in sandboxes
         ]
         kept = {
@@ -69,7 +80,7 @@ class Ballonet:
         if promisable is None:
             why = "left alone: the host does not report its available memory"
             verdicts = [Verdict(view.name, None, why, inputs(host, view, None, None)) for view in sandboxes]
-            return Decision(verdicts, Memory(host.at_s, kept, left_now), [why])
+            return Decision(verdicts, Memory(host.at_s, kept, left_now, activity), [why])
         notes: list[str] = []
         counted = [
             (view, found)
@@ -106,7 +117,7 @@ class Ballonet:
             else verdict
             for verdict in verdicts
         ]
-        return Decision(verdicts, Memory(host.at_s, kept, left_now, pauses), notes)
+        return Decision(verdicts, Memory(host.at_s, kept, left_now, activity, pauses), notes)
 
     def _divide(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ballonet.pilot.idleness import Activity
 from ballonet.pilot.limits import Totals
 from ballonet.pilot.model import SandboxView
 
@@ -87,7 +86,6 @@ class GuestState(NamedTuple):
     retry_balloon_s: float
     retry_balloon_wait_s: float
     totals: Totals
-    activity: Activity
 
 
 def guard_mib(ceiling_mib: int, tuning: Tuning) -> int:

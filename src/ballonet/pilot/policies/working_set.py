@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ballonet.pilot.idleness import observe, quiet_s
 from ballonet.pilot.limits import (
     STALE_S,
     LastTarget,
@@ -53,6 +52,7 @@ def assess(
     view: SandboxView,
     at_s: float,
     price: float,
+    quiet: float | None,
     kept: GuestState | None,
     left: LastTarget | None,
     tuning: Tuning,
@@ -60,11 +60,10 @@ def assess(
     """Estimate what ``view`` needs at ``at_s``.
 
     :param price: the price of memory (:mod:`ballonet.pilot.price`).
+    :param quiet: how long it has been quiet (seconds); ``None``: it is at work, or that is unknown.
     :param kept: what was remembered about it; ``None`` at the first tick.
     :param left: the target before and after the last decision.
     """
-    if kept is not None:
-        kept = kept._replace(activity=observe(view, at_s, kept.activity))
     missing_input = _missing_input(view)
     if missing_input is not None:
         return _left_alone(missing_input, kept)
@@ -87,7 +86,6 @@ def assess(
         view, at_s, kept, used, caches, refaulted, pressed is not None, tuning
     )
     guard = guard_mib(view.ceiling_mib, tuning)
-    quiet = quiet_s(kept.activity, at_s)
     idle = is_idle(price, quiet)
     trim, kept = _trim(view, at_s, price, quiet, kept, elapsed, caches - hot, pressed is not None, tuning)
     # Caches that the guest can drop on request do not need its balloon.
@@ -194,7 +192,6 @@ def _first_state(view: SandboxView, at_s: float, used: int, caches: int, tuning:
         retry_balloon_s=0.0,
         retry_balloon_wait_s=tuning.refused_s,
         totals=totals(view, at_s),
-        activity=observe(view, at_s, None),
     )
 
 

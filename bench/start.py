@@ -44,7 +44,7 @@ async def save(path: Path) -> tuple[float, int]:
         await agent.wait_ready(600)
         pending = PendingState.claim(path)
         assert pending is not None
-        stopped_s = await vm.save(pending.file, key_of(vm))
+        stopped_s = await vm.save(pending.file, key_of(vm), quiet=True)
         pending.commit()
     finally:
         await vm.kill()

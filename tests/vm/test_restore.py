@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import random
 from pathlib import Path
 
 import pytest
 
 from ballonet.base.errors import EngineError
 from ballonet.base.memory import MIB
+from ballonet.guest.agent_client import AgentClient
 from ballonet.guest.bundle import GuestBundle
 from ballonet.guest.relay import AgentRelay
 from ballonet.guest.restored import renew_guest
@@ -100,6 +103,55 @@ async def test_balloon_and_statistics_work_after_a_restore(
     finally:
         await vm.kill()
         await relay.close()
+
+
+@pytest.mark.parametrize(("machine", "least_mib"), [(Machine.MICROVM, 7), (Machine.Q35, 0)])
+async def test_empty_buffers_of_the_agents_channel_are_not_saved_and_work_afterwards(
+    guest: GuestBundle, tmp_path: Path, machine: Machine, least_mib: int
+) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    data = random.Random(seed).randbytes(12 * MIB)  # three times what all buffers of a queue hold
+
+    async def fill_buffers(agent: AgentClient) -> None:
+        async with await agent.exec(["sha256sum"], stdin=True) as process:
+            digest, _ = await process.communicate(data)
+        assert digest.decode().split()[0] == hashlib.sha256(data).hexdigest()
+
+    vm = build_vm(config(machine), guest=guest)
+    await vm.start()
+    agent = AgentClient(vm.take_agent_channel())
+    path = tmp_path / "one.state"
+    try:
+        await agent.wait_ready(120)
+        before = read_guest_ram_bytes(vm.pid)
+        pending = PendingState.claim(path)
+        assert pending is not None
+        await vm.save(pending.file, key_of(vm), quiet=True)
+        pending.commit()
+        after = read_guest_ram_bytes(vm.pid)
+        assert before is not None
+        assert after is not None
+        assert before - after >= least_mib * MIB
+        with SavedState.open(path, key_of(vm)) as state:
+            assert state.data_bytes <= after
+        await fill_buffers(agent)
+    finally:
+        await vm.kill()
+        await agent.close()
+    vm = build_vm(config(machine), guest=guest)
+    try:
+        with SavedState.open(path, key_of(vm)) as state:
+            vm.launch(state=state)
+            await vm.start()
+        channel = vm.take_agent_channel()
+        await renew_guest(channel, WAIT_S)
+        agent = AgentClient(channel)
+        await agent.wait_ready(WAIT_S)
+        await fill_buffers(agent)
+    finally:
+        await vm.kill()
+        await agent.close()
 
 
 async def test_a_state_that_cannot_be_written_or_read_leaves_a_guest_that_runs_or_no_engine(

@@ -73,7 +73,9 @@ class Template:
         import asyncio
 
         try:
-            stopped_s = await vm.save(self._pending.file, self._key, cpu_s=read_cpu_s(vm.pid) or 0.0)
+            used_s = read_cpu_s(vm.pid) or 0.0
+            # The agent has been sent nothing yet.
+            stopped_s = await vm.save(self._pending.file, self._key, cpu_s=used_s, quiet=True)
         except (EngineError, OSError) as error:
             log.warning("no start template was made: %s", error)
             self.close()

@@ -232,6 +232,7 @@ class Vm(ABC):
         notes: Callable[[], bytes] | None = None,
         first: Callable[[], Awaitable[None]] | None = None,
         then: Callable[[], Awaitable[None]] | None = None,
+        quiet: bool = False,
     ) -> float:
         """Stop the guest, write its state to the open file ``file``, which is empty or prepared, and let it run on,
         even if that failed. While the guest is stopped, its disks do not change, and have everything that it has
@@ -242,6 +243,7 @@ class Vm(ABC):
         :param first: called when the guest is stopped, before anything is saved.
         :param notes: called when the guest is stopped: what else is to be kept in the file.
         :param then: called when the state is written, before the guest runs on. It may also :meth:`kill` the VM.
+        :param quiet: nothing is sent to the agent meanwhile, so that its empty buffers can be discarded.
         :returns: how long the guest was stopped (seconds).
         :raises EngineError: the engine could not save it.
         :raises OSError: the file cannot be written.

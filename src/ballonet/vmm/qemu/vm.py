@@ -186,6 +186,7 @@ class QemuVm(Vm):
         notes: Callable[[], bytes] | None = None,
         first: Callable[[], Awaitable[None]] | None = None,
         then: Callable[[], Awaitable[None]] | None = None,
+        quiet: bool = False,
     ) -> float:
         from ballonet.vmm.qemu.migration import save_devices
         from ballonet.vmm.saved_state import map_ram, write_state
@@ -196,6 +197,10 @@ class QemuVm(Vm):
         try:
             if first is not None:
                 await first()
+            if quiet:
+                from ballonet.vmm.qemu.posted_buffers import drop_posted_buffers
+
+                await drop_posted_buffers(self.qmp, self._ram)
             device = await save_devices(self.qmp)
             noted = b"" if notes is None else notes()
             facts: dict[str, Any] = {

@@ -2,7 +2,8 @@
 #   make demo    set up, then show how a sandbox returns memory to the host
 #   make test    set up, then run lint, type checks and the tests, including virtual machines
 # After setup:
-#   make check   run lint, type checks and the tests that need no virtual machine
+#   make check   run lint, type checks and the quick tests (a minute)
+#   make unit    run all tests that need no virtual machine (minutes)
 #   make extended    run the tests of what stands around sandboxes: server, MCP, page, code sessions, rules of networks,
 #                package managers, chaos
 #   make machines    run tests on other hosts (KVM, cgroup v2, …), which run as guests, and with another QEMU;
@@ -27,7 +28,7 @@ GENERATED_SOURCES := $(filter-out $(GENERATED), $(wildcard build_tools/*.py src/
 	src/ballonet/guest/files.py src/ballonet/control/*.py))
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup packages browser demo test check lint types unit registry vm extended cluster machines tested docs docs-serve bench chaos clean
+.PHONY: help setup packages browser demo test check lint types quick unit registry vm extended cluster machines tested docs docs-serve bench chaos clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -58,13 +59,13 @@ browser:
 # Three slow tests run in parallel: most of the time they wait for virtual machines.
 VM_TESTS := $(PYTEST) -q -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
-test: check
+test: lint types unit
 	$(VM_TESTS) -m '(vm or registry) and not extended and not cluster'
 
 extended: setup browser
 	$(VM_TESTS) -m extended
 
-check: lint types unit
+check: lint types quick
 
 lint: setup
 	$(PYTHON) -m ruff check $(SOURCES)
@@ -73,6 +74,9 @@ lint: setup
 
 types: setup
 	$(PYTHON) -m mypy
+
+quick: setup
+	$(PYTEST) -q -n auto -m 'not vm and not registry and not machines and not long'
 
 unit: setup
 	$(PYTEST) -q -n auto -m 'not vm and not registry and not machines'

@@ -17,6 +17,8 @@ from ballonet.guest.frames import HEADER, MAX_PROCESSES, MAX_TO_HOST_BYTES, WIND
 from ballonet.guest.messages import decode_number, encode_error, encode_number
 from tests.unit.agent_program import DEADLINE_S, READY, PlayedGuest
 
+pytestmark = pytest.mark.long
+
 EXITED = (0).to_bytes(8, "little")
 
 

@@ -22,6 +22,8 @@ from ballonet.guest.frames import MAX_TO_GUEST_BYTES, Frame, FrameDecoder, Frame
 from ballonet.guest.messages import Exec
 from tests.unit.agent_program import DEADLINE_S, agent_client, ended, sanitized_agent, started_agent
 
+pytestmark = pytest.mark.long
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 
 

@@ -25,6 +25,8 @@ from ballonet.guest.agent_client import AgentClient
 from ballonet.guest.files import GuestFiles
 from tests.unit.agent_program import DEADLINE_S, agent_client, built_agent, sanitized_agent, started_agent
 
+pytestmark = pytest.mark.long
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 
 

@@ -17,6 +17,8 @@ from ballonet.guest.frames import MAX_TO_HOST_BYTES, PROTOCOL_VERSION, Frame, Fr
 from ballonet.guest.messages import Exec, FailedModule, Features, Ready
 from ballonet.guest.report import GuestReport, parse_report
 
+pytestmark = pytest.mark.long
+
 DECODERS: list[Callable[[Frame], object]] = [
     lambda frame: messages.decode_exec(frame.payload),
     messages.decode_ready,

@@ -49,6 +49,8 @@ from tests.unit.agent_program import (
     started_agent,
 )
 
+pytestmark = pytest.mark.long
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 
 

@@ -18,6 +18,8 @@ from packaging.utils import parse_wheel_filename
 from ballonet.guest.elf import PT_INTERP, Elf
 from ballonet.host.tsc import PLAUSIBLE_KHZ
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("hatchling")
 ROOT = Path(__file__).parents[2]
 TSC = ROOT / "src/ballonet/guest/agent/tsc/tsckhz.c"

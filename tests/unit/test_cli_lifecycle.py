@@ -15,6 +15,8 @@ import pytest
 from ballonet.cli.output import show_age
 from tests.unit.disks import mounted_disk
 
+pytestmark = pytest.mark.long
+
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]
 
 

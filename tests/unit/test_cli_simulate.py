@@ -9,6 +9,8 @@ import pytest
 
 from ballonet.cli.main import EXIT_USAGE, main
 
+pytestmark = pytest.mark.long
+
 TRACE = "time,sandbox,working_set_mib,ceiling_mib\n0,web,200,1024\n20,web,700,\n40,web,200,\n0,db,400,1024\n"
 
 

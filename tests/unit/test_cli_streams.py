@@ -27,6 +27,8 @@ from ballonet.lifecycle.sandboxes import create
 from ballonet.machine.output_log import OutputLog
 from ballonet.settings.config import SandboxConfig
 
+pytestmark = pytest.mark.long
+
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]
 #: One call of each command that does its work, or says why not, without a VM; what each ends with.
 CALLS = {

@@ -16,6 +16,8 @@ from ballonet.cluster.usage import PRIOR_S, expected, observed, telling
 from ballonet.pilot.admission import ENGINE_MIB
 from tests.unit.cluster_inputs import fleets, offer, request, requests
 
+pytestmark = pytest.mark.long
+
 NOW = 100.0
 
 

@@ -20,6 +20,8 @@ from ballonet.pilot.admission import ENGINE_MIB, admit
 from tests.unit.cluster_inputs import fleets, offer, offers, request, requests
 from tests.unit.policy_inputs import host, sandbox
 
+pytestmark = pytest.mark.long
+
 NOW = 100.0
 
 

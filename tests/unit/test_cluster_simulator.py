@@ -23,6 +23,8 @@ from ballonet.pilot.admission import admit
 from ballonet.pilot.model import HostView, SandboxView
 from ballonet.pilot.simulator.simulation import ENGINE_MIB
 
+pytestmark = pytest.mark.long
+
 LENGTH_S = 90
 
 

@@ -27,6 +27,8 @@ from ballonet.sdk.code_result import CodeResult
 from tests.unit.agent_program import DEADLINE_S, ended, sanitized_agent
 from tests.unit.code_sessions import PREFIX, code_sessions
 
+pytestmark = pytest.mark.long
+
 #: What waits until the test makes a file, in each language.
 WAITS = {
     "python": "import os, time\nwhile not os.path.exists({path!r}): time.sleep(0.01)",

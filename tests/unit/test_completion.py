@@ -19,6 +19,8 @@ from ballonet.lifecycle.volumes import create as create_volume
 from ballonet.settings.config import SandboxConfig
 from tests.unit.oci import Layout, entry, layer
 
+pytestmark = pytest.mark.long
+
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]
 pytest.importorskip("argcomplete")
 

@@ -14,6 +14,8 @@ from ballonet.base.paths import config_file
 from ballonet.cli.config_file import KNOWN, read_config
 from ballonet.settings.definitions import SETTINGS
 
+pytestmark = pytest.mark.long
+
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]
 
 

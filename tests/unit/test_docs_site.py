@@ -11,6 +11,8 @@ from scripts.build_docs import ROOT, run_mkdocs, stage
 
 from ballonet.cli.commands import COMMANDS
 
+pytestmark = pytest.mark.long
+
 
 def configure(directory: Path, more: str = "") -> Path:
     """The project's configuration, with pages and site in ``directory``."""

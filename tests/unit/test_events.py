@@ -27,6 +27,8 @@ from ballonet.machine.event_file import EventFile, read_events
 from ballonet.machine.notes import EVENT_FILE
 from ballonet.sdk import sync
 
+pytestmark = pytest.mark.long
+
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]
 ME = ProcessId.current()
 

@@ -20,6 +20,8 @@ from ballonet.machine import served_process
 from ballonet.machine.fork_server import PACKET_BYTES
 from ballonet.machine.served_process import ForkServer, ServedChild, expect_starts, server_for_start
 
+pytestmark = pytest.mark.long
+
 WAIT_S = 30.0
 WORDS = [sys.executable, "-P", "-m", "ballonet", "sandbox", "--owner-fd", "3", "--no-such-flag"]
 

@@ -17,6 +17,8 @@ from ballonet.lifecycle.registry import Registry
 from tests.unit.oci import Layout, entry, layer
 from tests.unit.terminal import screen_after
 
+pytestmark = pytest.mark.long
+
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]
 
 

@@ -25,6 +25,8 @@ from ballonet.images.limits import Limits
 from tests.unit.erofs_reader import Found, Reader
 from tests.unit.oci import device, digest, entry, layer, link
 
+pytestmark = pytest.mark.long
+
 
 def root_of(
     tmp_path: Path, *streams: bytes, packed: bool = True, limits: Limits | None = None, files: bool = True

@@ -23,6 +23,8 @@ from tests.unit.disks import mounted_disk
 from tests.unit.erofs_reader import Found, Reader
 from tests.unit.oci import Layout, device, digest, entry, layer, link
 
+pytestmark = pytest.mark.long
+
 PASSWD = b"root:x:0:0::/root:/bin/sh\nweb:x:1000:100::/srv:\n"
 BASE = layer(entry("etc/passwd", PASSWD), entry("bin/su", b"su", mode=0o4755), device("dev/null", 1, 3))
 

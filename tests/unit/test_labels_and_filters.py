@@ -26,6 +26,8 @@ from ballonet.sdk.pool import Pool
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.labels import check_labels, parse_labels
 
+pytestmark = pytest.mark.long
+
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]
 
 

@@ -10,9 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.machines.catalogue import KVM, ROOT
 from tests.machines.host import HostProcess
 from tests.machines.inner import InnerRun, Place
+
+pytestmark = pytest.mark.long
 
 _TESTS = """
 import pytest

@@ -31,6 +31,8 @@ from ballonet.serve.problems import refused
 from ballonet.serve.running_commands import Piece
 from ballonet.vmm.attach import Net
 
+pytestmark = pytest.mark.long
+
 
 async def call(client: Client, name: str, /, **arguments: Any) -> tuple[bool, list[str]]:
     """Whether a tool failed, and its texts."""

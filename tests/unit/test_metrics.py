@@ -34,6 +34,8 @@ from ballonet.metrics.stored import StoredSample
 from ballonet.settings.config import SandboxConfig
 from tests.unit.own_host import own_directories
 
+pytestmark = pytest.mark.long
+
 HOST = HostSample(at=1, total=1000, available=500, committed=1500, promised=800, held=300)
 SAMPLE = SandboxSample(
     name="box", state="running", run_id="a", at=10, guest_at=9.5, ceiling=1024, actual=512, resident=400,

@@ -35,6 +35,8 @@ from ballonet.settings.flags import parse_config, render_flags
 from ballonet.vmm.attach import Net, Port
 from ballonet.vmm.net_rules import HostPort, NetRule
 
+pytestmark = pytest.mark.long
+
 ADDRESSES = Addresses("10.0.2.15", "10.0.2.2", "10.0.2.3")
 OWN = (Block.parse("127.0.0.0/8"), Block.parse("203.0.113.1"))
 

@@ -161,6 +161,7 @@ def test_a_pause_of_a_guest_at_work_is_noticed() -> None:
     assert "quiet for 0 s, less than 60" in violation.message
 
 
+@pytest.mark.long
 def test_pausing_keeps_a_modelled_host_from_running_out_and_costs_the_resumed_guests_time() -> None:
     scenario = SCENARIOS["sessions"](1)
     never = replace(scenario, guests=[replace(guest, pausable=False) for guest in scenario.guests])

@@ -22,6 +22,8 @@ from ballonet.lifecycle.stop import run_blocking
 from ballonet.sdk import sync
 from ballonet.settings.config import SandboxConfig
 
+pytestmark = pytest.mark.long
+
 BALLONET = [sys.executable, "-P", "-m", "ballonet"]
 
 

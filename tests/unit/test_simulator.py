@@ -26,6 +26,8 @@ from ballonet.pilot.simulator.spec import GuestSpec
 from ballonet.pilot.simulator.trace import Point, Trace
 from ballonet.pilot.simulator.workloads import burst
 
+pytestmark = pytest.mark.long
+
 TICK_S = 0.1
 
 

@@ -16,6 +16,8 @@ from ballonet.pilot.simulator.simulation import ENGINE_MIB, Outcome, Scenario, s
 from ballonet.pilot.simulator.squeezed_scenarios import SITUATIONS, lowest_mib, situation_scenario
 from ballonet.pilot.simulator.trace import Point, Trace
 
+pytestmark = pytest.mark.long
+
 #: What a guest keeps beside what it was asked for: its watermark, and what int() cuts.
 TOLERANCE_MIB = 12
 #: What sandboxes that do not follow have told, when the run ends.

@@ -25,6 +25,8 @@ from ballonet.sdk.builder import SandboxBuilder
 from ballonet.settings.named_volumes import volumes_dir
 from tests.unit.own_host import own_directories, sandbox_process
 
+pytestmark = pytest.mark.long
+
 #: Each damages one column.
 DAMAGES = {
     "an unknown state": {"state": "frozen"},

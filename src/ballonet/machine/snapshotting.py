@@ -20,10 +20,11 @@ from ballonet.control.backend import TrimRequest
 from ballonet.host.proc import read_cpu_s, read_guest_ram_bytes
 from ballonet.machine.guest_setup import DISK_SERIAL
 from ballonet.machine.live_save import LiveSave
+from ballonet.vmm.processor_wait import ProcessorWait
 
 log = logging.getLogger(__name__)
 
-#: A guest is at work if its engine uses more than this share of a processor during this time (seconds).
+#: A guest is at work if its engine uses, or waits for, more than this share of a processor during this time (seconds).
 _WORK_SHARE, _WORK_LOOK_S = 0.25, 0.2
 #: How long the guest may take to give up caches and free memory (seconds).
 _TRIM_S = 10.0
@@ -96,10 +97,13 @@ class Snapshotting:
 
 
 async def _works(engine_pid: int) -> bool:
-    before = read_cpu_s(engine_pid)
+    """Whether the guest is at work. One that works on a busy host uses little, but waits for a processor."""
+    waits, before = ProcessorWait(engine_pid), read_cpu_s(engine_pid)
     await asyncio.sleep(_WORK_LOOK_S)
     after = read_cpu_s(engine_pid)
-    return before is None or after is None or after - before > _WORK_SHARE * _WORK_LOOK_S
+    if before is None or after is None:
+        return True
+    return after - before + waits.since_last() > _WORK_SHARE * _WORK_LOOK_S
 
 
 def _created(stack: contextlib.AsyncExitStack, path: Path) -> int:

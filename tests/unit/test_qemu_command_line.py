@@ -79,6 +79,13 @@ def test_kvm_keeps_the_guests_mitigations() -> None:
     assert "tsc_early_khz" not in line
 
 
+def test_a_microvm_has_the_old_timer_only_if_its_kernel_may_need_it() -> None:
+    assert "pit=off" in rendered(SPEC)
+    assert "pit=off" in rendered(replace(SPEC, accel=Accel.KVM, tsc_khz=None))
+    assert "pit=off" not in rendered(replace(SPEC, tsc_khz=None)), "its clock is calibrated with it"
+    assert "pit=off" not in rendered(replace(SPEC, machine=Machine.Q35))
+
+
 @pytest.mark.parametrize("accel", list(Accel))
 @pytest.mark.parametrize("machine", list(Machine))
 def test_the_balloon_takes_pages_that_the_kernel_does_not_fill_first(accel: Accel, machine: Machine) -> None:

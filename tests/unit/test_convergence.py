@@ -136,6 +136,17 @@ def test_an_absent_driver_is_no_driver_and_a_late_one_is_given_its_time() -> Non
     assert state_of(balloon) is State.CONVERGING
 
 
+def test_a_target_is_not_applied_without_a_driver_and_is_at_once_when_one_is_seen() -> None:
+    balloon = Convergence(SPEC, now=0)
+    balloon.observe(mib_to_bytes(1024), 0)
+    balloon.driver_seen(Driver.ABSENT, 3)
+    balloon.set_target(300, 4)
+    balloon.observe(mib_to_bytes(300), 5)  # by a driver that has just come, faster than the next look
+    assert (state_of(balloon), balloon.status.driver) == (State.NO_DRIVER, Driver.ABSENT)
+    balloon.driver_seen(Driver.PRESENT, 6)
+    assert (state_of(balloon), balloon.status.driver) == (State.APPLIED, Driver.PRESENT)
+
+
 @pytest.mark.parametrize("actual", [-4096, mib_to_bytes(1024) + 4096, 2**63, -(2**63)])
 def test_an_impossible_actual_is_said_and_shown_within_range(actual: int) -> None:
     balloon = settled_at_initial()

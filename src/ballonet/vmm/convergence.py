@@ -201,6 +201,8 @@ class Convergence:
         elif self._squeeze is not None:
             if self._actual <= self._squeeze[0]:
                 self._end_squeeze(now)
+        elif self._driver is Driver.ABSENT:
+            pass  # one that has just come back may be quicker than the next look at the device's status
         elif self._actual == self._target_bytes:
             self._guarded = False
             self._retry_at = None

@@ -27,6 +27,7 @@ PAGE_FILES := src/ballonet/serve/page/vendor
 GENERATED_SOURCES := $(filter-out $(GENERATED), $(wildcard build_tools/*.py src/ballonet/sdk/*.py \
 	src/ballonet/guest/files.py src/ballonet/control/*.py))
 PYTEST := $(PYTHON) -m pytest
+NO_VM := not vm and not registry and not machines
 
 .PHONY: help setup packages browser demo test check lint types quick unit registry vm extended cluster machines tested docs docs-serve bench chaos clean
 
@@ -76,10 +77,10 @@ types: setup
 	$(PYTHON) -m mypy
 
 quick: setup
-	$(PYTEST) -q -n auto -m 'not vm and not registry and not machines and not long'
+	$(PYTEST) -q -n auto -m '$(NO_VM) and not long'
 
 unit: setup
-	$(PYTEST) -q -n auto -m 'not vm and not registry and not machines'
+	$(PYTEST) -q -n auto -m '$(NO_VM)'
 
 registry: setup
 	$(PYTEST) -q -n 2 --dist loadfile -m registry

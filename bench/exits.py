@@ -24,9 +24,8 @@ from ballonet.guest.restored import renew_guest
 from ballonet.machine.build import build_vm
 from ballonet.sdk.sandbox import Balloon, Sandbox
 from ballonet.settings.config import SandboxConfig
-from ballonet.vmm.saved_state import SavedState
 from bench.common import BALLONET, Arms, BareEngine, options_parser, private_directories, report
-from bench.start import key_of, save
+from bench.start import save, start_saved
 
 KVM = Path("/sys/kernel/debug/kvm")
 #: Of the kernel's counters (arch/x86/kvm/x86.c), all exits, and the reasons that concern a design like this one: port
@@ -106,9 +105,7 @@ async def started(state: Path | None) -> Counts:
         await vm.start()
         channel = vm.take_agent_channel()
     else:
-        with SavedState.open(state, key_of(vm)) as saved:
-            vm.launch(state=saved)
-            await vm.start()
+        await start_saved(vm, state)
         channel = vm.take_agent_channel()
         await renew_guest(channel, READY_S)
     agent = AgentClient(channel)

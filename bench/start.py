@@ -21,6 +21,7 @@ from ballonet.host.proc import read_resident
 from ballonet.machine.build import build_vm
 from ballonet.sdk.sync import Sandbox
 from ballonet.settings.config import SandboxConfig
+from ballonet.vmm.engine import Vm
 from ballonet.vmm.saved_state import PendingState, SavedState
 from bench.boot import bare
 from bench.common import Arms, options_parser, private_directories, report, run_ballonet, seconds
@@ -52,19 +53,24 @@ async def save(path: Path) -> tuple[float, int]:
     return stopped_s, path.stat().st_size
 
 
-def key_of(vm: object) -> str:
-    key = vm.engine.state_key(vm.spec)  # type: ignore[attr-defined]
+def key_of(vm: Vm) -> str:
+    key = vm.engine.state_key(vm.spec)
     assert key is not None
-    return str(key)
+    return key
+
+
+async def start_saved(vm: Vm, path: Path) -> None:
+    """Let the guest run that was saved in this file."""
+    with SavedState.open(path, key_of(vm)) as state:
+        vm.launch(state=state)
+        await vm.start()
 
 
 async def restore(path: Path) -> tuple[float, float]:
     """Seconds from the start of the engine until the guest runs, and until its first command has ended."""
     vm = build_vm(SandboxConfig(name="restored"))
     began = time.perf_counter()
-    with SavedState.open(path, key_of(vm)) as state:
-        vm.launch(state=state)
-        await vm.start()
+    await start_saved(vm, path)
     runs_s = time.perf_counter() - began
     channel = vm.take_agent_channel()
     await renew_guest(channel, 60)

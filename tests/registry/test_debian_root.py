@@ -16,6 +16,7 @@ from ballonet.base.errors import ProcessError
 from ballonet.images.debian_root import build_debian
 from ballonet.images.store import ImageStore
 from tests.unit.erofs_reader import Reader
+from tests.vm.processes import with_variable
 
 pytestmark = pytest.mark.extended
 
@@ -49,18 +50,6 @@ def test_an_unknown_package_is_told_and_nothing_is_kept(store: ImageStore) -> No
     assert not list((store.directory / "work").iterdir())
 
 
-def of_build(mark: str) -> list[int]:
-    """The processes that have this word in their environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue  # it has ended
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
 def test_a_build_that_is_ended_leaves_no_process_and_no_root(tmp_path: Path, by: signal.Signals) -> None:
@@ -78,7 +67,7 @@ def test_a_build_that_is_ended_leaves_no_process_and_no_root(tmp_path: Path, by:
             time.sleep(0.01)
         build.send_signal(by)
     deadline = time.monotonic() + 60
-    while left := of_build(mark):
+    while left := with_variable(mark):
         assert time.monotonic() < deadline, f"processes {left} go on"
         time.sleep(0.1)
     assert list(roots.iterdir()) == []

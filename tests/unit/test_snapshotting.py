@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from ballonet.machine.snapshotting import _works
+from tests.unit.test_processor_wait import BUSY
 
 #: Processes that all compute on one processor: each gets a twelfth of it, far less than a quarter.
 CROWD = 12
-BUSY = "import os; os.sched_setaffinity(0, [{cpu}]); print(flush=True)\nwhile True: pass"
 IDLE = "import time; print(flush=True); time.sleep(1000)"
 
 

@@ -36,6 +36,18 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def with_variable(variable: str) -> list[int]:
+    """The processes that have this variable, ``NAME=value``, in their environment."""
+    mark = f"{variable}\0".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it has ended
+                if mark in (entry / "environ").read_bytes() + b"\0":
+                    found.append(int(entry.name))
+    return found
+
+
 def descriptors(pid: int | None = None) -> dict[str, str]:
     """The open file descriptors of a process, or of this one: their numbers, and what they refer to."""
     if pid is None:

@@ -19,6 +19,7 @@ import pytest
 from ballonet.base.paths import cache_dir
 from ballonet.guest.bundle import GuestBundle
 from tests.vm.loopback_hosts import Host, free_port, program
+from tests.vm.processes import with_variable
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 pytest.importorskip("ray")
@@ -62,14 +63,7 @@ def hosts(
 
 def pids_of(host: Host) -> list[int]:
     """All processes that have this host's directories."""
-    mark = f"XDG_STATE_HOME={host.environment['XDG_STATE_HOME']}\0".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if mark in (entry / "environ").read_bytes() + b"\0":
-                    found.append(int(entry.name))
-    return found
+    return with_variable(f"XDG_STATE_HOME={host.environment['XDG_STATE_HOME']}")
 
 
 def lose_power(host: Host) -> None:

@@ -47,12 +47,20 @@ async def move_balloon(vm: Vm, *targets: int) -> None:
         assert (status.actual_mib, status.state) == (target, "applied")
 
 
-async def save(vm: Vm, path: Path) -> None:
+async def save(vm: Vm, path: Path, *, quiet: bool = False) -> None:
     pending = PendingState.claim(path)
     assert pending is not None
-    stopped_s = await vm.save(pending.file, key_of(vm))
+    stopped_s = await vm.save(pending.file, key_of(vm), quiet=quiet)
     assert 0 < stopped_s < WAIT_S
     pending.commit()
+
+
+async def start_saved(guest: GuestBundle, path: Path, machine: Machine) -> Vm:
+    vm = build_vm(config(machine), guest=guest)
+    with SavedState.open(path, key_of(vm)) as state:
+        vm.launch(state=state)
+        await vm.start()
+    return vm
 
 
 @pytest.mark.parametrize("machine", Machine)
@@ -79,11 +87,8 @@ async def test_balloon_and_statistics_work_after_a_restore(
     finally:
         await vm.kill()
         await relay.close()
-    vm = build_vm(config(machine), guest=guest)
+    vm = await start_saved(guest, path, machine)
     try:
-        with SavedState.open(path, key_of(vm)) as state:
-            vm.launch(state=state)
-            await vm.start()
         assert vm.balloon is not None
         assert vm.balloon.status.actual_mib == 300, "what the guest had is kept"
         filled = read_guest_ram_bytes(vm.pid)
@@ -125,10 +130,7 @@ async def test_empty_buffers_of_the_agents_channel_are_not_saved_and_work_afterw
     try:
         await agent.wait_ready(120)
         before = read_guest_ram_bytes(vm.pid)
-        pending = PendingState.claim(path)
-        assert pending is not None
-        await vm.save(pending.file, key_of(vm), quiet=True)
-        pending.commit()
+        await save(vm, path, quiet=True)
         after = read_guest_ram_bytes(vm.pid)
         assert before is not None
         assert after is not None
@@ -139,11 +141,8 @@ async def test_empty_buffers_of_the_agents_channel_are_not_saved_and_work_afterw
     finally:
         await vm.kill()
         await agent.close()
-    vm = build_vm(config(machine), guest=guest)
+    vm = await start_saved(guest, path, machine)
     try:
-        with SavedState.open(path, key_of(vm)) as state:
-            vm.launch(state=state)
-            await vm.start()
         channel = vm.take_agent_channel()
         await renew_guest(channel, WAIT_S)
         agent = AgentClient(channel)

@@ -1,5 +1,5 @@
 """``python -m ballonet``."""
 
-from ballonet.cli.main import program
+from ballonet.cli.program import program
 
 program()

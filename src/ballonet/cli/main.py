@@ -1,29 +1,25 @@
-"""The entry point of ``ballonet``: finds the command, runs it, and turns its result into an exit status."""
+"""The command line of ``ballonet``: finds the command, runs it, and turns its result into an exit status."""
 
 from __future__ import annotations
 
-try:
-    import errno
-    import logging
-    import os
-    import sys
-    from collections.abc import Callable, Sequence
-    from typing import NoReturn
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
 
-    from ballonet.base.errors import (
-        BallonetError,
-        BindError,
-        CommandTimeoutError,
-        ConfigError,
-        GuestCommandError,
-        HostError,
-        SettingError,
-        os_hint,
-    )
-    from ballonet.base.garbage import collect_as_usual, collect_seldom
-    from ballonet.base.missing_modules import missing_module
-except KeyboardInterrupt:  # Ctrl-C during the imports: no traceback
-    raise SystemExit(130) from None
+from ballonet.base.errors import (
+    BallonetError,
+    BindError,
+    CommandTimeoutError,
+    ConfigError,
+    GuestCommandError,
+    HostError,
+    SettingError,
+    os_hint,
+)
+from ballonet.base.garbage import collect_as_usual
+from ballonet.base.missing_modules import missing_module
 
 #: Exit statuses of ballonet itself; a guest command's own status is passed through (128+n if signal n killed it).
 EXIT_USAGE = 2
@@ -72,30 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _main(argv)
     except KeyboardInterrupt:  # before the command has started, or after it
         return EXIT_INTERRUPTED
-
-
-def program() -> NoReturn:
-    """The program ``ballonet``: :func:`main`, and the end of the process.
-
-    Python would free every object first, which is a sixth of the processor time of a command.
-    """
-    try:
-        collect_seldom()
-        status = main()
-    except SystemExit as end:  # of the process that was forked for a sandbox
-        status = end.code if isinstance(end.code, int) else EXIT_FAILED
-    threading = sys.modules.get("threading")
-    if threading is None or threading.active_count() == 1:
-        import atexit
-
-        atexit._run_exitfuncs()
-        try:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-        except Exception:
-            sys.exit(status)  # Python reports it
-        os._exit(status)
-    sys.exit(status)
 
 
 def _main(argv: Sequence[str] | None) -> int:

@@ -510,7 +510,13 @@ def test_logs_follow_until_and_since(home: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["ballonet.base.errors", "ballonet.cli.standard_streams", "ballonet.cli.ls", "ballonet.cli.parser"],
+    [
+        "ballonet.base.garbage",
+        "ballonet.base.errors",
+        "ballonet.cli.standard_streams",
+        "ballonet.cli.ls",
+        "ballonet.cli.parser",
+    ],
 )
 def test_an_interrupt_while_we_are_read_is_no_traceback(home: Path, module: str) -> None:
     script = (
@@ -519,9 +525,9 @@ def test_an_interrupt_while_we_are_read_is_no_traceback(home: Path, module: str)
         "    def find_spec(self, name, path=None, target=None):\n"
         f"        if name == {module!r}: raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupt())\n"
-        "from ballonet.cli.main import main\n"
+        "from ballonet.cli.program import program\n"
         "sys.argv = ['ballonet', 'ls']\n"
-        "sys.exit(main())\n"
+        "program()\n"
     )
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -132,7 +132,7 @@ def test_a_command_collects_garbage_seldom_only_until_it_begins() -> None:
     program = """
 import argparse, gc, sys
 usual = gc.get_threshold()
-from ballonet.cli import commands, main
+from ballonet.cli import commands, program
 build = commands.build_parser
 def built(name):
     seldom = gc.get_threshold()
@@ -144,7 +144,7 @@ def built(name):
     return parser
 commands.build_parser = built
 sys.argv = ["ballonet", "version"]
-main.program()
+program.program()
 """
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -6,17 +6,12 @@ import os
 import sys
 from typing import NoReturn
 
-from ballonet.base.garbage import collect_seldom
-from ballonet.cli.dropped_interrupts import send_dropped_interrupts_again
-
 
 def program() -> NoReturn:
     """Run the command that this process was started with, and end the process.
 
     Python would free every object first, which is a sixth of the processor time of a command.
     """
-    send_dropped_interrupts_again()
-    collect_seldom()
     status = _status()
     threading = sys.modules.get("threading")
     if threading is None or threading.active_count() == 1:
@@ -34,6 +29,12 @@ def program() -> NoReturn:
 
 def _status() -> int:
     try:
+        from ballonet.cli.dropped_interrupts import send_dropped_interrupts_again
+
+        send_dropped_interrupts_again()
+        from ballonet.base.garbage import collect_seldom
+
+        collect_seldom()
         from ballonet.cli.main import EXIT_FAILED, main
     except KeyboardInterrupt:  # Ctrl-C during the imports: no traceback
         raise SystemExit(130) from None

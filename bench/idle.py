@@ -1,7 +1,8 @@
 """Idle guests under the autopilot: processor time of everything that runs for them, and whether anything grows.
 
 The sandboxes, their engines and the autopilot are measured from one minute after the last boot to the end, minute by
-minute. Processor time is a share of one processor for each guest; memory is PSS, which counts a shared page in parts.
+minute. Processor time is a share of one processor for each guest. Memory is what the host has provided: PSS, which
+counts a shared page in parts, but the whole of a guest's RAM, not only the part that its engine has mapped so far.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ballonet.base.memory import MIB
-from ballonet.host.proc import read_cpu_s, read_pss_bytes
+from ballonet.host.proc import PROC, read_cpu_s, read_guest_ram_bytes, read_kib_fields, read_pss_bytes
 from ballonet.sdk.sandbox import Balloon, Sandbox
 from bench.common import BALLONET, RESULTS, options_parser, private_directories, report
 
@@ -22,6 +23,13 @@ MINUTE_S = 60.0
 
 def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def engine_memory(pid: int) -> int | None:
+    """Bytes of the host; a restored guest's RAM is there before its engine maps it (PSS of shared memory)."""
+    fields = read_kib_fields(PROC / str(pid) / "smaps_rollup")
+    ram = read_guest_ram_bytes(pid)
+    return None if ram is None or "Pss" not in fields else fields["Pss"] - fields["Pss_Shmem"] + ram
 
 
 def total(of: Callable[[int], float | None], pids: Sequence[int]) -> float:
@@ -78,7 +86,7 @@ async def follow(groups: dict[str, list[int]], count: int, minutes: int) -> None
                 shares[name].append((used - last[name]) / (now - since) / count * 100)
                 last[name] = used
                 shown = f"{shares[name][-1]:29.3f}"
-            memory = total(read_pss_bytes, pids) / MIB
+            memory = total(engine_memory if name == "engines" else read_pss_bytes, pids) / MIB
             columns.append(f"{shown} {memory:17.1f} {int(total(descriptors, pids)):7}")
         if minute:
             shares["all"].append(sum(values[-1] for name, values in shares.items() if name != "all"))

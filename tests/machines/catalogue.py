@@ -70,6 +70,8 @@ else
 fi
 test -c /dev/kvm
 """
+#: For the networks of the guests inside; on a host, udev or the program that opens it does that.
+_LOAD_TUN = "modprobe tun\n"
 _MOUNT_CGROUP2 = """
 mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
 """
@@ -85,7 +87,7 @@ KVM = Machine(
         "tests/vm/test_network.py::test_a_published_port_leads_into_the_guest_from_loopback_only",
         "tests/vm/test_templates.py::test_guests_of_one_template_are_their_own",
     ),
-    script=_LOAD_KVM + _MOUNT_CGROUP2,
+    script=_LOAD_KVM + _LOAD_TUN + _MOUNT_CGROUP2,
 )
 
 # systemd is the first process of its own process, mount and cgroup namespaces; the agent stays the kernel's.
@@ -134,7 +136,7 @@ SYSTEMD = Machine(
         *("systemd", "systemd-sysv", "libpam-systemd", "dbus", "dbus-user-session", "udev", "passwd"),
     ),
     selections=(f"{INSIDE}/systemd",),
-    script=_LOAD_KVM + _MOUNT_CGROUP2 + _START_SYSTEMD,
+    script=_LOAD_KVM + _LOAD_TUN + _MOUNT_CGROUP2 + _START_SYSTEMD,
     enter=("sh", "-c", _ENTER_SYSTEMD, "enter"),
 )
 
@@ -154,7 +156,7 @@ TRIXIE = Machine(
         "tests/vm/test_network.py::test_a_published_port_leads_into_the_guest_from_loopback_only",
         "tests/vm/test_templates.py::test_guests_of_one_template_are_their_own",
     ),
-    script=_LOAD_KVM + _MOUNT_CGROUP2 + _USER_OF_KVM,
+    script=_LOAD_KVM + _LOAD_TUN + _MOUNT_CGROUP2 + _USER_OF_KVM,
 )
 
 #: Debian 13's engine without a guest around it: what depends on the engine is tested at the speed of the VM suite.

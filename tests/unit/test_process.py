@@ -89,3 +89,8 @@ def test_a_child_that_is_to_die_with_its_parent_does() -> None:
     finally:
         if pidfd is not None:
             os.close(pidfd)
+
+
+def test_what_prevents_a_start_in_the_child_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ProcessError, match=rf"true could not be started: .*No such file.*{tmp_path}/gone"):
+        spawn(["true"], cgroup_procs=[f"{tmp_path}/gone"])

@@ -3,6 +3,7 @@ tests/vm/test_resource_limits.py (version 1) and tests/vm/test_cgroup2.py."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,6 +106,28 @@ def test_version_2_has_one_group_with_both_limits(tmp_path: Path) -> None:
     group.set_quota(None)
     assert (directory / "g/cpu.max").read_text() == "max 100000"
     assert (directory / "g/memory.max").read_text() == "max", "the other limit is left alone"
+
+
+def test_a_group_with_processes_gets_no_cpu_controller_which_would_make_its_children_invalid(
+    tmp_path: Path,
+) -> None:
+    directory = v2_directory(tmp_path)
+    (directory / "cgroup.type").write_text("domain")
+    (directory / "cgroup.procs").write_text("1\n")
+    with pytest.raises(
+        HostError, match=r"cannot be created under .*: there are other processes in that group"
+    ):
+        open_cpu_group("g", hierarchy=Hierarchy(2, directory))
+    assert (directory / "cgroup.subtree_control").read_text() == "memory"
+    (directory / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    group = open_cpu_group("g", hierarchy=Hierarchy(2, directory))
+    assert (directory / "cgroup.subtree_control").read_text() == "+cpu"
+    assert (directory / "ballonet/cgroup.procs").read_text() == str(os.getpid())
+    group.remove()
+    (directory / "h").mkdir()
+    (directory / "h/cgroup.type").write_text("domain invalid\n")
+    with pytest.raises(HostError, match="there are processes in that group"):
+        open_cpu_group("h", hierarchy=Hierarchy(2, directory))
 
 
 def test_a_host_without_a_cpu_controller_says_so_for_both_kinds_of_sandboxes(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from ballonet.base.memory import mib_to_pages
+from ballonet.base.memory import MIB, mib_to_pages
 from ballonet.control.client import Client
 from ballonet.control.client_blocking import send_plain
 from ballonet.guest.bundle import GuestBundle, prepare_guest
 from ballonet.guest.relay import AgentRelay
+from ballonet.host.proc import read_guest_ram_bytes
 from ballonet.machine.build import build_vm
 from ballonet.sdk.sandbox import Sandbox
 from ballonet.settings.config import SandboxConfig
@@ -211,3 +212,21 @@ async def test_an_idle_guest_seldom_wakes_its_engine(sandbox: Sandbox) -> None:
         await asyncio.sleep(3)
         rates.append((wakes(sandbox.engine_pid) - before) / (time.monotonic() - began))
     assert min(rates) < 45, rates
+
+
+async def test_a_guest_that_is_asked_for_its_figures_for_hours_does_not_grow(
+    sandbox: Sandbox, client: Client
+) -> None:
+    """Its kernel's small blocks of free memory take turns, so that it comes to hold a few MiB more; not for ever."""
+
+    async def ram_after(times: int) -> int:
+        for _ in range(times):
+            await client.stats(0)
+        ram = read_guest_ram_bytes(sandbox.engine_pid)
+        assert ram is not None
+        return ram
+
+    before = await ram_after(1)
+    turned = await ram_after(3000)
+    assert turned - before < 8 * MIB
+    assert await ram_after(1500) - turned < MIB // 2

@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -160,6 +161,8 @@ def spawn(
     :raises ProcessError: it could not be started.
     """
     log.debug("spawn %s", show_command(argv))
+    before_exec = _before_exec(die_with_parent, cgroup_procs, in_child)
+    reason = os.memfd_create("reason")
     try:
         return subprocess.Popen(
             [os.fspath(word) for word in argv],
@@ -170,12 +173,24 @@ def spawn(
             pass_fds=pass_fds,
             env=clean_environment(env),
             start_new_session=new_session,
-            preexec_fn=_before_exec(die_with_parent, cgroup_procs, in_child),
+            preexec_fn=None if before_exec is None else partial(_call_and_tell, before_exec, reason),
         )
     except (OSError, subprocess.SubprocessError) as error:
         if isinstance(error, OSError):
             hint = os_hint(error, error.filename or argv[0]) or hint
-        raise ProcessError(f"{os.fspath(argv[0])} could not be started: {error}", hint=hint) from error
+        said = os.pread(reason, 4096, 0).decode(errors="replace") or error
+        raise ProcessError(f"{os.fspath(argv[0])} could not be started: {said}", hint=hint) from error
+    finally:
+        os.close(reason)
+
+
+def _call_and_tell(call: Callable[[], None], reason: int) -> None:
+    """In the child: of an exception, Popen passes on nothing but that there was one."""
+    try:
+        call()
+    except BaseException as error:
+        os.write(reason, str(error).encode(errors="replace"))
+        raise
 
 
 @contextlib.contextmanager

@@ -190,6 +190,10 @@ def _make_group(name: str, kind: _Kind[_Group], hierarchy: Hierarchy, *, fresh: 
             _delegate(kind.controller, hierarchy.parent)
         lock = _make_locked(directory)
         try:
+            if read(directory / "cgroup.type").strip() == "domain invalid":
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+                raise OSError(errno.EBUSY, "there are processes in that group")
             return kind.classes[hierarchy.version - 1](directory, lock)
         except BaseException:
             os.close(lock)
@@ -224,23 +228,26 @@ def _make_locked(directory: Path) -> int:
 def _delegate(controller: str, parent: Path) -> None:
     """Make sure that the children of ``parent`` have a controller.
 
-    A group with processes cannot enable controllers for its children (cgroup-v2.rst, "No Internal Process
-    Constraint"). If the process is this one, it moves to a child group.
+    A group with processes must not enable controllers for its children (cgroup-v2.rst, "No Internal Process
+    Constraint"). The kernel refuses that for memory. For processor time it makes the children invalid instead, so that
+    nothing can be moved into them ("Threads"). If the process is this one, it moves to a child group.
+
+    :raises OSError: there are other processes in ``parent``, or it cannot be changed.
     """
     control = parent / "cgroup.subtree_control"
     if controller in words(control):
         return
     if controller not in words(parent / "cgroup.controllers"):
         raise HostError(f"{parent} (version 2) has no {controller} controller", hint=_hint(2, controller))
-    try:
-        control.write_text(f"+{controller}")
-    except OSError as error:
-        if error.errno != errno.EBUSY or str(os.getpid()) not in words(parent / "cgroup.procs"):
-            raise
+    inside = set(words(parent / "cgroup.procs"))
+    if inside and (parent / "cgroup.type").exists():  # the root has no type, and may have processes
+        own = str(os.getpid())
+        if inside != {own}:
+            raise OSError(errno.EBUSY, "there are other processes in that group")
         leaf = parent / "ballonet"
         leaf.mkdir(exist_ok=True)
-        (leaf / "cgroup.procs").write_text(str(os.getpid()))
-        control.write_text(f"+{controller}")
+        (leaf / "cgroup.procs").write_text(own)
+    control.write_text(f"+{controller}")
 
 
 def controller_mounts(path: Path, controller: str = MEMORY) -> dict[str, Path]:

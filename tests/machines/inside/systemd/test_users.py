@@ -36,7 +36,10 @@ def test_a_user_in_group_kvm_gets_kvm_and_a_hard_cap() -> None:
 def test_a_user_who_is_not_in_group_kvm_is_told_so_and_emulates() -> None:
     result, detail = findings(WITHOUT_KVM)["accelerator"]
     assert result == "warning"
-    assert detail == "emulation: the processor could virtualise, but /dev/kvm does not open read-write"
+    assert (
+        detail
+        == "emulation: the processor has hardware virtualisation, but /dev/kvm cannot be opened read-write"
+    )
 
 
 def test_the_hard_cap_of_a_plain_user_holds_by_a_scope(removed: list[tuple[str, str]]) -> None:

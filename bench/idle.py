@@ -1,8 +1,8 @@
 """Idle guests under the autopilot: processor time of everything that runs for them, and whether anything grows.
 
 The sandboxes, their engines and the autopilot are measured from one minute after the last boot to the end, minute by
-minute. Processor time is a share of one processor for each guest. Memory is what the host has provided: PSS, which
-counts a shared page in parts, but the whole of a guest's RAM, not only the part that its engine has mapped so far.
+minute. Processor time is a share of one processor for each guest. Memory is resident memory for engines, with all of
+their guests' RAM, and PSS for the others, which counts a shared page in parts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ballonet.base.memory import MIB
-from ballonet.host.proc import PROC, read_cpu_s, read_guest_ram_bytes, read_kib_fields, read_pss_bytes
+from ballonet.host.proc import read_cpu_s, read_pss_bytes, read_resident
 from ballonet.sdk.sandbox import Balloon, Sandbox
 from bench.common import BALLONET, RESULTS, options_parser, private_directories, report
 
@@ -26,10 +26,9 @@ def descriptors(pid: int) -> int:
 
 
 def engine_memory(pid: int) -> int | None:
-    """Bytes of the host; a restored guest's RAM is there before its engine maps it (PSS of shared memory)."""
-    fields = read_kib_fields(PROC / str(pid) / "smaps_rollup")
-    ram = read_guest_ram_bytes(pid)
-    return None if ram is None or "Pss" not in fields else fields["Pss"] - fields["Pss_Shmem"] + ram
+    """With all of the guest's RAM: a restored guest's is there before its engine maps it."""
+    resident = read_resident(pid)
+    return None if resident is None else resident.total_bytes
 
 
 def total(of: Callable[[int], float | None], pids: Sequence[int]) -> float:

@@ -75,6 +75,7 @@ _LOAD_TUN = "modprobe tun\n"
 _MOUNT_CGROUP2 = """
 mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
 """
+_KVM_HOST = _LOAD_KVM + _LOAD_TUN + _MOUNT_CGROUP2
 
 KVM = Machine(
     name="kvm",
@@ -87,7 +88,7 @@ KVM = Machine(
         "tests/vm/test_network.py::test_a_published_port_leads_into_the_guest_from_loopback_only",
         "tests/vm/test_templates.py::test_guests_of_one_template_are_their_own",
     ),
-    script=_LOAD_KVM + _LOAD_TUN + _MOUNT_CGROUP2,
+    script=_KVM_HOST,
 )
 
 # systemd is the first process of its own process, mount and cgroup namespaces; the agent stays the kernel's.
@@ -136,7 +137,7 @@ SYSTEMD = Machine(
         *("systemd", "systemd-sysv", "libpam-systemd", "dbus", "dbus-user-session", "udev", "passwd"),
     ),
     selections=(f"{INSIDE}/systemd",),
-    script=_LOAD_KVM + _LOAD_TUN + _MOUNT_CGROUP2 + _START_SYSTEMD,
+    script=_KVM_HOST + _START_SYSTEMD,
     enter=("sh", "-c", _ENTER_SYSTEMD, "enter"),
 )
 
@@ -156,7 +157,7 @@ TRIXIE = Machine(
         "tests/vm/test_network.py::test_a_published_port_leads_into_the_guest_from_loopback_only",
         "tests/vm/test_templates.py::test_guests_of_one_template_are_their_own",
     ),
-    script=_LOAD_KVM + _LOAD_TUN + _MOUNT_CGROUP2 + _USER_OF_KVM,
+    script=_KVM_HOST + _USER_OF_KVM,
 )
 
 #: Debian 13's engine without a guest around it: what depends on the engine is tested at the speed of the VM suite.

@@ -94,3 +94,19 @@ def test_a_child_that_is_to_die_with_its_parent_does() -> None:
 def test_what_prevents_a_start_in_the_child_is_told(tmp_path: Path) -> None:
     with pytest.raises(ProcessError, match=rf"true could not be started: .*No such file.*{tmp_path}/gone"):
         spawn(["true"], cgroup_procs=[f"{tmp_path}/gone"])
+
+
+def test_a_start_without_a_free_descriptor_is_an_error_of_ours() -> None:
+    program = (
+        "import os, resource\n"
+        "from ballonet.base.errors import ProcessError\n"
+        "from ballonet.base.process import spawn\n"
+        "spawn(['true'], cgroup_procs=['/dev/null']).wait()\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/proc/self/fd')) - 1,) * 2)\n"
+        "try:\n"
+        "    spawn(['true'], cgroup_procs=['/dev/null'])\n"
+        "except ProcessError as error:\n"
+        "    print(error.message)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "true could not be started: [Errno 24] Too many open files\n", done.stderr

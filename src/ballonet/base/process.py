@@ -162,8 +162,10 @@ def spawn(
     """
     log.debug("spawn %s", show_command(argv))
     before_exec = _before_exec(die_with_parent, cgroup_procs, in_child)
-    reason = os.memfd_create("reason")
+    reason = -1
     try:
+        if before_exec is not None:
+            reason = os.memfd_create("reason")
         return subprocess.Popen(
             [os.fspath(word) for word in argv],
             cwd=cwd,
@@ -178,10 +180,13 @@ def spawn(
     except (OSError, subprocess.SubprocessError) as error:
         if isinstance(error, OSError):
             hint = os_hint(error, error.filename or argv[0]) or hint
-        said = os.pread(reason, 4096, 0).decode(errors="replace") or error
-        raise ProcessError(f"{os.fspath(argv[0])} could not be started: {said}", hint=hint) from error
+        said = "" if reason < 0 else os.pread(reason, 4096, 0).decode(errors="replace")
+        raise ProcessError(
+            f"{os.fspath(argv[0])} could not be started: {said or error}", hint=hint
+        ) from error
     finally:
-        os.close(reason)
+        if reason >= 0:
+            os.close(reason)
 
 
 def _call_and_tell(call: Callable[[], None], reason: int) -> None:
